@@ -1,0 +1,1 @@
+"""Measures goevent beside its peers: `python -m benchmarks`."""

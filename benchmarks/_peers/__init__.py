@@ -1,0 +1,1 @@
+"""One module per peer, imported only in the process that measures it."""

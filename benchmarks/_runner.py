@@ -1,0 +1,136 @@
+"""The parent: one fresh process per pair, rounds interleaved, and what came of them."""
+
+import json
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from statistics import median
+
+from benchmarks._contenders import CONTENDERS, Contender
+from benchmarks._workloads import WORKLOADS, Goal, Pair, Workload
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SUBJECT = "goevent"
+# Not a limit on speed: a hanging peer must not hang the run.
+HANGS_AFTER = 300.0
+
+
+@dataclass
+class Results:
+    """Figures per pair, by round, and the pairs that failed."""
+
+    figures: dict[Pair, dict[int, float]] = field(default_factory=dict)
+    failures: dict[Pair, str] = field(default_factory=dict)
+
+    def median(self, pair: Pair) -> float | None:
+        """Return the median over the rounds."""
+        rounds = self.figures.get(pair)
+        return median(rounds.values()) if rounds else None
+
+    def ratios(self, top: Pair, bottom: Pair) -> list[float]:
+        """Return `top / bottom` for each round that has both."""
+        above, below = self.figures.get(top, {}), self.figures.get(bottom, {})
+        return [above[index] / below[index] for index in above if below.get(index)]
+
+    def ratio(self, top: Pair, bottom: Pair) -> float | None:
+        """Return the median of the rounds' ratios, in which drift between rounds cancels."""
+        ratios = self.ratios(top, bottom)
+        return median(ratios) if ratios else None
+
+    def measured(self, goal: Goal) -> list[float]:
+        """Return a goal's figure for each round."""
+        if goal.bottom is None:
+            return [figure / goal.per for figure in self.figures.get(goal.top, {}).values()]
+        return self.ratios(goal.top, goal.bottom)
+
+
+def select(pattern: str | None, *, quick: bool) -> list[tuple[Workload, list[Contender]]]:
+    """Choose the pairs to run.
+
+    Args:
+        pattern: A glob over "workload:contender", or over either of the two.
+        quick: Only contenders that a goal needs.
+    """
+    chosen: list[tuple[Workload, list[Contender]]] = []
+    for workload in WORKLOADS:
+        contenders = [
+            contender
+            for contender in CONTENDERS
+            if contender.runs(workload)
+            and (contender.quick or not quick)
+            and not contender.is_missing()
+            and _matches(pattern, workload.id, contender.name)
+        ]
+        if contenders:
+            chosen.append((workload, contenders))
+    return chosen
+
+
+def _matches(pattern: str | None, workload: str, contender: str) -> bool:
+    if pattern is None:
+        return True
+    names = [f"{workload}:{contender}"] if ":" in pattern else [workload, contender]
+    return any(fnmatchcase(name, pattern) for name in names)
+
+
+def run(
+    selection: Sequence[tuple[Workload, list[Contender]]],
+    *,
+    rounds: int,
+    quick: bool,
+    advance: Callable[[str], None],
+) -> Results:
+    """Measure every pair once per round, contenders of a workload next to each other.
+
+    Args:
+        selection: The pairs.
+        rounds: How many; a workload may ask for fewer.
+        quick: Passed to the children.
+        advance: Called with a label before each process.
+    """
+    results, order = Results(), random.Random()
+    for index in range(rounds):
+        for workload, contenders in selection:
+            if workload.max_rounds is not None and index >= workload.max_rounds:
+                continue
+            for contender in order.sample(contenders, len(contenders)):
+                pair = (workload.id, contender.name)
+                advance(f"round {index + 1}/{rounds} {workload.id} {contender.name}")
+                if pair in results.failures:
+                    continue
+                try:
+                    figure = _run_child(pair, quick=quick)
+                except ChildFailed as failure:
+                    results.failures[pair] = str(failure)
+                else:
+                    results.figures.setdefault(pair, {})[index] = figure
+    return results
+
+
+class ChildFailed(Exception):
+    """A measuring process ended without a figure."""
+
+
+def _run_child(pair: Pair, *, quick: bool) -> float:
+    command = [sys.executable, "-m", "benchmarks._run_one", *pair]
+    try:
+        child = subprocess.run(
+            [*command, "--quick"] if quick else command,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=HANGS_AFTER,
+        )
+    except subprocess.TimeoutExpired:
+        raise ChildFailed(f"no figure after {HANGS_AFTER:.0f} s") from None
+    lines = child.stdout.splitlines()
+    if child.returncode or not lines:
+        # The frame that is drawn around an exception group says nothing.
+        said = [line.strip(" |") for line in child.stderr.splitlines() if line.strip(" |+-")]
+        raise ChildFailed(said[-1] if said else f"exit code {child.returncode}")
+    return float(json.loads(lines[-1])["figure"])

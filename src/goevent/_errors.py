@@ -1,0 +1,175 @@
+"""The errors of the bus: one root, one branch per thing that can go wrong.
+
+Wrong *use* raises the standard library's `TypeError`, `ValueError` and `RuntimeError`; what is here
+goes wrong while a correct program runs.
+"""
+
+from __future__ import annotations
+
+import traceback
+from types import CodeType
+from typing import ClassVar, Literal
+
+import trio
+
+Outcome = Literal["failed", "dropped", "abandoned"]
+MAX_FRAMES = 20
+
+
+class GoEventError(Exception):
+    """The root of goevent's own errors."""
+
+
+class EventError(GoEventError):
+    """One listener did not complete one event, as Go's `goevent.EventError`.
+
+    Its `__cause__` is what the listener raised. The bus keeps the newest 10,000 of these, but only
+    the newest 100 with their live exception: a traceback pins every frame and event in it. The
+    older ones keep the text, so `details` works for all.
+
+    Attributes:
+        event_name: the event that was not completed.
+        listener: the name of the listener, or of the part of the bus that failed.
+        reason: what happened, in one line.
+        outcome: the column of the ledger that counted the delivery.
+    """
+
+    # Ten thousand of these are kept: no instance dictionaries.
+    __slots__ = ("_frames", "_reason", "event_name", "listener")
+
+    outcome: ClassVar[Outcome] = "failed"
+
+    def __init__(
+        self,
+        event_name: str,
+        listener: str,
+        error: BaseException | None = None,
+        *,
+        reason: str = "",
+    ) -> None:
+        super().__init__(event_name, listener)
+        self.event_name = event_name
+        self.listener = listener
+        self.__cause__ = error
+        self._reason = reason
+        self._frames: tuple[tuple[CodeType, int], ...] = ()
+
+    @property
+    def error(self) -> BaseException | None:
+        """What the listener raised; None if it raised nothing, or if only the text was kept."""
+        return self.__cause__
+
+    @property
+    def reason(self) -> str:
+        if self._reason or self.__cause__ is None:
+            return self._reason
+        return describe(self.__cause__)
+
+    @property
+    def details(self) -> str:
+        """The traceback as text, ending with the reason."""
+        if self.__cause__ is not None:
+            return "".join(traceback.format_exception(self.__cause__)).rstrip()
+        frames = [(code.co_filename, line, code.co_name, None) for code, line in self._frames]
+        return "".join([*traceback.StackSummary.from_list(frames).format(), self.reason])
+
+    def as_text(self) -> EventError:
+        """Return this error without its live exception, which may pin megabytes."""
+        if self.__cause__ is None:
+            return self
+        text = type(self)(self.event_name, self.listener, reason=self.reason)
+        frames: list[tuple[CodeType, int]] = []
+        entry = self.__cause__.__traceback__
+        while entry is not None and len(frames) < MAX_FRAMES:
+            frames.append((entry.tb_frame.f_code, entry.tb_lineno))
+            entry = entry.tb_next
+        text._frames = tuple(frames)
+        return text
+
+    def __str__(self) -> str:
+        return f"{self.listener} {self.outcome} on {self.event_name!r}: {self.reason}"
+
+
+class EventDropped(EventError):
+    """A mailbox's overflow policy, or unregistering, took the event before its listener ran."""
+
+    __slots__ = ()
+    outcome = "dropped"
+
+
+class EventAbandoned(EventError):
+    """The bus ended before the listener had run, or while it was running."""
+
+    __slots__ = ()
+    outcome = "abandoned"
+
+
+def describe(error: BaseException) -> str:
+    """Return "Type: message", also for an exception whose `__str__` raises."""
+    kind = type(error).__name__
+    try:
+        message = str(error)
+    except Exception as broken:  # noqa: BLE001 - a hostile __str__ must not hide the failure
+        message = f"<its __str__ raised {type(broken).__name__}>"
+    return f"{kind}: {message}" if message else kind
+
+
+class BusClosed(GoEventError, trio.ClosedResourceError):
+    """The bus is closed or closing, and the event was not taken."""
+
+
+class DeadlockError(GoEventError, RuntimeError):
+    """The wait could never end, because what it waits for waits for the caller."""
+
+
+class NestingError(GoEventError, RuntimeError):
+    """Sync listeners dispatch inside each other deeper than `Config.max_nesting`."""
+
+
+class MailboxFull(GoEventError):
+    """A mailbox with `overflow="error"` had no room; the event was delivered to no listener."""
+
+
+class DecodeError(GoEventError, ValueError):
+    """Bytes or a payload that are not the event they claim to be.
+
+    Attributes:
+        event_name: the name under which the data arrived.
+        reason: what is wrong, in one sentence.
+        excerpt: the first bytes of the data, escaped, at most 120 characters.
+    """
+
+    def __init__(self, event_name: str, reason: str, *, excerpt: str = "") -> None:
+        super().__init__(event_name, reason)
+        self.event_name = event_name
+        self.reason = reason
+        self.excerpt = excerpt
+
+    def __str__(self) -> str:
+        seen = f" in {self.excerpt}" if self.excerpt else ""
+        return f"cannot decode {self.event_name!r}: {self.reason}{seen}"
+
+
+class EncodeError(GoEventError, ValueError):
+    """An event that cannot be written as bytes, or becomes more bytes than the limit allows.
+
+    Attributes:
+        event_name: the name of the event.
+        reason: what is wrong, in one sentence.
+    """
+
+    def __init__(self, event_name: str, reason: str) -> None:
+        super().__init__(event_name, reason)
+        self.event_name = event_name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot encode {self.event_name!r}: {self.reason}"
+
+
+class DriverError(GoEventError):
+    """A driver could not do its work."""
+
+
+class UnknownDriverError(DriverError, ValueError):
+    """No installed driver answers to the scheme or name that was asked for."""

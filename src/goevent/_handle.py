@@ -1,0 +1,219 @@
+"""The handle of one dispatch: who is still at work on the event, what failed, who waits.
+
+Owned by whoever dispatched. Workers count it down; it wakes its waiters at zero. It is made for
+every dispatch, so what only some need (errors, a second waiter, an id) lives in `Notes`.
+"""
+
+from __future__ import annotations
+
+import secrets
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, cast
+
+from trio.lowlevel import (
+    Abort,
+    Task,
+    checkpoint,
+    current_task,
+    enable_ki_protection,
+    reschedule,
+    wait_task_rescheduled,
+)
+
+from ._errors import EventError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
+
+    import outcome
+
+
+class Woken:
+    """The outcome that wakes a parked task; an `outcome.Value` can be used but once."""
+
+    __slots__ = ()
+
+    def unwrap(self) -> None:
+        return None
+
+
+WOKEN = cast("outcome.Outcome[None]", Woken())
+
+
+class Workers(Protocol):
+    """Where listeners run: without any, a task is surely not inside a listener."""
+
+    suspended: int
+    workers: dict[Task, Any]
+
+
+class Kernel(Protocol):
+    """What a handle needs of the bus it comes from."""
+
+    @property
+    def crew(self) -> Workers: ...
+
+    def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
+        """Guard a wait from inside a listener, or raise `DeadlockError`."""
+        ...
+
+    def looked_at(self, handle: DispatchHandle) -> None:
+        """Take note that somebody has seen the errors of `handle`."""
+        ...
+
+
+class Origin(Protocol):
+    """The route that the event took."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def kernel(self) -> Kernel: ...
+
+
+class Notes:
+    """The part of a handle that most handles never need."""
+
+    __slots__ = ("errors", "first", "id", "waiters")
+
+    def __init__(self, first: Task | None) -> None:
+        self.first = first
+        self.waiters: list[Task] = []
+        self.errors: list[EventError] = []
+        self.id = ""
+
+
+class DispatchHandle:
+    """What became of one dispatched event, as Go's `goevent.DispatchHandle`.
+
+    Inline listeners have run when you get it; the others are counted in `pending`.
+
+    Attributes:
+        event: the event that was dispatched.
+    """
+
+    __slots__ = ("__weakref__", "event", "left", "notes", "route", "since")
+
+    # Set by the dispatcher, not by an __init__, which would double the price of a dispatch.
+    event: object
+    left: int  # below zero when a listener finished after its event was abandoned
+    route: Origin
+    since: float
+    notes: Task | Notes | None
+
+    @property
+    def event_name(self) -> str:
+        """The name under which the event was dispatched."""
+        return self.route.name
+
+    @property
+    def id(self) -> str:
+        """16 lower hex digits, drawn when first asked for."""
+        notes = self.noted()
+        if not notes.id:
+            notes.id = secrets.token_hex(8)
+        return notes.id
+
+    @property
+    def pending(self) -> int:
+        """How many listeners have not finished with the event yet."""
+        return max(self.left, 0)
+
+    @property
+    def done(self) -> bool:
+        """True once every listener has finished, failed, or will not get the event any more."""
+        return self.left <= 0
+
+    @property
+    def errors(self) -> tuple[EventError, ...]:
+        """What failed so far, in the order in which it failed."""
+        notes = self.notes
+        if not isinstance(notes, Notes) or not notes.errors:
+            return ()
+        self.route.kernel.looked_at(self)
+        return tuple(notes.errors)
+
+    def raise_errors(self) -> None:
+        """Raise what failed so far.
+
+        Raises:
+            ExceptionGroup: of `EventError`s, when at least one listener failed.
+        """
+        if errors := self.errors:
+            raise ExceptionGroup(f"{len(errors)} listener(s) failed on {self.event_name!r}", errors)
+
+    @enable_ki_protection
+    async def wait(self) -> None:
+        """Wait until every listener has finished with the event.
+
+        Always a checkpoint. Cancelling the wait changes nothing about the event. It always ends: a
+        delivery that is dropped, unregistered or abandoned is finished, and `errors` says so.
+
+        Raises:
+            DeadlockError: the caller runs inside a listener which that event is waiting for.
+        """
+        if self.left <= 0:
+            await checkpoint()
+        else:
+            task = current_task()
+            kernel = self.route.kernel
+            if kernel.crew.suspended or task in kernel.crew.workers:
+                with kernel.waiting(self, task):
+                    await wait_task_rescheduled(self.enlist(task))
+            elif self.notes is None:
+                self.notes = task
+                await wait_task_rescheduled(self._forget_first)
+            else:
+                await wait_task_rescheduled(self.enlist(task))
+
+    def enlist(self, task: Task) -> Callable[[object], Abort]:
+        """Note who is to be woken; returns how to cancel that."""
+        if self.notes is None:
+            self.notes = task
+            return self._forget_first
+        self.noted().waiters.append(task)
+        return partial(self._forget, task)
+
+    def _forget_first(self, _: object) -> Abort:
+        if isinstance(self.notes, Notes):
+            self.notes.first = None
+        else:
+            self.notes = None
+        return Abort.SUCCEEDED
+
+    def _forget(self, task: Task, _: object) -> Abort:
+        self.noted().waiters.remove(task)
+        return Abort.SUCCEEDED
+
+    def noted(self) -> Notes:
+        notes = self.notes
+        if not isinstance(notes, Notes):
+            self.notes = notes = Notes(notes)
+        return notes
+
+    def wake(self) -> None:
+        """Wake everybody who waits; called once, when nothing is left."""
+        notes = self.notes
+        if type(notes) is Task:
+            self.notes = None
+            reschedule(notes, WOKEN)
+        elif isinstance(notes, Notes):
+            waiters, notes.waiters = notes.waiters, []
+            if notes.first is not None:
+                waiters.insert(0, notes.first)
+                notes.first = None
+            for task in waiters:
+                reschedule(task, WOKEN)
+
+    def settle_one(self) -> None:
+        """Count one delivery as finished; the cold twin of what workers do inline."""
+        self.left -= 1
+        if not self.left:
+            self.wake()
+
+    def __repr__(self) -> str:
+        state = "done" if self.done else f"{self.pending} pending"
+        notes = self.notes
+        failed = len(notes.errors) if isinstance(notes, Notes) else 0
+        return f"<DispatchHandle {self.event_name!r} {state}, {failed} error(s)>"

@@ -1,0 +1,203 @@
+"""What a user hands over as a listener, and the check that it fits the events it asks for."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkable
+
+from trio.lowlevel import disable_ki_protection
+
+from ._actor import Actor
+from ._event import Event
+from ._names import validate_name
+from ._options import DEFAULT_MAILBOX, ListenerOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from ._registry import EventRegistry
+
+
+@runtime_checkable
+class Listener(Protocol):
+    """An object that listens, as Go's `goevent.Listener`.
+
+    It may also have an attribute `options`, a `ListenerOptions`.
+
+    Attributes:
+        event_name: the event it listens to.
+    """
+
+    @property
+    def event_name(self) -> str: ...
+
+    def on_event(self, event: Any, /) -> Any:
+        """Handle one event; a `def` runs inline, an `async def` in its own mailbox."""
+        ...
+
+
+def build_actor(
+    handler: Callable[[Any], Any],
+    events: Iterable[str | type],
+    options: ListenerOptions,
+    registry: EventRegistry,
+    depth: int,
+) -> Actor:
+    """Return the actor for a handler, after checking all that can be checked now.
+
+    `depth` tells how many frames up the user's code is, whose local names annotations may use.
+    """
+    names = tuple(dict.fromkeys(event_name_of(event, registry) for event in events))
+    if not names:
+        raise TypeError("a listener needs at least one event name or event class")
+    if isinstance(handler, type) or not callable(handler):
+        raise TypeError(f"a listener is a function or has one, not {handler!r}")
+    name = (
+        options.name or getattr(handler, "__qualname__", None) or type(inner(handler)).__qualname__
+    )
+    check_annotation(handler, name, names, registry, frame_above(depth + 1))
+    for function in functions_of(handler):
+        disable_ki_protection(function)
+    suspends = is_async(handler)
+    inline = not suspends if options.async_ is None else not options.async_
+    if inline and suspends:
+        raise NotImplementedError(
+            "async_=False on an `async def` listener comes with a later release"
+        )
+    if inline and (options.mailbox is not None or options.overflow is not None):
+        raise ValueError(f"{name} runs inline and has no mailbox; async_=True would give it one")
+    return Actor(
+        name,
+        names,
+        handler if inline or suspends else as_async(handler),
+        inline=inline,
+        capacity=options.mailbox or DEFAULT_MAILBOX,
+        overflow=options.overflow or "block",
+    )
+
+
+def event_name_of(event: str | type, registry: EventRegistry) -> str:
+    """Return the name under which a listener is registered."""
+    if isinstance(event, str):
+        return validate_name(event)
+    if isinstance(event, type):
+        name = registry.name_of(event)
+        if name is None:
+            raise TypeError(
+                f"{event.__qualname__} is no event type: give the class a name "
+                '(`class X(Event, name="...")`) or use register_event_type'
+            )
+        return name
+    raise TypeError(f"a listener listens to event names and event classes, not to {event!r}")
+
+
+def as_async(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Give a `def` the shape of an `async def`, for a listener with a mailbox."""
+
+    async def call(event: Any) -> None:
+        handler(event)
+
+    return call
+
+
+def is_async(handler: Callable[[Any], Any]) -> bool:
+    handler = inner(handler)
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
+        getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for, not its presence
+    )
+
+
+def inner(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    while isinstance(handler, partial):
+        handler = handler.func
+    return handler
+
+
+def functions_of(handler: Callable[[Any], Any]) -> list[types.FunctionType]:
+    """Return the Python function that calling `handler` enters, if it is one.
+
+    Ctrl-C may interrupt a listener anywhere, unlike the kernel that calls it. Trio keeps that
+    permission with the function's code, which costs nothing per call.
+    """
+    handler = inner(handler)
+    if not isinstance(handler, types.FunctionType | types.MethodType):
+        handler = getattr(type(handler), "__call__", handler)  # noqa: B004
+    function = getattr(handler, "__func__", handler)
+    return [function] if isinstance(function, types.FunctionType) else []
+
+
+def check_annotation(
+    handler: Callable[[Any], Any],
+    listener: str,
+    names: tuple[str, ...],
+    registry: EventRegistry,
+    frame: types.FrameType,
+) -> None:
+    """Refuse a handler whose parameter cannot be one of the events it asks for."""
+    accepted = accepted_types(handler, listener, frame)
+    if accepted is None:
+        return
+    for name in names:
+        known = registry.type_of(name)
+        if known is None:
+            fresh = [cls for cls in accepted if registry.name_of(cls) is None]
+            if len(names) == len(accepted) == len(fresh) == 1 and not issubclass(fresh[0], Event):
+                registry.register_as(name, fresh[0])
+                continue
+        elif issubclass(known, accepted):
+            continue
+        wanted = " | ".join(registry.name_of(cls) or cls.__qualname__ for cls in accepted)
+        raise TypeError(
+            f"{listener} is registered for {name!r} ({title(known)}), but its parameter is "
+            f"annotated as {wanted!r} ({' | '.join(title(cls) for cls in accepted)})"
+        )
+
+
+def title(cls: type[Any] | None) -> str:
+    return cls.__qualname__ if cls is not None else "a name without a type"
+
+
+def accepted_types(
+    handler: Callable[[Any], Any], listener: str, frame: types.FrameType
+) -> tuple[type[Any], ...] | None:
+    """Return the event classes that the first parameter is annotated with; None if any will do."""
+    try:
+        signature = inspect.signature(handler)
+    except (ValueError, TypeError):  # a builtin
+        return None
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(f"{listener} cannot be called with one event: {error}") from None
+    parameter = next(iter(signature.parameters.values()))
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        function = inner(handler)
+        if not isinstance(function, types.FunctionType | types.MethodType):
+            function = type(function).__call__
+        try:
+            annotation = get_type_hints(function, localns=dict(frame.f_locals)).get(
+                parameter.name, Any
+            )
+        except NameError:  # imported for type checkers only: they will check it
+            return None
+    members = typing.get_args(annotation) if is_union(annotation) else (annotation,)
+    if any(not isinstance(cls, type) or cls in (parameter.empty, object, Event) for cls in members):
+        return None
+    return tuple(members)
+
+
+def frame_above(depth: int) -> types.FrameType:
+    frame = inspect.currentframe()
+    for _ in range(depth + 1):
+        frame = frame.f_back if frame is not None else None
+    if frame is None:
+        raise ValueError("the stack is not that deep")
+    return frame
+
+
+def is_union(annotation: Any) -> bool:
+    return typing.get_origin(annotation) in (typing.Union, types.UnionType)

@@ -1,0 +1,83 @@
+"""What happens to mail besides being read: overflow, dropping, and the end of the bus."""
+
+from __future__ import annotations
+
+from time import perf_counter
+from typing import TYPE_CHECKING
+
+from ._errors import EventAbandoned, EventDropped, MailboxFull
+from ._room import NoRoom
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ._actor import Actor
+    from ._crew import Crew
+    from ._handle import DispatchHandle
+    from ._routing import Route
+    from ._supervisor import Supervisor
+
+
+class Mailboxes:
+    """The mailboxes of one bus, seen from where they are not simply filled and emptied."""
+
+    def __init__(self, crew: Crew, supervisor: Supervisor) -> None:
+        self._crew = crew
+        self._supervisor = supervisor
+        self.clock: Callable[[], float] = perf_counter  # by which the age of mail is told
+
+    def commit(self, route: Route, handle: DispatchHandle) -> None:
+        """Put an event into the mailboxes on its route, of which one may have no room.
+
+        Raises:
+            NoRoom: the dispatch has to wait; nothing was put anywhere.
+            MailboxFull: one under `overflow="error"` is full; nothing was put anywhere.
+        """
+        if any(actor.blocked for actor in route.actors):
+            raise NoRoom(route, handle)
+        self.put(route, handle)
+
+    def put(self, route: Route, handle: DispatchHandle) -> None:
+        """Put an event into all mailboxes on its route, whoever queues for room in them.
+
+        Raises:
+            MailboxFull: one under `overflow="error"` is full; nothing was put anywhere.
+        """
+        crew = self._crew
+        full = [actor for actor in route.actors if len(actor.mail) >= actor.capacity]
+        for actor in full:
+            if actor.overflow == "error":
+                raise MailboxFull(f"{route.name!r} not dispatched: {actor.name} has no room for it")
+        handle.left = len(route.actors)
+        handle.since = self.clock()
+        route.posted += 1
+        for actor in route.actors:
+            if actor in full:
+                if actor.overflow == "drop_new":
+                    self.drop(handle, actor, "its mailbox was full")
+                    continue
+                self.drop(actor.mail.popleft(), actor, "a newer event took its place")
+            actor.mail.append(handle)
+            if not actor.scheduled:
+                actor.scheduled = True
+                crew.ready.append(actor)
+        if crew.ready and not crew.awake:
+            crew.post()
+
+    def drop(self, handle: DispatchHandle, actor: Actor, reason: str) -> None:
+        """Settle an event that was taken out of a mailbox, or never got in."""
+        error = EventDropped(handle.event_name, actor.name, reason=reason)
+        self._supervisor.report(error, handle, actor)
+        handle.settle_one()
+
+    def abandon(self, actor: Actor) -> None:
+        """Settle all that an actor will not get to any more, as the bus has ended."""
+        hand, actor.hand = actor.hand, None
+        handles = [*actor.mail] if hand is None else [hand, *actor.mail]
+        actor.mail.clear()
+        actor.scheduled = False
+        for handle in handles:
+            when = "while the listener ran" if handle is hand else "before the listener ran"
+            error = EventAbandoned(handle.event_name, actor.name, reason=f"the bus ended {when}")
+            self._supervisor.report(error, handle, actor)
+            handle.settle_one()

@@ -1,0 +1,82 @@
+"""The memory driver: the embedded default, and a hub that joins the buses of one process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+if TYPE_CHECKING:
+    from ._driver import Deliver
+
+
+class MemoryHub:
+    """Joins several buses of one process: an event dispatched on one reaches all.
+
+    Each bus gets `Config(driver=MemoryDriver(hub))`. Every event arrives once at every other open
+    bus, in the order in which its own bus dispatched it; a bus that is not open misses it. A full
+    inbox holds its senders back.
+
+    Args:
+        inbox: how many events may wait to be delivered to one bus.
+    """
+
+    def __init__(self, *, inbox: int = 1024) -> None:
+        if inbox < 1:
+            raise ValueError(f"an inbox holds at least 1 event, not {inbox}")
+        self._inbox = inbox
+        self._members: dict[MemoryDriver, trio.MemorySendChannel[Any]] = {}
+
+    def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Any]:
+        """Return the inbox through which `member` gets the events of the others."""
+        if member in self._members:
+            raise RuntimeError("a MemoryDriver serves one bus at a time: give each its own")
+        send, receive = trio.open_memory_channel[Any](self._inbox)
+        self._members[member] = send
+        return receive
+
+    def leave(self, member: MemoryDriver) -> None:
+        """Send `member` nothing any more."""
+        del self._members[member]
+
+    def others(self, member: MemoryDriver) -> list[trio.MemorySendChannel[Any]]:
+        """Return the inboxes of all members but one."""
+        return [inbox for other, inbox in self._members.items() if other is not member]
+
+
+class MemoryDriver:
+    """Delivers within the process: to the bus itself, and over a hub to others.
+
+    Args:
+        hub: what joins the bus with others; without it, the bus is alone.
+    """
+
+    def __init__(self, hub: MemoryHub | None = None) -> None:
+        self._hub = hub
+
+    @property
+    def connected(self) -> bool:
+        """True with a hub."""
+        return self._hub is not None
+
+    async def run(
+        self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Deliver what the other buses of the hub dispatch, until cancelled."""
+        if self._hub is None:
+            raise RuntimeError("a MemoryDriver without a hub receives nothing")
+        with self._hub.join(self) as inbox:
+            try:
+                task_status.started()
+                async for event in inbox:
+                    await deliver(event)
+            finally:
+                self._hub.leave(self)
+
+    async def publish(self, event: Any) -> None:
+        """Put the event into the inbox of every other open bus, waiting for room."""
+        for inbox in self._hub.others(self) if self._hub is not None else ():
+            try:
+                await inbox.send(event)
+            except trio.BrokenResourceError:
+                continue  # that bus has closed meanwhile

@@ -1,0 +1,46 @@
+"""The receipt for registered listeners."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from ._actor import Actor
+    from ._listeners import Listeners
+
+
+class Registration:
+    """One or more listeners that were registered together."""
+
+    __slots__ = ("_actors", "_listeners")
+
+    def __init__(self, listeners: Listeners, actors: tuple[Actor, ...]) -> None:
+        self._listeners = listeners
+        self._actors = actors
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What errors and snapshots call the listeners."""
+        return tuple(actor.name for actor in self._actors)
+
+    @property
+    def event_names(self) -> tuple[str, ...]:
+        """The events they listen to."""
+        return tuple(dict.fromkeys(name for actor in self._actors for name in actor.event_names))
+
+    @property
+    def active(self) -> bool:
+        """False once all of them are unregistered."""
+        return any(actor.active for actor in self._actors)
+
+    def unregister(self) -> None:
+        """Stop listening; may be called more than once, also from inside a listener.
+
+        Events that wait in the mailbox are dropped, and their handles say so; the one that the
+        listener works on it finishes.
+        """
+        for actor in self._actors:
+            self._listeners.remove(actor)
+
+    def __repr__(self) -> str:
+        return f"<Registration of {', '.join(self.names)} for {', '.join(self.event_names)}>"

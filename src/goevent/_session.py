@@ -1,0 +1,155 @@
+"""One opening of a bus: its nursery, what runs in it, and the order in which it ends.
+
+Events are taken from everybody while it is open, from listeners only while it drains, and from
+nobody after that. The supervisor stops last, so that it hears of everything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager, contextmanager
+
+import trio
+from trio.lowlevel import current_trio_token
+
+from ._actor import Actor
+from ._crew import Crew
+from ._dispatcher import Dispatcher
+from ._driver import Driver
+from ._ledger import Books, Ledger
+from ._routing import Router
+from ._supervisor import Supervisor
+from ._threads import ThreadDoor
+
+GRACE = 2.0  # seconds, shielded, for what was cancelled to end
+OUTBOX_SIZE = 1024
+
+
+class Session:
+    """A bus from `async with` to its end."""
+
+    door: ThreadDoor
+
+    def __init__(
+        self,
+        crew: Crew,
+        dispatcher: Dispatcher,
+        router: Router,
+        books: Books,
+        supervisor: Supervisor,
+        driver: Driver,
+    ) -> None:
+        self._crew = crew
+        self._dispatcher = dispatcher
+        self._router = router
+        self._books = books
+        self._supervisor = supervisor
+        self._driver = driver
+        self._crew_ended = trio.Event()
+        self._ended = trio.Event()
+        self._crew_scope = trio.CancelScope()
+        self._driver_scope = trio.CancelScope()
+        self._supervisor_scope = trio.CancelScope()
+        self._drain_scope: trio.CancelScope | None = None
+        self.ledger = Ledger()
+
+    @asynccontextmanager
+    async def opened(self, close_timeout: float) -> AsyncGenerator[None]:
+        """Be open for the time of the block; a normal exit drains, an exception does not."""
+        with sole_error():
+            async with trio.open_nursery() as nursery:
+                try:
+                    await self._start(nursery)
+                    yield
+                    await self.close(close_timeout)
+                finally:
+                    await self._stop()
+
+    async def _start(self, nursery: trio.Nursery) -> None:
+        self._books.reset()
+        self.door = ThreadDoor(current_trio_token(), nursery, self._dispatcher.dispatch)
+        await nursery.start(self._run_supervisor)
+        await nursery.start(self._run_crew)
+        if self._driver.connected:
+            await nursery.start(self._run_driver)
+            self._crew.size_limit += 1
+            self._router.connect(
+                Actor("driver", (), self._driver.publish, inline=False, capacity=OUTBOX_SIZE)
+            )
+        self._dispatcher.open()
+
+    # -- the tasks of the nursery
+
+    async def _run_supervisor(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with self._supervisor_scope:
+            await self._supervisor.run(task_status=task_status)
+
+    async def _run_crew(self, *, task_status: trio.TaskStatus[None]) -> None:
+        try:
+            with sole_error(), self._crew_scope:
+                await self._crew.run(task_status=task_status)
+        finally:
+            self._give_up()
+            self._crew_ended.set()
+
+    async def _run_driver(self, *, task_status: trio.TaskStatus[None]) -> None:
+        with self._driver_scope:
+            await self._driver.run(self._dispatcher.deliver, task_status=task_status)
+
+    # -- the end
+
+    async def close(self, timeout: float) -> Ledger:
+        """Drain for at most `timeout` seconds, then stop everything; a second caller waits too."""
+        deadline = trio.current_time() + timeout
+        if self._drain_scope is not None:
+            self._drain_scope.deadline = min(self._drain_scope.deadline, deadline)
+            await self._ended.wait()
+            return self.ledger
+        self._drain_scope = trio.CancelScope(deadline=deadline)
+        self._dispatcher.drain()
+        self._driver_scope.cancel()
+        self.door.close()
+        try:
+            with self._drain_scope:
+                await self._crew.quiet()
+        finally:
+            await self._stop()
+        return self.ledger
+
+    async def _stop(self) -> None:
+        if self._ended.is_set():
+            return
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
+            self._driver_scope.cancel()
+            self._crew_scope.cancel()
+            await self._crew_ended.wait()
+            await self._supervisor.flush()
+        self._give_up()  # also what a listener holds that ignored its cancellation
+        self._supervisor_scope.cancel()
+        self.door.close()
+        if not self._ended.is_set():
+            self._router.connect(None)
+            self._supervisor.finish()
+            self.ledger = self._books.ledger()
+            self._ended.set()
+
+    def _give_up(self) -> None:
+        """Take no events any more, and settle what nobody will run."""
+        self._dispatcher.shut()
+        for actor in (*self._router.actors(), *self._books.gone):
+            self._dispatcher.mailboxes.abandon(actor)
+
+
+@contextmanager
+def sole_error() -> Generator[None]:
+    """Take off the group that a nursery puts around an error, if there is but one."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        error = group.exceptions[0] if len(group.exceptions) == 1 else group
+    if error is not None:
+        try:
+            raise error
+        finally:
+            del error  # or this frame and the traceback would keep each other

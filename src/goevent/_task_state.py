@@ -1,0 +1,45 @@
+"""Closes what a listener left open on the worker that it shares with other listeners.
+
+A cancel scope or a nursery that is entered and never left stays on the *task*: the next listener
+would run inside it. Trio has no public way to close them from outside, so this module, and only
+this one, reads Trio's private attributes; `tests/test_leftovers.py` fails if Trio renames one.
+"""
+
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trio.lowlevel import Task
+
+
+def cancel_status(task: Task) -> object:
+    """Return an object that is the same exactly while `task` is in the same cancel scopes."""
+    return task._cancel_status
+
+
+def is_cancelled(task: Task) -> bool:
+    """Tell whether the next checkpoint of `task` would raise `trio.Cancelled`.
+
+    As `trio.lowlevel.checkpoint_if_cancelled`, for half its price.
+    """
+    return task._cancel_status.effectively_cancelled
+
+
+async def close_leftovers(task: Task, status: object, error: Any) -> BaseException | None:
+    """Leave every scope and nursery that was entered since `cancel_status` was `status`.
+
+    Children of such a nursery are cancelled and waited for. Returns what is left of `error`, which
+    is passed through the scopes on its way out, so that a scope takes the cancellation it caused.
+    """
+    while (left := task._cancel_status) is not status:
+        scope = left._scope
+        nursery = task.child_nurseries[-1] if task.child_nurseries else None
+        if nursery is not None and nursery.cancel_scope is scope:
+            nursery.cancel_scope.cancel()
+            error = await nursery._nested_child_finished(error)
+        error = scope._close(error)
+        if task._cancel_status is left:
+            break  # closing it had no effect: it is not ours to close
+    return error if isinstance(error, BaseException) else None
