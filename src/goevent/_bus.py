@@ -264,7 +264,7 @@ class GoEvent:
         """Return what every listener is at, and where all deliveries went."""
         self._dispatcher.check_thread()
         counts = self._router.counts()
-        now = self._dispatcher.mailboxes.clock()
+        now = self._crew.clock()
         return Snapshot(
             state=self._dispatcher.state,
             listeners=tuple(

@@ -129,7 +129,11 @@ class Crew:
         self.ready: deque[Actor] = deque()
         self.awake = 0  # workers that will look at `ready` before they park
         self.suspended = 0  # workers suspended inside a listener
-        self.size_limit = 0  # number of async listeners
+        self.surplus = False  # there may be more workers than listeners
+        # By which the age of mail is told. While workers are awake the time is not read for every
+        # event: it costs as much as a third of a dispatch, and every event would carry its own.
+        self.clock: Callable[[], float] = perf_counter
+        self.now = 0.0
         self.workers: dict[Task, Worker] = {}
         self.open = False
         self._idle: list[Worker] = []
@@ -222,7 +226,7 @@ class Crew:
     async def loop(self, worker: Worker) -> None:
         ready, task, clean = self.ready, worker.task, self._clean
         context, status = task.context, task._cancel_status
-        now = 0.0
+        late = False
         while True:
             worker.slice_end = 0.0  # it begins with the first look at the clock
             while ready:
@@ -251,10 +255,11 @@ class Crew:
                             break
                     if actor.queue:
                         let_in((actor,))
-                    if (now := perf_counter()) > worker.slice_end:
-                        if worker.slice_end:
+                    if mail or ready:
+                        now = perf_counter()
+                        if late := now > worker.slice_end > 0.0:
                             break
-                        worker.slice_end = now + SLICE
+                        worker.slice_end = worker.slice_end or now + SLICE
                 actor.hand = worker.actor = handle = None  # type: ignore[assignment]
                 if not worker.slept:
                     actor.suspends = False
@@ -262,10 +267,12 @@ class Crew:
                     ready.append(actor)
                 else:
                     actor.scheduled = False
-                if now > worker.slice_end:
+                if late:
+                    late = False
                     await checkpoint()
                     worker.slice_end = 0.0
-            if 1 < len(self.workers) > self.size_limit:
+            if self.surplus:
+                self.surplus = False
                 return None
             self.awake -= 1
             self._idle.append(worker)

@@ -101,7 +101,7 @@ class Dispatcher:
         clock = current_clock()
         # Trio's own clock is this one plus an offset; another one is a test's.
         is_system = type(clock).__name__ == "SystemClock"
-        self.mailboxes.clock = perf_counter if is_system else clock.current_time
+        self.crew.clock = perf_counter if is_system else clock.current_time
 
     def drain(self) -> None:
         """Take events from listeners only."""
@@ -143,9 +143,11 @@ class Dispatcher:
             if room > 0:
                 route.free = room - 1 if route.exclusive else 0
                 handle.left = len(actors)
-                handle.since = self.mailboxes.clock()
                 crew = self.crew
                 ready = crew.ready
+                if not (crew.awake and room & 15):
+                    crew.now = crew.clock()
+                handle.since = crew.now
                 for actor in actors:
                     actor.mail.append(handle)
                     if not actor.scheduled:
@@ -159,13 +161,12 @@ class Dispatcher:
         else:
             handle.left = 0
         self._owner = 0
-        call = None
         try:
             for call in route.calls:
                 call(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             try:
-                return self._carry_on(route, handle, call, error)
+                return self._carry_on(route, handle, call, error)  # pyright: ignore[reportPossiblyUnbound]
             finally:
                 del handle  # this frame lives in the traceback, which lives in the handle's errors
         finally:
@@ -255,7 +256,7 @@ class Dispatcher:
         self,
         route: Route,
         handle: DispatchHandle,
-        call: Callable[[Any], Any] | None,
+        call: Callable[[Any], Any],
         error: Exception,
     ) -> DispatchHandle:
         failed = next(i for i, other in enumerate(route.calls) if other is call)

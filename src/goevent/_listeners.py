@@ -24,7 +24,6 @@ class Listeners:
     def add(self, actor: Actor) -> None:
         self._dispatcher.check_thread()
         self._router.add(actor)
-        self._crew.size_limit += not actor.inline
         self._fold()
 
     def remove(self, actor: Actor) -> None:
@@ -34,7 +33,7 @@ class Listeners:
             return
         actor.active = False
         self._router.remove(actor)
-        self._crew.size_limit -= not actor.inline
+        self._crew.surplus = not actor.inline
         self._books.depart(actor)
         self._drop(actor, actor.event_names)
         self._fold()

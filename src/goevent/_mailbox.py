@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from time import perf_counter
 from typing import TYPE_CHECKING
 
 from ._errors import EventAbandoned, EventDropped, MailboxFull
 from ._room import NoRoom
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from ._actor import Actor
     from ._crew import Crew
     from ._handle import DispatchHandle
@@ -24,7 +21,6 @@ class Mailboxes:
     def __init__(self, crew: Crew, supervisor: Supervisor) -> None:
         self._crew = crew
         self._supervisor = supervisor
-        self.clock: Callable[[], float] = perf_counter  # by which the age of mail is told
 
     def commit(self, route: Route, handle: DispatchHandle) -> None:
         """Put an event into the mailboxes on its route, of which one may have no room.
@@ -49,7 +45,7 @@ class Mailboxes:
             if actor.overflow == "error":
                 raise MailboxFull(f"{route.name!r} not dispatched: {actor.name} has no room for it")
         handle.left = len(route.actors)
-        handle.since = self.clock()
+        handle.since = crew.now = crew.clock()
         route.posted += 1
         for actor in route.actors:
             if actor in full:

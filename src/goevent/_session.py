@@ -72,7 +72,6 @@ class Session:
         await nursery.start(self._run_crew)
         if self._driver.connected:
             await nursery.start(self._run_driver)
-            self._crew.size_limit += 1
             self._router.connect(
                 Actor("driver", (), self._driver.publish, inline=False, capacity=OUTBOX_SIZE)
             )
