@@ -19,7 +19,7 @@ from ._driver import Driver
 from ._errors import EventError
 from ._handle import DispatchHandle
 from ._ledger import Books, Ledger, Snapshot, snapshot_of
-from ._listener import Listener, build_actor, event_name_of
+from ._listener import Listener, build_actor, event_name_of, let_interrupt
 from ._listeners import Listeners
 from ._options import ListenerKeywords, ListenerOptions
 from ._registration import Registration
@@ -255,6 +255,7 @@ class GoEvent:
         are not logged any more.
         """
         self._dispatcher.check_thread()
+        let_interrupt(callback)
         self._supervisor.callbacks.append(callback)
         return callback
 
@@ -313,9 +314,13 @@ class GoEvent:
             self._driver,
         )
         opened = self._opened = self._session.opened(self._config.close_timeout)
-        self._opened = None
-        await opened.__aenter__()
-        self._opened = opened
+        entered = False
+        try:
+            await opened.__aenter__()
+            entered = True
+        finally:
+            if not entered:
+                self._opened = None
         return self
 
     async def __aexit__(

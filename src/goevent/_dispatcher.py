@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 
     from ._actor import Actor
     from ._crew import Crew
+    from ._handle import Notes
     from ._registry import EventRegistry
     from ._routing import Route
     from ._supervisor import Supervisor
@@ -131,7 +132,7 @@ class Dispatcher:
         if ident != self._owner:
             return self._unusual(event, ident)
         try:
-            route = self._routes[event.__class__]
+            route = self._routes[type(event)]
         except KeyError:
             route, event = self._find(event)
         handle = DispatchHandle()
@@ -166,7 +167,7 @@ class Dispatcher:
                 call(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             try:
-                return self._carry_on(route, handle, call, error)  # pyright: ignore[reportPossiblyUnbound]
+                return self._carry_on(route, handle, call, error)  # pyright: ignore
             finally:
                 del handle  # this frame lives in the traceback, which lives in the handle's errors
         finally:
@@ -231,14 +232,14 @@ class Dispatcher:
             if not self._registry.is_registered(name):
                 return self.router.named(name), event
             event = self._registry.create(name, event.payload())
-        known = self._registry.name_of(event.__class__)
+        known = self._registry.name_of(type(event))
         if known is None:
             raise TypeError(
-                f"{event.__class__.__qualname__} is no event type: give the class a name "
+                f"{type(event).__qualname__} is no event type: give the class a name "
                 '(`class X(Event, name="...")`) or use register_event_type'
             )
-        cached = self._routes.get(event.__class__)
-        return cached or self.router.cache(event.__class__, known), event
+        cached = self._routes.get(type(event))
+        return cached or self.router.cache(type(event), known), event
 
     # -- inline calls, when one of them has failed or the dispatch had to wait
 
@@ -321,8 +322,8 @@ class Dispatcher:
 
     # -- what handles ask
 
-    def looked_at(self, handle: DispatchHandle) -> None:
-        self._supervisor.looked_at(handle)
+    def looked_at(self, notes: Notes) -> None:
+        self._supervisor.looked_at(notes)
 
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
         actor = self.crew.owner(task)

@@ -58,8 +58,8 @@ class Kernel(Protocol):
         """Guard a wait from inside a listener, or raise `DeadlockError`."""
         ...
 
-    def looked_at(self, handle: DispatchHandle) -> None:
-        """Take note that somebody has seen the errors of `handle`."""
+    def looked_at(self, notes: Notes) -> None:
+        """Take note that somebody has seen the errors of a handle."""
         ...
 
 
@@ -73,9 +73,9 @@ class Origin(Protocol):
 
 
 class Notes:
-    """The part of a handle that most handles never need."""
+    """The part of a handle that most handles never need; it lives as long as its handle."""
 
-    __slots__ = ("errors", "first", "id", "waiters")
+    __slots__ = ("__weakref__", "errors", "first", "id", "waiters")
 
     def __init__(self, first: Task | None) -> None:
         self.first = first
@@ -93,7 +93,7 @@ class DispatchHandle:
         event: the event that was dispatched.
     """
 
-    __slots__ = ("__weakref__", "event", "left", "notes", "route", "since")
+    __slots__ = ("event", "left", "notes", "route", "since")
 
     # Set by the dispatcher, not by an __init__, which would double the price of a dispatch.
     event: object
@@ -131,7 +131,7 @@ class DispatchHandle:
         notes = self.notes
         if not isinstance(notes, Notes) or not notes.errors:
             return ()
-        self.route.kernel.looked_at(self)
+        self.route.kernel.looked_at(notes)
         return tuple(notes.errors)
 
     def raise_errors(self) -> None:

@@ -59,8 +59,7 @@ def build_actor(
         options.name or getattr(handler, "__qualname__", None) or type(inner(handler)).__qualname__
     )
     check_annotation(handler, name, names, registry, frame_above(depth + 1))
-    for function in functions_of(handler):
-        disable_ki_protection(function)
+    let_interrupt(handler)
     suspends = is_async(handler)
     inline = not suspends if options.async_ is None else not options.async_
     if inline and suspends:
@@ -116,17 +115,17 @@ def inner(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return handler
 
 
-def functions_of(handler: Callable[[Any], Any]) -> list[types.FunctionType]:
-    """Return the Python function that calling `handler` enters, if it is one.
+def let_interrupt(handler: Callable[[Any], Any]) -> None:
+    """Let Ctrl-C interrupt a user's function anywhere, unlike the kernel that calls it.
 
-    Ctrl-C may interrupt a listener anywhere, unlike the kernel that calls it. Trio keeps that
-    permission with the function's code, which costs nothing per call.
+    Trio keeps that permission with the function's code, so it costs nothing per call.
     """
     handler = inner(handler)
     if not isinstance(handler, types.FunctionType | types.MethodType):
         handler = getattr(type(handler), "__call__", handler)  # noqa: B004
     function = getattr(handler, "__func__", handler)
-    return [function] if isinstance(function, types.FunctionType) else []
+    if isinstance(function, types.FunctionType):
+        disable_ki_protection(function)
 
 
 def check_annotation(

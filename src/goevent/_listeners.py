@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trio.lowlevel import enable_ki_protection
+
 if TYPE_CHECKING:
     from ._actor import Actor
     from ._crew import Crew
@@ -21,11 +23,13 @@ class Listeners:
         self._dispatcher = dispatcher
         self._books = books
 
+    @enable_ki_protection
     def add(self, actor: Actor) -> None:
         self._dispatcher.check_thread()
         self._router.add(actor)
         self._fold()
 
+    @enable_ki_protection
     def remove(self, actor: Actor) -> None:
         """Unregister; what is queued is dropped, what the listener works on it may finish."""
         self._dispatcher.check_thread()
@@ -38,6 +42,7 @@ class Listeners:
         self._drop(actor, actor.event_names)
         self._fold()
 
+    @enable_ki_protection
     def remove_name(self, name: str) -> None:
         """Unregister everybody for one event; who has no other event left is gone."""
         self._dispatcher.check_thread()

@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 
 import trio
-from trio.lowlevel import current_trio_token
+from trio.lowlevel import current_trio_token, enable_ki_protection
 
 from ._actor import Actor
 from ._crew import Crew
@@ -45,7 +45,7 @@ class Session:
         self._books = books
         self._supervisor = supervisor
         self._driver = driver
-        self._crew_ended = trio.Event()
+        self._crew_ended: trio.Event | None = None
         self._ended = trio.Event()
         self._crew_scope = trio.CancelScope()
         self._driver_scope = trio.CancelScope()
@@ -54,6 +54,7 @@ class Session:
         self.ledger = Ledger()
 
     @asynccontextmanager
+    @enable_ki_protection
     async def opened(self, close_timeout: float) -> AsyncGenerator[None]:
         """Be open for the time of the block; a normal exit drains, an exception does not."""
         with sole_error():
@@ -84,6 +85,7 @@ class Session:
             await self._supervisor.run(task_status=task_status)
 
     async def _run_crew(self, *, task_status: trio.TaskStatus[None]) -> None:
+        self._crew_ended = trio.Event()
         try:
             with sole_error(), self._crew_scope:
                 await self._crew.run(task_status=task_status)
@@ -97,6 +99,7 @@ class Session:
 
     # -- the end
 
+    @enable_ki_protection
     async def close(self, timeout: float) -> Ledger:
         """Drain for at most `timeout` seconds, then stop everything; a second caller waits too."""
         deadline = trio.current_time() + timeout
@@ -121,7 +124,8 @@ class Session:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
             self._driver_scope.cancel()
             self._crew_scope.cancel()
-            await self._crew_ended.wait()
+            if self._crew_ended is not None:
+                await self._crew_ended.wait()
             await self._supervisor.flush()
         self._give_up()  # also what a listener holds that ignored its cancellation
         self._supervisor_scope.cancel()

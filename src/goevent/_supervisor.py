@@ -20,7 +20,7 @@ from ._errors import EventError
 
 if TYPE_CHECKING:
     from ._actor import Actor
-    from ._handle import DispatchHandle
+    from ._handle import DispatchHandle, Notes
 
 OnError = Callable[[EventError], Any]
 
@@ -38,7 +38,7 @@ class Supervisor:
         self.callbacks: list[OnError] = []
         self.unhandled: OnError = self.log  # gets what nobody has looked at
         self._log: deque[EventError] = deque(maxlen=LOG_SIZE)
-        self._unseen: dict[weakref.ref[DispatchHandle], list[EventError]] = {}
+        self._unseen: dict[weakref.ref[Notes], list[EventError]] = {}
         self._mail: deque[EventError] = deque()
         self._lost = 0
         self._busy = False
@@ -50,7 +50,8 @@ class Supervisor:
 
     def report(self, error: EventError, handle: DispatchHandle, actor: Actor | None = None) -> None:
         """Record a failure on its handle, on its listener and in the log; never blocks."""
-        handle.noted().errors.append(error)
+        notes = handle.noted()
+        notes.errors.append(error)
         if actor is not None:
             actor.last_error = error
             if error.outcome == "failed":
@@ -63,7 +64,7 @@ class Supervisor:
         if self.callbacks:
             self._hand_on(error)
         else:
-            self._unseen.setdefault(weakref.ref(handle, self._unlooked), []).append(error)
+            self._unseen.setdefault(weakref.ref(notes, self._unlooked), []).append(error)
 
     def report_loose(self, error: EventError) -> None:
         """Record a failure that belongs to no dispatch of this bus."""
@@ -98,12 +99,12 @@ class Supervisor:
         self._log.clear()
         self._unseen.clear()
 
-    def looked_at(self, handle: DispatchHandle) -> None:
-        self._unseen.pop(weakref.ref(handle), None)
+    def looked_at(self, notes: Notes) -> None:
+        self._unseen.pop(weakref.ref(notes), None)
 
-    def _unlooked(self, handle: weakref.ref[DispatchHandle]) -> None:
+    def _unlooked(self, notes: weakref.ref[Notes]) -> None:
         """Log what failed on a handle that was dropped without anybody looking at it."""
-        for error in self._unseen.pop(handle, ()):
+        for error in self._unseen.pop(notes, ()):
             self.unhandled(error)
 
     @staticmethod
