@@ -1,0 +1,83 @@
+"""The four things that can happen at a full mailbox."""
+
+import trio
+
+from goevent import Event, EventError, GoEvent, MailboxFull
+
+
+class Tick(Event, name="tick"):
+    number: int
+
+
+def expected(error: EventError) -> None:
+    """Keep quiet about drops, which are wanted here."""
+
+
+async def burst(bus: GoEvent) -> None:
+    """Dispatch faster than the listener works, and show what became of the events."""
+    bus.on_error(expected)
+    async with bus:
+        refused = 0
+        for number in range(6):
+            try:
+                await bus.dispatch(Tick(number=number))
+            except MailboxFull:
+                refused += 1
+        await bus.wait()
+        one = bus.snapshot().listeners[0]
+    print(f"{one.name:<10}{one.completed} completed, {one.dropped} dropped, {refused} refused")
+
+
+async def main() -> None:
+    # --8<-- [start:policies]
+    bus = GoEvent()
+
+    @bus.listener(Tick, name="block", mailbox=2)  # overflow="block": dispatch waits for room
+    async def wait_for_it(event: Tick) -> None:
+        await trio.sleep(0.01)
+
+    await burst(bus)
+
+    bus = GoEvent()
+
+    @bus.listener(Tick, name="error", mailbox=2, overflow="error")  # dispatch raises MailboxFull
+    async def strict(event: Tick) -> None:
+        await trio.sleep(0.01)
+
+    await burst(bus)
+
+    bus = GoEvent()
+
+    @bus.listener(Tick, name="drop_new", mailbox=2, overflow="drop_new")  # what is queued stays
+    async def busy(event: Tick) -> None:
+        await trio.sleep(0.01)
+
+    await burst(bus)
+
+    bus = GoEvent()
+
+    @bus.listener(Tick, name="drop_old", mailbox=2, overflow="drop_old")  # only the newest matter
+    async def display(event: Tick) -> None:
+        await trio.sleep(0.01)
+
+    await burst(bus)
+    # --8<-- [end:policies]
+
+    # --8<-- [start:nowait]
+    bus = GoEvent()
+
+    @bus.listener(Tick, name="slow", mailbox=2)
+    async def slow(event: Tick) -> None:
+        await trio.sleep(0.01)
+
+    async with bus:
+        try:
+            for number in range(6):
+                bus.dispatch_nowait(Tick(number=number))
+        except trio.WouldBlock as full:
+            print(full)
+    # --8<-- [end:nowait]
+
+
+if __name__ == "__main__":
+    trio.run(main)
