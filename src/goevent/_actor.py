@@ -53,28 +53,28 @@ class Actor:
         capacity: int = 0,
         overflow: Overflow = "block",
     ) -> None:
-        self.name = name
-        self.event_names = event_names
-        self.call = call
-        self.inline = inline
-        self.active = True
+        self.name: str = name
+        self.event_names: tuple[str, ...] = event_names
+        self.call: Callable[[Any], Any] = call
+        self.inline: bool = inline
+        self.active: bool = True
 
         self.mail: deque[DispatchHandle] = NO_MAIL if inline else deque()
-        self.capacity = capacity
+        self.capacity: int = capacity
         self.overflow: Overflow = overflow
         # What the dispatcher compares with: 0 while dispatches queue for room, so that a newcomer
         # cannot overtake them and the common case needs one comparison.
-        self.limit = capacity
+        self.limit: int = capacity
         self.queue: deque[RoomWait] | None = None
 
         self.hand: DispatchHandle | None = None  # the event in the listener's hands
-        self.scheduled = False  # a worker has it, or it is queued for one
-        self.suspends = False  # it suspended when it last ran
+        self.scheduled: bool = False  # a worker has it, or it is queued for one
+        self.suspends: bool = False  # it suspended when it last ran
 
-        self.folded = 0  # deliveries counted by routes that are no more
-        self.failed = 0
-        self.dropped = 0
-        self.abandoned = 0
+        self.folded: int = 0  # deliveries counted by routes that are no more
+        self.failed: int = 0
+        self.dropped: int = 0
+        self.abandoned: int = 0
         self.last_error: EventError | None = None
 
     @property

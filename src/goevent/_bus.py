@@ -24,7 +24,7 @@ from ._listeners import Listeners
 from ._options import ListenerKeywords, ListenerOptions
 from ._registration import Registration
 from ._routing import Observer
-from ._session import Session
+from ._session import Session, leaves
 from ._supervisor import OnError, Supervisor
 
 E = TypeVar("E")
@@ -251,8 +251,9 @@ class GoEvent:
         """Call a `def` or `async def` for every failure from now on; usable as a decorator.
 
         Callbacks run in a task of the supervisor, one failure at a time, in order, so they delay no
-        listener. A callback that fails is logged. With a callback, failures that nobody looks at
-        are not logged any more.
+        listener; one that falls more than 100 failures behind gets the later ones as text, without
+        their exception, and beyond 10,000 not at all. A callback that fails is logged. With a
+        callback, failures that nobody looks at are not logged any more.
         """
         self._dispatcher.check_thread()
         let_interrupt(callback)
@@ -299,8 +300,9 @@ class GoEvent:
         spy = Actor("observer", (), observer.note, inline=True)
         self._router.observe(observer, spy)
 
-    def _on_unhandled(self, callback: OnError) -> None:
-        self._supervisor.unhandled = callback
+    def _collect_unhandled(self, into: list[EventError]) -> None:
+        self._supervisor.unhandled = into.append
+        self._supervisor.pardon = into.clear
 
     async def __aenter__(self) -> Self:
         if self._opened is not None:
@@ -329,10 +331,16 @@ class GoEvent:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> bool | None:
-        opened, self._opened = self._opened, None
-        if opened is None:
+        if self._opened is None:
             raise RuntimeError("this bus is not open")
-        return await opened.__aexit__(kind, error, traceback)
+        try:
+            return await self._opened.__aexit__(kind, error, traceback)
+        except BaseExceptionGroup as left:
+            if error is not None and leaves(left) == leaves(error):
+                return None  # Trio looked for cancellations in it, and made a copy
+            raise
+        finally:
+            self._opened = None
 
     def __repr__(self) -> str:
         return f"<GoEvent {self._dispatcher.state}, {len(self._router.listeners())} listener(s)>"

@@ -20,6 +20,7 @@ and the worker ends, never to be reused.
 from __future__ import annotations
 
 import contextvars
+import decimal
 from collections import deque
 from functools import partial
 from time import perf_counter
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 
     Report = Callable[[EventError, DispatchHandle, Actor | None], None]
 
-BURST = range(8)
+BURST = range(16)  # events between two looks at the clock
 SLICE = 0.0002  # seconds of listeners' work between two yields to Trio
 
 
@@ -63,11 +64,11 @@ class Worker:
     __slots__ = ("_away", "_crew", "_loop", "_send", "actor", "leave", "slept", "slice_end", "task")
 
     def __init__(self, crew: Crew, task: Task) -> None:
-        self.task = task
+        self.task: Task = task
         self.actor: Actor | None = None  # whose listener runs
-        self.slept = False  # it suspended
-        self.slice_end = 0.0
-        self.leave = partial(crew.leave, self)
+        self.slept: bool = False  # it suspended
+        self.slice_end: float = 0.0
+        self.leave: Callable[[object], Abort] = partial(crew.leave, self)
         self._crew = crew
         self._away = False
         self._loop: Any = crew.loop(self)
@@ -127,15 +128,15 @@ class Crew:
 
     def __init__(self, report: Report) -> None:
         self.ready: deque[Actor] = deque()
-        self.awake = 0  # workers that will look at `ready` before they park
-        self.suspended = 0  # workers suspended inside a listener
-        self.surplus = False  # there may be more workers than listeners
+        self.awake: int = 0  # workers that will look at `ready` before they park
+        self.suspended: int = 0  # workers suspended inside a listener
+        self.surplus: bool = False  # there may be more workers than listeners
         # By which the age of mail is told. While workers are awake the time is not read for every
         # event: it costs as much as a third of a dispatch, and every event would carry its own.
         self.clock: Callable[[], float] = perf_counter
-        self.now = 0.0
+        self.now: float = 0.0
         self.workers: dict[Task, Worker] = {}
-        self.open = False
+        self.open: bool = False
         self._idle: list[Worker] = []
         self._watchers: list[Task] = []
         self._report = report
@@ -144,17 +145,26 @@ class Crew:
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the crew until cancelled."""
         self._clean = contextvars.copy_context()
+        # The first use of decimal sets a context variable; no listener is to blame for that.
+        self._clean.run(decimal.getcontext)
         self.ready.clear()
+        self.awake = self.suspended = 0
         try:
             async with trio.open_nursery() as self._nursery:
                 self.open = True
-                # A child of the nursery, so that the nursery stays open without workers.
-                self._nursery.start_soon(trio.sleep_forever)
+                self._nursery.start_soon(self._stay_open)
                 task_status.started()
         finally:
             self.open = False
             self.ready.clear()
             self._look_around()
+
+    async def _stay_open(self) -> None:
+        """Keep the nursery open without workers, and call for none once it may have closed."""
+        try:
+            await trio.sleep_forever()
+        finally:
+            self.open = False
 
     # -- what the dispatcher uses
 
@@ -189,6 +199,8 @@ class Crew:
     # -- the workers
 
     def _wake(self) -> None:
+        if not self.open:
+            return
         self.awake += 1
         if self._idle:
             reschedule(self._idle.pop().task, WOKEN)
@@ -281,6 +293,8 @@ class Crew:
             await wait_task_rescheduled(worker.leave)
 
     def _put_back(self, actor: Actor) -> None:
+        if actor.queue:
+            let_in((actor,))
         if actor.mail:
             self.ready.append(actor)
         else:
@@ -312,7 +326,7 @@ class Crew:
         self._failed(actor, handle, failure)
         self._settle(worker, actor, handle)
         if rest is not None and not isinstance(rest, Exception):
-            raise rest
+            raise split(rest)[1] or rest
 
     async def _interrupted(
         self,

@@ -27,14 +27,16 @@ from trio.lowlevel import (
 
 from ._errors import (
     BusClosed,
+    EventAbandoned,
     EventError,
     GoEventError,
     NestingError,
 )
 from ._event import AdHocEvent
 from ._handle import DispatchHandle
+from ._listener import no_event_type
 from ._mailbox import Mailboxes
-from ._room import NoRoom, RoomWait
+from ._room import NoRoom, RoomWait, let_in
 from ._routing import Router
 from ._task_state import is_cancelled
 from ._waits import Waits
@@ -61,11 +63,11 @@ class Dispatcher:
     def __init__(
         self, registry: EventRegistry, crew: Crew, supervisor: Supervisor, max_nesting: int
     ) -> None:
-        self.router = Router(self)
+        self.router: Router = Router(self)
         self._owner = 0
         self._routes = self.router.by_type
         self.crew = crew
-        self.mailboxes = Mailboxes(crew, supervisor)
+        self.mailboxes: Mailboxes = Mailboxes(crew, supervisor)
         self._registry = registry
         self._supervisor = supervisor
         self._waits = Waits()
@@ -87,8 +89,9 @@ class Dispatcher:
 
     @property
     def busy(self) -> bool:
-        """True while inline listeners run."""
-        return self._depth > 0 or (bool(self._home) and not self._owner and not self._draining)
+        """True while inline listeners run, or dispatches hold on to a route."""
+        inline = bool(self._home) and not self._owner and not self._draining
+        return inline or self._depth > 0 or bool(self._room_waits)
 
     @property
     def on_home_thread(self) -> bool:
@@ -108,15 +111,28 @@ class Dispatcher:
         """Take events from listeners only."""
         self._owner = 0
         self._draining = True
-        for waiter in tuple(self._room_waits):
-            if waiter.actor is None:
-                waiter.refuse(closed())
+        self._refuse([waiter for waiter in self._room_waits if waiter.outside])
 
     def shut(self) -> None:
         """Take no events any more."""
         self._owner = self._home = 0
-        for waiter in tuple(self._room_waits):
+        self._refuse(self._room_waits)
+
+    @staticmethod
+    def _refuse(waiters: list[RoomWait]) -> None:
+        for waiter in waiters[::-1]:  # the other way round, each would let in the one behind it
             waiter.refuse(closed())
+
+    def reroute(self, actor: Actor, names: tuple[str, ...]) -> None:
+        """Let dispatches that wait find their route again, as a listener on it is gone."""
+        stale = [
+            waiter
+            for waiter in self._room_waits
+            if waiter.route.name in names and actor in waiter.route.listeners
+        ]
+        for waiter in stale:  # all of them, or one would be let in where another steps out
+            waiter.step_out()
+        let_in([actor, *(other for waiter in stale for other in waiter.blocking)])
 
     def check_thread(self) -> None:
         if self._home and get_ident() != self._home:
@@ -188,10 +204,10 @@ class Dispatcher:
             return await self.dispatch(event)
         return self._run_inline(route, handle)
 
-    async def _room(self, route: Route, handle: DispatchHandle) -> bool:
+    async def _room(self, route: Route, handle: DispatchHandle, *, arrived: bool = False) -> bool:
         """Wait until the event is in all mailboxes; False if the route has changed meanwhile."""
         actor = self._inside()
-        waiter = RoomWait(route, handle, actor, self.mailboxes.put)
+        waiter = RoomWait(route, handle, actor, arrived, self.mailboxes.put)
         edge: AbstractContextManager[None] = nullcontext()
         if actor is not None:
             edge = self._waits.edge(actor, waiter.needs, f"room for {route.name!r}")
@@ -234,10 +250,7 @@ class Dispatcher:
             event = self._registry.create(name, event.payload())
         known = self._registry.name_of(type(event))
         if known is None:
-            raise TypeError(
-                f"{type(event).__qualname__} is no event type: give the class a name "
-                '(`class X(Event, name="...")`) or use register_event_type'
-            )
+            raise TypeError(no_event_type(type(event)))
         cached = self._routes.get(type(event))
         return cached or self.router.cache(type(event), known), event
 
@@ -299,22 +312,32 @@ class Dispatcher:
             try:
                 self.mailboxes.commit(route.local, handle)
             except NoRoom:
-                if not await self._room(route.local, handle):
+                if not await self._room(route.local, handle, arrived=True):
                     return await self.deliver(event)
             self._run_inline(route.local, handle)
         except (GoEventError, TypeError) as error:
-            self._supervisor.report_loose(EventError(type(event).__name__, "driver", error))
+            self._supervisor.report_loose(EventError(self._name_of(event), "driver", error))
+
+    def lost(self, event: object) -> None:
+        """Report an event of another bus that came too late."""
+        reason = "the bus ended before it could be delivered"
+        self._supervisor.report_loose(EventAbandoned(self._name_of(event), "driver", reason=reason))
+
+    def _name_of(self, event: object) -> str:
+        known = self._registry.name_of(type(event))
+        return known or getattr(event, "event_name", "") or type(event).__qualname__
 
     async def wait(self) -> None:
         """Wait until what was accepted before is settled."""
         self.refuse_inside("wait for")
-        # Mailboxes are FIFO: when the last event is settled, so are those before it.
-        handles = [
-            handle
-            for actor in self.router.actors()
-            for handle in (actor.hand, actor.mail[-1] if actor.mail else None)
-            if handle is not None
-        ]
+        handles: list[DispatchHandle] = []
+        for actor in self._at_work():
+            if actor.hand is not None:
+                handles.append(actor.hand)
+            if len(actor.event_names) > 1:  # unregistering it for one of them may drop the last
+                handles.extend(actor.mail)
+            elif actor.mail:  # FIFO: when the last event is settled, so are those before it
+                handles.append(actor.mail[-1])
         await checkpoint()
         for handle in handles:
             if handle.left > 0:
@@ -331,9 +354,15 @@ class Dispatcher:
             return nullcontext()
 
         def needs() -> list[Actor]:
-            return [other for other in self.router.actors() if other.holds(handle)]
+            return [other for other in self._at_work() if other.holds(handle)]
 
         return self._waits.edge(actor, needs, f"the handle of {handle.event_name!r}")
+
+    def _at_work(self) -> list[Actor]:
+        """Return who may hold events, also a listener that was unregistered while it ran."""
+        running = (worker.actor for worker in self.crew.workers.values())
+        found = {id(actor): actor for actor in (*self.router.actors(), *running) if actor}
+        return list(found.values())
 
     def refuse_inside(self, verb: str) -> None:
         if (actor := self._inside()) is not None:

@@ -8,6 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import trio
 
 Deliver = Callable[[Any], Awaitable[None]]
+Lost = Callable[[Any], None]
 
 
 @runtime_checkable
@@ -19,8 +20,17 @@ class Driver(Protocol):
         """True if there may be other buses; otherwise nothing below is called."""
         ...
 
-    async def run(self, deliver: Deliver, *, task_status: trio.TaskStatus[None]) -> None:
-        """Receive until cancelled; started once events of other buses can arrive."""
+    async def run(
+        self, deliver: Deliver, lost: Lost, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        """Receive until stopped or cancelled; started once events of other buses can arrive.
+
+        What arrived and could not be delivered because of a cancellation is handed to `lost`.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Receive no more; `run` returns when what has arrived is delivered."""
         ...
 
     async def publish(self, event: Any) -> None:

@@ -14,6 +14,7 @@ import trio
 
 Outcome = Literal["failed", "dropped", "abandoned"]
 MAX_FRAMES = 20
+MAX_REASON = 1000  # characters of an error that is kept as text
 
 
 class GoEventError(Exception):
@@ -48,8 +49,8 @@ class EventError(GoEventError):
         reason: str = "",
     ) -> None:
         super().__init__(event_name, listener)
-        self.event_name = event_name
-        self.listener = listener
+        self.event_name: str = event_name
+        self.listener: str = listener
         self.__cause__ = error
         self._reason = reason
         self._frames: tuple[tuple[CodeType, int], ...] = ()
@@ -77,7 +78,10 @@ class EventError(GoEventError):
         """Return this error without its live exception, which may pin megabytes."""
         if self.__cause__ is None:
             return self
-        text = type(self)(self.event_name, self.listener, reason=self.reason)
+        reason = self.reason
+        if len(reason) > MAX_REASON:  # it may well quote the event
+            reason = f"{reason[:MAX_REASON]}..."
+        text = type(self)(self.event_name, self.listener, reason=reason)
         frames: list[tuple[CodeType, int]] = []
         entry = self.__cause__.__traceback__
         while entry is not None and len(frames) < MAX_FRAMES:
@@ -85,6 +89,9 @@ class EventError(GoEventError):
             entry = entry.tb_next
         text._frames = tuple(frames)
         return text
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
         return f"{self.listener} {self.outcome} on {self.event_name!r}: {self.reason}"
@@ -94,14 +101,14 @@ class EventDropped(EventError):
     """A mailbox's overflow policy, or unregistering, took the event before its listener ran."""
 
     __slots__ = ()
-    outcome = "dropped"
+    outcome: ClassVar[Outcome] = "dropped"
 
 
 class EventAbandoned(EventError):
     """The bus ended before the listener had run, or while it was running."""
 
     __slots__ = ()
-    outcome = "abandoned"
+    outcome: ClassVar[Outcome] = "abandoned"
 
 
 def describe(error: BaseException) -> str:

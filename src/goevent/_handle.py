@@ -78,10 +78,10 @@ class Notes:
     __slots__ = ("__weakref__", "errors", "first", "id", "waiters")
 
     def __init__(self, first: Task | None) -> None:
-        self.first = first
+        self.first: Task | None = first
         self.waiters: list[Task] = []
         self.errors: list[EventError] = []
-        self.id = ""
+        self.id: str = ""
 
 
 class DispatchHandle:

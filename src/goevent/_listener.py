@@ -85,12 +85,22 @@ def event_name_of(event: str | type, registry: EventRegistry) -> str:
     if isinstance(event, type):
         name = registry.name_of(event)
         if name is None:
-            raise TypeError(
-                f"{event.__qualname__} is no event type: give the class a name "
-                '(`class X(Event, name="...")`) or use register_event_type'
-            )
+            raise TypeError(no_event_type(event))
         return name
     raise TypeError(f"a listener listens to event names and event classes, not to {event!r}")
+
+
+def no_event_type(cls: type[Any]) -> str:
+    """Say what is missing to a class that the bus's registry does not know."""
+    if name := getattr(cls, "event_name", None):
+        return (
+            f"{cls.__qualname__} ({name!r}) is not in the registry of this bus: register it there, "
+            "or give the bus that registry (`Config(registry=...)`)"
+        )
+    return (
+        f"{cls.__qualname__} is no event type: give the class a name "
+        '(`class X(Event, name="...")`) or use register_event_type'
+    )
 
 
 def as_async(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -124,7 +134,10 @@ def let_interrupt(handler: Callable[[Any], Any]) -> None:
     if not isinstance(handler, types.FunctionType | types.MethodType):
         handler = getattr(type(handler), "__call__", handler)  # noqa: B004
     function = getattr(handler, "__func__", handler)
-    if isinstance(function, types.FunctionType):
+    if not isinstance(function, types.FunctionType):
+        return
+    # Another bus's `dispatch_nowait` is a fine listener, and keeps its protection.
+    if not (function.__module__ or "").startswith("goevent."):
         disable_ki_protection(function)
 
 

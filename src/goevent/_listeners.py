@@ -48,6 +48,8 @@ class Listeners:
         self._dispatcher.check_thread()
         route = self._router.by_name.get(name)
         for actor in route.listeners if route is not None else ():
+            if name not in actor.event_names:
+                continue  # the kernel's own
             if actor.event_names == (name,):
                 self.remove(actor)
             else:
@@ -66,8 +68,7 @@ class Listeners:
             actor.mail.extend(kept)
         for handle in queued:
             self._dispatcher.mailboxes.drop(handle, actor, "its listener was unregistered")
-        for waiter in tuple(actor.queue or ()):
-            waiter.retry()
+        self._dispatcher.reroute(actor, names)
 
     def _fold(self) -> None:
         if not self._dispatcher.busy:

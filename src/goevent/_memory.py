@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
-    from ._driver import Deliver
+    from ._driver import Deliver, Lost
 
 
 class MemoryHub:
@@ -36,8 +36,9 @@ class MemoryHub:
         return receive
 
     def leave(self, member: MemoryDriver) -> None:
-        """Send `member` nothing any more."""
-        del self._members[member]
+        """Send `member` nothing any more; it still gets what is in its inbox."""
+        if (inbox := self._members.pop(member, None)) is not None:
+            inbox.close()
 
     def others(self, member: MemoryDriver) -> list[trio.MemorySendChannel[Any]]:
         """Return the inboxes of all members but one."""
@@ -60,23 +61,39 @@ class MemoryDriver:
         return self._hub is not None
 
     async def run(
-        self, deliver: Deliver, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+        self,
+        deliver: Deliver,
+        lost: Lost,
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Deliver what the other buses of the hub dispatch, until cancelled."""
+        """Deliver what the other buses of the hub dispatch, until stopped or cancelled."""
         if self._hub is None:
             raise RuntimeError("a MemoryDriver without a hub receives nothing")
         with self._hub.join(self) as inbox:
+            arrived: list[Any] = []
             try:
                 task_status.started()
                 async for event in inbox:
+                    arrived = [event]
                     await deliver(event)
+                    arrived = []
             finally:
                 self._hub.leave(self)
+                while inbox.statistics().current_buffer_used:
+                    arrived.append(inbox.receive_nowait())
+                for event in arrived:
+                    lost(event)
+
+    def stop(self) -> None:
+        """Receive no more; `run` returns when what has arrived is delivered."""
+        if self._hub is not None:
+            self._hub.leave(self)
 
     async def publish(self, event: Any) -> None:
         """Put the event into the inbox of every other open bus, waiting for room."""
         for inbox in self._hub.others(self) if self._hub is not None else ():
             try:
                 await inbox.send(event)
-            except trio.BrokenResourceError:
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
                 continue  # that bus has closed meanwhile

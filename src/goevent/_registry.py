@@ -147,7 +147,7 @@ class EventRegistry:
                 rules = self._rules[cls] = Rules.of(cls)
             return convert(python_to_wire(cls, data), cls, rules)
         except Exception as error:
-            seen = ascii(reprlib.repr(data))[1:120]
+            seen = ascii(reprlib.repr(data))[1:-1][:120]
             raise DecodeError(name, str(error) or type(error).__name__, excerpt=seen) from error
 
     def payload_of(self, event: object) -> dict[str, Any]:
@@ -250,7 +250,7 @@ def _accepted(cls: type[Any]) -> Kind:
 
 
 # The one global: events register when their module is imported, long before there is a bus.
-default_registry = EventRegistry()
+default_registry: EventRegistry = EventRegistry()
 
 
 @overload

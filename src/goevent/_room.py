@@ -40,29 +40,38 @@ class RoomWait:
         route: Route,
         handle: DispatchHandle,
         actor: Actor | None,
+        arrived: bool,
         put: Callable[[Route, DispatchHandle], None],
     ) -> None:
-        self._route = route
-        self.actor = actor  # inside whose listener the dispatch was called
-        self.blocking = [other for other in route.actors if other.overflow == "block"]
+        self.route = route
+        # Neither from inside a listener nor from another bus: refused once the bus drains.
+        self.outside: bool = actor is None and not arrived
+        self.blocking: list[Actor] = [other for other in route.actors if other.overflow == "block"]
         self._put = partial(put, route, handle)
         self._task: Task | None = None
 
     async def wait(self) -> bool:
         """Return True when the event is in the mailboxes, False if it has to be routed anew."""
         self._task = current_task()
-        self._route.free = 0  # nobody overtakes
+        self.route.free = 0  # nobody overtakes
         for actor in self.blocking:
             actor.enqueue(self)
         return bool(await wait_task_rescheduled(self._abort))
 
     def needs(self) -> list[Actor]:
         """Return the listeners that must go on before this dispatch can."""
-        return [
-            actor
-            for actor in self.blocking
-            if len(actor.mail) >= actor.capacity or (actor.queue and actor.queue[0] is not self)
-        ]
+        found: list[Actor] = []
+        waiters: list[RoomWait] = [self]
+        for waiter in waiters:  # grows by those who stand before it somewhere
+            for actor in waiter.blocking:
+                if len(actor.mail) >= actor.capacity:
+                    found.append(actor)
+                for other in actor.queue or ():
+                    if other is waiter:
+                        break
+                    if other not in waiters:
+                        waiters.append(other)
+        return found
 
     def has_room(self) -> bool:
         return all(
@@ -74,10 +83,9 @@ class RoomWait:
         """Commit the event; there is room."""
         self._go(outcome.capture(lambda: self._put() is None))
 
-    def retry(self) -> None:
-        """Let the dispatch look for its route again, because a listener is gone."""
+    def step_out(self) -> None:
+        """Let the dispatch look for its route again; who stood behind it has to be let in."""
         self._go(outcome.Value(False))
-        let_in(self.blocking)
 
     def refuse(self, error: Exception) -> None:
         self._go(outcome.Error(error))

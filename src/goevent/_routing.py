@@ -35,18 +35,18 @@ class Route:
     )
 
     def __init__(self, name: str, kernel: Kernel, listeners: Sequence[Actor]) -> None:
-        self.name = name
-        self.kernel = kernel
+        self.name: str = name
+        self.kernel: Kernel = kernel
         self.types: tuple[type, ...] = ()  # the classes for which the router has cached this route
-        self.inline = tuple(actor for actor in listeners if actor.inline)
-        self.actors = tuple(actor for actor in listeners if not actor.inline)
-        self.calls = unique(actor.call for actor in self.inline)
-        self.local = self  # the same without the way to other buses
+        self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
+        self.actors: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)
+        self.calls: tuple[Callable[[Any], Any], ...] = unique(actor.call for actor in self.inline)
+        self.local: Route = self  # the same without the way to other buses
         # Events that surely fit into all mailboxes, if no other route fills them too.
-        self.free = 0
-        self.exclusive = all(len(actor.event_names) == 1 for actor in self.actors)
-        self.posted = 0  # events put into the mailboxes of `actors`
-        self.ran = 0  # events that went through all of `calls`
+        self.free: int = 0
+        self.exclusive: bool = all(len(actor.event_names) == 1 for actor in self.actors)
+        self.posted: int = 0  # events put into the mailboxes of `actors`
+        self.ran: int = 0  # events that went through all of `calls`
 
     @property
     def listeners(self) -> tuple[Actor, ...]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 
 import trio
 from trio.lowlevel import current_trio_token, enable_ki_protection
@@ -46,6 +47,7 @@ class Session:
         self._supervisor = supervisor
         self._driver = driver
         self._crew_ended: trio.Event | None = None
+        self._driver_ended: trio.Event | None = None
         self._ended = trio.Event()
         self._crew_scope = trio.CancelScope()
         self._driver_scope = trio.CancelScope()
@@ -94,8 +96,13 @@ class Session:
             self._crew_ended.set()
 
     async def _run_driver(self, *, task_status: trio.TaskStatus[None]) -> None:
-        with self._driver_scope:
-            await self._driver.run(self._dispatcher.deliver, task_status=task_status)
+        dispatcher = self._dispatcher
+        self._driver_ended = trio.Event()
+        try:
+            with self._driver_scope:
+                await self._driver.run(dispatcher.deliver, dispatcher.lost, task_status=task_status)
+        finally:
+            self._driver_ended.set()
 
     # -- the end
 
@@ -109,10 +116,12 @@ class Session:
             return self.ledger
         self._drain_scope = trio.CancelScope(deadline=deadline)
         self._dispatcher.drain()
-        self._driver_scope.cancel()
         self.door.close()
         try:
             with self._drain_scope:
+                if self._driver_ended is not None:
+                    self._driver.stop()
+                    await self._driver_ended.wait()
                 await self._crew.quiet()
         finally:
             await self._stop()
@@ -121,6 +130,7 @@ class Session:
     async def _stop(self) -> None:
         if self._ended.is_set():
             return
+        self._dispatcher.drain()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
             self._driver_scope.cancel()
             self._crew_scope.cancel()
@@ -152,7 +162,17 @@ def sole_error() -> Generator[None]:
     except BaseExceptionGroup as group:
         error = group.exceptions[0] if len(group.exceptions) == 1 else group
     if error is not None:
+        context = error.__context__
         try:
             raise error
         finally:
+            error.__context__ = context  # or it would show the group, which shows the error again
             del error  # or this frame and the traceback would keep each other
+
+
+def leaves(error: BaseException) -> list[int]:
+    """Return the identities of the exceptions in a group, which copies of it share."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return [leaf for member in group.exceptions for leaf in leaves(member)]
+    return [id(error)]

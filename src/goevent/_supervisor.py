@@ -34,9 +34,10 @@ class Supervisor:
     """The failures of one bus."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self.count: int = 0
         self.callbacks: list[OnError] = []
         self.unhandled: OnError = self.log  # gets what nobody has looked at
+        self.pardon: Callable[[], None] = no_pardon  # somebody has looked at all there is
         self._log: deque[EventError] = deque(maxlen=LOG_SIZE)
         self._unseen: dict[weakref.ref[Notes], list[EventError]] = {}
         self._mail: deque[EventError] = deque()
@@ -61,7 +62,7 @@ class Supervisor:
             else:
                 actor.abandoned += 1
         self._record(error)
-        if self.callbacks:
+        if self.callbacks and self._running:
             self._hand_on(error)
         else:
             self._unseen.setdefault(weakref.ref(notes, self._unlooked), []).append(error)
@@ -69,7 +70,7 @@ class Supervisor:
     def report_loose(self, error: EventError) -> None:
         """Record a failure that belongs to no dispatch of this bus."""
         self._record(error)
-        if self.callbacks:
+        if self.callbacks and self._running:
             self._hand_on(error)
         else:
             self.unhandled(error)
@@ -83,7 +84,7 @@ class Supervisor:
 
     def _hand_on(self, error: EventError) -> None:
         if len(self._mail) < LOG_SIZE:
-            self._mail.append(error)
+            self._mail.append(error if len(self._mail) < LIVE_SIZE else error.as_text())
             self._mailed.unpark()
         else:
             self._lost += 1
@@ -93,11 +94,13 @@ class Supervisor:
     @property
     def errors(self) -> tuple[EventError, ...]:
         self._unseen.clear()
+        self.pardon()
         return tuple(self._log)
 
     def clear(self) -> None:
         self._log.clear()
         self._unseen.clear()
+        self.pardon()
 
     def looked_at(self, notes: Notes) -> None:
         self._unseen.pop(weakref.ref(notes), None)
@@ -123,9 +126,7 @@ class Supervisor:
                     self._busy = True
                     await self._tell(self._mail.popleft())
                 self._busy = False
-                if self._lost:
-                    logger.error("on_error is too slow: %d errors never reached it", self._lost)
-                    self._lost = 0
+                self._tell_lost()
                 self._flushed.unpark_all()
                 await self._mailed.park()
         finally:
@@ -141,15 +142,26 @@ class Supervisor:
             except Exception:
                 logger.exception("an on_error callback failed on: %s", error)
 
+    def _tell_lost(self) -> None:
+        if self._lost:
+            logger.error("on_error is too slow: %d errors never reached it", self._lost)
+            self._lost = 0
+
     async def flush(self) -> None:
         """Wait until every callback has run; called when nothing can fail any more."""
         while self._running and (self._mail or self._busy):
             await self._flushed.park()
 
     def finish(self) -> None:
-        """Log what nobody has looked at, and what no callback was told."""
+        """Log what nobody has looked at, and what no callback was told; the actor is to end."""
+        self._running = False
         unseen = [error for errors in self._unseen.values() for error in errors]
         self._unseen.clear()
         for error in (*unseen, *self._mail):
             self.unhandled(error)
         self._mail.clear()
+        self._tell_lost()
+
+
+def no_pardon() -> None:
+    """Leave it at that: what was logged stays in the log."""

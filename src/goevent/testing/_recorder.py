@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from goevent import GoEvent
+from goevent import GoEvent, Ledger
 
 E = TypeVar("E")
 
@@ -98,5 +98,11 @@ async def wait_idle(bus: GoEvent) -> None:
     endless circle, it never returns.
     """
     await trio.lowlevel.checkpoint()
-    while any(one.depth or one.in_flight for one in bus.snapshot().listeners):
+    while unsettled(bus.snapshot().ledger):
         await bus.wait()
+
+
+def unsettled(ledger: Ledger) -> int:
+    """Return how many deliveries are under way, also to listeners that were unregistered."""
+    lost = ledger.failed + ledger.dropped + ledger.abandoned
+    return ledger.accepted - ledger.completed - lost

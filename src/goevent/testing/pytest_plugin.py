@@ -50,7 +50,7 @@ async def bus(bus_config: Config) -> AsyncGenerator[GoEvent]:
     """
     bus = GoEvent(bus_config)
     unhandled: list[EventError] = []
-    bus._on_unhandled(unhandled.append)  # pyright: ignore[reportPrivateUsage]
+    bus._collect_unhandled(unhandled)  # pyright: ignore[reportPrivateUsage]
     async with bus:
         yield bus
     if unhandled:

@@ -1,0 +1,369 @@
+"""The pytest plugin, as an application's tests see it: each runs in a pytest of its own."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+EVENTS = """
+import pytest
+import trio
+from goevent import Config, Event, GoEvent, ListenerOptions
+from goevent.testing import Recorder, Run, record, wait_idle
+
+class Job(Event, name="plugin.job"):
+    n: int = 0
+
+class Done(Event, name="plugin.done"):
+    n: int = 0
+
+def fail(event: Job) -> None:
+    raise ValueError("broken")
+
+async def fail_later(event: Job) -> None:
+    await trio.lowlevel.checkpoint()
+    raise ValueError("broken later")
+"""
+
+
+def run(
+    pytester: pytest.Pytester, body: str, *options: str, trio_mode: bool = True
+) -> pytest.RunResult:
+    pytester.makeini("[pytest]\n" + "trio_mode = true\n" * trio_mode + "filterwarnings = error\n")
+    pytester.makepyfile(test_application=EVENTS + body)
+    return pytester.runpytest_subprocess("-p", "no:randomly", *options, timeout=60)
+
+
+def test_the_fixtures_are_there_without_configuration(pytester: pytest.Pytester) -> None:
+    result = pytester.runpytest_subprocess("--fixtures", timeout=60)
+    for line in ("*An open bus;*", "*The configuration of the `bus` fixture;*"):
+        result.stdout.fnmatch_lines([line])
+
+
+def test_an_error_that_nobody_looked_at_fails_the_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+async def test_dropped(bus):
+    bus.subscribe(fail, Job)
+    await bus.dispatch(Job())
+
+async def test_kept(bus):
+    bus.subscribe(fail, Job)
+    handle = await bus.dispatch(Job())
+    assert handle.done
+
+async def test_in_the_background(bus):
+    bus.subscribe(fail_later, Job)
+    await bus.dispatch(Job())
+""",
+    )
+    outcomes = result.parseoutcomes()
+    assert outcomes.get("passed", 0) == 0
+    assert outcomes.get("failed", 0) + outcomes.get("errors", 0) == 3
+    result.stdout.fnmatch_lines(["*errors on the bus that the test did not look at*"])
+    result.stdout.fnmatch_lines(["*ValueError: broken*"])
+    result.stdout.fnmatch_lines(["*ValueError: broken later*"])
+
+
+def test_an_event_that_was_given_up_is_an_error_to_look_at(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+@pytest.fixture
+def bus_config():
+    return Config(close_timeout=0)
+
+async def stuck(event):
+    await trio.sleep_forever()
+
+async def test_stuck(bus):
+    bus.subscribe(stuck, Job)
+    await bus.dispatch(Job())
+""",
+    )
+    assert "passed" not in result.parseoutcomes()
+    result.stdout.fnmatch_lines(["*EventAbandoned: *stuck abandoned on 'plugin.job'*"])
+
+
+def test_an_error_that_was_looked_at_passes(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+async def test_at_the_handle(bus):
+    bus.subscribe(fail, Job)
+    handle = await bus.dispatch(Job())
+    assert len(handle.errors) == 1
+
+async def test_at_the_bus(bus):
+    bus.subscribe(fail_later, Job)
+    await bus.dispatch(Job())
+    await bus.wait()
+    assert len(bus.errors) == 1
+
+async def test_raised(bus):
+    bus.subscribe(fail, Job)
+    handle = await bus.dispatch(Job())
+    with pytest.raises(ExceptionGroup):
+        handle.raise_errors()
+
+async def test_told(bus):
+    bus.on_error(lambda error: None)
+    bus.subscribe(fail, Job)
+    await bus.dispatch(Job())
+
+async def test_cleared(bus):
+    bus.subscribe(fail, Job)
+    handle = await bus.dispatch(Job())
+    bus.clear_errors()
+
+async def test_nothing_failed(bus):
+    await bus.dispatch(Job())
+""",
+    )
+    result.assert_outcomes(passed=6)
+
+
+def test_a_failing_test_shows_its_own_failure(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+async def test_wrong(bus):
+    await bus.dispatch(Job())
+    assert 1 == 2, "my own mistake"
+""",
+    )
+    result.assert_outcomes(failed=1)
+    result.stdout.fnmatch_lines(["*my own mistake*"])
+
+
+def test_the_bus_is_open_and_closes_with_the_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+kept = []
+
+async def test_opens(bus):
+    assert isinstance(bus, GoEvent)
+    assert bus.snapshot().state == "open"
+    bus.subscribe(lambda event: None, Job)
+    kept.append(bus)
+
+async def test_closed(bus):
+    assert kept[0].snapshot().state == "closed"
+    assert bus is not kept[0]
+    assert bus.snapshot().listeners == ()
+    await bus.close()
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_the_recorder_sees_what_was_dispatched_and_what_ran(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+async def test_records(bus, recorder):
+    @bus.listener(Job)
+    def inline(event):
+        bus.dispatch_nowait(Done(event.n))
+
+    @bus.listener(Done)
+    async def queued(event):
+        await trio.lowlevel.checkpoint()
+
+    registration = bus.subscribe(fail, Job)
+    handle = await bus.dispatch(Job(1))
+    await bus.dispatch(Event("plugin.nobody", {"a": 1}))
+    await wait_idle(bus)
+    assert isinstance(recorder, Recorder)
+    assert [type(event).__name__ for event in recorder.dispatched] == ["Job", "Done", "AdHocEvent"]
+    assert recorder.events(Job) == [Job(1)]
+    assert recorder.ran(queued) == [Done(1)]
+    assert recorder.ran("fail") == [Job(1)]
+    assert recorder.ran(inline) == [Job(1)]
+    (failed,) = [run for run in recorder.runs if run.error is not None]
+    assert failed == Run("fail", Job(1), handle.errors[0].error)
+    recorder.clear()
+    assert recorder.dispatched == recorder.runs == []
+    with pytest.raises(RuntimeError):
+        record(bus)
+
+async def test_has_listeners_that_were_there_before(bus):
+    ran = []
+    async def early(event):
+        ran.append(event)
+    bus.subscribe(early, Job)
+    recorder = record(bus)
+    handle = await bus.dispatch(Job(2))
+    await handle.wait()
+    assert ran == recorder.ran(early) == recorder.dispatched == [Job(2)]
+    ledger = await bus.close()
+    assert (ledger.accepted, ledger.completed) == (1, 1)  # it is no listener itself
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_time_is_the_mock_clock_s(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+async def test_a_day(bus, autojump_clock):
+    ran = []
+
+    @bus.listener(Job)
+    async def slow(event):
+        await trio.sleep(24 * 3600)
+        ran.append(event)
+
+    handle = await bus.dispatch(Job())
+    queued = await bus.dispatch(Job())
+    await trio.sleep(7)
+    assert bus.snapshot().listeners[0].oldest_age == 7
+    await handle.wait()
+    await queued.wait()
+    assert trio.current_time() == 2 * 24 * 3600
+    assert len(ran) == 2
+
+async def test_an_hour_at_the_end(bus, autojump_clock, hours):
+    @bus.listener(Job)
+    async def slow(event):
+        await trio.sleep(3600)
+        hours.append(trio.current_time())
+
+    await bus.dispatch(Job())
+
+@pytest.fixture
+def bus_config():
+    return Config(close_timeout=7200, listener=ListenerOptions(mailbox=3))
+
+@pytest.fixture
+def hours():
+    hours = []
+    yield hours
+    assert hours == [3600.0]
+""",
+        "--durations=3",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_the_configuration_can_be_changed(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+@pytest.fixture
+def bus_config():
+    return Config(listener=ListenerOptions(mailbox=1))
+
+async def test_has_room_for_one(bus):
+    gate = trio.Event()
+
+    @bus.listener(Job)
+    async def gated(event):
+        await gate.wait()
+
+    bus.dispatch_nowait(Job())
+    with pytest.raises(trio.WouldBlock):
+        bus.dispatch_nowait(Job())
+    gate.set()
+""",
+    )
+    result.assert_outcomes(passed=1)
+
+
+def test_wait_idle_follows_chains(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+async def test_chain(bus, autojump_clock):
+    done = []
+
+    @bus.listener(Job)
+    async def again(event):
+        await trio.sleep(1)
+        if event.n < 50:
+            await bus.dispatch(Job(event.n + 1))
+        await bus.dispatch(Done(event.n))
+
+    @bus.listener(Done)
+    async def collect(event):
+        await trio.sleep(0.1)
+        done.append(event.n)
+
+    with trio.fail_after(100):
+        await bus.dispatch(Job())
+        await bus.wait()
+        assert done == []  # only what was accepted before
+        await wait_idle(bus)
+    assert done == list(range(51))
+    with trio.testing.assert_checkpoints():
+        await wait_idle(bus)
+
+async def test_a_listener_that_was_unregistered_at_work(bus, autojump_clock):
+    done = []
+
+    async def slow(event):
+        await trio.sleep(1)
+        done.append(event.n)
+
+    registration = bus.subscribe(slow, Job)
+    await bus.dispatch(Job(1))
+    await trio.testing.wait_all_tasks_blocked()
+    registration.unregister()
+    await wait_idle(bus)
+    assert done == [1]
+""",
+    )
+    result.assert_outcomes(passed=2)
+
+
+def test_without_trio_mode_a_test_says_that_it_is_a_trio_test(pytester: pytest.Pytester) -> None:
+    result = run(
+        pytester,
+        """
+@pytest.mark.trio
+async def test_marked(bus):
+    await bus.dispatch(Job())
+""",
+        trio_mode=False,
+    )
+    result.assert_outcomes(passed=1)
+
+
+WITHOUT_PYTEST_TRIO = """
+import sys
+
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "pytest_trio":
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Missing())
+"""
+
+
+def test_without_pytest_trio_the_fixture_says_what_to_install(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blocked = pytester.mkdir("blocked")
+    (blocked / "sitecustomize.py").write_text(WITHOUT_PYTEST_TRIO)
+    monkeypatch.setenv("PYTHONPATH", str(blocked))
+    monkeypatch.setenv("PYTEST_DISABLE_PLUGIN_AUTOLOAD", "1")
+    pytester.makepyfile(
+        """
+        def test_needs_the_bus(bus):
+            pass
+
+        def test_needs_a_recorder(recorder):
+            pass
+
+        def test_needs_nothing():
+            pass
+        """
+    )
+    result = pytester.runpytest_subprocess("-p", "goevent.testing.pytest_plugin", timeout=60)
+    result.assert_outcomes(passed=1, errors=2)
+    result.stdout.fnmatch_lines(["*needs pytest-trio: pip install pytest-trio*"])

@@ -1,0 +1,130 @@
+"""Type checkers accept what is right and refuse what is wrong, line by line.
+
+A line of a `must_fail` file with the mark `# E: why` must have an error in mypy --strict and in
+strict pyright; no other line may have one. `# E[pyright]: why` marks what mypy cannot see.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+CASES = Path(__file__).parent / "typing_cases"
+FILES = sorted(CASES.glob("must_*.py"))
+Errors = dict[str, dict[int, list[str]]]
+
+
+def unavailable(reason: str) -> NoReturn:
+    if os.environ.get("CI") or os.environ.get("GOEVENT_REQUIRE_BROKERS"):
+        pytest.fail(reason)
+    pytest.skip(reason)
+
+
+def call(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=cwd,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="session")
+def mypy_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
+    pytest.importorskip("mypy")
+    directory = tmp_path_factory.mktemp("mypy")
+    config = directory / "mypy.ini"
+    config.write_text("[mypy]\nstrict = true\n")
+    done = call(
+        "mypy",
+        f"--config-file={config}",
+        f"--cache-dir={directory / 'cache'}",
+        "--no-error-summary",
+        "--hide-error-context",
+        "--show-absolute-path",
+        *map(str, FILES),
+        cwd=directory,
+    )
+    if done.returncode not in (0, 1):
+        unavailable(f"mypy does not run here: {done.stdout}{done.stderr}")
+    errors: Errors = {}
+    for line in done.stdout.splitlines():
+        if found := re.match(r"(.+?):(\d+): error: (.*)", line):
+            path, number, message = found.groups()
+            errors.setdefault(Path(path).name, {}).setdefault(int(number), []).append(message)
+    return errors
+
+
+@pytest.fixture(scope="session")
+def pyright_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
+    directory = tmp_path_factory.mktemp("pyright")
+    settings: dict[str, Any] = {
+        "typeCheckingMode": "strict",
+        "reportUnusedExpression": False,
+    }
+    (directory / "pyrightconfig.json").write_text(json.dumps(settings))
+    done = call(
+        "pyright",
+        "--outputjson",
+        "--pythonpath",
+        sys.executable,
+        *map(str, FILES),
+        cwd=directory,
+    )
+    try:
+        output: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        unavailable(f"pyright does not run here: {done.stdout}{done.stderr}")
+    assert output["summary"]["filesAnalyzed"] == len(FILES), output["summary"]
+    errors: Errors = {}
+    for found in output["generalDiagnostics"]:
+        if found["severity"] == "error":
+            number = int(found["range"]["start"]["line"]) + 1
+            name = Path(found["file"]).name
+            errors.setdefault(name, {}).setdefault(number, []).append(found["message"])
+    return errors
+
+
+def marked(file: Path, checker: str) -> set[int]:
+    lines = enumerate(file.read_text().splitlines(), 1)
+    return {number for number, line in lines if "# E: " in line or f"# E[{checker}]: " in line}
+
+
+def check(file: Path, checker: str, errors: Errors) -> None:
+    lines = file.read_text().splitlines()
+    found = errors.get(file.name, {})
+    expected = marked(file, checker)
+    missing = [f"{number}: {lines[number - 1]}" for number in sorted(expected - found.keys())]
+    surplus = [
+        f"{number}: {lines[number - 1]}\n    {found[number]}"
+        for number in sorted(found.keys() - expected)
+    ]
+    assert not missing, "accepted, and should not be:\n" + "\n".join(missing)
+    assert not surplus, "refused, and should not be:\n" + "\n".join(surplus)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_mypy_refuses_the_marked_lines_and_no_other(file: Path, mypy_errors: Errors) -> None:
+    check(file, "mypy", mypy_errors)
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.stem)
+def test_pyright_refuses_the_marked_lines_and_no_other(file: Path, pyright_errors: Errors) -> None:
+    check(file, "pyright", pyright_errors)
+
+
+def test_every_file_says_in_its_name_what_must_happen() -> None:
+    assert {file.name.split("_")[1] for file in FILES} == {"pass", "fail"}
+    for file in FILES:
+        assert bool(marked(file, "mypy")) == file.name.startswith("must_fail")
