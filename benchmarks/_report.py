@@ -13,11 +13,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from benchmarks._contenders import BY_NAME as CONTENDER
-from benchmarks._contenders import CONTENDERS
+from benchmarks._contenders import BY_NAME as CONTENDER, CONTENDERS
 from benchmarks._runner import SUBJECT, Results
-from benchmarks._workloads import BY_ID as WORKLOAD
-from benchmarks._workloads import GOALS, LABELS, SECTIONS, Goal, Pair, Section
+from benchmarks._workloads import BY_ID as WORKLOAD, GOALS, LABELS, SECTIONS, Goal, Pair, Section
 
 
 def _figure(value: float) -> str:

@@ -95,6 +95,30 @@ async def test_a_base_exception_of_a_listener_leaves_the_bus_as_itself(
     assert ledger.accepted == ledger.completed + ledger.failed + ledger.dropped + ledger.abandoned
 
 
+async def test_a_body_that_waits_for_room_is_cancelled_and_adds_no_error_of_its_own() -> None:
+    bus = GoEvent()
+    gate = trio.Event()
+
+    @bus.listener(Calm, mailbox=1)
+    async def stuck(event: Calm) -> None:
+        await trio.sleep_forever()
+
+    @bus.listener(Stop)
+    async def halts(event: Stop) -> None:
+        await gate.wait()
+        raise Halt
+
+    async def open_the_gate() -> None:
+        await wait_all_tasks_blocked()
+        gate.set()
+
+    with trio.fail_after(5):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(open_the_gate)
+            with pytest.raises(Halt):
+                await open_until_it_ends(bus, Stop(), Calm(), Calm(), Calm(), Calm())
+
+
 async def test_a_bus_opens_again_after_a_base_exception() -> None:
     ran: list[int] = []
     bus = GoEvent()
@@ -394,6 +418,14 @@ def busy(error):
         pass
 """,
         "await bus.dispatch(Work()); await trio.sleep_forever()",
+    ),
+    "a loop that waits for the bus": (
+        """
+@bus.listener(Work)
+async def short(event):
+    await trio.lowlevel.checkpoint()
+""",
+        "ready()\n        while True: await bus.dispatch(Work()); await bus.wait()",
     ),
     "nothing: idle": ("", "ready(); await trio.sleep_forever()"),
     "nothing: waiting for a stuck listener": (

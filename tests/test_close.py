@@ -683,6 +683,36 @@ async def test_every_failure_has_been_told_to_on_error_when_close_returns(
     assert len(told) == 100
 
 
+@pytest.mark.parametrize("how", ["cancelled", "error"])
+async def test_on_error_is_told_what_was_abandoned_however_the_bus_ends(
+    autojump_clock: MockClock, how: str
+) -> None:
+    told: list[EventError] = []
+    bus = GoEvent()
+    bus.subscribe(stuck, Job)
+
+    @bus.on_error
+    async def tell(error: EventError) -> None:
+        await trio.sleep(0.1)
+        told.append(error)
+
+    with trio.CancelScope() as scope:
+        try:
+            async with bus:
+                for n in range(5):
+                    await bus.dispatch(Job(n))
+                await wait_all_tasks_blocked()
+                if how == "error":
+                    raise MyError
+                scope.cancel()
+                await trio.sleep_forever()
+        except MyError:
+            pass
+    assert len(told) == 5
+    assert tuple(told) == bus.errors
+    assert trio.current_time() <= 2
+
+
 async def test_a_stuck_on_error_does_not_hold_close_up(autojump_clock: MockClock) -> None:
     async with GoEvent() as bus:
 

@@ -8,8 +8,7 @@ from typing import Any, assert_type
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from goevent._event import AdHocEvent, Event
 from goevent._names import MAX_NAME_BYTES, validate_name

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
 
 import trio
+from trio.lowlevel import enable_ki_protection
 
 from ._actor import Actor
 from ._config import Config
@@ -163,8 +164,8 @@ class GoEvent:
         options: ListenerOptions,
         depth: int,
     ) -> Actor:
-        options = options.over(self._config.listener)
-        return build_actor(handler, events, options, self._config.registry, depth)
+        default = self._config.listener
+        return build_actor(handler, events, options, default, self._config.registry, depth)
 
     # -- dispatch
 
@@ -304,6 +305,7 @@ class GoEvent:
         self._supervisor.unhandled = into.append
         self._supervisor.pardon = into.clear
 
+    @enable_ki_protection
     async def __aenter__(self) -> Self:
         if self._opened is not None:
             raise RuntimeError("this bus is open already")
@@ -325,6 +327,7 @@ class GoEvent:
                 self._opened = None
         return self
 
+    @enable_ki_protection
     async def __aexit__(
         self,
         kind: type[BaseException] | None,

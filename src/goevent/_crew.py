@@ -96,8 +96,9 @@ class Worker:
             self._away = self.slept = actor.suspends = True
             crew.suspended += 1
             crew.awake -= 1
+            # To let it in here could wake this very task, of which Trio does not know that it waits.
             if actor.queue:
-                let_in((actor,))
+                actor.queue[0].nudge()
             if crew.ready and not crew.awake:
                 crew.post()
         return trap
@@ -142,6 +143,7 @@ class Crew:
         self._report = report
         self._clean = contextvars.Context()
 
+    @enable_ki_protection
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Be the crew until cancelled."""
         self._clean = contextvars.copy_context()
@@ -159,6 +161,7 @@ class Crew:
             self.ready.clear()
             self._look_around()
 
+    @enable_ki_protection
     async def _stay_open(self) -> None:
         """Keep the nursery open without workers, and call for none once it may have closed."""
         try:

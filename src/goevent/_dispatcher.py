@@ -327,6 +327,7 @@ class Dispatcher:
         known = self._registry.name_of(type(event))
         return known or getattr(event, "event_name", "") or type(event).__qualname__
 
+    @enable_ki_protection
     async def wait(self) -> None:
         """Wait until what was accepted before is settled."""
         self.refuse_inside("wait for")

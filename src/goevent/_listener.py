@@ -42,7 +42,8 @@ class Listener(Protocol):
 def build_actor(
     handler: Callable[[Any], Any],
     events: Iterable[str | type],
-    options: ListenerOptions,
+    asked: ListenerOptions,
+    default: ListenerOptions,
     registry: EventRegistry,
     depth: int,
 ) -> Actor:
@@ -50,13 +51,16 @@ def build_actor(
 
     `depth` tells how many frames up the user's code is, whose local names annotations may use.
     """
+    options = asked.over(default)
     names = tuple(dict.fromkeys(event_name_of(event, registry) for event in events))
     if not names:
         raise TypeError("a listener needs at least one event name or event class")
     if isinstance(handler, type) or not callable(handler):
         raise TypeError(f"a listener is a function or has one, not {handler!r}")
     name = (
-        options.name or getattr(handler, "__qualname__", None) or type(inner(handler)).__qualname__
+        options.name
+        or getattr(inner(handler), "__qualname__", None)
+        or type(inner(handler)).__qualname__
     )
     check_annotation(handler, name, names, registry, frame_above(depth + 1))
     let_interrupt(handler)
@@ -66,7 +70,7 @@ def build_actor(
         raise NotImplementedError(
             "async_=False on an `async def` listener comes with a later release"
         )
-    if inline and (options.mailbox is not None or options.overflow is not None):
+    if inline and (asked.mailbox is not None or asked.overflow is not None):
         raise ValueError(f"{name} runs inline and has no mailbox; async_=True would give it one")
     return Actor(
         name,
@@ -197,7 +201,9 @@ def accepted_types(
         except NameError:  # imported for type checkers only: they will check it
             return None
     members = typing.get_args(annotation) if is_union(annotation) else (annotation,)
-    if any(not isinstance(cls, type) or cls in (parameter.empty, object, Event) for cls in members):
+    if any(
+        not isinstance(cls, type) or cls in (parameter.empty, object, Event, Any) for cls in members
+    ):
         return None
     return tuple(members)
 

@@ -58,4 +58,6 @@ class ListenerOptions:
             else getattr(self, field.name)
             for field in fields(self)
         }
+        if chosen["async_"] is False:  # no mailbox for the defaults to be about
+            chosen |= {"mailbox": self.mailbox, "overflow": self.overflow}
         return ListenerOptions(**chosen)

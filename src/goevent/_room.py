@@ -1,8 +1,9 @@
 """A dispatch that waits for room: back-pressure, first come, first served.
 
 It stands in the queue of every `overflow="block"` mailbox on its route. When it is first in all of
-them and all have room, whoever made the last room commits it, in that very step; so it can neither
-be overtaken nor be cancelled half-way.
+them and all have room, whoever made the last room commits it, in that very step, or nudges it to
+commit itself; it keeps its place until then, so it can neither be overtaken nor be cancelled
+half-way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from typing import TYPE_CHECKING
 import outcome
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from ._handle import WOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -48,15 +51,31 @@ class RoomWait:
         self.outside: bool = actor is None and not arrived
         self.blocking: list[Actor] = [other for other in route.actors if other.overflow == "block"]
         self._put = partial(put, route, handle)
-        self._task: Task | None = None
+        self._task: Task | None = None  # while it is parked
+        self._result: outcome.Outcome[bool] | None = None
+        self._cancelled = False
 
     async def wait(self) -> bool:
         """Return True when the event is in the mailboxes, False if it has to be routed anew."""
-        self._task = current_task()
         self.route.free = 0  # nobody overtakes
         for actor in self.blocking:
             actor.enqueue(self)
-        return bool(await wait_task_rescheduled(self._abort))
+        try:
+            while self._result is None:
+                let_in(self.blocking)
+                if self._result is None:
+                    self._task = current_task()
+                    await wait_task_rescheduled(self._abort)
+            return self._result.unwrap()
+        finally:
+            if self._cancelled:
+                let_in(self.blocking)
+
+    def nudge(self) -> None:
+        """Have it admitted by its own task, if there is room; for who may not wake others now."""
+        if self._task is not None and self.has_room():
+            task, self._task = self._task, None
+            reschedule(task, WOKEN)
 
     def needs(self) -> list[Actor]:
         """Return the listeners that must go on before this dispatch can."""
@@ -64,14 +83,16 @@ class RoomWait:
         waiters: list[RoomWait] = [self]
         for waiter in waiters:  # grows by those who stand before it somewhere
             for actor in waiter.blocking:
-                if len(actor.mail) >= actor.capacity:
+                ahead = waiter.ahead(actor)
+                if len(actor.mail) + len(ahead) >= actor.capacity:
                     found.append(actor)
-                for other in actor.queue or ():
-                    if other is waiter:
-                        break
-                    if other not in waiters:
-                        waiters.append(other)
+                waiters += [other for other in ahead if other not in waiters]
         return found
+
+    def ahead(self, actor: Actor) -> list[RoomWait]:
+        """Return who stands before it in the queue of a mailbox, or would if it stood there."""
+        queue = list(actor.queue or ())
+        return queue[: queue.index(self)] if self in queue else queue
 
     def has_room(self) -> bool:
         return all(
@@ -92,22 +113,23 @@ class RoomWait:
         let_in(self.blocking)
 
     def _go(self, result: outcome.Outcome[bool]) -> None:
-        task, self._task = self._task, None
+        if self._result is not None:
+            return
+        self._result = result
         for actor in self.blocking:
             actor.dequeue(self)
-        if task is not None:
-            reschedule(task, result)
+        if self._task is not None:
+            task, self._task = self._task, None
+            reschedule(task, WOKEN)
 
     def _abort(self, _: object) -> Abort:
+        # Who stood behind it is let in when its task runs: that may need a new worker, and Trio, in
+        # the middle of cancelling many tasks, bears no new ones.
         self._task = None
-        self.leave()
-        return Abort.SUCCEEDED
-
-    def leave(self) -> None:
-        """Stand in no queue any more, and let those behind step up."""
+        self._cancelled = True
         for actor in self.blocking:
             actor.dequeue(self)
-        let_in(self.blocking)
+        return Abort.SUCCEEDED
 
 
 def let_in(actors: Iterable[Actor]) -> None:

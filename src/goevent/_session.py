@@ -72,7 +72,8 @@ class Session:
         self._books.reset()
         self.door = ThreadDoor(current_trio_token(), nursery, self._dispatcher.dispatch)
         await nursery.start(self._run_supervisor)
-        await nursery.start(self._run_crew)
+        self._supervisor_scope.shield = True  # it ends last, by _stop; opening may be cancelled
+        await nursery.start(self._run_crew, nursery)
         if self._driver.connected:
             await nursery.start(self._run_driver)
             self._router.connect(
@@ -82,19 +83,25 @@ class Session:
 
     # -- the tasks of the nursery
 
+    @enable_ki_protection
     async def _run_supervisor(self, *, task_status: trio.TaskStatus[None]) -> None:
         with self._supervisor_scope:
             await self._supervisor.run(task_status=task_status)
 
-    async def _run_crew(self, *, task_status: trio.TaskStatus[None]) -> None:
+    @enable_ki_protection
+    async def _run_crew(self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
         self._crew_ended = trio.Event()
         try:
             with sole_error(), self._crew_scope:
                 await self._crew.run(task_status=task_status)
         finally:
+            if self._dispatcher.state == "open" and not self._crew_scope.cancel_called:
+                # It crashed: the body is to be cancelled for it, not to be told BusClosed.
+                nursery.cancel_scope.cancel()
             self._give_up()
             self._crew_ended.set()
 
+    @enable_ki_protection
     async def _run_driver(self, *, task_status: trio.TaskStatus[None]) -> None:
         dispatcher = self._dispatcher
         self._driver_ended = trio.Event()

@@ -50,6 +50,8 @@ class ThreadDoor:
 
     def _enter(self, future: Future[DispatchHandle], event: Any) -> None:
         if self._open:
+            with self._lock:
+                self._waiting.discard(future)  # `_serve` will tell what became of the event
             self._nursery.start_soon(self._serve, future, event)
 
     async def _serve(self, future: Future[DispatchHandle], event: Any) -> None:
