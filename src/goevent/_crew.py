@@ -96,7 +96,7 @@ class Worker:
             self._away = self.slept = actor.suspends = True
             crew.suspended += 1
             crew.awake -= 1
-            # To let it in here could wake this very task, of which Trio does not know that it waits.
+            # Letting it in could wake this very task, of which Trio does not know that it waits.
             if actor.queue:
                 actor.queue[0].nudge()
             if crew.ready and not crew.awake:
