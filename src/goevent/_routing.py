@@ -26,8 +26,8 @@ class Route:
         "exclusive",
         "free",
         "inline",
+        "inner",
         "kernel",
-        "local",
         "name",
         "posted",
         "ran",
@@ -41,12 +41,17 @@ class Route:
         self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
         self.actors: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)
         self.calls: tuple[Callable[[Any], Any], ...] = unique(actor.call for actor in self.inline)
-        self.local: Route = self  # the same without the way to other buses
+        self.inner: Route | None = None  # its twin without the way to other buses
         # Events that surely fit into all mailboxes, if no other route fills them too.
         self.free: int = 0
         self.exclusive: bool = all(len(actor.event_names) == 1 for actor in self.actors)
         self.posted: int = 0  # events put into the mailboxes of `actors`
         self.ran: int = 0  # events that went through all of `calls`
+
+    @property
+    def local(self) -> Route:
+        """The route for events that come from other buses, and must not go back to them."""
+        return self.inner or self
 
     @property
     def listeners(self) -> tuple[Actor, ...]:
@@ -148,7 +153,7 @@ class Router:
         route = Route(name, self._kernel, (*spies, *listeners))
         if self._outbox is not None:
             local, route = route, Route(name, self._kernel, (*route.listeners, self._outbox))
-            route.local = local
+            route.inner = local
             local.exclusive = route.exclusive = False
         return route
 
