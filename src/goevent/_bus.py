@@ -213,11 +213,12 @@ class GoEvent:
             RuntimeError: this is the bus's own thread, or the bus is not open yet.
             BusClosed: the bus is closed or closing.
         """
-        if self._session is None:
+        door = None if self._session is None else self._session.door
+        if door is None:
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
         if self._dispatcher.on_home_thread:
             raise RuntimeError("this is the bus's own thread: use dispatch or dispatch_nowait")
-        return self._session.door.dispatch(event)
+        return door.dispatch(event)
 
     async def wait(self) -> None:
         """Wait until everything that was accepted before this call is settled.

@@ -29,7 +29,7 @@ OUTBOX_SIZE = 1024
 class Session:
     """A bus from `async with` to its end."""
 
-    door: ThreadDoor
+    door: ThreadDoor | None = None
 
     def __init__(
         self,
@@ -123,7 +123,8 @@ class Session:
             return self.ledger
         self._drain_scope = trio.CancelScope(deadline=deadline)
         self._dispatcher.drain()
-        self.door.close()
+        if self.door is not None:
+            self.door.close()
         try:
             with self._drain_scope:
                 if self._driver_ended is not None:
@@ -146,7 +147,8 @@ class Session:
             await self._supervisor.flush()
         self._give_up()  # also what a listener holds that ignored its cancellation
         self._supervisor_scope.cancel()
-        self.door.close()
+        if self.door is not None:
+            self.door.close()
         if not self._ended.is_set():
             self._router.connect(None)
             self._supervisor.finish()
