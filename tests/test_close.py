@@ -1005,3 +1005,31 @@ async def test_a_cancellation_at_any_step_leaves_true_books_and_no_task(
             await bus.wait()
         assert await bus.close() == Ledger(accepted=3, completed=3)
         assert handle.errors == ()
+
+
+async def test_what_the_body_raises_while_it_is_cancelled_leaves_as_itself(
+    autojump_clock: MockClock,
+) -> None:
+    async def body() -> None:
+        async with GoEvent():
+            try:
+                await trio.sleep_forever()
+            finally:
+                raise MyError
+
+    with trio.move_on_after(1), pytest.raises(MyError):
+        await body()
+
+
+async def test_listeners_that_feed_themselves_for_ever_do_not_hold_up_a_close() -> None:
+    bus = GoEvent()  # in real time: a mock clock stands still while there is always work
+
+    @bus.listener(Job)
+    async def again(event: Job) -> None:
+        await bus.dispatch(event)
+
+    with trio.fail_after(10):
+        async with bus:
+            await bus.dispatch(Job())
+            ledger = await bus.close(timeout=0.05)
+    assert balanced(ledger)

@@ -490,7 +490,7 @@ def again(bus: GoEvent) -> Callable[[Ping], None]:
     return nest
 
 
-@pytest.mark.parametrize("bound", [1, 2, 50, 100, 200])
+@pytest.mark.parametrize("bound", [1, 2, 50, 100, 150])
 async def test_nesting_past_the_bound_is_one_clear_error_and_the_bus_lives(bound: int) -> None:
     bus = GoEvent(Config(registry=REGISTRY, max_nesting=bound))
     bus.subscribe(again(bus), Ping, name="nest")
@@ -529,6 +529,36 @@ async def test_nesting_as_deep_as_the_bound_is_fine_also_when_every_level_fails(
         assert [error.reason for error in bus.errors] == [f"ValueError: {n}" for n in range(101)]
         ledger = await bus.close()
     assert ledger == Ledger(accepted=202, completed=101, failed=101)
+
+
+async def test_an_inline_failure_is_not_the_context_of_the_next_one(bus: GoEvent) -> None:
+    @bus.listener(Ping)
+    def first(event: Ping) -> None:
+        raise ValueError
+
+    @bus.listener(Ping)
+    def second(event: Ping) -> None:
+        raise KeyError
+
+    for error in bus.dispatch_nowait(Ping()).errors:
+        assert error.error is not None
+        assert error.error.__context__ is None
+
+
+async def test_a_snapshot_inside_an_inline_listener_adds_up_after_a_failure(bus: GoEvent) -> None:
+    completed: list[int] = []
+
+    @bus.listener(Ping)
+    def fail(event: Ping) -> None:
+        raise ValueError
+
+    @bus.listener(Ping)
+    def look(event: Ping) -> None:
+        completed.append(bus.snapshot().ledger.completed)
+
+    assert bus.dispatch_nowait(Ping()).errors
+    assert bus.dispatch_nowait(Ping()).errors
+    assert completed == [0, 1]
 
 
 async def test_dispatches_of_async_listeners_do_not_nest(bus: GoEvent) -> None:

@@ -422,3 +422,24 @@ async def test_trio_still_has_the_private_attributes_that_the_kernel_reads() -> 
         assert task._cancel_status._scope is nursery.cancel_scope
         assert callable(nursery._nested_child_finished)
     assert task._cancel_status is before
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not with me")
+
+    __hash__ = object.__hash__
+
+
+async def test_context_values_that_refuse_to_be_compared_harm_nobody() -> None:
+    variable: ContextVar[Incomparable | None] = ContextVar("variable", default=None)
+    variable.set(Incomparable())
+    async with GoEvent(Config(registry=REGISTRY)) as bus:
+
+        @bus.listener(Do)
+        async def change(event: Do) -> None:
+            variable.set(Incomparable())
+
+        handle = await bus.dispatch(Do())
+        await handle.wait()
+        assert [error.listener for error in handle.errors] == [change.__qualname__]

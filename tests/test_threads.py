@@ -373,3 +373,22 @@ async def test_a_listener_may_hand_work_to_a_thread_that_dispatches(bus: GoEvent
         while len(seen) < 11:
             await bus.wait()
     assert seen == [*range(11)]
+
+
+async def test_a_handle_cannot_be_waited_for_in_another_event_loop(bus: GoEvent) -> None:
+    gate = trio.Event()
+
+    @bus.listener(Ping)
+    async def held(event: Ping) -> None:
+        await gate.wait()
+
+    handle = await bus.dispatch(Ping())
+
+    async def elsewhere() -> None:
+        with pytest.raises(RuntimeError, match="thread"):
+            await handle.wait()
+
+    with trio.fail_after(DEADLINE):
+        await trio.to_thread.run_sync(run_in_trio, elsewhere)
+        gate.set()
+        await handle.wait()

@@ -22,7 +22,7 @@ class Config:
         registry: the event types the bus knows; all of the program's by default.
         listener: options for listeners that do not say otherwise.
         close_timeout: seconds that leaving `async with bus` gives listeners to finish.
-        max_nesting: how deep inline listeners may dispatch inside each other.
+        max_nesting: how deep inline listeners may dispatch inside each other, at most 150.
     """
 
     driver: str | Driver = "memory"
@@ -34,5 +34,5 @@ class Config:
     def __post_init__(self) -> None:
         if not self.close_timeout >= 0:
             raise ValueError(f"close_timeout is seconds from 0 up, not {self.close_timeout!r}")
-        if not 1 <= self.max_nesting <= 200:
-            raise ValueError(f"max_nesting is from 1 to 200, not {self.max_nesting!r}")
+        if not 1 <= self.max_nesting <= 150:
+            raise ValueError(f"max_nesting is from 1 to 150, not {self.max_nesting!r}")

@@ -254,14 +254,15 @@ class Crew:
                         actor.hand = handle = mail.popleft()
                         try:
                             await call(handle.event)
+                            dirty = context != clean
                         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-                            if task._cancel_status is not status or context != clean:
+                            if task._cancel_status is not status or differ(context, clean):
                                 return await self._misbehaved(worker, actor, handle, status, error)
                             self._failed(actor, handle, error)
                         except (trio.Cancelled, BaseExceptionGroup) as error:
                             return await self._interrupted(worker, actor, handle, status, error)
                         else:
-                            if task._cancel_status is not status or context != clean:
+                            if dirty or task._cancel_status is not status:
                                 return await self._misbehaved(worker, actor, handle, status, None)
                         handle.left = left = handle.left - 1
                         if not left and handle.notes is not None:
@@ -354,6 +355,14 @@ class Crew:
         actor.hand = worker.actor = None
         self._put_back(actor)
         handle.settle_one()
+
+
+def differ(one: contextvars.Context, other: contextvars.Context) -> bool:
+    """Compare two contexts, whose values may refuse to be compared."""
+    try:
+        return one != other
+    except Exception:  # noqa: BLE001 - equal values are not compared at all
+        return True
 
 
 def split(error: BaseException) -> tuple[Exception | None, BaseException | None]:

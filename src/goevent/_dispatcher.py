@@ -73,7 +73,7 @@ class Dispatcher:
         self._waits = Waits()
         self._max_nesting = max_nesting
         self._depth = 0
-        self._home = 0
+        self.home: int = 0  # the thread that the bus runs on, while it is open
         self._draining = False
         self._was_open = False
         self._breath_end = 0.0
@@ -83,22 +83,22 @@ class Dispatcher:
 
     @property
     def state(self) -> str:
-        if self._home:
+        if self.home:
             return "draining" if self._draining else "open"
         return "closed" if self._was_open else "new"
 
     @property
     def busy(self) -> bool:
         """True while inline listeners run, or dispatches hold on to a route."""
-        inline = bool(self._home) and not self._owner and not self._draining
+        inline = bool(self.home) and not self._owner and not self._draining
         return inline or self._depth > 0 or bool(self._room_waits)
 
     @property
     def on_home_thread(self) -> bool:
-        return get_ident() == self._home
+        return get_ident() == self.home
 
     def open(self) -> None:
-        self._owner = self._home = get_ident()
+        self._owner = self.home = get_ident()
         self._draining = False
         self._was_open = True
         self._depth = 0
@@ -115,7 +115,7 @@ class Dispatcher:
 
     def shut(self) -> None:
         """Take no events any more."""
-        self._owner = self._home = 0
+        self._owner = self.home = 0
         self._refuse(self._room_waits)
 
     @staticmethod
@@ -135,7 +135,7 @@ class Dispatcher:
         let_in([actor, *(other for waiter in stale for other in waiter.blocking)])
 
     def check_thread(self) -> None:
-        if self._home and get_ident() != self._home:
+        if self.home and get_ident() != self.home:
             raise RuntimeError(
                 "this bus runs on another thread; from here, call only bus.dispatch_from_thread()"
             )
@@ -178,18 +178,21 @@ class Dispatcher:
         else:
             handle.left = 0
         self._owner = 0
+        failure = None
         try:
             for call in route.calls:
                 call(event)
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-            try:
-                return self._carry_on(route, handle, call, error)  # pyright: ignore
-            finally:
-                del handle  # this frame lives in the traceback, which lives in the handle's errors
+            failure = error
         finally:
             self._owner = ident
-        route.ran += 1
-        return handle
+        if failure is None:
+            route.ran += 1
+            return handle
+        try:
+            return self._carry_on(route, handle, call, failure)  # pyright: ignore
+        finally:
+            del handle, failure  # this frame lives in the traceback, which lives in the handle
 
     @enable_ki_protection
     async def dispatch(self, event: object) -> DispatchHandle:
@@ -220,7 +223,7 @@ class Dispatcher:
 
     def _unusual(self, event: object, ident: int) -> DispatchHandle:
         """Dispatch when the bus is not simply open, or inside an inline listener."""
-        if not self._home:
+        if not self.home:
             if self._was_open:
                 raise closed()
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
@@ -256,49 +259,54 @@ class Dispatcher:
 
     # -- inline calls, when one of them has failed or the dispatch had to wait
 
-    def _run_inline(self, route: Route, handle: DispatchHandle) -> DispatchHandle:
-        owner, self._owner = self._owner, 0
-        self._depth += 1
-        try:
-            return self._run_from(0, route, handle)
-        finally:
-            self._owner = owner
-            self._depth -= 1
-            del handle
-
     def _carry_on(
         self,
         route: Route,
         handle: DispatchHandle,
         call: Callable[[Any], Any],
-        error: Exception,
+        failure: Exception,
     ) -> DispatchHandle:
         failed = next(i for i, other in enumerate(route.calls) if other is call)
-        self._inline_failed(route.inline[failed], handle, error)
+        self._inline_failed(route.inline[failed], handle, failure)
         try:
-            return self._run_from(failed + 1, route, handle)
+            return self._run_inline(route, handle, failed)
         finally:
-            del handle, error
+            del handle, failure
 
-    def _run_from(self, index: int, route: Route, handle: DispatchHandle) -> DispatchHandle:
+    def _run_inline(
+        self, route: Route, handle: DispatchHandle, failed: int | None = None
+    ) -> DispatchHandle:
+        """Make the inline calls, or those behind one that has failed."""
+        failures = [] if failed is None else [route.inline[failed]]
+        index = 0 if failed is None else failed + 1
+        owner, self._owner = self._owner, 0
+        level = 1 if failed is None else 0  # those behind a failed one are at its level
+        self._depth += level
         try:
             while index < len(route.calls):
                 try:
                     route.calls[index](handle.event)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+                    failures.append(route.inline[index])
                     self._inline_failed(route.inline[index], handle, error)
                 index += 1
             return handle
         finally:
+            self._owner = owner
+            self._depth -= level
+            # All at once, so that a snapshot taken by a listener adds up.
+            route.ran += 1
+            for actor in failures:
+                actor.failed += 1
             for actor in route.inline[index:]:  # after a KeyboardInterrupt, say
                 actor.abandoned += 1
-            route.ran += 1
             del handle
 
-    def _inline_failed(self, actor: Actor, handle: DispatchHandle, error: Exception) -> None:
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next  # without our own frame
-        self._supervisor.report(EventError(handle.event_name, actor.name, error), handle, actor)
+    def _inline_failed(self, actor: Actor, handle: DispatchHandle, failure: Exception) -> None:
+        if failure.__traceback__ is not None:
+            failure.__traceback__ = failure.__traceback__.tb_next  # without our own frame
+        actor.last_error = EventError(handle.event_name, actor.name, failure)
+        self._supervisor.report(actor.last_error, handle)
 
     # -- what drivers bring, and what the bus asks
 

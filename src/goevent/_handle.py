@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
+from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 from trio.lowlevel import (
@@ -50,6 +51,8 @@ class Workers(Protocol):
 
 class Kernel(Protocol):
     """What a handle needs of the bus it comes from."""
+
+    home: int  # the thread that the bus runs on
 
     @property
     def crew(self) -> Workers: ...
@@ -152,12 +155,15 @@ class DispatchHandle:
 
         Raises:
             DeadlockError: the caller runs inside a listener which that event is waiting for.
+            RuntimeError: this is not the bus's thread.
         """
         if self.left <= 0:
             await checkpoint()
         else:
             task = current_task()
             kernel = self.route.kernel
+            if kernel.home != get_ident():
+                raise RuntimeError("this handle can be waited for on its bus's thread only")
             if kernel.crew.suspended or task in kernel.crew.workers:
                 with kernel.waiting(self, task):
                     await wait_task_rescheduled(self.enlist(task))

@@ -169,7 +169,9 @@ def sole_error() -> Generator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        error = group.exceptions[0] if len(group.exceptions) == 1 else group
+        # Next to an error, a cancellation says nothing new: who cancelled will go on to do so.
+        real = group.split(trio.Cancelled)[1] or group
+        error = real.exceptions[0] if len(real.exceptions) == 1 else group
     if error is not None:
         context = error.__context__
         try:
