@@ -39,6 +39,7 @@ from trio.lowlevel import (
 
 from ._errors import EventError
 from ._handle import WOKEN
+from ._parking import park, request_to_park
 from ._room import let_in
 from ._task_state import cancel_status, close_leftovers
 
@@ -61,14 +62,14 @@ class Worker:
     for listeners that do not suspend. It looks like a coroutine to `Task.iter_await_frames`.
     """
 
-    __slots__ = ("_away", "_crew", "_loop", "_send", "actor", "leave", "slept", "slice_end", "task")
+    __slots__ = ("_away", "_crew", "_loop", "_send", "actor", "rest", "slept", "slice_end", "task")
 
     def __init__(self, crew: Crew, task: Task) -> None:
         self.task: Task = task
         self.actor: Actor | None = None  # whose listener runs
         self.slept: bool = False  # it suspended
         self.slice_end: float = 0.0
-        self.leave: Callable[[object], Abort] = partial(crew.leave, self)
+        self.rest: object = request_to_park(partial(crew.leave, self))
         self._crew = crew
         self._away = False
         self._loop: Any = crew.loop(self)
@@ -294,7 +295,7 @@ class Crew:
             self._idle.append(worker)
             if self._watchers:
                 self._look_around()
-            await wait_task_rescheduled(worker.leave)
+            await park(worker.rest)
 
     def _put_back(self, actor: Actor) -> None:
         if actor.queue:
