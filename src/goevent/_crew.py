@@ -37,7 +37,7 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from ._errors import EventError
+from ._errors import EventError, forget_caller
 from ._handle import WOKEN
 from ._parking import park, request_to_park
 from ._room import let_in
@@ -306,9 +306,7 @@ class Crew:
             actor.scheduled = False
 
     def _failed(self, actor: Actor, handle: DispatchHandle, error: BaseException) -> None:
-        # Without our own frame: it holds the handle, which holds the error, which holds the frame.
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next
+        forget_caller(error)
         late = actor.hand is not handle  # the bus gave the event up before the listener did
         self._report(
             EventError(handle.event_name, actor.name, error), handle, None if late else actor

@@ -31,6 +31,7 @@ from ._errors import (
     EventError,
     GoEventError,
     NestingError,
+    forget_caller,
 )
 from ._event import AdHocEvent
 from ._handle import DispatchHandle
@@ -303,8 +304,7 @@ class Dispatcher:
             del handle
 
     def _inline_failed(self, actor: Actor, handle: DispatchHandle, failure: Exception) -> None:
-        if failure.__traceback__ is not None:
-            failure.__traceback__ = failure.__traceback__.tb_next  # without our own frame
+        forget_caller(failure)
         actor.last_error = EventError(handle.event_name, actor.name, failure)
         self._supervisor.report(actor.last_error, handle)
 

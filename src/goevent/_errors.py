@@ -111,6 +111,15 @@ class EventAbandoned(EventError):
     outcome: ClassVar[Outcome] = "abandoned"
 
 
+def forget_caller(error: BaseException) -> None:
+    """Take the frame that caught `error` off its traceback.
+
+    It is the kernel's and holds the handle, which holds the error: they would keep each other.
+    """
+    if error.__traceback__ is not None:
+        error.__traceback__ = error.__traceback__.tb_next
+
+
 def describe(error: BaseException) -> str:
     """Return "Type: message", also for an exception whose `__str__` raises."""
     kind = type(error).__name__
