@@ -10,7 +10,6 @@ import re
 MAX_NAME_BYTES = 255
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
-_FOREIGN = re.compile(r"[^A-Za-z0-9_.-]")
 
 
 def validate_name(name: str) -> str:
@@ -26,19 +25,21 @@ def validate_name(name: str) -> str:
     # The alphabet is ASCII, so characters count as bytes once the name matched.
     if len(name) <= MAX_NAME_BYTES and _NAME.fullmatch(name):
         return name
-    raise ValueError(_complaint(name))
+    raise ValueError(complaint("event name", name))
 
 
-def _complaint(name: str) -> str:
-    shown = ascii(name if len(name) <= 80 else f"{name[:80]}...")
-    if not name:
-        return "an event name cannot be empty"
-    if foreign := _FOREIGN.search(name):
+def complaint(kind: str, text: str, wildcard: str = "") -> str:
+    """Return what is wrong with `text`, an event name or, with a wildcard, what may contain it."""
+    shown = ascii(text if len(text) <= 80 else f"{text[:80]}...")
+    if not text:
+        return f"an {kind} cannot be empty"
+    if foreign := re.search(rf"[^A-Za-z0-9_.{wildcard}-]", text):
+        letters = " ".join(("A-Z a-z 0-9 _ -", *wildcard))
         return (
-            f"event name {shown}: character {foreign[0]!a} at position {foreign.start()} "
-            "is not allowed; a name is segments of A-Z a-z 0-9 _ - joined by dots"
+            f"{kind} {shown}: character {foreign[0]!a} at position {foreign.start()} "
+            f"is not allowed; allowed are segments of {letters} joined by dots"
         )
-    if len(name) > MAX_NAME_BYTES:
-        return f"event name {shown} has {len(name)} bytes, more than {MAX_NAME_BYTES}"
-    position = f".{name}.".index("..")
-    return f"event name {shown} has an empty segment at position {position}"
+    if len(text) > MAX_NAME_BYTES:
+        return f"{kind} {shown} has {len(text)} bytes, more than {MAX_NAME_BYTES}"
+    position = f".{text}.".index("..")
+    return f"{kind} {shown} has an empty segment at position {position}"
