@@ -1,4 +1,4 @@
-"""`python -m benchmarks`: measure goevent beside its peers and print medians and ratios."""
+"""`python -m benchmarks`: measure goevent beside its peers, or beside an earlier commit of it."""
 
 import argparse
 import sys
@@ -15,8 +15,9 @@ if find_spec("rich") is None:
 from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: E402
 
-from benchmarks._report import missing_peers, show, write_json  # noqa: E402
-from benchmarks._runner import run, select  # noqa: E402
+from benchmarks._against import Comparison, NoSuchSources, unpacked  # noqa: E402
+from benchmarks._report import missing_peers, show, show_against, write_json  # noqa: E402
+from benchmarks._runner import Results, Selection, WrongSource, run, select  # noqa: E402
 from benchmarks._workloads import WORKLOADS  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -42,6 +43,11 @@ def _arguments() -> argparse.Namespace:
         metavar="FILE",
         help="also write JSON (default file: benchmarks/results/<suite>-<time>.json)",
     )
+    parser.add_argument(
+        "--against",
+        metavar="COMMIT",
+        help="no peers: goevent of the working tree beside goevent of this commit",
+    )
     parser.add_argument("--list", action="store_true", help="list workloads and contenders")
     return parser.parse_args()
 
@@ -52,11 +58,25 @@ def main() -> int:
     if not console.is_terminal:
         # In a file or a CI log there is no edge to wrap at.
         console = Console(width=132)
-    rounds: int = max(1, arguments.rounds or (1 if arguments.quick else DEFAULT_ROUNDS))
-    if missing := missing_peers():
+    if arguments.against is None:
+        return _measure(arguments, console, None)
+    try:
+        with unpacked(arguments.against) as comparison:
+            return _measure(arguments, console, comparison)
+    except (NoSuchSources, WrongSource) as error:
+        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        return 2
+
+
+def _measure(arguments: argparse.Namespace, console: Console, comparison: Comparison | None) -> int:
+    quick: bool = arguments.quick
+    rounds: int = max(1, arguments.rounds or (1 if quick else DEFAULT_ROUNDS))
+    selection = select(arguments.only, quick=quick)
+    if comparison is not None:
+        selection = comparison.of(selection)
+    elif missing := missing_peers():
         console.print(f"[yellow]Not installed, left out: {', '.join(missing)}.[/]")
         console.print(f"Install all peers: {HOW_TO_INSTALL}", markup=False)
-    selection = select(arguments.only, quick=arguments.quick)
     if not selection:
         names = ", ".join(workload.id for workload in WORKLOADS)
         console.print(f"Nothing matches {arguments.only!r}. Workloads: {names}", markup=False)
@@ -70,8 +90,26 @@ def main() -> int:
         min(rounds, workload.max_rounds or rounds) * len(contenders)
         for workload, contenders in selection
     )
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     started = time.monotonic()
+    results = _run(selection, console, rounds=rounds, quick=quick, total=total)
+    if comparison is None:
+        show(console, results, rounds=rounds, quick=quick)
+    else:
+        show_against(console, results, comparison, rounds=rounds, quick=quick)
+    console.print(f"\n{total} processes, {time.monotonic() - started:.0f} s")
+    if arguments.json is not None:
+        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+        what = f"against-{comparison.commit}-" if comparison else ""
+        path = Path(arguments.json or RESULTS / f"{arguments.suite}-{what}{stamp}.json")
+        write_json(path, results, rounds=rounds, quick=quick, comparison=comparison)
+        console.print(f"JSON: {path}", soft_wrap=True, markup=False)
+    return 1 if results.failures else 0
+
+
+def _run(
+    selection: Selection, console: Console, *, rounds: int, quick: bool, total: int
+) -> Results:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as bar:
@@ -80,15 +118,7 @@ def main() -> int:
         def advance(label: str) -> None:
             bar.update(task, description=label, advance=1)
 
-        results = run(selection, rounds=rounds, quick=arguments.quick, advance=advance)
-    show(console, results, rounds=rounds, quick=arguments.quick)
-    console.print(f"\n{total} processes, {time.monotonic() - started:.0f} s")
-    if arguments.json is not None:
-        stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        path = Path(arguments.json or RESULTS / f"{arguments.suite}-{stamp}.json")
-        write_json(path, results, rounds=rounds, quick=arguments.quick)
-        console.print(f"JSON: {path}", soft_wrap=True, markup=False)
-    return 1 if results.failures else 0
+        return run(selection, rounds=rounds, quick=quick, advance=advance)
 
 
 if __name__ == "__main__":

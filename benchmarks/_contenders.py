@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TypeAlias, cast, get_args
 
 from benchmarks._measure import Effort
 from benchmarks._scenario import Scenario
-from benchmarks._workloads import Kind, Workload
+from benchmarks._workloads import OWN, Kind, Workload
 
 Blanks: TypeAlias = Mapping[Kind, str]
 
@@ -29,6 +30,7 @@ class Contender:
         note: What it does not do, for a fair reading.
         cannot: Kinds it has no figure for, each with the reason.
         quick: Whether the smoke run includes it.
+        source: The directory that it must be imported from; None means wherever it is installed.
     """
 
     name: str
@@ -37,6 +39,7 @@ class Contender:
     note: str
     cannot: Blanks = field(default_factory=dict)
     quick: bool = False
+    source: Path | None = None
 
     def runs(self, workload: Workload) -> bool:
         """Tell whether there is a figure for this workload."""
@@ -73,7 +76,7 @@ _IDLE: tuple[Kind, ...] = ("idle_names", "idle_one_name")
 _SYNC: tuple[Kind, ...] = ("sync", "raises")
 _NAMES: tuple[Kind, ...] = ("names", "few_names")
 
-_OWN = _because("a distinction that only goevent makes", "sync_await", "adhoc_names")
+_OWN = _because("a distinction that only goevent makes", *OWN)
 _NOT_NAMED = _because("has no table of event names", *_NAMES)
 
 

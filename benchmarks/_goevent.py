@@ -8,6 +8,7 @@ from types import new_class
 import trio
 import trio.testing
 
+from benchmarks._goevent_options import OPTION_SCENARIOS
 from benchmarks._measure import Effort, measure_async, traced_bytes
 from benchmarks._scenario import FEW_NAMES, ListenerFailed, Scenarios
 from goevent import Event, GoEvent
@@ -237,4 +238,5 @@ SCENARIOS: Scenarios = {
     "idle_one_name": lambda _, effort: trio.run(
         _idle_bytes, effort, ["bench.first"] * effort.population
     ),
+    **OPTION_SCENARIOS,
 }

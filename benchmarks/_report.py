@@ -3,7 +3,7 @@
 import json
 import os
 import platform
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -13,22 +13,42 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from benchmarks._against import BEFORE, NOW, Comparison
 from benchmarks._contenders import BY_NAME as CONTENDER, CONTENDERS
+from benchmarks._options import OPTIONS, OPTIONS_REMARK, OPTIONS_TITLE
 from benchmarks._runner import SUBJECT, Results
-from benchmarks._workloads import BY_ID as WORKLOAD, GOALS, LABELS, SECTIONS, Goal, Pair, Section
+from benchmarks._workloads import (
+    BY_ID as WORKLOAD,
+    GOALS,
+    LABELS,
+    OWN,
+    SECTIONS,
+    WORKLOADS,
+    Goal,
+    Pair,
+    Section,
+)
+
+QUICK_WARNING = "[yellow]--quick: few iterations and smaller sizes. A smoke test only.[/]"
 
 
 def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 20 else f"{value:.1f}"
 
 
-def _cell(results: Results, pair: Pair, divide_by: int) -> str:
+def _plain_cell(results: Results, pair: Pair, divide_by: int = 1) -> str:
     if pair in results.failures:
         return "[red]failed[/]"
+    if pair in results.unavailable:
+        return "[yellow]not available[/]"
     figure = results.median(pair)
-    if figure is None:
-        return ""
-    text = _figure(figure / divide_by)
+    return "" if figure is None else _figure(figure / divide_by)
+
+
+def _cell(results: Results, pair: Pair, divide_by: int) -> str:
+    text = _plain_cell(results, pair, divide_by)
+    if pair not in results.figures:
+        return text
     if pair[1] == SUBJECT:
         return f"[bold]{text}[/]"
     ratio = results.ratio(pair, (pair[0], SUBJECT))
@@ -38,7 +58,7 @@ def _cell(results: Results, pair: Pair, divide_by: int) -> str:
 def _section_table(section: Section, results: Results) -> Table | None:
     names = [name for name in CONTENDER if not section.contenders or name in section.contenders]
     pairs = [(workload, name) for _, workload in section.columns for name in names]
-    known = {pair for pair in pairs if pair in results.figures or pair in results.failures}
+    known = {pair for pair in pairs if results.known(pair)}
     if not known:
         return None
     table = Table()
@@ -61,6 +81,26 @@ def _section_table(section: Section, results: Results) -> Table | None:
     return table
 
 
+def _range(values: Sequence[float], unit: str = "x") -> str:
+    return f"{_number(min(values), unit)} to {_number(max(values), unit)}"
+
+
+def _options_table(results: Results) -> Table | None:
+    table = Table()
+    for heading in ("option", "without", "with", "more", "with / without", "range of rounds"):
+        table.add_column(heading, justify="left" if heading == "option" else "right")
+    for option in OPTIONS:
+        top, bottom = (option.with_it, SUBJECT), (option.without, SUBJECT)
+        if not results.known(top):
+            continue
+        cells = ["", "", ""]
+        if ratios := results.ratios(top, bottom):
+            more = median(results.differences(top, bottom))
+            cells = [_number(more, "ns"), f"{median(ratios):.2f}x", _range(ratios)]
+        table.add_row(option.title, _plain_cell(results, bottom), _plain_cell(results, top), *cells)
+    return table if table.rows else None
+
+
 def reached(goal: Goal, results: Results) -> bool | None:
     """Tell whether a goal is reached; None if it was not measured."""
     measured = results.measured(goal)
@@ -75,7 +115,7 @@ def _goal_text(goal: Goal) -> str:
     return f"{sign} {goal.bound:g} {goal.unit}{aim}"
 
 
-def _goal_number(value: float, unit: str) -> str:
+def _number(value: float, unit: str) -> str:
     return f"{value:.2f}" if unit == "x" else f"{value:,.0f}"
 
 
@@ -88,9 +128,10 @@ def _goals_table(results: Results) -> Table:
     for goal in GOALS:
         measured, verdict = results.measured(goal), reached(goal, results)
         if verdict is None:
-            table.add_row(goal.title, _goal_text(goal), "", "", "not measured", "")
+            missing = {goal.top, goal.bottom} & results.unavailable.keys()
+            why = "not available" if missing else "not measured"
+            table.add_row(goal.title, _goal_text(goal), "", "", why, "")
             continue
-        low, high = min(measured), max(measured)
         fastest = ""
         if goal.fastest is not None and goal.bottom is not None:
             ratio = results.ratio(goal.fastest, goal.bottom)
@@ -98,8 +139,8 @@ def _goals_table(results: Results) -> Table:
         table.add_row(
             goal.title,
             _goal_text(goal),
-            _goal_number(median(measured), goal.unit),
-            f"{_goal_number(low, goal.unit)} to {_goal_number(high, goal.unit)}",
+            _number(median(measured), goal.unit),
+            _range(measured, goal.unit),
             "[green]yes[/]" if verdict else "[red]NO[/]",
             fastest,
         )
@@ -119,8 +160,7 @@ def _notes(console: Console, shown: Sequence[str]) -> None:
         console.print(f"[bold]{contender.name}[/]: {escape(contender.note)}", soft_wrap=True)
         reasons: dict[str, list[str]] = {}
         for kind, reason in contender.cannot.items():
-            # What only goevent distinguishes needs no excuse.
-            if kind not in ("sync_await", "adhoc_names"):
+            if kind not in OWN:
                 reasons.setdefault(reason, []).append(LABELS[kind])
         for reason, kinds in reasons.items():
             console.print(f"    blank in {', '.join(kinds)}: {reason}", style="dim", soft_wrap=True)
@@ -136,7 +176,7 @@ def show(console: Console, results: Results, *, rounds: int, quick: bool) -> Non
         soft_wrap=True,
     )
     if quick:
-        console.print("[yellow]--quick: few iterations and smaller sizes. A smoke test only.[/]")
+        console.print(QUICK_WARNING)
     for section in SECTIONS:
         table = _section_table(section, results)
         if table is not None:
@@ -144,10 +184,57 @@ def show(console: Console, results: Results, *, rounds: int, quick: bool) -> Non
             console.print(table)
             if section.remark:
                 console.print(section.remark, style="dim", soft_wrap=True)
+    if (options := _options_table(results)) is not None:
+        console.print(f"\n[bold]{OPTIONS_TITLE}[/]")
+        console.print(options)
+        console.print(OPTIONS_REMARK, style="dim", soft_wrap=True, markup=False)
     console.print("\n[bold]Goals[/]")
     console.print(_goals_table(results))
     console.print()
     _notes(console, sorted({name for _, name in (*results.figures, *results.failures)}))
+    _reasons(console, results)
+
+
+def show_against(
+    console: Console, results: Results, comparison: Comparison, *, rounds: int, quick: bool
+) -> None:
+    """Print one line for each workload: the working tree, the commit, and their ratio."""
+    console.print(
+        f"goevent of the working tree ({NOW}) and of {escape(comparison.ref)}, "
+        f"{comparison.commit} ({BEFORE}). Medians of {rounds} interleaved rounds, each figure from "
+        "a fresh process on one core, its best timed loop after warm-up. The ratio is the median "
+        f"of the rounds' ratios; below 1, {NOW} is faster or smaller.",
+        soft_wrap=True,
+    )
+    if quick:
+        console.print(QUICK_WARNING)
+    table = Table()
+    for heading in ("workload", "each", NOW, BEFORE, f"{NOW} / {BEFORE}", "range of rounds"):
+        table.add_column(heading, justify="right" if heading != "workload" else "left")
+    for workload in WORKLOADS:
+        now, before = (workload.id, NOW), (workload.id, BEFORE)
+        if not (results.known(now) or results.known(before)):
+            continue
+        ratios = results.ratios(now, before)
+        table.add_row(
+            workload.id,
+            workload.unit,
+            _plain_cell(results, now),
+            _plain_cell(results, before),
+            f"{median(ratios):.2f}x" if ratios else "",
+            _range(ratios) if ratios else "",
+        )
+    console.print(table)
+    _reasons(console, results)
+
+
+def _reasons(console: Console, results: Results) -> None:
+    missing: dict[str, list[str]] = {}
+    for (workload, name), reason in results.unavailable.items():
+        missing.setdefault(reason, []).append(f"{workload} {name}")
+    for reason, pairs in missing.items():
+        text = escape(f"{', '.join(sorted(pairs))}: {reason}")
+        console.print(f"[yellow]not available[/]: {text}", soft_wrap=True)
     for (workload, name), reason in results.failures.items():
         console.print(f"[red]failed[/]: {workload} {name}: {escape(reason)}", soft_wrap=True)
 
@@ -167,13 +254,23 @@ def _machine() -> dict[str, object]:
     }
 
 
-def write_json(path: Path, results: Results, *, rounds: int, quick: bool) -> None:
-    """Write all rounds, medians, ratios and goals."""
-    document = {
+def write_json(
+    path: Path,
+    results: Results,
+    *,
+    rounds: int,
+    quick: bool,
+    comparison: Comparison | None = None,
+) -> None:
+    """Write all rounds, medians and ratios; the goals, or what was compared."""
+    against = {"ref": comparison.ref, "commit": comparison.commit} if comparison else None
+    compared_with = BEFORE if comparison else SUBJECT
+    document: dict[str, object] = {
         "when": datetime.now(UTC).isoformat(timespec="seconds"),
         "rounds": rounds,
         "quick": quick,
         "machine": _machine(),
+        "against": against,
         "results": [
             {
                 "workload": workload,
@@ -181,9 +278,33 @@ def write_json(path: Path, results: Results, *, rounds: int, quick: bool) -> Non
                 "unit": "bytes" if WORKLOAD[workload].unit == "bytes" else "ns per dispatch",
                 "rounds": list(figures.values()),
                 "median": results.median((workload, name)),
-                "ratio": results.ratio((workload, name), (workload, SUBJECT)),
+                "ratio": results.ratio((workload, name), (workload, compared_with)),
             }
             for (workload, name), figures in results.figures.items()
+        ],
+        "not_available": _by_name(results.unavailable),
+        "failures": _by_name(results.failures),
+    }
+    if comparison is None:
+        document |= _of_all_contenders(results)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _by_name(reasons: Mapping[Pair, str]) -> dict[str, str]:
+    return {f"{workload}:{name}": reason for (workload, name), reason in reasons.items()}
+
+
+def _of_all_contenders(results: Results) -> dict[str, object]:
+    return {
+        "options": [
+            {
+                "option": option.title,
+                "with": option.with_it,
+                "without": option.without,
+                "ratio": results.ratio((option.with_it, SUBJECT), (option.without, SUBJECT)),
+            }
+            for option in OPTIONS
         ],
         "goals": [
             {
@@ -198,7 +319,4 @@ def write_json(path: Path, results: Results, *, rounds: int, quick: bool) -> Non
         ],
         "blanks": {c.name: dict(c.cannot) for c in CONTENDERS if c.cannot},
         "notes": {c.name: c.note for c in CONTENDERS},
-        "failures": {f"{w}:{name}": reason for (w, name), reason in results.failures.items()},
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -1,6 +1,7 @@
 """The parent: one fresh process per pair, rounds interleaved, and what came of them."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -9,9 +10,13 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias
 
 from benchmarks._contenders import CONTENDERS, Contender
+from benchmarks._scenario import NotAvailable
 from benchmarks._workloads import WORKLOADS, Goal, Pair, Workload
+
+Selection: TypeAlias = Sequence[tuple[Workload, list[Contender]]]
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SUBJECT = "goevent"
@@ -21,10 +26,15 @@ HANGS_AFTER = 300.0
 
 @dataclass
 class Results:
-    """Figures per pair, by round, and the pairs that failed."""
+    """Figures per pair, by round, and the pairs that failed or that are too new for goevent."""
 
     figures: dict[Pair, dict[int, float]] = field(default_factory=dict)
     failures: dict[Pair, str] = field(default_factory=dict)
+    unavailable: dict[Pair, str] = field(default_factory=dict)
+
+    def known(self, pair: Pair) -> bool:
+        """Tell whether a pair was run, whatever came of it."""
+        return pair in self.figures or pair in self.failures or pair in self.unavailable
 
     def median(self, pair: Pair) -> float | None:
         """Return the median over the rounds."""
@@ -36,6 +46,11 @@ class Results:
         above, below = self.figures.get(top, {}), self.figures.get(bottom, {})
         return [above[index] / below[index] for index in above if below.get(index)]
 
+    def differences(self, top: Pair, bottom: Pair) -> list[float]:
+        """Return `top - bottom` for each round that has both."""
+        above, below = self.figures.get(top, {}), self.figures.get(bottom, {})
+        return [above[index] - below[index] for index in above if index in below]
+
     def ratio(self, top: Pair, bottom: Pair) -> float | None:
         """Return the median of the rounds' ratios, in which drift between rounds cancels."""
         ratios = self.ratios(top, bottom)
@@ -45,10 +60,12 @@ class Results:
         """Return a goal's figure for each round."""
         if goal.bottom is None:
             return [figure / goal.per for figure in self.figures.get(goal.top, {}).values()]
+        if goal.difference:
+            return self.differences(goal.top, goal.bottom)
         return self.ratios(goal.top, goal.bottom)
 
 
-def select(pattern: str | None, *, quick: bool) -> list[tuple[Workload, list[Contender]]]:
+def select(pattern: str | None, *, quick: bool) -> Selection:
     """Choose the pairs to run.
 
     Args:
@@ -78,7 +95,7 @@ def _matches(pattern: str | None, workload: str, contender: str) -> bool:
 
 
 def run(
-    selection: Sequence[tuple[Workload, list[Contender]]],
+    selection: Selection,
     *,
     rounds: int,
     quick: bool,
@@ -91,6 +108,9 @@ def run(
         rounds: How many; a workload may ask for fewer.
         quick: Passed to the children.
         advance: Called with a label before each process.
+
+    Raises:
+        WrongSource: a contender was imported from elsewhere than its `source`.
     """
     results, order = Results(), random.Random()
     for index in range(rounds):
@@ -100,10 +120,12 @@ def run(
             for contender in order.sample(contenders, len(contenders)):
                 pair = (workload.id, contender.name)
                 advance(f"round {index + 1}/{rounds} {workload.id} {contender.name}")
-                if pair in results.failures:
+                if pair in results.failures or pair in results.unavailable:
                     continue
                 try:
-                    figure = _run_child(pair, quick=quick)
+                    figure = _run_child(workload, contender, quick=quick)
+                except NotAvailable as reason:
+                    results.unavailable[pair] = str(reason)
                 except ChildFailed as failure:
                     results.failures[pair] = str(failure)
                 else:
@@ -115,12 +137,26 @@ class ChildFailed(Exception):
     """A measuring process ended without a figure."""
 
 
-def _run_child(pair: Pair, *, quick: bool) -> float:
-    command = [sys.executable, "-m", "benchmarks._run_one", *pair]
+class WrongSource(Exception):
+    """A figure would have been of another goevent than the one that was asked for."""
+
+
+def _run_child(workload: Workload, contender: Contender, *, quick: bool) -> float:
+    # What has a source is goevent by another name, which the child does not know.
+    name = SUBJECT if contender.source else contender.name
+    command = [sys.executable, "-m", "benchmarks._run_one", workload.id, name]
+    environment = dict(os.environ)
+    if quick:
+        command.append("--quick")
+    if contender.source:
+        command += ["--source", str(contender.source)]
+        paths = [str(contender.source), environment.get("PYTHONPATH", "")]
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
     try:
         child = subprocess.run(
-            [*command, "--quick"] if quick else command,
+            command,
             cwd=REPOSITORY,
+            env=environment,
             capture_output=True,
             text=True,
             check=False,
@@ -133,4 +169,9 @@ def _run_child(pair: Pair, *, quick: bool) -> float:
         # The frame that is drawn around an exception group says nothing.
         said = [line.strip(" |") for line in child.stderr.splitlines() if line.strip(" |+-")]
         raise ChildFailed(said[-1] if said else f"exit code {child.returncode}")
-    return float(json.loads(lines[-1])["figure"])
+    answer: dict[str, str | float] = json.loads(lines[-1])
+    if "wrong_source" in answer:
+        raise WrongSource(answer["wrong_source"])
+    if "not_available" in answer:
+        raise NotAvailable(answer["not_available"])
+    return float(answer["figure"])

@@ -23,6 +23,10 @@ class Payload:
         self.user_id = user_id
 
 
+class NotAvailable(Exception):
+    """The contender that is installed is too old for the workload."""
+
+
 class ListenerFailed(Exception):
     """What a raising listener raises."""
 

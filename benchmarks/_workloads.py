@@ -1,37 +1,61 @@
 """What is measured, how it is laid out in tables, and the ratios that are to be reached."""
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, get_args
 
+OwnKind: TypeAlias = Literal[
+    "sync_await",
+    "adhoc_names",
+    "option_none",
+    "option_concurrency",
+    "option_context",
+    "option_retry",
+    "option_when",
+    "option_timeout",
+    "option_dispatch_middleware",
+    "option_delivery_middleware",
+    "option_call_middleware",
+    "option_none_suspends",
+    "option_timeout_suspends",
+    "option_none_def",
+    "option_thread",
+    "option_none_burst",
+    "option_one_key",
+    "option_keys",
+    "option_none_inline",
+    "option_priority",
+    "option_exact",
+    "option_patterns",
+]
+"""What only goevent distinguishes."""
 Kind: TypeAlias = Literal[
     "sync",
-    "sync_await",
     "raises",
     "wait",
     "suspend",
     "drain",
     "names",
     "few_names",
-    "adhoc_names",
     "queued",
     "queued_shared",
     "idle_names",
     "idle_one_name",
+    OwnKind,
 ]
 Pair: TypeAlias = tuple[str, str]
 """A workload's id and a contender's name."""
 
+OWN: frozenset[Kind] = frozenset(get_args(OwnKind))
 
+# What a note calls them; what only goevent distinguishes needs no excuse, and no label.
 LABELS: dict[Kind, str] = {
     "sync": "sync",
-    "sync_await": "await dispatch",
     "raises": "raising listener",
     "wait": "dispatch and wait",
     "suspend": "suspending listeners",
     "drain": "fire and forget",
     "names": "names",
     "few_names": "names (few in use)",
-    "adhoc_names": "ad-hoc names",
     "queued": "queued event",
     "queued_shared": "the same event queued",
     "idle_names": "idle listener (own name)",
@@ -45,7 +69,7 @@ class Workload:
 
     Args:
         kind: The scenario; each contender's module has a function for it.
-        size: Listeners per event, or registered names.
+        size: Listeners per event, registered names or patterns, or the events of a burst.
         unit: What one figure is: "ns" per dispatch or "bytes" each.
         max_rounds: Rounds after which more would tell nothing, or cost too much.
         contenders: The only contenders that run it; None means all that can.
@@ -63,6 +87,10 @@ class Workload:
     def id(self) -> str:
         """The name under which figures are kept, such as "sync-10"."""
         return f"{self.kind}-{self.size}"
+
+    def size_at(self, *, quick: bool) -> int:
+        """Return the size to measure at."""
+        return self.quick_size if quick and self.quick_size else self.size
 
 
 @dataclass(frozen=True)
@@ -86,7 +114,7 @@ class Section:
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure to reach: `top / bottom` against a bound.
+    """A figure to reach: `top / bottom`, or `top - bottom`, against a bound.
 
     Args:
         title: What is compared.
@@ -98,6 +126,7 @@ class Goal:
         unit: "x", "ns" or "bytes".
         per: Divides the result (deliveries per dispatch).
         fastest: A faster way to use the same peer, shown beside it.
+        difference: Whether `bottom` is subtracted, not divided by.
     """
 
     title: str
@@ -109,8 +138,13 @@ class Goal:
     unit: str = "x"
     per: int = 1
     fastest: Pair | None = None
+    difference: bool = False
 
 
+NOISE = 1.1
+"""What cannot be told from "costs nothing" by the ratio of two medians."""
+BURST_OF_KEYS = 100_000
+_QUICK_BURST = 5_000
 _MANY_ACTORS = frozenset({"goevent", "psygnal", "asyncio-queue", "trio-channel", "trio-tasks"})
 
 WORKLOADS: tuple[Workload, ...] = (
@@ -136,6 +170,27 @@ WORKLOADS: tuple[Workload, ...] = (
     Workload("queued_shared", 1, unit="bytes", max_rounds=2),
     Workload("idle_names", 1, unit="bytes", max_rounds=2),
     Workload("idle_one_name", 1, unit="bytes", max_rounds=2),
+    # Each after the one that it is compared with.
+    Workload("option_none", 1),
+    Workload("option_concurrency", 1),
+    Workload("option_context", 1),
+    Workload("option_retry", 1),
+    Workload("option_when", 1),
+    Workload("option_timeout", 1),
+    Workload("option_dispatch_middleware", 1),
+    Workload("option_delivery_middleware", 1),
+    Workload("option_call_middleware", 1),
+    Workload("option_none_suspends", 1),
+    Workload("option_timeout_suspends", 1),
+    Workload("option_none_def", 1),
+    Workload("option_thread", 1),
+    Workload("option_none_burst", BURST_OF_KEYS, quick_size=_QUICK_BURST),
+    Workload("option_one_key", BURST_OF_KEYS, quick_size=_QUICK_BURST),
+    Workload("option_keys", BURST_OF_KEYS, quick_size=_QUICK_BURST),
+    Workload("option_none_inline", 10),
+    Workload("option_priority", 10),
+    Workload("option_exact", 1),
+    Workload("option_patterns", 10_000, quick_size=1_000),
 )
 BY_ID: dict[str, Workload] = {workload.id: workload for workload in WORKLOADS}
 
@@ -194,6 +249,11 @@ SECTIONS: tuple[Section, ...] = (
         "event object for each dispatch and once with one event object for all.",
     ),
 )
+
+
+def _option(kind: str, size: int = 1) -> Pair:
+    return f"option_{kind}-{size}", "goevent"
+
 
 GOALS: tuple[Goal, ...] = (
     Goal("sync, 1 listener: pyee", ("sync-1", "pyee"), ("sync-1", "goevent"), 2.4, aim=2.8),
@@ -284,5 +344,44 @@ GOALS: tuple[Goal, ...] = (
         1_400,
         at_least=False,
         unit="bytes",
+    ),
+    Goal(
+        "timeout, added to a delivery",
+        _option("timeout"),
+        _option("none"),
+        2_000,
+        at_least=False,
+        unit="ns",
+        difference=True,
+    ),
+    Goal(
+        "timeout, added where the listener suspends",
+        _option("timeout_suspends"),
+        _option("none_suspends"),
+        2_000,
+        at_least=False,
+        unit="ns",
+        difference=True,
+    ),
+    Goal(
+        "100,000 live ordering keys: of the cost of 1",
+        _option("keys", BURST_OF_KEYS),
+        _option("one_key", BURST_OF_KEYS),
+        2.0,
+        at_least=False,
+    ),
+    Goal(
+        "retry, nothing fails: of the cost without",
+        _option("retry"),
+        _option("none"),
+        NOISE,
+        at_least=False,
+    ),
+    Goal(
+        "priority, 10 inline listeners: of the cost without",
+        _option("priority", 10),
+        _option("none_inline", 10),
+        NOISE,
+        at_least=False,
     ),
 )
