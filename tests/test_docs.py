@@ -7,6 +7,7 @@ from types import ModuleType
 import pytest
 
 import goevent
+import goevent.middleware
 import goevent.testing
 
 ROOT = Path(__file__).parent.parent
@@ -74,6 +75,12 @@ def test_reference_lists_every_public_name_once() -> None:
     for page in sorted((DOCS / "reference").glob("*.md")):
         listed += re.findall(r"^::: goevent\.(\w+)$", text_of(page), re.MULTILINE)
     assert sorted(listed) == sorted(public_names(goevent))
+
+
+def test_reference_lists_every_shipped_middleware() -> None:
+    page = text_of(DOCS / "reference/middleware.md")
+    listed = re.findall(r"^::: goevent\.middleware\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(public_names(goevent.middleware))
 
 
 def test_reference_lists_every_name_of_the_test_kit() -> None:

@@ -24,6 +24,16 @@ SHOWN = {
     "tutorial/step5_closing.py": ["docs/tutorial.md"],
     "hub.py": ["docs/several-buses.md"],
 }
+# Those whose output is all that these pages show, in one block or in several.
+SHOWN_IN_PARTS = {
+    "blocking.py": "docs/guides/blocking.md",
+    "middleware.py": "docs/middleware.md",
+    "ordering.py": "docs/guides/ordering.md",
+    "patterns.py": "docs/guides/patterns.md",
+    "pipeline.py": "docs/guides/back-pressure.md",
+    "retries.py": "docs/guides/retries.md",
+    "supervision.py": "docs/guides/supervision.md",
+}
 # What those say whose output is shown in parts, or not at all.
 SAID = {
     "backpressure.py": "no room in the mailbox of slow",
@@ -64,7 +74,7 @@ def blocks_of(page: str, language: str) -> list[str]:
 
 def test_no_example_is_forgotten() -> None:
     found = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
-    assert found == {*SHOWN, *SAID, *OTHERS}
+    assert found == {*SHOWN, *SHOWN_IN_PARTS, *SAID, *OTHERS}
 
 
 @pytest.mark.parametrize("name", SHOWN)
@@ -76,6 +86,11 @@ def test_output_is_what_the_docs_show(name: str) -> None:
         if "on_error: " in "\n".join(output):  # it has a task of its own: the order is Trio's
             output, shown = sorted(output), [sorted(block) for block in shown]
         assert output in shown, page
+
+
+@pytest.mark.parametrize("name", SHOWN_IN_PARTS)
+def test_output_is_what_the_blocks_of_its_guide_show(name: str) -> None:
+    assert python(EXAMPLES / name) == "".join(blocks_of(SHOWN_IN_PARTS[name], "text"))
 
 
 @pytest.mark.parametrize("name", SAID)

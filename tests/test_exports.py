@@ -8,19 +8,24 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 import pytest
 
 import goevent
+import goevent.middleware
 import goevent.testing
 
 PUBLIC = [
+    "AroundCall",
+    "AroundDelivery",
+    "AroundDispatch",
     "BusClosed",
     "Codec",
     "Config",
     "DeadlockError",
     "DecodeError",
+    "Delivery",
     "DispatchHandle",
     "DriverError",
     "EncodeError",
@@ -30,6 +35,7 @@ PUBLIC = [
     "EventDropped",
     "EventError",
     "EventRegistry",
+    "EventVetoed",
     "GoEvent",
     "GoEventError",
     "JsonCodec",
@@ -37,22 +43,31 @@ PUBLIC = [
     "Listener",
     "ListenerOptions",
     "ListenerSnapshot",
+    "ListenerTimeout",
     "MailboxFull",
     "MemoryDriver",
     "MemoryHub",
+    "Middleware",
     "MsgpackCodec",
     "NestingError",
     "Registration",
+    "Retry",
     "Snapshot",
+    "Supervision",
     "UnknownDriverError",
     "UnknownEventError",
+    "Veto",
+    "current_delivery",
     "default_registry",
     "register_event_type",
     "upcast",
 ]
+PUBLIC_MIDDLEWARE = ["Deduplicate", "LogEvents", "RateLimit"]
 PUBLIC_TESTING = ["Recorder", "Run", "record", "wait_idle"]
-EVERYTHING = [(goevent, name) for name in PUBLIC] + [
-    (goevent.testing, name) for name in PUBLIC_TESTING
+EVERYTHING = [
+    *((goevent, name) for name in PUBLIC),
+    *((goevent.middleware, name) for name in PUBLIC_MIDDLEWARE),
+    *((goevent.testing, name) for name in PUBLIC_TESTING),
 ]
 
 
@@ -68,6 +83,10 @@ def test_the_names_of_goevent_are_these() -> None:
     assert public_names(goevent) == PUBLIC
 
 
+def test_the_names_of_goevent_middleware_are_these() -> None:
+    assert public_names(goevent.middleware) == PUBLIC_MIDDLEWARE
+
+
 def test_the_names_of_goevent_testing_are_these() -> None:
     assert public_names(goevent.testing) == PUBLIC_TESTING
 
@@ -77,6 +96,10 @@ def test_each_public_name_is_ours_and_goes_by_that_name(module: ModuleType, name
     thing: Any = getattr(module, name)
     if name == "default_registry":
         assert type(thing) is goevent.EventRegistry
+        return
+    if name == "Middleware":
+        parts = {goevent.AroundDispatch, goevent.AroundDelivery, goevent.AroundCall}
+        assert set(get_args(thing)) == parts
         return
     assert thing.__name__ == thing.__qualname__ == name
     assert thing.__module__.startswith(f"{module.__name__}._")
@@ -92,6 +115,8 @@ def test_each_public_name_and_method_has_a_docstring_that_begins_with_a_sentence
     module: ModuleType, name: str
 ) -> None:
     thing = getattr(module, name)
+    if name == "Middleware":
+        return  # an alias; its parts are described
     assert described(thing), name
     docs = {name: inspect.getdoc(thing)}
     if isinstance(thing, type):

@@ -248,7 +248,7 @@ def test_the_decorator_without_parentheses_says_how_to_write_it(closed_bus: GoEv
     ("name", "shown"),
     [
         ("listener ping", "' '"),
-        ("listener.*", r"'\*'"),
+        ("listener.x*", r"'x\*'"),
         ("listener.ping!", "'!'"),
         ("listener.é", r"'\\xe9'"),
         ("", "empty"),
@@ -440,13 +440,6 @@ def test_an_inline_listener_has_no_mailbox_to_set(
     assert [inline for _, _, inline in listens(closed_bus)] == [False]
 
 
-def test_an_async_def_inline_is_refused_until_there_is_such_a_thing(closed_bus: GoEvent) -> None:
-    async def handler(event: Ping) -> None: ...
-
-    with pytest.raises(NotImplementedError, match="async_=False"):
-        closed_bus.listener(Ping, async_=False)(handler)
-
-
 def test_a_default_mailbox_of_the_bus_leaves_inline_listeners_alone() -> None:
     bus = GoEvent(Config(registry=REGISTRY, listener=ListenerOptions(mailbox=3)))
 
@@ -526,7 +519,7 @@ async def test_objects_listen_with_their_options(bus: GoEvent) -> None:
     assert listens(bus) == []
 
 
-NO_LISTENERS: list[Any] = [Audit, object(), None, Mock, "listener.ping", takes_two]
+NO_LISTENERS: list[Any] = [object(), None, "listener.ping", takes_two]
 
 
 @pytest.mark.parametrize("thing", NO_LISTENERS)

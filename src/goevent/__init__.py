@@ -3,6 +3,7 @@
 from ._bus import GoEvent as GoEvent
 from ._codec import Codec as Codec, JsonCodec as JsonCodec
 from ._config import Config as Config
+from ._delivery import Delivery as Delivery, current_delivery as current_delivery
 from ._envelope import Envelope as Envelope
 from ._errors import (
     BusClosed as BusClosed,
@@ -13,10 +14,13 @@ from ._errors import (
     EventAbandoned as EventAbandoned,
     EventDropped as EventDropped,
     EventError as EventError,
+    EventVetoed as EventVetoed,
     GoEventError as GoEventError,
+    ListenerTimeout as ListenerTimeout,
     MailboxFull as MailboxFull,
     NestingError as NestingError,
     UnknownDriverError as UnknownDriverError,
+    Veto as Veto,
 )
 from ._event import Event as Event
 from ._handle import DispatchHandle as DispatchHandle
@@ -27,6 +31,12 @@ from ._ledger import (
 )
 from ._listener import Listener as Listener
 from ._memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
+from ._middleware import (
+    AroundCall as AroundCall,
+    AroundDelivery as AroundDelivery,
+    AroundDispatch as AroundDispatch,
+    Middleware as Middleware,
+)
 from ._msgpack import MsgpackCodec as MsgpackCodec
 from ._options import ListenerOptions as ListenerOptions
 from ._registration import Registration as Registration
@@ -37,3 +47,5 @@ from ._registry import (
     register_event_type as register_event_type,
     upcast as upcast,
 )
+from ._retry import Retry as Retry
+from ._supervision import Supervision as Supervision

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from functools import partial
+from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, cast, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._actor import Actor
+from ._arrivals import Arrivals
+from ._builder import Builder
 from ._config import Config
 from ._crew import Crew
 from ._decorator import ListenerDecorator, NameDecorator
@@ -20,7 +25,7 @@ from ._driver import Driver
 from ._errors import EventError
 from ._handle import DispatchHandle
 from ._ledger import Books, Ledger, Snapshot, snapshot_of
-from ._listener import Listener, build_actor, event_name_of, let_interrupt
+from ._listener import Listener, event_name_of, let_interrupt
 from ._listeners import Listeners
 from ._options import ListenerKeywords, ListenerOptions
 from ._registration import Registration
@@ -58,13 +63,13 @@ class GoEvent:
         self._config = config
         self._driver = find_driver(config.driver)
         self._supervisor = Supervisor()
-        self._crew = Crew(self._supervisor.report)
-        self._dispatcher = Dispatcher(
-            config.registry, self._crew, self._supervisor, config.max_nesting
-        )
+        self._crew = Crew(self._supervisor.report, config.slow_after)
+        self._dispatcher = Dispatcher(config, self._crew, self._supervisor)
+        self._arrivals = Arrivals(self._dispatcher, config.registry, self._supervisor)
         self._router = self._dispatcher.router
         self._books = Books(self._router)
         self._listeners = Listeners(self._router, self._crew, self._dispatcher, self._books)
+        self._builder = Builder(config, self._crew, self._supervisor, self._listeners)
         # The detour through the methods below would cost a tenth of a dispatch.
         if type(self).dispatch_nowait is GoEvent.dispatch_nowait:
             self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign]
@@ -104,7 +109,8 @@ class GoEvent:
         dispatch. The function is returned as it was.
 
         Args:
-            events: event names or event classes.
+            events: event names or event classes. In a name, a `*` in place of a segment stands for
+                any one segment, and `**` for one or more: `"order.*"`.
             options: see `ListenerOptions`.
 
         Raises:
@@ -117,7 +123,7 @@ class GoEvent:
             raise TypeError('write @bus.listener("event.name") or @bus.listener(EventClass)')
 
         def register(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            self._listeners.add(self._build(handler, events, chosen, depth=2))
+            self._listeners.add(self._builder.build(handler, events, chosen, depth=1))
             return handler
 
         return register
@@ -129,43 +135,49 @@ class GoEvent:
         **options: Unpack[ListenerKeywords],
     ) -> Registration:
         """Register a function as `listener` does, and return the way to unregister it."""
-        actor = self._build(handler, events, ListenerOptions(**options), depth=2)
+        actor = self._builder.build(handler, events, ListenerOptions(**options), depth=1)
         self._listeners.add(actor)
         return Registration(self._listeners, (actor,))
 
-    def register_listener(self, *listeners: Listener) -> Registration:
+    def register_listener(self, *listeners: Listener | Callable[[], Listener]) -> Registration:
         """Register objects with `event_name` and `on_event`, as Go's `RegisterListener`.
+
+        A class, or another function that makes such an object, is called at once, and again
+        whenever the supervision of the listener restarts it.
 
         Raises:
             TypeError: one of them is no `Listener`; then none is registered.
         """
         actors: list[Actor] = []
-        for listener in listeners:
-            if isinstance(listener, type) or not isinstance(listener, Listener):
-                raise TypeError(
-                    f"a listener is an object with event_name and on_event: {listener!r}"
-                )
+        for given in listeners:
+            if isinstance(given, type) or not isinstance(given, Listener):
+                if not needs_nothing(given):
+                    raise no_listener(given)
+                factory = partial(made, given)
+                listener = factory()
+            else:
+                factory, listener = None, given
             options = getattr(listener, "options", None) or ListenerOptions()
             if options.name is None:
                 options = ListenerOptions(name=type(listener).__qualname__).over(options)
-            actors.append(self._build(listener.on_event, (listener.event_name,), options, depth=2))
+            actor = self._builder.build(
+                listener.on_event,
+                (listener.event_name,),
+                options,
+                depth=1,
+                factory=None if factory is None else partial(handler_of, factory),
+            )
+            actors.append(actor)
         for actor in actors:
             self._listeners.add(actor)
         return Registration(self._listeners, tuple(actors))
 
     def unregister_listeners_for_event(self, event: str | type) -> None:
-        """Unregister every listener of an event; none being there is fine."""
-        self._listeners.remove_name(event_name_of(event, self._config.registry))
+        """Unregister every listener of an event; none being there is fine.
 
-    def _build(
-        self,
-        handler: Callable[[Any], Any],
-        events: tuple[str | type, ...],
-        options: ListenerOptions,
-        depth: int,
-    ) -> Actor:
-        default = self._config.listener
-        return build_actor(handler, events, options, default, self._config.registry, depth)
+        Who listens to it by a pattern stays, unless the pattern itself is given.
+        """
+        self._listeners.remove_name(event_name_of(event, self._config.registry))
 
     # -- dispatch
 
@@ -179,7 +191,7 @@ class GoEvent:
             MailboxFull: a mailbox with `overflow="error"` is full; nobody got the event.
             NestingError: inline listeners dispatch too deep inside each other.
             DecodeError: an ad-hoc payload is not what the type registered for its name takes.
-            TypeError: the object is no event.
+            TypeError: the object is no event, or an inline `async def` would have to be awaited.
             BusClosed: the bus is closed, or closing and this is not one of its listeners.
             RuntimeError: the bus is not open yet, or this is not its thread.
         """
@@ -209,6 +221,8 @@ class GoEvent:
     def dispatch_from_thread(self, event: object) -> DispatchHandle:
         """Dispatch from a thread other than the bus's, blocking it as `dispatch` would wait.
 
+        A listener with `thread=True` may do so while the bus is closing, as any listener may.
+
         Raises:
             RuntimeError: this is the bus's own thread, or the bus is not open yet.
             BusClosed: the bus is closed or closing.
@@ -218,6 +232,8 @@ class GoEvent:
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
         if self._dispatcher.on_home_thread:
             raise RuntimeError("this is the bus's own thread: use dispatch or dispatch_nowait")
+        if get_ident() in self._crew.threads:  # it does what a listener does, and may do as much
+            return trio.from_thread.run(self._dispatcher.dispatch, event)
         return door.dispatch(event)
 
     async def wait(self) -> None:
@@ -272,8 +288,7 @@ class GoEvent:
         return Snapshot(
             state=self._dispatcher.state,
             listeners=tuple(
-                snapshot_of(actor, counts.get(id(actor), 0), now)
-                for actor in self._router.listeners()
+                snapshot_of(actor, counts.get(actor, 0), now) for actor in self._router.listeners()
             ),
             ledger=self._books.ledger(),
             error_count=self._supervisor.count,
@@ -295,7 +310,7 @@ class GoEvent:
         if self._session is None:
             await trio.lowlevel.checkpoint()
             return Ledger()
-        self._dispatcher.refuse_inside("close")
+        self._dispatcher.insiders.refuse("close")
         return await self._session.close(self._config.close_timeout if timeout is None else timeout)
 
     def _observe(self, observer: Observer) -> None:
@@ -313,6 +328,7 @@ class GoEvent:
         self._session = Session(
             self._crew,
             self._dispatcher,
+            self._arrivals,
             self._router,
             self._books,
             self._supervisor,
@@ -348,3 +364,35 @@ class GoEvent:
 
     def __repr__(self) -> str:
         return f"<GoEvent {self._dispatcher.state}, {len(self._router.listeners())} listener(s)>"
+
+
+def made(factory: Callable[[], Any]) -> Listener:
+    """Have a factory make a listener."""
+    listener = factory()
+    if isinstance(listener, type) or not isinstance(listener, Listener):
+        raise no_listener(listener)
+    return listener
+
+
+def needs_nothing(given: object) -> bool:
+    """Tell whether something can be called without arguments, as a factory can."""
+    try:
+        inspect.signature(cast("Callable[..., Any]", given)).bind()
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def handler_of(factory: Callable[[], Listener]) -> Callable[[Any], Any]:
+    return factory().on_event
+
+
+def no_listener(given: object) -> TypeError:
+    if isinstance(given, type) and isinstance(given, Listener):
+        return TypeError(
+            f"{given.__qualname__} cannot be made without arguments: register an object, or a "
+            "function that makes one"
+        )
+    return TypeError(
+        f"a listener is an object with event_name and on_event, or a class of such: {given!r}"
+    )

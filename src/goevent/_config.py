@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ._middleware import Middleware, check_middleware
 from ._options import ListenerOptions
 from ._registry import EventRegistry, default_registry
+from ._retry import check_count, check_seconds
 
 if TYPE_CHECKING:
     from ._driver import Driver
@@ -22,7 +24,13 @@ class Config:
         registry: the event types the bus knows; all of the program's by default.
         listener: options for listeners that do not say otherwise.
         close_timeout: seconds that leaving `async with bus` gives listeners to finish.
-        max_nesting: how deep inline listeners may dispatch inside each other, at most 150.
+        max_nesting: how deep inline listeners may dispatch inside each other, at most 150. A level
+            with options or middleware counts as two, that of an inline `async def` as five.
+        middleware: what stands around dispatches, deliveries and runs, the outermost first.
+        threads: how many listeners with `thread=True` run at once.
+        slow_after: seconds after which a warning names a listener that has not let other tasks
+            run; None for no warnings. It finds the listeners of `await bus.dispatch`, of deliveries
+            and those with a mailbox; `ListenerOptions.slow_after` finds the others.
     """
 
     driver: str | Driver = "memory"
@@ -30,9 +38,19 @@ class Config:
     listener: ListenerOptions = ListenerOptions()  # noqa: RUF009 - frozen
     close_timeout: float = 10.0
     max_nesting: int = 100
+    middleware: tuple[Middleware, ...] = ()
+    threads: int = 40
+    slow_after: float | None = 0.1
 
     def __post_init__(self) -> None:
+        if not isinstance(self.listener, ListenerOptions):
+            raise TypeError(f"listener is a ListenerOptions, not {self.listener!r}")
         if not self.close_timeout >= 0:
             raise ValueError(f"close_timeout is seconds from 0 up, not {self.close_timeout!r}")
-        if not 1 <= self.max_nesting <= 150:
+        check_count("max_nesting", self.max_nesting, at_least=1)
+        if self.max_nesting > 150:
             raise ValueError(f"max_nesting is from 1 to 150, not {self.max_nesting!r}")
+        check_count("threads", self.threads, at_least=1)
+        if self.slow_after is not None:
+            check_seconds("slow_after", self.slow_after, positive=True)
+        object.__setattr__(self, "middleware", check_middleware(self.middleware))

@@ -21,115 +21,58 @@ from __future__ import annotations
 
 import contextvars
 import decimal
+import logging
 from collections import deque
-from functools import partial
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import (
     Abort,
     Task,
     checkpoint,
+    current_clock,
     current_task,
     enable_ki_protection,
     reschedule,
     wait_task_rescheduled,
 )
 
-from ._errors import EventError, forget_caller
+from ._aftermath import Aftermath
+from ._delivery import Delivery, finder
+from ._errors import EventError
 from ._handle import WOKEN
-from ._parking import park, request_to_park
+from ._parking import park
 from ._room import let_in
-from ._task_state import cancel_status, close_leftovers
+from ._timekeeper import Timekeeper
+from ._worker import NEVER, Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Awaitable, Callable
 
     from ._actor import Actor
     from ._handle import DispatchHandle
+    from ._lanes import Lane
 
     Report = Callable[[EventError, DispatchHandle, Actor | None], None]
 
+logger = logging.getLogger("goevent")
+
 BURST = range(16)  # events between two looks at the clock
-SLICE = 0.0002  # seconds of listeners' work between two yields to Trio
 
 
-class Worker:
-    """One task of the crew. Awaits its loop, and tells the crew when a listener suspends in it.
-
-    Driving every listener by hand would show the same and cost 150 ns a call; this costs nothing
-    for listeners that do not suspend. It looks like a coroutine to `Task.iter_await_frames`.
-    """
-
-    __slots__ = ("_away", "_crew", "_loop", "_send", "actor", "rest", "slept", "slice_end", "task")
-
-    def __init__(self, crew: Crew, task: Task) -> None:
-        self.task: Task = task
-        self.actor: Actor | None = None  # whose listener runs
-        self.slept: bool = False  # it suspended
-        self.slice_end: float = 0.0
-        self.rest: object = request_to_park(partial(crew.leave, self))
-        self._crew = crew
-        self._away = False
-        self._loop: Any = crew.loop(self)
-        self._send = self._loop.send
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return cast("Generator[Any, Any, None]", self)
-
-    def __iter__(self) -> Worker:
-        return self
-
-    def __next__(self) -> Any:
-        return self.send(None)
-
-    @enable_ki_protection
-    def send(self, value: Any) -> Any:
-        crew = self._crew
-        if self._away:
-            self._away = False
-            crew.suspended -= 1
-            crew.awake += 1
-            self.slice_end = 0.0
-        trap = self._send(value)
-        if (actor := self.actor) is not None:
-            self._away = self.slept = actor.suspends = True
-            crew.suspended += 1
-            crew.awake -= 1
-            # Letting it in could wake this very task, of which Trio does not know that it waits.
-            if actor.queue:
-                actor.queue[0].nudge()
-            if crew.ready and not crew.awake:
-                crew.post()
-        return trap
-
-    def throw(self, error: Any, *old_style: Any) -> Any:
-        # Trio throws only to tell that something else than Trio was awaited.
-        self._send = partial(self._throw, error, *old_style)
-        return self.send(None)
-
-    def _throw(self, *error: Any) -> Any:
-        self._send = self._loop.send
-        return self._loop.throw(*error[:-1])
-
-    def close(self) -> None:
-        self._loop.close()
+class Guest(Protocol):
+    """What does a listener's work in a task of its own; with no lane, nobody waits for it."""
 
     @property
-    def cr_frame(self) -> Any:
-        return self._loop.cr_frame
-
-    @property
-    def cr_await(self) -> Any:
-        return self._loop.cr_await
+    def lane(self) -> Actor | Lane | None: ...
 
 
 class Crew:
     """The workers of one bus, from `async with bus` until it closes."""
 
-    def __init__(self, report: Report) -> None:
-        self.ready: deque[Actor] = deque()
+    def __init__(self, report: Report, slow_after: float | None) -> None:
+        self.ready: deque[Actor | Lane] = deque()
         self.awake: int = 0  # workers that will look at `ready` before they park
         self.suspended: int = 0  # workers suspended inside a listener
         self.surplus: bool = False  # there may be more workers than listeners
@@ -138,24 +81,42 @@ class Crew:
         self.clock: Callable[[], float] = perf_counter
         self.now: float = 0.0
         self.workers: dict[Task, Worker] = {}
+        self.guests: dict[Task, Guest] = {}  # tasks next to them that do a listener's work
+        self.threads: set[int] = set()  # that do a listener's work
+        self.timekeeper: Timekeeper = Timekeeper()
+        self.slow_after: float = NEVER if slow_after is None else slow_after
         self.open: bool = False
         self._idle: list[Worker] = []
         self._watchers: list[Task] = []
-        self._report = report
+        self._aftermath = Aftermath(report, self.put_back)
         self._clean = contextvars.Context()
+        self._escalated = False
 
     @enable_ki_protection
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Be the crew until cancelled."""
+    async def run(
+        self,
+        find: Callable[[], Delivery | None],
+        *,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> None:
+        """Be the crew until cancelled; `find` is what listeners get as `current_delivery`."""
+        clock = current_clock()
+        # Trio's own clock is this one plus an offset; another one is a test's.
+        is_system = type(clock).__name__ == "SystemClock"
+        self.clock = perf_counter if is_system else clock.current_time
         self._clean = contextvars.copy_context()
         # The first use of decimal sets a context variable; no listener is to blame for that.
         self._clean.run(decimal.getcontext)
+        self._clean.run(finder.set, find)
         self.ready.clear()
+        self._aftermath.reset()
         self.awake = self.suspended = 0
+        self._escalated = False
         try:
             async with trio.open_nursery() as self._nursery:
                 self.open = True
                 self._nursery.start_soon(self._stay_open)
+                self._nursery.start_soon(self.timekeeper.run, self.clock, self.workers.values)
                 task_status.started()
         finally:
             self.open = False
@@ -179,14 +140,48 @@ class Crew:
             for _ in range(sum([actor.suspends for actor in self.ready]) - 1):
                 self._wake()
 
-    def owner(self, task: Task | None) -> Actor | None:
+    def owner(self, task: Task | None) -> Actor | Lane | None:
         """Return the actor inside whose listener `task` runs, directly or as a child task."""
         while task is not None:
             if worker := self.workers.get(task):
                 return worker.actor
+            if guest := self.guests.get(task):
+                return guest.lane
             nursery = task.parent_nursery
             task = nursery.parent_task if nursery is not None else None
         return None
+
+    def delivery(self) -> Delivery | None:
+        """Return what the listener works on inside which the caller runs."""
+        lane = self.owner(current_task())
+        if lane is None or lane.hand is None:
+            return None
+        return Delivery(lane.name, lane.hand, lane.attempt)
+
+    def context(self) -> contextvars.Context:
+        """Return the context for a listener that does not run in its worker's."""
+        lane = self.workers[current_task()].actor
+        if lane is not None and lane.hand is not None and lane.listener.traits.contextual:
+            context = lane.hand.noted().context
+            if context is not None:
+                return context.copy()
+        return contextvars.copy_context()
+
+    def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run something next to the workers, until it ends or the bus does."""
+        self._nursery.start_soon(function)
+
+    def escalate(self, error: EventError) -> bool:
+        """End the bus with an error; False if it ends already, as only the first one counts."""
+        if self._escalated or not self.open:
+            return False
+        self._escalated = True
+        self._clean.run(self._nursery.start_soon, fail, error)
+        return True
+
+    def warn_of(self, name: str, seconds: float) -> None:
+        """Say that a listener has held up all other tasks."""
+        logger.warning("%s held the event loop for %.3f s", name, seconds)
 
     async def quiet(self) -> None:
         """Wait until no listener runs and no mail waits."""
@@ -213,10 +208,13 @@ class Crew:
 
     @enable_ki_protection
     async def _work(self) -> None:
-        worker = Worker(self, current_task())
+        worker = Worker(self, current_task(), self._clean)
         self.workers[worker.task] = worker
         try:
-            await worker
+            with worker:
+                await worker
+        except Exception as crash:  # noqa: BLE001 - it is counted, and reported
+            self._aftermath.crashed(worker, crash, self.clock())
         finally:
             del self.workers[worker.task]
             self.awake -= 1
@@ -240,16 +238,15 @@ class Crew:
 
     @enable_ki_protection
     async def loop(self, worker: Worker) -> None:
-        ready, task, clean = self.ready, worker.task, self._clean
-        context, status = task.context, task._cancel_status
+        ready, task, clean, after = self.ready, worker.task, self._clean, self._aftermath
+        context, status = task.context, worker.status
         late = False
         while True:
-            worker.slice_end = 0.0  # it begins with the first look at the clock
             while ready:
                 actor = ready.popleft()
                 mail, call = actor.mail, actor.call
                 worker.slept = False
-                worker.actor = actor
+                worker.actor = worker.last = actor
                 while mail:
                     for _ in BURST:
                         actor.hand = handle = mail.popleft()
@@ -257,27 +254,36 @@ class Crew:
                             await call(handle.event)
                             dirty = context != clean
                         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-                            if task._cancel_status is not status or differ(context, clean):
-                                return await self._misbehaved(worker, actor, handle, status, error)
-                            self._failed(actor, handle, error)
+                            if worker.changed:
+                                return await after.misbehaved(worker, actor, handle, error)
+                            if actor.listener.recovery is not None:
+                                if not await after.recover(worker, actor, handle, error):
+                                    return None
+                                status, call = worker.status, actor.call
+                                if mail:
+                                    continue
+                                break
+                            after.failed(actor, handle, error)
                         except (trio.Cancelled, BaseExceptionGroup) as error:
-                            return await self._interrupted(worker, actor, handle, status, error)
+                            return await after.interrupted(worker, actor, handle, error)
                         else:
                             if dirty or task._cancel_status is not status:
-                                return await self._misbehaved(worker, actor, handle, status, None)
+                                if dirty or task._cancel_status is not worker.status:
+                                    return await after.misbehaved(worker, actor, handle, None)
+                                status = worker.status  # it has a timeout, and a new scope for it
                         handle.left = left = handle.left - 1
                         if not left and handle.notes is not None:
                             handle.wake()
                         if not mail:
                             break
                     if actor.queue:
-                        let_in((actor,))
+                        actor.hand = None  # it is settled, should this fail
+                        let_in((actor.listener,))
                     if mail or ready:
                         now = perf_counter()
-                        if late := now > worker.slice_end > 0.0:
+                        if late := now > worker.slice_end:
                             break
-                        worker.slice_end = worker.slice_end or now + SLICE
-                actor.hand = worker.actor = handle = None  # type: ignore[assignment]
+                actor.hand = worker.actor = handle = None
                 if not worker.slept:
                     actor.suspends = False
                 if mail:
@@ -287,7 +293,6 @@ class Crew:
                 if late:
                     late = False
                     await checkpoint()
-                    worker.slice_end = 0.0
             if self.surplus:
                 self.surplus = False
                 return None
@@ -297,75 +302,15 @@ class Crew:
                 self._look_around()
             await park(worker.rest)
 
-    def _put_back(self, actor: Actor) -> None:
+    def put_back(self, actor: Actor | Lane) -> None:
+        """Go on with an actor later, if it has mail."""
         if actor.queue:
-            let_in((actor,))
+            let_in((actor.listener,))
         if actor.mail:
             self.ready.append(actor)
         else:
             actor.scheduled = False
 
-    def _failed(self, actor: Actor, handle: DispatchHandle, error: BaseException) -> None:
-        forget_caller(error)
-        late = actor.hand is not handle  # the bus gave the event up before the listener did
-        self._report(
-            EventError(handle.event_name, actor.name, error), handle, None if late else actor
-        )
 
-    async def _misbehaved(
-        self,
-        worker: Worker,
-        actor: Actor,
-        handle: DispatchHandle,
-        status: object,
-        error: BaseException | None,
-    ) -> None:
-        """Report a listener that did not leave its worker as it was, and clean up after it."""
-        left_open = cancel_status(worker.task) is not status
-        what = "a cancel scope or a nursery open" if left_open else "a context variable set"
-        rest = await close_leftovers(worker.task, status, error)
-        failure = RuntimeError(f"the listener left {what} on a task it shares with other listeners")
-        failure.__cause__ = rest
-        self._failed(actor, handle, failure)
-        self._settle(worker, actor, handle)
-        if rest is not None and not isinstance(rest, Exception):
-            raise split(rest)[1] or rest
-
-    async def _interrupted(
-        self,
-        worker: Worker,
-        actor: Actor,
-        handle: DispatchHandle,
-        status: object,
-        error: BaseException,
-    ) -> None:
-        """Pass on a cancellation, or what else is no Exception; what is one is reported."""
-        if cancel_status(worker.task) is not status:
-            return await self._misbehaved(worker, actor, handle, status, error)
-        failure, rest = split(error)
-        if failure is not None:
-            self._failed(actor, handle, failure)
-            self._settle(worker, actor, handle)
-        if rest is not None:
-            raise rest
-        return None
-
-    def _settle(self, worker: Worker, actor: Actor, handle: DispatchHandle) -> None:
-        actor.hand = worker.actor = None
-        self._put_back(actor)
-        handle.settle_one()
-
-
-def differ(one: contextvars.Context, other: contextvars.Context) -> bool:
-    """Compare two contexts, whose values may refuse to be compared."""
-    try:
-        return one != other
-    except Exception:  # noqa: BLE001 - equal values are not compared at all
-        return True
-
-
-def split(error: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """Return the part of `error` that is an Exception, and the rest."""
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split(Exception)
-    return None, error
+async def fail(error: Exception) -> None:
+    raise error

@@ -11,74 +11,72 @@ and no inline call is under way, and 0 at all other times.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
 from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import (
     checkpoint,
-    checkpoint_if_cancelled,
-    current_clock,
     current_task,
     enable_ki_protection,
     wait_task_rescheduled,
 )
 
+from ._awaiting import levels, underway
+from ._conductor import Conductor, Special, too_deep
 from ._errors import (
     BusClosed,
-    EventAbandoned,
     EventError,
-    GoEventError,
-    NestingError,
     forget_caller,
 )
 from ._event import AdHocEvent
 from ._handle import DispatchHandle
+from ._insiders import Insiders
 from ._listener import no_event_type
 from ._mailbox import Mailboxes
-from ._room import NoRoom, RoomWait, let_in
+from ._room import Lobby, NoRoom, RoomWait
 from ._routing import Router
 from ._task_state import is_cancelled
-from ._waits import Waits
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
 
     from trio.lowlevel import Task
 
     from ._actor import Actor
+    from ._config import Config
     from ._crew import Crew
+    from ._delivery import Delivery
     from ._handle import Notes
-    from ._registry import EventRegistry
     from ._routing import Route
     from ._supervisor import Supervisor
 
 BREATH = 0.0002  # seconds of dispatching between two yields to Trio
+NEVER = float("inf")
 
 
 class Dispatcher:
     """The dispatcher of one bus, and what it tells handles about it."""
 
-    def __init__(
-        self, registry: EventRegistry, crew: Crew, supervisor: Supervisor, max_nesting: int
-    ) -> None:
-        self.router: Router = Router(self)
+    def __init__(self, config: Config, crew: Crew, supervisor: Supervisor) -> None:
+        self._slow_after = NEVER if config.slow_after is None else config.slow_after
+        self.conductor: Conductor = Conductor(self, supervisor, config.middleware, self._slow_after)
+        self.router: Router = Router(self, special=bool(self.conductor.hooks))
         self._owner = 0
         self._routes = self.router.by_type
         self.crew = crew
         self.mailboxes: Mailboxes = Mailboxes(crew, supervisor)
-        self._registry = registry
+        self._registry = config.registry
         self._supervisor = supervisor
-        self._waits = Waits()
-        self._max_nesting = max_nesting
+        self.insiders: Insiders = Insiders(crew, self.router, self.conductor)
+        self.max_nesting: int = config.max_nesting
         self._depth = 0
         self.home: int = 0  # the thread that the bus runs on, while it is open
         self._draining = False
         self._was_open = False
         self._breath_end = 0.0
-        self._room_waits: list[RoomWait] = []
+        self.lobby: Lobby = Lobby()
 
     # -- intake
 
@@ -92,7 +90,7 @@ class Dispatcher:
     def busy(self) -> bool:
         """True while inline listeners run, or dispatches hold on to a route."""
         inline = bool(self.home) and not self._owner and not self._draining
-        return inline or self._depth > 0 or bool(self._room_waits)
+        return inline or self._depth > 0 or bool(self.lobby or self.conductor.handles)
 
     @property
     def on_home_thread(self) -> bool:
@@ -103,37 +101,18 @@ class Dispatcher:
         self._draining = False
         self._was_open = True
         self._depth = 0
-        clock = current_clock()
-        # Trio's own clock is this one plus an offset; another one is a test's.
-        is_system = type(clock).__name__ == "SystemClock"
-        self.crew.clock = perf_counter if is_system else clock.current_time
+        self.conductor.open()
 
     def drain(self) -> None:
         """Take events from listeners only."""
         self._owner = 0
         self._draining = True
-        self._refuse([waiter for waiter in self._room_waits if waiter.outside])
+        self.lobby.refuse(closed, inside_too=False)
 
     def shut(self) -> None:
         """Take no events any more."""
         self._owner = self.home = 0
-        self._refuse(self._room_waits)
-
-    @staticmethod
-    def _refuse(waiters: list[RoomWait]) -> None:
-        for waiter in waiters[::-1]:  # the other way round, each would let in the one behind it
-            waiter.refuse(closed())
-
-    def reroute(self, actor: Actor, names: tuple[str, ...]) -> None:
-        """Let dispatches that wait find their route again, as a listener on it is gone."""
-        stale = [
-            waiter
-            for waiter in self._room_waits
-            if waiter.route.name in names and actor in waiter.route.listeners
-        ]
-        for waiter in stale:  # all of them, or one would be let in where another steps out
-            waiter.step_out()
-        let_in([actor, *(other for waiter in stale for other in waiter.blocking)])
+        self.lobby.refuse(closed, inside_too=True)
 
     def check_thread(self) -> None:
         if self.home and get_ident() != self.home:
@@ -144,14 +123,20 @@ class Dispatcher:
     # -- dispatch
 
     @enable_ki_protection
-    def dispatch_nowait(self, event: object) -> DispatchHandle:
+    def dispatch_nowait(self, event: object, waiting: bool = False) -> DispatchHandle:
         ident = get_ident()
         if ident != self._owner:
-            return self._unusual(event, ident)
+            return self._unusual(event, ident, waiting)
         try:
             route = self._routes[type(event)]
         except KeyError:
-            route, event = self._find(event)
+            route = None
+        if route is None:
+            route, event = self.find(event)
+            if route.special:
+                if waiting:
+                    raise Special(route, event)
+                return self.conductor.conduct_nowait(route, event)
         handle = DispatchHandle()
         handle.event = event
         handle.route = route
@@ -197,56 +182,77 @@ class Dispatcher:
 
     @enable_ki_protection
     async def dispatch(self, event: object) -> DispatchHandle:
-        if perf_counter() > self._breath_end or is_cancelled(current_task()):
+        start = perf_counter()
+        if start > self._breath_end or is_cancelled():
             await checkpoint()
-            self._breath_end = perf_counter() + BREATH
+            start = perf_counter()
+            self._breath_end = start + BREATH
         try:
-            return self.dispatch_nowait(event)
+            try:
+                return self.dispatch_nowait(event, True)
+            finally:  # the handle must not be kept by this frame, which a failure may keep
+                if perf_counter() - start > self._slow_after:
+                    self.warn_if_slow(self.find(event)[0], perf_counter() - start)
         except NoRoom as full:
             route, handle = full.route, full.handle
-        if not await self._room(route, handle):
-            return await self.dispatch(event)
-        return self._run_inline(route, handle)
+        except Special as special:
+            route, event, handle = special.route, special.event, None
+        # Not inside the handlers, or theirs would be the context of what listeners raise.
+        if handle is None:
+            return await self.conductor.conduct(route, event)
+        return await self.finish(route, handle)
 
-    async def _room(self, route: Route, handle: DispatchHandle, *, arrived: bool = False) -> bool:
-        """Wait until the event is in all mailboxes; False if the route has changed meanwhile."""
-        actor = self._inside()
-        waiter = RoomWait(route, handle, actor, arrived, self.mailboxes.put)
-        edge: AbstractContextManager[None] = nullcontext()
-        if actor is not None:
-            edge = self._waits.edge(actor, waiter.needs, f"room for {route.name!r}")
-        with edge:
-            self._room_waits.append(waiter)
-            try:
-                return await waiter.wait()
-            finally:
-                self._room_waits.remove(waiter)
+    def warn_if_slow(self, route: Route, seconds: float) -> None:
+        """Say that an inline listener has held up all other tasks, if one has."""
+        if seconds > self._slow_after and route.inline:
+            self.crew.warn_of(" or ".join(actor.name for actor in route.inline), seconds)
 
-    def _unusual(self, event: object, ident: int) -> DispatchHandle:
+    async def finish(
+        self, route: Route, handle: DispatchHandle, *, arrived: bool = False
+    ) -> DispatchHandle:
+        """Wait for room, and make the inline calls."""
+        taken = await self.room(route, handle, arrived=arrived)
+        if taken is route:
+            return self.run_inline(route, handle)
+        return self.conductor.call_timed(taken, handle)
+
+    async def room(self, route: Route, handle: DispatchHandle, *, arrived: bool = False) -> Route:
+        """Wait until the event is in all mailboxes; returns the route that it has taken."""
+        actor = self.insiders.inside()
+        waiter = RoomWait(route, handle, actor, arrived, self._let_in)
+        with self.insiders.waiting_for_room(waiter, actor):
+            return await self.lobby.wait(waiter)
+
+    def _let_in(self, route: Route, handle: DispatchHandle) -> None:
+        self.mailboxes.put(route, handle)
+        self.insiders.let_in(route, handle)
+
+    def _unusual(self, event: object, ident: int, waiting: bool) -> DispatchHandle:
         """Dispatch when the bus is not simply open, or inside an inline listener."""
+        self.check_intake()
+        if self._depth + levels() >= self.max_nesting:
+            raise too_deep(self._depth + len(underway.get()))
+        owner = self._owner
+        self._depth += 1
+        self._owner = ident
+        try:
+            return self.dispatch_nowait(event, waiting)
+        finally:
+            self._owner = owner
+            self._depth -= 1
+
+    def check_intake(self, *, arrived: bool = False) -> None:
+        """Raise what says why no event is taken now from where the caller is."""
         if not self.home:
             if self._was_open:
                 raise closed()
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
         self.check_thread()
-        if self._draining and not self._depth and self._inside() is None:
+        if self._draining and not self._depth and not arrived and not self.insiders.are_here():
             raise closed()
-        if self._depth >= self._max_nesting:
-            raise NestingError(
-                f"listeners dispatch {self._depth} levels deep inside each other; if that is no "
-                "endless loop, use an async listener, or raise Config.max_nesting"
-            )
-        owner = self._owner
-        self._depth += 1
-        self._owner = ident
-        try:
-            return self.dispatch_nowait(event)
-        finally:
-            self._owner = owner
-            self._depth -= 1
 
-    def _find(self, event: object) -> tuple[Route, object]:
-        """Return the route of an event whose class has not been dispatched before."""
+    def find(self, event: object) -> tuple[Route, object]:
+        """Return the route of an event whose class is not in the table, and the event."""
         if isinstance(event, AdHocEvent):
             name = event.event_name
             if not self._registry.is_registered(name):
@@ -258,6 +264,16 @@ class Dispatcher:
         cached = self._routes.get(type(event))
         return cached or self.router.cache(type(event), known), event
 
+    def enter_inline(self) -> int:
+        """Enter an inline call: what it dispatches is nested; returns what leaving it needs."""
+        owner, self._owner = self._owner, 0
+        self._depth += 1
+        return owner
+
+    def leave_inline(self, owner: int) -> None:
+        self._owner = owner
+        self._depth -= 1
+
     # -- inline calls, when one of them has failed or the dispatch had to wait
 
     def _carry_on(
@@ -268,28 +284,35 @@ class Dispatcher:
         failure: Exception,
     ) -> DispatchHandle:
         failed = next(i for i, other in enumerate(route.calls) if other is call)
-        self._inline_failed(route.inline[failed], handle, failure)
         try:
-            return self._run_inline(route, handle, failed)
+            return self.run_inline(route, handle, failed, failure)
         finally:
             del handle, failure
 
-    def _run_inline(
-        self, route: Route, handle: DispatchHandle, failed: int | None = None
+    def run_inline(
+        self,
+        route: Route,
+        handle: DispatchHandle,
+        index: int = 0,
+        failure: Exception | None = None,
     ) -> DispatchHandle:
-        """Make the inline calls, or those behind one that has failed."""
-        failures = [] if failed is None else [route.inline[failed]]
-        index = 0 if failed is None else failed + 1
+        """Make the inline calls, or see to one that has failed, and make those behind it."""
+        start = perf_counter()
+        failures: list[Actor] = []
         owner, self._owner = self._owner, 0
-        level = 1 if failed is None else 0  # those behind a failed one are at its level
+        level = 1 if failure is None else 0  # those behind a failed one are at its level
         self._depth += level
         try:
             while index < len(route.calls):
                 try:
-                    route.calls[index](handle.event)
+                    if failure is None:
+                        route.calls[index](handle.event)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+                    failure = error
+                if failure is not None:
                     failures.append(route.inline[index])
-                    self._inline_failed(route.inline[index], handle, error)
+                    self._inline_failed(route.inline[index], handle, failure)
+                    failure = None
                 index += 1
             return handle
         finally:
@@ -301,90 +324,61 @@ class Dispatcher:
                 actor.failed += 1
             for actor in route.inline[index:]:  # after a KeyboardInterrupt, say
                 actor.abandoned += 1
-            del handle
+            if level:
+                self.warn_if_slow(route, perf_counter() - start)
+            del handle, failure
 
     def _inline_failed(self, actor: Actor, handle: DispatchHandle, failure: Exception) -> None:
         forget_caller(failure)
         actor.last_error = EventError(handle.event_name, actor.name, failure)
         self._supervisor.report(actor.last_error, handle)
+        if actor.recovery is not None:
+            actor.recovery.supervise_inline(actor.last_error)
 
-    # -- what drivers bring, and what the bus asks
-
-    async def deliver(self, event: object) -> None:
-        """Take an event of another bus to the listeners of this one; it goes no further."""
-        try:
-            await checkpoint_if_cancelled()
-            route, event = self._find(event)
-            handle = DispatchHandle()
-            handle.event, handle.route, handle.notes, handle.left = event, route.local, None, 0
-            try:
-                self.mailboxes.commit(route.local, handle)
-            except NoRoom:
-                if not await self._room(route.local, handle, arrived=True):
-                    return await self.deliver(event)
-            self._run_inline(route.local, handle)
-        except (GoEventError, TypeError) as error:
-            self._supervisor.report_loose(EventError(self._name_of(event), "driver", error))
-
-    def lost(self, event: object) -> None:
-        """Report an event of another bus that came too late."""
-        reason = "the bus ended before it could be delivered"
-        self._supervisor.report_loose(EventAbandoned(self._name_of(event), "driver", reason=reason))
-
-    def _name_of(self, event: object) -> str:
-        known = self._registry.name_of(type(event))
-        return known or getattr(event, "event_name", "") or type(event).__qualname__
+    # -- what the bus and its handles ask
 
     @enable_ki_protection
     async def wait(self) -> None:
         """Wait until what was accepted before is settled."""
-        self.refuse_inside("wait for")
-        handles: list[DispatchHandle] = []
-        for actor in self._at_work():
-            if actor.hand is not None:
-                handles.append(actor.hand)
-            if len(actor.event_names) > 1:  # unregistering it for one of them may drop the last
+        self.insiders.refuse("wait for")
+        handles: list[DispatchHandle] = [*self.conductor.handles]
+        for actor in self.insiders.at_work():
+            handles.extend(actor.in_hand)
+            if actor.exclusive and actor.lanes == (actor,):
+                if actor.mail:  # FIFO: when the last event is settled, so are those before it
+                    handles.append(actor.mail[-1])
+            else:  # unregistering it for one of several events may drop the last
                 handles.extend(actor.mail)
-            elif actor.mail:  # FIFO: when the last event is settled, so are those before it
-                handles.append(actor.mail[-1])
         await checkpoint()
         for handle in handles:
             if handle.left > 0:
                 await wait_task_rescheduled(handle.enlist(current_task()))
 
-    # -- what handles ask
-
     def looked_at(self, notes: Notes) -> None:
         self._supervisor.looked_at(notes)
 
+    @property
+    def underway(self) -> Mapping[DispatchHandle, object]:
+        return self.conductor.handles
+
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
-        actor = self.crew.owner(task)
-        if actor is None:
-            return nullcontext()
+        return self.insiders.waiting(handle, task)
 
-        def needs() -> list[Actor]:
-            return [other for other in self._at_work() if other.holds(handle)]
+    def delivery(self) -> Delivery | None:
+        """Return what the caller's listener works on; an inline one would get its caller's."""
+        if self.level:
+            return None
+        try:
+            return self.crew.delivery()
+        except RuntimeError:  # in a thread
+            return None
 
-        return self._waits.edge(actor, needs, f"the handle of {handle.event_name!r}")
-
-    def _at_work(self) -> list[Actor]:
-        """Return who may hold events, also a listener that was unregistered while it ran."""
-        running = (worker.actor for worker in self.crew.workers.values())
-        found = {id(actor): actor for actor in (*self.router.actors(), *running) if actor}
-        return list(found.values())
-
-    def refuse_inside(self, verb: str) -> None:
-        if (actor := self._inside()) is not None:
-            raise RuntimeError(
-                f"{actor.name} cannot {verb} the bus that runs it: it would never end"
-            )
-
-    def _inside(self) -> Actor | None:
-        """Return the actor inside whose listener the caller runs."""
-        task = current_task()
-        if self.crew.suspended or task in self.crew.workers:
-            return self.crew.owner(task)
-        return None
+    @property
+    def level(self) -> int:
+        """How deep the caller is in inline calls; other threads than the bus's are in none."""
+        if get_ident() != self.home:
+            return 0
+        return self._depth + (not self._owner and not self._draining)
 
 
 def closed() -> BusClosed:

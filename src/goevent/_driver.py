@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import trio
 
-Deliver = Callable[[Any], Awaitable[None]]
+Deliver = Callable[[Any, Mapping[str, str]], Awaitable[None]]
 Lost = Callable[[Any], None]
 
 
@@ -33,6 +33,6 @@ class Driver(Protocol):
         """Receive no more; `run` returns when what has arrived is delivered."""
         ...
 
-    async def publish(self, event: Any) -> None:
-        """Hand an event to the other buses."""
+    async def publish(self, event: Any, headers: Mapping[str, str]) -> None:
+        """Hand an event to the other buses, with what middleware has put on it."""
         ...

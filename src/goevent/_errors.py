@@ -33,10 +33,11 @@ class EventError(GoEventError):
         listener: the name of the listener, or of the part of the bus that failed.
         reason: what happened, in one line.
         outcome: the column of the ledger that counted the delivery.
+        attempts: how often the listener has tried; above 1 with `ListenerOptions.retry` only.
     """
 
     # Ten thousand of these are kept: no instance dictionaries.
-    __slots__ = ("_frames", "_reason", "event_name", "listener")
+    __slots__ = ("_earlier", "_frames", "_reason", "attempts", "event_name", "listener")
 
     outcome: ClassVar[Outcome] = "failed"
 
@@ -47,18 +48,26 @@ class EventError(GoEventError):
         error: BaseException | None = None,
         *,
         reason: str = "",
+        earlier: tuple[BaseException, ...] = (),
     ) -> None:
         super().__init__(event_name, listener)
         self.event_name: str = event_name
         self.listener: str = listener
+        self.attempts: int = len(earlier) + 1
         self.__cause__ = error
         self._reason = reason
+        self._earlier = earlier
         self._frames: tuple[tuple[CodeType, int], ...] = ()
 
     @property
     def error(self) -> BaseException | None:
         """What the listener raised; None if it raised nothing, or if only the text was kept."""
         return self.__cause__
+
+    @property
+    def causes(self) -> tuple[BaseException, ...]:
+        """What every attempt raised, in order; `error` is the last of them."""
+        return self._earlier if self.__cause__ is None else (*self._earlier, self.__cause__)
 
     @property
     def reason(self) -> str:
@@ -82,6 +91,7 @@ class EventError(GoEventError):
         if len(reason) > MAX_REASON:  # it may well quote the event
             reason = f"{reason[:MAX_REASON]}..."
         text = type(self)(self.event_name, self.listener, reason=reason)
+        text.attempts = self.attempts
         frames: list[tuple[CodeType, int]] = []
         entry = self.__cause__.__traceback__
         while entry is not None and len(frames) < MAX_FRAMES:
@@ -94,7 +104,8 @@ class EventError(GoEventError):
         return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
-        return f"{self.listener} {self.outcome} on {self.event_name!r}: {self.reason}"
+        tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
+        return f"{self.listener} {self.outcome} on {self.event_name!r}{tries}: {self.reason}"
 
 
 class EventDropped(EventError):
@@ -104,11 +115,61 @@ class EventDropped(EventError):
     outcome: ClassVar[Outcome] = "dropped"
 
 
+class EventVetoed(EventDropped):
+    """Middleware kept the event from its listeners, or from one of them.
+
+    It is on the event's handle, but as nothing has failed, in no log of errors.
+    """
+
+    __slots__ = ()
+
+
 class EventAbandoned(EventError):
     """The bus ended before the listener had run, or while it was running."""
 
     __slots__ = ()
     outcome: ClassVar[Outcome] = "abandoned"
+
+
+class ListenerTimeout(GoEventError, trio.TooSlowError):
+    """A run of a listener took longer than its `timeout`."""
+
+
+class Veto(Exception):
+    """Raised by middleware, above its `yield`, to keep an event from what it stands around.
+
+    Args:
+        reason: why, in one line.
+    """
+
+
+class Vetoed(Exception):
+    """What becomes of a `Veto` outside the middleware; knows who raised it."""
+
+    def __init__(self, middleware: str, reason: str) -> None:
+        super().__init__(middleware, reason)
+        self.middleware = middleware
+        self.reason = reason
+
+
+class HookFailed(Exception):
+    """Tells that an error was raised by middleware, and not by the listener."""
+
+    def __init__(self, middleware: str, error: Exception) -> None:
+        super().__init__(middleware, error)
+        self.middleware = middleware
+        self.error = error
+
+
+def failure_of(
+    event_name: str, listener: str, error: BaseException, earlier: tuple[BaseException, ...] = ()
+) -> EventError:
+    """Return the EventError for what a run of a listener raised, with the right culprit."""
+    if isinstance(error, Vetoed):
+        return EventVetoed(event_name, listener, reason=f"{error.middleware}: {error.reason}")
+    if isinstance(error, HookFailed):
+        return EventError(event_name, error.middleware, error.error, earlier=earlier)
+    return EventError(event_name, listener, error, earlier=earlier)
 
 
 def forget_caller(error: BaseException) -> None:

@@ -24,8 +24,9 @@ from trio.lowlevel import (
 from ._errors import EventError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from contextlib import AbstractContextManager
+    from contextvars import Context
 
     import outcome
 
@@ -56,6 +57,10 @@ class Kernel(Protocol):
 
     @property
     def crew(self) -> Workers: ...
+    @property
+    def underway(self) -> Mapping[DispatchHandle, object]:
+        """The dispatches that await inline listeners."""
+        ...
 
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
         """Guard a wait from inside a listener, or raise `DeadlockError`."""
@@ -78,13 +83,15 @@ class Origin(Protocol):
 class Notes:
     """The part of a handle that most handles never need; it lives as long as its handle."""
 
-    __slots__ = ("__weakref__", "errors", "first", "id", "waiters")
+    __slots__ = ("__weakref__", "context", "errors", "first", "headers", "id", "waiters")
 
     def __init__(self, first: Task | None) -> None:
         self.first: Task | None = first
         self.waiters: list[Task] = []
         self.errors: list[EventError] = []
         self.id: str = ""
+        self.headers: dict[str, str] | None = None
+        self.context: Context | None = None  # the dispatcher's, if a listener wants it
 
 
 class DispatchHandle:
@@ -117,6 +124,14 @@ class DispatchHandle:
         if not notes.id:
             notes.id = secrets.token_hex(8)
         return notes.id
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What travels with the event, besides it; middleware around dispatch may fill it."""
+        notes = self.noted()
+        if notes.headers is None:
+            notes.headers = {}
+        return notes.headers
 
     @property
     def pending(self) -> int:
@@ -164,7 +179,7 @@ class DispatchHandle:
             kernel = self.route.kernel
             if kernel.home != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
-            if kernel.crew.suspended or task in kernel.crew.workers:
+            if kernel.crew.suspended or task in kernel.crew.workers or kernel.underway:
                 with kernel.waiting(self, task):
                     await wait_task_rescheduled(self.enlist(task))
             elif self.notes is None:

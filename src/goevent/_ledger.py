@@ -46,6 +46,10 @@ class ListenerSnapshot:
         oldest_age: seconds that the oldest of them has waited; 0.0 if none does.
         in_flight: events that the listener is working on.
         last_error: the newest failure in one line.
+        state: `"idle"`, `"running"`, `"backing off"` before another attempt, `"restarting"` or
+            `"escalating"`; with several events at once, what one of them is at.
+        restarts: how often its supervision has restarted it.
+        strays: threads of it that run on after their timeout.
     """
 
     name: str
@@ -59,6 +63,9 @@ class ListenerSnapshot:
     dropped: int
     abandoned: int
     last_error: str | None
+    state: str = "idle"
+    restarts: int = 0
+    strays: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +94,17 @@ def snapshot_of(actor: Actor, counted: int, now: float) -> ListenerSnapshot:
         event_names=actor.event_names,
         inline=actor.inline,
         depth=len(actor.mail),
-        oldest_age=max(0.0, now - actor.mail[0].since) if actor.mail else 0.0,
-        in_flight=int(actor.hand is not None),
+        oldest_age=max(0.0, now - next(iter(actor.mail)).since) if actor.mail else 0.0,
+        in_flight=len(actor.in_hand) + actor.due,
         completed=books.completed,
         failed=actor.failed,
         dropped=actor.dropped,
         abandoned=actor.abandoned,
         last_error=str(actor.last_error) if actor.last_error is not None else None,
+        state=max((lane.state for lane in actor.lanes), default="")
+        or ("running" if actor.in_hand or actor.due else "idle"),
+        restarts=actor.recovery.restarts if actor.recovery is not None else 0,
+        strays=actor.strays,
     )
 
 
@@ -112,6 +123,8 @@ class Books:
         self._closed = Ledger()
         for actor in self._router.listeners():
             actor.folded = actor.failed = actor.dropped = actor.abandoned = 0
+            if actor.recovery is not None:
+                actor.recovery.reset()
 
     def depart(self, actor: Actor) -> None:
         """Keep the books of a listener that was unregistered."""
@@ -130,7 +143,7 @@ class Books:
     def ledger(self) -> Ledger:
         counts = self._router.counts()
         actors = [*self._router.listeners(), *self._gone]
-        return self._closed + total(ledger_of(actor, counts.get(id(actor), 0)) for actor in actors)
+        return self._closed + total(ledger_of(actor, counts.get(actor, 0)) for actor in actors)
 
 
 def total(ledgers: Iterable[Ledger]) -> Ledger:

@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkab
 
 from trio.lowlevel import disable_ki_protection
 
-from ._actor import Actor
 from ._event import Event
 from ._names import validate_name
-from ._options import DEFAULT_MAILBOX, ListenerOptions
+from ._patterns import compile_pattern, is_pattern, validate_pattern
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from ._registry import EventRegistry
 
@@ -39,53 +38,10 @@ class Listener(Protocol):
         ...
 
 
-def build_actor(
-    handler: Callable[[Any], Any],
-    events: Iterable[str | type],
-    asked: ListenerOptions,
-    default: ListenerOptions,
-    registry: EventRegistry,
-    depth: int,
-) -> Actor:
-    """Return the actor for a handler, after checking all that can be checked now.
-
-    `depth` tells how many frames up the user's code is, whose local names annotations may use.
-    """
-    options = asked.over(default)
-    names = tuple(dict.fromkeys(event_name_of(event, registry) for event in events))
-    if not names:
-        raise TypeError("a listener needs at least one event name or event class")
-    if isinstance(handler, type) or not callable(handler):
-        raise TypeError(f"a listener is a function or has one, not {handler!r}")
-    name = (
-        options.name
-        or getattr(inner(handler), "__qualname__", None)
-        or type(inner(handler)).__qualname__
-    )
-    check_annotation(handler, name, names, registry, frame_above(depth + 1))
-    let_interrupt(handler)
-    suspends = is_async(handler)
-    inline = not suspends if options.async_ is None else not options.async_
-    if inline and suspends:
-        raise NotImplementedError(
-            "async_=False on an `async def` listener comes with a later release"
-        )
-    if inline and (asked.mailbox is not None or asked.overflow is not None):
-        raise ValueError(f"{name} runs inline and has no mailbox; async_=True would give it one")
-    return Actor(
-        name,
-        names,
-        handler if inline or suspends else as_async(handler),
-        inline=inline,
-        capacity=options.mailbox or DEFAULT_MAILBOX,
-        overflow=options.overflow or "block",
-    )
-
-
 def event_name_of(event: str | type, registry: EventRegistry) -> str:
-    """Return the name under which a listener is registered."""
+    """Return the name or the pattern under which a listener is registered."""
     if isinstance(event, str):
-        return validate_name(event)
+        return validate_pattern(event) if is_pattern(event) else validate_name(event)
     if isinstance(event, type):
         name = registry.name_of(event)
         if name is None:
@@ -107,13 +63,10 @@ def no_event_type(cls: type[Any]) -> str:
     )
 
 
-def as_async(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Give a `def` the shape of an `async def`, for a listener with a mailbox."""
-
-    async def call(event: Any) -> None:
-        handler(event)
-
-    return call
+def name_of(handler: Callable[[Any], Any]) -> str:
+    """Return what errors and snapshots call a listener that has no name of its own."""
+    named = inner(handler)
+    return getattr(named, "__qualname__", None) or type(named).__qualname__
 
 
 def is_async(handler: Callable[[Any], Any]) -> bool:
@@ -157,6 +110,9 @@ def check_annotation(
     if accepted is None:
         return
     for name in names:
+        if is_pattern(name):
+            check_pattern(accepted, listener, name, registry)
+            continue
         known = registry.type_of(name)
         if known is None:
             fresh = [cls for cls in accepted if registry.name_of(cls) is None]
@@ -170,6 +126,21 @@ def check_annotation(
             f"{listener} is registered for {name!r} ({title(known)}), but its parameter is "
             f"annotated as {wanted!r} ({' | '.join(title(cls) for cls in accepted)})"
         )
+
+
+def check_pattern(
+    accepted: tuple[type[Any], ...], listener: str, pattern: str, registry: EventRegistry
+) -> None:
+    """Refuse a handler if an event type that is known now matches its pattern and does not fit."""
+    matches = compile_pattern(pattern)
+    for name in registry.names():
+        known = registry.type_of(name)
+        if known is not None and matches(name) and not issubclass(known, accepted):
+            raise TypeError(
+                f"{listener} is registered for {pattern!r}, which {name!r} ({title(known)}) "
+                f"matches, but its parameter is annotated as "
+                f"{' | '.join(title(cls) for cls in accepted)}"
+            )
 
 
 def title(cls: type[Any] | None) -> str:

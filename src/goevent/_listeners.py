@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import enable_ki_protection
 
+from ._lanes import KeyedMailbox
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._actor import Actor
     from ._crew import Crew
     from ._dispatcher import Dispatcher
@@ -22,6 +26,8 @@ class Listeners:
         self._crew = crew
         self._dispatcher = dispatcher
         self._books = books
+        dispatcher.mailboxes.spend = self.spend
+        dispatcher.insiders.departed = lambda: books.gone
 
     @enable_ki_protection
     def add(self, actor: Actor) -> None:
@@ -30,45 +36,66 @@ class Listeners:
         self._fold()
 
     @enable_ki_protection
-    def remove(self, actor: Actor) -> None:
+    def remove(self, actor: Actor, reason: str = "its listener was unregistered") -> None:
         """Unregister; what is queued is dropped, what the listener works on it may finish."""
         self._dispatcher.check_thread()
         if not actor.active:
             return
+        self._depart(actor)
+        self._crew.surplus = not actor.inline
+        if actor.recovery is not None:
+            actor.recovery.wake()
+        self._drop(actor, reason)
+        self._fold()
+
+    def stop(self, actor: Actor) -> None:
+        """Unregister a listener by its supervision."""
+        self.remove(actor, "its listener has failed, and was stopped")
+
+    def spend(self, actor: Actor) -> None:
+        """Unregister a listener that has got the only event it takes."""
+        if actor.active:
+            self._depart(actor)
+            self._dispatcher.lobby.leave_out(actor)
+
+    def _depart(self, actor: Actor) -> None:
         actor.active = False
         self._router.remove(actor)
-        self._crew.surplus = not actor.inline
         self._books.depart(actor)
-        self._drop(actor, actor.event_names)
-        self._fold()
 
     @enable_ki_protection
     def remove_name(self, name: str) -> None:
         """Unregister everybody for one event; who has no other event left is gone."""
         self._dispatcher.check_thread()
-        route = self._router.by_name.get(name)
-        for actor in route.listeners if route is not None else ():
-            if name not in actor.event_names:
-                continue  # the kernel's own
+        for actor in self._router.registered_for(name):
             if actor.event_names == (name,):
                 self.remove(actor)
             else:
                 self._router.remove(actor, (name,))
                 actor.event_names = tuple(other for other in actor.event_names if other != name)
-                self._drop(actor, (name,))
+                self._drop(actor, "its listener was unregistered")
         self._fold()
 
-    def _drop(self, actor: Actor, names: tuple[str, ...]) -> None:
-        queued = [handle for handle in actor.mail if handle.event_name in names]
-        if len(queued) == len(actor.mail):
-            actor.mail.clear()
-        else:
-            kept = [handle for handle in actor.mail if handle.event_name not in names]
-            actor.mail.clear()
-            actor.mail.extend(kept)
+    def rebuilt(self, actor: Actor, call: Callable[[Any], Any]) -> None:
+        """Have a listener's events brought to its successor from now on."""
+        actor.call = call
+        actor.call = self._router.watched(actor)
+        if actor.inline and actor.active:
+            self._router.renew(actor)
+
+    def _drop(self, actor: Actor, reason: str) -> None:
+        """Drop what is queued of events that the actor does not listen to any more."""
+        queued = [handle for handle in actor.mail if not actor.covers(handle.event_name)]
+        if queued:
+            kept = [handle for handle in actor.mail if actor.covers(handle.event_name)]
+            if isinstance(actor.mail, KeyedMailbox):
+                actor.mail.retain(kept)
+            else:
+                actor.mail.clear()
+                actor.mail.extend(kept)
         for handle in queued:
-            self._dispatcher.mailboxes.drop(handle, actor, "its listener was unregistered")
-        self._dispatcher.reroute(actor, names)
+            self._dispatcher.mailboxes.drop(handle, actor, reason)
+        self._dispatcher.lobby.leave_out(actor)
 
     def _fold(self) -> None:
         if not self._dispatcher.busy:

@@ -8,6 +8,8 @@ from ._errors import EventAbandoned, EventDropped, MailboxFull
 from ._room import NoRoom
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from ._actor import Actor
     from ._crew import Crew
     from ._handle import DispatchHandle
@@ -21,6 +23,7 @@ class Mailboxes:
     def __init__(self, crew: Crew, supervisor: Supervisor) -> None:
         self._crew = crew
         self._supervisor = supervisor
+        self.spend: Callable[[Actor], None] = forget  # takes away a listener that has had its event
 
     def commit(self, route: Route, handle: DispatchHandle) -> None:
         """Put an event into the mailboxes on its route, of which one may have no room.
@@ -36,6 +39,8 @@ class Mailboxes:
     def put(self, route: Route, handle: DispatchHandle) -> None:
         """Put an event into all mailboxes on its route, whoever queues for room in them.
 
+        A listener that takes one event only is unregistered in the same step.
+
         Raises:
             MailboxFull: one under `overflow="error"` is full; nothing was put anywhere.
         """
@@ -44,9 +49,14 @@ class Mailboxes:
         for actor in full:
             if actor.overflow == "error":
                 raise MailboxFull(f"{route.name!r} not dispatched: {actor.name} has no room for it")
-        handle.left = len(route.actors)
+        handle.left = len(route.actors) + route.awaits
         handle.since = crew.now = crew.clock()
-        route.posted += 1
+        if route.special:
+            for actor in route.listeners:
+                actor.folded += 1
+                actor.due += actor.inline
+        else:
+            route.posted += 1
         for actor in route.actors:
             if actor in full:
                 if actor.overflow == "drop_new":
@@ -57,6 +67,8 @@ class Mailboxes:
             if not actor.scheduled:
                 actor.scheduled = True
                 crew.ready.append(actor)
+        for actor in route.once:
+            self.spend(actor)
         if crew.ready and not crew.awake:
             crew.post()
 
@@ -68,12 +80,18 @@ class Mailboxes:
 
     def abandon(self, actor: Actor) -> None:
         """Settle all that an actor will not get to any more, as the bus has ended."""
-        hand, actor.hand = actor.hand, None
-        handles = [*actor.mail] if hand is None else [hand, *actor.mail]
+        hands = actor.in_hand
+        handles = [*hands, *actor.mail]
         actor.mail.clear()
-        actor.scheduled = False
+        for lane in actor.lanes:
+            lane.hand = None
+            lane.scheduled = False
         for handle in handles:
-            when = "while the listener ran" if handle is hand else "before the listener ran"
+            when = "while the listener ran" if handle in hands else "before the listener ran"
             error = EventAbandoned(handle.event_name, actor.name, reason=f"the bus ended {when}")
             self._supervisor.report(error, handle, actor)
             handle.settle_one()
+
+
+def forget(actor: Actor) -> None:
+    """Leave it at that."""

@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from ._driver import Deliver, Lost
+
+    Parcel = tuple[Any, Mapping[str, str]]
 
 
 class MemoryHub:
@@ -25,13 +29,13 @@ class MemoryHub:
         if inbox < 1:
             raise ValueError(f"an inbox holds at least 1 event, not {inbox}")
         self._inbox = inbox
-        self._members: dict[MemoryDriver, trio.MemorySendChannel[Any]] = {}
+        self._members: dict[MemoryDriver, trio.MemorySendChannel[Parcel]] = {}
 
-    def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Any]:
+    def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Parcel]:
         """Return the inbox through which `member` gets the events of the others."""
         if member in self._members:
             raise RuntimeError("a MemoryDriver serves one bus at a time: give each its own")
-        send, receive = trio.open_memory_channel[Any](self._inbox)
+        send, receive = trio.open_memory_channel["Parcel"](self._inbox)
         self._members[member] = send
         return receive
 
@@ -40,7 +44,7 @@ class MemoryHub:
         if (inbox := self._members.pop(member, None)) is not None:
             inbox.close()
 
-    def others(self, member: MemoryDriver) -> list[trio.MemorySendChannel[Any]]:
+    def others(self, member: MemoryDriver) -> list[trio.MemorySendChannel[Parcel]]:
         """Return the inboxes of all members but one."""
         return [inbox for other, inbox in self._members.items() if other is not member]
 
@@ -71,18 +75,18 @@ class MemoryDriver:
         if self._hub is None:
             raise RuntimeError("a MemoryDriver without a hub receives nothing")
         with self._hub.join(self) as inbox:
-            arrived: list[Any] = []
+            arrived: list[Parcel] = []
             try:
                 task_status.started()
-                async for event in inbox:
-                    arrived = [event]
-                    await deliver(event)
+                async for parcel in inbox:
+                    arrived = [parcel]
+                    await deliver(*parcel)
                     arrived = []
             finally:
                 self._hub.leave(self)
                 while inbox.statistics().current_buffer_used:
                     arrived.append(inbox.receive_nowait())
-                for event in arrived:
+                for event, _ in arrived:
                     lost(event)
 
     def stop(self) -> None:
@@ -90,10 +94,10 @@ class MemoryDriver:
         if self._hub is not None:
             self._hub.leave(self)
 
-    async def publish(self, event: Any) -> None:
+    async def publish(self, event: Any, headers: Mapping[str, str]) -> None:
         """Put the event into the inbox of every other open bus, waiting for room."""
         for inbox in self._hub.others(self) if self._hub is not None else ():
             try:
-                await inbox.send(event)
+                await inbox.send((event, headers))
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 continue  # that bus has closed meanwhile

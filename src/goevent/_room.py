@@ -8,7 +8,6 @@ half-way.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING
 
 import outcome
@@ -22,6 +21,7 @@ if TYPE_CHECKING:
 
     from ._actor import Actor
     from ._handle import DispatchHandle
+    from ._lanes import Lane
     from ._routing import Route
 
 
@@ -42,21 +42,26 @@ class RoomWait:
         self,
         route: Route,
         handle: DispatchHandle,
-        actor: Actor | None,
+        actor: Actor | Lane | None,
         arrived: bool,
         put: Callable[[Route, DispatchHandle], None],
     ) -> None:
-        self.route = route
+        self.route: Route = route
         # Neither from inside a listener nor from another bus: refused once the bus drains.
         self.outside: bool = actor is None and not arrived
         self.blocking: list[Actor] = [other for other in route.actors if other.overflow == "block"]
-        self._put = partial(put, route, handle)
+        self._handle = handle
+        self._put = put
         self._task: Task | None = None  # while it is parked
-        self._result: outcome.Outcome[bool] | None = None
+        self._result: outcome.Outcome[None] | None = None
+        self._decided = False
         self._cancelled = False
 
-    async def wait(self) -> bool:
-        """Return True when the event is in the mailboxes, False if it has to be routed anew."""
+    async def wait(self) -> Route:
+        """Return when the event is in the mailboxes, with the route that it has taken.
+
+        It is not the same route if listeners were unregistered meanwhile.
+        """
         self.route.free = 0  # nobody overtakes
         for actor in self.blocking:
             actor.enqueue(self)
@@ -66,7 +71,8 @@ class RoomWait:
                 if self._result is None:
                     self._task = current_task()
                     await wait_task_rescheduled(self._abort)
-            return self._result.unwrap()
+            self._result.unwrap()
+            return self.route
         finally:
             if self._cancelled:
                 let_in(self.blocking)
@@ -100,24 +106,33 @@ class RoomWait:
             for actor in self.blocking
         )
 
+    @property
+    def waits(self) -> bool:
+        """False once it is decided what becomes of it."""
+        return not (self._decided or self._cancelled)
+
+    def leave_out(self, actor: Actor) -> None:
+        """Wait on without a listener that is gone, with the same place in all queues."""
+        self.route = self.route.without(actor)
+        if actor in self.blocking:
+            self.blocking.remove(actor)
+            actor.dequeue(self)
+
     def admit(self) -> None:
         """Commit the event; there is room."""
-        self._go(outcome.capture(lambda: self._put() is None))
-
-    def step_out(self) -> None:
-        """Let the dispatch look for its route again; who stood behind it has to be let in."""
-        self._go(outcome.Value(False))
+        self._decide(lambda: outcome.capture(self._put, self.route, self._handle))
 
     def refuse(self, error: Exception) -> None:
-        self._go(outcome.Error(error))
+        self._decide(lambda: outcome.Error(error))
         let_in(self.blocking)
 
-    def _go(self, result: outcome.Outcome[bool]) -> None:
-        if self._result is not None:
+    def _decide(self, result: Callable[[], outcome.Outcome[None]]) -> None:
+        if self._decided:
             return
-        self._result = result
+        self._decided = True  # before the commit, which may unregister listeners and let others in
         for actor in self.blocking:
             actor.dequeue(self)
+        self._result = result()
         if self._task is not None:
             task, self._task = self._task, None
             reschedule(task, WOKEN)
@@ -130,6 +145,47 @@ class RoomWait:
         for actor in self.blocking:
             actor.dequeue(self)
         return Abort.SUCCEEDED
+
+
+class Lobby:
+    """The dispatches of one bus that wait for room."""
+
+    def __init__(self) -> None:
+        self._waiters: list[RoomWait] = []
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    async def wait(self, waiter: RoomWait) -> Route:
+        """Wait until the event is in all mailboxes; returns the route that it has taken."""
+        self._waiters.append(waiter)
+        try:
+            return await waiter.wait()
+        finally:
+            self._waiters.remove(waiter)
+
+    def refuse(self, error: Callable[[], Exception], *, inside_too: bool) -> None:
+        """Send away who still waits, or only those that come neither from listeners nor buses."""
+        # From the last one on: the other way round, each would let in the one behind it.
+        for waiter in self._waiters[::-1]:
+            if inside_too or waiter.outside:
+                waiter.refuse(error())
+
+    def leave_out(self, actor: Actor) -> None:
+        """Let dispatches that wait go on without a listener that is gone."""
+        stale = [
+            waiter
+            for waiter in self._waiters
+            if waiter.waits
+            and actor in waiter.route.listeners
+            and not actor.covers(waiter.route.name)
+        ]
+        for waiter in stale:  # all of them, or one would be let in where another stands before it
+            waiter.leave_out(actor)
+        for waiter in stale:
+            if not waiter.blocking:
+                waiter.admit()
+        let_in([actor, *(other for waiter in stale for other in waiter.blocking)])
 
 
 def let_in(actors: Iterable[Actor]) -> None:

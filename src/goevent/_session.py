@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import cast
+from typing import Any, cast
 
 import trio
 from trio.lowlevel import current_trio_token, enable_ki_protection
 
 from ._actor import Actor
+from ._arrivals import Arrivals
 from ._crew import Crew
 from ._dispatcher import Dispatcher
 from ._driver import Driver
@@ -35,6 +36,7 @@ class Session:
         self,
         crew: Crew,
         dispatcher: Dispatcher,
+        arrivals: Arrivals,
         router: Router,
         books: Books,
         supervisor: Supervisor,
@@ -42,6 +44,7 @@ class Session:
     ) -> None:
         self._crew = crew
         self._dispatcher = dispatcher
+        self._arrivals = arrivals
         self._router = router
         self._books = books
         self._supervisor = supervisor
@@ -76,10 +79,13 @@ class Session:
         await nursery.start(self._run_crew, nursery)
         if self._driver.connected:
             await nursery.start(self._run_driver)
-            self._router.connect(
-                Actor("driver", (), self._driver.publish, inline=False, capacity=OUTBOX_SIZE)
-            )
+            outbox = Actor("driver", (), self._publish, inline=False, capacity=OUTBOX_SIZE)
+            self._router.connect(outbox)
         self._dispatcher.open()
+
+    async def _publish(self, event: Any) -> None:
+        delivery = self._crew.delivery()
+        await self._driver.publish(event, delivery.headers if delivery is not None else {})
 
     # -- the tasks of the nursery
 
@@ -93,7 +99,7 @@ class Session:
         self._crew_ended = trio.Event()
         try:
             with sole_error(), self._crew_scope:
-                await self._crew.run(task_status=task_status)
+                await self._crew.run(self._dispatcher.delivery, task_status=task_status)
         finally:
             if self._dispatcher.state == "open" and not self._crew_scope.cancel_called:
                 # It crashed: the body is to be cancelled for it, not to be told BusClosed.
@@ -103,11 +109,11 @@ class Session:
 
     @enable_ki_protection
     async def _run_driver(self, *, task_status: trio.TaskStatus[None]) -> None:
-        dispatcher = self._dispatcher
+        arrivals = self._arrivals
         self._driver_ended = trio.Event()
         try:
             with self._driver_scope:
-                await self._driver.run(dispatcher.deliver, dispatcher.lost, task_status=task_status)
+                await self._driver.run(arrivals.deliver, arrivals.lost, task_status=task_status)
         finally:
             self._driver_ended.set()
 
@@ -130,10 +136,17 @@ class Session:
                 if self._driver_ended is not None:
                     self._driver.stop()
                     await self._driver_ended.wait()
-                await self._crew.quiet()
+                await self._quiet()
         finally:
             await self._stop()
         return self.ledger
+
+    async def _quiet(self) -> None:
+        """Wait until no listener has anything to do."""
+        await self._crew.quiet()
+        while self._dispatcher.conductor.handles:
+            await self._dispatcher.conductor.quiet()
+            await self._crew.quiet()
 
     async def _stop(self) -> None:
         if self._ended.is_set():
@@ -142,10 +155,15 @@ class Session:
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
             self._driver_scope.cancel()
             self._crew_scope.cancel()
+            self._dispatcher.conductor.cancel()
             if self._crew_ended is not None:
                 await self._crew_ended.wait()
+            await self._dispatcher.conductor.quiet()
+            if self.door is not None:
+                self.door.cancel()
             await self._supervisor.flush()
         self._give_up()  # also what a listener holds that ignored its cancellation
+        self._dispatcher.conductor.give_up()
         self._supervisor_scope.cancel()
         if self.door is not None:
             self.door.close()

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from ._errors import EventError
+from ._errors import EventError, EventVetoed
 
 if TYPE_CHECKING:
     from ._actor import Actor
@@ -61,6 +61,9 @@ class Supervisor:
                 actor.dropped += 1
             else:
                 actor.abandoned += 1
+        if isinstance(error, EventVetoed):
+            logger.info("%s", error)
+            return
         self._record(error)
         if self.callbacks and self._running:
             self._hand_on(error)
@@ -104,6 +107,12 @@ class Supervisor:
 
     def looked_at(self, notes: Notes) -> None:
         self._unseen.pop(weakref.ref(notes), None)
+
+    def raised(self, error: EventError) -> None:
+        """Take note of an error that leaves `async with bus`, where somebody gets to see it."""
+        for errors in self._unseen.values():
+            if error in errors:
+                errors.remove(error)
 
     def _unlooked(self, notes: weakref.ref[Notes]) -> None:
         """Log what failed on a handle that was dropped without anybody looking at it."""

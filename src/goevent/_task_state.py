@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from trio._core._run import GLOBAL_RUN_CONTEXT as RUNNING
+
 if TYPE_CHECKING:
     from trio.lowlevel import Task
 
@@ -19,12 +21,12 @@ def cancel_status(task: Task) -> object:
     return task._cancel_status
 
 
-def is_cancelled(task: Task) -> bool:
-    """Tell whether the next checkpoint of `task` would raise `trio.Cancelled`.
+def is_cancelled() -> bool:
+    """Tell whether the next checkpoint of the running task would raise `trio.Cancelled`.
 
-    As `trio.lowlevel.checkpoint_if_cancelled`, for half its price.
+    As `trio.lowlevel.checkpoint_if_cancelled`, for a third of its price.
     """
-    return task._cancel_status.effectively_cancelled
+    return RUNNING.task._cancel_status.effectively_cancelled
 
 
 async def close_leftovers(task: Task, status: object, error: Any) -> BaseException | None:

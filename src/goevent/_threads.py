@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
+from contextvars import Context, copy_context
 from typing import Any
 
 import outcome
@@ -29,6 +30,7 @@ class ThreadDoor:
         self._dispatch = dispatch
         self._lock = threading.Lock()
         self._waiting: set[Future[DispatchHandle]] = set()
+        self._scopes: set[trio.CancelScope] = set()  # of the tasks that dispatch
         self._open = True
 
     def dispatch(self, event: Any) -> DispatchHandle:
@@ -39,7 +41,7 @@ class ThreadDoor:
                 raise BusClosed("the bus is closed and takes no events")
             self._waiting.add(future)
         try:
-            self._token.run_sync_soon(self._enter, future, event)
+            self._token.run_sync_soon(self._enter, future, event, copy_context())
         except trio.RunFinishedError:
             raise BusClosed("the bus's event loop has ended") from None
         try:
@@ -48,23 +50,31 @@ class ThreadDoor:
             with self._lock:
                 self._waiting.discard(future)
 
-    def _enter(self, future: Future[DispatchHandle], event: Any) -> None:
+    def _enter(self, future: Future[DispatchHandle], event: Any, context: Context) -> None:
         if self._open:
             with self._lock:
                 self._waiting.discard(future)  # `_serve` will tell what became of the event
-            self._nursery.start_soon(self._serve, future, event)
+            context.run(self._nursery.start_soon, self._serve, future, event)
 
     async def _serve(self, future: Future[DispatchHandle], event: Any) -> None:
-        result = await outcome.acapture(self._dispatch, event)
-        if future.done():
-            return
-        if isinstance(result, outcome.Value):
-            future.set_result(result.value)
-        elif isinstance(result.error, Exception):
-            future.set_exception(result.error)
-        else:
-            future.set_exception(BusClosed("the bus ended before it took the event"))
-            result.unwrap()
+        with trio.CancelScope() as scope:
+            self._scopes.add(scope)
+            result = await outcome.acapture(self._dispatch, event)
+            self._scopes.discard(scope)
+            if future.done():
+                return
+            if isinstance(result, outcome.Value):
+                future.set_result(result.value)
+            elif isinstance(result.error, Exception):
+                future.set_exception(result.error)
+            else:
+                future.set_exception(BusClosed("the bus ended before it took the event"))
+                result.unwrap()
+
+    def cancel(self) -> None:
+        """Give up the dispatches that still wait for something, middleware perhaps."""
+        for scope in self._scopes:
+            scope.cancel()
 
     def close(self) -> None:
         """Send everybody away who still waits; no thread stays blocked."""

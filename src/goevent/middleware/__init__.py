@@ -1,0 +1,5 @@
+"""Middleware that is ready to use, in `Config.middleware` or `ListenerOptions.middleware`."""
+
+from ._deduplication import Deduplicate as Deduplicate
+from ._logging import LogEvents as LogEvents
+from ._rate_limit import RateLimit as RateLimit
