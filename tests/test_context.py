@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from contextvars import ContextVar
 from typing import Any
 
@@ -15,6 +15,7 @@ from goevent import (
     Delivery,
     DispatchHandle,
     Event,
+    EventError,
     EventRegistry,
     GoEvent,
     Ledger,
@@ -46,6 +47,10 @@ def make(**config: Any) -> GoEvent:
     return GoEvent(Config(registry=REGISTRY, **config))
 
 
+def always(event: object) -> bool:
+    return True
+
+
 MAILBOX_KINDS: dict[str, dict[str, Any]] = {
     "async": {},
     "blocking": {"async_": True},
@@ -67,7 +72,8 @@ def listens(bus: GoEvent, kind: str, call: Callable[[Any], None], **options: Any
 
     given = MAILBOX_KINDS[kind]
     handler = call if "thread" in given or "async_" in given else call_async
-    bus.subscribe(handler, Ping, **{"name": "it", **given, **options})
+    chosen: dict[str, Any] = {"name": "it", **given, **options}
+    bus.subscribe(handler, Ping, **chosen)
 
 
 # -- context=True
@@ -286,7 +292,7 @@ async def test_awaiting_something_foreign_is_a_failure_of_the_listener(
     bus: GoEvent, options: dict[str, Any]
 ) -> None:
     class Foreign:
-        def __await__(self) -> Iterator[str]:
+        def __await__(self) -> Generator[str]:
             yield "something that Trio does not know"
 
     @bus.listener(Ping, **options)
@@ -422,7 +428,7 @@ async def test_an_inline_def_called_from_within_another_listener_does_not_see_th
     assert seen == [("inner", False), ("outer", True)]
 
 
-@pytest.mark.parametrize("options", [{}, {"when": lambda event: True}])
+@pytest.mark.parametrize("options", [{}, {"when": always}])
 async def test_an_inline_def_inside_one_with_middleware_does_not_see_its_delivery(
     bus: GoEvent, options: dict[str, Any]
 ) -> None:
@@ -605,7 +611,11 @@ async def test_on_error_callbacks_and_factories_have_no_delivery(
             raise ValueError("broken")
 
     async with make(listener=_restarting()) as bus:
-        bus.on_error(lambda error: seen.update(callback=has_delivery()))
+
+        @bus.on_error
+        def callback(error: EventError) -> None:
+            seen["callback"] = has_delivery()
+
         bus.register_listener(Fragile)
         await bus.dispatch(Ping())
         await bus.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -790,21 +791,19 @@ async def test_a_dispatch_that_gets_room_as_the_bus_ends_runs_nothing_after_the_
     for _ in range(20):  # whether it or the bus goes first is up to chance
         bus = GoEvent(Config(registry=REGISTRY))
         handles: list[DispatchHandle] = []
-        ran: list[str] = []
         go, done = trio.Event(), trio.Event()
 
         async def full(event: Ping, go: trio.Event = go, done: trio.Event = done) -> None:
             await go.wait()
             done.set()
 
-        async def awaited(
-            event: Ping, bus: GoEvent = bus, ran: list[str] = ran, done: trio.Event = done
-        ) -> None:
+        async def awaited(event: Ping, done: trio.Event = done) -> None:
             if done.is_set():
                 await trio.sleep_forever()
 
         async def dispatch(bus: GoEvent = bus, handles: list[DispatchHandle] = handles) -> None:
-            handles.append(await bus.dispatch(Ping()))
+            with suppress(BusClosed):
+                handles.append(await bus.dispatch(Ping()))
 
         async with trio.open_nursery() as nursery:
             with pytest.raises(KeyError):  # noqa: PT012
@@ -819,10 +818,10 @@ async def test_a_dispatch_that_gets_room_as_the_bus_ends_runs_nothing_after_the_
                     go.set()
                     await done.wait()
                     raise KeyError("out")
-        assert len(handles) == 3
         assert all(handle.done for handle in handles)
         ledger = bus.snapshot().ledger
-        assert ledger.accepted == ledger.completed + ledger.abandoned == 6
+        assert ledger.accepted == ledger.completed + ledger.abandoned == 2 * len(handles)
+        assert len(handles) in (2, 3)
         assert bus.errors
 
 

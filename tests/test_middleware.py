@@ -791,6 +791,37 @@ async def test_an_async_listeners_failure_has_no_error_of_the_kernel_in_its_cont
         assert error.error.__context__ is None
 
 
+async def test_a_failure_after_a_wait_for_room_has_no_error_of_the_kernel_in_its_context() -> None:
+    hub = MemoryHub()
+    one = make(driver=MemoryDriver(hub))
+    two = make(driver=MemoryDriver(hub))
+    special = make(Around("a", []))
+    async with one, two, special:
+        for bus, source in ((two, one), (special, special)):
+            go = trio.Event()
+            wait_for_it = go.wait
+
+            @bus.listener(Ping, mailbox=1)
+            async def full(event: Ping, wait: Callable[[], Any] = wait_for_it) -> None:
+                await wait()
+
+            @bus.listener(Ping, name="fails")
+            def fails(event: Ping) -> None:
+                if event.n == 3:
+                    raise ValueError("lone")
+
+            async with trio.open_nursery() as nursery:
+                for n in (1, 2, 3):
+                    nursery.start_soon(source.dispatch, Ping(n))
+                    await wait_all_tasks_blocked()
+                go.set()
+            await wait_all_tasks_blocked()
+            (error,) = bus.errors
+            assert repr(error.error) == "ValueError('lone')"
+            assert error.error is not None
+            assert error.error.__context__ is None
+
+
 async def test_a_hook_without_a_second_half_that_yields_twice_fails() -> None:
     class Twice:
         def around_call(self, delivery: Delivery, /) -> Iterator[None]:

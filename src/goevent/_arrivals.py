@@ -40,9 +40,13 @@ class Arrivals:
             handle = begun(route.local, event)
             if headers:
                 handle.headers.update(headers)
+            full = False
             try:
                 dispatcher.mailboxes.commit(route.local, handle)
             except NoRoom:
+                full = True
+            # Not inside the handler, or it would be the context of what listeners raise.
+            if full:
                 await dispatcher.finish(route.local, handle, arrived=True)
             else:
                 dispatcher.run_inline(route.local, handle)

@@ -124,9 +124,10 @@ class Conductor:
             raise too_deep(len(underway.get()))
         try:
             self._dispatcher.mailboxes.commit(chosen, handle)
+            return chosen
         except NoRoom:
-            return await self._dispatcher.room(chosen, handle, arrived=arrived)
-        return chosen
+            pass  # waiting inside this handler would make it the context of what is raised then
+        return await self._dispatcher.room(chosen, handle, arrived=arrived)
 
     def _chosen(self, handle: DispatchHandle, *, arrived: bool = False) -> Route:
         """Return the event's route with the listeners that want it now."""
