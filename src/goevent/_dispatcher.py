@@ -9,6 +9,9 @@ needs. One comparison finds everything unusual: `_owner` is the bus's thread whi
 and no inline call is under way, and 0 at all other times.
 """
 
+# pyright: reportPrivateUsage=false, reportUnknownMemberType=false
+# Whether the task is cancelled is read here without the detour over _task_state.
+
 from __future__ import annotations
 
 from threading import get_ident
@@ -36,7 +39,7 @@ from ._listener import no_event_type
 from ._mailbox import Mailboxes
 from ._room import Lobby, NoRoom, RoomWait
 from ._routing import Router
-from ._task_state import is_cancelled
+from ._task_state import RUNNING
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -183,7 +186,7 @@ class Dispatcher:
     @enable_ki_protection
     async def dispatch(self, event: object) -> DispatchHandle:
         start = perf_counter()
-        if start > self._breath_end or is_cancelled():
+        if start > self._breath_end or RUNNING.task._cancel_status.effectively_cancelled:
             await checkpoint()
             start = perf_counter()
             self._breath_end = start + BREATH

@@ -10,23 +10,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from trio._core._run import GLOBAL_RUN_CONTEXT as RUNNING
+from trio._core._run import GLOBAL_RUN_CONTEXT
 
 if TYPE_CHECKING:
     from trio.lowlevel import Task
 
 
+# Its `task` is the running one; `task._cancel_status.effectively_cancelled` tells whether the next
+# checkpoint would raise `trio.Cancelled`, for a third of what asking Trio costs.
+RUNNING = GLOBAL_RUN_CONTEXT
+
+
 def cancel_status(task: Task) -> object:
     """Return an object that is the same exactly while `task` is in the same cancel scopes."""
     return task._cancel_status
-
-
-def is_cancelled() -> bool:
-    """Tell whether the next checkpoint of the running task would raise `trio.Cancelled`.
-
-    As `trio.lowlevel.checkpoint_if_cancelled`, for a third of its price.
-    """
-    return RUNNING.task._cancel_status.effectively_cancelled
 
 
 async def close_leftovers(task: Task, status: object, error: Any) -> BaseException | None:
