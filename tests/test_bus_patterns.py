@@ -618,6 +618,7 @@ async def test_patterns_hear_what_other_buses_dispatch() -> None:
         one.subscribe(here.by("one"), "order.*")
         two.subscribe(there.by("inline"), "order.*")
         two.subscribe(there.later_by("mailbox"), "**")
+        await two.ready()
         for event in (Created(), UserCreated(), Event("order.ad_hoc")):
             await one.dispatch(event)
         await one.close()

@@ -588,6 +588,7 @@ async def test_a_listener_of_an_event_from_another_bus_finds_its_delivery() -> N
         async def far(event: Ping) -> None:
             seen.append(current_delivery())
 
+        await two.ready()
         here = await one.dispatch(Ping(1))
         await one.close()
         await wait_all_tasks_blocked()

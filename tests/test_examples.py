@@ -41,9 +41,16 @@ SAID = {
     "listeners.py": "counted 1",
     "snapshot.py": "index: 0 waiting, 0 running, 20 done",
     "threads.py": "lines",
+    "toy_driver.py": "the other bus got: hello over TCP",
     "versions.py": "OrderPlaced(order='A-1', cents=1250)",
 }
-OTHERS = {"orders.py", "box_office.py", "testing_a_bus.py", "data/generate.py"}
+OTHERS = {
+    "orders.py",
+    "box_office.py",
+    "testing_a_bus.py",
+    "toy_conformance.py",
+    "data/generate.py",
+}
 
 
 def run(
@@ -116,6 +123,15 @@ def test_example_of_tests_passes() -> None:
         str(EXAMPLES / "testing_a_bus.py"),
     )
     assert "4 passed" in done.stdout
+
+
+def test_example_of_a_conformance_suite_passes_and_says_what_it_skips() -> None:
+    done = run(
+        *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"),
+        str(EXAMPLES / "toy_conformance.py"),
+    )
+    assert re.search(r"^\d\d passed, \d+ skipped in", done.stdout, re.MULTILINE)
+    assert ": the driver has no patterns\n" in done.stdout
 
 
 # -- the README

@@ -523,6 +523,7 @@ async def test_events_that_arrive_over_a_hub_reach_it_once() -> None:
     seen: list[int] = []
     async with one, two:
         two.subscribe(lambda event: seen.append(event.n), Ping, once=True)
+        await two.ready()
         for n in range(3):
             await one.dispatch(Ping(n))
         await one.close()

@@ -1193,6 +1193,7 @@ async def test_events_of_another_bus_are_awaited_one_after_another() -> None:
                 await trio.sleep(0)
             seen.append(f"{event.n} ends")
 
+        await two.ready()
         for n in (1, 2):
             await one.dispatch(Ping(n))
         await one.close()
@@ -1218,6 +1219,7 @@ async def test_a_bus_that_ends_under_an_event_of_another_bus_abandons_it(
                 handles.append(current_delivery().handle)
                 await trio.sleep_forever()
 
+            await two.ready()
             await one.dispatch(Ping())
             await wait_all_tasks_blocked()
             ledger = await two.close()

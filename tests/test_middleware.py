@@ -293,6 +293,7 @@ async def test_middleware_around_delivery_runs_where_the_event_arrives_and_only_
         async def far(event: Ping) -> None:
             ran.set()
 
+        await two.ready()
         await one.dispatch(Ping())
         with trio.fail_after(5):
             await ran.wait()
@@ -331,6 +332,7 @@ async def test_headers_that_middleware_sets_travel_over_the_hub(kind: dict[str, 
         def far(event: Ping) -> None:
             seen.append(dict(current_delivery().headers))
 
+        await two.ready()
         handle = await one.dispatch(Ping())
         await handle.wait()
         await wait_until(lambda: len(seen) == 2)
@@ -390,6 +392,7 @@ async def test_a_veto_around_delivery_keeps_the_event_from_that_bus_only() -> No
             def note(event: Ping, name: str = name) -> None:
                 ran.append(name)
 
+            await bus.ready()
         await one.dispatch(Ping())
         await one.wait()
         await wait_until(lambda: "three" in ran)
@@ -420,6 +423,7 @@ async def test_a_failure_around_delivery_is_one_error_and_later_events_arrive(af
         def note(event: Ping) -> None:
             seen.append(event.n)
 
+        await two.ready()
         await one.dispatch(Ping(1))
         await one.dispatch(Ping(2))
         await wait_until(lambda: 2 in seen)
@@ -810,6 +814,7 @@ async def test_a_failure_after_a_wait_for_room_has_no_error_of_the_kernel_in_its
                 if event.n == 3:
                     raise ValueError("lone")
 
+            await bus.ready()
             async with trio.open_nursery() as nursery:
                 for n in (1, 2, 3):
                     nursery.start_soon(source.dispatch, Ping(n))

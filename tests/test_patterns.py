@@ -16,7 +16,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from goevent import _patterns
+import goevent._patterns as _patterns
 from goevent._patterns import (
     Node,
     PatternTrie,

@@ -467,6 +467,7 @@ async def test_a_listener_that_holds_up_a_delivery_is_named(
     two = make(driver=MemoryDriver(hub), middleware=(AroundDelivery(),) if around else ())
     async with one, two:
         busy(watch, two)
+        await two.ready()
         await one.dispatch(Ping())
         await one.close()
         await wait_all_tasks_blocked()

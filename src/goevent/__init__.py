@@ -4,22 +4,33 @@ from ._bus import GoEvent as GoEvent
 from ._codec import Codec as Codec, JsonCodec as JsonCodec
 from ._config import Config as Config
 from ._delivery import Delivery as Delivery, current_delivery as current_delivery
+from ._driver import (
+    Capabilities as Capabilities,
+    Driver as Driver,
+    Inbox as Inbox,
+    Message as Message,
+    Receipt as Receipt,
+    Settlement as Settlement,
+)
 from ._envelope import Envelope as Envelope
 from ._errors import (
     BusClosed as BusClosed,
     DeadlockError as DeadlockError,
     DecodeError as DecodeError,
+    DriverConnectionError as DriverConnectionError,
     DriverError as DriverError,
     EncodeError as EncodeError,
     EventAbandoned as EventAbandoned,
     EventDropped as EventDropped,
     EventError as EventError,
     EventVetoed as EventVetoed,
+    GapDetected as GapDetected,
     GoEventError as GoEventError,
     ListenerTimeout as ListenerTimeout,
     MailboxFull as MailboxFull,
     NestingError as NestingError,
     UnknownDriverError as UnknownDriverError,
+    UnsupportedError as UnsupportedError,
     Veto as Veto,
 )
 from ._event import Event as Event
@@ -39,6 +50,7 @@ from ._middleware import (
 )
 from ._msgpack import MsgpackCodec as MsgpackCodec
 from ._options import ListenerOptions as ListenerOptions
+from ._patterns import compile_pattern as compile_pattern
 from ._registration import Registration as Registration
 from ._registry import (
     EventRegistry as EventRegistry,

@@ -2,62 +2,149 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING
 
+import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from ._conductor import begun
-from ._errors import EventAbandoned, EventError, GoEventError
+from ._dispatcher import closed
+from ._driver import Settlement
+from ._errors import BusClosed, DecodeError, EventAbandoned, EventError, GoEventError
 from ._room import NoRoom
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
+    from ._codec import Codec
     from ._dispatcher import Dispatcher
+    from ._driver import Settle
+    from ._envelope import Envelope
+    from ._handle import DispatchHandle
     from ._registry import EventRegistry
     from ._supervisor import Supervisor
 
 
+ORIGINS = 1000  # whose echoes are still ours: one for each time that a connection was lost
+
+
 class Arrivals:
-    """What arrives at one bus."""
+    """The inbox of one bus, from `async with` until it closes."""
 
     def __init__(
-        self, dispatcher: Dispatcher, registry: EventRegistry, supervisor: Supervisor
+        self, dispatcher: Dispatcher, registry: EventRegistry, codec: Codec, supervisor: Supervisor
     ) -> None:
         self._dispatcher = dispatcher
         self._registry = registry
+        self._codec = codec
         self._supervisor = supervisor
+        self._origins: dict[str, None] = {}
+        self._opened = trio.Event()
+        self._ignores_own = True
+        self.origin: str = self.renew_origin()
 
-    async def deliver(self, event: object, headers: Mapping[str, str]) -> None:
-        """Take an event of another bus to the listeners of this one; it goes no further."""
-        dispatcher = self._dispatcher
+    def prepare(self, *, ignores_own: bool) -> None:
+        """Let what arrives wait until `open`: listeners could not dispatch yet."""
+        self._opened = trio.Event()
+        self._ignores_own = ignores_own
+        self.renew_origin()
+
+    def open(self) -> None:
+        """Take what arrives to the listeners, and what has waited."""
+        self._opened.set()
+
+    # -- whose events they are
+
+    def renew_origin(self) -> str:
+        """Draw another origin; echoes of the old one stay ours."""
+        self.origin = secrets.token_hex(16)
+        self._origins[self.origin] = None
+        if len(self._origins) > ORIGINS:
+            del self._origins[next(iter(self._origins))]
+        return self.origin
+
+    def is_own(self, envelope: Envelope) -> bool:
+        """Tell whether an envelope comes from this bus."""
+        return envelope.origin in self._origins
+
+    # -- what arrives
+
+    async def receive(self, name: str, data: bytes, settle: Settle | None = None) -> None:
+        """Bring bytes that arrived under a name to the listeners."""
+        try:
+            envelope = self.decode(name, data)
+        except DecodeError as error:
+            failure = EventError(name, "driver", error)
+            self._supervisor.report_loose(failure)
+            self._finish(name, settle, failure)
+            await checkpoint_if_cancelled()
+        else:
+            await self.deliver(envelope, settle)
+
+    def decode(self, name: str, data: bytes) -> Envelope:
+        """Return the envelope in the bytes."""
+        return self._codec.decode(data, event_name=name, registry=self._registry)
+
+    async def deliver(self, envelope: Envelope, settle: Settle | None = None) -> None:
+        """Bring a decoded event to the listeners; it goes no further."""
+        name = envelope.event_name
+        if self._ignores_own and self.is_own(envelope):
+            return self._finish(name, settle)
+        handle = failure = None
         try:
             await checkpoint_if_cancelled()
-            route, event = dispatcher.find(event)
-            if route.special or dispatcher.conductor.arrival_hooks:
-                await dispatcher.conductor.conduct(route, event, headers)
-                return
-            handle = begun(route.local, event)
-            if headers:
-                handle.headers.update(headers)
-            full = False
-            try:
-                dispatcher.mailboxes.commit(route.local, handle)
-            except NoRoom:
-                full = True
-            # Not inside the handler, or it would be the context of what listeners raise.
-            if full:
-                await dispatcher.finish(route.local, handle, arrived=True)
-            else:
-                dispatcher.run_inline(route.local, handle)
+            if not self._opened.is_set():
+                await self._opened.wait()
+            handle = await self._brought(envelope)
+        except BusClosed:
+            pass
         except (GoEventError, TypeError) as error:
-            self._supervisor.report_loose(EventError(self._name_of(event), "driver", error))
+            failure = EventError(name, "driver", error)
+            self._supervisor.report_loose(failure)
+        finally:
+            if handle is None:  # it was cancelled, or a listener raised a KeyboardInterrupt, say
+                self._finish(name, settle, failure or self.lost(name))
+        if handle is not None and settle is not None:
+            handle.when_done(lambda errors: self._finish(name, settle, *errors))
+        return None
 
-    def lost(self, event: object) -> None:
-        """Report an event of another bus that came too late."""
+    async def _brought(self, envelope: Envelope) -> DispatchHandle:
+        dispatcher = self._dispatcher
+        if not dispatcher.home:
+            raise closed()
+        route, event = dispatcher.find(envelope.event)
+        if route.special or dispatcher.conductor.arrival_hooks:
+            return await dispatcher.conductor.conduct(route, event, envelope.headers)
+        handle = begun(route.local, event)
+        if envelope.headers:
+            handle.headers.update(envelope.headers)
+        full = False
+        try:
+            dispatcher.mailboxes.commit(route.local, handle)
+        except NoRoom:
+            full = True
+        # Not inside the handler, or it would be the context of what listeners raise.
+        if full:
+            return await dispatcher.finish(route.local, handle, arrived=True)
+        return dispatcher.run_inline(route.local, handle)
+
+    # -- what goes wrong
+
+    def report(self, error: Exception, event_name: str = "") -> None:
+        """Tell the supervisor of something that went wrong, or was lost."""
+        self._supervisor.report_loose(EventError(event_name, "driver", error))
+
+    def lost(self, event_name: str) -> EventError:
+        """Report an event that has arrived and cannot be delivered, as the bus ends."""
         reason = "the bus ended before it could be delivered"
-        self._supervisor.report_loose(EventAbandoned(self._name_of(event), "driver", reason=reason))
+        failure = EventAbandoned(event_name, "driver", reason=reason)
+        self._supervisor.report_loose(failure)
+        return failure
 
-    def _name_of(self, event: object) -> str:
-        known = self._registry.name_of(type(event))
-        return known or getattr(event, "event_name", "") or type(event).__qualname__
+    def _finish(self, name: str, settle: Settle | None, *errors: EventError) -> None:
+        """Tell the driver of the end of a delivery."""
+        if settle is None:
+            return
+        try:
+            settle(Settlement(errors))
+        except Exception as error:  # noqa: BLE001 - a driver's own, which must not hurt a listener
+            self.report(error, name)

@@ -16,7 +16,7 @@ import trio
 from ._actor import PLAIN, Actor, Traits
 from ._blocking import run_in_thread
 from ._call import around, as_async, limited, timed, within_context
-from ._errors import EventError, describe
+from ._errors import EventError, UnsupportedError, describe
 from ._event import AdHocEvent
 from ._lanes import KeyedMailbox, SharedMailbox
 from ._listener import (
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from ._config import Config
     from ._crew import Crew
+    from ._driver import Capabilities
     from ._listeners import Listeners
     from ._middleware import Hook
     from ._options import ListenerOptions
@@ -50,8 +51,14 @@ class Builder:
     """Builds the actors of one bus."""
 
     def __init__(
-        self, config: Config, crew: Crew, supervisor: Supervisor, listeners: Listeners
+        self,
+        config: Config,
+        capabilities: Capabilities,
+        crew: Crew,
+        supervisor: Supervisor,
+        listeners: Listeners,
     ) -> None:
+        self._capabilities = capabilities
         self._registry = config.registry
         self._default = config.listener
         self._hooks = hooks_of(config.middleware, "around_call")
@@ -79,6 +86,11 @@ class Builder:
         if isinstance(handler, type) or not callable(handler):
             raise TypeError(f"a listener is a function or has one, not {handler!r}")
         name = asked.name or self._default.name or name_of(handler)
+        if not self._capabilities.patterns and (wide := next(filter(is_pattern, names), None)):
+            raise UnsupportedError(
+                f"{name} listens to the pattern {wide!r}, but the driver of this bus cannot "
+                "subscribe to patterns: list the names instead"
+            )
         check_annotation(handler, name, names, self._registry, frame_above(depth + 1))
         suspends = is_async(handler)
         kind, options = resolve(asked, self._default, suspends=suspends, listener=name)

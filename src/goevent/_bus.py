@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast, overload
+from typing import Any, Self, TypeVar, Unpack, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -23,6 +22,7 @@ from ._discovery import find_driver
 from ._dispatcher import Dispatcher
 from ._driver import Driver
 from ._errors import EventError
+from ._factory import handler_of, made, needs_nothing, no_listener
 from ._handle import DispatchHandle
 from ._ledger import Books, Ledger, Snapshot, snapshot_of
 from ._listener import Listener, event_name_of, let_interrupt
@@ -65,11 +65,13 @@ class GoEvent:
         self._supervisor = Supervisor()
         self._crew = Crew(self._supervisor.report, config.slow_after)
         self._dispatcher = Dispatcher(config, self._crew, self._supervisor)
-        self._arrivals = Arrivals(self._dispatcher, config.registry, self._supervisor)
+        self._arrivals = Arrivals(self._dispatcher, config.registry, config.codec, self._supervisor)
         self._router = self._dispatcher.router
         self._books = Books(self._router)
         self._listeners = Listeners(self._router, self._crew, self._dispatcher, self._books)
-        self._builder = Builder(config, self._crew, self._supervisor, self._listeners)
+        self._builder = Builder(
+            config, self._driver.capabilities, self._crew, self._supervisor, self._listeners
+        )
         # The detour through the methods below would cost a tenth of a dispatch.
         if type(self).dispatch_nowait is GoEvent.dispatch_nowait:
             self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign]
@@ -247,6 +249,17 @@ class GoEvent:
         self._dispatcher.check_thread()
         await self._dispatcher.wait()
 
+    async def ready(self) -> None:
+        """Wait until events of other buses arrive for all that is registered now.
+
+        Always a checkpoint. Without a driver that reaches other buses there is nothing to wait for;
+        `async with bus` returns ready.
+
+        Raises:
+            DriverError: the broker has refused one of the names; the bus goes on trying.
+        """
+        await self._listeners.ready()
+
     # -- errors
 
     @property
@@ -333,6 +346,7 @@ class GoEvent:
             self._books,
             self._supervisor,
             self._driver,
+            self._config,
         )
         opened = self._opened = self._session.opened(self._config.close_timeout)
         entered = False
@@ -364,35 +378,3 @@ class GoEvent:
 
     def __repr__(self) -> str:
         return f"<GoEvent {self._dispatcher.state}, {len(self._router.listeners())} listener(s)>"
-
-
-def made(factory: Callable[[], Any]) -> Listener:
-    """Have a factory make a listener."""
-    listener = factory()
-    if isinstance(listener, type) or not isinstance(listener, Listener):
-        raise no_listener(listener)
-    return listener
-
-
-def needs_nothing(given: object) -> bool:
-    """Tell whether something can be called without arguments, as a factory can."""
-    try:
-        inspect.signature(cast("Callable[..., Any]", given)).bind()
-    except (TypeError, ValueError):
-        return False
-    return True
-
-
-def handler_of(factory: Callable[[], Listener]) -> Callable[[Any], Any]:
-    return factory().on_event
-
-
-def no_listener(given: object) -> TypeError:
-    if isinstance(given, type) and isinstance(given, Listener):
-        return TypeError(
-            f"{given.__qualname__} cannot be made without arguments: register an object, or a "
-            "function that makes one"
-        )
-    return TypeError(
-        f"a listener is an object with event_name and on_event, or a class of such: {given!r}"
-    )

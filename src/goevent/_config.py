@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from ._codec import Codec, JsonCodec
 from ._middleware import Middleware, check_middleware
 from ._options import ListenerOptions
 from ._registry import EventRegistry, default_registry
@@ -23,6 +24,8 @@ class Config:
             driver (`"memory"`), or a driver object.
         registry: the event types the bus knows; all of the program's by default.
         listener: options for listeners that do not say otherwise.
+        codec: how events become bytes for drivers that need bytes; JSON as the Go library writes
+            it by default.
         close_timeout: seconds that leaving `async with bus` gives listeners to finish.
         max_nesting: how deep inline listeners may dispatch inside each other, at most 150. A level
             with options or middleware counts as two, that of an inline `async def` as five.
@@ -36,6 +39,7 @@ class Config:
     driver: str | Driver = "memory"
     registry: EventRegistry = field(default_factory=lambda: default_registry)
     listener: ListenerOptions = ListenerOptions()  # noqa: RUF009 - frozen
+    codec: Codec = field(default_factory=JsonCodec)
     close_timeout: float = 10.0
     max_nesting: int = 100
     middleware: tuple[Middleware, ...] = ()

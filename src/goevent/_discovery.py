@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 from urllib.parse import urlsplit
 
 from ._driver import Driver
-from ._errors import UnknownDriverError
+from ._errors import DriverError, UnknownDriverError
 from ._memory import MemoryDriver
+
+GROUP = "goevent.drivers"
 
 
 def find_driver(driver: str | Driver) -> Driver:
@@ -16,6 +18,8 @@ def find_driver(driver: str | Driver) -> Driver:
 
     Raises:
         UnknownDriverError: no installed driver has that name or URL scheme.
+        DriverError: it is installed, but something that it needs is not.
+        ValueError: the driver cannot make sense of the URL.
     """
     if not isinstance(driver, str):
         if not isinstance(driver, Driver):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -23,12 +27,29 @@ def find_driver(driver: str | Driver) -> Driver:
         return driver
     scheme = urlsplit(driver).scheme if "://" in driver else driver
     if scheme == "memory":
-        return MemoryDriver()
-    installed = {entry.name: entry for entry in entry_points(group="goevent.drivers")}
+        return MemoryDriver.from_url(driver)
+    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if scheme not in installed:
         known = ", ".join(sorted({"memory", *installed}))
         raise UnknownDriverError(
             f"no driver for {scheme!r} is installed (there is: {known}); a driver comes in a "
-            'package with an entry point in the group "goevent.drivers"'
+            f'package with an entry point in the group "{GROUP}"'
         )
-    return cast("Driver", installed[scheme].load()())
+    return load(installed[scheme]).from_url(driver)
+
+
+def load(entry: EntryPoint) -> type[Driver]:
+    """Return the class behind an entry point.
+
+    Raises:
+        DriverError: it cannot be imported; says what to install.
+    """
+    try:
+        return cast("type[Driver]", entry.load())
+    except ImportError as error:
+        package = entry.dist.name if entry.dist is not None else entry.module
+        extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
+        raise DriverError(
+            f"the driver for {entry.name!r} needs a package that is not installed ({error}): "
+            f'pip install "{package}{extras}"'
+        ) from error

@@ -1,38 +1,241 @@
-"""What the bus asks of a driver: to take events to other buses, and to bring theirs."""
+"""The driver contract: how a broker takes events to other buses, and brings theirs.
+
+A driver is a class that declares what its broker can do and knows how to talk to it. It does not
+know listeners: it hands over what arrives, and hears once of each delivery that all of them are
+done with it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, runtime_checkable
 
 import trio
 
-Deliver = Callable[[Any, Mapping[str, str]], Awaitable[None]]
-Lost = Callable[[Any], None]
+from ._envelope import Envelope
+from ._errors import EventError
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """What a driver promises, and so what a bus may ask of it.
+
+    Attributes:
+        alone: there are no other buses, and nothing of the driver is ever called.
+        fan_out: every other bus gets each event, and the dispatching bus brings it to its own
+            listeners itself. Without it an event goes through the broker only, and one bus of each
+            group gets it.
+        durable: an event that was accepted survives a restart of everybody, and is delivered again
+            if a bus ends before its listeners are done.
+        ordered: events of one name from one bus arrive in the order of dispatch.
+        patterns: the driver can subscribe to patterns.
+        headers: headers arrive.
+        counts_receivers: a `Receipt` tells how many others got the event.
+        across_processes: buses of other processes are reached, so events have to be encodable.
+        lossless: what a publish has accepted arrives at every bus that is subscribed then. Without
+            it, what a slow bus or an outage has lost is reported, if the driver can know of it.
+        in_flight: how many publishes may be under way at once; they are begun in order.
+        max_size: most bytes of a message, above which `Message.encode` refuses it; None for no
+            limit but the codec's.
+    """
+
+    alone: bool = False
+    fan_out: bool = True
+    durable: bool = False
+    ordered: bool = True
+    patterns: bool = True
+    headers: bool = True
+    counts_receivers: bool = False
+    across_processes: bool = True
+    lossless: bool = True
+    in_flight: int = 1
+    max_size: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Receipt:
+    """What a broker says of an event that it has accepted.
+
+    Attributes:
+        id: the broker's name for it, or empty.
+        receivers: how many others it went to, None if the broker does not tell.
+    """
+
+    id: str = ""
+    receivers: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """The end of a delivery: every listener is done with the event.
+
+    Attributes:
+        errors: what failed, was dropped or was abandoned, in order; their `outcome` tells which. An
+            event that was abandoned has to come again under `durable`.
+    """
+
+    errors: tuple[EventError, ...] = ()
+
+
+Settle = Callable[[Settlement], None]
+
+
+class Message(Protocol):
+    """One event on its way out."""
+
+    @property
+    def event_name(self) -> str:
+        """The name under which it was dispatched."""
+        ...
+
+    @property
+    def event(self) -> Any:
+        """The event."""
+        ...
+
+    @property
+    def handle_id(self) -> str:
+        """The id of the dispatch; 16 lower hex digits."""
+        ...
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What travels with it."""
+        ...
+
+    @property
+    def key(self) -> str | None:
+        """What events have in common that must stay in order; None if nothing."""
+        ...
+
+    def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
+        """Return the envelope as bytes, with the origin of the bus unless another one is given.
+
+        Raises:
+            EncodeError: the event cannot be written, or is too large.
+        """
+        ...
+
+    def envelope(self) -> Envelope:
+        """Return the envelope, for a driver that hands over objects."""
+        ...
+
+
+class Inbox(Protocol):
+    """The bus, as the driver sees it while it runs."""
+
+    @property
+    def origin(self) -> str:
+        """The id under which other buses see this one; 32 lower hex digits."""
+        ...
+
+    def renew_origin(self) -> str:
+        """Draw another origin, for a connection that was lost; echoes of the old one stay ours."""
+        ...
+
+    def is_own(self, envelope: Envelope) -> bool:
+        """Tell whether an envelope comes from this bus."""
+        ...
+
+    async def receive(self, name: str, data: bytes, settle: Settle | None = None) -> None:
+        """Bring bytes that arrived under a name to the listeners.
+
+        Returns when they are in the mailboxes and the inline listeners have run; a full mailbox
+        holds the driver back, so one that awaits this keeps the order. Bytes that cannot be decoded
+        are reported; this bus's own are ignored under `fan_out`. Whatever becomes of them, also if
+        this is cancelled, `settle` is called exactly once, and not later than the bus ends. That
+        may be after `run` has ended, when nothing can be acknowledged any more.
+
+        Args:
+            name: the event's name, also if it was subscribed to by a pattern.
+        """
+        ...
+
+    async def deliver(self, envelope: Envelope, settle: Settle | None = None) -> None:
+        """Bring a decoded event to the listeners, as `receive` does."""
+        ...
+
+    def decode(self, name: str, data: bytes) -> Envelope:
+        """Return the envelope in the bytes.
+
+        Raises:
+            DecodeError: they are none, or belong to another name.
+        """
+        ...
+
+    def report(self, error: Exception, event_name: str = "") -> None:
+        """Tell the supervisor of something that went wrong, or was lost."""
+        ...
+
+    def lost(self, event_name: str) -> object:
+        """Report an event that has arrived and cannot be delivered, as the bus ends."""
+        ...
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """Takes events to other buses and brings theirs."""
+    """Takes events to other buses and brings theirs.
+
+    The bus runs `run` as a task. While it runs, the other methods may be called, also at the same
+    time, and may be cancelled. One that fails raises a `DriverError`; another exception ends the
+    bus. A driver object serves one bus at a time, which may open and close many times.
+
+    It may also have an `async def drain(self)`, for the end of the bus: receive no more, and return
+    when all that has arrived is handed over. Without it the bus unsubscribes from everything.
+    After it, listeners go on and may publish, until `run` is cancelled.
+
+    Attributes:
+        schemes: the URL schemes that it answers to, each an entry point of its package in the group
+            `goevent.drivers`.
+    """
+
+    schemes: tuple[str, ...]
 
     @property
-    def connected(self) -> bool:
-        """True if there may be other buses; otherwise nothing below is called."""
+    def capabilities(self) -> Capabilities:
+        """What this driver can do, as it is configured."""
         ...
 
-    async def run(
-        self, deliver: Deliver, lost: Lost, *, task_status: trio.TaskStatus[None]
-    ) -> None:
-        """Receive until stopped or cancelled; started once events of other buses can arrive.
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Return the driver that a URL stands for, or the bare name of a scheme: all defaults.
 
-        What arrived and could not be delivered because of a cancellation is handed to `lost`.
+        Raises:
+            ValueError: the URL asks for something that makes no sense.
         """
         ...
 
-    def stop(self) -> None:
-        """Receive no more; `run` returns when what has arrived is delivered."""
+    async def run(self, inbox: Inbox, *, task_status: trio.TaskStatus[None]) -> None:
+        """Connect, then receive until cancelled; started when the driver can be used.
+
+        It begins without subscriptions, and leaves no task behind. A lost connection is reported
+        to the inbox and made again, with the subscriptions of before. If it returns or raises, the
+        bus ends.
+
+        Raises:
+            DriverError: the broker cannot be reached, or not any more.
+        """
         ...
 
-    async def publish(self, event: Any, headers: Mapping[str, str]) -> None:
-        """Hand an event to the other buses, with what middleware has put on it."""
+    async def subscribe(self, names: Sequence[str]) -> None:
+        """Receive events of these names and patterns; returns when the broker has confirmed it.
+
+        An event is handed over once, also if several of them match it; `compile_pattern` tells
+        whether a pattern does. If it fails, none of them counts as subscribed to, and the bus
+        tries again.
+        """
+        ...
+
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Receive them no more; after it, none is handed over."""
+        ...
+
+    async def publish(self, message: Message) -> Receipt | None:
+        """Take an event to the other buses; returns when the broker has accepted it.
+
+        Raises:
+            DriverError: the broker cannot be reached, or has refused it.
+            EncodeError: from `Message.encode`, to be passed on.
+        """
         ...

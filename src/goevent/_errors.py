@@ -248,5 +248,34 @@ class DriverError(GoEventError):
     """A driver could not do its work."""
 
 
+class DriverConnectionError(DriverError):
+    """A driver has no connection to its broker, or has lost one or got it back."""
+
+
+class GapDetected(DriverError):
+    """Events of another bus were lost on the way to this one.
+
+    Attributes:
+        origin: the id of the bus that sent them.
+        channel: where they were sent to.
+        missing: how many; below zero for one that has come after it was counted as lost.
+    """
+
+    def __init__(self, origin: str, channel: str, missing: int) -> None:
+        super().__init__(origin, channel, missing)
+        self.origin = origin
+        self.channel = channel
+        self.missing = missing
+
+    def __str__(self) -> str:
+        if self.missing < 0:
+            return f"an event on {self.channel} that was counted as lost has arrived late"
+        return f"{self.missing} event(s) on {self.channel} were lost on the way"
+
+
+class UnsupportedError(DriverError, ValueError):
+    """The bus was asked for something that its driver cannot do."""
+
+
 class UnknownDriverError(DriverError, ValueError):
     """No installed driver answers to the scheme or name that was asked for."""

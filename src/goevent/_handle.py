@@ -25,6 +25,8 @@ from ._errors import EventError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    Settle = Callable[[tuple[EventError, ...]], None]
     from contextlib import AbstractContextManager
     from contextvars import Context
 
@@ -71,6 +73,15 @@ class Kernel(Protocol):
         ...
 
 
+class Receipt(Protocol):
+    """What a broker says of an event that it has accepted."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def receivers(self) -> int | None: ...
+
+
 class Origin(Protocol):
     """The route that the event took."""
 
@@ -83,7 +94,17 @@ class Origin(Protocol):
 class Notes:
     """The part of a handle that most handles never need; it lives as long as its handle."""
 
-    __slots__ = ("__weakref__", "context", "errors", "first", "headers", "id", "waiters")
+    __slots__ = (
+        "__weakref__",
+        "context",
+        "errors",
+        "first",
+        "headers",
+        "id",
+        "receipt",
+        "settle",
+        "waiters",
+    )
 
     def __init__(self, first: Task | None) -> None:
         self.first: Task | None = first
@@ -91,6 +112,8 @@ class Notes:
         self.errors: list[EventError] = []
         self.id: str = ""
         self.headers: dict[str, str] | None = None
+        self.receipt: Receipt | None = None
+        self.settle: Settle | None = None  # the driver that brought the event
         self.context: Context | None = None  # the dispatcher's, if a listener wants it
 
 
@@ -132,6 +155,20 @@ class DispatchHandle:
         if notes.headers is None:
             notes.headers = {}
         return notes.headers
+
+    @property
+    def receipt(self) -> str:
+        """What the broker calls the event, once it has accepted it; empty before, and without."""
+        notes = self.notes
+        receipt = notes.receipt if isinstance(notes, Notes) else None
+        return "" if receipt is None else receipt.id
+
+    @property
+    def receivers(self) -> int | None:
+        """How many others the broker sent the event to; None if it does not tell, or not yet."""
+        notes = self.notes
+        receipt = notes.receipt if isinstance(notes, Notes) else None
+        return None if receipt is None else receipt.receivers
 
     @property
     def pending(self) -> int:
@@ -213,6 +250,16 @@ class DispatchHandle:
             self.notes = notes = Notes(notes)
         return notes
 
+    def when_done(self, settle: Settle) -> None:
+        """Have a function called with the errors, once, when every listener has finished."""
+        if self.left <= 0:
+            settle(self._failed())
+        else:
+            self.noted().settle = settle
+
+    def _failed(self) -> tuple[EventError, ...]:
+        return tuple(self.notes.errors) if isinstance(self.notes, Notes) else ()
+
     def wake(self) -> None:
         """Wake everybody who waits; called once, when nothing is left."""
         notes = self.notes
@@ -226,6 +273,9 @@ class DispatchHandle:
                 notes.first = None
             for task in waiters:
                 reschedule(task, WOKEN)
+            if notes.settle is not None:
+                settle, notes.settle = notes.settle, None
+                settle(self._failed())
 
     def settle_one(self) -> None:
         """Count one delivery as finished; the cold twin of what workers do inline."""

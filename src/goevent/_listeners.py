@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._lanes import KeyedMailbox
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from ._actor import Actor
     from ._crew import Crew
@@ -75,6 +76,14 @@ class Listeners:
                 actor.event_names = tuple(other for other in actor.event_names if other != name)
                 self._drop(actor, "its listener was unregistered")
         self._fold()
+
+    async def ready(self, names: Iterable[str] | None = None) -> None:
+        """Wait until the driver receives the events of these names, or all that are wanted."""
+        self._dispatcher.check_thread()
+        if self._router.interest is None:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._router.interest.ready(names)
 
     def rebuilt(self, actor: Actor, call: Callable[[Any], Any]) -> None:
         """Have a listener's events brought to its successor from now on."""

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Self
 
 import trio
 
+from ._driver import Capabilities, Receipt
+from ._patterns import compile_pattern
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Sequence
 
-    from ._driver import Deliver, Lost
-
-    Parcel = tuple[Any, Mapping[str, str]]
+    from ._driver import Inbox, Message
+    from ._envelope import Envelope
 
 
 class MemoryHub:
     """Joins several buses of one process: an event dispatched on one reaches all.
 
-    Each bus gets `Config(driver=MemoryDriver(hub))`. Every event arrives once at every other open
-    bus, in the order in which its own bus dispatched it; a bus that is not open misses it. A full
-    inbox holds its senders back.
+    Each bus gets `Config(driver=MemoryDriver(hub))`. Every event arrives once at every other bus
+    that has listeners for it, in the order in which its own bus dispatched it; a bus that is not
+    open misses it. A full inbox holds its senders back.
 
     Args:
         inbox: how many events may wait to be delivered to one bus.
@@ -29,13 +31,13 @@ class MemoryHub:
         if inbox < 1:
             raise ValueError(f"an inbox holds at least 1 event, not {inbox}")
         self._inbox = inbox
-        self._members: dict[MemoryDriver, trio.MemorySendChannel[Parcel]] = {}
+        self._members: dict[MemoryDriver, trio.MemorySendChannel[Envelope]] = {}
 
-    def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Parcel]:
+    def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Envelope]:
         """Return the inbox through which `member` gets the events of the others."""
         if member in self._members:
             raise RuntimeError("a MemoryDriver serves one bus at a time: give each its own")
-        send, receive = trio.open_memory_channel["Parcel"](self._inbox)
+        send, receive = trio.open_memory_channel["Envelope"](self._inbox)
         self._members[member] = send
         return receive
 
@@ -44,60 +46,110 @@ class MemoryHub:
         if (inbox := self._members.pop(member, None)) is not None:
             inbox.close()
 
-    def others(self, member: MemoryDriver) -> list[trio.MemorySendChannel[Parcel]]:
-        """Return the inboxes of all members but one."""
-        return [inbox for other, inbox in self._members.items() if other is not member]
+    def others(self, member: MemoryDriver, name: str) -> list[trio.MemorySendChannel[Envelope]]:
+        """Return the inboxes of those who want events of a name, save one."""
+        return [
+            inbox
+            for other, inbox in self._members.items()
+            if other is not member and other.wants(name)
+        ]
+
+
+ALONE = Capabilities(alone=True)
+JOINED = Capabilities(counts_receivers=True, across_processes=False)
 
 
 class MemoryDriver:
     """Delivers within the process: to the bus itself, and over a hub to others.
 
+    Events are handed over as they are, without being encoded.
+
     Args:
         hub: what joins the bus with others; without it, the bus is alone.
     """
 
+    schemes: tuple[str, ...] = ("memory",)
+
     def __init__(self, hub: MemoryHub | None = None) -> None:
         self._hub = hub
+        self._drained = trio.Event()
+        self._names: set[str] = set()
+        self._patterns: dict[str, Callable[[str], object]] = {}
 
     @property
-    def connected(self) -> bool:
-        """True with a hub."""
-        return self._hub is not None
+    def capabilities(self) -> Capabilities:
+        """Alone without a hub."""
+        return ALONE if self._hub is None else JOINED
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Return a driver without a hub.
+
+        Raises:
+            ValueError: the URL has more to it than its scheme.
+        """
+        if url not in ("memory", "memory://"):
+            raise ValueError(f"a memory URL is just memory://, not {url!r}")
+        return cls()
 
     async def run(
-        self,
-        deliver: Deliver,
-        lost: Lost,
-        *,
-        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Deliver what the other buses of the hub dispatch, until stopped or cancelled."""
+        """Deliver what the other buses of the hub dispatch, until cancelled."""
         if self._hub is None:
             raise RuntimeError("a MemoryDriver without a hub receives nothing")
-        with self._hub.join(self) as inbox:
-            arrived: list[Parcel] = []
+        self._drained = trio.Event()
+        self._names.clear()
+        self._patterns.clear()
+        with self._hub.join(self) as arriving:
             try:
                 task_status.started()
-                async for parcel in inbox:
-                    arrived = [parcel]
-                    await deliver(*parcel)
-                    arrived = []
+                async for envelope in arriving:
+                    if self.wants(envelope.event_name):  # still
+                        await inbox.deliver(envelope)
+                self._drained.set()
+                await trio.sleep_forever()
             finally:
                 self._hub.leave(self)
-                while inbox.statistics().current_buffer_used:
-                    arrived.append(inbox.receive_nowait())
-                for event, _ in arrived:
-                    lost(event)
+                while arriving.statistics().current_buffer_used:
+                    name = arriving.receive_nowait().event_name
+                    if self.wants(name):
+                        inbox.lost(name)
 
-    def stop(self) -> None:
-        """Receive no more; `run` returns when what has arrived is delivered."""
+    async def drain(self) -> None:
+        """Receive no more, and return when all that has arrived is handed over."""
         if self._hub is not None:
             self._hub.leave(self)
+            await self._drained.wait()
 
-    async def publish(self, event: Any, headers: Mapping[str, str]) -> None:
-        """Put the event into the inbox of every other open bus, waiting for room."""
-        for inbox in self._hub.others(self) if self._hub is not None else ():
+    async def subscribe(self, names: Sequence[str]) -> None:
+        """Get events of these names and patterns from now on."""
+        await trio.lowlevel.checkpoint()
+        for name in names:
+            if "*" in name:
+                self._patterns[name] = compile_pattern(name)
+            else:
+                self._names.add(name)
+
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Get them no more, not even those that are in the inbox."""
+        await trio.lowlevel.checkpoint()
+        for name in names:
+            self._names.discard(name)
+            self._patterns.pop(name, None)
+
+    def wants(self, name: str) -> bool:
+        """Tell whether events of a name are subscribed to, themselves or by a pattern."""
+        return name in self._names or any(match(name) for match in self._patterns.values())
+
+    async def publish(self, message: Message) -> Receipt:
+        """Put the event into the inbox of every bus that wants it, waiting for room."""
+        envelope = message.envelope()
+        receivers = 0
+        for inbox in self._hub.others(self, envelope.event_name) if self._hub is not None else ():
             try:
-                await inbox.send((event, headers))
+                await inbox.send(envelope)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 continue  # that bus has closed meanwhile
+            receivers += 1
+        return Receipt(receivers=receivers)

@@ -33,6 +33,16 @@ class Registration:
         """False once all of them are unregistered."""
         return any(actor.active for actor in self._actors)
 
+    async def ready(self) -> None:
+        """Wait until the broker has confirmed that events of other buses arrive.
+
+        Always a checkpoint. Without a driver that reaches other buses there is nothing to wait for.
+
+        Raises:
+            DriverError: the broker has refused; the bus goes on trying.
+        """
+        await self._listeners.ready(self.event_names)
+
     def unregister(self) -> None:
         """Stop listening; may be called more than once, also from inside a listener.
 

@@ -108,6 +108,14 @@ class Dispatches(Kernel, Protocol):
         ...
 
 
+class Interest(Protocol):
+    """Is told which names and patterns have listeners."""
+
+    def want(self, name: str) -> None: ...
+    def forget(self, name: str) -> None: ...
+    async def ready(self, names: Iterable[str] | None = None) -> None: ...
+
+
 class Observer(Protocol):
     """Sees every dispatch and every run of a listener; for test kits."""
 
@@ -136,6 +144,8 @@ class Router:
         self._observer: Observer | None = None
         self._spy: Actor | None = None  # the observer, as the first listener of every route
         self._outbox: Actor | None = None  # the way to other buses, likewise the last
+        self.interest: Interest | None = None  # in what other buses dispatch
+        self._fan_out = True  # the bus brings events to its own listeners, besides
         self.by_name: dict[str, Route] = {}
         self.by_type: dict[type, Route] = {}  # without special ones
         self._passing: OrderedDict[str, Route] = OrderedDict()  # of other names, the newest
@@ -156,6 +166,8 @@ class Router:
                 self._renew(name)
             else:
                 self._replace(name, (*self.registered_for(name), actor))
+            if self.interest is not None:
+                self.interest.want(name)
 
     def remove(self, actor: Actor, names: Iterable[str] | None = None) -> None:
         """Take the actor off its routes; a route that loses its last listener goes."""
@@ -168,6 +180,10 @@ class Router:
             for each in self._known(name):
                 rest = self.registered_for(each)
                 self._replace(each, [a for a in rest if a is not actor or each not in gone])
+        if self.interest is not None:
+            for name in gone:
+                if all(other is actor for other in self.registered_for(name)):
+                    self.interest.forget(name)
 
     def renew(self, actor: Actor) -> None:
         """Build the actor's routes anew, as its call is another one."""
@@ -184,7 +200,9 @@ class Router:
         if is_pattern(name):
             return [actor for actor in self._wide if name in actor.event_names]
         route = self.by_name.get(name)
-        return [a for a in route.listeners if name in a.event_names] if route is not None else []
+        if route is None:
+            return []
+        return [actor for actor in route.local.listeners if name in actor.event_names]
 
     def actors(self) -> list[Actor]:
         """Return the listeners and the kernel's own actors on the routes."""
@@ -227,7 +245,7 @@ class Router:
         listeners = (*spies, *exact)
         route = Route(name, self._kernel, listeners, special=self._special)
         if self._outbox is not None:
-            whole = (*listeners, self._outbox)
+            whole = (*listeners, self._outbox) if self._fan_out else (*spies, self._outbox)
             local, route = route, Route(name, self._kernel, whole, special=self._special)
             route.inner = local
             local.exclusive = route.exclusive = False
@@ -287,8 +305,20 @@ class Router:
             actor.name, actor.call, actor.inline and not actor.traits.awaited
         )
 
-    def connect(self, outbox: Actor | None) -> None:
-        """Put the way to other buses on every route, or take it off."""
+    def connect(
+        self, outbox: Actor | None, *, interest: Interest | None = None, fan_out: bool = True
+    ) -> None:
+        """Put the way to other buses on every route, or take it off.
+
+        Without `fan_out` it is the only way to the bus's own listeners, too. `interest` is told
+        which names have listeners.
+        """
+        self._fan_out = fan_out
+        self.interest = interest
+        if interest is not None:
+            for actor in self.listeners():
+                for name in actor.event_names:
+                    interest.want(name)
         self._put_on_routes(self._spy, outbox)
 
     def _put_on_routes(self, spy: Actor | None, outbox: Actor | None) -> None:

@@ -6,6 +6,7 @@ nobody after that. The supervisor stops last, so that it hears of everything.
 
 from __future__ import annotations
 
+import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any, cast
@@ -15,11 +16,16 @@ from trio.lowlevel import current_trio_token, enable_ki_protection
 
 from ._actor import Actor
 from ._arrivals import Arrivals
+from ._config import Config
 from ._crew import Crew
 from ._dispatcher import Dispatcher
 from ._driver import Driver
+from ._errors import DriverError
+from ._lanes import SharedMailbox
 from ._ledger import Books, Ledger
+from ._message import OutgoingMessage
 from ._routing import Router
+from ._subscriptions import Subscriptions
 from ._supervisor import Supervisor
 from ._threads import ThreadDoor
 
@@ -31,6 +37,7 @@ class Session:
     """A bus from `async with` to its end."""
 
     door: ThreadDoor | None = None
+    subscriptions: Subscriptions | None = None
 
     def __init__(
         self,
@@ -41,6 +48,7 @@ class Session:
         books: Books,
         supervisor: Supervisor,
         driver: Driver,
+        config: Config,
     ) -> None:
         self._crew = crew
         self._dispatcher = dispatcher
@@ -49,11 +57,13 @@ class Session:
         self._books = books
         self._supervisor = supervisor
         self._driver = driver
+        self._config = config
         self._crew_ended: trio.Event | None = None
         self._driver_ended: trio.Event | None = None
         self._ended = trio.Event()
         self._crew_scope = trio.CancelScope()
         self._driver_scope = trio.CancelScope()
+        self._subscriptions_scope = trio.CancelScope()
         self._supervisor_scope = trio.CancelScope()
         self._drain_scope: trio.CancelScope | None = None
         self.ledger = Ledger()
@@ -77,15 +87,38 @@ class Session:
         await nursery.start(self._run_supervisor)
         self._supervisor_scope.shield = True  # it ends last, by _stop; opening may be cancelled
         await nursery.start(self._run_crew, nursery)
-        if self._driver.connected:
-            await nursery.start(self._run_driver)
-            outbox = Actor("driver", (), self._publish, inline=False, capacity=OUTBOX_SIZE)
-            self._router.connect(outbox)
+        if not self._driver.capabilities.alone:
+            await self._connect(nursery)
         self._dispatcher.open()
+        self._arrivals.open()
+        if self.subscriptions is not None:
+            await self.subscriptions.ready()
 
-    async def _publish(self, event: Any) -> None:
+    async def _connect(self, nursery: trio.Nursery) -> None:
+        """Have the driver bring events, and put the way out on every route."""
+        capabilities = self._driver.capabilities
+        self._arrivals.prepare(ignores_own=capabilities.fan_out)
+        await nursery.start(self._run_driver)
+        outbox = Actor("driver", (), self._publish, inline=False, capacity=OUTBOX_SIZE)
+        if capabilities.in_flight > 1:
+            outbox.share(SharedMailbox(outbox, capabilities.in_flight, self._crew.ready))
+        self.subscriptions = Subscriptions(self._driver, self._arrivals.report)
+        self._router.connect(outbox, interest=self.subscriptions, fan_out=capabilities.fan_out)
+        nursery.start_soon(self._run_subscriptions)
+
+    async def _publish(self, _: Any) -> None:
         delivery = self._crew.delivery()
-        await self._driver.publish(event, delivery.headers if delivery is not None else {})
+        if delivery is None:
+            raise RuntimeError("publishing is a delivery")
+        handle = delivery.handle
+        message = OutgoingMessage(
+            handle,
+            self._arrivals.origin,
+            self._config.codec,
+            self._config.registry.key_of,
+            self._driver.capabilities.max_size,
+        )
+        handle.noted().receipt = await self._driver.publish(message)
 
     # -- the tasks of the nursery
 
@@ -109,13 +142,21 @@ class Session:
 
     @enable_ki_protection
     async def _run_driver(self, *, task_status: trio.TaskStatus[None]) -> None:
-        arrivals = self._arrivals
         self._driver_ended = trio.Event()
         try:
             with self._driver_scope:
-                await self._driver.run(arrivals.deliver, arrivals.lost, task_status=task_status)
+                await self._driver.run(self._arrivals, task_status=task_status)
+                if self._drain_scope is None and trio.current_effective_deadline() > -math.inf:
+                    kind = type(self._driver).__qualname__
+                    raise DriverError(f"{kind}.run has returned, and events arrive no more")
         finally:
             self._driver_ended.set()
+
+    @enable_ki_protection
+    async def _run_subscriptions(self) -> None:
+        if self.subscriptions is not None:
+            with self._subscriptions_scope:
+                await self.subscriptions.run()
 
     # -- the end
 
@@ -133,13 +174,21 @@ class Session:
             self.door.close()
         try:
             with self._drain_scope:
-                if self._driver_ended is not None:
-                    self._driver.stop()
-                    await self._driver_ended.wait()
+                await self._stop_receiving()
                 await self._quiet()
         finally:
             await self._stop()
         return self.ledger
+
+    async def _stop_receiving(self) -> None:
+        """Take no more from the driver; it can still publish what listeners dispatch."""
+        if self.subscriptions is None or self._driver_ended is None:
+            return
+        self._subscriptions_scope.cancel()
+        if self._driver_ended.is_set():
+            return
+        drain = getattr(self._driver, "drain", None)
+        await (self.subscriptions.drop_all() if drain is None else drain())
 
     async def _quiet(self) -> None:
         """Wait until no listener has anything to do."""
@@ -153,7 +202,7 @@ class Session:
             return
         self._dispatcher.drain()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
-            self._driver_scope.cancel()
+            self._subscriptions_scope.cancel()
             self._crew_scope.cancel()
             self._dispatcher.conductor.cancel()
             if self._crew_ended is not None:
@@ -161,7 +210,12 @@ class Session:
             await self._dispatcher.conductor.quiet()
             if self.door is not None:
                 self.door.cancel()
+            self._give_up()
+            self._driver_scope.cancel()  # it has been told of the end of all deliveries
+            if self._driver_ended is not None:
+                await self._driver_ended.wait()
             await self._supervisor.flush()
+        self._driver_scope.cancel()
         self._give_up()  # also what a listener holds that ignored its cancellation
         self._dispatcher.conductor.give_up()
         self._supervisor_scope.cancel()

@@ -1,3 +1,4 @@
-"""What tests of an application need: a recorder, and waiting until a bus is idle."""
+"""What tests need: a recorder, waiting until a bus is idle, and a suite for drivers."""
 
+from ._conformance._suite import DriverConformance as DriverConformance
 from ._recorder import Recorder as Recorder, Run as Run, record as record, wait_idle as wait_idle

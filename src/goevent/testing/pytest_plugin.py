@@ -12,10 +12,11 @@ import pytest
 
 from goevent import Config, EventError, GoEvent
 
+from ._conformance._case import NotApplicable, alone
 from ._recorder import Recorder, record
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from typing import Any
 
     def trio_fixture(function: Callable[..., Any]) -> Any: ...
@@ -61,3 +62,23 @@ async def bus(bus_config: Config) -> AsyncGenerator[GoEvent]:
 def recorder(bus: GoEvent) -> Recorder:
     """What is dispatched on the `bus` fixture and what runs, from the start of the test."""
     return record(bus)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call() -> Generator[None]:
+    """Skip a case of the conformance suite that does not apply, with its reason.
+
+    pytest-trio would lose the reason: to it, a skip comes in the group of a nursery.
+    """
+    try:
+        yield
+    except ExceptionGroup as group:
+        if group.split(NotApplicable)[1] is not None:
+            raise
+        pytest.skip(str(alone(group)))
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Make the mark of pytest-trio known where that is not installed."""
+    if not config.pluginmanager.hasplugin("trio"):
+        config.addinivalue_line("markers", "trio: an async test, which needs pytest-trio to run")

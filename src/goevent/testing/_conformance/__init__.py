@@ -1,0 +1,1 @@
+"""The conformance suite for drivers: the cases, and the stage on which they play."""
