@@ -1,0 +1,23 @@
+"""Redis, native on Trio: a shared connection that stays up, and a client over it."""
+
+from ._client import RedisClient as RedisClient
+from ._config import RedisConfig as RedisConfig
+from ._connectivity import Connected as Connected, Disconnected as Disconnected
+from ._errors import (
+    ConnectionBroken as ConnectionBroken,
+    ConnectRefused as ConnectRefused,
+    ConnectTimeout as ConnectTimeout,
+    LinkClosed as LinkClosed,
+    NoPermission as NoPermission,
+    NotConnected as NotConnected,
+    PoolTimeout as PoolTimeout,
+    ProtocolBroken as ProtocolBroken,
+    RedisLinkError as RedisLinkError,
+    ReplyTimeout as ReplyTimeout,
+    ServerRefused as ServerRefused,
+    TLSFailure as TLSFailure,
+    UnsupportedServer as UnsupportedServer,
+    WrongPassword as WrongPassword,
+)
+from ._link import Link as Link
+from ._pool import Pool as Pool
