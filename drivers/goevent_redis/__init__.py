@@ -1,8 +1,9 @@
-"""Redis, native on Trio: a shared connection that stays up, and a client over it."""
+"""Redis, native on Trio: the pub/sub driver, and a client over the connection it keeps up."""
 
 from ._client import RedisClient as RedisClient
 from ._config import RedisConfig as RedisConfig
 from ._connectivity import Connected as Connected, Disconnected as Disconnected
+from ._driver import RedisDriver as RedisDriver
 from ._errors import (
     ConnectionBroken as ConnectionBroken,
     ConnectRefused as ConnectRefused,

@@ -1,0 +1,294 @@
+"""Redis pub/sub as a driver: every bus gets every event, at most once, and says what it missed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Self
+
+import trio
+from redis import exceptions as redis_errors
+
+from goevent import Capabilities, DriverConnectionError, DriverError, Inbox, Message, Receipt
+
+from ._channels import Channels
+from ._client import RedisClient
+from ._config import RedisConfig
+from ._connectivity import Connected, Disconnected
+from ._conversation import Conversation
+from ._errors import LinkClosed, RedisLinkError
+from ._inbound import MARKS, Inbound
+from ._link import Link
+from ._pool import Pool
+from ._tally import Tally
+
+AT_ONCE = 1000  # channels in one SUBSCRIBE
+IN_FLIGHT = 1000  # publishes that wait for their replies
+PATIENCE = 5.0  # seconds that a publish waits for a lost connection to come back
+FAREWELL = 0.5  # seconds to tell the last numbers, as the bus ends
+
+
+class RedisDriver:
+    """Takes events to other buses by Redis pub/sub; compatible with the Go library.
+
+    At most once: what is dispatched while a bus is not connected does not reach it, and what is
+    lost on the way is reported as `GapDetected`. One connection serves all event names.
+
+    The receivers of a publish are counted as Redis counts them: once for each subscription that
+    matches, so another bus with a name and a pattern for it counts twice.
+
+    Args:
+        config: where the server is; a URL will do.
+    """
+
+    schemes: tuple[str, ...] = ("redis", "rediss", "unix")
+
+    def __init__(self, config: RedisConfig | str | None = None) -> None:
+        if isinstance(config, str):
+            config = RedisConfig(url=config)
+        self._config = config or RedisConfig()
+        self._wanted = Channels(self._config.channel_prefix)
+        self._held = Channels(self._config.channel_prefix)
+        self._marks_channel = self._wanted.channel(MARKS)
+        self._link: Link | None = None
+        self._pool = Pool(self._config)
+        self._inbound: Inbound | None = None
+        self._tally: Tally | None = None
+        self._inbox: Inbox | None = None
+        self._told: type[Exception] | None = None  # why dials fail, as far as reported
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Return the driver for `redis://`, `rediss://` or `unix://`; see `RedisConfig.url`."""
+        return cls(RedisConfig(url=url if "://" in url else f"{url}://"))
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What pub/sub promises."""
+        return Capabilities(
+            counts_receivers=True,
+            lossless=False,
+            in_flight=IN_FLIGHT,
+            max_size=self._config.max_event_size,
+        )
+
+    @property
+    def config(self) -> RedisConfig:
+        """Where the server is, and the limits."""
+        return self._config
+
+    @property
+    def client(self) -> RedisClient:
+        """A client for other commands, over the connection of the open bus.
+
+        Blocking commands take further connections, at most `RedisConfig.pool_size`.
+
+        Raises:
+            DriverConnectionError: the bus is not open.
+        """
+        return RedisClient(self._running(), self._pool)
+
+    # -- the contract
+
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Connect, and stay connected until cancelled.
+
+        Raises:
+            DriverConnectionError: the server cannot be reached, or does not let us in.
+            DriverError: it lets us in, but not subscribe.
+        """
+        failure: DriverError | None = None
+        prefix = self._config.channel_prefix
+        self._wanted, self._held = Channels(prefix), Channels(prefix)
+        self._inbox = inbox
+        self._tally = Tally(inbox, self._marks_channel)
+        self._told = None
+        limit = self._config.max_event_size
+        self._inbound = Inbound(
+            self._wanted, self._held, Channels(prefix), inbox, max_event_size=limit
+        )
+        link = Link(
+            self._config,
+            on_push=self._inbound.push,
+            on_connect=self._prepare,
+            on_connected=self._connected,
+            on_disconnected=self._disconnected,
+        )
+        link_scope = trio.CancelScope()
+
+        async def stay_connected(task_status: trio.TaskStatus[None]) -> None:
+            with link_scope:
+                await link.run(task_status=task_status)
+
+        try:
+            async with trio.open_nursery() as nursery:
+                try:
+                    await nursery.start(stay_connected)
+                    await nursery.start(self._pool.run)
+                except (RedisLinkError, redis_errors.RedisError) as error:
+                    failure = self._mapped(error)
+                    nursery.cancel_scope.cancel()
+                else:
+                    link_scope.shield = True  # the last numbers are to be told when all else ends
+                    try:
+                        await self._serve(link, task_status)
+                    finally:
+                        link_scope.shield = False
+                        nursery.cancel_scope.cancel()
+        finally:
+            self._link = None
+        if failure is not None:
+            raise failure
+
+    async def _serve(self, link: Link, task_status: trio.TaskStatus[None]) -> None:
+        if self._inbound is None or self._tally is None:
+            raise RuntimeError("serving is a part of run")
+        self._link = link
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._inbound.run)
+                nursery.start_soon(self._tally.run, link)
+                task_status.started()
+        finally:
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL):
+                await self._tally.tell(link)
+
+    async def drain(self) -> None:
+        """Receive no more, and return when all that has arrived is handed over."""
+        link, inbound = self._link, self._inbound
+        if link is None or inbound is None:
+            return
+        channels, globs = self._wanted.all()
+        self._wanted.clear()
+        if link.connected:
+            try:
+                await self._ask(link, "UNSUBSCRIBE", [*channels, self._marks_channel])
+                await self._ask(link, "PUNSUBSCRIBE", globs)
+            except redis_errors.RedisError:
+                pass  # it is down: nothing arrives either, and nothing is wanted any more
+        inbound.stop()
+        await inbound.reach_end()
+
+    async def subscribe(self, names: Sequence[str]) -> None:
+        """Subscribe to channels and globs; returns when the server has confirmed all of them.
+
+        While the connection is down it waits for it.
+        """
+        self._running()
+        channels, globs = self._wanted.split(names)
+        self._wanted.add(names)
+        try:
+            await self._insist("SUBSCRIBE", channels)
+            await self._insist("PSUBSCRIBE", globs)
+        except redis_errors.RedisError as error:
+            # Or a new connection would be refused for it.
+            self._wanted.remove(names)
+            raise self._mapped(error) from error
+
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Unsubscribe; returns when what arrived before is handed over."""
+        self._running()
+        gone = list(names)
+        channels, globs = self._wanted.split(gone)
+        self._wanted.remove(gone)
+        shared = [glob for glob in globs if self._wanted.patterns(glob)]
+        try:
+            await self._insist("UNSUBSCRIBE", channels)
+            await self._insist("PUNSUBSCRIBE", [glob for glob in globs if glob not in shared])
+            # What such a glob stands for changes with a confirmation, too: its place in the stream
+            # is between two messages, and not between two copies of one.
+            await self._insist("PSUBSCRIBE", shared)
+        except redis_errors.RedisError as error:
+            raise self._mapped(error) from error
+        if self._inbound is not None:
+            self._inbound.forget(gone)
+            await self._inbound.reach_end()
+
+    async def publish(self, message: Message) -> Receipt:
+        """Publish an event; returns when the server has replied.
+
+        While the connection is down it waits for it, for at most 5 seconds.
+        """
+        link, tally = self._running(), self._tally
+        if tally is None:
+            raise RuntimeError("a driver that runs has a tally")
+        name = message.event_name
+        publish = tally.publish(message)
+        try:
+            receivers = await link.execute(
+                "PUBLISH", self._wanted.channel(name), extend=publish.last, patience=PATIENCE
+            )
+        except redis_errors.RedisError as error:
+            raise self._mapped(error) from error
+        publish.accepted()
+        return Receipt(receivers=max(0, receivers - self._held.copies(name)))
+
+    # -- the connection
+
+    def _running(self) -> Link:
+        if self._link is None:
+            raise DriverConnectionError("the Redis driver does not run: open its bus first")
+        return self._link
+
+    async def _ask(self, link: Link | Conversation, command: str, channels: list[str]) -> None:
+        for start in range(0, len(channels), AT_ONCE):
+            await link.subscribe(command, *channels[start : start + AT_ONCE])
+
+    async def _insist(self, command: str, channels: list[str]) -> None:
+        """Have the server confirm it, on the next connection if this one breaks."""
+        while channels:
+            link = self._running()
+            try:
+                await link.ready()
+                await self._ask(link, command, channels)
+            except LinkClosed:
+                raise
+            except RedisLinkError:
+                continue  # its loss is reported
+            return
+
+    async def _prepare(self, conversation: Conversation) -> None:
+        """Prepare a new connection: other buses must not take its numbers for a gap."""
+        if self._inbound is None or self._tally is None:
+            raise RuntimeError("connecting is a part of run")
+        self._tally.renew()
+        self._inbound.begin()
+        channels, globs = self._wanted.all()
+        await self._ask(conversation, "SUBSCRIBE", [self._marks_channel, *channels])
+        await self._ask(conversation, "PSUBSCRIBE", globs)
+
+    def _connected(self, event: Connected) -> None:
+        self._told = None
+        if event.count > 1:
+            self._report(
+                f"connected to Redis again after {event.downtime:.1f} s; what other buses "
+                "dispatched meanwhile has not arrived"
+            )
+
+    def _disconnected(self, event: Disconnected) -> None:
+        if event.dials == 0:
+            self._report(f"the connection to Redis is lost: {event.reason}")
+        elif self._told is not type(event.reason):
+            self._told = type(event.reason)
+            self._report(f"there is no connection to Redis: {event.reason}")
+
+    def _report(self, text: str) -> None:
+        if self._inbox is not None:
+            self._inbox.report(DriverConnectionError(text))
+
+    def _mapped(self, error: Exception) -> DriverError:
+        """Return the error of the contract for one of the link or of the server."""
+        mapped: DriverError
+        if isinstance(error, RedisLinkError):
+            mapped = DriverConnectionError(f"Redis: {error}")
+        elif isinstance(error, redis_errors.NoPermissionError):
+            mapped = DriverError(
+                f"Redis: {error}; the user needs SUBSCRIBE, PSUBSCRIBE, UNSUBSCRIBE, PUNSUBSCRIBE "
+                f"and PUBLISH for the channels {self._config.channel_prefix}*, and each pattern "
+                "that is listened to as a right of its own"
+            )
+        else:
+            mapped = DriverError(f"Redis: {error}")
+        mapped.__cause__ = error
+        return mapped
