@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, TypeVar
 
 import trio
+import trustme
 from redis_server import RedisServer
 
 from goevent import (
@@ -115,6 +117,15 @@ async def sent(bus: GoEvent, event: Event) -> DispatchHandle:
     handle = await bus.dispatch(event)
     await handle.wait()
     return handle
+
+
+def tls_contexts() -> tuple[ssl.SSLContext, ssl.SSLContext]:
+    """Return contexts for a server on localhost and for clients that trust it."""
+    authority: Any = trustme.CA()
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("localhost").configure_cert(server)
+    authority.configure_trust(client)
+    return server, client
 
 
 def numbers(events: list[Any]) -> list[int]:
