@@ -94,7 +94,7 @@ def test_a_driver_that_is_none_is_refused() -> None:
         GoEvent(Config(driver=7))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
-@pytest.mark.parametrize("driver", ["redis://localhost", "nothing", "://"])
+@pytest.mark.parametrize("driver", ["nosuch://localhost", "nothing", "://"])
 def test_a_driver_that_is_not_installed_is_named(driver: str) -> None:
     with pytest.raises(UnknownDriverError, match=r"there is: .*memory") as caught:
         GoEvent(driver)
