@@ -21,6 +21,7 @@ from goevent import (
     EventRegistry,
     GoEvent,
     Inbox,
+    JsonCodec,
     Message,
     Receipt,
     Settlement,
@@ -408,3 +409,26 @@ async def test_origins_of_a_bus_stay_its_own_for_long(autojump_clock: MockClock)
     async with make(Scripted(renew)):
         await wait_all_tasks_blocked()
     assert seen == [True, True, False]
+
+
+async def test_bytes_of_an_old_version_reach_the_listeners_of_the_new_one() -> None:
+    registry = EventRegistry()
+
+    class Old(Event, name="version.one", registry=registry):
+        n: int
+
+    class New(Event, name="version.two", registry=registry):
+        n: int
+
+    @registry.upcast(Old, to=New)
+    def newer(event: Old) -> New:
+        return New(event.n + 1)
+
+    seen: list[object] = []
+    bus = GoEvent(Config(registry=registry))
+    bus.subscribe(seen.append, New)
+    data = JsonCodec().encode(Envelope(event_name="version.one", event=Old(1)))
+    async with bus:
+        await bus._arrivals.receive("version.one", data)  # pyright: ignore[reportPrivateUsage]
+    assert seen == [New(2)]
+    assert bus.errors == ()

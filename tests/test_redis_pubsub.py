@@ -278,6 +278,40 @@ async def test_unsubscribed_names_stay_silent() -> None:
         assert numbers(seen) == [1]
 
 
+async def test_what_waits_for_a_slow_listener_is_dropped_when_it_goes() -> None:
+    """And a listener may wait for a subscription, while another one cannot go on."""
+    async with redis_server() as server:
+        one, two = bus_on(server), bus_on(server)
+        gate, users = trio.Event(), two.seen(User)
+        ran: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            ran.append(event.n)
+            await gate.wait()
+
+        async with opened(two, one):
+            stuck = two.subscribe(slow, Paid, mailbox=1)
+            other = two.subscribe(ignore, Lost)
+            await two.ready()
+            for n in range(10):
+                await sent(one, Paid(n=n))
+            await until(lambda: ran)
+            other.unregister()
+            added = two.subscribe(ignore, Deep)
+            with trio.fail_after(5):
+                await added.ready()
+            assert (await sent(one, Lost())).receivers == 0
+            stuck.unregister()
+            with trio.fail_after(5):
+                while (await sent(one, Paid(n=99))).receivers:
+                    pass
+            gate.set()
+            await sent(one, User(n=1))
+            await until(lambda: users)
+        assert len(ran) <= 3
+        assert 99 not in ran
+
+
 async def until_no_subscriber(link: Any, channel: str) -> None:
     with trio.fail_after(5):
         while (await link.execute("PUBSUB", "NUMSUB", channel))[1]:
@@ -404,7 +438,10 @@ async def test_a_user_of_the_access_list_needs_only_the_channels() -> None:
             refused = two.subscribe(ignore, "user.*")
             with pytest.raises(DriverError, match="a right of its own"):
                 await refused.ready()
-            # The refusal hurts nothing else.
+            # The refusal hurts nothing else, also not what is asked for at the same time.
+            two.subscribe(ignore, "user.**")
+            late = two.subscribe(ignore, Lost)
+            await late.ready()
             await sent(one, Paid(n=2))
             await until(lambda: len(seen) == 2)
         assert not one.told

@@ -54,6 +54,7 @@ class RedisDriver:
         self._inbound: Inbound | None = None
         self._tally: Tally | None = None
         self._inbox: Inbox | None = None
+        self._draining = False
         self._told: type[Exception] | None = None  # why dials fail, as far as reported
 
     @classmethod
@@ -103,7 +104,7 @@ class RedisDriver:
         self._wanted, self._held = Channels(prefix), Channels(prefix)
         self._inbox = inbox
         self._tally = Tally(inbox, self._marks_channel)
-        self._told = None
+        self._told, self._draining = None, False
         limit = self._config.max_event_size
         self._inbound = Inbound(
             self._wanted, self._held, Channels(prefix), inbox, max_event_size=limit
@@ -159,14 +160,14 @@ class RedisDriver:
         link, inbound = self._link, self._inbound
         if link is None or inbound is None:
             return
+        self._draining = True
         channels, globs = self._wanted.all()
-        self._wanted.clear()
         if link.connected:
             try:
                 await self._ask(link, "UNSUBSCRIBE", [*channels, self._marks_channel])
                 await self._ask(link, "PUNSUBSCRIBE", globs)
             except redis_errors.RedisError:
-                pass  # it is down: nothing arrives either, and nothing is wanted any more
+                pass  # it is down: nothing arrives either
         inbound.stop()
         await inbound.reach_end()
 
@@ -187,7 +188,7 @@ class RedisDriver:
             raise self._mapped(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Unsubscribe; returns when what arrived before is handed over."""
+        """Unsubscribe; what has arrived and waits for listeners is not handed over."""
         self._running()
         gone = list(names)
         channels, globs = self._wanted.split(gone)
@@ -203,7 +204,6 @@ class RedisDriver:
             raise self._mapped(error) from error
         if self._inbound is not None:
             self._inbound.forget(gone)
-            await self._inbound.reach_end()
 
     async def publish(self, message: Message) -> Receipt:
         """Publish an event; returns when the server has replied.
@@ -254,6 +254,8 @@ class RedisDriver:
             raise RuntimeError("connecting is a part of run")
         self._tally.renew()
         self._inbound.begin()
+        if self._draining:
+            return
         channels, globs = self._wanted.all()
         await self._ask(conversation, "SUBSCRIBE", [self._marks_channel, *channels])
         await self._ask(conversation, "PSUBSCRIBE", globs)

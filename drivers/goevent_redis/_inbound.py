@@ -131,7 +131,9 @@ class Inbound:
             for frame in self._frames:
                 if frame[0] in (b"message", b"pmessage"):
                     name = self._name(frame)
-                    if name is not None and not self._is_own(self._sender_of(frame[-1]).origin):
+                    if name is None or not self._wanted.covers(name):
+                        continue
+                    if not self._is_own(self._sender_of(frame[-1]).origin):
                         self._inbox.lost(name)
                 else:
                     self._look(frame[0], frame[1])
@@ -185,7 +187,8 @@ class Inbound:
         if self._dropped and self._room > self._size // 2:
             self._tell_dropped()
         if (name := self._name(frame)) is not None:
-            await self._receive(name, frame[-1])
+            if self._wanted.covers(name):  # still
+                await self._receive(name, frame[-1])
         elif kind == b"message" and frame[1] == self._marks_channel and not self._stopped:
             self._look_at_marks(frame[-1])
 

@@ -111,7 +111,11 @@ class Arrivals:
         dispatcher = self._dispatcher
         if not dispatcher.home:
             raise closed()
+        name = envelope.event_name
         route, event = dispatcher.find(envelope.event)
+        # What was decoded may be upcast to a version of another name; its type says what it was.
+        if (held := envelope.event_type or route.name) != name:
+            raise DecodeError(name, f"it holds an event of the type {held!r}")
         if route.special or dispatcher.conductor.arrival_hooks:
             return await dispatcher.conductor.conduct(route, event, envelope.headers)
         handle = begun(route.local, event)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._errors import BusClosed, DriverError
+from ._errors import BusClosed, DriverConnectionError, DriverError
 from ._retry import drawn
 
 if TYPE_CHECKING:
@@ -106,6 +106,10 @@ class Subscriptions:
             self._underway = []
         except DriverError as error:
             self._underway = []
+            if len(names) > 1 and not isinstance(error, DriverConnectionError):
+                for name in names:  # one that is refused must not hold up the others
+                    await self._subscribe([name])
+                return
             self._failures += 1
             for name in names:
                 if name not in self._failed:
