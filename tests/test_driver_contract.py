@@ -10,10 +10,12 @@ import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
+    Backlog,
     BusClosed,
     Capabilities,
     Config,
     DriverError,
+    DriverSnapshot,
     EncodeError,
     Envelope,
     Event,
@@ -25,6 +27,7 @@ from goevent import (
     Message,
     Receipt,
     Settlement,
+    current_delivery,
 )
 
 REGISTRY = EventRegistry()
@@ -175,6 +178,63 @@ async def test_what_arrives_before_the_bus_is_open_waits_for_it(
         async with bus:
             await wait_all_tasks_blocked()
         assert (seen, bus.errors) == ([1], ())
+
+
+# -- what the broker tells
+
+
+@pytest.mark.parametrize("filtered", [False, True])
+async def test_a_listener_is_told_how_often_its_event_was_handed_out(
+    autojump_clock: MockClock, filtered: bool
+) -> None:
+    seen: list[tuple[int, bool]] = []
+
+    async def redeliver(inbox: Inbox) -> None:
+        await inbox.deliver(arriving())
+        await inbox.deliver(arriving(), deliveries=3)
+        data = JsonCodec().encode(arriving())
+        await inbox.receive(Ping.event_name, data, deliveries=2)
+        await trio.sleep_forever()
+
+    async def note(event: Ping) -> None:
+        delivery = current_delivery()
+        seen.append((delivery.deliveries, delivery.redelivered))
+
+    bus = make(Scripted(redeliver))
+    if filtered:
+        bus.subscribe(note, Ping, when=lambda event: True)  # takes the way of special routes
+    else:
+        bus.subscribe(note, Ping)
+    async with bus:
+        await wait_all_tasks_blocked()
+    assert seen == [(1, False), (3, True), (2, True)]
+
+
+async def test_an_event_that_no_broker_brought_was_handed_out_once(
+    autojump_clock: MockClock,
+) -> None:
+    seen: list[int] = []
+
+    async def note(event: Ping) -> None:
+        seen.append(current_delivery().deliveries)
+
+    bus = make(Scripted())
+    bus.subscribe(note, Ping)
+    async with bus:
+        await (await bus.dispatch(Ping())).wait()
+    assert seen == [1]
+
+
+async def test_a_snapshot_shows_what_the_driver_tells(autojump_clock: MockClock) -> None:
+    told = DriverSnapshot(connected=False, backlogs=(Backlog(event_name="a", lag=3),))
+
+    class Talkative(Scripted):
+        def snapshot(self) -> DriverSnapshot:
+            return told
+
+    async with make(Talkative()) as talkative, make(Scripted()) as silent:
+        assert talkative.snapshot().driver is told
+        assert silent.snapshot().driver is None
 
 
 # -- settling

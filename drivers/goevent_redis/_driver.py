@@ -8,7 +8,15 @@ from typing import Self
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import Capabilities, DriverConnectionError, DriverError, Inbox, Message, Receipt
+from goevent import (
+    Capabilities,
+    DriverConnectionError,
+    DriverError,
+    DriverSnapshot,
+    Inbox,
+    Message,
+    Receipt,
+)
 
 from ._channels import Channels
 from ._client import RedisClient
@@ -223,6 +231,10 @@ class RedisDriver:
             raise self._mapped(error) from error
         publish.accepted()
         return Receipt(receivers=max(0, receivers - self._held.copies(name)))
+
+    def snapshot(self) -> DriverSnapshot:
+        """Tell whether there is a connection."""
+        return DriverSnapshot(connected=self._link is not None and self._link.connected)
 
     # -- the connection
 

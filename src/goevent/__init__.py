@@ -5,8 +5,10 @@ from ._codec import Codec as Codec, JsonCodec as JsonCodec
 from ._config import Config as Config
 from ._delivery import Delivery as Delivery, current_delivery as current_delivery
 from ._driver import (
+    Backlog as Backlog,
     Capabilities as Capabilities,
     Driver as Driver,
+    DriverSnapshot as DriverSnapshot,
     Inbox as Inbox,
     Message as Message,
     Receipt as Receipt,

@@ -68,7 +68,9 @@ class Arrivals:
 
     # -- what arrives
 
-    async def receive(self, name: str, data: bytes, settle: Settle | None = None) -> None:
+    async def receive(
+        self, name: str, data: bytes, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> None:
         """Bring bytes that arrived under a name to the listeners."""
         try:
             envelope = self.decode(name, data)
@@ -78,13 +80,15 @@ class Arrivals:
             self._finish(name, settle, failure)
             await checkpoint_if_cancelled()
         else:
-            await self.deliver(envelope, settle)
+            await self.deliver(envelope, settle, deliveries=deliveries)
 
     def decode(self, name: str, data: bytes) -> Envelope:
         """Return the envelope in the bytes."""
         return self._codec.decode(data, event_name=name, registry=self._registry)
 
-    async def deliver(self, envelope: Envelope, settle: Settle | None = None) -> None:
+    async def deliver(
+        self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> None:
         """Bring a decoded event to the listeners; it goes no further."""
         name = envelope.event_name
         if self._ignores_own and self.is_own(envelope):
@@ -94,7 +98,7 @@ class Arrivals:
             await checkpoint_if_cancelled()
             if not self._opened.is_set():
                 await self._opened.wait()
-            handle = await self._brought(envelope)
+            handle = await self._brought(envelope, deliveries)
         except BusClosed:
             pass
         except (GoEventError, TypeError) as error:
@@ -107,7 +111,7 @@ class Arrivals:
             handle.when_done(lambda errors: self._finish(name, settle, *errors))
         return None
 
-    async def _brought(self, envelope: Envelope) -> DispatchHandle:
+    async def _brought(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
         dispatcher = self._dispatcher
         if not dispatcher.home:
             raise closed()
@@ -117,10 +121,14 @@ class Arrivals:
         if (held := envelope.event_type or route.name) != name:
             raise DecodeError(name, f"it holds an event of the type {held!r}")
         if route.special or dispatcher.conductor.arrival_hooks:
-            return await dispatcher.conductor.conduct(route, event, envelope.headers)
+            return await dispatcher.conductor.conduct(
+                route, event, envelope.headers, deliveries=deliveries
+            )
         handle = begun(route.local, event)
         if envelope.headers:
             handle.headers.update(envelope.headers)
+        if deliveries > 1:
+            handle.noted().deliveries = deliveries
         full = False
         try:
             dispatcher.mailboxes.commit(route.local, handle)

@@ -305,6 +305,7 @@ class GoEvent:
             ),
             ledger=self._books.ledger(),
             error_count=self._supervisor.count,
+            driver=getattr(self._driver, "snapshot", lambda: None)(),
         )
 
     async def close(self, timeout: float | None = None) -> Ledger:

@@ -94,7 +94,12 @@ class Conductor:
         self._call_all(chosen, handle)
 
     async def conduct(
-        self, route: Route, event: object, headers: Mapping[str, str] | None = None
+        self,
+        route: Route,
+        event: object,
+        headers: Mapping[str, str] | None = None,
+        *,
+        deliveries: int = 1,
     ) -> DispatchHandle:
         """Bring an event to its listeners, waiting for room and for inline coroutines.
 
@@ -104,6 +109,8 @@ class Conductor:
         handle = begun(route.local if arrived else route, event)
         if headers:
             handle.headers.update(headers)
+        if deliveries > 1:
+            handle.noted().deliveries = deliveries
         hooks = self.arrival_hooks if arrived else self.hooks
         try:
             async with within_async(hooks, handle) if hooks else nullcontext():

@@ -41,6 +41,17 @@ class Delivery:
         """What middleware has put on the event on its way."""
         return self.handle.headers
 
+    @property
+    def deliveries(self) -> int:
+        """How often the broker has handed the event out, this time included; 1 without one."""
+        notes = self.handle.notes
+        return getattr(notes, "deliveries", 1)
+
+    @property
+    def redelivered(self) -> bool:
+        """True if the event came before, to a listener that may have got as far as you."""
+        return self.deliveries > 1
+
     def __repr__(self) -> str:
         return f"<Delivery of {self.event_name!r} to {self.listener}, attempt {self.attempt}>"
 

@@ -78,6 +78,35 @@ class Settlement:
     errors: tuple[EventError, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What a durable broker holds of one event name for this bus's group, when last asked.
+
+    Attributes:
+        lag: events that nobody of the group has got yet; None if the broker cannot tell.
+        pending: events that somebody of the group has got and not acknowledged.
+        oldest_pending: seconds since the oldest of those was handed out; 0.0 if there is none.
+    """
+
+    event_name: str
+    lag: int | None = None
+    pending: int = 0
+    oldest_pending: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverSnapshot:
+    """A driver at one moment.
+
+    Attributes:
+        connected: False while it tries to reach the broker.
+        backlogs: of each subscription, if the broker keeps what is not acknowledged.
+    """
+
+    connected: bool
+    backlogs: tuple[Backlog, ...] = ()
+
+
 Settle = Callable[[Settlement], None]
 
 
@@ -138,7 +167,9 @@ class Inbox(Protocol):
         """Tell whether an envelope comes from this bus."""
         ...
 
-    async def receive(self, name: str, data: bytes, settle: Settle | None = None) -> None:
+    async def receive(
+        self, name: str, data: bytes, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> None:
         """Bring bytes that arrived under a name to the listeners.
 
         Returns when they are in the mailboxes and the inline listeners have run; a full mailbox
@@ -149,10 +180,13 @@ class Inbox(Protocol):
 
         Args:
             name: the event's name, also if it was subscribed to by a pattern.
+            deliveries: how often the broker has handed it out, this time included.
         """
         ...
 
-    async def deliver(self, envelope: Envelope, settle: Settle | None = None) -> None:
+    async def deliver(
+        self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> None:
         """Bring a decoded event to the listeners, as `receive` does."""
         ...
 
@@ -183,7 +217,8 @@ class Driver(Protocol):
 
     It may also have an `async def drain(self)`, for the end of the bus: receive no more, and return
     when all that has arrived is handed over. Without it the bus unsubscribes from everything.
-    After it, listeners go on and may publish, until `run` is cancelled.
+    After it, listeners go on and may publish, until `run` is cancelled. And it may have a
+    `def snapshot(self) -> DriverSnapshot`, which `bus.snapshot()` shows; it must not wait.
 
     Attributes:
         schemes: the URL schemes that it answers to, each an entry point of its package in the group

@@ -97,6 +97,7 @@ class Notes:
     __slots__ = (
         "__weakref__",
         "context",
+        "deliveries",
         "errors",
         "first",
         "headers",
@@ -114,6 +115,7 @@ class Notes:
         self.headers: dict[str, str] | None = None
         self.receipt: Receipt | None = None
         self.settle: Settle | None = None  # the driver that brought the event
+        self.deliveries: int = 1  # how often its broker has handed it out
         self.context: Context | None = None  # the dispatcher's, if a listener wants it
 
 

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from ._actor import Actor
+    from ._driver import DriverSnapshot
     from ._routing import Router
 
 
@@ -70,12 +71,17 @@ class ListenerSnapshot:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A bus at one moment; `state` is `"new"`, `"open"`, `"draining"` or `"closed"`."""
+    """A bus at one moment; `state` is `"new"`, `"open"`, `"draining"` or `"closed"`.
+
+    Attributes:
+        driver: what the driver tells of itself; None if it tells nothing.
+    """
 
     state: str
     listeners: tuple[ListenerSnapshot, ...]
     ledger: Ledger
     error_count: int
+    driver: DriverSnapshot | None = None
 
 
 def ledger_of(actor: Actor, counted: int) -> Ledger:

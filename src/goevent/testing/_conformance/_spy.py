@@ -50,11 +50,17 @@ class SpiedInbox:
     def is_own(self, envelope: Envelope) -> bool:
         return self._inbox.is_own(envelope)
 
-    async def receive(self, name: str, data: bytes, settle: Settle | None = None) -> None:
-        await self._inbox.receive(name, data, self._noting(name, settle))
+    async def receive(
+        self, name: str, data: bytes, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> None:
+        settle = self._noting(name, settle)
+        await self._inbox.receive(name, data, settle, deliveries=deliveries)
 
-    async def deliver(self, envelope: Envelope, settle: Settle | None = None) -> None:
-        await self._inbox.deliver(envelope, self._noting(envelope.event_name, settle))
+    async def deliver(
+        self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> None:
+        settle = self._noting(envelope.event_name, settle)
+        await self._inbox.deliver(envelope, settle, deliveries=deliveries)
 
     def decode(self, name: str, data: bytes) -> Envelope:
         return self._inbox.decode(name, data)
