@@ -187,6 +187,7 @@ class Dispatcher:
     async def dispatch(self, event: object) -> DispatchHandle:
         start = perf_counter()
         if start > self._breath_end or RUNNING.task._cancel_status.effectively_cancelled:
+            self._breath_end = start + BREATH  # one yields for all that run in this tick
             await checkpoint()
             start = perf_counter()
             self._breath_end = start + BREATH
