@@ -34,6 +34,7 @@ from ._errors import (
 )
 from ._event import AdHocEvent
 from ._handle import DispatchHandle
+from ._ids import Ids
 from ._insiders import Insiders
 from ._listener import no_event_type
 from ._mailbox import Mailboxes
@@ -75,6 +76,7 @@ class Dispatcher:
         self.insiders: Insiders = Insiders(crew, self.router, self.conductor)
         self.max_nesting: int = config.max_nesting
         self._depth = 0
+        self.ids: Ids = Ids()
         self.home: int = 0  # the thread that the bus runs on, while it is open
         self._draining = False
         self._was_open = False
@@ -104,6 +106,7 @@ class Dispatcher:
         self._draining = False
         self._was_open = True
         self._depth = 0
+        self.ids.forget()
         self.conductor.open()
 
     def drain(self) -> None:

@@ -6,7 +6,6 @@ every dispatch, so what only some need (errors, a second waiter, an id) lives in
 
 from __future__ import annotations
 
-import secrets
 from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, cast
@@ -22,6 +21,7 @@ from trio.lowlevel import (
 )
 
 from ._errors import EventError
+from ._ids import Ids
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -56,6 +56,7 @@ class Kernel(Protocol):
     """What a handle needs of the bus it comes from."""
 
     home: int  # the thread that the bus runs on
+    ids: Ids
 
     @property
     def crew(self) -> Workers: ...
@@ -147,7 +148,7 @@ class DispatchHandle:
         """16 lower hex digits, drawn when first asked for."""
         notes = self.noted()
         if not notes.id:
-            notes.id = secrets.token_hex(8)
+            notes.id = self.route.kernel.ids.draw()
         return notes.id
 
     @property
@@ -229,8 +230,12 @@ class DispatchHandle:
 
     def enlist(self, task: Task) -> Callable[[object], Abort]:
         """Note who is to be woken; returns how to cancel that."""
-        if self.notes is None:
+        notes = self.notes
+        if notes is None:
             self.notes = task
+            return self._forget_first
+        if isinstance(notes, Notes) and notes.first is None and not notes.waiters:
+            notes.first = task
             return self._forget_first
         self.noted().waiters.append(task)
         return partial(self._forget, task)
@@ -269,12 +274,13 @@ class DispatchHandle:
             self.notes = None
             reschedule(notes, WOKEN)
         elif isinstance(notes, Notes):
-            waiters, notes.waiters = notes.waiters, []
             if notes.first is not None:
-                waiters.insert(0, notes.first)
+                reschedule(notes.first, WOKEN)
                 notes.first = None
-            for task in waiters:
-                reschedule(task, WOKEN)
+            if notes.waiters:
+                waiters, notes.waiters = notes.waiters, []
+                for task in waiters:
+                    reschedule(task, WOKEN)
             if notes.settle is not None:
                 settle, notes.settle = notes.settle, None
                 settle(self._failed())
