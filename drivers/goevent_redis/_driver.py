@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import trio
@@ -27,11 +27,14 @@ from ._errors import LinkClosed, RedisLinkError
 from ._inbound import MARKS, Inbound
 from ._link import Link
 from ._pool import Pool
-from ._tally import Tally
+from ._resp import pack
+from ._tally import Publication, Tally
 
 AT_ONCE = 1000  # channels in one SUBSCRIBE
 IN_FLIGHT = 1000  # publishes that wait for their replies
 PATIENCE = 5.0  # seconds that a publish waits for a lost connection to come back
+Replied = Callable[[Receipt | Exception], None]
+
 FAREWELL = 0.5  # seconds to tell the last numbers, as the bus ends
 
 
@@ -230,6 +233,24 @@ class RedisDriver:
         except redis_errors.RedisError as error:
             raise self._mapped(error) from error
         publish.accepted()
+        return self._receipt(name, receivers)
+
+    def publish_nowait(self, message: Message, replied: Replied) -> None:
+        """Publish an event without a task that waits for the reply.
+
+        Raises:
+            trio.WouldBlock: there is no connection, or much waits to be sent.
+        """
+        link, tally = self._link, self._tally
+        if link is None or tally is None or (conversation := link.writable()) is None:
+            raise trio.WouldBlock
+        name = message.event_name
+        data, numbers, number = tally.encode(message)
+        request = Publication(name, numbers, number, replied, self._receipt, self._mapped)
+        conversation.enter(pack(("PUBLISH", self._wanted.channel(name), data)), request)
+
+    def _receipt(self, name: str, receivers: int) -> Receipt:
+        """Return what is told of a reply: our own subscriptions do not count."""
         return Receipt(receivers=max(0, receivers - self._held.copies(name)))
 
     def snapshot(self) -> DriverSnapshot:

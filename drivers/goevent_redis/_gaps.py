@@ -27,7 +27,7 @@ class Sequence:
 
     def take(self, channel: str) -> int:
         """Return the number of the next message on a channel; it must now be sent."""
-        number = self.next(channel)
+        number = self._last.get(channel, 0) + 1
         self._last[channel] = self._untold[channel] = number
         return number
 

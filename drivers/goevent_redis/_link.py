@@ -210,13 +210,20 @@ class Link:
         """
         if command in SUBSCRIBING:
             raise no_reply(command)
-        conversation = self._conversation
+        conversation = self.writable()
         if conversation is None:
             self._check_running()
-            raise self._not_connected()
-        if self._queue or conversation.buffered >= self._buffer_size:
+            if self._conversation is None:
+                raise self._not_connected()
             raise trio.WouldBlock
         conversation.enter(_packed(command, args, extend), Posted(then))
+
+    def writable(self) -> Conversation | None:
+        """Return what a request may enter right now, or None if it would have to wait."""
+        conversation = self._conversation
+        if conversation is None or self._queue or conversation.buffered >= self._buffer_size:
+            return None
+        return conversation
 
     async def drain(self) -> None:
         """Wait until everything that was sent before has been answered."""

@@ -118,11 +118,15 @@ class Posted(Request):
         super().__init__()
         self._then = then
 
-    def settle(self, result: Any) -> None:
-        """Call back: with the reply, or with an exception."""
-        self.result = result
+    def take(self, frame: Any) -> bool:
+        """Take the reply, which is the only one."""
         then, self._then = self._then, ignore  # once, even if it raises
-        then(result)
+        then(frame)
+        return True
+
+    def settle(self, result: Any) -> None:
+        """Call back: with an exception, as there will be no reply."""
+        self.take(result)
 
 
 def ignore(reply: Any) -> None:

@@ -8,16 +8,19 @@ the buffers of a lost one may have been sent or not, and nobody can know.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
+from typing import Any
 
 import msgspec
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import DriverError, Inbox, Message
+from goevent import DriverError, Inbox, Message, Receipt
 
 from ._errors import RedisLinkError
 from ._gaps import Sequence
 from ._link import Link
+from ._request import Request
 
 EVERY = 5.0  # seconds between two tellings of the highest numbers
 AT_ONCE = 1000  # numbers in one message
@@ -102,6 +105,41 @@ class Tally:
             self._refused = True
             text = f"other buses cannot be told what they may have missed: {error}"
             self._inbox.report(DriverError(text))
+
+
+class Publication(Request):
+    """One message that was sent, and whose reply goes to the bus."""
+
+    __slots__ = ("_mapped", "_name", "_number", "_numbers", "_receipt", "_replied")
+
+    def __init__(
+        self,
+        name: str,
+        numbers: Sequence,
+        number: int,
+        replied: Callable[[Receipt | Exception], None],
+        receipt: Callable[[str, int], Receipt],
+        mapped: Callable[[Exception], Exception],
+    ) -> None:
+        self._name = name
+        self._numbers = numbers
+        self._number = number
+        self._replied = replied
+        self._receipt = receipt
+        self._mapped = mapped
+
+    def take(self, frame: Any) -> bool:
+        """Take the reply, or what says that there will be none."""
+        if isinstance(frame, Exception):
+            self._replied(self._mapped(frame))
+        else:
+            self._numbers.accept(self._name, self._number)
+            self._replied(self._receipt(self._name, frame))
+        return True
+
+    def settle(self, result: Any) -> None:
+        """Take what says that there will be no reply."""
+        self.take(result)
 
 
 class Publish:

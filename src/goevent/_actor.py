@@ -139,21 +139,29 @@ class Actor:
         return self
 
     @property
+    def _shared(self) -> SharedMailbox | KeyedMailbox | None:
+        """The mailbox, if lanes read it."""
+        mail: Mail = self.mail
+        return mail if isinstance(mail, SharedMailbox | KeyedMailbox) else None
+
+    @property
     def lanes(self) -> tuple[Actor | Lane, ...]:
         """By which it works on events: itself, or one for each event at once."""
-        mail: Mail = self.mail
-        return mail.lanes if isinstance(mail, SharedMailbox | KeyedMailbox) else (self,)
+        shared = self._shared
+        return (self,) if shared is None else shared.lanes
 
     @property
     def outlets(self) -> tuple[Actor | Lane, ...]:
         """The lanes of which one has to get on before there is room in the mailbox."""
-        mail: Mail = self.mail
-        return mail.outlets if isinstance(mail, SharedMailbox | KeyedMailbox) else (self,)
+        shared = self._shared
+        return (self,) if shared is None else shared.outlets
 
     @property
     def in_hand(self) -> list[DispatchHandle]:
         """The events it works on."""
-        return [lane.hand for lane in self.lanes if lane.hand is not None]
+        if (shared := self._shared) is not None:
+            return shared.held
+        return [] if self.hand is None else [self.hand]
 
     @property
     def blocked(self) -> bool:
@@ -198,11 +206,9 @@ class Actor:
         for lane in self.lanes:
             if lane.hand is handle:
                 return (lane,)
-        mail: Mail = self.mail
-        if any(queued is handle for queued in mail):
-            return (
-                mail.before(handle) if isinstance(mail, SharedMailbox | KeyedMailbox) else (self,)
-            )
+        if any(queued is handle for queued in self.mail):
+            shared = self._shared
+            return (self,) if shared is None else shared.before(handle)
         return ()
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self, runtime_checkable
 
+import msgspec
 import trio
 
 from ._envelope import Envelope
@@ -53,9 +54,8 @@ class Capabilities:
     max_size: int | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Receipt:
-    """What a broker says of an event that it has accepted.
+class Receipt(msgspec.Struct, frozen=True, kw_only=True):
+    """What a broker says of an event that it has accepted. A struct, as one is made for each event.
 
     Attributes:
         id: the broker's name for it, or empty.
@@ -219,6 +219,11 @@ class Driver(Protocol):
     when all that has arrived is handed over. Without it the bus unsubscribes from everything.
     After it, listeners go on and may publish, until `run` is cancelled. And it may have a
     `def snapshot(self) -> DriverSnapshot`, which `bus.snapshot()` shows; it must not wait.
+
+    For speed it may have a `def publish_nowait(self, message, replied)`, by which publishing takes
+    no task: it sends the message, or raises `trio.WouldBlock` if it cannot now, and `publish` is
+    called instead. Once the broker has answered, or never will, it calls `replied` with what
+    `publish` would return or raise. Until then the event counts as one of `in_flight`.
 
     Attributes:
         schemes: the URL schemes that it answers to, each an entry point of its package in the group

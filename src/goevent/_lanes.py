@@ -107,6 +107,15 @@ class SharedMailbox(deque["DispatchHandle"]):
             lane.scheduled = True
             self._ready.append(lane)
 
+    def keep(self, handle: DispatchHandle) -> None:
+        """Take an event in that no lane is to work on yet."""
+        super().append(handle)
+
+    @property
+    def held(self) -> list[DispatchHandle]:
+        """The events that the listener works on."""
+        return [lane.hand for lane in self.lanes if lane.hand is not None]
+
     @property
     def outlets(self) -> tuple[Lane, ...]:
         """The lanes of which one has to get on before there are fewer events."""
@@ -141,6 +150,11 @@ class KeyedMailbox:
     @property
     def lanes(self) -> tuple[Lane, ...]:
         return self._runnable.lanes
+
+    @property
+    def held(self) -> list[DispatchHandle]:
+        """The events that the listener works on."""
+        return self._runnable.held
 
     def append(self, handle: DispatchHandle, /) -> None:
         try:

@@ -4,36 +4,52 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
+from types import MappingProxyType
+from typing import Any, Protocol
 
 from ._codec import Codec
 from ._envelope import Envelope
 from ._errors import EncodeError
 from ._handle import DispatchHandle
 
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
-class OutgoingMessage:
-    """What a driver publishes; encoded when the driver asks for the bytes."""
 
-    __slots__ = ("_codec", "_handle", "_key_of", "_max_size", "_origin")
+class Sender(Protocol):
+    """Whose id the messages carry."""
+
+    @property
+    def origin(self) -> str: ...
+
+
+class Desk:
+    """What all messages of one open bus have in common."""
 
     def __init__(
         self,
-        handle: DispatchHandle,
-        origin: str,
+        sender: Sender,
         codec: Codec,
         key_of: Callable[[type[Any]], str | None],
         max_size: int | None = None,
     ) -> None:
+        self.sender = sender
+        self.encode = codec.encode
+        self.key_of = key_of
+        self.max_size = max_size
+
+
+class OutgoingMessage:
+    """What a driver publishes; encoded when the driver asks for the bytes."""
+
+    __slots__ = ("_desk", "_handle")
+
+    def __init__(self, handle: DispatchHandle, desk: Desk) -> None:
         self._handle = handle
-        self._origin = origin
-        self._codec = codec
-        self._key_of = key_of
-        self._max_size = max_size
+        self._desk = desk
 
     @property
     def event_name(self) -> str:
-        return self._handle.event_name
+        return self._handle.route.name
 
     @property
     def event(self) -> object:
@@ -50,26 +66,28 @@ class OutgoingMessage:
     @property
     def key(self) -> str | None:
         event = self.event
-        field = self._key_of(type(event))
+        field = self._desk.key_of(type(event))
         return None if field is None else str(getattr(event, field))
 
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
         """Return the envelope, for a driver that hands over objects."""
+        handle = self._handle
         return Envelope(
-            event_name=self.event_name,
-            event=self.event,
-            handle_id=self.handle_id,
+            event_name=handle.route.name,
+            event=handle.event,
+            handle_id=handle.id,
             timestamp=int(time.time()),
-            origin=self._origin if origin is None else origin,
+            origin=self._desk.sender.origin if origin is None else origin,
             seq=seq,
-            headers=self.headers,
+            headers=handle.noted().headers or NO_HEADERS,
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
         """Return the envelope as bytes."""
-        data = self._codec.encode(self.envelope(origin=origin, seq=seq))
-        if self._max_size is not None and len(data) > self._max_size:
-            limit = f"{len(data)} bytes are above the driver's limit of {self._max_size}"
+        desk = self._desk
+        data = desk.encode(self.envelope(origin=origin, seq=seq))
+        if desk.max_size is not None and len(data) > desk.max_size:
+            limit = f"{len(data)} bytes are above the driver's limit of {desk.max_size}"
             raise EncodeError(self.event_name, limit)
         return data
 

@@ -9,28 +9,25 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, cast
+from typing import cast
 
 import trio
 from trio.lowlevel import current_trio_token, enable_ki_protection
 
-from ._actor import Actor
 from ._arrivals import Arrivals
 from ._config import Config
 from ._crew import Crew
 from ._dispatcher import Dispatcher
 from ._driver import Driver
 from ._errors import DriverError
-from ._lanes import SharedMailbox
 from ._ledger import Books, Ledger
-from ._message import OutgoingMessage
+from ._outbox import Outbox
 from ._routing import Router
 from ._subscriptions import Subscriptions
 from ._supervisor import Supervisor
 from ._threads import ThreadDoor
 
 GRACE = 2.0  # seconds, shielded, for what was cancelled to end
-OUTBOX_SIZE = 1024
 
 
 class Session:
@@ -38,6 +35,7 @@ class Session:
 
     door: ThreadDoor | None = None
     subscriptions: Subscriptions | None = None
+    _outbox: Outbox | None = None
 
     def __init__(
         self,
@@ -99,26 +97,14 @@ class Session:
         capabilities = self._driver.capabilities
         self._arrivals.prepare(ignores_own=capabilities.fan_out)
         await nursery.start(self._run_driver)
-        outbox = Actor("driver", (), self._publish, inline=False, capacity=OUTBOX_SIZE)
-        if capabilities.in_flight > 1:
-            outbox.share(SharedMailbox(outbox, capabilities.in_flight, self._crew.ready))
-        self.subscriptions = Subscriptions(self._driver, self._arrivals.report)
-        self._router.connect(outbox, interest=self.subscriptions, fan_out=capabilities.fan_out)
-        nursery.start_soon(self._run_subscriptions)
-
-    async def _publish(self, _: Any) -> None:
-        delivery = self._crew.delivery()
-        if delivery is None:
-            raise RuntimeError("publishing is a delivery")
-        handle = delivery.handle
-        message = OutgoingMessage(
-            handle,
-            self._arrivals.origin,
-            self._config.codec,
-            self._config.registry.key_of,
-            self._driver.capabilities.max_size,
+        self._outbox = Outbox(
+            self._driver, capabilities, self._arrivals, self._config, self._crew, self._supervisor
         )
-        handle.noted().receipt = await self._driver.publish(message)
+        self.subscriptions = Subscriptions(self._driver, self._arrivals.report)
+        self._router.connect(
+            self._outbox.actor, interest=self.subscriptions, fan_out=capabilities.fan_out
+        )
+        nursery.start_soon(self._run_subscriptions)
 
     # -- the tasks of the nursery
 
@@ -192,9 +178,12 @@ class Session:
 
     async def _quiet(self) -> None:
         """Wait until no listener has anything to do."""
+        conductor, outbox = self._dispatcher.conductor, self._outbox
         await self._crew.quiet()
-        while self._dispatcher.conductor.handles:
-            await self._dispatcher.conductor.quiet()
+        while conductor.handles or (outbox is not None and outbox.held):
+            await conductor.quiet()
+            if outbox is not None:
+                await outbox.quiet()
             await self._crew.quiet()
 
     async def _stop(self) -> None:

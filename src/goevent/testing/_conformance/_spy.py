@@ -129,4 +129,12 @@ class Spy:
         return await self._driver.publish(message)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._driver, name)  # `drain`, which a driver may have or not
+        method = getattr(self._driver, name)  # one of those that a driver may have or not
+        return self._noting(method) if name == "publish_nowait" else method
+
+    def _noting(self, post: Callable[..., None]) -> Callable[..., None]:
+        def publish_nowait(message: Message, replied: Callable[[Any], None]) -> None:
+            post(message, replied)
+            self.published.append(message.event_name)
+
+        return publish_nowait

@@ -1,0 +1,146 @@
+"""The way out: takes what is dispatched here to the driver, in the order of dispatch.
+
+To dispatch it is the mailbox of one more listener. If the driver can post, an event leaves in the
+very step in which it is dispatched, and no task waits for the broker's reply. What cannot be posted
+now waits for a worker of the crew, which awaits `Driver.publish`; until none does so any more,
+everything goes that way, or it would overtake.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import trio
+
+from ._actor import Actor
+from ._driver import Capabilities, Receipt
+from ._errors import EventError, forget_caller
+from ._lanes import SharedMailbox
+from ._message import Desk, OutgoingMessage
+from ._room import let_in
+
+if TYPE_CHECKING:
+    from ._arrivals import Arrivals
+    from ._config import Config
+    from ._crew import Crew
+    from ._driver import Driver
+    from ._handle import DispatchHandle
+    from ._supervisor import Supervisor
+
+CAPACITY = 1024
+
+
+class Outbox(SharedMailbox):
+    """The events of one open bus on their way to its driver.
+
+    Attributes:
+        actor: the listener whose mailbox it is.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        capabilities: Capabilities,
+        arrivals: Arrivals,
+        config: Config,
+        crew: Crew,
+        supervisor: Supervisor,
+    ) -> None:
+        self.actor: Actor = Actor("driver", (), self._publish, inline=False, capacity=CAPACITY)
+        super().__init__(self.actor, capabilities.in_flight, crew.ready)
+        self.actor.share(self)
+        self._driver = driver
+        self._post = getattr(driver, "publish_nowait", None)
+        self._in_flight = capabilities.in_flight
+        self._desk = Desk(arrivals, config.codec, config.registry.key_of, capabilities.max_size)
+        self._crew = crew
+        self._supervisor = supervisor
+        self._posted: dict[DispatchHandle, None] = {}
+        self._watchers = trio.lowlevel.ParkingLot()
+
+    # -- as a mailbox
+
+    @property
+    def held(self) -> list[DispatchHandle]:
+        """The events that the driver has and the broker has not accepted yet."""
+        return [*super().held, *self._posted]
+
+    def append(self, handle: DispatchHandle, /) -> None:
+        if self._post is None or len(self.free) < len(self.lanes):
+            super().append(handle)
+        elif self or len(self._posted) >= self._in_flight:
+            self.keep(handle)  # the next reply lets it go
+        elif not self._posts(handle):
+            super().append(handle)
+
+    def clear(self) -> None:
+        super().clear()
+        self._posted.clear()
+        self._watchers.unpark_all()
+
+    async def quiet(self) -> None:
+        """Wait until the broker has replied to everything that was posted."""
+        while self._posted:
+            await self._watchers.park()
+
+    # -- to the driver
+
+    def _posts(self, handle: DispatchHandle) -> bool:
+        """Post an event; return False if the driver cannot now."""
+        self._posted[handle] = None
+        try:
+            self._post(OutgoingMessage(handle, self._desk), partial(self._replied, handle))  # type: ignore[misc]
+        except trio.WouldBlock:
+            del self._posted[handle]
+            return False
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+            forget_caller(error)
+            del self._posted[handle]
+            self._failed(handle, error)
+        return True
+
+    def _replied(self, handle: DispatchHandle, result: Receipt | Exception | None) -> None:
+        """Settle an event that was posted, and post those that have waited for it."""
+        posted = self._posted
+        if handle not in posted:
+            return  # the bus has ended, and given it up
+        del posted[handle]
+        if isinstance(result, Exception):
+            self._failed(handle, result)
+        else:
+            handle.noted().receipt = result
+            handle.left = left = handle.left - 1
+            if not left:
+                handle.wake()
+        if self:
+            self._go_on()
+        elif not posted and self._watchers:
+            self._watchers.unpark_all()
+
+    def _failed(self, handle: DispatchHandle, error: Exception) -> None:
+        failure = EventError(handle.event_name, self.actor.name, error)
+        self._supervisor.report(failure, handle, self.actor)
+        handle.settle_one()
+
+    def _go_on(self) -> None:
+        """Post what waits, or leave it to workers."""
+        while self and len(self._posted) < self._in_flight and len(self.free) == len(self.lanes):
+            handle = self.popleft()
+            if not self._posts(handle):
+                waiting = [handle, *self]
+                super().clear()
+                for each in waiting:
+                    super().append(each)
+                if self._crew.ready and not self._crew.awake:
+                    self._crew.post()
+        if self.actor.queue:
+            let_in((self.actor,))
+
+    async def _publish(self, _: Any) -> None:
+        delivery = self._crew.delivery()
+        if delivery is None:
+            raise RuntimeError("publishing is a delivery")
+        handle = delivery.handle
+        message = OutgoingMessage(handle, self._desk)
+        handle.noted().receipt = await self._driver.publish(message)
