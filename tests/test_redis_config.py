@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import math
 import ssl
+import subprocess
+import sys
 import traceback
 from pathlib import Path
 from typing import Any
@@ -192,3 +194,19 @@ def test_tls_options_of_a_url_make_a_context(tmp_path: Path) -> None:
     careless = RedisConfig(url="rediss://h?ssl_cert_reqs=none").ssl_context()
     assert careless is not None
     assert careless.verify_mode is ssl.CERT_NONE
+
+
+def test_without_the_redis_package_a_bus_says_what_to_install() -> None:
+    program = f"""
+import sys, traceback
+sys.modules["redis"] = None
+from goevent import DriverError, GoEvent
+try:
+    GoEvent("redis://u:{SECRET}@h")
+except DriverError:
+    traceback.print_exc(file=sys.stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert 'pip install "goevent[redis]"' in done.stdout
+    assert SECRET not in done.stdout

@@ -92,8 +92,10 @@ class RedisConfig:
         _text("path", self.path)
         _text("channel_prefix", self.channel_prefix)
         _text("username", self.username)
-        if self.password is not None and not isinstance(self.password, str):
-            raise ValueError("password must be a str")
+        if self.password is not None:
+            if not isinstance(self.password, str):
+                raise ValueError("password must be a str")
+            _unicode("password", self.password)
         name = self.client_name
         if name is not None and not all("!" <= character <= "~" for character in name):
             raise ValueError(f"client_name must be printable ASCII without spaces: {name!r}")
@@ -124,7 +126,8 @@ class RedisConfig:
             colon = ""  # an IPv6 address without brackets: where it ends is a guess
         valid = colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
         if not valid or any(character <= " " for character in host):
-            raise ValueError(f"addr must be host:port or [IPv6]:port, not {self.addr!r}")
+            shown = "" if "@" in self.addr else f", not {self.addr!r}"  # it may hold a password
+            raise ValueError(f"addr must be host:port or [IPv6]:port{shown}")
         return host, int(port)
 
     def ssl_context(self) -> ssl.SSLContext | None:
@@ -237,5 +240,15 @@ def _text(name: str, value: str | None) -> None:
         return
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a str")
+    _unicode(name, value)
     if any(character in value for character in "\r\n\0"):
         raise ValueError(f"{name} must not hold line ends or NUL: {value!r}")
+
+
+def _unicode(name: str, value: str) -> None:
+    valid = False
+    with suppress(UnicodeEncodeError):  # which shows the value
+        value.encode()
+        valid = True
+    if not valid:
+        raise ValueError(f"{name} must be Unicode text, without lone surrogates")

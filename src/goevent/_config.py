@@ -36,7 +36,7 @@ class Config:
             and those with a mailbox; `ListenerOptions.slow_after` finds the others.
     """
 
-    driver: str | Driver = "memory"
+    driver: str | Driver = field(default="memory", repr=False)  # it may hold a password
     registry: EventRegistry = field(default_factory=lambda: default_registry)
     listener: ListenerOptions = ListenerOptions()  # noqa: RUF009 - frozen
     codec: Codec = field(default_factory=JsonCodec)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from importlib.metadata import EntryPoint, entry_points
 from typing import cast
-from urllib.parse import urlsplit
 
 from ._driver import Driver
 from ._errors import DriverError, UnknownDriverError
 from ._memory import MemoryDriver
 
 GROUP = "goevent.drivers"
+SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
 def find_driver(driver: str | Driver) -> Driver:
@@ -23,16 +24,19 @@ def find_driver(driver: str | Driver) -> Driver:
     """
     if not isinstance(driver, str):
         if not isinstance(driver, Driver):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a driver is a URL, a name or a driver object, not {driver!r}")
+            kind = type(driver).__qualname__
+            raise TypeError(f"a driver is a URL, a name or a driver object, not a {kind}")
         return driver
-    scheme = urlsplit(driver).scheme if "://" in driver else driver
+    scheme = driver.partition("://")[0].lower()
     if scheme == "memory":
         return MemoryDriver.from_url(driver)
     installed = {entry.name: entry for entry in entry_points(group=GROUP)}
     if scheme not in installed:
         known = ", ".join(sorted({"memory", *installed}))
+        # What is no scheme may be anything, with a password in it.
+        what = repr(scheme) if SCHEME.fullmatch(scheme) else "what is neither a URL nor a name"
         raise UnknownDriverError(
-            f"no driver for {scheme!r} is installed (there is: {known}); a driver comes in a "
+            f"no driver for {what} is installed (there is: {known}); a driver comes in a "
             f'package with an entry point in the group "{GROUP}"'
         )
     return load(installed[scheme]).from_url(driver)

@@ -89,7 +89,7 @@ class MemoryDriver:
             ValueError: the URL has more to it than its scheme.
         """
         if url not in ("memory", "memory://"):
-            raise ValueError(f"a memory URL is just memory://, not {url!r}")
+            raise ValueError("a memory URL is just memory://, with nothing behind it")
         return cls()
 
     async def run(
