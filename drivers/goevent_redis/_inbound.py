@@ -71,6 +71,7 @@ class Inbound:
         self._frames: deque[Any] = deque()
         self._dropped = 0  # since the queue became full; it counts as full until half is free
         self._stopped = False
+        self._idle = False  # the task has nothing to do
         self._watch = GapWatch()
         self._ways: dict[tuple[bytes, bytes | None], str | None] = {}
         self._arrived = trio.Event()
@@ -82,18 +83,22 @@ class Inbound:
 
     def push(self, frames: list[Any]) -> None:
         """Take in what one read of the socket has brought."""
+        # With nothing before it, a message need not wait until the actor's task runs.
+        at_once = self._idle and not self._frames
+        slice_end = perf_counter() + SLICE
         for frame in frames:
             kind = frame[0]
             if kind in (b"message", b"pmessage"):
-                size = _size(frame)
-                if size > self._room or self._dropped:
-                    self._drop()
-                    continue
-                self._room -= size
-                self._frames.append(frame)
+                if at_once:
+                    self._hand_over_nowait(frame)
+                    at_once = not self._frames and perf_counter() < slice_end
+                else:
+                    self._enqueue(frame)
             else:
+                at_once = False
                 self._confirm(kind, frame[1])
-        self._arrived.set()
+        if self._frames:
+            self._arrived.set()
 
     def begin(self) -> None:
         """Take note that a new connection begins, without subscriptions."""
@@ -125,8 +130,11 @@ class Inbound:
                     if perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
                         slice_end = perf_counter() + SLICE
+                self._idle = True
                 await self._arrived.wait()
+                self._idle = False
         finally:
+            self._idle = False
             self._tell_dropped()
             for frame in self._frames:
                 if frame[0] in (b"message", b"pmessage"):
@@ -135,10 +143,26 @@ class Inbound:
                         continue
                     if not self._is_own(self._sender_of(frame[-1]).origin):
                         self._inbox.lost(name)
+                elif frame[0] == b"event":
+                    self._inbox.lost(frame[1].event_name)
                 else:
                     self._look(frame[0], frame[1])
 
     # -- into the queue
+
+    def _hand_over_nowait(self, frame: Any) -> None:
+        """Hand over a message at once, or let it wait in the queue if it has to."""
+        envelope = self._unpacked(frame)
+        if envelope is not None and not self._inbox.deliver_nowait(envelope):
+            self._note(b"event", envelope)
+
+    def _enqueue(self, frame: Any) -> None:
+        size = _size(frame)
+        if size > self._room or self._dropped:
+            self._drop()
+            return
+        self._room -= size
+        self._frames.append(frame)
 
     def _note(self, kind: bytes, what: Any) -> None:
         self._frames.append((kind, what))
@@ -180,17 +204,26 @@ class Inbound:
 
     async def _take(self, frame: Any) -> None:
         kind = frame[0]
-        if kind not in (b"message", b"pmessage"):
+        if kind == b"event":
+            envelope = frame[1]
+        elif kind in (b"message", b"pmessage"):
+            self._room += _size(frame)
+            if self._dropped and self._room > self._size // 2:
+                self._tell_dropped()
+            envelope = self._unpacked(frame)
+        else:
             self._look(kind, frame[1])
             return
-        self._room += _size(frame)
-        if self._dropped and self._room > self._size // 2:
-            self._tell_dropped()
+        if envelope is not None and not self._inbox.deliver_nowait(envelope):
+            await self._inbox.deliver(envelope)
+
+    def _unpacked(self, frame: Any) -> Envelope | None:
+        """Return what a message brings to the listeners, if anything."""
         if (name := self._name(frame)) is not None:
-            if self._wanted.covers(name):  # still
-                await self._receive(name, frame[-1])
-        elif kind == b"message" and frame[1] == self._marks_channel and not self._stopped:
+            return self._decoded(name, frame[-1]) if self._wanted.covers(name) else None  # still
+        if frame[0] == b"message" and frame[1] == self._marks_channel and not self._stopped:
             self._look_at_marks(frame[-1])
+        return None
 
     def _look(self, kind: bytes, what: Any) -> None:
         """Take note of what is no message."""
@@ -235,7 +268,7 @@ class Inbound:
             name if self._channels.counts(name, None if glob is None else glob.decode()) else None
         )
 
-    async def _receive(self, name: str, data: bytes) -> None:
+    def _decoded(self, name: str, data: bytes) -> Envelope | None:
         try:
             if len(data) > self._max_event_size:
                 limit = f"{len(data)} bytes are above max_event_size ({self._max_event_size})"
@@ -243,12 +276,12 @@ class Inbound:
             envelope = self._inbox.decode(name, data)
         except DecodeError as error:
             self._refuse(name, data, error)
-            return
+            return None
         if self._inbox.is_own(envelope):
-            return
+            return None
         if envelope.seq is not None and envelope.origin:
             self._watch_for_gap(envelope.origin, name, envelope.seq)
-        await self._inbox.deliver(envelope)
+        return envelope
 
     def _refuse(self, name: str, data: bytes, error: DecodeError) -> None:
         """Report what cannot be decoded; it has arrived nevertheless, and is no gap."""

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ._envelope import Envelope
     from ._handle import DispatchHandle
     from ._registry import EventRegistry
+    from ._routing import Route
     from ._supervisor import Supervisor
 
 
@@ -75,9 +76,7 @@ class Arrivals:
         try:
             envelope = self.decode(name, data)
         except DecodeError as error:
-            failure = EventError(name, "driver", error)
-            self._supervisor.report_loose(failure)
-            self._finish(name, settle, failure)
+            self._refuse(name, settle, error)
             await checkpoint_if_cancelled()
         else:
             await self.deliver(envelope, settle, deliveries=deliveries)
@@ -102,42 +101,89 @@ class Arrivals:
         except BusClosed:
             pass
         except (GoEventError, TypeError) as error:
-            failure = EventError(name, "driver", error)
-            self._supervisor.report_loose(failure)
+            failure = error
         finally:
             if handle is None:  # it was cancelled, or a listener raised a KeyboardInterrupt, say
-                self._finish(name, settle, failure or self.lost(name))
+                self._refuse(name, settle, failure)
         if handle is not None and settle is not None:
             handle.when_done(lambda errors: self._finish(name, settle, *errors))
         return None
+
+    def deliver_nowait(
+        self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> bool:
+        """Bring a decoded event to the listeners, or return False if that takes waiting."""
+        name = envelope.event_name
+        if self._ignores_own and envelope.origin in self._origins:
+            self._finish(name, settle)
+            return True
+        if not (self._dispatcher.home and self._opened.is_set()):
+            return False
+        try:
+            route, event = self._found(envelope)
+            if self._is_conducted(route):
+                return False
+            handle = self._begun(route.local, event, envelope, deliveries)
+            if not self._fits(route.local, handle):
+                return False
+        except (GoEventError, TypeError) as error:
+            self._refuse(name, settle, error)
+            return True
+        ran = False
+        try:
+            self._dispatcher.run_inline(route.local, handle)
+            ran = True
+        finally:
+            if not ran:  # a listener raised a KeyboardInterrupt, say
+                self._finish(name, settle, self.lost(name))
+        if settle is not None:
+            handle.when_done(lambda errors: self._finish(name, settle, *errors))
+        return True
 
     async def _brought(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
         dispatcher = self._dispatcher
         if not dispatcher.home:
             raise closed()
-        name = envelope.event_name
-        route, event = dispatcher.find(envelope.event)
-        # What was decoded may be upcast to a version of another name; its type says what it was.
-        if (held := envelope.event_type or route.name) != name:
-            raise DecodeError(name, f"it holds an event of the type {held!r}")
-        if route.special or dispatcher.conductor.arrival_hooks:
+        route, event = self._found(envelope)
+        if self._is_conducted(route):
             return await dispatcher.conductor.conduct(
                 route, event, envelope.headers, deliveries=deliveries
             )
-        handle = begun(route.local, event)
+        handle = self._begun(route.local, event, envelope, deliveries)
+        if self._fits(route.local, handle):
+            return dispatcher.run_inline(route.local, handle)
+        return await dispatcher.finish(route.local, handle, arrived=True)
+
+    def _found(self, envelope: Envelope) -> tuple[Route, object]:
+        """Return the route of an event, and the event."""
+        route, event = self._dispatcher.find(envelope.event)
+        # What was decoded may be upcast to a version of another name; its type says what it was.
+        if (held := envelope.event_type or route.name) != envelope.event_name:
+            raise DecodeError(envelope.event_name, f"it holds an event of the type {held!r}")
+        return route, event
+
+    def _is_conducted(self, route: Route) -> bool:
+        return route.special or bool(self._dispatcher.conductor.arrival_hooks)
+
+    def _begun(
+        self, route: Route, event: object, envelope: Envelope, deliveries: int
+    ) -> DispatchHandle:
+        handle = begun(route, event)
         if envelope.headers:
             handle.headers.update(envelope.headers)
         if deliveries > 1:
             handle.noted().deliveries = deliveries
-        full = False
+        return handle
+
+    def _fits(self, route: Route, handle: DispatchHandle) -> bool:
+        """Put an event into the mailboxes, if they have room."""
+        if not route.actors:
+            return True
         try:
-            dispatcher.mailboxes.commit(route.local, handle)
+            self._dispatcher.mailboxes.commit(route, handle)
         except NoRoom:
-            full = True
-        # Not inside the handler, or it would be the context of what listeners raise.
-        if full:
-            return await dispatcher.finish(route.local, handle, arrived=True)
-        return dispatcher.run_inline(route.local, handle)
+            return False
+        return True
 
     # -- what goes wrong
 
@@ -151,6 +197,15 @@ class Arrivals:
         failure = EventAbandoned(event_name, "driver", reason=reason)
         self._supervisor.report_loose(failure)
         return failure
+
+    def _refuse(self, name: str, settle: Settle | None, error: Exception | None) -> None:
+        """Settle what cannot be delivered: for an error, or as the bus ends."""
+        if error is None:
+            failure: EventError = self.lost(name)
+        else:
+            failure = EventError(name, "driver", error)
+            self._supervisor.report_loose(failure)
+        self._finish(name, settle, failure)
 
     def _finish(self, name: str, settle: Settle | None, *errors: EventError) -> None:
         """Tell the driver of the end of a delivery."""

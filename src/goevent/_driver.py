@@ -190,6 +190,17 @@ class Inbox(Protocol):
         """Bring a decoded event to the listeners, as `receive` does."""
         ...
 
+    def deliver_nowait(
+        self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> bool:
+        """Bring a decoded event to the listeners at once, as `deliver` does.
+
+        Returns False if that would have to wait, for room in a mailbox or for a listener that
+        dispatch awaits; then nothing has happened, and `deliver` is to be called. Events that wait
+        for it already must not be overtaken.
+        """
+        ...
+
     def decode(self, name: str, data: bytes) -> Envelope:
         """Return the envelope in the bytes.
 

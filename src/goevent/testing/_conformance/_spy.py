@@ -62,6 +62,17 @@ class SpiedInbox:
         settle = self._noting(envelope.event_name, settle)
         await self._inbox.deliver(envelope, settle, deliveries=deliveries)
 
+    def deliver_nowait(
+        self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
+    ) -> bool:
+        handed = Handed(envelope.event_name, settle is not None)
+        noting = self._noting_in(handed, settle)
+        delivered = self._inbox.deliver_nowait(envelope, noting, deliveries=deliveries)
+        if delivered:
+            self._handed.append(handed)
+            self._stir()
+        return delivered
+
     def decode(self, name: str, data: bytes) -> Envelope:
         return self._inbox.decode(name, data)
 
@@ -75,7 +86,9 @@ class SpiedInbox:
         handed = Handed(name, settle is not None)
         self._handed.append(handed)
         self._stir()
+        return self._noting_in(handed, settle)
 
+    def _noting_in(self, handed: Handed, settle: Settle | None) -> Settle:
         def note(end: Settlement) -> None:
             handed.settlements.append(end)
             self._stir()
