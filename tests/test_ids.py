@@ -28,7 +28,7 @@ def test_what_was_drawn_before_is_not_used_after_forgetting(
 ) -> None:
     ids = Ids()
     ids.draw()
-    monkeypatch.setattr("goevent._ids.urandom", lambda size: bytes(size))
+    monkeypatch.setattr("goevent._ids.urandom", bytes)
     assert ids.draw() != "0" * 16
     ids.forget()
     assert ids.draw() == "0" * 16
@@ -40,6 +40,6 @@ async def test_an_opened_bus_draws_anew_as_it_may_be_a_fork(
     bus = GoEvent(Config(registry=REGISTRY))
     async with bus:
         assert bus.dispatch_nowait(Noted()).id != "0" * 16
-    monkeypatch.setattr("goevent._ids.urandom", lambda size: bytes(size))
+    monkeypatch.setattr("goevent._ids.urandom", bytes)
     async with bus:
         assert bus.dispatch_nowait(Noted()).id == "0" * 16

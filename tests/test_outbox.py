@@ -223,9 +223,27 @@ async def test_what_waits_is_published_when_posting_ends_meanwhile(
             broker.answer()
         await wait_all_tasks_blocked()
         assert len(broker.posted) == 1
-        assert len(broker.published) == IN_FLIGHT
+        assert len(broker.published) == IN_FLIGHT - 1
         await broker.answer_all()
     assert broker.sent == list(range(10))
+
+
+@pytest.mark.parametrize("room", range(IN_FLIGHT + 2))
+async def test_no_more_than_in_flight_are_under_way_in_both_ways(
+    autojump_clock: MockClock, room: int
+) -> None:
+    broker = Broker()
+    broker.room = room
+    async with opened(broker) as bus:
+        for n in range(20):
+            bus.dispatch_nowait(Parcel(n))
+            await wait_all_tasks_blocked()
+            assert len(broker.posted) + len(broker.published) <= IN_FLIGHT
+        for _ in range(20):
+            assert len(broker.posted) + len(broker.published) <= IN_FLIGHT
+            broker.answer()
+            await wait_all_tasks_blocked()
+    assert broker.sent == list(range(20))
 
 
 async def test_a_refusal_reaches_the_handle_and_the_supervisor(autojump_clock: MockClock) -> None:

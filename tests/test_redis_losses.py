@@ -12,7 +12,19 @@ from typing import Any
 
 import pytest
 import trio
-from redis_buses import Deep, Paid, User, bus_at, bus_on, numbers, opened, plain_link, sent, until
+from redis_buses import (
+    Deep,
+    Paid,
+    User,
+    bus_at,
+    bus_on,
+    listening,
+    numbers,
+    opened,
+    plain_link,
+    sent,
+    until,
+)
 from redis_server import SMALL_OUTPUT_BUFFER, RedisServer, fault_proxy, redis_server
 
 from goevent import DriverConnectionError, DriverError, EncodeError, GapDetected
@@ -84,8 +96,48 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
             assert server.addr in str(error)
             assert "not connected" in str(error)
             await server.start()
+            await until(lambda: one.says("again"))  # so long an outage is not waited for
             assert not (await sent(one, Paid(n=2))).errors
         assert numbers(mine) == [1, 2]
+
+
+async def test_each_of_many_publishes_in_an_outage_fails_within_ten_seconds() -> None:
+    took: list[float] = []
+    async with redis_server() as server:
+        bus = bus_on(server)
+
+        async def publish(n: int) -> None:
+            began = trio.current_time()
+            handle = await bus.dispatch(Paid(n=n))
+            await handle.wait()
+            assert handle.errors
+            took.append(trio.current_time() - began)
+
+        async with bus:
+            server.kill()
+            await until(lambda: bus.says("lost"))
+            async with trio.open_nursery() as nursery:
+                for n in range(3_000):
+                    nursery.start_soon(publish, n)
+    assert len(took) == 3_000
+    assert max(took) < 10
+
+
+async def test_a_server_that_goes_away_while_the_bus_opens_is_an_error_in_time() -> None:
+    failed = 0
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        for budget in range(150, 700, 50):
+            proxy.pass_on()
+            bus = bus_at(proxy.addr)
+            bus.seen(Paid)
+            proxy.cut_after(budget)  # and whatever connects later is cut at once
+            with trio.fail_after(8):
+                try:
+                    async with bus:
+                        pass
+                except DriverError:
+                    failed += 1
+    assert failed
 
 
 async def test_a_publish_waits_for_a_server_that_comes_back_soon() -> None:
@@ -138,7 +190,7 @@ async def test_a_connection_cut_on_the_way_is_a_gap_of_exactly_what_is_missing()
                 for n in range(1, 5):
                     await sent(one, Paid(n=base + n))
                 again = two.says("connected to Redis again")
-                proxy.pass_on() if False else proxy.reset()
+                proxy.reset()
                 proxy.pass_on()
                 await until(lambda again=again: two.says("connected to Redis again") > again)  # type: ignore[misc]
                 await sent(one, Paid(n=base + 9))
@@ -182,6 +234,21 @@ async def test_a_lost_tail_is_found_by_the_marks() -> None:
         assert [gap.missing for gap in bus.causes(GapDetected)] == [5]
         assert len(bus.told) == 1
         assert after == []
+
+
+async def test_marks_go_out_every_five_seconds_while_there_is_news() -> None:
+    async with redis_server() as server:
+        one = bus_on(server)
+        told: list[bytes] = []
+        async with one, listening(server, told, "goevent:$marks"):
+            began = trio.current_time()
+            for n in range(3):
+                await sent(one, Paid(n=n))
+            await until(lambda: told, 7)
+            assert trio.current_time() - began > 4
+            (first,) = told
+            assert json.loads(first)["marks"] == {"order.paid": 3}
+        assert told == [first]  # there was no news after it
 
 
 async def test_marks_that_are_none_are_reported_once_each() -> None:

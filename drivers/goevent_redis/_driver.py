@@ -23,7 +23,7 @@ from ._client import RedisClient
 from ._config import RedisConfig
 from ._connectivity import Connected, Disconnected
 from ._conversation import Conversation
-from ._errors import LinkClosed, RedisLinkError
+from ._errors import LinkClosed, NotConnected, RedisLinkError
 from ._inbound import MARKS, Inbound
 from ._link import Link
 from ._pool import Pool
@@ -32,7 +32,7 @@ from ._tally import Publication, Tally
 
 AT_ONCE = 1000  # channels in one SUBSCRIBE
 IN_FLIGHT = 1000  # publishes that wait for their replies
-PATIENCE = 5.0  # seconds that a publish waits for a lost connection to come back
+PATIENCE = 5.0  # seconds that a lost connection is waited for
 Replied = Callable[[Receipt | Exception], None]
 
 FAREWELL = 0.5  # seconds to tell the last numbers, as the bus ends
@@ -185,7 +185,7 @@ class RedisDriver:
     async def subscribe(self, names: Sequence[str]) -> None:
         """Subscribe to channels and globs; returns when the server has confirmed all of them.
 
-        While the connection is down it waits for it.
+        While the connection is down it waits for it, for at most 5 seconds.
         """
         self._running()
         channels, globs = self._wanted.split(names)
@@ -211,6 +211,8 @@ class RedisDriver:
             # What such a glob stands for changes with a confirmation, too: its place in the stream
             # is between two messages, and not between two copies of one.
             await self._insist("PSUBSCRIBE", shared)
+        except NotConnected:
+            pass  # the next connection begins without them
         except redis_errors.RedisError as error:
             raise self._mapped(error) from error
         if self._inbound is not None:
@@ -219,7 +221,7 @@ class RedisDriver:
     async def publish(self, message: Message) -> Receipt:
         """Publish an event; returns when the server has replied.
 
-        While the connection is down it waits for it, for at most 5 seconds.
+        While the connection is down it waits for it, until it has been down for 5 seconds.
         """
         link, tally = self._running(), self._tally
         if tally is None:
@@ -228,7 +230,10 @@ class RedisDriver:
         publish = tally.publish(message)
         try:
             receivers = await link.execute(
-                "PUBLISH", self._wanted.channel(name), extend=publish.last, patience=PATIENCE
+                "PUBLISH",
+                self._wanted.channel(name),
+                extend=publish.last,
+                patience=PATIENCE - link.down_for,
             )
         except redis_errors.RedisError as error:
             raise self._mapped(error) from error
@@ -273,9 +278,12 @@ class RedisDriver:
         while channels:
             link = self._running()
             try:
-                await link.ready()
+                with trio.move_on_after(PATIENCE) as waiting:
+                    await link.ready()
+                if waiting.cancelled_caught:
+                    raise NotConnected(f"there is no connection to {self._config.where()}")
                 await self._ask(link, command, channels)
-            except LinkClosed:
+            except (LinkClosed, NotConnected):
                 raise
             except RedisLinkError:
                 continue  # its loss is reported

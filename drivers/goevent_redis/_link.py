@@ -106,6 +106,11 @@ class Link:
         """True while the link is up."""
         return self._conversation is not None
 
+    @property
+    def down_for(self) -> float:
+        """Seconds since the link was up last; 0 while it is."""
+        return 0.0 if self.connected else trio.current_time() - self._down_at
+
     async def ready(self) -> None:
         """Wait until the link is up.
 

@@ -107,6 +107,13 @@ class SharedMailbox(deque["DispatchHandle"]):
             lane.scheduled = True
             self._ready.append(lane)
 
+    def engage(self, count: int) -> None:
+        """Have so many more lanes work, as far as there are any."""
+        for _ in range(min(count, len(self.free))):
+            lane = self.free.pop()
+            lane.scheduled = True
+            self._ready.append(lane)
+
     def keep(self, handle: DispatchHandle) -> None:
         """Take an event in that no lane is to work on yet."""
         super().append(handle)

@@ -67,11 +67,10 @@ class Outbox(SharedMailbox):
         return [*super().held, *self._posted]
 
     def append(self, handle: DispatchHandle, /) -> None:
-        if self._post is None or len(self.free) < len(self.lanes):
-            super().append(handle)
-        elif self or len(self._posted) >= self._in_flight:
+        busy = len(self.lanes) - len(self.free)
+        if len(self._posted) + busy >= self._in_flight:
             self.keep(handle)  # the next reply lets it go
-        elif not self._posts(handle):
+        elif busy or self._post is None or not self._posts(handle):
             super().append(handle)
 
     def clear(self) -> None:
@@ -125,15 +124,17 @@ class Outbox(SharedMailbox):
 
     def _go_on(self) -> None:
         """Post what waits, or leave it to workers."""
-        while self and len(self._posted) < self._in_flight and len(self.free) == len(self.lanes):
+        busy = len(self.lanes) - len(self.free)
+        posts = not busy
+        while self and posts and len(self._posted) < self._in_flight:
             handle = self.popleft()
-            if not self._posts(handle):
-                waiting = [handle, *self]
-                super().clear()
-                for each in waiting:
-                    super().append(each)
-                if self._crew.ready and not self._crew.awake:
-                    self._crew.post()
+            posts = self._posts(handle)
+            if not posts:
+                self.appendleft(handle)
+        if self and not posts:
+            self.engage(min(len(self), self._in_flight - len(self._posted) - busy))
+            if self._crew.ready and not self._crew.awake:
+                self._crew.post()
         if self.actor.queue:
             let_in((self.actor,))
 
