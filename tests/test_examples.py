@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import trio
+from redis_buses import plain_link
+from redis_server import redis_server
 
 ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
@@ -23,6 +26,7 @@ SHOWN = {
     "tutorial/step4_backpressure.py": ["docs/tutorial.md"],
     "tutorial/step5_closing.py": ["docs/tutorial.md"],
     "hub.py": ["docs/several-buses.md"],
+    "redis_pubsub.py": ["docs/guides/from-one-process-to-many.md"],
 }
 # Those whose output is all that these pages show, in one block or in several.
 SHOWN_IN_PARTS = {
@@ -115,6 +119,20 @@ def test_registry_and_codec_print_what_the_docs_show() -> None:
     page = (ROOT / "docs/events.md").read_text(encoding="utf-8")
     for line in python(EXAMPLES / "versions.py").splitlines():
         assert f"\n{line}\n" in page
+
+
+async def test_two_processes_use_the_server_that_they_are_told() -> None:
+    async with redis_server() as server, plain_link(server) as link:
+        program = EXAMPLES / "redis_pubsub.py"
+        output = await trio.to_thread.run_sync(python, program, server.url)
+        assert output in blocks_of("docs/guides/from-one-process-to-many.md", "text")
+        stats: bytes = await link.execute("INFO", "stats")
+        assert b"total_connections_received:3\r" in stats  # the two, and ours
+
+
+def test_two_processes_refuse_a_wrong_call() -> None:
+    done = run(sys.executable, "examples/redis_pubsub.py", "redis://h", "a", "b", check=1)
+    assert "python examples/redis_pubsub.py redis://localhost:6379" in done.stderr
 
 
 def test_example_of_tests_passes() -> None:

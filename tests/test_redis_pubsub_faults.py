@@ -8,12 +8,24 @@ from typing import Any
 
 import pytest
 import trio
-from redis_buses import Paid, User, bus_at, bus_on, numbers, opened, sent, until
+from redis_buses import (
+    Bus,
+    Paid,
+    User,
+    bus_at,
+    bus_on,
+    numbers,
+    opened,
+    sent,
+    tls_contexts,
+    until,
+)
 from redis_server import fault_proxy, redis_server
 
-from goevent import DecodeError, DriverConnectionError, Envelope, JsonCodec
-from goevent_redis import RedisConfig
+from goevent import DecodeError, DispatchHandle, DriverConnectionError, Envelope, JsonCodec
+from goevent_redis import RedisConfig, RedisDriver
 from goevent_redis._connection import open_connection
+from goevent_redis._resp_python import PythonReader
 
 BACK = "connected to Redis again"
 
@@ -87,6 +99,49 @@ async def test_a_cut_in_the_middle_of_a_frame_delivers_no_half_and_no_double(see
         assert not two.causes(DecodeError)
 
 
+async def test_cuts_and_resets_over_tls_deliver_no_half_and_no_double() -> None:
+    chance = random.Random(5)
+    context, client_context = tls_contexts()
+    async with redis_server() as server, fault_proxy(server.port, context) as proxy:
+        url = f"rediss://localhost:{proxy.port}"
+        one, two = bus_on(server), Bus(RedisDriver(RedisConfig(url=url, tls=client_context)))
+        seen = two.seen(Paid)
+        async with opened(two, one):
+            await sent(one, Paid(n=0, text="x" * 300))
+            await until(lambda: seen)
+            n = 0
+            for turn in range(6):
+                again = two.says(BACK)
+                if turn % 2:
+                    proxy.reset()
+                else:
+                    proxy.cut_after(chance.randrange(1, 3000))
+                while two.says("is lost") <= again:
+                    n += 1
+                    await sent(one, Paid(n=n, text="x" * 300))
+                proxy.pass_on()
+                await until(lambda again=again: two.says(BACK) > again)  # type: ignore[misc]
+            n += 1
+            await sent(one, Paid(n=n, text="x" * 300))
+            await until(lambda: n in numbers(seen))
+        assert len(seen) + two.missing() == n + 1
+        assert numbers(seen) == sorted(set(numbers(seen)))
+        assert {event.text for event in seen} == {"x" * 300}
+        assert not two.causes(DecodeError)
+
+
+async def test_faults_are_survived_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[PythonReader] = []
+
+    def make(limit: int) -> PythonReader:
+        made.append(PythonReader(limit))
+        return made[-1]
+
+    monkeypatch.setattr("goevent_redis._resp._reader", make)
+    await test_a_cut_in_the_middle_of_a_frame_delivers_no_half_and_no_double(9)
+    assert len(made) >= 10  # two connections, and eight more
+
+
 async def test_a_server_that_refuses_for_three_seconds_is_not_hammered(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -150,6 +205,37 @@ async def test_a_publish_into_a_black_hole_fails_within_ten_seconds() -> None:
             proxy.pass_on()
 
 
+async def test_dispatches_into_a_black_hole_are_held_back() -> None:
+    """What waits is bounded, whoever dispatches how much; all of it gets its error."""
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one = bus_at(proxy.addr)
+        handles: list[DispatchHandle] = []
+        stopped = trio.Event()
+
+        async def flood() -> None:
+            while not stopped.is_set():
+                handles.append(await one.dispatch(Paid(text="x" * 10_000)))
+                most.append(sum(not handle.done for handle in handles))
+                del handles[: len(handles) - 5_000]
+
+        most: list[int] = []
+        async with one:
+            proxy.swallow()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flood)
+                await until(lambda: one.says("is lost"), 15)
+                stopped.set()
+            proxy.pass_on()
+            with trio.fail_after(10):
+                for handle in handles:
+                    await handle.wait()
+            failures = [error.__cause__ for handle in handles for error in handle.errors]
+            assert failures
+            assert all(isinstance(failure, DriverConnectionError) for failure in failures)
+            assert (await sent(one, Paid())).errors == ()
+        assert 100 < max(most) <= 2_100  # of 2,000 under way and 1,024 behind them
+
+
 async def test_a_trickle_delivers_everything() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
@@ -200,6 +286,43 @@ async def test_cancelled_publishes_cross_no_replies(seed: int) -> None:
         assert set(range(1000, 1050)) <= set(numbers(seen))
         assert not one.told
         assert not two.told  # no gap: what was cancelled took no number, or was sent
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_cancelled_dispatches_reach_everybody_or_nobody(seed: int) -> None:
+    """As before, by the bus: cancelled while it dispatches, and while the handle waits."""
+    chance = random.Random(seed)
+    async with redis_server() as server:
+        one, two = bus_on(server), bus_on(server)
+        mine, theirs = one.seen(Paid), two.seen(Paid)
+        handles: dict[int, DispatchHandle] = {}
+
+        async def dispatch(n: int) -> None:
+            with trio.CancelScope() as scope:
+                if chance.random() < 0.2:
+                    scope.cancel()
+                elif chance.random() < 0.5:
+                    scope.deadline = trio.current_time() + chance.random() * 0.002
+                handles[n] = await one.dispatch(Paid(n=n))
+                await handles[n].wait()
+
+        async with opened(two, one):
+            async with trio.open_nursery() as nursery:
+                for n in range(400):
+                    nursery.start_soon(dispatch, n)
+                    if n % 20 == 0:
+                        await trio.sleep(0)
+            client = one.driver.client
+            for n in range(1000, 1050):
+                assert await client.execute_command("ECHO", f"reply {n}") == f"reply {n}".encode()
+                handles[n] = await sent(one, Paid(n=n))
+            await until(lambda: 1049 in numbers(theirs))
+        assert numbers(theirs) == numbers(mine)
+        assert sorted(numbers(mine)) == sorted(handles)
+        assert 100 < len(mine) < 450  # some were cancelled, and some were not
+        assert all(handle.receivers == 1 for handle in handles.values())
+        assert not one.told
+        assert not two.told
 
 
 async def cancel_after(scope: trio.CancelScope, steps: int) -> None:
