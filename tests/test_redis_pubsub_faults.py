@@ -233,7 +233,7 @@ async def test_dispatches_into_a_black_hole_are_held_back() -> None:
             assert failures
             assert all(isinstance(failure, DriverConnectionError) for failure in failures)
             assert (await sent(one, Paid())).errors == ()
-        assert 100 < max(most) <= 2_100  # of 2,000 under way and 1,024 behind them
+        assert 100 < max(most) <= 2_100  # 1,000 under way and 1,024 behind them
 
 
 async def test_a_trickle_delivers_everything() -> None:
