@@ -16,6 +16,7 @@ from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: E402
 
 from benchmarks._against import Comparison, NoSuchSources, unpacked  # noqa: E402
+from benchmarks._redis._suite import run as redis_suite  # noqa: E402
 from benchmarks._report import missing_peers, show, show_against, write_json  # noqa: E402
 from benchmarks._runner import Results, Selection, WrongSource, run, select  # noqa: E402
 from benchmarks._workloads import WORKLOADS  # noqa: E402
@@ -28,7 +29,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description="Measure goevent beside its peers."
     )
-    parser.add_argument("suite", nargs="?", choices=["kernel"], default="kernel")
+    parser.add_argument("suite", nargs="?", choices=["kernel", "redis"], default="kernel")
     parser.add_argument("--quick", action="store_true", help="smoke test: all workloads, briefly")
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default {DEFAULT_ROUNDS})")
     parser.add_argument(
@@ -58,6 +59,8 @@ def main() -> int:
     if not console.is_terminal:
         # In a file or a CI log there is no edge to wrap at.
         console = Console(width=132)
+    if arguments.suite == "redis":
+        return redis_suite(console, rounds=_rounds(arguments), quick=arguments.quick)
     if arguments.against is None:
         return _measure(arguments, console, None)
     try:
@@ -68,9 +71,13 @@ def main() -> int:
         return 2
 
 
+def _rounds(arguments: argparse.Namespace) -> int:
+    return max(1, arguments.rounds or (1 if arguments.quick else DEFAULT_ROUNDS))
+
+
 def _measure(arguments: argparse.Namespace, console: Console, comparison: Comparison | None) -> int:
     quick: bool = arguments.quick
-    rounds: int = max(1, arguments.rounds or (1 if quick else DEFAULT_ROUNDS))
+    rounds = _rounds(arguments)
     selection = select(arguments.only, quick=quick)
     if comparison is not None:
         selection = comparison.of(selection)

@@ -1,0 +1,1 @@
+"""goevent over Redis pub/sub, beside its peers: one server, rounds interleaved, ratios."""
