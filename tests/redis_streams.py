@@ -23,7 +23,8 @@ class StreamsBus(GoEvent):
 
     def __init__(self, addr: str, group: str | None = "shop", **streams: Any) -> None:
         self.driver = RedisStreamsDriver(
-            RedisConfig(addr=addr), StreamsConfig(group=group, **{"backoff": 0.02, **streams})
+            RedisConfig(addr=addr, **streams.pop("config", {})),
+            StreamsConfig(group=group, **{"backoff": 0.02, **streams}),
         )
         super().__init__(Config(driver=self.driver, registry=REGISTRY, slow_after=None))
         self.told: list[EventError] = []

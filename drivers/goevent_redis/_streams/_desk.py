@@ -40,9 +40,12 @@ class Release:
 class Burial:
     """An entry that becomes a dead letter."""
 
-    __slots__ = ("details", "entry", "reason")
+    __slots__ = ("details", "entry", "reason", "reported")
 
-    def __init__(self, entry: Entry, reason: str, details: str) -> None:
+    def __init__(
+        self, entry: Entry, reason: str, details: str = "", *, reported: bool = False
+    ) -> None:
+        self.reported = reported  # the reason is known to the supervisor
         self.entry = entry
         self.reason = reason
         self.details = details
@@ -115,9 +118,9 @@ class Desk:
         self._verdicts.append(entry)
         self._work.set()
 
-    def bury(self, entry: Entry, reason: str, details: str = "") -> None:
+    def bury(self, entry: Entry, reason: str, *, reported: bool = False) -> None:
         """Make an entry a dead letter."""
-        self._verdicts.append(Burial(entry, reason, details))
+        self._verdicts.append(Burial(entry, reason, reported=reported))
         self._work.set()
 
     def give_back(self, entry: Entry, *, free_in: float = 0.0) -> None:
@@ -141,7 +144,7 @@ class Desk:
     def _failed(self, entry: Entry, errors: tuple[EventError, ...]) -> None:
         failed = next(error for error in errors if error.outcome == "failed")
         if failed.listener == "driver" and isinstance(failed.error, DecodeError):
-            self._verdicts.append(Burial(entry, str(failed.error), ""))
+            self._verdicts.append(Burial(entry, str(failed.error), reported=True))
         elif entry.deliveries >= self._config.max_deliveries:
             self._verdicts.append(Burial(entry, str(failed), failed.details[-EXCERPT:]))
         else:
@@ -245,8 +248,10 @@ class Desk:
             entry = _entry(verdict)
             self.forget(entry)
             owner = owners.get(entry.id)
-            if owner is None or (not owner and entry.retold):
-                if isinstance(verdict, Burial):
+            # It may have been told before, on a connection that broke.
+            known = entry.retold and (not owner or isinstance(verdict, Release))
+            if owner is None or known:
+                if isinstance(verdict, Burial) and not verdict.reported:
                     self._troubles.buried(entry, verdict.reason)
                 continue
             error = Lost(entry.feed.name, text(entry.id), owner)

@@ -155,7 +155,7 @@ class Hands:
             envelope = self._inbox.decode(name, data)
         except DecodeError as error:
             self._inbox.report(error, name)
-            self._desk.bury(entry, str(error))
+            self._desk.bury(entry, str(error), reported=True)
             return None
         if len(fields) == 2:
             return envelope

@@ -134,7 +134,11 @@ class Reader:
             try:
                 await self._link.ready()
                 async with self._pool.connection() as connection:
-                    await self._read_on(connection)
+                    try:
+                        await self._read_on(connection)
+                    except redis_errors.ResponseError:
+                        await connection.aclose()  # perhaps the address leads elsewhere by now
+                        raise
                 continue
             except RedisLinkError:
                 pass  # the link has met with the same, and reports it
