@@ -19,7 +19,7 @@ from redis_streams import (
     streams_server,
 )
 
-from goevent import DriverConnectionError, DriverError, current_delivery
+from goevent import DriverConnectionError, DriverError, EventError, current_delivery
 from goevent_redis import Lost
 
 SMALL_STEPS = ("loading-process-events-interval-bytes", "1024")
@@ -31,7 +31,7 @@ class Load:
     def __init__(self, bus: StreamsBus) -> None:
         self.bus = bus
         self.accepted: list[int] = []
-        self.refused: list[Exception] = []
+        self.refused: list[EventError] = []
         self._n = 0
 
     async def run(self) -> None:
@@ -40,7 +40,7 @@ class Load:
             handle = await self.bus.dispatch(Paid(n=self._n))
             await handle.wait()
             if handle.errors:
-                self.refused.extend(filter(None, (e.__cause__ for e in handle.errors)))  # type: ignore[arg-type]
+                self.refused += handle.errors
             else:
                 self.accepted.append(self._n)
             await trio.sleep(0.001)
@@ -247,7 +247,7 @@ async def test_loading_server_is_waited_for() -> None:
 
 async def test_outage_is_waited_for_and_then_is_a_clear_error() -> None:
     async with streams_server() as server, fault_proxy(server.port) as proxy:
-        bus = StreamsBus(proxy.addr, publish_timeout=0.5)
+        bus = StreamsBus(proxy.addr, publish_timeout=1.5)
         seen = bus.seen()
         async with bus:
             await publish(bus, 1)
@@ -256,7 +256,7 @@ async def test_outage_is_waited_for_and_then_is_a_clear_error() -> None:
             began = trio.current_time()
             handle = await bus.dispatch(Paid(n=2))
             await handle.wait()
-            assert 0.2 < trio.current_time() - began < 2.0
+            assert 0.5 < trio.current_time() - began < 3.0
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverConnectionError)
             async with trio.open_nursery() as nursery:

@@ -35,7 +35,7 @@ from ._config import StreamsConfig, read_url
 from ._dead_letters import DeadLetters
 from ._guard import warn_of_memory_only
 from ._keys import Keys
-from ._publisher import Publisher
+from ._publisher import Publisher, Replied
 from ._service import Service
 from ._troubles import Troubles, refusal
 
@@ -183,6 +183,7 @@ class RedisStreamsDriver:
         self._link, self._service = link, service
         try:
             async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._publisher.run)
                 if streams.group is not None:
                     service.start(nursery)
                 yield
@@ -220,6 +221,16 @@ class RedisStreamsDriver:
         if self._publisher is None:
             raise RuntimeError("a driver that runs has a publisher")
         return await self._publisher.publish(message)
+
+    def publish_nowait(self, message: Message, replied: Replied) -> None:
+        """Put an event into its stream without a task that waits for the reply.
+
+        Raises:
+            trio.WouldBlock: there is no connection, or much waits to be sent.
+        """
+        if self._publisher is None:
+            raise trio.WouldBlock
+        self._publisher.publish_nowait(message, replied)
 
     async def replay(
         self, name: str, start: str | datetime, end: str | datetime | None, group: str | None
