@@ -19,6 +19,7 @@ class Counts:
         duplicates: how often an event was done that had been done before.
         unflagged: duplicates that nobody could have recognised.
         reports: what consumers and producers have reported, by kind.
+        samples: one report of each kind.
         pending: entries that were still pending at the end.
         settled_in: seconds from the last kill until nothing was pending.
     """
@@ -29,6 +30,7 @@ class Counts:
     duplicates: int = 0
     unflagged: list[int] = field(default_factory=list[int])
     reports: Counter[str] = field(default_factory=Counter[str])
+    samples: dict[str, str] = field(default_factory=dict[str, str])
     pending: int = 0
     settled_in: float = 0.0
 
@@ -62,8 +64,9 @@ def read(files: Iterable[Path]) -> Counts:
                     counts.refused += 1
                 case ["done", n, deliveries, retried]:
                     runs[int(n)].append(int(deliveries) > 1 or retried == "1")
-                case ["report", kind, *_]:
+                case ["report", kind, *said]:
                     counts.reports[kind] += 1
+                    counts.samples.setdefault(kind, " ".join(said))
                 case _:
                     pass
     counts.accepted = len(accepted)

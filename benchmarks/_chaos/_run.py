@@ -71,6 +71,8 @@ def show(chosen: argparse.Namespace, fsync: str, counts: Counts, seconds: float)
     }
     for name, value in rows.items():
         print(f"  {name:26}{value}")
+    for kind, sample in counts.samples.items():
+        print(f"  {kind}: {sample[:200]}")
     for complaint in counts.complaints():
         print(f"  BROKEN: {complaint}")
     if chosen.json:

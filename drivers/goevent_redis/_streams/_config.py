@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from typing import Any, Literal
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode
 
 from goevent import UnsupportedError
 
@@ -149,10 +149,11 @@ def read_url(url: str) -> tuple[RedisConfig, StreamsConfig]:
     if not colon:
         return RedisConfig(url=rest), StreamsConfig()
     known = {field.name for field in fields(StreamsConfig)}
-    parts = urlsplit(rest)
+    head, _, tail = rest.partition("?")
+    query, mark, _ = tail.partition("#")
     options: dict[str, str] = {}
     others: list[tuple[str, str]] = []
-    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+    for name, value in parse_qsl(query, keep_blank_values=True):
         if name in options:
             raise ValueError(f"url has the option {name} twice")
         if name in known:
@@ -160,8 +161,8 @@ def read_url(url: str) -> tuple[RedisConfig, StreamsConfig]:
         else:
             others.append((name, value))
     chosen = {name: _option(name, value) for name, value in options.items()}
-    server = urlunsplit(parts._replace(query=urlencode(others)))
-    return RedisConfig(url=server), StreamsConfig(**chosen)
+    server = f"{head}?{urlencode(others)}" if others else head
+    return RedisConfig(url=server + mark), StreamsConfig(**chosen)
 
 
 def _option(name: str, value: str) -> Any:

@@ -26,7 +26,6 @@ from ._scripts import LOOK, TIDY, Call, call_many
 from ._troubles import Troubles
 
 EVERY = 1.0  # seconds between two looks
-TRIMS = 5  # looks between two removals of what is acknowledged
 LARGE = 1_000_000  # entries in a stream that nobody trims, of which is warned
 SILENCE = 2  # times `claim_idle` until a consumer without entries is forgotten
 
@@ -51,7 +50,6 @@ class Guard:
         self._config = config
         self._consumer = consumer
         self._troubles = troubles
-        self._rounds = 0
         self._tidy_at = -math.inf
         self._look = trio.Event()
 
@@ -72,8 +70,7 @@ class Guard:
 
     async def _round(self) -> None:
         feeds = [feed for feed in self._reader.feeds.values() if feed.active]
-        trims = self._config.retention == "acked" and self._rounds % TRIMS == 0
-        self._rounds += 1
+        trims = self._config.retention == "acked"
         calls: list[Call] = [
             (
                 LOOK,

@@ -84,9 +84,7 @@ class Sweeper:
                 await self._link.ready()
             self._hurry = trio.Event()
             with trio.move_on_at(min(beat_at, self._sweep_at)):
-                while trio.current_time() < min(beat_at, self._sweep_at):
-                    await self._hurry.wait()
-                    self._hurry = trio.Event()
+                await self._hurry.wait()
 
     async def _sweep(self) -> None:
         feeds = [feed for feed in self._reader.feeds.values() if feed.active and not feed.fresh]
