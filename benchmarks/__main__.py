@@ -19,6 +19,7 @@ from benchmarks._against import Comparison, NoSuchSources, unpacked  # noqa: E40
 from benchmarks._chaos._run import main as chaos  # noqa: E402
 from benchmarks._report import missing_peers, show, show_against, write_json  # noqa: E402
 from benchmarks._runner import Results, Selection, WrongSource, run, select  # noqa: E402
+from benchmarks._streams._suite import main as streams  # noqa: E402
 from benchmarks._workloads import WORKLOADS  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -57,6 +58,8 @@ def main() -> int:
     """Run the command line; the exit code is 1 if a measuring process failed."""
     if sys.argv[1:2] == ["chaos"]:
         return chaos(sys.argv[2:])
+    if sys.argv[1:2] == ["streams"]:
+        return streams(sys.argv[2:])
     arguments, console = _arguments(), Console()
     if not console.is_terminal:
         # In a file or a CI log there is no edge to wrap at.
