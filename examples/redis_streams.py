@@ -20,7 +20,7 @@ from goevent import Config, Event, EventError, GoEvent, current_delivery
 from goevent_redis import RedisStreamsDriver, StreamsConfig
 
 ORDERS = 300
-GROUP = f"billing-{os.getpid()}"
+GROUP = os.environ.setdefault("GROUP", f"billing-{os.getpid()}")
 
 
 # --8<-- [start:event]
@@ -106,7 +106,7 @@ class Workers:
         self._news = trio.Event()
 
     async def start(self, nursery: trio.Nursery, url: str) -> trio.Process:
-        command = [sys.executable, __file__, "work", url, GROUP]
+        command = [sys.executable, __file__, "work", url]
         process: trio.Process = await nursery.start(
             partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
         )
@@ -186,7 +186,6 @@ async def run() -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["work"]:
-        GROUP = sys.argv[3]
         trio.run(work, sys.argv[2])
     else:
         trio.run(run)

@@ -22,9 +22,10 @@ class StreamsBus(GoEvent):
     """A bus on Redis Streams that keeps what was reported to it."""
 
     def __init__(self, addr: str, group: str | None = "shop", **streams: Any) -> None:
+        streams.setdefault("backoff", 0.02)
         self.driver = RedisStreamsDriver(
             RedisConfig(addr=addr, **streams.pop("config", {})),
-            StreamsConfig(group=group, **{"backoff": 0.02, **streams}),
+            StreamsConfig(group=group, **streams),
         )
         super().__init__(Config(driver=self.driver, registry=REGISTRY, slow_after=None))
         self.told: list[EventError] = []

@@ -8,7 +8,7 @@ import trio
 from redis_buses import Paid
 from redis_streams import StreamsBus
 
-from goevent import current_delivery
+from goevent import EventError, current_delivery
 
 
 def say(*words: object) -> None:
@@ -19,7 +19,10 @@ def say(*words: object) -> None:
 
 async def main(addr: str, seconds: str, claim_idle: str) -> None:
     bus = StreamsBus(addr, claim_idle=float(claim_idle))
-    bus.on_error(lambda error: say("report", error))
+
+    @bus.on_error
+    def report(error: EventError) -> None:
+        say("report", error)
 
     async def work(event: Paid) -> None:
         say("begun", event.n, current_delivery().deliveries)

@@ -115,9 +115,9 @@ async def test_long_handler_keeps_its_event_however_long_it_takes() -> None:
 
 async def test_cancelled_bus_leaves_its_events_to_others() -> None:
     async with streams_server() as server, asking(server) as ask:
+        first = StreamsBus(server.addr)
+        seen = first.seen(async_=True)
         with trio.CancelScope() as scope:
-            first = StreamsBus(server.addr)
-            seen = first.seen(async_=True)
             async with first:
                 await publish(first, *range(10))
                 await until(lambda: seen)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -48,9 +49,7 @@ async def working(server: RedisServer, seconds: float, claim_idle: float) -> Asy
     command = [sys.executable, path, server.addr, str(seconds), str(claim_idle)]
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
-            lambda task_status: trio.run_process(
-                command, stdout=subprocess.PIPE, check=False, task_status=task_status
-            )
+            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
         )
         worker = Worker(process)
         nursery.start_soon(worker.read)
