@@ -16,9 +16,11 @@ from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: E402
 
 from benchmarks._against import Comparison, NoSuchSources, unpacked  # noqa: E402
+from benchmarks._chaos._run import main as chaos  # noqa: E402
 from benchmarks._redis._suite import run as redis_suite  # noqa: E402
 from benchmarks._report import missing_peers, show, show_against, write_json  # noqa: E402
 from benchmarks._runner import Results, Selection, WrongSource, run, select  # noqa: E402
+from benchmarks._streams._suite import main as streams  # noqa: E402
 from benchmarks._workloads import WORKLOADS  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -55,6 +57,10 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run the command line; the exit code is 1 if a measuring process failed."""
+    if sys.argv[1:2] == ["chaos"]:
+        return chaos(sys.argv[2:])
+    if sys.argv[1:2] == ["streams"]:
+        return streams(sys.argv[2:])
     arguments, console = _arguments(), Console()
     if not console.is_terminal:
         # In a file or a CI log there is no edge to wrap at.

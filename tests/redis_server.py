@@ -230,6 +230,10 @@ class FaultProxy:
         assert self._nursery is not None
         await self._nursery.start(self._listen)
 
+    def lead_to(self, target: int) -> None:
+        """Take new connections to another port, as when an address changes; those that are stay."""
+        self._target = target
+
     def refuse(self) -> None:
         """Refuse new connections; those that are open stay."""
         assert self._listening is not None

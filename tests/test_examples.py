@@ -41,6 +41,7 @@ SHOWN_IN_PARTS = {
 # What those say whose output is shown in parts, or not at all.
 SAID = {
     "backpressure.py": "no room in the mailbox of slow",
+    "redis_streams.py": "lost: 0",
     "errors.py": "alert: book failed on 'order.paid': ValueError: a payment is positive",
     "listeners.py": "counted 1",
     "snapshot.py": "index: 0 waiting, 0 running, 20 done",

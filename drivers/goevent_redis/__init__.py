@@ -22,3 +22,11 @@ from ._errors import (
 )
 from ._link import Link as Link
 from ._pool import Pool as Pool
+from ._streams import (
+    DeadLetter as DeadLetter,
+    DeadLetters as DeadLetters,
+    Lost as Lost,
+    RedisStreamsDriver as RedisStreamsDriver,
+    StreamsConfig as StreamsConfig,
+    Trimmed as Trimmed,
+)

@@ -234,6 +234,11 @@ class Link:
         """Wait until everything that was sent before has been answered."""
         await self.execute(b"PING")
 
+    def renew(self, reason: Exception) -> None:
+        """Give up the connection and make another one; everything that was sent has failed."""
+        if self._conversation is not None:
+            self._conversation.end(reason)
+
     async def _ask(self, data: bytes, request: Request, patience: float | None) -> Any:
         conversation = self._conversation
         if conversation is None or self._queue or conversation.buffered >= self._buffer_size:

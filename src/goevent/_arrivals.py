@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ._supervisor import Supervisor
 
 
+COMPLETED = Settlement()
 ORIGINS = 1000  # whose echoes are still ours: one for each time that a connection was lost
 
 
@@ -106,7 +107,7 @@ class Arrivals:
             if handle is None:  # it was cancelled, or a listener raised a KeyboardInterrupt, say
                 self._refuse(name, settle, failure)
         if handle is not None and settle is not None:
-            handle.when_done(lambda errors: self._finish(name, settle, *errors))
+            self._settle_when_done(handle, name, settle)
         return None
 
     def deliver_nowait(
@@ -137,7 +138,7 @@ class Arrivals:
             if not ran:  # a listener raised a KeyboardInterrupt, say
                 self._finish(name, settle, self.lost(name))
         if settle is not None:
-            handle.when_done(lambda errors: self._finish(name, settle, *errors))
+            self._settle_when_done(handle, name, settle)
         return True
 
     async def _brought(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
@@ -194,7 +195,7 @@ class Arrivals:
     def lost(self, event_name: str) -> EventError:
         """Report an event that has arrived and cannot be delivered, as the bus ends."""
         reason = "the bus ended before it could be delivered"
-        failure = EventAbandoned(event_name, "driver", reason=reason)
+        failure = EventAbandoned(event_name, "driver", reason=reason, started=False)
         self._supervisor.report_loose(failure)
         return failure
 
@@ -207,11 +208,23 @@ class Arrivals:
             self._supervisor.report_loose(failure)
         self._finish(name, settle, failure)
 
-    def _finish(self, name: str, settle: Settle | None, *errors: EventError) -> None:
-        """Tell the driver of the end of a delivery."""
+    def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
+        if handle.notes is None and handle.left <= 0:
+            self._finish(name, settle)
+        else:
+            # Not the handle, which will refer to this.
+            listeners = len(handle.route.listeners)
+            handle.when_done(lambda errors: self._finish(name, settle, *errors, of=listeners))
+
+    def _finish(self, name: str, settle: Settle | None, *errors: EventError, of: int = 1) -> None:
+        """Tell the driver of the end of a delivery to so many listeners."""
         if settle is None:
             return
+        end = COMPLETED
+        if errors:
+            unstarted = [e for e in errors if isinstance(e, EventAbandoned) and not e.started]
+            end = Settlement(errors, started=len(unstarted) < max(of, len(errors)))
         try:
-            settle(Settlement(errors))
+            settle(end)
         except Exception as error:  # noqa: BLE001 - a driver's own, which must not hurt a listener
             self.report(error, name)

@@ -123,6 +123,7 @@ class InlineTurn:
                 causes[-1] if causes else None,
                 reason=f"{who} {'while' if running else 'before'} the listener ran",
                 earlier=causes[:-1],
+                started=running,
             )
             actor.due -= 1
             self._supervisor.report(error, self._handle, actor)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine
 from contextlib import AbstractAsyncContextManager
+from datetime import datetime
 from functools import partial
 from threading import get_ident
 from types import TracebackType
@@ -20,7 +21,7 @@ from ._crew import Crew
 from ._decorator import ListenerDecorator, NameDecorator
 from ._discovery import find_driver
 from ._dispatcher import Dispatcher
-from ._driver import Driver
+from ._driver import Driver, replayer
 from ._errors import EventError
 from ._factory import handler_of, made, needs_nothing, no_listener
 from ._handle import DispatchHandle
@@ -259,6 +260,26 @@ class GoEvent:
             DriverError: the broker has refused one of the names; the bus goes on trying.
         """
         await self._listeners.ready()
+
+    async def replay(
+        self,
+        event: str | type,
+        start: str | datetime = "earliest",
+        end: str | datetime | None = None,
+        *,
+        group: str | None = None,
+    ) -> int:
+        """Have a group (None: this bus's) get kept events again; returns how many.
+
+        From `start` to `end` (None: now), both included: times, or what the broker calls an event.
+
+        Raises:
+            UnsupportedError: the driver keeps no events.
+            DriverError: the broker cannot be reached, or has refused it.
+        """
+        self._dispatcher.check_thread()
+        name = event_name_of(event, self._config.registry)
+        return await replayer(self._driver)(name, start, end, group)
 
     # -- errors
 

@@ -7,15 +7,16 @@ done with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, runtime_checkable
+from datetime import datetime
+from typing import Any, Protocol, Self, cast, runtime_checkable
 
 import msgspec
 import trio
 
 from ._envelope import Envelope
-from ._errors import EventError
+from ._errors import EventError, UnsupportedError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,6 +35,7 @@ class Capabilities:
         headers: headers arrive.
         counts_receivers: a `Receipt` tells how many others got the event.
         across_processes: buses of other processes are reached, so events have to be encodable.
+        replay: the broker keeps what was published, and the driver can bring it again.
         lossless: what a publish has accepted arrives at every bus that is subscribed then. Without
             it, what a slow bus or an outage has lost is reported, if the driver can know of it.
         in_flight: how many publishes may be under way at once; they are begun in order.
@@ -49,6 +51,7 @@ class Capabilities:
     headers: bool = True
     counts_receivers: bool = False
     across_processes: bool = True
+    replay: bool = False
     lossless: bool = True
     in_flight: int = 1
     max_size: int | None = None
@@ -73,9 +76,12 @@ class Settlement:
     Attributes:
         errors: what failed, was dropped or was abandoned, in order; their `outcome` tells which. An
             event that was abandoned has to come again under `durable`.
+        started: False if it was abandoned before any listener began with it, so that handing it
+            out need not count.
     """
 
     errors: tuple[EventError, ...] = ()
+    started: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,7 +91,7 @@ class Backlog:
     Attributes:
         lag: events that nobody of the group has got yet; None if the broker cannot tell.
         pending: events that somebody of the group has got and not acknowledged.
-        oldest_pending: seconds since the oldest of those was handed out; 0.0 if there is none.
+        oldest_pending: seconds since the oldest of those was published; 0.0 if there is none.
     """
 
     event_name: str
@@ -108,6 +114,7 @@ class DriverSnapshot:
 
 
 Settle = Callable[[Settlement], None]
+Replay = Callable[[str, str | datetime, str | datetime | None, str | None], Awaitable[int]]
 
 
 class Message(Protocol):
@@ -228,8 +235,10 @@ class Driver(Protocol):
 
     It may also have an `async def drain(self)`, for the end of the bus: receive no more, and return
     when all that has arrived is handed over. Without it the bus unsubscribes from everything.
-    After it, listeners go on and may publish, until `run` is cancelled. And it may have a
-    `def snapshot(self) -> DriverSnapshot`, which `bus.snapshot()` shows; it must not wait.
+    After it, listeners go on and may publish, until `run` is cancelled. It may have a
+    `def snapshot(self) -> DriverSnapshot`, which `bus.snapshot()` shows; it must not wait. And with
+    the capability `replay` it has an `async def replay(self, name, start, end, group) -> int`,
+    which is `bus.replay`.
 
     For speed it may have a `def publish_nowait(self, message, replied)`, by which publishing takes
     no task: it sends the message, or raises `trio.WouldBlock` if it cannot now, and `publish` is
@@ -290,3 +299,15 @@ class Driver(Protocol):
             EncodeError: from `Message.encode`, to be passed on.
         """
         ...
+
+
+def replayer(driver: Driver) -> Replay:
+    """Return how a driver brings events again.
+
+    Raises:
+        UnsupportedError: it cannot.
+    """
+    if not driver.capabilities.replay:
+        kind = type(driver).__qualname__
+        raise UnsupportedError(f"{kind} keeps no events that could be replayed")
+    return cast("Replay", getattr(driver, "replay"))  # noqa: B009

@@ -125,10 +125,27 @@ class EventVetoed(EventDropped):
 
 
 class EventAbandoned(EventError):
-    """The bus ended before the listener had run, or while it was running."""
+    """The bus ended before the listener had run, or while it was running.
 
-    __slots__ = ()
+    Attributes:
+        started: False if the listener has surely not begun with the event.
+    """
+
+    __slots__ = ("started",)
     outcome: ClassVar[Outcome] = "abandoned"
+
+    def __init__(
+        self,
+        event_name: str,
+        listener: str,
+        error: BaseException | None = None,
+        *,
+        reason: str = "",
+        earlier: tuple[BaseException, ...] = (),
+        started: bool = True,
+    ) -> None:
+        super().__init__(event_name, listener, error, reason=reason, earlier=earlier)
+        self.started: bool = started
 
 
 class ListenerTimeout(GoEventError, trio.TooSlowError):

@@ -24,7 +24,7 @@ from ._errors import EventError
 from ._ids import Ids
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     Settle = Callable[[tuple[EventError, ...]], None]
     from contextlib import AbstractContextManager
@@ -90,6 +90,8 @@ class Origin(Protocol):
     def name(self) -> str: ...
     @property
     def kernel(self) -> Kernel: ...
+    @property
+    def listeners(self) -> Sequence[object]: ...
 
 
 class Notes:

@@ -87,8 +87,9 @@ class Mailboxes:
             lane.hand = None
             lane.scheduled = False
         for handle in handles:
-            when = "while the listener ran" if handle in hands else "before the listener ran"
-            error = EventAbandoned(handle.event_name, actor.name, reason=f"the bus ended {when}")
+            started = handle in hands
+            reason = f"the bus ended {'while' if started else 'before'} the listener ran"
+            error = EventAbandoned(handle.event_name, actor.name, reason=reason, started=started)
             self._supervisor.report(error, handle, actor)
             handle.settle_one()
 

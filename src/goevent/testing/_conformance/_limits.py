@@ -120,5 +120,7 @@ async def failing_listeners_stop_nobody(stage: Stage) -> None:
             lambda: len(stage.expected) >= 40,
             lambda: f"40 failures, of which {len(stage.expected)} were reported",
         )
+    again = stage.capabilities.durable  # what has failed may come again
     for seen in (before, mailed, behind, elsewhere):
-        expect_each(seen.numbers, range(20), "a listener beside failing ones")
+        numbers = [*dict.fromkeys(seen.numbers)] if again else seen.numbers
+        expect_each(numbers, range(20), "a listener beside failing ones")

@@ -42,7 +42,8 @@ async def settled_once_when_all_are_done(stage: Stage) -> None:
         await stage.flush(sender, kind, seen, done)
         await all_settled(stage, spy.handed, 13)
     expect_once(spy.handed, 13)
-    failed = [handed.outcomes for handed in spy.handed].count(("failed",))
+    # What has failed may come again.
+    failed = [handed.outcomes for handed in spy.handed if handed.deliveries == 1].count(("failed",))
     expect(failed == 8, f"8 deliveries failed, and {failed} were settled so")
     expect_told(stage, spy.handed)
 

@@ -19,11 +19,13 @@ class Handed:
 
     Attributes:
         told: the driver wants to hear of the end.
+        deliveries: how often it was handed over, this time included, says the driver.
         settlements: what it was told, so far.
     """
 
     event_name: str
     told: bool
+    deliveries: int = 1
     settlements: list[Settlement] = field(default_factory=list[Settlement])
 
     @property
@@ -53,13 +55,13 @@ class SpiedInbox:
     async def receive(
         self, name: str, data: bytes, settle: Settle | None = None, *, deliveries: int = 1
     ) -> None:
-        settle = self._noting(name, settle)
+        settle = self._noting(name, settle, deliveries)
         await self._inbox.receive(name, data, settle, deliveries=deliveries)
 
     async def deliver(
         self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
     ) -> None:
-        settle = self._noting(envelope.event_name, settle)
+        settle = self._noting(envelope.event_name, settle, deliveries)
         await self._inbox.deliver(envelope, settle, deliveries=deliveries)
 
     def deliver_nowait(
@@ -82,8 +84,8 @@ class SpiedInbox:
     def lost(self, event_name: str) -> object:
         return self._inbox.lost(event_name)
 
-    def _noting(self, name: str, settle: Settle | None) -> Settle:
-        handed = Handed(name, settle is not None)
+    def _noting(self, name: str, settle: Settle | None, deliveries: int) -> Settle:
+        handed = Handed(name, settle is not None, deliveries)
         self._handed.append(handed)
         self._stir()
         return self._noting_in(handed, settle)

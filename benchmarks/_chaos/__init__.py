@@ -1,0 +1,1 @@
+"""Durable events under kills: what was accepted is counted against what was done."""

@@ -1,0 +1,173 @@
+"""The run: producers and consumers in processes of their own, and somebody who kills them."""
+
+import argparse
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import redis
+
+from benchmarks._chaos._ledger import Counts, read
+from benchmarks._chaos._server import Server
+from benchmarks._chaos._worker import GROUP
+
+STREAM = "goevent:stream:order.paid"
+PATIENCE = 60.0  # seconds until nothing is pending after the last kill
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line; the exit code is 1 if a promise was broken."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks chaos", description="Kill everybody, and count what is left."
+    )
+    parser.add_argument("--quick", action="store_true", help="small: a tenth of the events")
+    parser.add_argument("--soak", action="store_true", help="100,000 events and 100 kills")
+    parser.add_argument("--events", type=int, default=10_000)
+    parser.add_argument("--rate", type=float, default=500.0, help="events per second, together")
+    parser.add_argument("--producers", type=int, default=4)
+    parser.add_argument("--consumers", type=int, default=4)
+    parser.add_argument("--consumer-kills", type=int, default=12)
+    parser.add_argument("--server-kills", type=int, default=6)
+    parser.add_argument("--fsync", choices=["always", "everysec", "both"], default="both")
+    parser.add_argument("--json", action="store_true", help="print the counts as JSON, too")
+    chosen = parser.parse_args(arguments)
+    if chosen.quick:
+        chosen.events, chosen.consumer_kills, chosen.server_kills = 1000, 4, 2
+    if chosen.soak:
+        chosen.events, chosen.consumer_kills, chosen.server_kills = 100_000, 70, 30
+    modes = ["always", "everysec"] if chosen.fsync == "both" else [chosen.fsync]
+    failed = False
+    for fsync in modes:
+        began = time.monotonic()
+        counts = Run(chosen, fsync).play()
+        failed |= bool(counts.complaints())
+        show(chosen, fsync, counts, time.monotonic() - began)
+    return int(failed)
+
+
+def show(chosen: argparse.Namespace, fsync: str, counts: Counts, seconds: float) -> None:
+    """Print what became of the events of one run."""
+    print(
+        f"appendfsync {fsync}: {chosen.producers} producers, {chosen.consumers} consumers, "
+        f"{chosen.consumer_kills} + {chosen.server_kills} x kill -9 of consumers + server, "
+        f"{seconds:.0f} s"
+    )
+    share = 100 * counts.duplicates / max(1, counts.accepted)
+    rows = {
+        "accepted": counts.accepted,
+        "refused": counts.refused,
+        "accepted and lost": len(counts.lost),
+        "done again": f"{counts.duplicates} ({share:.1f} %)",
+        "of these without a flag": len(counts.unflagged),
+        "pending at the end": counts.pending,
+        "nothing pending after": f"{counts.settled_in:.1f} s",
+        "reports": ", ".join(f"{n} {kind}" for kind, n in counts.reports.most_common()),
+    }
+    for name, value in rows.items():
+        print(f"  {name:26}{value}")
+    for kind, sample in counts.samples.items():
+        print(f"  {kind}: {sample[:200]}")
+    for complaint in counts.complaints():
+        print(f"  BROKEN: {complaint}")
+    if chosen.json:
+        said = {"fsync": fsync, "accepted": counts.accepted, "lost": counts.lost}
+        said |= {"duplicates": counts.duplicates, "unflagged": counts.unflagged}
+        print(json.dumps(said | {"pending": counts.pending}))
+    sys.stdout.flush()
+
+
+class Run:
+    """One run on one server."""
+
+    def __init__(self, chosen: argparse.Namespace, fsync: str) -> None:
+        self._chosen = chosen
+        self._server = Server(fsync)
+        self._books = Path(tempfile.mkdtemp(prefix="goevent-chaos-books-"))
+        self._started = 0
+        self._consumers: list[subprocess.Popen[bytes]] = []
+
+    def play(self) -> Counts:
+        """Play it, and return the counts."""
+        try:
+            with self._server:
+                return self._play()
+        finally:
+            for process in self._consumers:
+                process.kill()
+            shutil.rmtree(self._books, ignore_errors=True)
+
+    def _play(self) -> Counts:
+        chosen = self._chosen
+        self._consumers = [self._worker("consume") for _ in range(chosen.consumers)]
+        self._until_noted("consume-*", "ready", chosen.consumers)
+        each = chosen.events // chosen.producers
+        rate = str(chosen.rate / chosen.producers)
+        producers = [
+            self._worker("produce", str(number * each), str(each), rate)
+            for number in range(chosen.producers)
+        ]
+        self._until_noted("produce-*", "accepted", chosen.producers)
+        self._kill_all(chosen.events / chosen.rate)
+        last_kill = time.monotonic()
+        for process in producers:
+            process.wait(timeout=PATIENCE + 10 * chosen.events / chosen.rate)
+        pending = self._settle(max(last_kill, time.monotonic()) + PATIENCE)
+        settled_in = time.monotonic() - last_kill
+        for process in self._consumers:
+            process.send_signal(signal.SIGTERM)
+        for process in self._consumers:
+            process.wait(timeout=PATIENCE)
+        counts = read(self._books.iterdir())
+        counts.pending, counts.settled_in = pending, settled_in
+        return counts
+
+    def _until_noted(self, books: str, word: str, count: int) -> None:
+        """Wait until so many processes have noted something."""
+        deadline = time.monotonic() + PATIENCE
+        while sum(word in path.read_text() for path in self._books.glob(books)) < count:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"not all of {books} have come as far as {word!r}")
+            time.sleep(0.02)
+
+    def _kill_all(self, seconds: float) -> None:
+        """Kill consumers and the server, at even distances, in random order."""
+        kills = ["consumer"] * self._chosen.consumer_kills + ["server"] * self._chosen.server_kills
+        random.shuffle(kills)
+        pause = seconds / (len(kills) + 1)
+        due = time.monotonic()
+        for kill in kills:
+            due += pause
+            time.sleep(max(0.0, due - time.monotonic()))
+            if kill == "server":
+                self._server.kill()
+                self._server.start()
+            else:
+                place = random.randrange(len(self._consumers))
+                self._consumers[place].kill()
+                self._consumers[place].wait()
+                self._consumers[place] = self._worker("consume")
+
+    def _settle(self, deadline: float) -> int:
+        """Wait until everything is acknowledged; return what is not, in the end."""
+        client = redis.Redis(port=self._server.port)
+        while True:
+            left = 1
+            for group in client.xinfo_groups(STREAM):
+                if group["name"] == GROUP.encode():
+                    left = int(group["pending"]) + int(group["lag"] or 0)
+            if not left or time.monotonic() > deadline:
+                client.close()
+                return left
+            time.sleep(0.05)
+
+    def _worker(self, role: str, *rest: str) -> subprocess.Popen[bytes]:
+        self._started += 1
+        book = self._books / f"{role}-{self._started}"
+        command = [sys.executable, "-m", "benchmarks._chaos._worker", role, self._server.addr]
+        return subprocess.Popen([*command, str(book), *rest], stderr=subprocess.DEVNULL)

@@ -1,0 +1,12 @@
+"""One workload of one contender, in a process of its own; prints events per second."""
+
+import logging
+import sys
+from importlib import import_module
+
+if __name__ == "__main__":
+    logging.disable()
+    contender, workload, addr, count = sys.argv[1:]
+    module = import_module(f"benchmarks._streams._{contender}")
+    rate = module.run(getattr(module, workload), addr, int(count))
+    sys.stdout.write(f"{rate}\n")

@@ -1,0 +1,80 @@
+"""goevent over Redis Streams."""
+
+import time
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from goevent import Config, Event, GoEvent
+from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
+
+TASKS, BATCH = 64, 100
+
+
+class Paid(Event, name="order.paid"):
+    """What is sent."""
+
+    n: int = 0
+    text: str = ""
+
+
+def _bus(addr: str, group: str | None = None) -> GoEvent:
+    driver = RedisStreamsDriver(RedisConfig(addr=addr), StreamsConfig(group=group))
+    return GoEvent(Config(driver=driver))
+
+
+async def consume(addr: str, count: int) -> float:
+    """Read, run a sync listener, acknowledge."""
+    async with _bus(addr) as bus:
+        for n in range(count):
+            await bus.dispatch(Paid(n=n))
+        await bus.wait()
+    bus, seen, done = _bus(addr, "bench"), 0, trio.Event()
+
+    def on_event(event: Paid) -> None:
+        nonlocal seen
+        seen += 1
+        if seen == count:
+            done.set()
+
+    bus.subscribe(on_event, Paid)
+    start = time.perf_counter()
+    async with bus:
+        await done.wait()
+    # The bus has closed: everything is acknowledged.
+    return count / (time.perf_counter() - start)
+
+
+async def wait(addr: str, count: int) -> float:
+    """Dispatch and wait for the server, from 64 tasks."""
+
+    async def work() -> None:
+        for n in range(count // TASKS):
+            handle = await bus.dispatch(Paid(n=n))
+            await handle.wait()
+            if not handle.receipt:
+                raise RuntimeError("an event was not accepted")
+
+    async with _bus(addr) as bus:
+        start = time.perf_counter()
+        async with trio.open_nursery() as nursery:
+            for _ in range(TASKS):
+                nursery.start_soon(work)
+        return count // TASKS * TASKS / (time.perf_counter() - start)
+
+
+async def batch(addr: str, count: int) -> float:
+    """Dispatch a hundred, wait for all of them."""
+    async with _bus(addr) as bus:
+        start = time.perf_counter()
+        for _ in range(count // BATCH):
+            handles = [bus.dispatch_nowait(Paid(n=n)) for n in range(BATCH)]
+            await bus.wait()
+            if not handles[-1].receipt:
+                raise RuntimeError("an event was not accepted")
+        return count // BATCH * BATCH / (time.perf_counter() - start)
+
+
+def run(workload: Callable[[str, int], Awaitable[float]], addr: str, count: int) -> float:
+    """Run a workload; return events per second."""
+    return trio.run(workload, addr, count)

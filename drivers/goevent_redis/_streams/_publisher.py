@@ -1,0 +1,185 @@
+"""The publisher: puts events into streams, and tries again while the server cannot be reached.
+
+An actor of the driver. An event is sent in the step of its dispatch, and the reply goes to the bus;
+only what has to be sent again gets a task, until that is done.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import trio
+from redis import exceptions as redis_errors
+
+from goevent import DriverError, Message, Receipt
+
+from .._errors import ConnectionBroken, LinkClosed, RedisLinkError
+from .._link import Link
+from .._request import Posted, Request, ignore
+from .._resp import Encodable, pack
+from ._config import StreamsConfig
+from ._feed import text
+from ._keys import Keys
+from ._troubles import Troubles, refusal
+
+PAUSE = 0.05  # seconds until a publish is tried again; doubles
+LONGEST = 0.8
+KNOWN = 5.0  # seconds until the name of a stream is told again, which somebody may have deleted
+
+Replied = Callable[[Receipt | Exception], None]
+
+PASSING = (
+    redis_errors.BusyLoadingError,
+    redis_errors.ReadOnlyError,
+    redis_errors.MasterDownError,
+    redis_errors.TryAgainError,
+)
+"""What a server says that will take events again, or whose place another one takes."""
+
+
+class Publisher:
+    """The publisher of one open bus."""
+
+    def __init__(self, link: Link, keys: Keys, config: StreamsConfig, troubles: Troubles) -> None:
+        self._link = link
+        self._keys = keys
+        self._config = config
+        self._troubles = troubles
+        self._streams: dict[str, str] = {}
+        self._known: dict[str, float] = {}
+        self._failed: deque[Attempt] = deque()
+        self._work = trio.Event()
+
+    async def run(self) -> None:
+        """Send again what has failed on its way, until cancelled."""
+        async with trio.open_nursery() as nursery:
+            while True:
+                await self._work.wait()
+                self._work = trio.Event()
+                while self._failed:
+                    nursery.start_soon(self._again, self._failed.popleft())
+
+    def publish_nowait(self, message: Message, replied: Replied) -> None:
+        """Put an event into its stream; what the server says goes to a callback.
+
+        Raises:
+            trio.WouldBlock: there is no connection, or much waits to be sent.
+        """
+        conversation = self._link.writable()
+        if conversation is None:
+            raise trio.WouldBlock
+        name = message.event_name
+        data = message.encode()
+        now = trio.current_time()
+        if now >= self._known.get(name, 0.0):
+            self._known[name] = now + KNOWN
+            conversation.enter(pack(("SADD", self._keys.names, name)), Posted(ignore))
+        conversation.enter(pack(self._command(name, data)), Attempt(self, name, data, now, replied))
+
+    async def publish(self, message: Message) -> Receipt:
+        """Put an event into its stream; returns when the server has it.
+
+        Raises:
+            DriverError: The server refuses it, or could not be reached in time.
+        """
+        deadline = trio.current_time() + self._config.publish_timeout
+        return await self._insist(message.event_name, message.encode(), deadline, retried=False)
+
+    async def _insist(self, name: str, data: bytes, deadline: float, *, retried: bool) -> Receipt:
+        pause = PAUSE
+        while True:
+            left = max(0.0, deadline - trio.current_time())
+            try:
+                return Receipt(id=text(await self._sent(name, data, left, retried=retried)))
+            except LinkClosed as error:
+                raise refusal(error, "take an event") from error
+            except (RedisLinkError, *PASSING) as error:
+                if left <= pause:
+                    raise refusal(error, f"take an event of {name!r}") from error
+                if isinstance(error, ConnectionBroken):
+                    retried = retried or error.maybe_executed
+                self._troubles.leave_replica(error)
+            except redis_errors.RedisError as error:
+                raise refusal(error, f"take an event of {name!r}") from error
+            await trio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
+            pause = min(2 * pause, LONGEST)
+
+    async def _sent(self, name: str, data: bytes, patience: float, *, retried: bool) -> Any:
+        # Those who listen to patterns learn of the stream. In one piece: it keeps its place.
+        told_of = ("SADD", self._keys.names, name)
+        command = self._command(name, data, retried=retried)
+        _, reply = await self._link.pipeline([told_of, command], patience=patience)
+        if isinstance(reply, Exception):
+            raise reply
+        return reply
+
+    def _command(self, name: str, data: bytes, *, retried: bool = False) -> tuple[Encodable, ...]:
+        stream = self._streams.get(name)
+        if stream is None:
+            stream = self._streams[name] = self._keys.stream(name)
+        config = self._config
+        if retried or config.maxlen is not None or config.max_age is not None:
+            mark = ("r", "1") if retried else ()
+            return ("XADD", stream, *self._trimming(), "*", "e", data, *mark)
+        return ("XADD", stream, "*", "e", data)
+
+    def _trimming(self) -> tuple[Encodable, ...]:
+        if self._config.maxlen is not None:
+            return ("MAXLEN", "~", self._config.maxlen)
+        if self._config.max_age is not None:
+            return ("MINID", "~", max(0, round((time.time() - self._config.max_age) * 1000)))
+        return ()
+
+    # -- what was sent without a task
+
+    def failed(self, attempt: Attempt, error: Exception) -> None:
+        """Have an event sent again, if that may help."""
+        if isinstance(error, (RedisLinkError, *PASSING)) and not isinstance(error, LinkClosed):
+            attempt.retried = isinstance(error, ConnectionBroken) and error.maybe_executed
+            self._troubles.leave_replica(error)
+            self._failed.append(attempt)
+            self._work.set()
+        else:
+            attempt.replied(refusal(error, f"take an event of {attempt.name!r}"))
+
+    async def _again(self, attempt: Attempt) -> None:
+        deadline = attempt.since + self._config.publish_timeout
+        name, data, retried = attempt.name, attempt.data, attempt.retried
+        try:
+            receipt = await self._insist(name, data, deadline, retried=retried)
+        except DriverError as error:
+            attempt.replied(error)
+        else:
+            attempt.replied(receipt)
+
+
+class Attempt(Request):
+    """One event that was sent, and whose reply goes to the bus."""
+
+    __slots__ = ("_publisher", "data", "name", "replied", "retried", "since")
+
+    def __init__(
+        self, publisher: Publisher, name: str, data: bytes, since: float, replied: Replied
+    ) -> None:
+        self._publisher = publisher
+        self.name = name
+        self.data = data
+        self.since = since
+        self.replied = replied
+        self.retried = False
+
+    def take(self, frame: Any) -> bool:
+        """Take the reply, or what says that there will be none."""
+        if isinstance(frame, Exception):
+            self._publisher.failed(self, frame)
+        else:
+            self.replied(Receipt(id=frame.decode()))
+        return True
+
+    def settle(self, result: Any) -> None:
+        """Take what says that there will be no reply."""
+        self.take(result)

@@ -1,0 +1,129 @@
+"""The sweeper: takes over what others have left, and shows that we are alive.
+
+An actor of the driver. Entries that nobody has touched for `claim_idle` are free for all: their
+consumer has died, or has handed them back. So a bus touches all that it holds three times as often.
+"""
+
+from __future__ import annotations
+
+import math
+
+import trio
+from redis import exceptions as redis_errors
+
+from goevent import Inbox
+
+from .._errors import RedisLinkError
+from .._link import Link
+from .._resp import Encodable
+from ._config import StreamsConfig
+from ._desk import Desk
+from ._feed import Feed, Window, text
+from ._hands import Hands
+from ._keys import HEIR, Keys
+from ._reader import Reader
+from ._scripts import BEAT, CLAIM, Call, call_many
+from ._troubles import Troubles
+
+EVERY = 0.5  # seconds between two looks for what others have left
+LEAST = 0.01
+AT_ONCE = 100  # entries taken over at once from each stream
+BEATS = 1000  # entries in one sign of life
+
+
+class Sweeper:
+    """The sweeper of one open bus."""
+
+    def __init__(
+        self,
+        link: Link,
+        inbox: Inbox,
+        desk: Desk,
+        hands: Hands,
+        reader: Reader,
+        keys: Keys,
+        config: StreamsConfig,
+        consumer: str,
+        window: Window,
+        troubles: Troubles,
+    ) -> None:
+        self._link = link
+        self._inbox = inbox
+        self._desk = desk
+        self._hands = hands
+        self._reader = reader
+        self._keys = keys
+        self._config = config
+        self._consumer = consumer
+        self._window = window
+        self._troubles = troubles
+        self._sweep_at = -math.inf
+        self._hurry = trio.Event()
+        desk.due = self.hurry
+
+    def hurry(self, seconds: float) -> None:
+        """Take note that something will be free in so many seconds."""
+        self._sweep_at = min(self._sweep_at, trio.current_time() + seconds + LEAST)
+        self._hurry.set()
+
+    async def run(self) -> None:
+        """Sweep and beat, until cancelled."""
+        beat_every = self._config.claim_idle / 3
+        beat_at = trio.current_time() + beat_every
+        while True:
+            now = trio.current_time()
+            try:
+                # First the sign of life: or we would take what is ours for left by another.
+                if now >= beat_at:
+                    beat_at = now + beat_every
+                    await self._beat()
+                if now >= self._sweep_at:
+                    self._sweep_at = now + min(EVERY, self._config.claim_idle / 2)
+                    await self._sweep()
+            except RedisLinkError:
+                await self._link.ready()
+            self._hurry = trio.Event()
+            with trio.move_on_at(min(beat_at, self._sweep_at)):
+                await self._hurry.wait()
+
+    async def _sweep(self) -> None:
+        feeds = [feed for feed in self._reader.feeds.values() if feed.active and not feed.fresh]
+        room = min(AT_ONCE, self._window.room // max(1, len(feeds)))
+        if self._reader.stopped or room < 1 or self._hands.has_suspects:
+            return
+        idle = round(self._config.claim_idle * 1000)
+        args = (self._keys.group, self._consumer, idle, room)
+        calls: list[Call] = [(CLAIM, (feed.key,), args) for feed in feeds]
+        for feed, reply in zip(feeds, await call_many(self._link, calls), strict=True):
+            if isinstance(reply, Exception):
+                await self._refused(feed, reply)
+            else:
+                self._claimed(feed, *reply)
+
+    def _claimed(self, feed: Feed, taken: list[list[bytes]], gone: list[bytes]) -> None:
+        self._troubles.trimmed(feed, gone)
+        for entry_id, fields, deliveries, owner in taken:
+            count = int(deliveries)
+            entry = self._reader.intake(feed, entry_id, list(fields), count)  # type: ignore[arg-type]
+            if entry is not None:
+                self._hands.take([entry], text(owner) != HEIR)
+        if taken:
+            self.hurry(0.0)  # there may be more
+
+    async def _beat(self) -> None:
+        calls: list[tuple[Feed, Call]] = []
+        for feed in list(self._reader.ever.values()):
+            ids = list(feed.held)
+            for at in range(0, len(ids), BEATS):
+                args: list[Encodable] = [self._keys.group, self._consumer, *ids[at : at + BEATS]]
+                calls.append((feed, (BEAT, (feed.key,), args)))
+        replies = await call_many(self._link, [call for _, call in calls])
+        for (feed, _), reply in zip(calls, replies, strict=True):
+            if isinstance(reply, Exception):
+                await self._refused(feed, reply)
+
+    async def _refused(self, feed: Feed, error: Exception) -> None:
+        if self._troubles.is_gone(error):
+            await self._troubles.mend(feed)
+        elif isinstance(error, redis_errors.RedisError):
+            self._troubles.refused(error, f"look after events of {feed.name!r}")
