@@ -6,7 +6,7 @@ import sys
 
 import trio
 from redis_buses import Paid
-from redis_streams import StreamsBus
+from streams_buses import StreamsBus
 
 from goevent import EventError, current_delivery
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import trio
 from redis_buses import REGISTRY, Deep, Lost, Paid, User, numbers, opened, until
-from redis_streams import (
+from streams_buses import (
     STREAM,
     StreamsBus,
     asking,

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
 from redis_server import FaultProxy, fault_proxy
-from redis_streams import streams_server
+from streams_buses import streams_server
 
 from goevent import Driver
 from goevent.testing import DriverConformance

@@ -6,7 +6,7 @@ from typing import Any
 
 import trio
 from redis_buses import Paid, numbers, opened, until
-from redis_streams import STREAM, StreamsBus, asking, pending, publish, quiet, streams_server
+from streams_buses import STREAM, StreamsBus, asking, pending, publish, quiet, streams_server
 
 from goevent import current_delivery
 

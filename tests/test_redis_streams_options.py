@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 from redis_buses import REGISTRY, Paid, numbers, opened, until
-from redis_streams import STREAM, StreamsBus, asking, publish, quiet, streams_server
+from streams_buses import STREAM, StreamsBus, asking, publish, quiet, streams_server
 
 from goevent import Config, GoEvent, MemoryDriver, UnsupportedError, current_delivery
 

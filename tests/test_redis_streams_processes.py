@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trio
 from redis_server import RedisServer, server_program
-from redis_streams import StreamsBus, asking, pending, publish, quiet, streams_server
+from streams_buses import StreamsBus, asking, pending, publish, quiet, streams_server
 
 ROOT = Path(__file__).parent.parent
 

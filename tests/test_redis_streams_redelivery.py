@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 import trio
 from redis_buses import Paid, numbers, opened, until
-from redis_streams import (
+from streams_buses import (
     STREAM,
     StreamsBus,
     asking,
