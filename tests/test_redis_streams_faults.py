@@ -376,3 +376,33 @@ async def test_backlog_shows_lag_pending_and_age() -> None:
             gate.set()
             await until(lambda: bus.backlogs()[0].pending == 0, 3.0)
             assert bus.backlogs()[0].oldest_pending == 0.0
+
+
+async def test_group_that_must_not_be_made_anew_is_reported_without_a_hot_loop() -> None:
+    rules = acl_user("app", "pw", "~*", "&*", "+@all", "-xgroup|create")
+    async with streams_server(rules) as server, asking(server) as ask:
+        await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
+        bus = StreamsBus(server.addr, config={"username": "app", "password": "pw"})
+        seen = bus.seen()
+        async with StreamsBus(server.addr, None) as sender:
+            with pytest.raises(DriverError, match="subscribe"):
+                async with bus:
+                    pass
+            await ask("ACL", "SETUSER", "app", "+xgroup")
+            async with bus:
+                await ask("ACL", "SETUSER", "app", "-xgroup|create")
+                await ask("XGROUP", "DESTROY", STREAM, "shop")
+                await until(lambda: bus.says("Redis refuses to create the group 'shop'"))
+                before = await reads(ask)
+                await trio.sleep(0.5)
+                assert await reads(ask) - before < 20
+                await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
+                await publish(sender, 1)
+                await until(lambda: seen)
+            assert bus.says("Redis refuses to create the group 'shop'") == 1
+
+
+async def reads(ask: Callable[..., Any]) -> int:
+    stats = (await ask("INFO", "commandstats")).decode()
+    (line,) = [line for line in stats.splitlines() if line.startswith("cmdstat_xreadgroup:")]
+    return int(line.partition("calls=")[2].partition(",")[0])

@@ -240,9 +240,7 @@ class GoEvent:
         return door.dispatch(event)
 
     async def wait(self) -> None:
-        """Wait until everything that was accepted before this call is settled.
-
-        Always a checkpoint; cancelling it changes nothing.
+        """Wait until all that was accepted before is settled; cancelling it changes nothing.
 
         Raises:
             RuntimeError: called inside a listener, which would wait for itself.

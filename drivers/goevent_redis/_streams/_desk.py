@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import trio
+from trio.lowlevel import Task, current_task
 
 from goevent import DecodeError, EventError, Inbox, Settlement
 
@@ -23,6 +24,7 @@ from ._scripts import ACKNOWLEDGE, BURY, RELEASE, Call, call_many
 from ._troubles import Lost, Troubles
 
 PAUSE = 0.2  # seconds until what Redis has refused is told again
+REMEMBERED = 10_000  # handle ids of what was done here
 EXCERPT = 4000  # characters of a traceback in a dead letter
 
 
@@ -60,7 +62,8 @@ class Desk:
 
     Attributes:
         running: how many entries the listeners have.
-        batching: more ends are to come at once, so that it is worth waiting for them.
+        batcher: the task in which more ends are to come at once, so that they can wait.
+        underway: what is remembered once it is done, by handle id.
         due: called with the time at which an entry that was given back will be free.
     """
 
@@ -75,7 +78,8 @@ class Desk:
         troubles: Troubles,
     ) -> None:
         self.running = 0
-        self.batching = False
+        self.batcher: Task | None = None
+        self.underway: dict[str, Entry] = {}
         self.due: Callable[[float], None] = _ignore
         self.closed = False
         self._link = link
@@ -86,6 +90,7 @@ class Desk:
         self._window = window
         self._troubles = troubles
         self._verdicts: list[Verdict] = []
+        self._done: dict[str, None] = {}
         self._busy = False
         self._work = trio.Event()
         self._calm = trio.Event()
@@ -108,7 +113,7 @@ class Desk:
                 self._failed(entry, errors)
             else:
                 self._verdicts.append(entry)
-        if not self.batching:
+        if self.batcher is not current_task():
             self._work.set()
         if not self.running:
             self._calm.set()
@@ -250,6 +255,10 @@ class Desk:
             owner = owners.get(entry.id)
             # It may have been told before, on a connection that broke.
             known = entry.retold and (not owner or isinstance(verdict, Release))
+            if isinstance(verdict, Entry) and entry.handle_id:
+                self._done[entry.handle_id] = None
+                if len(self._done) > REMEMBERED:
+                    del self._done[next(iter(self._done))]
             if owner is None or known:
                 if isinstance(verdict, Burial) and not verdict.reported:
                     self._troubles.buried(entry, verdict.reason)
@@ -275,6 +284,12 @@ class Desk:
         if entry.feed.held.get(entry.id) is entry:
             del entry.feed.held[entry.id]
             self._window.give(1)
+            if entry.handle_id and self.underway.get(entry.handle_id) is entry:
+                del self.underway[entry.handle_id]
+
+    def was_done(self, handle_id: str) -> bool:
+        """Tell whether an event was acknowledged here lately."""
+        return handle_id in self._done
 
 
 def _entry(verdict: Verdict) -> Entry:

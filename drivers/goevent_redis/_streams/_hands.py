@@ -13,6 +13,7 @@ from time import perf_counter
 import trio
 from msgspec.structs import replace
 from redis import exceptions as redis_errors
+from trio.lowlevel import current_task
 
 from goevent import DecodeError, Envelope, Inbox
 
@@ -120,7 +121,7 @@ class Hands:
         await self._hand_over(batch)
 
     async def _hand_over(self, batch: list[Entry]) -> None:
-        desk, deliver = self._desk, self._inbox.deliver
+        desk, deliver, task = self._desk, self._inbox.deliver, current_task()
         left = self._batch
         left.extend(batch)
         known = await self._known(batch) if self._config.deduplicate else None
@@ -132,16 +133,15 @@ class Hands:
                 if envelope is None or not self._is_wanted(entry, envelope, known):
                     continue
                 desk.running += 1
-                desk.batching = bool(left)
+                desk.batcher = task if left else None
                 entry.started = True
                 await deliver(envelope, entry.settle, deliveries=entry.redelivered)
                 if perf_counter() > slice_end:
-                    desk.batching = False
                     desk.stir()
                     await trio.lowlevel.checkpoint()
                     slice_end = perf_counter() + SLICE
         finally:
-            desk.batching = False
+            desk.batcher = None
             desk.stir()
 
     def _decoded(self, entry: Entry) -> Envelope | None:
@@ -198,11 +198,10 @@ class Hands:
         """Tell whether an event is to be handed over; it may have been finished before."""
         if not entry.handle_id or known is None:
             return True
-        if entry.handle_id in known:
+        if entry.handle_id in known or self._desk.was_done(entry.handle_id):
             self._desk.done(entry)
             return False
-        twins = (each for each in entry.feed.held.values() if each is not entry)
-        if any(each.started and each.handle_id == entry.handle_id for each in twins):
+        if self._desk.underway.setdefault(entry.handle_id, entry) is not entry:
             self._desk.give_back(entry, free_in=WAIT)
             return False
         return True

@@ -195,6 +195,7 @@ class Reader:
                 raise
             for feed in list(feeds.values()):
                 await self._troubles.mend(feed)
+            await trio.sleep(PAUSE)  # if that was not to be mended
             return
         if reply:
             self._troubles.works()

@@ -128,13 +128,14 @@ class Troubles:
             fallback = before(self._config.start)
             try:
                 made, begin = await call(self._link, MEND, keys, self._keys.group, fallback)
+                if made:
+                    await self._link.execute("SADD", self._keys.names, feed.name)
             except redis_errors.RedisError as error:
                 if isinstance(error, RedisLinkError):
                     raise
                 self.refused(error, f"create the group {self._keys.group!r}")
                 return
         if made:
-            await self._link.execute("SADD", self._keys.names, feed.name)
             what = "stream" if made == b"stream" else "group"
             self._inbox.report(
                 DriverError(
