@@ -75,8 +75,9 @@ def _child(contender: str, job: str, address: str, *numbers: float) -> Generator
 
 
 def _wait_until_ready(child: Any) -> None:
-    if child.stdout.readline().strip() != READY:
-        raise RuntimeError(f"{child.args} was not ready: {child.wait()}")
+    if (said := child.stdout.readline().strip()) != READY:
+        child.kill()
+        raise RuntimeError(f"{child.args} was not ready, but said {said!r}")
 
 
 def _figure(child: Any) -> float:
