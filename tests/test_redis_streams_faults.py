@@ -162,16 +162,15 @@ async def test_killed_server_loses_nothing_that_was_accepted() -> None:
         async with redis_server("appendonly yes", f"appendfsync {fsync}") as server:
             bus, load = StreamsBus(server.addr), Load(StreamsBus(server.addr, None))
             tries = bus.tries()
-            async with opened(bus, load.bus), trio.open_nursery() as nursery:
-                nursery.start_soon(load.run)
-                for _ in range(3):
+            async with opened(bus, load.bus), asking(server) as ask:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(load.run)
+                    for _ in range(3):
+                        await load.more()
+                        await server.restart()
                     await load.more()
-                    await server.restart()
-                await load.more()
-                nursery.cancel_scope.cancel()
-                async with asking(server) as ask:
-                    with trio.CancelScope(shield=True), trio.fail_after(20):
-                        await quiet(ask)
+                    nursery.cancel_scope.cancel()
+                await quiet(ask)
             seen = [n for n, _ in tries]
             assert {*load.accepted} <= {*seen}
             assert not load.refused
