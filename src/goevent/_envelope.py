@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any, Generic
 
 import msgspec
+from typing_extensions import TypeVar
 
 from goevent._registry import EventRegistry
 from goevent._strict import INT64_MAX, INT64_MIN, Refusal
@@ -18,13 +19,27 @@ from goevent._strict import INT64_MAX, INT64_MIN, Refusal
 _GO_TYPE = re.compile(r"\*[\w./-]*\w\.\w+(?:\[.*\])?")
 
 
-class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+E = TypeVar("E", default=Any)
+Int64 = Annotated[int, msgspec.Meta(ge=INT64_MIN, le=INT64_MAX)]
+
+
+class Envelope(
+    msgspec.Struct,
+    Generic[E],
+    frozen=True,
+    kw_only=True,
+    omit_defaults=True,
+    forbid_unknown_fields=True,
+):
     """An event with what travels beside it. A struct, since one is made for each message.
+
+    Its fields stand in the order of the keys on the wire, so that one which says everything can be
+    written as it is, and what every bus sends can be read in one go.
 
     Attributes:
         event_name: the name under which the event was dispatched, and the channel it belongs to.
-        event: the event; after decoding, in its newest version.
         event_type: the registered name of the class that the data was written as.
+        event: the event; after decoding, in its newest version.
         handle_id: 16 lower hex digits, or empty.
         timestamp: unix time of the dispatch in whole seconds, 0 if unknown.
         origin: hex id of the sending bus, or empty.
@@ -34,33 +49,20 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """
 
     event_name: str
-    event: Any
     event_type: str = ""
-    handle_id: str = ""
-    timestamp: int = 0
+    event: E = msgspec.field(name="event_data")
+    # Made by a function, a default is written; the others are left out, as Go does not know them.
+    handle_id: str = msgspec.field(default_factory=str)
+    timestamp: Int64 = msgspec.field(default_factory=int)
     origin: str = ""
-    seq: int | None = None
+    seq: Int64 | None = None
     reply_to: str = ""
     headers: Mapping[str, str] = {}
 
     @property
-    def event_data(self) -> Any:
+    def event_data(self) -> E:
         """The event, under the name that its data has on the wire."""
         return self.event
-
-
-class Outgoing(msgspec.Struct, omit_defaults=True):
-    """The envelope as it is written: five keys as in Go, then ours if they say anything."""
-
-    event_name: str
-    event_type: str
-    event_data: Any
-    handle_id: str
-    timestamp: int
-    origin: str = ""
-    seq: int | None = None
-    reply_to: str = ""
-    headers: Mapping[str, str] | None = None
 
 
 class Incoming(msgspec.Struct, kw_only=True):
@@ -77,15 +79,16 @@ class Incoming(msgspec.Struct, kw_only=True):
     headers: dict[str, str] | None = None
 
 
-class ExactIncoming(Incoming, forbid_unknown_fields=True):
-    """An incoming envelope with no keys but the known ones, as every bus and Go send it."""
-
-
 KEYS = frozenset(Incoming.__struct_fields__)
 
 
-def outgoing(envelope: Envelope, body: Any) -> Outgoing:
-    """Return the form of an envelope that is written.
+def enveloped(cls: Any) -> type[Envelope]:
+    """Return the type of an envelope that holds an event of a class."""
+    return Envelope[cls]
+
+
+def outgoing(envelope: Envelope, body: Any) -> Envelope:
+    """Return an envelope as it is written: with an event type, and a body in place of the event.
 
     Raises:
         Refusal: a value beside the event has a type that readers would refuse.
@@ -95,19 +98,17 @@ def outgoing(envelope: Envelope, body: Any) -> Outgoing:
         raise Refusal("the timestamp is not an integer within int64")
     if seq is not None and (type(seq) is not int or not INT64_MIN <= seq <= INT64_MAX):
         raise Refusal("seq is not an integer within int64")
-    for name, value in headers.items():
-        if type(name) is not str or type(value) is not str:
-            raise Refusal(f"header {name!r} is not text")
-    return Outgoing(
-        envelope.event_name,
-        envelope.event_type or envelope.event_name,
-        body,
-        envelope.handle_id,
-        timestamp,
-        envelope.origin,
-        seq,
-        envelope.reply_to,
-        headers or None,
+    if headers:
+        for name, value in headers.items():
+            if type(name) is not str or type(value) is not str:
+                raise Refusal(f"header {name!r} is not text")
+    if body is envelope.event and envelope.event_type and type(headers) is dict:
+        return envelope
+    return msgspec.structs.replace(
+        envelope,
+        event_type=envelope.event_type or envelope.event_name,
+        event=body,
+        headers=dict(headers),
     )
 
 

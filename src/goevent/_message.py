@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, Protocol
 
 from ._codec import Codec
 from ._envelope import Envelope
 from ._errors import EncodeError
 from ._handle import DispatchHandle
-
-NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 class Sender(Protocol):
@@ -72,14 +69,16 @@ class OutgoingMessage:
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
         """Return the envelope, for a driver that hands over objects."""
         handle = self._handle
+        name = handle.route.name
         return Envelope(
-            event_name=handle.route.name,
+            event_name=name,
+            event_type=name,
             event=handle.event,
             handle_id=handle.id,
             timestamp=int(time.time()),
             origin=self._desk.sender.origin if origin is None else origin,
             seq=seq,
-            headers=handle.noted().headers or NO_HEADERS,
+            headers=handle.noted().headers or {},
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:

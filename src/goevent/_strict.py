@@ -19,6 +19,8 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 
+FEW = 4  # integers of an event that are sooner looked at than searched for
+
 T = TypeVar("T")
 
 
@@ -35,6 +37,8 @@ class Rules(msgspec.Struct, frozen=True):
         ints: some typed field holds integers.
         datetimes: some typed field holds datetimes.
         floats: some typed field holds floats.
+        few_ints: the attributes that hold all integers, if these are few; None if one has to look
+            deeper.
         untyped: some field may hold anything.
     """
 
@@ -44,6 +48,7 @@ class Rules(msgspec.Struct, frozen=True):
     datetimes: bool
     floats: bool
     untyped: bool
+    few_ints: tuple[str, ...] | None
 
     @classmethod
     def of(cls, event_type: Any) -> Rules:
@@ -63,7 +68,18 @@ class Rules(msgspec.Struct, frozen=True):
             datetimes=inspect.DateTimeType in kinds,
             floats=inspect.FloatType in kinds,
             untyped=not kinds.isdisjoint((inspect.AnyType, inspect.CustomType)),
+            few_ints=_few_ints(root) if inspect.IntType in kinds else (),
         )
+
+    def surely_int64(self, event: object) -> bool:
+        """Tell whether no typed integer is beyond int64; False if it is hard to say."""
+        if self.few_ints is None:
+            return False
+        for name in self.few_ints:
+            number = getattr(event, name)
+            if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX:
+                return False
+        return True
 
     def check(self, value: object) -> None:
         """Check a parsed value.
@@ -121,6 +137,20 @@ def _is_dull(node: inspect.Type) -> bool:
     below: dict[int, inspect.Type] = {}
     _collect(node, below)
     return not any(isinstance(n, inspect.IntType | inspect.DateTimeType) for n in below.values())
+
+
+def _few_ints(root: inspect.Type) -> tuple[str, ...] | None:
+    if not isinstance(root, inspect.StructType | inspect.DataclassType):
+        return None
+    names: list[str] = []
+    for field in root.fields:
+        kind = field.type.type if isinstance(field.type, inspect.Metadata) else field.type
+        members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
+        if any(isinstance(member, inspect.IntType) for member in members):
+            names.append(field.name)
+        if not all(isinstance(m, inspect.IntType) or _is_dull(m) for m in members):
+            return None
+    return tuple(names) if len(names) <= FEW else None
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
