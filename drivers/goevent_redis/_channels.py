@@ -23,6 +23,9 @@ class Channels:
 
     Args:
         prefix: what stands before the event name in each channel.
+
+    Attributes:
+        edition: another number after each change.
     """
 
     def __init__(self, prefix: str) -> None:
@@ -34,6 +37,7 @@ class Channels:
         self._tests: dict[str, Callable[[str], object]] = {}
         self._firsts: dict[str, str | None] = {}
         self._copies: dict[str, int] = {}
+        self.edition = 0
 
     def channel(self, name: str) -> str:
         """Return the channel of an event name."""
@@ -124,6 +128,7 @@ class Channels:
             return count
 
     def _changed(self) -> None:
+        self.edition += 1
         if self._firsts:
             self._firsts.clear()
         if self._copies:

@@ -53,6 +53,7 @@ class GapWatch:
     def __init__(self, kept: int = KEPT) -> None:
         self._kept = kept
         self._seen: OrderedDict[tuple[str, str], int] = OrderedDict()
+        self._newest: tuple[str, str] | None = None  # who was heard of last
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -66,13 +67,16 @@ class GapWatch:
         last = self._seen.get(key)
         if last is None:
             self._seen[key] = number
+            self._newest = key
             if len(self._seen) > self._kept:
                 self._seen.popitem(last=False)
             return 0
         if number <= last:
             return -1
         self._seen[key] = number
-        self._seen.move_to_end(key)
+        if key != self._newest:
+            self._newest = key
+            self._seen.move_to_end(key)
         return number - last - 1
 
     def told(self, origin: str, channel: str, number: int) -> int:

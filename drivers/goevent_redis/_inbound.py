@@ -21,7 +21,7 @@ from ._channels import Channels
 from ._gaps import GapWatch
 
 QUEUE_SIZE = 32 << 20  # bytes of messages that wait for slow listeners
-OVERHEAD = 300  # bytes that a message takes beside its payload, about
+OVERHEAD = 350  # bytes that a message takes beside its payload, about
 SLICE = 0.0002  # seconds of delivering between two yields to Trio
 KNOWN = 10_000  # ways of a message that are remembered
 
@@ -69,11 +69,14 @@ class Inbound:
         self._size = self._room = size
         self._max_event_size = max_event_size
         self._frames: deque[Any] = deque()
+        # What comes behind these, by reads of the socket; with each the bytes that it takes.
+        self._batches: deque[tuple[int, list[Any]]] = deque()
         self._dropped = 0  # since the queue became full; it counts as full until half is free
         self._stopped = False
         self._idle = False  # the task has nothing to do
         self._watch = GapWatch()
-        self._ways: dict[tuple[bytes, bytes | None], str | None] = {}
+        self._ways: dict[bytes | tuple[bytes, bytes], str | None] = {}
+        self._edition = wanted.edition  # of which the ways are known
         self._arrived = trio.Event()
         self._marks = msgspec.json.Decoder(Marks)
         self._sender = msgspec.json.Decoder(Sender)
@@ -84,21 +87,23 @@ class Inbound:
     def push(self, frames: list[Any]) -> None:
         """Take in what one read of the socket has brought."""
         # With nothing before it, a message need not wait until the actor's task runs.
-        at_once = self._idle and not self._frames
+        at_once = self._idle and not self._frames and not self._batches
         slice_end = perf_counter() + SLICE
+        batch: list[Any] = []
         for frame in frames:
             kind = frame[0]
-            if kind in (b"message", b"pmessage"):
+            if kind == b"message" or kind == b"pmessage":
                 if at_once:
                     self._hand_over_nowait(frame)
-                    at_once = not self._frames and perf_counter() < slice_end
+                    at_once = not self._batches and perf_counter() < slice_end
                 else:
-                    self._enqueue(frame)
+                    batch.append(frame)
             else:
                 at_once = False
+                self._enqueue(batch)
+                batch = []
                 self._confirm(kind, frame[1])
-        if self._frames:
-            self._arrived.set()
+        self._enqueue(batch)
 
     def begin(self) -> None:
         """Take note that a new connection begins, without subscriptions."""
@@ -125,8 +130,11 @@ class Inbound:
             while True:
                 self._arrived = trio.Event()
                 slice_end = perf_counter() + SLICE
-                while self._frames:
-                    await self._take(self._frames.popleft())
+                while self._frames or self._unpack_batch():
+                    frame = self._frames.popleft()
+                    envelope = self._envelope_of(frame)
+                    if envelope is not None and not self._inbox.deliver_nowait(envelope):
+                        await self._inbox.deliver(envelope)
                     if perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
                         slice_end = perf_counter() + SLICE
@@ -136,17 +144,8 @@ class Inbound:
         finally:
             self._idle = False
             self._tell_dropped()
-            for frame in self._frames:
-                if frame[0] in (b"message", b"pmessage"):
-                    name = self._name(frame)
-                    if name is None or not self._wanted.covers(name):
-                        continue
-                    if not self._is_own(self._sender_of(frame[-1]).origin):
-                        self._inbox.lost(name)
-                elif frame[0] == b"event":
-                    self._inbox.lost(frame[1].event_name)
-                else:
-                    self._look(frame[0], frame[1])
+            while self._frames or self._unpack_batch():
+                self._give_up(self._frames.popleft())
 
     # -- into the queue
 
@@ -156,16 +155,19 @@ class Inbound:
         if envelope is not None and not self._inbox.deliver_nowait(envelope):
             self._note(b"event", envelope)
 
-    def _enqueue(self, frame: Any) -> None:
-        size = _size(frame)
+    def _enqueue(self, batch: list[Any]) -> None:
+        if not batch:
+            return
+        size = sum([len(frame[-1]) for frame in batch]) + OVERHEAD * len(batch)
         if size > self._room or self._dropped:
-            self._drop()
+            self._drop(len(batch))
             return
         self._room -= size
-        self._frames.append(frame)
+        self._batches.append((size, batch))
+        self._arrived.set()
 
     def _note(self, kind: bytes, what: Any) -> None:
-        self._frames.append((kind, what))
+        self._batches.append((0, [(kind, what)]))
         self._arrived.set()
 
     def _confirm(self, kind: bytes, what: Any) -> None:
@@ -183,9 +185,9 @@ class Inbound:
             (self._held.add if kind == b"subscribe" else self._held.remove)([name])
             self._note(kind, name)
 
-    def _drop(self) -> None:
-        self._dropped += 1
-        if self._dropped == 1:
+    def _drop(self, count: int) -> None:
+        self._dropped += count
+        if self._dropped == count:
             self._inbox.report(
                 DriverError(
                     f"the listeners are too slow: {self._size >> 20} MiB wait for them already, "
@@ -202,25 +204,44 @@ class Inbound:
 
     # -- out of the queue
 
-    async def _take(self, frame: Any) -> None:
+    def _unpack_batch(self) -> bool:
+        """Have the frames of the next batch taken; return False if there is none."""
+        if not self._batches:
+            return False
+        size, frames = self._batches.popleft()
+        self._frames.extend(frames)
+        self._room += size
+        if self._dropped and self._room > self._size // 2:
+            self._tell_dropped()
+        return True
+
+    def _envelope_of(self, frame: Any) -> Envelope | None:
+        """Return what a frame brings to the listeners, or take note of what it says."""
         kind = frame[0]
+        if kind == b"message" or kind == b"pmessage":
+            return self._unpacked(frame)
         if kind == b"event":
-            envelope = frame[1]
-        elif kind in (b"message", b"pmessage"):
-            self._room += _size(frame)
-            if self._dropped and self._room > self._size // 2:
-                self._tell_dropped()
-            envelope = self._unpacked(frame)
+            envelope: Envelope = frame[1]
+            return envelope
+        self._look(kind, frame[1])
+        return None
+
+    def _give_up(self, frame: Any) -> None:
+        """Report what cannot be handed over any more."""
+        kind = frame[0]
+        if kind in (b"message", b"pmessage"):
+            name = self._name(frame)
+            if name is not None and not self._is_own(self._sender_of(frame[-1]).origin):
+                self._inbox.lost(name)
+        elif kind == b"event":
+            self._inbox.lost(frame[1].event_name)
         else:
             self._look(kind, frame[1])
-            return
-        if envelope is not None and not self._inbox.deliver_nowait(envelope):
-            await self._inbox.deliver(envelope)
 
     def _unpacked(self, frame: Any) -> Envelope | None:
         """Return what a message brings to the listeners, if anything."""
         if (name := self._name(frame)) is not None:
-            return self._decoded(name, frame[-1]) if self._wanted.covers(name) else None  # still
+            return self._decoded(name, frame[-1])
         if frame[0] == b"message" and frame[1] == self._marks_channel and not self._stopped:
             self._look_at_marks(frame[-1])
         return None
@@ -248,13 +269,18 @@ class Inbound:
 
     def _name(self, frame: Any) -> str | None:
         """Return the event name of a message that counts, else None."""
-        way = (frame[-2], frame[1] if frame[0] == b"pmessage" else None)
+        ways = self._ways
+        if self._edition != self._wanted.edition:
+            self._edition = self._wanted.edition
+            ways.clear()
+        way = frame[1] if frame[0] == b"message" else (frame[2], frame[1])
         try:
-            return self._ways[way]
+            return ways[way]
         except KeyError:
-            if len(self._ways) >= KNOWN:
-                self._ways.clear()
-            self._ways[way] = name = self._find_name(*way)
+            if len(ways) >= KNOWN:
+                ways.clear()
+            name = self._find_name(frame[-2], None if way is frame[1] else frame[1])
+            ways[way] = name = name if name and self._wanted.covers(name) else None  # still
             return name
 
     def _find_name(self, channel: bytes, glob: bytes | None) -> str | None:
@@ -326,7 +352,3 @@ class Inbound:
 
     def _report_gap(self, origin: str, name: str, missing: int) -> None:
         self._inbox.report(GapDetected(origin, self._channels.channel(name), missing), name)
-
-
-def _size(frame: Any) -> int:
-    return len(frame[-1]) + len(frame[-2]) + OVERHEAD

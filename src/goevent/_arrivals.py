@@ -40,18 +40,23 @@ class Arrivals:
         self._codec = codec
         self._supervisor = supervisor
         self._origins: dict[str, None] = {}
+        self._routes = dispatcher.router.by_type
+        self._hooked = bool(dispatcher.conductor.arrival_hooks)
         self._opened = trio.Event()
+        self._is_open = False
         self._ignores_own = True
         self.origin: str = self.renew_origin()
 
     def prepare(self, *, ignores_own: bool) -> None:
         """Let what arrives wait until `open`: listeners could not dispatch yet."""
         self._opened = trio.Event()
+        self._is_open = False
         self._ignores_own = ignores_own
         self.renew_origin()
 
     def open(self) -> None:
         """Take what arrives to the listeners, and what has waited."""
+        self._is_open = True
         self._opened.set()
 
     # -- whose events they are
@@ -96,7 +101,7 @@ class Arrivals:
         handle = failure = None
         try:
             await checkpoint_if_cancelled()
-            if not self._opened.is_set():
+            if not self._is_open:
                 await self._opened.wait()
             handle = await self._brought(envelope, deliveries)
         except BusClosed:
@@ -118,21 +123,22 @@ class Arrivals:
         if self._ignores_own and envelope.origin in self._origins:
             self._finish(name, settle)
             return True
-        if not (self._dispatcher.home and self._opened.is_set()):
+        if not (self._dispatcher.home and self._is_open):
             return False
         try:
             route, event = self._found(envelope)
-            if self._is_conducted(route):
+            if route.special or self._hooked:
                 return False
-            handle = self._begun(route.local, event, envelope, deliveries)
-            if not self._fits(route.local, handle):
+            route = route.inner or route
+            handle = self._begun(route, event, envelope, deliveries)
+            if route.actors and not self._fits(route, handle):
                 return False
         except (GoEventError, TypeError) as error:
             self._refuse(name, settle, error)
             return True
         ran = False
         try:
-            self._dispatcher.run_inline(route.local, handle)
+            self._dispatcher.run_inline(route, handle)
             ran = True
         finally:
             if not ran:  # a listener raised a KeyboardInterrupt, say
@@ -146,7 +152,7 @@ class Arrivals:
         if not dispatcher.home:
             raise closed()
         route, event = self._found(envelope)
-        if self._is_conducted(route):
+        if route.special or self._hooked:
             return await dispatcher.conductor.conduct(
                 route, event, envelope.headers, deliveries=deliveries
             )
@@ -157,21 +163,21 @@ class Arrivals:
 
     def _found(self, envelope: Envelope) -> tuple[Route, object]:
         """Return the route of an event, and the event."""
-        route, event = self._dispatcher.find(envelope.event)
+        event = envelope.event
+        route = self._routes.get(type(event))
+        if route is None:
+            route, event = self._dispatcher.find(event)
         # What was decoded may be upcast to a version of another name; its type says what it was.
         if (held := envelope.event_type or route.name) != envelope.event_name:
             raise DecodeError(envelope.event_name, f"it holds an event of the type {held!r}")
         return route, event
 
-    def _is_conducted(self, route: Route) -> bool:
-        return route.special or bool(self._dispatcher.conductor.arrival_hooks)
-
     def _begun(
         self, route: Route, event: object, envelope: Envelope, deliveries: int
     ) -> DispatchHandle:
         handle = begun(route, event)
-        if envelope.headers:
-            handle.headers.update(envelope.headers)
+        if headers := envelope.headers:
+            handle.headers.update(headers)
         if deliveries > 1:
             handle.noted().deliveries = deliveries
         return handle

@@ -306,14 +306,15 @@ class Dispatcher:
         """Make the inline calls, or see to one that has failed, and make those behind it."""
         start = perf_counter()
         failures: list[Actor] = []
+        calls, event = route.calls, handle.event
         owner, self._owner = self._owner, 0
         level = 1 if failure is None else 0  # those behind a failed one are at its level
         self._depth += level
         try:
-            while index < len(route.calls):
+            while index < len(calls):
                 try:
                     if failure is None:
-                        route.calls[index](handle.event)
+                        calls[index](event)
                 except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
                     failure = error
                 if failure is not None:
@@ -329,10 +330,11 @@ class Dispatcher:
             route.ran += 1
             for actor in failures:
                 actor.failed += 1
-            for actor in route.inline[index:]:  # after a KeyboardInterrupt, say
-                actor.abandoned += 1
-            if level:
-                self.warn_if_slow(route, perf_counter() - start)
+            if index < len(calls):  # after a KeyboardInterrupt, say
+                for actor in route.inline[index:]:
+                    actor.abandoned += 1
+            if level and (seconds := perf_counter() - start) > self._slow_after:
+                self.warn_if_slow(route, seconds)
             del handle, failure
 
     def _inline_failed(self, actor: Actor, handle: DispatchHandle, failure: Exception) -> None:
