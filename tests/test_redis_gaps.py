@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from hypothesis import given, strategies as st
 
-from goevent_redis._gaps import GapWatch, Sequence
+from goevent_redis._gaps import GapWatch, Numbers
 
 
 def test_numbers_count_from_one_per_channel() -> None:
-    sequence = Sequence()
-    assert [sequence.take("a"), sequence.take("a"), sequence.take("b")] == [1, 2, 1]
+    numbers = Numbers()
+    assert [numbers.take(numbers.of(channel)) for channel in "aab"] == [1, 2, 1]
 
 
 def test_marks_tell_each_used_channel_once() -> None:
-    sequence = Sequence()
+    numbers = Numbers()
     for channel in "aab":
-        sequence.take(channel)
-    assert sequence.marks() == {"a": 2, "b": 1}
-    assert sequence.marks() == {}
-    sequence.take("b")
-    assert sequence.marks() == {"b": 2}
+        numbers.take(numbers.of(channel))
+    assert numbers.marks() == {"a": 2, "b": 1}
+    assert numbers.marks() == {}
+    numbers.take(numbers.of("b"))
+    assert numbers.marks() == {"b": 2}
 
 
 def test_the_first_number_of_an_origin_is_the_baseline() -> None:
@@ -75,26 +75,27 @@ def test_what_is_remembered_is_bounded_and_the_longest_silent_goes_first() -> No
 
 
 def test_of_a_broken_connection_only_what_was_accepted_is_told() -> None:
-    sequence = Sequence()
+    numbers = Numbers()
     for channel in "aaab":
-        sequence.take(channel)
-    sequence.accept("a", 2)
-    sequence.accept("a", 1)
-    assert sequence.last_marks() == {"a": 2}
-    sequence.marks()
-    assert sequence.last_marks() == {}
-    sequence.accept("a", 3)
-    assert sequence.last_marks() == {}  # it was told already
+        numbers.take(numbers.of(channel))
+    numbers.of("a").accept(2)
+    numbers.of("a").accept(1)
+    assert numbers.accepted_marks() == {"a": 2}
+    numbers.marks()
+    assert numbers.accepted_marks() == {}
+    numbers.of("a").accept(3)
+    assert numbers.accepted_marks() == {}  # it was told already
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
 def test_for_any_losses_the_reported_numbers_add_up(lost: list[bool]) -> None:
-    watch, sequence = GapWatch(), Sequence()
-    watch.arrived("one", "a", sequence.take("a"))
+    watch, numbers = GapWatch(), Numbers()
+    series = numbers.of("a")
+    watch.arrived("one", "a", numbers.take(series))
     missing = 0
     for gone in lost:
-        number = sequence.take("a")
+        number = numbers.take(series)
         if not gone:
             missing += watch.arrived("one", "a", number)
-    missing += watch.told("one", "a", sequence.marks()["a"])
+    missing += watch.told("one", "a", numbers.marks()["a"])
     assert missing == sum(lost)

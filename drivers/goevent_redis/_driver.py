@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import trio
 from redis import exceptions as redis_errors
@@ -27,7 +27,7 @@ from ._errors import LinkClosed, NotConnected, RedisLinkError
 from ._inbound import MARKS, Inbound
 from ._link import Link
 from ._pool import Pool
-from ._resp import pack
+from ._resp import complete, pack_but_last
 from ._tally import Publication, Tally
 
 AT_ONCE = 1000  # channels in one SUBSCRIBE
@@ -114,7 +114,7 @@ class RedisDriver:
         prefix = self._config.channel_prefix
         self._wanted, self._held = Channels(prefix), Channels(prefix)
         self._inbox = inbox
-        self._tally = Tally(inbox, self._marks_channel)
+        self._tally = Tally(inbox, self._marks_channel, self._head)
         self._told, self._draining = None, False
         limit = self._config.max_event_size
         self._inbound = Inbound(
@@ -249,14 +249,21 @@ class RedisDriver:
         link, tally = self._link, self._tally
         if link is None or tally is None or (conversation := link.writable()) is None:
             raise trio.WouldBlock
-        name = message.event_name
-        data, numbers, number = tally.encode(message)
-        request = Publication(name, numbers, number, replied, self._receipt, self._mapped)
-        conversation.enter(pack(("PUBLISH", self._wanted.channel(name), data)), request)
+        data, series, number = tally.encode(message)
+        command = complete(series.head, data)
+        conversation.enter(command, Publication(series, number, replied, self._answer))
+
+    def _head(self, name: str) -> bytes:
+        return pack_but_last("PUBLISH", self._wanted.channel(name))
+
+    def _answer(self, name: str, reply: Any) -> Receipt | Exception:
+        return self._mapped(reply) if isinstance(reply, Exception) else self._receipt(name, reply)
 
     def _receipt(self, name: str, receivers: int) -> Receipt:
         """Return what is told of a reply: our own subscriptions do not count."""
-        return Receipt(receivers=max(0, receivers - self._held.copies(name)))
+        if receivers:
+            receivers = max(0, receivers - self._held.copies(name))
+        return Receipt(receivers=receivers)
 
     def snapshot(self) -> DriverSnapshot:
         """Tell whether there is a connection."""

@@ -13,38 +13,64 @@ from collections.abc import Callable
 KEPT = 10_000  # pairs of origin and channel that a subscriber remembers
 
 
-class Sequence:
-    """The numbers that one publisher gives to its messages."""
+class Series:
+    """The numbers that one publisher gives to its messages of one name.
 
-    def __init__(self) -> None:
-        self._last: dict[str, int] = {}
-        self._untold: dict[str, int] = {}
-        self._accepted: dict[str, int] = {}
+    Attributes:
+        name: the event name.
+        head: what all commands that publish it begin with.
+        last: the highest number that is taken, 0 for none.
+        accepted: the highest one that the broker has accepted, as far as is known.
+    """
 
-    def next(self, channel: str) -> int:
-        """Return the number that the next message on a channel is going to get."""
-        return self._last.get(channel, 0) + 1
+    __slots__ = ("accepted", "head", "last", "name")
 
-    def take(self, channel: str) -> int:
-        """Return the number of the next message on a channel; it must now be sent."""
-        number = self._last.get(channel, 0) + 1
-        self._last[channel] = self._untold[channel] = number
-        return number
+    def __init__(self, name: str, head: bytes) -> None:
+        self.name = name
+        self.head = head
+        self.last = self.accepted = 0
 
-    def accept(self, channel: str, number: int) -> None:
+    def accept(self, number: int) -> None:
         """Take note that the broker has accepted a message."""
-        if channel in self._untold and number > self._accepted.get(channel, 0):
-            self._accepted[channel] = number
+        if number > self.accepted:
+            self.accepted = number
+
+
+class Numbers:
+    """The numbers that one publisher gives to its messages.
+
+    Args:
+        head: returns what the commands for an event name begin with.
+    """
+
+    def __init__(self, head: Callable[[str], bytes] = lambda _: b"") -> None:
+        self._head = head
+        self._series: dict[str, Series] = {}
+        self._untold: dict[str, Series] = {}
+
+    def of(self, name: str) -> Series:
+        """Return the numbers of an event name."""
+        try:
+            return self._series[name]
+        except KeyError:
+            self._series[name] = series = Series(name, self._head(name))
+            return series
+
+    def take(self, series: Series) -> int:
+        """Return the next number of a series; its message must now be sent."""
+        series.last += 1
+        self._untold[series.name] = series
+        return series.last
 
     def marks(self) -> dict[str, int]:
-        """Return the highest number of each channel that was used since the last call."""
-        marks, self._untold = self._untold, {}
-        self._accepted.clear()
+        """Return the highest number of each name that was used since the last call."""
+        marks = {name: series.last for name, series in self._untold.items()}
+        self._untold.clear()
         return marks
 
-    def last_marks(self) -> dict[str, int]:
-        """Return what `marks` would, as far as the broker has accepted it: the connection broke."""
-        return self._accepted
+    def accepted_marks(self) -> dict[str, int]:
+        """Return what `marks` would, as far as the broker has accepted it."""
+        return {name: series.accepted for name, series in self._untold.items() if series.accepted}
 
 
 class GapWatch:

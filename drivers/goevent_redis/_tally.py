@@ -18,7 +18,7 @@ from redis import exceptions as redis_errors
 from goevent import DriverError, Inbox, Message, Receipt
 
 from ._errors import RedisLinkError
-from ._gaps import Sequence
+from ._gaps import Numbers, Series
 from ._link import Link
 from ._request import Request
 
@@ -28,34 +28,43 @@ KEPT = 100  # connections lost since the last telling
 
 
 class Tally:
-    """The numbers of one open bus."""
+    """The numbers of one open bus.
 
-    def __init__(self, inbox: Inbox, channel: str) -> None:
+    Args:
+        channel: where they are told.
+        head: returns what the commands for an event name begin with.
+    """
+
+    def __init__(self, inbox: Inbox, channel: str, head: Callable[[str], bytes]) -> None:
         self._inbox = inbox
         self._channel = channel
-        self._numbers = Sequence()
+        self._head = head
+        self._numbers = Numbers(head)
         self._earlier: deque[tuple[str, dict[str, int]]] = deque(maxlen=KEPT)
         self._news = trio.Event()
+        self._has_news = False
         self._refused = False
 
     def renew(self) -> None:
         """Begin anew, for a new connection."""
-        self._keep(self._inbox.origin, self._numbers.last_marks())
+        self._keep(self._inbox.origin, self._numbers.accepted_marks())
         self._inbox.renew_origin()
-        self._numbers = Sequence()
+        self._numbers = Numbers(self._head)
 
     def publish(self, message: Message) -> Publish:
         """Return what gives a message its number when it is sent."""
         return Publish(self, message)
 
-    def encode(self, message: Message) -> tuple[bytes, Sequence, int]:
+    def encode(self, message: Message) -> tuple[bytes, Series, int]:
         """Return a message with its number, which is taken if the message can be encoded."""
-        numbers, name = self._numbers, message.event_name
-        number = numbers.next(name)
-        data = message.encode(origin=self._inbox.origin, seq=number)
-        numbers.take(name)
-        self._news.set()
-        return data, numbers, number
+        numbers = self._numbers
+        series = numbers.of(message.event_name)
+        data = message.encode(origin=self._inbox.origin, seq=series.last + 1)
+        number = numbers.take(series)
+        if not self._has_news:
+            self._has_news = True
+            self._news.set()
+        return data, series, number
 
     async def run(self, link: Link) -> None:
         """Tell the highest numbers, while there are new ones."""
@@ -68,9 +77,9 @@ class Tally:
         """Tell the highest numbers that were not told yet, as far as there is a connection."""
         if not link.connected:
             return  # the next one will have news of its own, or of this one
-        self._news = trio.Event()
+        self._news, self._has_news = trio.Event(), False
         await self._tell_of_earlier(link)
-        origin, accepted = self._inbox.origin, dict(self._numbers.last_marks())
+        origin, accepted = self._inbox.origin, self._numbers.accepted_marks()
         if not await self._told(link, origin, self._numbers.marks()):
             self._keep(origin, accepted)
 
@@ -98,6 +107,7 @@ class Tally:
         """Keep what is to be told of a connection that is lost."""
         if marks:
             self._earlier.append((origin, marks))
+            self._has_news = True
             self._news.set()
 
     def _refuse(self, error: Exception) -> None:
@@ -110,31 +120,26 @@ class Tally:
 class Publication(Request):
     """One message that was sent, and whose reply goes to the bus."""
 
-    __slots__ = ("_mapped", "_name", "_number", "_numbers", "_receipt", "_replied")
+    __slots__ = ("_answer", "_number", "_replied", "_series")
 
     def __init__(
         self,
-        name: str,
-        numbers: Sequence,
+        series: Series,
         number: int,
         replied: Callable[[Receipt | Exception], None],
-        receipt: Callable[[str, int], Receipt],
-        mapped: Callable[[Exception], Exception],
+        answer: Callable[[str, Any], Receipt | Exception],
     ) -> None:
-        self._name = name
-        self._numbers = numbers
+        self._series = series
         self._number = number
         self._replied = replied
-        self._receipt = receipt
-        self._mapped = mapped
+        self._answer = answer
 
     def take(self, frame: Any) -> bool:
         """Take the reply, or what says that there will be none."""
-        if isinstance(frame, Exception):
-            self._replied(self._mapped(frame))
-        else:
-            self._numbers.accept(self._name, self._number)
-            self._replied(self._receipt(self._name, frame))
+        series = self._series
+        if not isinstance(frame, Exception):
+            series.accept(self._number)
+        self._replied(self._answer(series.name, frame))
         return True
 
     def settle(self, result: Any) -> None:
@@ -145,20 +150,20 @@ class Publication(Request):
 class Publish:
     """One message on its way out."""
 
-    __slots__ = ("_message", "_number", "_numbers", "_tally")
+    __slots__ = ("_message", "_number", "_series", "_tally")
 
     def __init__(self, tally: Tally, message: Message) -> None:
         self._tally = tally
         self._message = message
-        self._numbers: Sequence | None = None
+        self._series: Series | None = None
         self._number = 0
 
     def last(self) -> tuple[bytes]:
         """Return the bytes; called at the moment that they are sent."""
-        data, self._numbers, self._number = self._tally.encode(self._message)
+        data, self._series, self._number = self._tally.encode(self._message)
         return (data,)
 
     def accepted(self) -> None:
         """Take note that the server has replied."""
-        if self._numbers is not None:
-            self._numbers.accept(self._message.event_name, self._number)
+        if self._series is not None:
+            self._series.accept(self._number)

@@ -92,6 +92,7 @@ class Writer:
         self.native = kind.native
         self.rules = Rules.of(cls) if kind.native else _UNTYPED
         self._nullable = self.rules.floats or self.rules.untyped
+        self.wary = self.rules.ints or self._nullable
         # msgspec writes the zeros that Go trims, so these always go the careful way.
         self.dated = kind.native and self.rules.datetimes
 
@@ -241,7 +242,7 @@ class JsonCodec:
         except TypeError:
             return None  # perhaps pydantic can write it; the careful way says what is wrong
         self._refuse_excess(data)
-        return None if writer.needs_care(event, data) else data
+        return None if writer.wary and writer.needs_care(event, data) else data
 
     def decode(self, data: bytes, *, event_name: str, registry: EventRegistry) -> Envelope:
         """Return the envelope in the bytes; see `Codec.decode`.

@@ -10,6 +10,7 @@ from functools import partial
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
+import msgspec
 from trio.lowlevel import (
     Abort,
     Task,
@@ -94,32 +95,18 @@ class Origin(Protocol):
     def listeners(self) -> Sequence[object]: ...
 
 
-class Notes:
+class Notes(msgspec.Struct, eq=False, weakref=True):
     """The part of a handle that most handles never need; it lives as long as its handle."""
 
-    __slots__ = (
-        "__weakref__",
-        "context",
-        "deliveries",
-        "errors",
-        "first",
-        "headers",
-        "id",
-        "receipt",
-        "settle",
-        "waiters",
-    )
-
-    def __init__(self, first: Task | None) -> None:
-        self.first: Task | None = first
-        self.waiters: list[Task] = []
-        self.errors: list[EventError] = []
-        self.id: str = ""
-        self.headers: dict[str, str] | None = None
-        self.receipt: Receipt | None = None
-        self.settle: Settle | None = None  # the driver that brought the event
-        self.deliveries: int = 1  # how often its broker has handed it out
-        self.context: Context | None = None  # the dispatcher's, if a listener wants it
+    first: Task | None
+    waiters: list[Task] = []
+    errors: list[EventError] = []
+    id: str = ""
+    headers: dict[str, str] | None = None
+    receipt: Receipt | None = None
+    settle: Settle | None = None  # the driver that brought the event
+    deliveries: int = 1  # how often its broker has handed it out
+    context: Context | None = None  # the dispatcher's, if a listener wants it
 
 
 class DispatchHandle:
@@ -224,9 +211,6 @@ class DispatchHandle:
             if kernel.crew.suspended or task in kernel.crew.workers or kernel.underway:
                 with kernel.waiting(self, task):
                     await wait_task_rescheduled(self.enlist(task))
-            elif self.notes is None:
-                self.notes = task
-                await wait_task_rescheduled(self._forget_first)
             else:
                 await wait_task_rescheduled(self.enlist(task))
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping
+from time import time
 from typing import Any, Protocol
 
 from ._codec import Codec
@@ -69,16 +69,16 @@ class OutgoingMessage:
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
         """Return the envelope, for a driver that hands over objects."""
         handle = self._handle
-        name = handle.route.name
+        name, notes = handle.route.name, handle.noted()
         return Envelope(
             event_name=name,
             event_type=name,
             event=handle.event,
-            handle_id=handle.id,
-            timestamp=int(time.time()),
+            handle_id=notes.id or handle.id,
+            timestamp=int(time()),
             origin=self._desk.sender.origin if origin is None else origin,
             seq=seq,
-            headers=handle.noted().headers or {},
+            headers=notes.headers or {},
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:

@@ -79,7 +79,10 @@ class Route:
 
     def room(self) -> int:
         """Return how many events fit into all mailboxes."""
-        return min([actor.limit - len(actor.mail) for actor in self.actors])
+        actors = self.actors
+        if len(actors) == 1:
+            return actors[0].limit - len(actors[0].mail)
+        return min([actor.limit - len(actor.mail) for actor in actors])
 
     def fold(self) -> None:
         """Hand the counters over to the listeners."""
