@@ -7,6 +7,7 @@ an error that quotes its arguments, the password among them.
 from __future__ import annotations
 
 import math
+import os
 import ssl
 from collections import deque
 from typing import Any, cast
@@ -49,6 +50,19 @@ class Connection:
         self.config = config
         self.usable = True
         self._replies: deque[Any] = deque()
+
+    def send_now(self, data: bytes) -> int:
+        """Send what can be sent without waiting; returns how many bytes, none over TLS.
+
+        Only while no task sends. That the connection is broken is for the next one to find out.
+        """
+        stream = self.stream
+        if not isinstance(stream, trio.SocketStream):
+            return 0
+        try:
+            return os.write(stream.socket.fileno(), data)
+        except OSError:
+            return 0
 
     async def call(self, *args: Encodable, timeout: float | None = None) -> Any:
         """Send a command and return its reply; push frames meanwhile are dropped.

@@ -1,10 +1,11 @@
 """A conversation over one connection: many tasks ask, one writer sends, one reader sorts replies.
 
 It owns the connection. Requests enter its write buffer; the writer sends all that has piled up in
-one piece. The reader hands replies to the requests in order, and push frames to a callback, one
-call for each read. The watch notices what takes too long: a reply, a write, or silence, which it
-breaks with a PING. Whatever goes wrong ends the conversation: every request in line fails, and
-`run` returns with the reason in `reason`. The next conversation is the link's business.
+one piece. A request that comes alone leaves at once, without waiting for the writer's turn. The
+reader hands replies to the requests in order, and push frames to a callback, one call for each
+read. The watch notices what takes too long: a reply, a write, or silence, which it breaks with a
+PING. Whatever goes wrong ends the conversation: every request in line fails, and `run` returns with
+the reason in `reason`. The next conversation is the link's business.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ class Conversation:
         self._buffer: list[bytes] = []
         self._line: deque[Request] = deque()  # entered and not fully answered
         self._entered = 0  # requests that ever entered
-        self._sent = 0  # how many of them the writer has taken
+        self._sent = 0  # how many of them are sent, or the writer has them
+        self._alone = True  # the last one was sent with no other; the next may be alone, too
         self._confirming = 0  # how many in line are answered by push frames
         self._batches: deque[tuple[int, float]] = deque()  # (_sent then, when it was sent)
         self._writer: Task | None = None  # parked, waiting for the buffer to fill
@@ -105,12 +107,19 @@ class Conversation:
         """
         if self.reason is not None:
             raise self._failure(self.reason, sent=False)
-        self._buffer.append(data)
-        self.buffered += len(data)
+        at_once = self._alone and not self._line and self._writer is not None
         self._line.append(request)
         self._entered += 1
         if request.confirms:
             self._confirming += 1
+        if at_once:
+            data = data[self._connection.send_now(data) :]
+            if not data:
+                self._sent = self._entered
+                self._expect_replies()
+                return
+        self._buffer.append(data)
+        self.buffered += len(data)
         if self._writer is not None:
             reschedule(self._writer)
             self._writer = None
@@ -162,6 +171,7 @@ class Conversation:
             data = b"".join(self._buffer)
             self._buffer.clear()
             self.buffered = 0
+            self._alone = self._entered - self._sent == 1
             self._sent = self._entered
             self._on_room()
             try:
@@ -173,11 +183,15 @@ class Conversation:
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self.end(broken(self._config, error))
                 return
-            now = trio.current_time()
             self._writing_since = math.inf
-            self._oldest()  # forgets the batches that are answered
-            self._batches.append((self._sent, now))
-            self._look_within(self._config.read_timeout, now)
+            self._expect_replies()
+
+    def _expect_replies(self) -> None:
+        """Have the replies to all that is sent due from now on."""
+        now = trio.current_time()
+        self._oldest()  # forgets the batches that are answered
+        self._batches.append((self._sent, now))
+        self._look_within(self._config.read_timeout, now)
 
     def _abort_writer(self, raise_cancel: RaiseCancelT) -> Abort:
         self._writer = None

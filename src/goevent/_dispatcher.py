@@ -80,6 +80,8 @@ class Dispatcher:
         self.home: int = 0  # the thread that the bus runs on, while it is open
         self._draining = False
         self._was_open = False
+        self._breather: Task | None = None
+        self._points = 0
         self._breath_end = 0.0
         self.lobby: Lobby = Lobby()
 
@@ -188,11 +190,17 @@ class Dispatcher:
 
     @enable_ki_protection
     async def dispatch(self, event: object) -> DispatchHandle:
-        start = perf_counter()
-        if start > self._breath_end or RUNNING.task._cancel_status.effectively_cancelled:
-            self._breath_end = start + BREATH  # one yields for all that run in this tick
+        start, task = perf_counter(), RUNNING.task
+        if task is not self._breather or task._schedule_points != self._points:
+            # It has just had its turn from Trio: an event that comes alone need not wait for more.
+            self._breather, self._points = task, task._schedule_points
+            self._breath_end = start + BREATH
+            if task._cancel_status.effectively_cancelled:
+                await checkpoint()
+        elif start > self._breath_end or task._cancel_status.effectively_cancelled:
             await checkpoint()
             start = perf_counter()
+            self._points = task._schedule_points
             self._breath_end = start + BREATH
         try:
             try:
