@@ -7,13 +7,15 @@ The first process is the shop. It starts the second one, the kitchen, by running
 """
 
 import sys
-from functools import partial
 
 import trio
 
 from goevent import Event, GoEvent
 
-say = partial(print, flush=True)  # both processes write to the same terminal
+
+def say(text: str) -> None:
+    sys.stdout.write(f"{text}\n")  # a line in one piece: both processes write to the same terminal
+    sys.stdout.flush()
 
 
 # --8<-- [start:events]
