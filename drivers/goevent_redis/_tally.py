@@ -25,6 +25,7 @@ from ._request import Request
 EVERY = 5.0  # seconds between two tellings of the highest numbers
 AT_ONCE = 1000  # numbers in one message
 KEPT = 100  # connections lost since the last telling
+NOBODY = Receipt(receivers=0)
 
 
 class Tally:
@@ -118,7 +119,11 @@ class Tally:
 
 
 class Publication(Request):
-    """One message that was sent, and whose reply goes to the bus."""
+    """One message that was sent, and whose reply goes to the bus.
+
+    Args:
+        answer: returns what is told of a reply that says more than that nobody got the message.
+    """
 
     __slots__ = ("_answer", "_number", "_replied", "_series")
 
@@ -137,9 +142,9 @@ class Publication(Request):
     def take(self, frame: Any) -> bool:
         """Take the reply, or what says that there will be none."""
         series = self._series
-        if not isinstance(frame, Exception):
-            series.accept(self._number)
-        self._replied(self._answer(series.name, frame))
+        if not isinstance(frame, Exception) and self._number > series.accepted:
+            series.accepted = self._number
+        self._replied(self._answer(series.name, frame) if frame else NOBODY)
         return True
 
     def settle(self, result: Any) -> None:

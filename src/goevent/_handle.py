@@ -206,9 +206,10 @@ class DispatchHandle:
         else:
             task = current_task()
             kernel = self.route.kernel
+            crew = kernel.crew
             if kernel.home != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
-            if kernel.crew.suspended or task in kernel.crew.workers or kernel.underway:
+            if crew.suspended or task in crew.workers or kernel.underway:
                 with kernel.waiting(self, task):
                     await wait_task_rescheduled(self.enlist(task))
             else:

@@ -69,12 +69,15 @@ class OutgoingMessage:
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
         """Return the envelope, for a driver that hands over objects."""
         handle = self._handle
-        name, notes = handle.route.name, handle.noted()
+        route, notes = handle.route, handle.noted()
+        name = route.name
+        if not notes.id:
+            notes.id = route.kernel.ids.draw()
         return Envelope(
             event_name=name,
             event_type=name,
             event=handle.event,
-            handle_id=notes.id or handle.id,
+            handle_id=notes.id,
             timestamp=int(time()),
             origin=self._desk.sender.origin if origin is None else origin,
             seq=seq,
@@ -84,7 +87,7 @@ class OutgoingMessage:
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
         """Return the envelope as bytes."""
         desk = self._desk
-        data = desk.encode(self.envelope(origin=origin, seq=seq))
+        data: bytes = desk.encode(self.envelope(origin=origin, seq=seq))
         if desk.max_size is not None and len(data) > desk.max_size:
             limit = f"{len(data)} bytes are above the driver's limit of {desk.max_size}"
             raise EncodeError(self.event_name, limit)

@@ -56,7 +56,7 @@ class Outbox(SharedMailbox):
         self._desk = Desk(arrivals, config.codec, config.registry.key_of, capabilities.max_size)
         self._crew = crew
         self._supervisor = supervisor
-        self._posted: dict[DispatchHandle, None] = {}
+        self._posted: dict[DispatchHandle, Any] = {}
         self._watchers = trio.lowlevel.ParkingLot()
 
     # -- as a mailbox
@@ -67,7 +67,7 @@ class Outbox(SharedMailbox):
         return [*super().held, *self._posted]
 
     def append(self, handle: DispatchHandle, /) -> None:
-        busy = len(self.lanes) - len(self.free)
+        busy = self._in_flight - len(self.free)
         if len(self._posted) + busy >= self._in_flight:
             self.keep(handle)  # the next reply lets it go
         elif busy or self._post is None or not self._posts(handle):
@@ -102,9 +102,8 @@ class Outbox(SharedMailbox):
     def _replied(self, handle: DispatchHandle, result: Receipt | Exception | None) -> None:
         """Settle an event that was posted, and post those that have waited for it."""
         posted = self._posted
-        if handle not in posted:
+        if posted.pop(handle, self) is self:
             return  # the bus has ended, and given it up
-        del posted[handle]
         if isinstance(result, Exception):
             self._failed(handle, result)
         else:
@@ -124,7 +123,7 @@ class Outbox(SharedMailbox):
 
     def _go_on(self) -> None:
         """Post what waits, or leave it to workers."""
-        busy = len(self.lanes) - len(self.free)
+        busy = self._in_flight - len(self.free)
         posts = not busy
         while self and posts and len(self._posted) < self._in_flight:
             handle = self.popleft()
