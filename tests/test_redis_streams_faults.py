@@ -169,8 +169,8 @@ async def test_killed_server_loses_nothing_that_was_accepted() -> None:
                     await server.restart()
                 await load.more()
                 nursery.cancel_scope.cancel()
-                async with asking(server) as ask:
-                    with trio.CancelScope(shield=True), trio.fail_after(20):
+                with trio.CancelScope(shield=True):
+                    async with asking(server) as ask:
                         await quiet(ask)
             seen = [n for n, _ in tries]
             assert {*load.accepted} <= {*seen}
@@ -203,10 +203,9 @@ async def test_readonly_and_address_change_as_in_a_failover() -> None:
             assert proxy.dials - dials < 30  # no hot loop
             proxy.lead_to(new.port)
             await load.more(50, 15.0)
-            newest = load.accepted[-1]
-            await until(lambda: newest in numbers(seen))
             nursery.cancel_scope.cancel()
-        assert {*load.accepted[-50:]} <= {*numbers(seen)}
+            with trio.CancelScope(shield=True):
+                await until(lambda: {*load.accepted[-50:]} <= {*numbers(seen)})
 
 
 async def until_synced(ask: Callable[..., Any]) -> None:
@@ -404,5 +403,5 @@ async def test_group_that_must_not_be_made_anew_is_reported_without_a_hot_loop()
 
 async def reads(ask: Callable[..., Any]) -> int:
     stats = (await ask("INFO", "commandstats")).decode()
-    (line,) = [line for line in stats.splitlines() if line.startswith("cmdstat_xreadgroup:")]
-    return int(line.partition("calls=")[2].partition(",")[0])
+    lines = [line for line in stats.splitlines() if line.startswith("cmdstat_xreadgroup:")]
+    return sum(int(line.partition("calls=")[2].partition(",")[0]) for line in lines)
