@@ -148,8 +148,10 @@ class Hands:
         """Return the event in an entry; one that holds none becomes a dead letter."""
         name = entry.feed.name
         fields = entry.fields
-        data = fields[1] if fields[0] == b"e" else entry.data
+        data = fields[1] if fields and fields[0] == b"e" else entry.data
         try:
+            if entry.oversized:
+                raise DecodeError(name, "the entry is larger than an event may be")
             if data is None:
                 raise DecodeError(name, "the entry has no field 'e'", excerpt=repr(fields)[:100])
             envelope = self._inbox.decode(name, data)

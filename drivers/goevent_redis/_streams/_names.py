@@ -123,8 +123,8 @@ class Names:
         self, known: Iterable[bytes], tests: Iterable[Callable[[str], object]]
     ) -> list[str]:
         chosen = list(tests)
-        names = (each.decode() for each in known)
-        return [name for name in names if any(test(name) for test in chosen)]
+        names = (each.decode("ascii", "replace") for each in known)
+        return [name for name in names if any(test(name) for test in chosen) and _is_name(name)]
 
     async def _join(self, names: Sequence[str], begin: str) -> None:
         """Create the groups of streams where they do not exist, and read them."""
@@ -154,3 +154,12 @@ class Names:
 
     def _wants(self, name: str) -> bool:
         return name in self._exact or any(test(name) for test in self._tests.values())
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether this is the name of an event: anybody may write into the set of names."""
+    try:
+        compile_pattern(text)
+    except ValueError:
+        return False
+    return "*" not in text

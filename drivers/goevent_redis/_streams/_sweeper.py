@@ -18,7 +18,7 @@ from .._link import Link
 from .._resp import Encodable
 from ._config import StreamsConfig
 from ._desk import Desk
-from ._feed import Feed, Window, text
+from ._feed import Feed, Window, largest, text
 from ._hands import Hands
 from ._keys import HEIR, Keys
 from ._reader import Reader
@@ -87,12 +87,14 @@ class Sweeper:
                 await self._hurry.wait()
 
     async def _sweep(self) -> None:
-        feeds = [feed for feed in self._reader.feeds.values() if feed.active and not feed.fresh]
-        room = min(AT_ONCE, self._window.room // max(1, len(feeds)))
-        if self._reader.stopped or room < 1 or self._hands.has_suspects:
+        feeds = [feed for feed in self._reader.readable() if not feed.fresh]
+        free, config = self._window.room, self._link.config
+        if self._reader.stopped or free < 1 or self._hands.has_suspects or not feeds:
             return
+        room = max(1, min(AT_ONCE, free // len(feeds)))
         idle = round(self._config.claim_idle * 1000)
-        args = (self._keys.group, self._consumer, idle, room)
+        most = config.max_reply_size // 2 // len(feeds)
+        args = (self._keys.group, self._consumer, most, largest(config), idle, room)
         calls: list[Call] = [(CLAIM, (feed.key,), args) for feed in feeds]
         for feed, reply in zip(feeds, await call_many(self._link, calls), strict=True):
             if isinstance(reply, Exception):
