@@ -26,6 +26,7 @@ from ._keys import Keys
 
 SLICE = 0.0005  # seconds of work between two yields to Trio
 BATCH = 250
+CERTAIN = 0.05  # seconds for which it is taken for granted that no event was finished elsewhere
 WAIT = 0.05  # seconds until an event is looked at again whose twin is being worked on
 RETRIED = "goevent-retried"
 REPLAYED = "goevent-replayed"
@@ -125,9 +126,14 @@ class Hands:
         left = self._batch
         left.extend(batch)
         known = await self._known(batch) if self._config.deduplicate else None
-        slice_end = perf_counter() + SLICE
+        asked = perf_counter()
+        slice_end = asked + SLICE
         try:
             while left:
+                if known is not None and perf_counter() - asked > CERTAIN:
+                    known = await self._known(list(left))  # the listeners were slow
+                    asked = perf_counter()
+                    continue
                 entry = left.popleft()
                 envelope = self._decoded(entry)
                 if envelope is None or not self._is_wanted(entry, envelope, known):

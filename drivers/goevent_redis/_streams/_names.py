@@ -25,6 +25,7 @@ from ._scripts import JOIN, Call, call_many
 from ._troubles import Troubles, refusal
 
 EVERY = 0.5  # seconds between two looks for new names
+ROUNDS = 4  # looks, of which one reads the names also if there are as many as before
 
 
 class Names:
@@ -50,6 +51,7 @@ class Names:
         self._feeds: dict[str, Feed] = {}
         self._changing = trio.Lock()
         self._size = 0  # of the set of names, when it was last looked at
+        self._looks = 0
         self._wide = trio.Event()
 
     async def add(self, names: Sequence[str]) -> None:
@@ -104,7 +106,8 @@ class Names:
 
     async def _look(self) -> None:
         size = await self._link.execute("SCARD", self._keys.names)
-        if size != self._size:
+        self._looks += 1
+        if size != self._size or self._looks % ROUNDS == 0:
             known = await self._link.execute("SMEMBERS", self._keys.names)
             await self._join(self._matching(known, self._tests.values()), "0")
             self._size = size

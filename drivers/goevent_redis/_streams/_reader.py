@@ -214,6 +214,8 @@ class Reader:
                 self._arrived(feeds[key], found)
 
     def _arrived(self, feed: Feed, found: list[tuple[bytes, Fields]]) -> None:
+        if not found:
+            return  # what has woken the read was trimmed before it was read
         first, last = place(found[0][0]), place(found[-1][0])
         self._weigh(found[0][1], found[-1][1])
         # The group hands out what is behind its last one only: it was created anew.
