@@ -95,9 +95,10 @@ def outgoing(envelope: Envelope, body: Any) -> Outgoing:
         raise Refusal("the timestamp is not an integer within int64")
     if seq is not None and (type(seq) is not int or not INT64_MIN <= seq <= INT64_MAX):
         raise Refusal("seq is not an integer within int64")
-    for name, value in headers.items():
-        if type(name) is not str or type(value) is not str:
-            raise Refusal(f"header {name!r} is not text")
+    if headers:
+        for name, value in headers.items():
+            if type(name) is not str or type(value) is not str:
+                raise Refusal(f"header {name!r} is not text")
     return Outgoing(
         envelope.event_name,
         envelope.event_type or envelope.event_name,

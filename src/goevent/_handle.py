@@ -114,14 +114,31 @@ class Notes:
 
     def __init__(self, first: Task | None) -> None:
         self.first: Task | None = first
-        self.waiters: list[Task] = []
-        self.errors: list[EventError] = []
+        # Lists once something is in them: most events on their way to a broker need neither.
+        self.waiters: list[Task] | tuple[()] = ()
+        self.errors: list[EventError] | tuple[()] = ()
         self.id: str = ""
         self.headers: dict[str, str] | None = None
         self.receipt: Receipt | None = None
         self.settle: Settle | None = None  # the driver that brought the event
         self.deliveries: int = 1  # how often its broker has handed it out
         self.context: Context | None = None  # the dispatcher's, if a listener wants it
+
+    def add_waiter(self, task: Task) -> None:
+        if isinstance(self.waiters, list):
+            self.waiters.append(task)
+        else:
+            self.waiters = [task]
+
+    def remove_waiter(self, task: Task) -> None:
+        if isinstance(self.waiters, list):
+            self.waiters.remove(task)
+
+    def add_error(self, error: EventError) -> None:
+        if isinstance(self.errors, list):
+            self.errors.append(error)
+        else:
+            self.errors = [error]
 
 
 class DispatchHandle:
@@ -241,7 +258,7 @@ class DispatchHandle:
         if isinstance(notes, Notes) and notes.first is None and not notes.waiters:
             notes.first = task
             return self._forget_first
-        self.noted().waiters.append(task)
+        self.noted().add_waiter(task)
         return partial(self._forget, task)
 
     def _forget_first(self, _: object) -> Abort:
@@ -252,7 +269,7 @@ class DispatchHandle:
         return Abort.SUCCEEDED
 
     def _forget(self, task: Task, _: object) -> Abort:
-        self.noted().waiters.remove(task)
+        self.noted().remove_waiter(task)
         return Abort.SUCCEEDED
 
     def noted(self) -> Notes:
@@ -282,7 +299,7 @@ class DispatchHandle:
                 reschedule(notes.first, WOKEN)
                 notes.first = None
             if notes.waiters:
-                waiters, notes.waiters = notes.waiters, []
+                waiters, notes.waiters = notes.waiters, ()
                 for task in waiters:
                     reschedule(task, WOKEN)
             if notes.settle is not None:

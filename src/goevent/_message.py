@@ -72,14 +72,15 @@ class OutgoingMessage:
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
         """Return the envelope, for a driver that hands over objects."""
         handle = self._handle
+        notes = handle.noted()
         return Envelope(
             event_name=handle.route.name,
             event=handle.event,
-            handle_id=handle.id,
+            handle_id=notes.id or handle.id,
             timestamp=int(time.time()),
             origin=self._desk.sender.origin if origin is None else origin,
             seq=seq,
-            headers=handle.noted().headers or NO_HEADERS,
+            headers=notes.headers or NO_HEADERS,
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:

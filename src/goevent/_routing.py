@@ -81,6 +81,9 @@ class Route:
 
     def room(self) -> int:
         """Return how many events fit into all mailboxes."""
+        if len(self.actors) == 1:
+            (actor,) = self.actors
+            return actor.limit - len(actor.mail)
         return min([actor.limit - len(actor.mail) for actor in self.actors])
 
     def fold(self) -> None:

@@ -27,6 +27,7 @@ from ._troubles import Troubles, refusal
 
 PAUSE = 0.05  # seconds until a publish is tried again; doubles
 LONGEST = 0.8
+PLAIN = 5  # words of a command that neither trims nor tells of an earlier attempt
 KNOWN = 5.0  # seconds until the name of a stream is told again, which somebody may have deleted
 
 Replied = Callable[[Receipt | Exception], None]
@@ -49,6 +50,8 @@ class Publisher:
         self._config = config
         self._troubles = troubles
         self._streams: dict[str, str] = {}
+        self._heads: dict[str, bytes] = {}  # of commands, up to the length of the event
+        self._trims = config.max_age is not None
         self._known: dict[str, float] = {}
         self._failed: deque[Attempt] = deque()
         self._work = trio.Event()
@@ -78,7 +81,19 @@ class Publisher:
         if now >= self._known.get(name, 0.0):
             self._known[name] = now + KNOWN
             conversation.enter(pack(("SADD", self._keys.names, name)), Posted(ignore))
-        conversation.enter(pack(self._command(name, data)), Attempt(self, name, data, now, replied))
+        attempt = Attempt(self, name, data, now, replied)
+        head = self._heads.get(name)
+        if head is None:
+            conversation.enter(pack(self._command(name, data)), attempt)
+            self._learn_head(name)
+        else:
+            conversation.enter(b"%b%d\r\n%b\r\n" % (head, len(data), data), attempt)
+
+    def _learn_head(self, name: str) -> None:
+        """Remember what all commands for a name begin with, if nothing in them changes."""
+        command = self._command(name, b"")
+        if len(command) == PLAIN:
+            self._heads[name] = pack(command).removesuffix(b"0\r\n\r\n")
 
     async def publish(self, message: Message) -> Receipt:
         """Put an event into its stream; returns when the server has it.
@@ -155,7 +170,7 @@ class Publisher:
 
     def accepted(self, receipt: str) -> None:
         """Take note of the id of an entry."""
-        if self._config.max_age is not None:
+        if self._trims:
             self._clock = place(receipt)[0] / 1000 - trio.current_time()
 
     # -- what was sent without a task
