@@ -122,7 +122,8 @@ class Hands:
         await self._hand_over(batch)
 
     async def _hand_over(self, batch: list[Entry]) -> None:
-        desk, deliver, task = self._desk, self._inbox.deliver, current_task()
+        desk, task = self._desk, current_task()
+        deliver, deliver_nowait = self._inbox.deliver, self._inbox.deliver_nowait
         left = self._batch
         left.extend(batch)
         known = await self._known(batch) if self._config.deduplicate else None
@@ -141,7 +142,9 @@ class Hands:
                 desk.running += 1
                 desk.batcher = task if left else None
                 entry.started = True
-                await deliver(envelope, entry.settle, deliveries=entry.redelivered)
+                times = entry.redelivered
+                if not deliver_nowait(envelope, entry.settle, deliveries=times):
+                    await deliver(envelope, entry.settle, deliveries=times)
                 if perf_counter() > slice_end:
                     desk.stir()
                     await trio.lowlevel.checkpoint()
