@@ -309,3 +309,27 @@ async def test_passwords_show_nowhere() -> None:
         texts += [str(error) + error.details for error in (*handle.errors, *sender.told)]
         assert handle.errors
         assert not any("hunter2" in text for text in texts)
+
+
+async def test_repeats_after_a_group_was_destroyed_are_flagged_by_whoever_gets_them() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        buses = [StreamsBus(server.addr) for _ in range(3)]
+        tries = [bus.tries() for bus in buses]
+        async with opened(*buses):
+            for first in range(0, 40, 10):
+                await publish(buses[0], *range(first, first + 10))
+                await quiet(ask)
+                before = sum(map(len, tries))
+                await ask("XGROUP", "DESTROY", STREAM, "shop")
+                await until(lambda: sum(bus.says("had vanished") for bus in buses))
+                await publish(buses[0], 100 + first)
+                await until(lambda first=first: 100 + first in [n for t in tries for n, _ in t])  # type: ignore[misc]
+                await quiet(ask)
+                assert sum(map(len, tries)) >= before
+                for bus in buses:
+                    bus.told.clear()
+        runs = [each for found in tries for each in found]
+    numbered = [n for n, _ in runs]
+    unflagged = [n for n, deliveries in runs if deliveries == 1]
+    assert len(unflagged) == len({*unflagged})
+    assert len(numbered) > len({*numbered})  # it did come to repeats
