@@ -241,6 +241,7 @@ async def test_loading_server_is_waited_for() -> None:
                 nursery.start_soon(reload)
                 await publish(bus, 50)
             await quiet(ask)
+            assert b"errorstat_LOADING" in await ask("INFO", "errorstats")
     assert sorted({*numbers(seen)}) == [*range(51)]
 
 
