@@ -89,10 +89,10 @@ async def quiet(ask: Callable[..., Any], group: str = "shop", seconds: float = 1
     """Wait until everything of the stream is handed out and acknowledged."""
     with trio.fail_after(seconds):
         while True:
-            # Not the lag: after a crash the server does not know it for a while.
-            last = (await ask("XINFO", "STREAM", STREAM))[b"last-generated-id"]
+            # Not the lag: a server that was restarted does not know it.
+            newest = (await ask("XINFO", "STREAM", STREAM))[b"last-generated-id"]
             for info in await ask("XINFO", "GROUPS", STREAM):
-                done = not info[b"pending"] and info[b"last-delivered-id"] == last
+                done = not info[b"pending"] and info[b"last-delivered-id"] == newest
                 if info[b"name"].decode() == group and done:
                     return
             await trio.sleep(0.01)

@@ -210,6 +210,35 @@ async def test_a_listener_is_told_how_often_its_event_was_handed_out(
     assert seen == [(1, False), (3, True), (2, True)]
 
 
+@pytest.mark.parametrize("options", [{}, {"mailbox": 1}, {"mailbox": 1, "when": bool}])
+async def test_a_delivery_that_nobody_listens_to_any_more_is_not_done(
+    autojump_clock: MockClock, options: dict[str, Any]
+) -> None:
+    ends: list[Settlement] = []
+    gate = trio.Event()
+
+    async def bring_four(inbox: Inbox) -> None:
+        for n in range(1, 5):  # one is worked on, one is in the mailbox, one waits for room there
+            await inbox.deliver(arriving(n), ends.append)
+        await trio.sleep_forever()
+
+    async def slow(event: Ping) -> None:
+        await gate.wait()
+
+    bus = make(Scripted(bring_four))
+    registration = bus.subscribe(slow, Ping, **options)
+    async with bus:
+        await wait_all_tasks_blocked()
+        registration.unregister()
+        await wait_all_tasks_blocked()
+        gate.set()
+        await wait_all_tasks_blocked()
+    unheard = Settlement(started=False)
+    assert ends.count(unheard) == (2 if options else 0)
+    assert ends.count(Settlement()) == 1  # the one that was worked on
+    assert len(ends) == 4
+
+
 async def test_an_event_that_no_broker_brought_was_handed_out_once(
     autojump_clock: MockClock,
 ) -> None:

@@ -205,3 +205,33 @@ async def test_dead_consumers_are_forgotten_once_they_own_nothing() -> None:
             assert len(names) == 1  # the bus itself
         assert await ask("XINFO", "CONSUMERS", STREAM, "shop") == []
         assert await pending(ask) == 0
+
+
+async def test_suspect_that_waits_for_a_long_listener_holds_up_the_others_for_a_moment_only() -> (
+    None
+):
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr, claim_idle=1.0)
+        done: list[int] = []
+        gate = trio.Event()
+
+        async def work(event: Paid) -> None:
+            if event.n == 0:
+                await gate.wait()
+            done.append(event.n)
+
+        bus.subscribe(work, Paid, concurrency=10)
+        await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
+        async with StreamsBus(server.addr, None) as sender:
+            await publish(sender, 1)
+            await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", STREAM, ">")
+            async with bus:
+                await publish(sender, 0)
+                await trio.sleep(1.5)  # the bus has taken over by now what had killed the other one
+                assert await pending(ask) == 2
+                await publish(sender, *range(2, 50))
+                await until(lambda: {*range(2, 50)} <= {*done}, 4.0)
+                assert 1 not in done
+                gate.set()
+                await quiet(ask)
+        assert sorted(done) == [*range(50)]

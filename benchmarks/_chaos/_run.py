@@ -158,9 +158,12 @@ class Run:
         client = redis.Redis(port=self._server.port)
         while True:
             left = 1
+            newest = client.xinfo_stream(STREAM)["last-generated-id"]
             for group in client.xinfo_groups(STREAM):
                 if group["name"] == GROUP.encode():
-                    left = int(group["pending"]) + int(group["lag"] or 0)
+                    # Not the lag: a server that was restarted does not know it.
+                    unread = group["last-delivered-id"] != newest
+                    left = int(group["pending"]) or int(unread)
             if not left or time.monotonic() > deadline:
                 client.close()
                 return left

@@ -1,4 +1,4 @@
-"""One workload of one contender, in a process of its own; prints events per second."""
+"""One workload of one contender, in a process of its own; prints what an event has cost."""
 
 import logging
 import sys
@@ -8,5 +8,5 @@ if __name__ == "__main__":
     logging.disable()
     contender, workload, addr, count = sys.argv[1:]
     module = import_module(f"benchmarks._streams._{contender}")
-    rate = module.run(getattr(module, workload), addr, int(count))
-    sys.stdout.write(f"{rate}\n")
+    measured = module.run(getattr(module, workload), addr, int(count))
+    sys.stdout.write(f"{measured.rate} {measured.cpu}\n")

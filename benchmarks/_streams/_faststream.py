@@ -1,12 +1,13 @@
 """FastStream's RedisBroker with StreamSub."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from faststream import AckPolicy
 from faststream.redis import RedisBroker, StreamSub
+
+from benchmarks._streams._meter import Measured, Meter
 
 TASKS, BATCH = 64, 100
 STREAM = "faststream"
@@ -27,7 +28,7 @@ async def _fill(broker: Any, count: int) -> None:
         await pipe.execute()
 
 
-async def consume(addr: str, count: int) -> float:
+async def consume(addr: str, count: int) -> Measured:
     """Read, run a handler, acknowledge."""
     broker = _broker(addr)
     await _fill(broker, count)
@@ -44,15 +45,15 @@ async def consume(addr: str, count: int) -> float:
 
     broker.subscriber(stream=subscription, ack_policy=AckPolicy.ACK)(handle)
 
-    start = time.perf_counter()
+    meter = Meter()
     await broker.start()
     await done.wait()
-    rate = count / (time.perf_counter() - start)
+    measured = meter.read(count)
     await broker.stop()
-    return rate
+    return measured
 
 
-async def wait(addr: str, count: int) -> float:
+async def wait(addr: str, count: int) -> Measured:
     """Publish from 64 tasks."""
     broker = _broker(addr)
     await broker.connect()
@@ -61,28 +62,28 @@ async def wait(addr: str, count: int) -> float:
         for _ in range(count // TASKS):
             await broker.publish(PAYLOAD, stream=STREAM)
 
-    start = time.perf_counter()
+    meter = Meter()
     await asyncio.gather(*(work() for _ in range(TASKS)))
-    rate = count // TASKS * TASKS / (time.perf_counter() - start)
+    measured = meter.read(count // TASKS * TASKS)
     await broker.stop()
-    return rate
+    return measured
 
 
-async def batch(addr: str, count: int) -> float:
+async def batch(addr: str, count: int) -> Measured:
     """Publish a hundred in one pipeline of the client."""
     broker = _broker(addr)
     await broker.connect()
-    start = time.perf_counter()
+    meter = Meter()
     await _fill(broker, count)
-    rate = count // BATCH * BATCH / (time.perf_counter() - start)
+    measured = meter.read(count // BATCH * BATCH)
     await broker.stop()
-    return rate
+    return measured
 
 
-def run(workload: Callable[[str, int], Awaitable[float]], addr: str, count: int) -> float:
-    """Run a workload; return events per second."""
+def run(workload: Callable[[str, int], Awaitable[Measured]], addr: str, count: int) -> Measured:
+    """Run a workload; return what it has cost."""
 
-    async def main() -> float:
+    async def main() -> Measured:
         return await workload(addr, count)
 
     return asyncio.run(main())

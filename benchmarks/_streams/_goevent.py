@@ -1,10 +1,10 @@
 """goevent over Redis Streams."""
 
-import time
 from collections.abc import Awaitable, Callable
 
 import trio
 
+from benchmarks._streams._meter import Measured, Meter
 from goevent import Config, Event, GoEvent
 from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
 
@@ -23,7 +23,7 @@ def _bus(addr: str, group: str | None = None) -> GoEvent:
     return GoEvent(Config(driver=driver))
 
 
-async def consume(addr: str, count: int) -> float:
+async def consume(addr: str, count: int) -> Measured:
     """Read, run a sync listener, acknowledge."""
     async with _bus(addr) as bus:
         for n in range(count):
@@ -38,14 +38,14 @@ async def consume(addr: str, count: int) -> float:
             done.set()
 
     bus.subscribe(on_event, Paid)
-    start = time.perf_counter()
+    meter = Meter()
     async with bus:
         await done.wait()
     # The bus has closed: everything is acknowledged.
-    return count / (time.perf_counter() - start)
+    return meter.read(count)
 
 
-async def wait(addr: str, count: int) -> float:
+async def wait(addr: str, count: int) -> Measured:
     """Dispatch and wait for the server, from 64 tasks."""
 
     async def work() -> None:
@@ -56,25 +56,25 @@ async def wait(addr: str, count: int) -> float:
                 raise RuntimeError("an event was not accepted")
 
     async with _bus(addr) as bus:
-        start = time.perf_counter()
+        meter = Meter()
         async with trio.open_nursery() as nursery:
             for _ in range(TASKS):
                 nursery.start_soon(work)
-        return count // TASKS * TASKS / (time.perf_counter() - start)
+        return meter.read(count // TASKS * TASKS)
 
 
-async def batch(addr: str, count: int) -> float:
+async def batch(addr: str, count: int) -> Measured:
     """Dispatch a hundred, wait for all of them."""
     async with _bus(addr) as bus:
-        start = time.perf_counter()
+        meter = Meter()
         for _ in range(count // BATCH):
             handles = [bus.dispatch_nowait(Paid(n=n)) for n in range(BATCH)]
             await bus.wait()
             if not handles[-1].receipt:
                 raise RuntimeError("an event was not accepted")
-        return count // BATCH * BATCH / (time.perf_counter() - start)
+        return meter.read(count // BATCH * BATCH)
 
 
-def run(workload: Callable[[str, int], Awaitable[float]], addr: str, count: int) -> float:
-    """Run a workload; return events per second."""
+def run(workload: Callable[[str, int], Awaitable[Measured]], addr: str, count: int) -> Measured:
+    """Run a workload; return what it has cost."""
     return trio.run(workload, addr, count)

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 import redis.asyncio
+
+from benchmarks._streams._meter import Measured, Meter
 
 TASKS, BATCH = 64, 100
 STREAM = "plain"
@@ -25,7 +26,7 @@ async def _fill(client: Any, count: int) -> None:
         await pipe.execute()
 
 
-async def consume(addr: str, count: int) -> float:
+async def consume(addr: str, count: int) -> Measured:
     """Read a hundred, call a function and acknowledge for each."""
     client = _client(addr)
     await _fill(client, count)
@@ -36,18 +37,18 @@ async def consume(addr: str, count: int) -> float:
         nonlocal seen
         seen += 1
 
-    start = time.perf_counter()
+    meter = Meter()
     while seen < count:
         for _, entries in await client.xreadgroup("bench", "one", {STREAM: ">"}, count=BATCH):
             for entry_id, fields in entries:
                 on_event(json.loads(fields[b"e"]))
                 await client.xack(STREAM, "bench", entry_id)
-    rate = count / (time.perf_counter() - start)
+    measured = meter.read(count)
     await client.aclose()
-    return rate
+    return measured
 
 
-async def wait(addr: str, count: int) -> float:
+async def wait(addr: str, count: int) -> Measured:
     """XADD from 64 tasks."""
     client = _client(addr)
 
@@ -55,27 +56,27 @@ async def wait(addr: str, count: int) -> float:
         for _ in range(count // TASKS):
             await client.xadd(STREAM, {"e": json.dumps(PAYLOAD)})
 
-    start = time.perf_counter()
+    meter = Meter()
     await asyncio.gather(*(work() for _ in range(TASKS)))
-    rate = count // TASKS * TASKS / (time.perf_counter() - start)
+    measured = meter.read(count // TASKS * TASKS)
     await client.aclose()
-    return rate
+    return measured
 
 
-async def batch(addr: str, count: int) -> float:
+async def batch(addr: str, count: int) -> Measured:
     """XADD a hundred in one pipeline."""
     client = _client(addr)
-    start = time.perf_counter()
+    meter = Meter()
     await _fill(client, count)
-    rate = count // BATCH * BATCH / (time.perf_counter() - start)
+    measured = meter.read(count // BATCH * BATCH)
     await client.aclose()
-    return rate
+    return measured
 
 
-def run(workload: Callable[[str, int], Awaitable[float]], addr: str, count: int) -> float:
-    """Run a workload; return events per second."""
+def run(workload: Callable[[str, int], Awaitable[Measured]], addr: str, count: int) -> Measured:
+    """Run a workload; return what it has cost."""
 
-    async def main() -> float:
+    async def main() -> Measured:
         return await workload(addr, count)
 
     return asyncio.run(main())

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 
 COMPLETED = Settlement()
+UNHEARD = Settlement(started=False)
 ORIGINS = 1000  # whose echoes are still ours: one for each time that a connection was lost
 
 
@@ -215,7 +216,9 @@ class Arrivals:
         self._finish(name, settle, failure)
 
     def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
-        if handle.notes is None and handle.left <= 0:
+        if handle.route.unheard:
+            self._finish(name, settle, of=0)
+        elif handle.notes is None and handle.left <= 0:
             self._finish(name, settle)
         else:
             # Not the handle, which will refer to this.
@@ -223,10 +226,10 @@ class Arrivals:
             handle.when_done(lambda errors: self._finish(name, settle, *errors, of=listeners))
 
     def _finish(self, name: str, settle: Settle | None, *errors: EventError, of: int = 1) -> None:
-        """Tell the driver of the end of a delivery to so many listeners."""
+        """Tell the driver of the end of a delivery to so many listeners; none is no end for it."""
         if settle is None:
             return
-        end = COMPLETED
+        end = COMPLETED if of else UNHEARD
         if errors:
             unstarted = [e for e in errors if isinstance(e, EventAbandoned) and not e.started]
             end = Settlement(errors, started=len(unstarted) < max(of, len(errors)))

@@ -236,7 +236,10 @@ class Dispatcher:
         actor = self.insiders.inside()
         waiter = RoomWait(route, handle, actor, arrived, self._let_in)
         with self.insiders.waiting_for_room(waiter, actor):
-            return await self.lobby.wait(waiter)
+            taken = await self.lobby.wait(waiter)
+        if taken is not route:
+            handle.route = taken
+        return taken
 
     def _let_in(self, route: Route, handle: DispatchHandle) -> None:
         self.mailboxes.put(route, handle)

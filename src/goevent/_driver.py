@@ -77,7 +77,8 @@ class Settlement:
         errors: what failed, was dropped or was abandoned, in order; their `outcome` tells which. An
             event that was abandoned has to come again under `durable`.
         started: False if it was abandoned before any listener began with it, so that handing it
-            out need not count.
+            out need not count. Without errors: nobody listens to it here, or not any more, and
+            under `durable` another bus has to get it.
     """
 
     errors: tuple[EventError, ...] = ()

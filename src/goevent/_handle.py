@@ -93,20 +93,39 @@ class Origin(Protocol):
     def kernel(self) -> Kernel: ...
     @property
     def listeners(self) -> Sequence[object]: ...
+    @property
+    def unheard(self) -> bool: ...
 
 
 class Notes(msgspec.Struct, eq=False, weakref=True):
     """The part of a handle that most handles never need; it lives as long as its handle."""
 
     first: Task | None
-    waiters: list[Task] = []
-    errors: list[EventError] = []
+    # Lists once something is in them: most events on their way to a broker need neither.
+    waiters: list[Task] | tuple[()] = ()
+    errors: list[EventError] | tuple[()] = ()
     id: str = ""
     headers: dict[str, str] | None = None
     receipt: Receipt | None = None
     settle: Settle | None = None  # the driver that brought the event
     deliveries: int = 1  # how often its broker has handed it out
     context: Context | None = None  # the dispatcher's, if a listener wants it
+
+    def add_waiter(self, task: Task) -> None:
+        if isinstance(self.waiters, list):
+            self.waiters.append(task)
+        else:
+            self.waiters = [task]
+
+    def remove_waiter(self, task: Task) -> None:
+        if isinstance(self.waiters, list):
+            self.waiters.remove(task)
+
+    def add_error(self, error: EventError) -> None:
+        if isinstance(self.errors, list):
+            self.errors.append(error)
+        else:
+            self.errors = [error]
 
 
 class DispatchHandle:
@@ -224,7 +243,7 @@ class DispatchHandle:
         if isinstance(notes, Notes) and notes.first is None and not notes.waiters:
             notes.first = task
             return self._forget_first
-        self.noted().waiters.append(task)
+        self.noted().add_waiter(task)
         return partial(self._forget, task)
 
     def _forget_first(self, _: object) -> Abort:
@@ -235,7 +254,7 @@ class DispatchHandle:
         return Abort.SUCCEEDED
 
     def _forget(self, task: Task, _: object) -> Abort:
-        self.noted().waiters.remove(task)
+        self.noted().remove_waiter(task)
         return Abort.SUCCEEDED
 
     def noted(self) -> Notes:
@@ -265,7 +284,7 @@ class DispatchHandle:
                 reschedule(notes.first, WOKEN)
                 notes.first = None
             if notes.waiters:
-                waiters, notes.waiters = notes.waiters, []
+                waiters, notes.waiters = notes.waiters, ()
                 for task in waiters:
                     reschedule(task, WOKEN)
             if notes.settle is not None:

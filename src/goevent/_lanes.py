@@ -121,6 +121,8 @@ class SharedMailbox(deque["DispatchHandle"]):
     @property
     def held(self) -> list[DispatchHandle]:
         """The events that the listener works on."""
+        if len(self.free) == len(self.lanes):
+            return []
         return [lane.hand for lane in self.lanes if lane.hand is not None]
 
     @property

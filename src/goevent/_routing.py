@@ -40,6 +40,7 @@ class Route:
         "ran",
         "special",
         "types",
+        "unheard",
     )
 
     def __init__(
@@ -47,6 +48,7 @@ class Route:
     ) -> None:
         self.name: str = name
         self.kernel: Kernel = kernel
+        self.unheard: bool = not listeners
         self.types: tuple[type, ...] = ()  # the classes for which the router has cached this route
         self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
         self.actors: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)

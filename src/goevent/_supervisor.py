@@ -52,7 +52,7 @@ class Supervisor:
     def report(self, error: EventError, handle: DispatchHandle, actor: Actor | None = None) -> None:
         """Record a failure on its handle, on its listener and in the log; never blocks."""
         notes = handle.noted()
-        notes.errors.append(error)
+        notes.add_error(error)
         if actor is not None:
             actor.last_error = error
             if error.outcome == "failed":

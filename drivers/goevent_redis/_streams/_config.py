@@ -12,6 +12,7 @@ from urllib.parse import parse_qsl, urlencode
 from goevent import UnsupportedError
 
 from .._config import RedisConfig
+from ._keys import HEIR
 
 LATEST_SEQUENCE = (1 << 64) - 1
 
@@ -78,6 +79,8 @@ class StreamsConfig:
             value: Any = getattr(self, name)
             if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
                 raise ValueError(f"{name} must be letters, digits, _ - . and @, not {value!r}")
+        if self.consumer == HEIR:
+            raise ValueError(f"consumer must not be {HEIR!r}: that one has what was handed back")
         _whole("prefetch", self.prefetch)
         _whole("max_deliveries", self.max_deliveries)
         _whole("partitions", self.partitions)

@@ -13,10 +13,22 @@ from .._link import Link
 from ._again import ready_again
 from ._feed import place, text
 from ._keys import Keys
-from ._scripts import REVIVE, call
+from ._scripts import REVIVE, Script, call
 from ._troubles import refusal
 
 PAGE = 100
+
+LETTERS = Script("""
+local from, count, most = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local found, size = {}, 0
+for _, entry in ipairs(redis.call('XRANGE', KEYS[1], from, '+', 'COUNT', count)) do
+  for _, each in ipairs(entry[2]) do size = size + #each + 16 end
+  if found[1] and size > most then break end
+  found[#found + 1] = entry
+end
+return found
+""")
+"""Return dead letters until a reply of so many bytes is full, one at the least."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,9 +71,15 @@ class DeadLetters:
 
     async def list(self, count: int = PAGE, *, after: str = "") -> list[DeadLetter]:
         """Return the oldest ones, or the oldest behind the one with the id `after`."""
-        start = f"({after}" if after else "-"
-        found = await self._ask("XRANGE", self._keys.dead, start, "+", "COUNT", count)
-        return [_letter(entry_id, fields) for entry_id, fields in found]
+        found: list[DeadLetter] = []
+        while len(found) < count:
+            start = f"({after}" if after else "-"
+            page = await self._page(start, count - len(found))
+            if not page:
+                break
+            found += [_letter(entry_id, fields) for entry_id, fields in page]
+            after = found[-1].id
+        return found
 
     async def get(self, id: str) -> DeadLetter | None:  # noqa: A002
         """Return one, or None if there is none of that id."""
@@ -100,6 +118,14 @@ class DeadLetters:
         """Delete some of them for good; returns how many."""
         ids = [each if isinstance(each, str) else each.id for each in letters]
         return int(await self._ask("XDEL", self._keys.dead, *ids)) if ids else 0
+
+    async def _page(self, start: str, count: int) -> Any:
+        link = self._link()
+        try:
+            most = link.config.max_reply_size // 2
+            return await call(link, LETTERS, (self._keys.dead,), start, count, most)
+        except redis_errors.RedisError as error:
+            raise refusal(error, "show dead letters") from error
 
     async def _ask(self, command: str, *args: Any) -> Any:
         try:

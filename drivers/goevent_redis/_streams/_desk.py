@@ -7,6 +7,7 @@ when there is one again, and stays held until then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import trio
@@ -24,6 +25,7 @@ from ._scripts import ACKNOWLEDGE, BURY, RELEASE, Call, call_many
 from ._troubles import Lost, Troubles
 
 PAUSE = 0.2  # seconds until what Redis has refused is told again
+ELSEWHERE = 0.1  # seconds until what nobody here listens to is free, as long as we read it
 REMEMBERED = 10_000  # handle ids of what was done here
 EXCERPT = 4000  # characters of a traceback in a dead letter
 
@@ -90,7 +92,7 @@ class Desk:
         self._window = window
         self._troubles = troubles
         self._verdicts: list[Verdict] = []
-        self._done: dict[str, None] = {}
+        self._done: dict[str, float] = {}  # when, by handle id
         self._busy = False
         self._work = trio.Event()
         self._calm = trio.Event()
@@ -104,7 +106,10 @@ class Desk:
             return
         errors = end.errors
         if not errors:
-            self._verdicts.append(entry)
+            if end.started:
+                self._verdicts.append(entry)
+            else:  # nobody here listens to it any more
+                self.give_back(entry, free_in=ELSEWHERE)
         else:
             outcomes = {error.outcome for error in errors}
             if "abandoned" in outcomes:
@@ -194,11 +199,17 @@ class Desk:
                     for verdict in verdicts:
                         _entry(verdict).retold = True
                     self._verdicts[:0] = verdicts
+            gone: dict[Feed, None] = {}
             for (_, part), reply in zip(groups, replies, strict=True):
-                if isinstance(reply, Exception):
-                    await self._refused(part, reply)
-                else:
+                if not isinstance(reply, Exception):
                     self._told(part, reply)
+                elif self._troubles.is_gone(reply):
+                    gone[_entry(part[0]).feed] = None
+                    self._vanished(part)
+                else:
+                    self._refused(part, reply)
+            for feed in gone:
+                await self._troubles.mend(feed)
         finally:
             self._busy = False
             if not self._verdicts and not self.running:
@@ -256,7 +267,8 @@ class Desk:
             # It may have been told before, on a connection that broke.
             known = entry.retold and (not owner or isinstance(verdict, Release))
             if isinstance(verdict, Entry) and entry.handle_id:
-                self._done[entry.handle_id] = None
+                self._done.pop(entry.handle_id, None)
+                self._done[entry.handle_id] = trio.current_time()
                 if len(self._done) > REMEMBERED:
                     del self._done[next(iter(self._done))]
             if owner is None or known:
@@ -266,18 +278,17 @@ class Desk:
             error = Lost(entry.feed.name, text(entry.id), owner)
             self._inbox.report(error, entry.feed.name)
 
-    async def _refused(self, part: list[Verdict], error: Exception) -> None:
-        feed = _entry(part[0]).feed
-        if self._troubles.is_gone(error):
-            for verdict in part:
-                entry = _entry(verdict)
-                self.forget(entry)
-                if isinstance(verdict, Entry):
-                    feed.finished.add(entry.id)
-            await self._troubles.mend(feed)
-            return
+    def _vanished(self, part: list[Verdict]) -> None:
+        """Let go of entries whose group is gone; what is done is not done again."""
+        for verdict in part:
+            entry = _entry(verdict)
+            self.forget(entry)
+            if isinstance(verdict, Entry):
+                entry.feed.finished.add(entry.id)
+
+    def _refused(self, part: list[Verdict], error: Exception) -> None:
         self._verdicts[:0] = part
-        self._troubles.refused(error, f"finish events of {feed.name!r}")
+        self._troubles.refused(error, f"finish events of {_entry(part[0]).feed.name!r}")
 
     def forget(self, entry: Entry) -> None:
         """Take note that an entry is not held any more."""
@@ -288,8 +299,9 @@ class Desk:
                 del self.underway[entry.handle_id]
 
     def was_done(self, handle_id: str) -> bool:
-        """Tell whether an event was acknowledged here lately."""
-        return handle_id in self._done
+        """Tell whether an event was acknowledged here within the window."""
+        since = trio.current_time() - self._config.deduplicate
+        return self._done.get(handle_id, -math.inf) > since
 
 
 def _entry(verdict: Verdict) -> Entry:

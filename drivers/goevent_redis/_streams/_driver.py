@@ -269,7 +269,7 @@ class RedisStreamsDriver:
         try:
             said: Any = await link.execute("INFO", "server")
         except redis_errors.NoPermissionError:
-            return
+            said = b""
         for line in bytes(said).decode(errors="replace").splitlines():
             name, _, version = line.partition(":")
             if name == "redis_version":

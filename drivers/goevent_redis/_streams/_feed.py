@@ -8,8 +8,12 @@ import trio
 
 from goevent import Backlog, Settlement
 
+from .._config import RedisConfig
+
 if TYPE_CHECKING:
     from ._desk import Desk
+
+MARGIN = 4096  # bytes in an entry beside its event
 
 Fields = list[bytes]
 Place = tuple[int, int]
@@ -23,6 +27,7 @@ class Feed:
         name: the name of its events.
         again: it holds what this group only is to get once more; its entries go when they are done.
         active: it is subscribed to.
+        barred: Redis refuses to let it be read, as far as known; the others go on without it.
         fresh: what an earlier bus of the same name has left was not looked for yet.
         held: what this bus has of it, by entry id.
         finished: ids of entries that were done when the group was gone, so that nothing could be
@@ -35,6 +40,7 @@ class Feed:
         self.name = name
         self.again = again
         self.active = True
+        self.barred = False
         self.fresh = True
         self.held: dict[bytes, Entry] = {}
         self.finished: set[bytes] = set()
@@ -84,6 +90,11 @@ class Entry:
         self.retold = False
 
     @property
+    def oversized(self) -> bool:
+        """True if it is too large to be shown to anybody."""
+        return not self.fields
+
+    @property
     def data(self) -> bytes | None:
         """The bytes of the event; None if the entry has none."""
         return self.field(b"e")
@@ -124,6 +135,11 @@ class Window:
         while self.room < room:
             self._freed = trio.Event()
             await self._freed.wait()
+
+
+def largest(config: RedisConfig) -> int:
+    """Return the bytes above which an entry holds no event that anybody could have sent."""
+    return config.max_event_size + MARGIN
 
 
 def place(entry_id: bytes | str) -> Place:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 
 import trio
 from redis import exceptions as redis_errors
@@ -82,22 +81,32 @@ class Guard:
         for feed, reply in zip(feeds, await call_many(self._link, calls), strict=True):
             if not isinstance(reply, Exception):
                 self._saw(feed, *reply)
+                if feed.barred:
+                    self._reader.unbar(feed)
             elif self._troubles.is_gone(reply):
                 await self._troubles.mend(feed)
             elif isinstance(reply, redis_errors.RedisError):
                 self._troubles.refused(reply, f"look after {feed.key}")
+                feed.barred = True
         await self._tidy(feeds)
 
     def _saw(
-        self, feed: Feed, pending: int, lag: int, first: bytes, last: bytes, size: int, again: int
+        self,
+        feed: Feed,
+        pending: int,
+        lag: int,
+        age: int,
+        last: bytes,
+        high: bytes,
+        size: int,
+        again: int,
     ) -> None:
-        feed.high = max(feed.high, place(last))
-        oldest = max(0.0, time.time() - place(first)[0] / 1000) if first else 0.0
+        feed.high = max(feed.high, place(last), place(high))
         feed.backlog = Backlog(
             event_name=feed.name,
             lag=None if lag < 0 else lag,
             pending=pending,
-            oldest_pending=oldest,
+            oldest_pending=age / 1000,
         )
         if again and not feed.again:
             self._read_again(feed)

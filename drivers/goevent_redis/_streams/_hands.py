@@ -7,6 +7,7 @@ has merely failed on is known not to kill, and runs beside the others.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from time import perf_counter
 
@@ -26,6 +27,9 @@ from ._keys import Keys
 
 SLICE = 0.0005  # seconds of work between two yields to Trio
 BATCH = 250
+HOLD = 1.0  # seconds that others are held up by one that is to run alone, and waits for its turn
+RESPITE = 5.0  # seconds until they are held up again
+CERTAIN = 0.05  # seconds for which it is taken for granted that no event was finished elsewhere
 WAIT = 0.05  # seconds until an event is looked at again whose twin is being worked on
 RETRIED = "goevent-retried"
 REPLAYED = "goevent-replayed"
@@ -49,6 +53,7 @@ class Hands:
         self._stopped = False
         self._busy = False
         self._ended = trio.Event()
+        self._hold_at = -math.inf
 
     def take(self, entries: list[Entry], alone: bool) -> None:
         """Take entries, to be handed over soon."""
@@ -94,8 +99,8 @@ class Hands:
             while (self._fresh or self._suspects) and not self._stopped:
                 self._busy = True
                 try:
-                    while self._suspects:
-                        await self._hand_over_alone()
+                    while self._suspects and await self._hand_over_alone():
+                        pass
                     if self._fresh:
                         await self._hand_over_batch()
                 finally:
@@ -103,17 +108,30 @@ class Hands:
                     self._ended.set()
             await self._news.wait()
 
-    async def _hand_over_alone(self) -> None:
-        await self._desk.calm()
+    async def _hand_over_alone(self) -> bool:
+        """Hand over one when nothing else is worked on; False if others are to go on meanwhile."""
+        if not await self._calmed():
+            return False
         if not self._suspects:
-            return
+            return True
         entry = self._suspects.popleft()
         if entry.deliveries > self._config.max_deliveries:
             reason = "its consumers have ended while they worked on it, or were too slow"
             self._desk.bury(entry, reason)
-            return
+            return True
         await self._hand_over([entry])
         await self._desk.calm()
+        return True
+
+    async def _calmed(self) -> bool:
+        """Wait until nothing is worked on, but not long if others wait, too."""
+        if self._fresh and trio.current_time() < self._hold_at:
+            return False
+        with trio.move_on_after(HOLD) as hold:
+            await self._desk.calm()
+        if hold.cancelled_caught:
+            self._hold_at = trio.current_time() + RESPITE
+        return not hold.cancelled_caught
 
     async def _hand_over_batch(self) -> None:
         fresh = self._fresh
@@ -121,13 +139,19 @@ class Hands:
         await self._hand_over(batch)
 
     async def _hand_over(self, batch: list[Entry]) -> None:
-        desk, deliver, task = self._desk, self._inbox.deliver, current_task()
+        desk, task = self._desk, current_task()
+        deliver, deliver_nowait = self._inbox.deliver, self._inbox.deliver_nowait
         left = self._batch
         left.extend(batch)
         known = await self._known(batch) if self._config.deduplicate else None
-        slice_end = perf_counter() + SLICE
+        asked = perf_counter()
+        slice_end = asked + SLICE
         try:
             while left:
+                if known is not None and perf_counter() - asked > CERTAIN:
+                    known = await self._known(list(left))  # the listeners were slow
+                    asked = perf_counter()
+                    continue
                 entry = left.popleft()
                 envelope = self._decoded(entry)
                 if envelope is None or not self._is_wanted(entry, envelope, known):
@@ -135,7 +159,9 @@ class Hands:
                 desk.running += 1
                 desk.batcher = task if left else None
                 entry.started = True
-                await deliver(envelope, entry.settle, deliveries=entry.redelivered)
+                times = entry.redelivered
+                if not deliver_nowait(envelope, entry.settle, deliveries=times):
+                    await deliver(envelope, entry.settle, deliveries=times)
                 if perf_counter() > slice_end:
                     desk.stir()
                     await trio.lowlevel.checkpoint()
@@ -148,8 +174,10 @@ class Hands:
         """Return the event in an entry; one that holds none becomes a dead letter."""
         name = entry.feed.name
         fields = entry.fields
-        data = fields[1] if fields[0] == b"e" else entry.data
+        data = fields[1] if fields and fields[0] == b"e" else entry.data
         try:
+            if entry.oversized:
+                raise DecodeError(name, "the entry is larger than an event may be")
             if data is None:
                 raise DecodeError(name, "the entry has no field 'e'", excerpt=repr(fields)[:100])
             envelope = self._inbox.decode(name, data)

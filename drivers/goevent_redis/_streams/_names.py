@@ -25,6 +25,7 @@ from ._scripts import JOIN, Call, call_many
 from ._troubles import Troubles, refusal
 
 EVERY = 0.5  # seconds between two looks for new names
+ROUNDS = 4  # looks, of which one reads the names also if there are as many as before
 
 
 class Names:
@@ -50,6 +51,7 @@ class Names:
         self._feeds: dict[str, Feed] = {}
         self._changing = trio.Lock()
         self._size = 0  # of the set of names, when it was last looked at
+        self._looks = 0
         self._wide = trio.Event()
 
     async def add(self, names: Sequence[str]) -> None:
@@ -104,7 +106,8 @@ class Names:
 
     async def _look(self) -> None:
         size = await self._link.execute("SCARD", self._keys.names)
-        if size != self._size:
+        self._looks += 1
+        if size != self._size or self._looks % ROUNDS == 0:
             known = await self._link.execute("SMEMBERS", self._keys.names)
             await self._join(self._matching(known, self._tests.values()), "0")
             self._size = size
@@ -123,8 +126,8 @@ class Names:
         self, known: Iterable[bytes], tests: Iterable[Callable[[str], object]]
     ) -> list[str]:
         chosen = list(tests)
-        names = (each.decode() for each in known)
-        return [name for name in names if any(test(name) for test in chosen)]
+        names = (each.decode("ascii", "replace") for each in known)
+        return [name for name in names if any(test(name) for test in chosen) and _is_name(name)]
 
     async def _join(self, names: Sequence[str], begin: str) -> None:
         """Create the groups of streams where they do not exist, and read them."""
@@ -154,3 +157,12 @@ class Names:
 
     def _wants(self, name: str) -> bool:
         return name in self._exact or any(test(name) for test in self._tests.values())
+
+
+def _is_name(text: str) -> bool:
+    """Tell whether this is the name of an event: anybody may write into the set of names."""
+    try:
+        compile_pattern(text)
+    except ValueError:
+        return False
+    return "*" not in text

@@ -7,7 +7,6 @@ only what has to be sent again gets a task, until that is done.
 from __future__ import annotations
 
 import random
-import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any
@@ -22,12 +21,13 @@ from .._link import Link
 from .._request import Posted, Request, ignore
 from .._resp import Encodable, pack
 from ._config import StreamsConfig
-from ._feed import text
+from ._feed import place, text
 from ._keys import Keys
 from ._troubles import Troubles, refusal
 
 PAUSE = 0.05  # seconds until a publish is tried again; doubles
 LONGEST = 0.8
+PLAIN = 5  # words of a command that neither trims nor tells of an earlier attempt
 KNOWN = 5.0  # seconds until the name of a stream is told again, which somebody may have deleted
 
 Replied = Callable[[Receipt | Exception], None]
@@ -50,18 +50,21 @@ class Publisher:
         self._config = config
         self._troubles = troubles
         self._streams: dict[str, str] = {}
+        self._heads: dict[str, bytes] = {}  # of commands, up to the length of the event
+        self._trims = config.max_age is not None
         self._known: dict[str, float] = {}
         self._failed: deque[Attempt] = deque()
         self._work = trio.Event()
+        self._turn = trio.Lock()
+        self._clock: float | None = None  # that of the server, less our own
 
     async def run(self) -> None:
         """Send again what has failed on its way, until cancelled."""
-        async with trio.open_nursery() as nursery:
-            while True:
-                await self._work.wait()
-                self._work = trio.Event()
-                while self._failed:
-                    nursery.start_soon(self._again, self._failed.popleft())
+        while True:
+            await self._work.wait()
+            self._work = trio.Event()
+            while self._failed:
+                await self._again(self._failed.popleft())
 
     def publish_nowait(self, message: Message, replied: Replied) -> None:
         """Put an event into its stream; what the server says goes to a callback.
@@ -78,7 +81,19 @@ class Publisher:
         if now >= self._known.get(name, 0.0):
             self._known[name] = now + KNOWN
             conversation.enter(pack(("SADD", self._keys.names, name)), Posted(ignore))
-        conversation.enter(pack(self._command(name, data)), Attempt(self, name, data, now, replied))
+        attempt = Attempt(self, name, data, now, replied)
+        head = self._heads.get(name)
+        if head is None:
+            conversation.enter(pack(self._command(name, data)), attempt)
+            self._learn_head(name)
+        else:
+            conversation.enter(b"%b%d\r\n%b\r\n" % (head, len(data), data), attempt)
+
+    def _learn_head(self, name: str) -> None:
+        """Remember what all commands for a name begin with, if nothing in them changes."""
+        command = self._command(name, b"")
+        if len(command) == PLAIN:
+            self._heads[name] = pack(command).removesuffix(b"0\r\n\r\n")
 
     async def publish(self, message: Message) -> Receipt:
         """Put an event into its stream; returns when the server has it.
@@ -90,23 +105,40 @@ class Publisher:
         return await self._insist(message.event_name, message.encode(), deadline, retried=False)
 
     async def _insist(self, name: str, data: bytes, deadline: float, *, retried: bool) -> Receipt:
-        pause = PAUSE
-        while True:
-            left = max(0.0, deadline - trio.current_time())
-            try:
-                return Receipt(id=text(await self._sent(name, data, left, retried=retried)))
-            except LinkClosed as error:
-                raise refusal(error, "take an event") from error
-            except (RedisLinkError, *PASSING) as error:
-                if left <= pause:
+        pause, turn = PAUSE, False
+        try:
+            while True:
+                left = max(0.0, deadline - trio.current_time())
+                try:
+                    receipt = text(await self._sent(name, data, left, retried=retried))
+                    self.accepted(receipt)
+                    return Receipt(id=receipt)
+                except LinkClosed as error:
+                    raise refusal(error, "take an event") from error
+                except (RedisLinkError, *PASSING) as error:
+                    if isinstance(error, ConnectionBroken):
+                        retried = retried or error.maybe_executed
+                    self._troubles.leave_replica(error)
+                    if left <= pause:
+                        raise refusal(error, f"take an event of {name!r}") from error
+                    if turn:
+                        await trio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
+                        pause = min(2 * pause, LONGEST)
+                    # One at a time asks again, for all: a server that refuses has enough to do.
+                    elif not (turn := await self._turned(deadline)):
+                        raise refusal(error, f"take an event of {name!r}") from error
+                except redis_errors.RedisError as error:
                     raise refusal(error, f"take an event of {name!r}") from error
-                if isinstance(error, ConnectionBroken):
-                    retried = retried or error.maybe_executed
-                self._troubles.leave_replica(error)
-            except redis_errors.RedisError as error:
-                raise refusal(error, f"take an event of {name!r}") from error
-            await trio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
-            pause = min(2 * pause, LONGEST)
+        finally:
+            if turn:
+                self._turn.release()
+
+    async def _turned(self, deadline: float) -> bool:
+        """Wait for the turn to ask again; return False if it is too late for that."""
+        with trio.move_on_at(deadline):
+            await self._turn.acquire()
+            return True
+        return False
 
     async def _sent(self, name: str, data: bytes, patience: float, *, retried: bool) -> Any:
         # Those who listen to patterns learn of the stream. In one piece: it keeps its place.
@@ -130,9 +162,16 @@ class Publisher:
     def _trimming(self) -> tuple[Encodable, ...]:
         if self._config.maxlen is not None:
             return ("MAXLEN", "~", self._config.maxlen)
-        if self._config.max_age is not None:
-            return ("MINID", "~", max(0, round((time.time() - self._config.max_age) * 1000)))
+        # By the server's clock, which made the ids: ours may be hours ahead.
+        if self._config.max_age is not None and self._clock is not None:
+            now = trio.current_time() + self._clock
+            return ("MINID", "~", max(0, round((now - self._config.max_age) * 1000)))
         return ()
+
+    def accepted(self, receipt: str) -> None:
+        """Take note of the id of an entry."""
+        if self._trims:
+            self._clock = place(receipt)[0] / 1000 - trio.current_time()
 
     # -- what was sent without a task
 
@@ -177,7 +216,9 @@ class Attempt(Request):
         if isinstance(frame, Exception):
             self._publisher.failed(self, frame)
         else:
-            self.replied(Receipt(id=frame.decode()))
+            receipt = frame.decode()
+            self._publisher.accepted(receipt)
+            self.replied(Receipt(id=receipt))
         return True
 
     def settle(self, result: Any) -> None:

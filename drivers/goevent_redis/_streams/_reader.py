@@ -21,7 +21,7 @@ from .._link import Link
 from .._pool import Pool
 from .._resp import Encodable
 from ._desk import Desk
-from ._feed import Entry, Feed, Fields, Window, place
+from ._feed import Entry, Feed, Fields, Window, largest, place
 from ._keys import Keys
 from ._scripts import RECOVER, call
 from ._troubles import Troubles
@@ -71,6 +71,7 @@ class Reader:
         self._woken = trio.Event()
         self._looked = trio.Event()  # the current round has ended
         self._recover_at = -math.inf
+        self._weight = 0  # bytes of the larger ones among the entries that came lately
 
     # -- what others tell
 
@@ -127,7 +128,7 @@ class Reader:
         """Read until stopped or cancelled."""
         pause = PAUSE
         while not self._stopped:
-            if not self._active():
+            if not self.readable():
                 await self._idle()
                 continue
             began = trio.current_time()
@@ -141,7 +142,9 @@ class Reader:
                         raise
                 continue
             except RedisLinkError:
-                pass  # the link has met with the same, and reports it
+                # The link has met with the same, and reports it; or the reply was too large, and
+                # what is ours now is looked through in smaller pieces.
+                pass
             except redis_errors.RedisError as error:
                 self._troubles.refused(error, "read events")
             # Not when cancelled: who hands back what is ours has to know of the read.
@@ -155,8 +158,14 @@ class Reader:
         self._woken = trio.Event()
         await self._woken.wait()
 
-    def _active(self) -> dict[bytes, Feed]:
-        return {key: feed for key, feed in self.feeds.items() if feed.active}
+    def readable(self) -> list[Feed]:
+        """Return the feeds that can be read at the moment."""
+        return [feed for feed in self.feeds.values() if feed.active and not feed.barred]
+
+    def unbar(self, feed: Feed) -> None:
+        """Read a feed again that Redis has let nobody read."""
+        feed.barred = False
+        self._change()
 
     def _end(self) -> None:
         looked, self._looked = self._looked, trio.Event()
@@ -168,22 +177,23 @@ class Reader:
         # The server may not know yet that an earlier connection is gone, and give out to it.
         await self._recover()
         self._recover_at = trio.current_time() + BLOCK + 0.5
-        while not self._stopped and self._active():
+        while not self._stopped and self.readable():
             await self._window.wait(max(1, self._window.limit // 4))
             if trio.current_time() > self._recover_at:
                 await self._recover()
             self._stale = False
             await self._recover_new()
-            feeds = self._active()
+            feeds = self.readable()
             if self._stopped or not feeds or self._stale:
                 continue
             self.blocked = client
-            await self._read(connection, feeds)
+            await self._read(connection, {feed.key.encode(): feed for feed in feeds})
             self.blocked = None
             self._end()
 
     async def _read(self, connection: Connection, feeds: dict[bytes, Feed]) -> None:
-        count = max(1, self._window.room // len(feeds))
+        room = min(self._window.room, connection.config.max_reply_size // 2 // (self._weight + 1))
+        count = max(1, room // len(feeds))
         command: list[Any] = ["XREADGROUP", "GROUP", self._keys.group, self._consumer]
         command += ["COUNT", count, "BLOCK", round(BLOCK * 1000), "STREAMS", *feeds]
         command += [">"] * len(feeds)
@@ -198,12 +208,16 @@ class Reader:
             await trio.sleep(PAUSE)  # if that was not to be mended
             return
         if reply:
-            self._troubles.works()
+            if not any(feed.barred for feed in self.feeds.values()):
+                self._troubles.works()
             for key, found in reply.items():
                 self._arrived(feeds[key], found)
 
     def _arrived(self, feed: Feed, found: list[tuple[bytes, Fields]]) -> None:
+        if not found:
+            return  # what has woken the read was trimmed before it was read
         first, last = place(found[0][0]), place(found[-1][0])
+        self._weigh(found[0][1], found[-1][1])
         # The group hands out what is behind its last one only: it was created anew.
         repeats = first <= feed.high
         feed.high = max(feed.high, last)
@@ -215,6 +229,12 @@ class Reader:
                     entry.redelivered = 2
                 entries.append(entry)
         self._take(entries, False)
+
+    def _weigh(self, *entries: Fields) -> None:
+        """Take note of how large entries are; all of them are not worth looking at."""
+        for fields in entries:
+            if fields:
+                self._weight = max(self._weight * 15 // 16, len(fields[-1]))
 
     @property
     def stopped(self) -> bool:
@@ -237,26 +257,30 @@ class Reader:
     async def _recover(self) -> None:
         """Look through our own pending entries for those that we do not hold."""
         self._recover_at = math.inf
-        for feed in list(self.feeds.values()):
+        for feed in self.readable():
             await self._recover_one(feed)
 
     async def _recover_new(self) -> None:
-        for feed in list(self.feeds.values()):
-            if feed.fresh and feed.active:
+        for feed in self.readable():
+            if feed.fresh:
                 await self._recover_one(feed)
 
     async def _recover_one(self, feed: Feed) -> None:
         # What a bus of the same name has left when it died, it may have begun with.
-        again = feed.fresh
-        args: list[Encodable] = [self._keys.group, self._consumer, int(again), *feed.held]
-        try:
-            taken, gone = await call(self._link, RECOVER, (feed.key,), *args)
-        except redis_errors.ResponseError as error:
-            if not self._troubles.is_gone(error):
-                raise
-            await self._troubles.mend(feed)
-            return
+        again, more = feed.fresh, 1
+        config = self._link.config
+        most, top = config.max_reply_size // 2, largest(config)
+        while more:
+            args: list[Encodable] = [self._keys.group, self._consumer, most, top, int(again)]
+            try:
+                taken, gone, more = await call(self._link, RECOVER, (feed.key,), *args, *feed.held)
+            except redis_errors.ResponseError as error:
+                if not self._troubles.is_gone(error):
+                    raise
+                await self._troubles.mend(feed)
+                return
+            self._troubles.trimmed(feed, gone)
+            self._weigh(*(each[1] for each in taken))
+            entries = [self.intake(feed, each[0], each[1], each[2]) for each in taken]
+            self._take([entry for entry in entries if entry is not None], again)
         feed.fresh = False
-        self._troubles.trimmed(feed, gone)
-        entries = [self.intake(feed, each[0], each[1], each[2]) for each in taken]
-        self._take([entry for entry in entries if entry is not None], again)

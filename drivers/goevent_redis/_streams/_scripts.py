@@ -166,51 +166,74 @@ return lost
 )
 """Tell that entries that are still ours are worked on; return the others with their owners."""
 
-CLAIM = Script("""
-local group, me, idle, count = unpack(ARGV)
-local pending = redis.call('XPENDING', KEYS[1], group, 'IDLE', idle, '-', '+', count)
-local taken, gone = {}, {}
-for _, each in ipairs(pending) do
-  local id, owner, deliveries = each[1], each[2], each[4]
-  if owner ~= me then
-    local got = redis.call('XCLAIM', KEYS[1], group, me, 0, id)
-    if got[1] then
-      taken[#taken + 1] = {id, got[1][2], deliveries + 1, owner}
-    else
-      redis.call('XACK', KEYS[1], group, id)
-      gone[#gone + 1] = id
-    end
-  end
+_TAKING = """
+local group, me, most, largest = unpack(ARGV, 1, 4)
+most, largest = tonumber(most), tonumber(largest)
+local taken, gone, size = {}, {}, 0
+local function weight_of(fields)
+  local sum = 0
+  for _, each in ipairs(fields) do sum = sum + #each + 16 end
+  return sum
 end
-return {taken, gone}
-""")
-"""Take idle entries of others: as XAUTOCLAIM, but it tells deliveries and the owner, too."""
+local function take(id, owner, deliveries, counts)
+  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
+  local weight = entry and weight_of(entry[2]) or 0
+  if size > 0 and size + weight > most then return false end
+  size = size + 100
+  if not entry then
+    redis.call('XACK', KEYS[1], group, id)
+    gone[#gone + 1] = id
+    return true
+  end
+  if counts then
+    redis.call('XCLAIM', KEYS[1], group, me, 0, id, 'RETRYCOUNT', deliveries + 1, 'JUSTID')
+    deliveries = deliveries + 1
+  else
+    redis.call('XCLAIM', KEYS[1], group, me, 0, id, 'JUSTID')
+  end
+  if weight > largest then
+    taken[#taken + 1] = {id, {}, deliveries, owner}
+  else
+    size = size + weight
+    taken[#taken + 1] = {id, entry[2], deliveries, owner}
+  end
+  return true
+end
+"""
+"""Takes entries until a reply of `most` bytes is full; those above `largest` without their fields.
 
-RECOVER = Script("""
-local group, me, again = unpack(ARGV, 1, 3)
-local held, taken, gone = {}, {}, {}
-for at = 4, #ARGV do held[ARGV[at]] = true end
-for _, each in ipairs(redis.call('XPENDING', KEYS[1], group, '-', '+', 1000000, me)) do
-  local id, deliveries = each[1], each[4]
-  if not held[id] then
-    local got
-    if again == '1' then
-      got = redis.call('XCLAIM', KEYS[1], group, me, 0, id)
-      deliveries = deliveries + 1
-    else
-      got = redis.call('XRANGE', KEYS[1], id, id)
-    end
-    if got[1] then
-      taken[#taken + 1] = {id, got[1][2], deliveries, me}
-    else
-      redis.call('XACK', KEYS[1], group, id)
-      gone[#gone + 1] = id
-    end
-  end
+It counts a delivery where it is told to. What is gone from the stream is pending no more.
+"""
+
+CLAIM = Script(
+    _TAKING
+    + """
+for _, each in ipairs(
+  redis.call('XPENDING', KEYS[1], group, 'IDLE', ARGV[5], '-', '+', ARGV[6])
+) do
+  -- Our own that is idle we do not know of: the reply to an earlier claim of it was lost.
+  if not take(each[1], each[2], each[4], each[2] ~= me) then break end
 end
 return {taken, gone}
-""")
-"""Return our own pending entries that we do not hold; `again` counts it as a delivery."""
+"""
+)
+"""Take idle entries: as XAUTOCLAIM, but it tells deliveries and the owner, too."""
+
+RECOVER = Script(
+    _TAKING
+    + """
+local held, more = {}, 0
+for at = 6, #ARGV do held[ARGV[at]] = true end
+for _, each in ipairs(redis.call('XPENDING', KEYS[1], group, '-', '+', 1000000, me)) do
+  if not held[each[1]] and not take(each[1], me, each[4], ARGV[5] == '1') then
+    more = 1
+    break
+  end
+end
+return {taken, gone, more}
+"""
+)
+"""Return our own pending entries that we do not hold, and whether there are more of them."""
 
 LEAVE = Script("""
 local group, me, heir, idle, remove = unpack(ARGV, 1, 5)
@@ -247,19 +270,25 @@ return made
 """Create the group where it is to begin, unless it exists."""
 
 MEND = Script("""
-local group, fallback = ARGV[1], ARGV[2]
+local group, fallback, makes = ARGV[1], ARGV[2], ARGV[3]
 local there = redis.call('EXISTS', KEYS[1]) == 1
 local from = '0'
+if not there and makes == '0' then return {'none', from, from} end
 if there then from = redis.call('HGET', KEYS[2], KEYS[1]) or fallback end
 local made = redis.pcall('XGROUP', 'CREATE', KEYS[1], group, from, 'MKSTREAM')
 if made.err then
-  if string.find(made.err, 'BUSYGROUP', 1, true) then return {'', from} end
-  return made
+  if not string.find(made.err, 'BUSYGROUP', 1, true) then return made end
+  return {'', from, redis.call('HGET', KEYS[2], KEYS[1] .. '|high') or '0'}
 end
-redis.call('HSET', KEYS[2], KEYS[1], from)
-return {there and 'group' or 'stream', from}
+local last = redis.call('XREVRANGE', KEYS[1], '+', '-', 'COUNT', 1)[1]
+local high = last and last[1] or '0'
+redis.call('HSET', KEYS[2], KEYS[1], from, KEYS[1] .. '|high', high)
+return {there and 'group' or 'stream', from, high}
 """)
-"""Create a group anew that has vanished: behind what it is known to have acknowledged."""
+"""Create a group anew that has vanished: behind what it is known to have acknowledged.
+
+What lies between that and the last entry may have been handed out before; the marks say so, too.
+"""
 
 LOOK = Script("""
 local group, trim = ARGV[1], ARGV[2]
@@ -273,11 +302,17 @@ local function shifted(id, by)
   if by < 0 and seq == '0' then
     return string.format('%.0f-18446744073709551615', math.max(tonumber(ms) - 1, 0))
   end
+  if by > 0 and seq == '18446744073709551615' then
+    return string.format('%.0f-0', tonumber(ms) + 1)
+  end
   return ms .. '-' .. string.format('%.0f', tonumber(seq) + by)
 end
 local groups = redis.pcall('XINFO', 'GROUPS', KEYS[1])
 local ours, least = nil, nil
-if groups.err then return redis.error_reply('NOGROUP the stream is gone') end
+if groups.err then
+  if redis.call('EXISTS', KEYS[1]) == 1 then return groups end
+  return redis.error_reply('NOGROUP the stream is gone')
+end
 local function earlier(a, b)
   local am, as = string.match(a, '(%d+)-(%d+)')
   local bm, bs = string.match(b, '(%d+)-(%d+)')
@@ -300,7 +335,13 @@ redis.call('HSET', KEYS[2], KEYS[1], mark)
 if trim == '1' then redis.call('XTRIM', KEYS[1], 'MINID', least) end
 local lag = ours.lag
 if not lag then lag = -1 end
-return {ours.pending, lag, ours.first or '', ours['last-delivered-id'],
+local age = 0
+if ours.first then
+  local now = redis.call('TIME')
+  age = now[1] * 1000 + math.floor(now[2] / 1000) - string.match(ours.first, '%d+')
+end
+return {ours.pending, lag, math.max(age, 0), ours['last-delivered-id'],
+  redis.call('HGET', KEYS[2], KEYS[1] .. '|high') or '0',
   redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[3])}
 """)
 """Look at a stream: what is pending, where we are, and whether there is anything once more.
@@ -330,7 +371,15 @@ local entries = redis.call('XRANGE', KEYS[1], from, to, 'COUNT', count)
 local last = ''
 for _, entry in ipairs(entries) do
   last = entry[1]
-  redis.call('XADD', KEYS[2], '*', 'o', entry[1], unpack(entry[2]))
+  local copy = {}
+  for at = 1, #entry[2], 2 do
+    local name = entry[2][at]
+    if (name == 'e' or name == 'r') and #copy < 4 then
+      copy[#copy + 1] = name
+      copy[#copy + 1] = entry[2][at + 1]
+    end
+  end
+  redis.call('XADD', KEYS[2], '*', 'o', last, unpack(copy))
 end
 return {#entries, last}
 """)

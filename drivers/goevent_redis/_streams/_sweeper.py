@@ -18,7 +18,7 @@ from .._link import Link
 from .._resp import Encodable
 from ._config import StreamsConfig
 from ._desk import Desk
-from ._feed import Feed, Window, text
+from ._feed import Feed, Window, largest, text
 from ._hands import Hands
 from ._keys import HEIR, Keys
 from ._reader import Reader
@@ -26,6 +26,7 @@ from ._scripts import BEAT, CLAIM, Call, call_many
 from ._troubles import Troubles
 
 EVERY = 0.5  # seconds between two looks for what others have left
+GRACE = 2.0  # seconds without a look once a server is back: longer than others need to connect
 LEAST = 0.01
 AT_ONCE = 100  # entries taken over at once from each stream
 BEATS = 1000  # entries in one sign of life
@@ -57,7 +58,7 @@ class Sweeper:
         self._consumer = consumer
         self._window = window
         self._troubles = troubles
-        self._sweep_at = -math.inf
+        self._sweep_at = self._rest_until = -math.inf
         self._hurry = trio.Event()
         desk.due = self.hurry
 
@@ -77,22 +78,28 @@ class Sweeper:
                 if now >= beat_at:
                     beat_at = now + beat_every
                     await self._beat()
-                if now >= self._sweep_at:
+                if now >= max(self._sweep_at, self._rest_until):
                     self._sweep_at = now + min(EVERY, self._config.claim_idle / 2)
                     await self._sweep()
             except RedisLinkError:
                 await self._link.ready()
+                # As long as the server was away nobody could give a sign of life: others first.
+                beat_at = trio.current_time()
+                self._rest_until = beat_at + GRACE
+                continue
             self._hurry = trio.Event()
-            with trio.move_on_at(min(beat_at, self._sweep_at)):
+            with trio.move_on_at(min(beat_at, max(self._sweep_at, self._rest_until))):
                 await self._hurry.wait()
 
     async def _sweep(self) -> None:
-        feeds = [feed for feed in self._reader.feeds.values() if feed.active and not feed.fresh]
-        room = min(AT_ONCE, self._window.room // max(1, len(feeds)))
-        if self._reader.stopped or room < 1 or self._hands.has_suspects:
+        feeds = [feed for feed in self._reader.readable() if not feed.fresh]
+        free, config = self._window.room, self._link.config
+        if self._reader.stopped or free < 1 or self._hands.has_suspects or not feeds:
             return
+        room = max(1, min(AT_ONCE, free // len(feeds)))
         idle = round(self._config.claim_idle * 1000)
-        args = (self._keys.group, self._consumer, idle, room)
+        most = config.max_reply_size // 2 // len(feeds)
+        args = (self._keys.group, self._consumer, most, largest(config), idle, room)
         calls: list[Call] = [(CLAIM, (feed.key,), args) for feed in feeds]
         for feed, reply in zip(feeds, await call_many(self._link, calls), strict=True):
             if isinstance(reply, Exception):

@@ -10,7 +10,7 @@ from goevent import DriverConnectionError, DriverError, Inbox
 from .._errors import RedisLinkError
 from .._link import Link
 from ._config import StreamsConfig, before
-from ._feed import Entry, Feed, text
+from ._feed import Entry, Feed, place, text
 from ._keys import Keys
 from ._scripts import MEND, call
 
@@ -66,7 +66,7 @@ class Troubles:
         self._keys = keys
         self._config = config
         self._mending = trio.Lock()
-        self._told: set[type[Exception]] = set()
+        self._told: set[tuple[type[Exception], str]] = set()
         self._renewed = -RENEWAL
 
     @staticmethod
@@ -79,8 +79,9 @@ class Troubles:
 
     def refused(self, error: Exception, what: str) -> None:
         """Report what Redis refuses to do; a server that must not write is left for another."""
-        if type(error) not in self._told:
-            self._told.add(type(error))
+        kind = type(error), str(error).partition(" ")[0]
+        if kind not in self._told:
+            self._told.add(kind)
             self._inbox.report(refusal(error, what))
         self.leave_replica(error)
 
@@ -120,21 +121,27 @@ class Troubles:
             RedisLinkError: There is no connection.
         """
         async with self._mending:
-            if feed.again:
-                feed.active = False  # whoever replays makes it anew
             if not feed.active:
                 return
             keys = (feed.key, self._keys.marks)
-            fallback = before(self._config.start)
+            fallback = "0" if feed.again else before(self._config.start)
+            args = (self._keys.group, fallback, int(not feed.again))
             try:
-                made, begin = await call(self._link, MEND, keys, self._keys.group, fallback)
-                if made:
+                made, begin, high = await call(self._link, MEND, keys, *args)
+                if made and not feed.again:
                     await self._link.execute("SADD", self._keys.names, feed.name)
             except redis_errors.RedisError as error:
                 if isinstance(error, RedisLinkError):
                     raise
                 self.refused(error, f"create the group {self._keys.group!r}")
+                feed.barred = True
                 return
+        feed.high = max(feed.high, place(high))
+        if made == b"none":
+            feed.active = False  # whoever replays makes it anew
+            return
+        if made == b"stream":
+            feed.finished.clear()
         if made:
             what = "stream" if made == b"stream" else "group"
             self._inbox.report(
