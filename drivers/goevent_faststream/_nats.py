@@ -1,0 +1,158 @@
+"""Core NATS: every bus gets every event, at most once, and nothing is kept.
+
+A publish has no reply in NATS. So a burst is followed by one PING: its PONG says that the server
+has taken all that was sent before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from faststream.middlewares import AckPolicy
+from faststream.nats import NatsBroker
+from nats import errors
+
+from goevent import Backlog, Capabilities, DriverError
+
+from ._config import BrokerConfig
+from ._copies import Copies
+from ._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
+from ._nats_link import NatsLink, broker_at as broker_at, nats_broker, refusal
+from ._subjects import whole, wildcard
+
+IN_FLIGHT = 1000  # publishes that wait for the PONG
+MAX_SIZE = 1_000_000  # the server's default is 1 MiB, headers included
+
+
+def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+    """Return core NATS for a broker."""
+    if address is not None:
+        raise TypeError(f"core NATS has no addresses of events but subjects, not {address!r}")
+    return NatsDialect(nats_broker(broker), config)
+
+
+class NatsDialect:
+    """Core NATS, over one connection."""
+
+    def __init__(self, broker: NatsBroker, config: BrokerConfig) -> None:
+        self._broker = broker
+        self._prefix = "goevent." if config.prefix is None else config.prefix
+        self._link = NatsLink(broker, config.publish_timeout)
+        self._copies = Copies()
+        self._subscribers: dict[str, Any] = {}
+        self._order = asyncio.Lock()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What core NATS promises."""
+        return Capabilities(lossless=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE)
+
+    async def open(self, shore: Shore) -> None:
+        """Connect."""
+        self._copies = Copies()
+        self._order = asyncio.Lock()
+        self._subscribers.clear()
+        await self._link.open(shore)
+
+    async def close(self) -> None:
+        """Disconnect."""
+        self._subscribers.clear()
+        await self._link.close()
+
+    # -- to us
+
+    async def subscribe(self, names: Sequence[str]) -> None:
+        """Subscribe to subjects and wildcards; returns when the server has confirmed it."""
+        await self._link.ready()
+        try:
+            for name in names:
+                await self._subscribe(name)
+            await self._link.flush()
+        except (errors.Error, OSError) as error:
+            await self.unsubscribe(names)
+            raise refusal(error) from error
+
+    async def _subscribe(self, via: str) -> None:
+        async def handed(message: Any) -> None:
+            raw = message.raw_message
+            name, body = raw.subject.removeprefix(self._prefix), raw.data
+            if self._copies.is_first(via, name, body):
+                await self._link.shore.arrived(Arrival(name, via, body, raw.headers or {}))
+
+        subscriber = self._broker.subscriber(
+            self._prefix + wildcard(via),
+            decoder=whole,
+            ack_policy=AckPolicy.MANUAL,
+            no_reply=True,
+            persistent=False,
+        )
+        subscriber(handed)
+        self._subscribers[via] = subscriber
+        self._copies.add(via)
+        await subscriber.start()
+
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Unsubscribe."""
+        for name in names:
+            self._copies.remove(name)
+            subscriber = self._subscribers.pop(name, None)
+            if subscriber is not None and subscriber.subscription is not None:
+                subscription, subscriber.subscription = subscriber.subscription, None
+                try:
+                    await subscription.unsubscribe()
+                except (errors.Error, OSError) as error:
+                    raise refusal(error) from error
+
+    async def stop_receiving(self) -> None:
+        """Unsubscribe from everything, and hand over what has arrived."""
+        for subscriber in self._subscribers.values():
+            subscription, subscriber.subscription = subscriber.subscription, None
+            if subscription is not None:
+                try:
+                    await self._link.unbroken(subscription.drain())
+                except (errors.Error, OSError) as error:
+                    raise refusal(error) from error
+        self._subscribers.clear()
+
+    # -- to the server
+
+    async def publish(self, burst: Sequence[Outgoing]) -> None:
+        """Publish a burst, and wait for one PONG."""
+        sent: list[Outgoing] = []
+        async with self._order:
+            for outgoing in burst:
+                try:
+                    await self._link.ready()
+                    await self._broker.publish(
+                        outgoing.body,
+                        self._prefix + outgoing.name,
+                        headers={**outgoing.headers},
+                        correlation_id=outgoing.id,
+                    )
+                except DriverError as error:
+                    outgoing.done(error)
+                except (errors.Error, OSError) as error:
+                    outgoing.done(refusal(error))
+                except Exception as error:  # noqa: BLE001 - a middleware's own
+                    outgoing.done(refusal(error))
+                else:
+                    sent.append(outgoing)
+        result: DriverError | None = None
+        if sent:
+            try:
+                await self._link.flush()
+            except DriverError as error:
+                result = error
+            except (errors.Error, OSError) as error:
+                result = refusal(error)
+        for outgoing in sent:
+            outgoing.done(result)
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Tell nothing: nothing is acknowledged."""
+
+    def backlogs(self) -> tuple[Backlog, ...]:
+        """Return none: nothing is kept."""
+        return ()
