@@ -23,7 +23,8 @@ from goevent import Backlog, DriverConnectionError, DriverError
 from ._config import BrokerConfig
 from ._dialect import Arrival
 from ._nats_link import NatsLink, refusal
-from ._subjects import consumer_name, whole
+from ._subjects import consumer_name
+from ._subscribers import adopt, whole
 
 BATCH = 250  # messages in one pull
 EXPIRES = 10.0  # seconds after which the server ends a pull that got less
@@ -100,7 +101,7 @@ class Feed:
             no_reply=True,
             persistent=False,
         )
-        subscriber(self._handed)
+        adopt(self._broker, subscriber, self._handed)
         self._inbox_subscription = await client.subscribe(self._inbox, cb=self._came)
         # One that has a subscription makes none of its own, and handles what it is given.
         self._subscriber.subscription = self._inbox_subscription

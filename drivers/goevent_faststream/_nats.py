@@ -20,7 +20,8 @@ from ._config import BrokerConfig
 from ._copies import Copies
 from ._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
 from ._nats_link import NatsLink, broker_at as broker_at, nats_broker, refusal
-from ._subjects import whole, wildcard
+from ._subjects import wildcard
+from ._subscribers import adopt, whole
 
 IN_FLIGHT = 1000  # publishes that wait for the PONG
 MAX_SIZE = 1_000_000  # the server's default is 1 MiB, headers included
@@ -88,7 +89,7 @@ class NatsDialect:
             no_reply=True,
             persistent=False,
         )
-        subscriber(handed)
+        adopt(self._broker, subscriber, handed)
         self._subscribers[via] = subscriber
         self._copies.add(via)
         await subscriber.start()

@@ -67,6 +67,7 @@ class NatsLink:
         self._client: Any = None
         self._up = asyncio.Event()
         self._lost_at = 0.0
+        self._dial: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closing = False
 
@@ -96,11 +97,13 @@ class NatsLink:
         """
         self._shore, self._closing = shore, False
         self._up = asyncio.Event()
+        # A dial that is cancelled would leave its socket behind, so it is left to `close`.
+        self._dial = asyncio.get_running_loop().create_task(self.broker.start())
+        await asyncio.wait({self._dial}, timeout=DIAL)
+        if not self._dial.done():
+            raise DriverConnectionError(f"NATS: no server answers within {DIAL:g} s")
         try:
-            async with asyncio.timeout(DIAL):
-                await self.broker.start()
-        except TimeoutError as error:
-            raise DriverConnectionError(f"NATS: no server answers within {DIAL:g} s") from error
+            self._dial.result()
         except (errors.Error, OSError) as error:
             raise refusal(error) from error
         self._client = client = self.broker.connection
@@ -117,7 +120,12 @@ class NatsLink:
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
         self._closing = True
-        client, self._client = self._client, None
+        broker: Any = self.broker
+        dial, self._dial = self._dial, None
+        if dial is not None and not dial.done():
+            await asyncio.wait({dial}, timeout=STOP / 2)
+            dial.cancel()
+        client, self._client = broker._connection, None
         try:
             if client is not None and not client.is_connected:
                 await client.close()
@@ -132,8 +140,8 @@ class NatsLink:
             for task in [*self._waiting]:
                 task.cancel()
             # FastStream forgets the connection only after an orderly end, and would use it again.
-            broker: Any = self.broker
             broker._connection = None
+            self._shore = None
             broker.config.disconnect()
 
     async def ready(self, *, patience: float | None = None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from typing import Any
 
 LONGEST = 200  # the server makes a directory of a consumer's name
 _SPELLED = str.maketrans({".": "=", "*": "+"})
@@ -22,8 +21,3 @@ def consumer_name(group: str, name: str) -> str:
         digest = hashlib.sha256(name.encode()).hexdigest()[:32]
         return f"{group}~~{digest}".translate(_SPELLED)[:LONGEST]
     return spelled
-
-
-async def whole(message: Any) -> Any:
-    """Decode a message to itself: its bytes are decoded on the other side."""
-    return message
