@@ -24,6 +24,7 @@ DIAL = 5.0  # seconds until the first connection has to be there
 ANSWER = 8  # seconds until a server that does not answer counts as lost
 RECONNECT = 0.25  # seconds between two dials
 PING = 5  # seconds between two PINGs, by which a black hole is noticed
+LOST = "NATS: the connection was lost before the server replied"
 STOP = 1.0  # seconds for an orderly end
 
 
@@ -67,6 +68,7 @@ class NatsLink:
         self._client: Any = None
         self._up = asyncio.Event()
         self._lost_at = 0.0
+        self._losses = 0
         self._dial: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -151,7 +153,9 @@ class NatsLink:
             DriverConnectionError: it was not there in time.
         """
         if self._up.is_set():
-            return
+            if self.client.is_connected:
+                return
+            await self._lost()  # it does not say so at once, and keeps what is published until then
         seconds = self._patience if patience is None else patience
         try:
             async with asyncio.timeout_at(self._lost_at + seconds):
@@ -174,7 +178,7 @@ class NatsLink:
         # PONG may be cancelled, as its reader dies of the next PONG then.
         await asyncio.wait({task})
         if task.cancelled():
-            raise DriverConnectionError("NATS: the connection was lost before the server replied")
+            raise DriverConnectionError(LOST)
         return task.result()
 
     def _answered(self, task: asyncio.Task[Any]) -> None:
@@ -188,8 +192,12 @@ class NatsLink:
         Raises:
             DriverConnectionError: the connection was lost before, or the server does not answer.
         """
+        losses = self._losses
         try:
             await self.unbroken(self.client.flush(timeout=ANSWER))
+            # Without a reader it does not wait for a PONG, and fails nobody.
+            if losses != self._losses or not self.client.is_connected:
+                raise DriverConnectionError(LOST)
         except errors.FlushTimeoutError as error:
             await self.client.force_reconnect()
             raise DriverConnectionError(f"NATS: no answer within {ANSWER:g} s") from error
@@ -199,6 +207,7 @@ class NatsLink:
     async def _lost(self, *_: Any) -> None:
         if self._closing or not self._up.is_set():
             return
+        self._losses += 1
         self._lost_at = asyncio.get_running_loop().time()
         self._up.clear()
         waiting, self._waiting = self._waiting, set()

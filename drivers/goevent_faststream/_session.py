@@ -155,6 +155,9 @@ class Session:
                 await self._island.call(self._dialect.stop_receiving)
             except DriverError as error:
                 self._inbox.report(error)
+        if self._durable:
+            while self._arrivals.items:  # nor must they wait for whoever waits for a mailbox
+                self._sentence(Verdict(self._arrivals.items.popleft(), Fate.BACK))
         while self._busy or self._arrivals.items:
             await self._idle.park()
         self._stopped = True
