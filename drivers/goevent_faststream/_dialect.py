@@ -19,7 +19,7 @@ from goevent import Backlog, Capabilities, DriverError, Receipt
 Result = Receipt | Exception | None
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Outgoing:
     """One event on its way to the broker.
 
@@ -29,7 +29,9 @@ class Outgoing:
         headers: what the format wants beside them; the broker's own headers take them.
         id: the handle's id, which the broker may use to tell what it has got twice.
         key: what events have in common that must stay in order.
-        done: to be called on the island, exactly once, with the receipt or the error.
+        replied: what Trio is to be told by.
+        answer: where the answer goes to.
+        result: the answer.
     """
 
     name: str
@@ -37,7 +39,14 @@ class Outgoing:
     headers: Mapping[str, str]
     id: str
     key: str | None
-    done: Callable[[Result], None]
+    replied: Callable[[Result], None]
+    answer: Callable[[Outgoing], None]
+    result: Result = None
+
+    def done(self, result: Result) -> None:
+        """Take the broker's answer, a receipt or an error; called on the island, exactly once."""
+        self.result = result
+        self.answer(self)
 
 
 @dataclass(slots=True, eq=False)

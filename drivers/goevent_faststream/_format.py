@@ -9,7 +9,7 @@ from goevent import Envelope, Inbox, Message
 
 from ._dialect import Arrival
 
-CONTENT_TYPE = {"content-type": "application/json"}
+NO_HEADERS: Mapping[str, str] = {}
 
 
 class Format(Protocol):
@@ -37,7 +37,7 @@ class EnvelopeFormat:
 
     def write(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
         """Return the envelope as the body."""
-        return message.encode(), CONTENT_TYPE
+        return message.encode(), NO_HEADERS
 
     def read(self, arrival: Arrival, inbox: Inbox) -> Envelope:
         """Return the envelope in the body."""

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from goevent import DriverConnectionError, DriverError
 
-from ._dialect import Arrival, Dialect, Outgoing, Result, Verdict
+from ._dialect import Arrival, Dialect, Outgoing, Verdict
 from ._island import Quay
 
 UNLIMITED = 1 << 30
@@ -41,15 +40,7 @@ class End:
     error: DriverError
 
 
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """What became of a publish."""
-
-    replied: Callable[[Result], None]
-    result: Result
-
-
-News = Reply | Report | End
+News = Outgoing | Report | End
 Cargo = Outgoing | Verdict | Freed
 
 
@@ -171,10 +162,6 @@ class Harbour:
 
     async def _publish(self, outgoing: list[Outgoing]) -> None:
         await self._dialect.publish(outgoing)
-
-    def reply(self, replied: Callable[[Result], None], result: Result) -> None:
-        """Tell Trio what became of a publish."""
-        self._news.post(Reply(replied, result))
 
     def _start(self, work: object) -> None:
         if not asyncio.iscoroutine(work):

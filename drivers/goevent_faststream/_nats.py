@@ -122,16 +122,22 @@ class NatsDialect:
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst, and wait for one PONG."""
         sent: list[Outgoing] = []
+        # FastStream's publish is five times the work of the client's, which does the rest of it
+        # when there is no middleware and no header.
+        plain = self._link.client.publish if not self._broker.middlewares else None
         async with self._order:
             for outgoing in burst:
                 try:
                     await self._link.ready()
-                    await self._broker.publish(
-                        outgoing.body,
-                        self._prefix + outgoing.name,
-                        headers={**outgoing.headers},
-                        correlation_id=outgoing.id,
-                    )
+                    if plain is not None and not outgoing.headers:
+                        await plain(self._prefix + outgoing.name, outgoing.body)
+                    else:
+                        await self._broker.publish(
+                            outgoing.body,
+                            self._prefix + outgoing.name,
+                            headers={**outgoing.headers},
+                            correlation_id=outgoing.id,
+                        )
                 except DriverError as error:
                     outgoing.done(error)
                 except (errors.Error, OSError) as error:

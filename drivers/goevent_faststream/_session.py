@@ -200,9 +200,16 @@ class Session:
         if self._ferry is None:
             raise trio.WouldBlock
         body, headers = self._format.write(message)
-        done = partial(self._harbour.reply, replied)
         self._ferry.post(
-            Outgoing(message.event_name, body, headers, message.handle_id, message.key, done)
+            Outgoing(
+                message.event_name,
+                body,
+                headers,
+                message.handle_id,
+                message.key,
+                replied,
+                self._news.post,
+            )
         )
 
     # -- from the broker
