@@ -19,25 +19,21 @@ from nats.js import api, errors as js_errors
 from goevent import (
     Backlog,
     Capabilities,
-    DriverConnectionError,
     DriverError,
-    Receipt,
     compile_pattern,
 )
 
 from ._config import BrokerConfig
-from ._dialect import Dialect, Outgoing, Result, Shore, Verdict, each_alone
+from ._dialect import Dialect, Outgoing, Shore, Verdict
 from ._jetstream_dead import DeadLetters, settle
 from ._jetstream_feed import Feed
+from ._jetstream_publisher import Publisher
 from ._nats_link import NatsLink, broker_at as broker_at, nats_broker, refusal
 from ._subjects import wildcard
 
 IN_FLIGHT = 1000  # publishes that wait for their acknowledgement
 MAX_SIZE = 1_000_000  # the server's default is 1 MiB, headers included
 STREAM = "goevent-js"
-TRY = 2.0  # seconds that one try of a publish may take
-PAUSE = 0.1  # seconds between two tries
-PASSING = (DriverConnectionError, errors.TimeoutError, js_errors.NoStreamResponseError)
 LOOK = 1.0  # seconds between two looks at what the group has to do
 
 
@@ -66,6 +62,9 @@ class JetStreamDialect:
         self._patterns: dict[str, Any] = {}
         self._making = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._publisher = Publisher(
+            broker, self._link, self._stream, self._prefix, config.publish_timeout
+        )
         self._dead = DeadLetters(self._link, self._stream, config.group or "")
 
     @property
@@ -88,6 +87,7 @@ class JetStreamDialect:
         await self._link.open(shore)
         try:
             await self._ensure_stream()
+            await self._publisher.open()
         except js_errors.ServiceUnavailableError as error:
             raise DriverError("NATS: this server has no JetStream; start it with -js") from error
         except (errors.Error, OSError) as error:
@@ -150,7 +150,8 @@ class JetStreamDialect:
     async def _discover(self, pattern: str, test: Callable[[str], object]) -> None:
         subject = self._prefix + wildcard(pattern)
         info = await self._js.stream_info(self._stream, subjects_filter=subject)
-        for found in info.state.subjects or {}:
+        subjects: dict[str, int] = info.state.subjects or {}
+        for found in subjects:
             name = found.removeprefix(self._prefix)
             if test(name):
                 await self._feed(name, pattern)
@@ -205,33 +206,7 @@ class JetStreamDialect:
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst; each event has an acknowledgement of its own."""
-        await each_alone(burst, self._publish)
-
-    async def _publish(self, outgoing: Outgoing) -> Result:
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._config.publish_timeout
-        # The server drops what it has got under the same id, so that trying again is safe.
-        headers = {**outgoing.headers, api.Header.MSG_ID.value: outgoing.id}
-        while True:
-            try:
-                await self._link.ready()
-                accepted: Any = await self._link.unbroken(
-                    self._broker.publish(
-                        outgoing.body,
-                        self._prefix + outgoing.name,
-                        headers=headers,
-                        stream=self._stream,
-                        correlation_id=outgoing.id,
-                        timeout=TRY,
-                    )
-                )
-                return Receipt(id=str(accepted.seq))
-            except PASSING as error:
-                if loop.time() + PAUSE > until:
-                    return error if isinstance(error, DriverError) else refusal(error)
-                await asyncio.sleep(PAUSE)
-            except Exception as error:  # noqa: BLE001 - the server's, or a middleware's own
-                return refusal(error)
+        await self._publisher.publish(burst)
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Acknowledge, give back, and bury."""
@@ -254,6 +229,7 @@ class JetStreamDialect:
         return tuple(feed.backlog() for feed in [*self._feeds.values()])
 
     def _lost(self) -> None:
+        self._publisher.lost()
         for feed in self._feeds.values():
             feed.nudge()
 

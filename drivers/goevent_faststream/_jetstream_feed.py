@@ -202,7 +202,7 @@ class Feed:
                 self._over.set()
             await self._subscriber.consume(message)
             return
-        headers = message.headers or {}
+        headers: dict[str, str] = message.headers or {}
         if headers.get("Status") == "503" or "Deleted" in headers.get("Description", ""):
             self._gone = True
             await asyncio.sleep(PAUSE)  # whoever is asked too early has nothing better to say

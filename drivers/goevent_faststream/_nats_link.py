@@ -146,6 +146,11 @@ class NatsLink:
             self._shore = None
             broker.config.disconnect()
 
+    @property
+    def is_up(self) -> bool:
+        """True while there is a connection; what is published otherwise would be kept."""
+        return self._up.is_set() and bool(self.client.is_connected)
+
     async def ready(self, *, patience: float | None = None) -> None:
         """Wait for the connection, for so many seconds from when it was lost.
 
