@@ -1,7 +1,7 @@
 """Core NATS: every bus gets every event, at most once, and nothing is kept.
 
-A publish has no reply in NATS. So a burst is followed by one PING: its PONG says that the server
-has taken all that was sent before.
+A publish has no reply in NATS. So one PING follows what was sent: its PONG says that the server has
+taken it. At most one is under way; what is sent meanwhile is asked about by the next one.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from faststream.middlewares import AckPolicy
 from faststream.nats import NatsBroker
 from nats import errors
 
-from goevent import Backlog, Capabilities, DriverError
+from goevent import Backlog, Capabilities, DriverConnectionError, DriverError
 
 from ._config import BrokerConfig
 from ._copies import Copies
 from ._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
-from ._nats_link import NatsLink, broker_at as broker_at, nats_broker, refusal
+from ._nats_link import LOST, NatsLink, broker_at as broker_at, nats_broker, refusal
 from ._subjects import wildcard
 from ._subscribers import adopt, whole
 
@@ -44,6 +44,8 @@ class NatsDialect:
         self._copies = Copies()
         self._subscribers: dict[str, Any] = {}
         self._order = asyncio.Lock()
+        self._sent: list[tuple[Outgoing, int]] = []  # and how many losses there had been
+        self._confirming = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -55,6 +57,7 @@ class NatsDialect:
         self._copies = Copies()
         self._order = asyncio.Lock()
         self._subscribers.clear()
+        self._sent, self._confirming = [], False
         await self._link.open(shore)
 
     async def close(self) -> None:
@@ -120,42 +123,51 @@ class NatsDialect:
     # -- to the server
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst, and wait for one PONG."""
-        sent: list[Outgoing] = []
-        # FastStream's publish is five times the work of the client's, which does the rest of it
-        # when there is no middleware and no header.
-        plain = self._link.client.publish if not self._broker.middlewares else None
+        """Publish a burst; one PONG answers for all that was sent before its PING."""
         async with self._order:
             for outgoing in burst:
                 try:
                     await self._link.ready()
-                    if plain is not None and not outgoing.headers:
-                        await plain(self._prefix + outgoing.name, outgoing.body)
-                    else:
-                        await self._broker.publish(
-                            outgoing.body,
-                            self._prefix + outgoing.name,
-                            headers={**outgoing.headers},
-                            correlation_id=outgoing.id,
-                        )
+                    await self._send(outgoing)
                 except DriverError as error:
                     outgoing.done(error)
-                except (errors.Error, OSError) as error:
-                    outgoing.done(refusal(error))
-                except Exception as error:  # noqa: BLE001 - a middleware's own
+                except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
                     outgoing.done(refusal(error))
                 else:
-                    sent.append(outgoing)
-        result: DriverError | None = None
-        if sent:
+                    self._sent.append((outgoing, self._link.losses))
+        if self._sent and not self._confirming:
+            self._confirming = True
             try:
-                await self._link.flush()
-            except DriverError as error:
-                result = error
-            except (errors.Error, OSError) as error:
-                result = refusal(error)
-        for outgoing in sent:
-            outgoing.done(result)
+                while self._sent:
+                    await self._confirm()
+            finally:
+                self._confirming = False
+
+    async def _send(self, outgoing: Outgoing) -> None:
+        subject = self._prefix + outgoing.name
+        if self._broker.middlewares or outgoing.headers:
+            await self._broker.publish(
+                outgoing.body, subject, headers={**outgoing.headers}, correlation_id=outgoing.id
+            )
+        else:
+            # FastStream's publish is five times the work of the client's, which does the rest of it
+            # when there is no middleware and no header.
+            await self._link.client.publish(subject, outgoing.body)
+
+    async def _confirm(self) -> None:
+        """Ask whether the server has taken what was sent."""
+        sent, self._sent = self._sent, []
+        result: DriverError | None = None
+        try:
+            await self._link.flush()
+        except DriverError as error:
+            result = error
+        except (errors.Error, OSError) as error:
+            result = refusal(error)
+        for outgoing, losses in sent:
+            # What was on its way when another connection was lost has not been asked about.
+            lost = result is None and losses != self._link.losses
+            outgoing.done(DriverConnectionError(LOST) if lost else result)
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Tell nothing: nothing is acknowledged."""

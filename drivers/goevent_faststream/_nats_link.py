@@ -55,6 +55,7 @@ class NatsLink:
     """The connection of one broker object.
 
     Attributes:
+        losses: how often the connection was lost.
         on_lost: called when the connection is lost.
         on_back: called when it is there again, with all subscriptions of before.
     """
@@ -68,7 +69,7 @@ class NatsLink:
         self._client: Any = None
         self._up = asyncio.Event()
         self._lost_at = 0.0
-        self._losses = 0
+        self.losses = 0
         self._dial: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
         self._closing = False
@@ -197,11 +198,11 @@ class NatsLink:
         Raises:
             DriverConnectionError: the connection was lost before, or the server does not answer.
         """
-        losses = self._losses
+        losses = self.losses
         try:
             await self.unbroken(self.client.flush(timeout=ANSWER))
             # Without a reader it does not wait for a PONG, and fails nobody.
-            if losses != self._losses or not self.client.is_connected:
+            if losses != self.losses or not self.client.is_connected:
                 raise DriverConnectionError(LOST)
         except errors.FlushTimeoutError as error:
             await self.client.force_reconnect()
@@ -212,7 +213,7 @@ class NatsLink:
     async def _lost(self, *_: Any) -> None:
         if self._closing or not self._up.is_set():
             return
-        self._losses += 1
+        self.losses += 1
         self._lost_at = asyncio.get_running_loop().time()
         self._up.clear()
         waiting, self._waiting = self._waiting, set()
