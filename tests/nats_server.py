@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
+import nats
 import trio
 from brokers import missing
 from redis_server import free_port
+
+T = TypeVar("T")
 
 
 def server_program() -> str:
@@ -68,6 +73,20 @@ class NatsServer:
             self._process.kill()
             self._process.wait()
             self._process = None
+
+
+async def asked(server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Return what a coroutine makes of a client of its own, untyped, on a loop of its own."""
+    connect: Any = nats.connect
+
+    async def ask() -> T:
+        client = await connect(server.url)
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    return await trio.to_thread.run_sync(lambda: asyncio.run(ask()))
 
 
 @asynccontextmanager

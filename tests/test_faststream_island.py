@@ -7,7 +7,7 @@ import signal
 import threading
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -35,9 +35,11 @@ async def running(
 
 def leaf(error: BaseException) -> BaseException:
     """Return the one exception in groups of one."""
-    while isinstance(error, BaseExceptionGroup):
-        (error,) = error.exceptions
-    return error
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    (only,) = group.exceptions
+    return leaf(only)
 
 
 async def where() -> str:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from typing import Any
 
-import nats
 import pytest
 import trio
 from faststream.nats import JStream, NatsBroker
 from faststream_buses import FastStreamBus, accepted, grown
-from nats_server import NatsServer, nats_server
+from nats_server import NatsServer, asked, nats_server
 from redis_buses import Deep, Paid, User, numbers, opened, until
 
 from goevent import UnsupportedError
 from goevent_faststream import BrokerConfig, FastStreamDriver
 from goevent_faststream._subjects import consumer_name
-
-
-@asynccontextmanager
-async def jetstream() -> AsyncGenerator[NatsServer]:
-    async with nats_server() as server:
-        yield server
 
 
 def bus_on(server: NatsServer, group: str | None = "shop", **options: object) -> FastStreamBus:
@@ -38,28 +28,23 @@ def bus_on(server: NatsServer, group: str | None = "shop", **options: object) ->
 async def dead_letters(server: NatsServer) -> list[tuple[str, bytes, dict[str, str]]]:
     """Return subject, body and headers of what is in the stream of the dead letters."""
 
-    async def read() -> list[tuple[str, bytes, dict[str, str]]]:
-        client = await nats.connect(server.url)
+    async def read(client: Any) -> list[tuple[str, bytes, dict[str, str]]]:
         js = client.jetstream()
-        found: list[tuple[str, bytes, dict[str, str]]] = []
         count = (await js.stream_info("goevent-js-dead")).state.messages
-        for sequence in range(1, count + 1):
-            message: Any = await js.get_msg("goevent-js-dead", sequence)
-            found.append((message.subject, message.data, message.headers))
-        await client.close()
-        return found
+        messages = [await js.get_msg("goevent-js-dead", n) for n in range(1, count + 1)]
+        return [(each.subject, each.data, each.headers) for each in messages]
 
-    return await trio.to_thread.run_sync(asyncio.run, read())
+    return await asked(server, read)
 
 
 async def test_receipt_is_the_place_in_the_stream() -> None:
-    async with jetstream() as server, bus_on(server, None) as bus:
+    async with nats_server() as server, bus_on(server, None) as bus:
         handles = await accepted(bus, 1, 2)
         assert [handle.receipt for handle in handles] == ["1", "2"]
 
 
 async def test_bus_without_a_group_can_only_publish() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         bus = bus_on(server, None)
         registration = bus.subscribe(print, Paid)
         with pytest.raises(UnsupportedError, match="group"):
@@ -68,7 +53,7 @@ async def test_bus_without_a_group_can_only_publish() -> None:
 
 
 async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         bus = bus_on(server, max_deliveries=3)
         tries = bus.tries(fail=lambda event: event.n == 13)
         async with bus:
@@ -85,17 +70,15 @@ async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
 
 
 async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         bus = bus_on(server)
         seen = bus.seen()
         async with bus:
 
-            async def publish() -> None:
-                client = await nats.connect(server.url)
+            async def publish(client: Any) -> None:
                 await client.jetstream().publish("goevent-js.order.paid", b"{nonsense")
-                await client.close()
 
-            await trio.to_thread.run_sync(asyncio.run, publish())
+            await asked(server, publish)
             await accepted(bus, 1)
             await until(lambda: seen and bus.told)
         ((_, body, headers),) = await dead_letters(server)
@@ -105,7 +88,7 @@ async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
 
 
 async def test_long_listener_keeps_its_event() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         bus, other = bus_on(server, claim_idle=1), bus_on(server, claim_idle=1)
         begun: list[int] = []
         gate = trio.Event()
@@ -126,7 +109,7 @@ async def test_long_listener_keeps_its_event() -> None:
 
 
 async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         first, second = bus_on(server), bus_on(server)
         gate = trio.Event()
         begun: list[int] = []
@@ -150,7 +133,7 @@ async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end() -> None:
 
 
 async def test_snapshot_tells_what_the_group_has_to_do() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         bus = bus_on(server, prefetch=2)
         gate = trio.Event()
 
@@ -169,7 +152,7 @@ async def test_snapshot_tells_what_the_group_has_to_do() -> None:
 
 
 async def test_pattern_gets_names_that_were_there_and_those_that_come() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         bus = bus_on(server)
         exact, pattern = bus.seen("order.paid"), bus.seen("order.**")
         async with bus_on(server, None) as sender:
@@ -185,7 +168,7 @@ async def test_pattern_gets_names_that_were_there_and_those_that_come() -> None:
 
 
 async def test_group_that_begins_at_the_latest_misses_what_was() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         async with bus_on(server, None) as sender:
             await accepted(sender, 1)
             late = bus_on(server, "late", start="latest")
@@ -197,7 +180,7 @@ async def test_group_that_begins_at_the_latest_misses_what_was() -> None:
 
 
 async def test_server_killed_and_restarted_under_load_loses_nothing() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
         sender, receiver = bus_on(server, None), bus_on(server, claim_idle=2)
         seen = receiver.seen()
         taken: set[int] = set()
@@ -229,7 +212,7 @@ async def test_server_killed_and_restarted_under_load_loses_nothing() -> None:
 
 
 async def test_stream_of_ones_own_says_where_events_are() -> None:
-    async with jetstream() as server:
+    async with nats_server() as server:
 
         def bus(group: str) -> FastStreamBus:
             stream = JStream("orders", subjects=["shop.events.>"], max_msgs=1000)
@@ -243,14 +226,11 @@ async def test_stream_of_ones_own_says_where_events_are() -> None:
             await accepted(one, 1)
             await until(lambda: all(seen))
 
-        async def subjects() -> Any:
-            client = await nats.connect(server.url)
+        async def subjects(client: Any) -> Any:
             info = await client.jetstream().stream_info("orders", subjects_filter=">")
-            await client.close()
             return info.config.max_msgs, info.state.subjects
 
-        found = await trio.to_thread.run_sync(asyncio.run, subjects())
-        assert found == (1000, {"shop.events.order.paid": 1})
+        assert await asked(server, subjects) == (1000, {"shop.events.order.paid": 1})
 
 
 def test_no_two_names_share_a_consumer() -> None:

@@ -36,6 +36,7 @@ class FastStreamDriver:
             only.
         config: how to take part. With a group, or an address, NATS means JetStream.
         address: the broker's own description of where events are, for instance a `JStream`.
+        format: how events are written; goevent's own JSON envelope if None.
         broker_name: what reports call the broker.
     """
 
@@ -47,6 +48,7 @@ class FastStreamDriver:
         config: BrokerConfig | None = None,
         *,
         address: object = None,
+        format: Format | None = None,  # noqa: A002
         broker_name: str | None = None,
     ) -> None:
         config = config or BrokerConfig()
@@ -56,7 +58,7 @@ class FastStreamDriver:
         self._dialect: Dialect = dialects(mapping).dialect(broker, config, address)
         self._broker = broker
         self._config = config
-        self._format: Format = EnvelopeFormat()
+        self._format: Format = format or EnvelopeFormat()
         self._session: Session | None = None
 
     @classmethod
