@@ -12,7 +12,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import nats
 import trio
@@ -77,10 +77,9 @@ class NatsServer:
 
 async def asked(server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
     """Return what a coroutine makes of a client of its own, untyped, on a loop of its own."""
-    connect: Any = nats.connect
 
     async def ask() -> T:
-        client = await connect(server.url)
+        client = await cast("Any", nats).connect(server.url)
         try:
             return await work(client)
         finally:

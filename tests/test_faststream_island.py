@@ -26,10 +26,20 @@ def island_threads() -> list[str]:
 async def running(
     told: list[Exception] | None = None, name: str = "isle"
 ) -> AsyncGenerator[Island]:
-    island = Island(name, (told if told is not None else []).append)
+    rescues: list[str] = []
+
+    async def rescue() -> None:
+        rescues.append(await where())
+
+    island = Island(name, (told if told is not None else []).append, rescue)
     async with trio.open_nursery() as nursery:
         await nursery.start(island.run)
-        yield island
+        try:
+            yield island
+        except trio.Cancelled:  # it has crashed
+            assert rescues == [name]
+            raise
+        assert not rescues
         nursery.cancel_scope.cancel()
 
 

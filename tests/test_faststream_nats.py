@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import subprocess
 import sys
@@ -120,6 +121,25 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
             assert bus.says("connected to nats again") == 2
         assert numbers(seen) == sorted(set(numbers(seen)))
         assert len(taken) > 100
+
+
+async def test_crash_of_the_loop_ends_the_bus_with_a_driver_error() -> None:
+    async def crash() -> None:
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+
+    async def crashing(bus: FastStreamBus) -> None:
+        async with bus:
+            session = bus.driver._session  # pyright: ignore[reportPrivateUsage]
+            assert session is not None
+            await session._island.call(crash)  # pyright: ignore[reportPrivateUsage]
+            await trio.sleep_forever()
+
+    async with nats_server() as server:
+        bus = FastStreamBus(server.url)
+        with trio.fail_after(10), pytest.raises(DriverError, match="loop of the broker"):
+            await crashing(bus)
+        async with bus:
+            await accepted(bus, 1)
 
 
 async def test_slow_listener_holds_back_the_island() -> None:

@@ -162,7 +162,7 @@ class Dialect(Protocol):
         ...
 
     async def close(self) -> None:
-        """Disconnect and leave nothing behind, connected or not; also if `open` has failed."""
+        """Disconnect and leave nothing behind; also if `open` has failed, or the loop crashed."""
         ...
 
     async def subscribe(self, names: Sequence[str]) -> None:

@@ -20,6 +20,8 @@ from goevent import DriverError
 
 T = TypeVar("T")
 
+RESCUE = 2.0  # seconds to close connections, after a crash
+
 
 class IslandClosed(DriverError):
     """The loop of the broker has ended, or has not begun."""
@@ -105,11 +107,18 @@ class Island:
         name: of the thread.
         unhandled: called on the island with what a task of the loop has failed with, when nobody
             has looked at it.
+        rescue: run on the loop when it has crashed, so that its connections do not stay open.
     """
 
-    def __init__(self, name: str, unhandled: Callable[[Exception], object]) -> None:
+    def __init__(
+        self,
+        name: str,
+        unhandled: Callable[[Exception], object],
+        rescue: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
         self._name = name
         self._unhandled = unhandled
+        self._rescue = rescue
         self._loop: asyncio.AbstractEventLoop | None = None
         self._over: asyncio.Event | None = None
         self._failure: BaseException | None = None
@@ -198,12 +207,20 @@ class Island:
                 self._over = asyncio.Event()
                 self._loop.set_exception_handler(self._report)
                 token.run_sync_soon(self._begun.set)
-                runner.run(self._over.wait())
+                try:
+                    runner.run(self._over.wait())
+                except BaseException as error:  # noqa: BLE001 - as below
+                    self._failure = error
+                    runner.run(self._save())
         except BaseException as error:  # noqa: BLE001 - there is nobody above; Trio raises it
-            self._failure = error
+            self._failure = self._failure or error
         finally:
             token.run_sync_soon(self._begun.set)
             token.run_sync_soon(self._ended.set)
+
+    async def _save(self) -> None:
+        async with asyncio.timeout(RESCUE):
+            await self._rescue()
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")

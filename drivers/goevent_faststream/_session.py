@@ -53,7 +53,7 @@ class Session:
         self._arrivals: Quay[Arrival] = Quay(token)
         self._news: Quay[News] = Quay(token)
         self._harbour = Harbour(dialect, broker, config.prefetch, self._arrivals, self._news)
-        self._island = Island(f"goevent-{broker}", self._harbour.report)
+        self._island = Island(f"goevent-{broker}", self._harbour.report, dialect.close)
         self._ferry: Ferry[Cargo] | None = None
         self._names: set[str] = set()
         self._stopped = False
@@ -77,8 +77,13 @@ class Session:
         island_scope = trio.CancelScope()
 
         async def live(task_status: trio.TaskStatus[None]) -> None:
-            with island_scope:
-                await self._island.run(task_status=task_status)
+            nonlocal failure
+            try:
+                with island_scope:
+                    await self._island.run(task_status=task_status)
+            except DriverError as error:  # it has crashed
+                failure = failure or error
+                nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
             try:
