@@ -221,7 +221,7 @@ class JetStreamDialect:
             await self._link.ready(patience=float("inf"))
             for feed in [*self._feeds.values()]:
                 # If the consumer is gone, who pulls from it makes it again, and that is reported.
-                with suppress(errors.Error, OSError):
+                with suppress(errors.Error, OSError, DriverError):
                     await feed.look_after()
 
     def backlogs(self) -> tuple[Backlog, ...]:

@@ -86,7 +86,7 @@ async def _bury(verdict: Verdict, dead: DeadLetters, link: NatsLink) -> None:
         await link.unbroken(dead.write(verdict))
     except (errors.Error, OSError, DriverError) as error:
         dead.lost()
-        link.shore.report(error if isinstance(error, DriverError) else refusal(error), arrival.name)
+        link.shore.report(refusal(error), arrival.name)
         await arrival.raw[2].nack(delay=1.0)
         return
     await arrival.raw[2].reject()

@@ -71,6 +71,7 @@ class Feed:
         self._over = asyncio.Event()
         self._gone = False
         self._high = 0
+        self._sign_due = 0.0
         self._lag: int | None = None
         self._pending = 0
 
@@ -234,8 +235,11 @@ class Feed:
 
     async def look_after(self) -> None:
         """Tell the server that what is held is worked on, and see what there is to do."""
-        for arrival in [*self.held.values()]:
-            await arrival.raw[2].in_progress()
+        now = asyncio.get_running_loop().time()
+        if now >= self._sign_due:
+            self._sign_due = now + self._config.claim_idle / 3
+            for arrival in [*self.held.values()]:
+                await arrival.raw[2].in_progress()
         info = await self._js.consumer_info(self._stream, self._durable)
         self._lag, self._pending = info.num_pending, info.num_ack_pending
 

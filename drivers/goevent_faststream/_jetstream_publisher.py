@@ -16,7 +16,7 @@ from faststream.nats import NatsBroker
 from nats import errors
 from nats.js import api, errors as js_errors
 
-from goevent import DriverConnectionError, DriverError, Receipt
+from goevent import DriverConnectionError, Receipt
 
 from ._dialect import Outgoing, Result, each_alone
 from ._nats_link import NatsLink, refusal
@@ -146,7 +146,7 @@ class Publisher:
                 return Receipt(id=str(accepted.seq))
             except PASSING as error:
                 if loop.time() + PAUSE > until:
-                    return error if isinstance(error, DriverError) else refusal(error)
+                    return refusal(error)
                 await asyncio.sleep(PAUSE)
             except Exception as error:  # noqa: BLE001 - the server's, or a middleware's own
                 return refusal(error)

@@ -244,7 +244,9 @@ class NatsLink:
 
 
 def refusal(error: Exception) -> DriverError:
-    """Return the error of the contract for one of nats-py."""
+    """Return the error of the contract for one of nats-py; one of the contract as it is."""
+    if isinstance(error, DriverError):
+        return error
     text = str(error).removeprefix("nats: ") or type(error).__name__
     kinds = (
         errors.ConnectionClosedError,
