@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -177,6 +178,71 @@ async def test_group_that_begins_at_the_latest_misses_what_was() -> None:
                 await accepted(sender, 2)
                 await until(lambda: seen)
         assert numbers(seen) == [2]
+
+
+async def test_event_that_killed_every_bus_is_not_run_any_more() -> None:
+    async with nats_server() as server:
+        bus = bus_on(server, max_deliveries=2)
+        bus.seen()
+        async with bus:
+            await bus.ready()
+
+        async def die_twice(client: Any) -> None:
+            durable = consumer_name("shop", "order.paid")
+            js = client.jetstream()
+            await js.publish("goevent-js.order.paid", b"{}")
+            pull = await js.pull_subscribe_bind(durable, "goevent-js")
+            for _ in range(2):
+                (message,) = await pull.fetch(1)
+                await message.nak()
+
+        await asked(server, die_twice)
+        seen = bus.seen()
+        async with bus:
+            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+        assert not seen
+        ((_, body, headers),) = await dead_letters(server)
+        assert (body, headers["goevent-deliveries"]) == (b"{}", "3")
+
+
+async def test_consumer_that_vanishes_is_made_again_and_reported() -> None:
+    async with nats_server() as server:
+        bus = bus_on(server)
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1, 2)
+            await until(lambda: len(seen) == 2)
+
+            async def delete(client: Any) -> None:
+                durable = consumer_name("shop", "order.paid")
+                await client.jetstream().delete_consumer("goevent-js", durable)
+
+            await asked(server, delete)
+            await until(lambda: bus.says("had vanished"))
+            await accepted(bus, 3)
+            await until(lambda: len(seen) == 3)
+        assert numbers(seen) == [1, 2, 3]
+
+
+async def test_redelivery_waits_for_longer_each_time() -> None:
+    async with nats_server() as server:
+        bus = bus_on(server, backoff=0.2, max_deliveries=4)
+        times: list[float] = []
+
+        def fail(event: Paid) -> None:
+            times.append(trio.current_time())
+            raise ValueError(event.n)
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: bus.says("is a dead letter"))
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        assert [pause >= least for pause, least in zip(pauses, (0.2, 0.4, 0.8), strict=True)] == [
+            True,
+            True,
+            True,
+        ]
 
 
 async def test_server_killed_and_restarted_under_load_loses_nothing() -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import signal
 import subprocess
 import sys
+import threading
 from typing import Any
 
 import pytest
@@ -140,6 +142,19 @@ async def test_crash_of_the_loop_ends_the_bus_with_a_driver_error() -> None:
             await crashing(bus)
         async with bus:
             await accepted(bus, 1)
+
+
+def test_keyboard_interrupt_ends_the_bus_and_its_thread() -> None:
+    async def main() -> None:
+        async with nats_server() as server, FastStreamBus(server.url) as bus:
+            await accepted(bus, 1)
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("goevent-")]
 
 
 async def test_slow_listener_holds_back_the_island() -> None:
