@@ -197,7 +197,6 @@ def test_options_of_the_url_are_those_of_the_config() -> None:
     )
     assert driver.config == BrokerConfig(
         group="billing",
-        stream="goevent-js",
         prefetch=7,
         start="latest",
         backoff=0.1,

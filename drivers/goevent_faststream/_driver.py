@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Self
 
 import trio
@@ -21,7 +20,7 @@ from goevent import (
 from ._config import BrokerConfig, read_url
 from ._dialect import Dialect, Result
 from ._format import EnvelopeFormat, Format
-from ._mappings import MAPPINGS, dialects, of_broker, of_scheme
+from ._mappings import MAPPINGS, Mapping, dialects, of_broker, of_scheme
 from ._session import Session
 
 
@@ -37,7 +36,7 @@ class FastStreamDriver:
         config: how to take part. With a group, or an address, NATS means JetStream.
         address: the broker's own description of where events are, for instance a `JStream`.
         format: how events are written; goevent's own JSON envelope if None.
-        broker_name: what reports call the broker.
+        mapping: the row of `MAPPINGS` to go by; None for the one of the broker's class.
     """
 
     schemes: tuple[str, ...] = tuple(s for mapping in MAPPINGS for s in mapping.schemes)
@@ -49,12 +48,13 @@ class FastStreamDriver:
         *,
         address: object = None,
         format: Format | None = None,  # noqa: A002
-        broker_name: str | None = None,
+        mapping: Mapping | None = None,
     ) -> None:
         config = config or BrokerConfig()
-        durable = config.group is not None or config.stream is not None or address is not None
-        mapping = of_broker(broker, durable=durable)
-        self._name = broker_name or mapping.schemes[0]
+        if mapping is None:
+            durable = config.group is not None or config.stream is not None or address is not None
+            mapping = of_broker(broker, durable=durable)
+        self._name = mapping.schemes[0]
         self._dialect: Dialect = dialects(mapping).dialect(broker, config, address)
         self._broker = broker
         self._config = config
@@ -72,11 +72,7 @@ class FastStreamDriver:
         plain, config = read_url(url if "://" in url else f"{url}://localhost")
         module = dialects(mapping)
         broker = module.broker_at(plain)
-        if not mapping.durable and (config.group is not None or config.stream is not None):
-            raise ValueError(f"{scheme}:// has no groups and no streams: all buses get all")
-        if mapping.durable and config.stream is None:
-            config = replace(config, stream="goevent-js")
-        return cls(broker, config, broker_name=mapping.schemes[0])
+        return cls(broker, config, mapping=mapping)
 
     @property
     def capabilities(self) -> Capabilities:

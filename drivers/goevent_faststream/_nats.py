@@ -31,6 +31,8 @@ def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
     """Return core NATS for a broker."""
     if address is not None:
         raise TypeError(f"core NATS has no addresses of events but subjects, not {address!r}")
+    if config.group is not None or config.stream is not None:
+        raise ValueError("core NATS has no groups and no streams: all buses get all events")
     return NatsDialect(nats_broker(broker), config)
 
 

@@ -31,7 +31,7 @@ STOP = 1.0  # seconds for an orderly end
 def broker_at(url: str) -> NatsBroker:
     """Return FastStream's broker for a `nats://` URL."""
     return NatsBroker(
-        f"nats://{url.partition('://')[2]}",
+        f"nats://{url.partition('://')[2] or 'localhost'}",
         reconnect_time_wait=RECONNECT,  # type: ignore[arg-type]  # it sleeps so long
         max_reconnect_attempts=-1,
         ping_interval=PING,
