@@ -8,7 +8,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +33,13 @@ def server_program() -> str:
 
 @dataclass
 class NatsServer:
-    """A server process; what JetStream holds stays over a kill."""
+    """A server process; what JetStream holds stays over a kill.
 
+    Attributes:
+        options: of its command line.
+    """
+
+    options: Sequence[str] = ()
     port: int = field(default_factory=free_port)
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="goevent-nats")))
     _process: subprocess.Popen[bytes] | None = None
@@ -52,7 +57,9 @@ class NatsServer:
         program = server_program()
         where = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.directory)]
         self._process = subprocess.Popen(
-            [program, "-js", *where], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+            [program, "-js", *where, *self.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         with trio.fail_after(20):
             while not await self._answers():
@@ -89,9 +96,9 @@ async def asked(server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]
 
 
 @asynccontextmanager
-async def nats_server() -> AsyncGenerator[NatsServer]:
+async def nats_server(*options: str) -> AsyncGenerator[NatsServer]:
     """Run a server while the body runs."""
-    server = NatsServer()
+    server = NatsServer(options)
     try:
         await server.start()
         yield server

@@ -18,6 +18,7 @@ from faststream.nats import NatsBroker
 from faststream_buses import FastStreamBus, accepted, grown
 from nats_server import nats_server
 from redis_buses import Deep, Paid, User, numbers, opened, until
+from redis_server import fault_proxy
 
 from goevent import DriverConnectionError, DriverError, UnknownDriverError
 from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver
@@ -87,6 +88,31 @@ async def test_publish_in_an_outage_fails_clearly_and_in_time() -> None:
             assert trio.current_time() - begun < 10
             await until(lambda: bus.says("is lost"))
             assert not bus.driver.snapshot().connected
+
+
+@pytest.mark.parametrize("query", ["nats://{}", "nats+js://{}?group=shop"])
+async def test_server_that_does_not_answer_fails_a_publish_in_time(query: str) -> None:
+    async with nats_server() as server, fault_proxy(server.port) as proxy:
+        bus = FastStreamBus(query.format(proxy.addr))
+        async with bus:
+            await accepted(bus, 1)
+            proxy.swallow()
+            with trio.fail_after(10):
+                handle = await bus.dispatch(Paid(n=2))
+                await handle.wait()
+            assert isinstance(handle.errors[0].error, DriverConnectionError)
+            proxy.pass_on()
+            await accepted(bus, 3)
+
+
+async def test_wrong_password_is_said_at_once() -> None:
+    async with nats_server("--user", "joe", "--pass", "secret") as server:
+        bus = FastStreamBus(f"nats://joe:guess@{server.addr}")
+        with trio.fail_after(4), pytest.raises(DriverError, match="Authorization"):
+            async with bus:
+                pass
+        async with FastStreamBus(f"nats://joe:secret@{server.addr}") as bus:
+            await accepted(bus, 1)
 
 
 async def test_server_killed_and_restarted_under_load_is_reported_and_used_again() -> None:

@@ -3,6 +3,10 @@
 One stream holds all event names; a group has a durable pull consumer for each name that it listens
 to, which all its buses share. A pattern stands for the names that match it: those that the stream
 has, and those that a plain subscription to the wildcard sees for the first time.
+
+The server counts each time that it hands an event out, and cannot be told that nobody began with
+it. So what is handed back by a clean stop has one more delivery, and comes nearer to
+`max_deliveries`.
 """
 
 from __future__ import annotations
