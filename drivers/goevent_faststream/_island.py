@@ -212,6 +212,8 @@ class Island:
                 except BaseException as error:  # noqa: BLE001 - as below
                     self._failure = error
                     runner.run(self._save())
+                finally:
+                    runner.run(self._leave_nothing())
         except BaseException as error:  # noqa: BLE001 - there is nobody above; Trio raises it
             self._failure = self._failure or error
         finally:
@@ -221,6 +223,16 @@ class Island:
     async def _save(self) -> None:
         async with asyncio.timeout(RESCUE):
             await self._rescue()
+
+    async def _leave_nothing(self) -> None:
+        """Close what clients have left open, as some do when they are not let in."""
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+        left: Any = getattr(asyncio.get_running_loop(), "_transports", {})
+        for transport in [*left.values()]:
+            transport.abort()
+        await asyncio.sleep(0)  # they close in the next step of the loop
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
