@@ -1,0 +1,262 @@
+"""The island: an asyncio loop in a thread of its own, under Trio's structured concurrency.
+
+FastStream needs a running asyncio loop; this is where it has one. `Island.run` owns the thread: it
+starts it, and does not return before it has ended. What goes from one side to the other is laid on
+a quay, and the other side is called only if it does not know yet: one wake-up for a burst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any, Generic, TypeVar, cast
+
+import trio
+
+from goevent import DriverError
+
+T = TypeVar("T")
+
+RESCUE = 2.0  # seconds to close connections, after a crash
+
+
+class IslandClosed(DriverError):
+    """The loop of the broker has ended, or has not begun."""
+
+
+class Quay(Generic[T]):
+    """What comes from the island and waits for one task of Trio."""
+
+    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
+        self.items: deque[T] = deque()
+        self._token = token
+        self._called = False
+        self._news = trio.Event()
+
+    def post(self, item: T) -> None:
+        """Lay something down; from the island."""
+        self.items.append(item)
+        if not self._called:
+            self._called = True
+            self._token.run_sync_soon(self._call)
+
+    def _call(self) -> None:
+        self._news.set()
+
+    async def wait(self) -> None:
+        """Wait until there is something; what comes from now on calls again."""
+        await self._news.wait()
+        self._news = trio.Event()
+        # In this order: what is laid down from here on calls, what was before is in `items`.
+        self._called = False
+
+
+class Ferry(Generic[T]):
+    """What comes from Trio and waits for the loop of the island."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, land: Callable[[list[T]], None]) -> None:
+        self._items: deque[T] = deque()
+        self._loop = loop
+        self._land = land
+        self._called = False
+
+    def post(self, item: T) -> None:
+        """Lay something down; from Trio. If the loop has ended, it is lost."""
+        self._items.append(item)
+        if not self._called:
+            self._called = True
+            try:
+                self._loop.call_soon_threadsafe(self.land)
+            except RuntimeError:
+                self._items.clear()
+
+    def land(self) -> None:
+        """Take over all that there is; on the island."""
+        self._called = False
+        items = self._items
+        burst: list[T] = []
+        while items:
+            burst.append(items.popleft())
+        if burst:
+            self._land(burst)
+
+
+class _Call:
+    """One coroutine that Trio has run on the island, and waits for."""
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.value: Any = None
+        self.error: BaseException | None = None
+        self.task: asyncio.Task[Any] | None = None
+        self.given_up = False
+
+    def settle(self, value: Any, error: BaseException | None) -> None:
+        if not self.done.is_set():
+            self.value, self.error = value, error
+            self.done.set()
+
+
+class Island:
+    """An asyncio loop in a thread of its own; runs once.
+
+    Args:
+        name: of the thread.
+        unhandled: called on the island with what a task of the loop has failed with, when nobody
+            has looked at it.
+        rescue: run on the loop when it has crashed, so that its connections do not stay open.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        unhandled: Callable[[Exception], object],
+        rescue: Callable[[], Coroutine[Any, Any, None]],
+    ) -> None:
+        self._name = name
+        self._unhandled = unhandled
+        self._rescue = rescue
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._over: asyncio.Event | None = None
+        self._failure: BaseException | None = None
+        self._calls: set[_Call] = set()
+        self._begun = trio.Event()
+        self._ended = trio.Event()
+        self._token: trio.lowlevel.TrioToken | None = None
+
+    @property
+    def loop(self) -> asyncio.AbstractEventLoop:
+        """The loop.
+
+        Raises:
+            IslandClosed: It does not run.
+        """
+        if self._loop is None:
+            raise IslandClosed("the event loop of the broker does not run")
+        return self._loop
+
+    # -- on Trio's side
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Have the loop run until cancelled; leaves no thread behind.
+
+        Raises:
+            DriverError: The loop has ended by itself.
+        """
+        self._token = trio.lowlevel.current_trio_token()
+        thread = threading.Thread(target=self._live, name=self._name)
+        thread.start()
+        try:
+            await self._begun.wait()
+            task_status.started()
+            await self._ended.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                await self._begun.wait()
+                self._stop()
+                await self._ended.wait()
+            thread.join()  # it has said that it is at its end
+            self._loop = None
+            for call in [*self._calls]:
+                call.settle(None, IslandClosed("the event loop of the broker has ended"))
+        raise DriverError(
+            f"the event loop of the broker has ended: {self._failure!r}"
+        ) from self._failure
+
+    async def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
+        """Run a coroutine on the island; if this is cancelled, so is that, and nobody waits.
+
+        Raises:
+            IslandClosed: The loop has ended before.
+        """
+        loop, call = self.loop, _Call()
+        self._calls.add(call)
+        try:
+            loop.call_soon_threadsafe(self._begin, call, work, args)
+            await call.done.wait()
+        except trio.Cancelled:
+            call.given_up = True
+            if self._loop is not None:
+                loop.call_soon_threadsafe(self._give_up, call)
+            raise
+        finally:
+            self._calls.discard(call)
+        if call.error is not None:
+            error, call.error = call.error, None
+            raise error
+        return cast("T", call.value)
+
+    def _stop(self) -> None:
+        if self._loop is not None and self._over is not None:
+            with suppress(RuntimeError):  # it has ended just now
+                self._loop.call_soon_threadsafe(self._over.set)
+
+    # -- on the island
+
+    def _live(self) -> None:
+        """Be the thread."""
+        token = self._token
+        if token is None:
+            raise RuntimeError("an island is run")
+        try:
+            with asyncio.Runner() as runner:
+                self._loop = runner.get_loop()
+                self._over = asyncio.Event()
+                self._loop.set_exception_handler(self._report)
+                token.run_sync_soon(self._begun.set)
+                try:
+                    runner.run(self._over.wait())
+                except BaseException as error:  # noqa: BLE001 - as below
+                    self._failure = error
+                    runner.run(self._save())
+                finally:
+                    runner.run(self._leave_nothing())
+        except BaseException as error:  # noqa: BLE001 - there is nobody above; Trio raises it
+            self._failure = self._failure or error
+        finally:
+            token.run_sync_soon(self._begun.set)
+            token.run_sync_soon(self._ended.set)
+
+    async def _save(self) -> None:
+        async with asyncio.timeout(RESCUE):
+            await self._rescue()
+
+    async def _leave_nothing(self) -> None:
+        """Close what clients have left open, as some do when they are not let in."""
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.sleep(0)
+        left: Any = getattr(asyncio.get_running_loop(), "_transports", {})
+        for transport in [*left.values()]:
+            transport.abort()
+        await asyncio.sleep(0)  # they close in the next step of the loop
+
+    def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if not isinstance(error, Exception):
+            error = DriverError(str(context.get("message", "the broker's client has failed")))
+        self._unhandled(error)
+
+    def _begin(
+        self, call: _Call, work: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
+    ) -> None:
+        if call.given_up:
+            return
+        call.task = self.loop.create_task(work(*args))
+        call.task.add_done_callback(lambda task: self._finish(call, task))
+
+    def _finish(self, call: _Call, task: asyncio.Task[Any]) -> None:
+        if task.cancelled():
+            error: BaseException | None = IslandClosed("the broker's client was cancelled")
+        else:
+            error = task.exception()
+        value = task.result() if error is None else None
+        if self._token is not None and not call.given_up:
+            self._token.run_sync_soon(call.settle, value, error)
+
+    def _give_up(self, call: _Call) -> None:
+        if call.task is not None:
+            call.task.cancel()

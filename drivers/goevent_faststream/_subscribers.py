@@ -1,0 +1,26 @@
+"""What every dialect does with FastStream's subscribers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+
+async def whole(message: Any) -> Any:
+    """Decode a message to itself: its bytes are decoded on the other side."""
+    return message
+
+
+def adopt(
+    broker: Any, subscriber: Any, handler: Callable[[Any], Coroutine[Any, Any, None]]
+) -> None:
+    """Have a subscriber that was made for a name call a handler, and take it from its broker.
+
+    The broker would start it again, at the next start, for as long as anything refers to it, and
+    has no public way to forget it. Its owner starts and stops it.
+
+    Args:
+        subscriber: made with `persistent=False`.
+    """
+    subscriber(handler)
+    broker._subscribers.discard(subscriber)

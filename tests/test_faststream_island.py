@@ -1,0 +1,224 @@
+"""The island: an asyncio loop in a thread of its own, as structured as any task of Trio."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+from collections.abc import AsyncGenerator, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from goevent import DriverError
+from goevent_faststream import IslandClosed
+from goevent_faststream._island import Ferry, Island, Quay
+
+
+def island_threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("isle")]
+
+
+@asynccontextmanager
+async def running(
+    told: list[Exception] | None = None, name: str = "isle"
+) -> AsyncGenerator[Island]:
+    rescues: list[str] = []
+
+    async def rescue() -> None:
+        rescues.append(await where())
+
+    island = Island(name, (told if told is not None else []).append, rescue)
+    async with trio.open_nursery() as nursery:
+        await nursery.start(island.run)
+        try:
+            yield island
+        except trio.Cancelled:  # it has crashed
+            assert rescues == [name]
+            raise
+        assert not rescues
+        nursery.cancel_scope.cancel()
+
+
+def leaf(error: BaseException) -> BaseException:
+    """Return the one exception in groups of one."""
+    if not isinstance(error, BaseExceptionGroup):
+        return error
+    group = cast("BaseExceptionGroup[BaseException]", error)
+    (only,) = group.exceptions
+    return leaf(only)
+
+
+async def where() -> str:
+    return threading.current_thread().name
+
+
+async def fail(error: BaseException) -> None:
+    raise error
+
+
+async def test_coroutine_runs_in_the_thread_of_the_island_and_none_is_left() -> None:
+    async with running() as island:
+        assert await island.call(where) == "isle"
+        assert island_threads() == ["isle"]
+    assert island_threads() == []
+    with pytest.raises(IslandClosed):
+        await island.call(where)
+
+
+async def test_several_islands_run_side_by_side() -> None:
+    async with running(name="isle 1") as one, running(name="isle 2") as other:
+        assert [await one.call(where), await other.call(where)] == ["isle 1", "isle 2"]
+    assert island_threads() == []
+
+
+async def test_what_a_coroutine_raises_comes_to_the_caller() -> None:
+    async with running() as island:
+        with pytest.raises(KeyError, match="gone"):
+            await island.call(fail, KeyError("gone"))
+        assert await island.call(where) == "isle"
+
+
+async def test_cancelled_call_cancels_the_coroutine_and_does_not_wait() -> None:
+    ended = threading.Event()
+    begun = threading.Event()
+
+    async def stubborn() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            ended.set()
+            raise
+
+    async with running() as island:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(island.call, stubborn)
+            assert await trio.to_thread.run_sync(begun.wait, 5)
+            nursery.cancel_scope.cancel()
+        assert await trio.to_thread.run_sync(ended.wait, 5)
+
+
+async def test_calls_under_way_end_with_the_island() -> None:
+    errors: list[Exception] = []
+
+    async def ask(island: Island) -> None:
+        try:
+            await island.call(asyncio.sleep, 3600)
+        except IslandClosed as error:
+            errors.append(error)
+
+    async with trio.open_nursery() as nursery, running() as island:
+        nursery.start_soon(ask, island)
+        await wait_all_tasks_blocked()
+    assert len(errors) == 1
+    assert island_threads() == []
+
+
+async def crash(island: Island, work: Coroutine[Any, Any, None]) -> None:
+    async def start() -> None:
+        tasks.append(asyncio.get_running_loop().create_task(work))
+
+    tasks: list[Any] = []
+    await island.call(start)
+    await trio.sleep_forever()
+
+
+async def test_crash_of_the_loop_is_a_driver_error() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with running() as island:
+            await crash(island, fail(SystemExit(3)))
+    error = leaf(caught.value)
+    assert isinstance(error, DriverError)
+    assert isinstance(error.__cause__, SystemExit)
+    assert island_threads() == []
+
+
+async def test_failure_that_nobody_looks_at_is_reported() -> None:
+    told: list[Exception] = []
+
+    async def let_it_fail() -> None:
+        asyncio.get_running_loop().call_soon(lambda: 1 // 0)
+
+    async with running(told) as island:
+        await island.call(let_it_fail)
+        with trio.fail_after(5):
+            while not told:
+                await island.call(asyncio.sleep, 0)
+    assert isinstance(told[0], ZeroDivisionError)
+
+
+def test_keyboard_interrupt_ends_trio_and_the_island() -> None:
+    async def main() -> None:
+        async with running():
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep(60)
+
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main)
+    assert isinstance(leaf(caught.value), KeyboardInterrupt)
+    assert island_threads() == []
+
+
+class CountingToken:
+    """A token of Trio that counts."""
+
+    def __init__(self) -> None:
+        self.token = trio.lowlevel.current_trio_token()
+        self.calls = 0
+
+    def run_sync_soon(self, *args: Any) -> None:
+        self.calls += 1
+        self.token.run_sync_soon(*args)
+
+
+async def test_burst_from_the_island_wakes_trio_once() -> None:
+    token = CountingToken()
+    quay: Quay[int] = Quay(token)  # type: ignore[arg-type]
+    for n in range(100):
+        quay.post(n)
+    await quay.wait()
+    assert [*quay.items] == [*range(100)]
+    quay.items.clear()
+    assert token.calls == 1
+    quay.post(100)
+    await quay.wait()
+    assert token.calls == 2
+
+
+async def test_burst_to_the_island_wakes_its_loop_once() -> None:
+    landed: list[list[int]] = []
+    calls: list[Any] = []
+    async with running() as island:
+
+        class CountingLoop:
+            def call_soon_threadsafe(self, *args: Any) -> None:
+                calls.append(args)
+                island.loop.call_soon_threadsafe(*args)
+
+        async def hold() -> None:
+            held.set()
+            go.wait(5)
+
+        held, go = threading.Event(), threading.Event()
+        ferry: Ferry[int] = Ferry(CountingLoop(), landed.append)  # type: ignore[arg-type]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(island.call, hold)
+            assert await trio.to_thread.run_sync(held.wait, 5)
+            for n in range(100):
+                ferry.post(n)
+            go.set()
+        await island.call(asyncio.sleep, 0)
+    assert landed == [[*range(100)]]
+    assert len(calls) == 1
+
+
+async def test_what_is_posted_to_an_island_that_has_ended_is_dropped() -> None:
+    landed: list[list[int]] = []
+    async with running() as island:
+        ferry: Ferry[int] = Ferry(island.loop, landed.append)
+    ferry.post(1)
+    assert landed == []
