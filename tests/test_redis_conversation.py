@@ -17,7 +17,7 @@ from goevent_redis._connection import Connection
 from goevent_redis._conversation import PATIENCE, WRITE_SIZE, Conversation
 from goevent_redis._errors import ConnectionBroken, ProtocolBroken, ReplyTimeout
 from goevent_redis._queue import Queue
-from goevent_redis._request import Posted, Request
+from goevent_redis._request import Batch, Posted, Request
 from goevent_redis._resp import make_reader, pack
 
 
@@ -268,6 +268,30 @@ class Gate:
     async def _hold(self) -> None:
         self.waiting = True
         await trio.sleep_forever()
+
+
+async def test_what_left_in_part_may_have_been_executed_in_part() -> None:
+    ours, theirs = trio.socket.socketpair()
+    config = RedisConfig()
+    conversation = Conversation(
+        Connection(trio.SocketStream(ours), make_reader(config.max_reply_size), config),
+        on_push=lambda _: None,
+        on_room=lambda: None,
+        on_end=lambda _: None,
+        keepalive=math.inf,
+    )
+    several = Batch(2)
+    with theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(conversation.run)
+            await wait_all_tasks_blocked()
+            first = pack(("SET", "a", 1))
+            conversation.enter(first + pack(("SET", "b", bytes(1 << 24))), several)
+            conversation.end(ProtocolBroken("enough"))
+        assert (await theirs.recv(len(first))) == first
+    with pytest.raises(ConnectionBroken) as caught:
+        await several.answer()
+    assert caught.value.maybe_executed
 
 
 async def test_callback_gets_the_reply_or_the_failure() -> None:
