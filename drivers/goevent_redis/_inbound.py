@@ -138,6 +138,8 @@ class Inbound:
                     if perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
                         slice_end = perf_counter() + SLICE
+                if self._dropped:
+                    self._tell_dropped()  # nothing waited: it was larger than all the room
                 self._idle = True
                 await self._arrived.wait()
                 self._idle = False
