@@ -80,7 +80,7 @@ class Dispatcher:
         self.home: int = 0  # the thread that the bus runs on, while it is open
         self._draining = False
         self._was_open = False
-        self._breather: Task | None = None
+        self._breather = -1  # the number of the task that dispatched last; itself would live on
         self._points = 0
         self._breath_end = 0.0
         self.lobby: Lobby = Lobby()
@@ -191,9 +191,9 @@ class Dispatcher:
     @enable_ki_protection
     async def dispatch(self, event: object) -> DispatchHandle:
         start, task = perf_counter(), RUNNING.task
-        if task is not self._breather or task._schedule_points != self._points:
+        if task._counter != self._breather or task._schedule_points != self._points:
             # It has just had its turn from Trio: an event that comes alone need not wait for more.
-            self._breather, self._points = task, task._schedule_points
+            self._breather, self._points = task._counter, task._schedule_points
             self._breath_end = start + BREATH
             if task._cancel_status.effectively_cancelled:
                 await checkpoint()
