@@ -163,7 +163,7 @@ class Arrivals:
 
     def _found(self, envelope: Envelope) -> tuple[Route, object]:
         """Return the route of an event, and the event."""
-        event = envelope.event
+        event: object = envelope.event
         route = self._routes.get(type(event))
         if route is None:
             route, event = self._dispatcher.find(event)
