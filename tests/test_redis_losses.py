@@ -620,3 +620,24 @@ async def test_what_is_too_large_to_wait_does_not_stop_what_comes_later(
             await until(lambda: 104 in seen)
         assert seen == [1, 2, 3, *range(5, 105)]
         assert bus.missing() == 1
+
+
+async def test_what_waits_is_counted_with_the_names_of_its_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = {"size": 60_000, "max_event_size": 1 << 20}
+    monkeypatch.setattr(inbound.Inbound.__init__, "__kwdefaults__", small)
+    async with redis_server() as server:
+        bus = bus_on(server)
+        gate = trio.Event()
+
+        @bus.listener("order.**", mailbox=1)
+        async def _(event: Any) -> None:
+            await gate.wait()
+
+        async with bus, plain_link(server) as link:
+            for n in range(1, 4):
+                await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
+            await link.pipeline([("PUBLISH", "goevent:order." + "x" * 5000, b"{}")] * 60)
+            await until(lambda: bus.says("too slow"))
+            gate.set()
