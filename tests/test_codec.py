@@ -421,6 +421,60 @@ def test_an_initialiser_that_raises_is_one_decode_error(make: Callable[[], Codec
 
 
 @both
+def test_an_initialiser_is_not_asked_about_data_of_another_type(make: Callable[[], Codec]) -> None:
+    @dataclasses.dataclass
+    class Newest:
+        number: int
+
+        def __post_init__(self) -> None:
+            raise KeyError("picky")
+
+    registry = EventRegistry()
+    registry.register_as("everything", Newest)
+    registry.register_as("older", StructEvent)
+    event = StructEvent(at=NOON, number=1)
+    data = make().encode(around(event, event_type="older"))
+    assert make().decode(data, event_name="everything", registry=registry).event == event
+
+
+@both
+def test_an_initialiser_cannot_hide_an_integer_beyond_int64(make: Callable[[], Codec]) -> None:
+    class Wrapped(msgspec.Struct):
+        number: int
+
+        def __post_init__(self) -> None:
+            self.number %= 10
+
+    @attrs.define
+    class Wound:
+        number: int
+
+        def __attrs_post_init__(self) -> None:
+            self.number %= 10
+
+    for cls in (Wrapped, Wound):
+        registry = EventRegistry()
+        registry.register_as("everything", cls)
+        data = make().encode(around(Event("everything", {"number": 2**63})))
+        with pytest.raises(DecodeError, match="int64"):
+            make().decode(data, event_name="everything", registry=registry)
+
+
+@both
+def test_an_attribute_that_was_never_set_is_left_out(make: Callable[[], Codec]) -> None:
+    @dataclasses.dataclass
+    class Half:
+        name: str
+        number: int = dataclasses.field(init=False)
+
+    registry = EventRegistry()
+    registry.register_as("everything", Half)
+    data = make().encode(around(Half("x")))
+    with pytest.raises(DecodeError, match="number"):
+        make().decode(data, event_name="everything", registry=registry)
+
+
+@both
 def test_the_size_limit_holds_on_send_and_on_receive(make: Callable[..., Codec]) -> None:
     envelope = around(Everything(name="x" * 2000))
     data = make().encode(envelope)

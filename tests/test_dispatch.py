@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -340,6 +343,25 @@ async def test_dispatch_yields_now_and_then_without_ever_waiting(bus: GoEvent) -
 
 
 # -- from inside listeners
+
+
+async def test_a_task_that_has_dispatched_leaves_nothing_behind(bus: GoEvent) -> None:
+    holds: ContextVar[object] = ContextVar("holds")
+    gone: list[weakref.ref[object]] = []
+
+    class Held:
+        pass
+
+    async def dispatches() -> None:
+        held = Held()
+        holds.set(held)
+        gone.append(weakref.ref(held))
+        await bus.dispatch(Ping())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(dispatches)
+    gc.collect()
+    assert gone[0]() is None
 
 
 @pytest.mark.parametrize("mailbox", [None, 1])

@@ -17,15 +17,26 @@ from goevent_redis._connection import Connection
 from goevent_redis._conversation import PATIENCE, WRITE_SIZE, Conversation
 from goevent_redis._errors import ConnectionBroken, ProtocolBroken, ReplyTimeout
 from goevent_redis._queue import Queue
-from goevent_redis._request import Posted, Request
+from goevent_redis._request import Batch, Posted, Request
 from goevent_redis._resp import make_reader, pack
+
+Pair = Callable[[], tuple[Any, Any]]
+
+
+def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Return two streams on which a request that comes alone is sent at once."""
+    ours, theirs = trio.socket.socketpair()
+    return trio.SocketStream(ours), trio.SocketStream(theirs)
+
+
+either = pytest.mark.parametrize("pair", [memory_stream_pair, socket_pair])
 
 
 class Peer:
     """The server's end: what has been asked, and replies as the test says."""
 
-    def __init__(self, config: RedisConfig, keepalive: float) -> None:
-        ours, self.stream = memory_stream_pair()
+    def __init__(self, config: RedisConfig, keepalive: float, pair: Pair) -> None:
+        ours, self.stream = pair()
         self.pushes: list[list[Any]] = []
         self.ended: list[Exception] = []
         self.ended_at = math.nan
@@ -43,7 +54,7 @@ class Peer:
         self.ended_at = trio.current_time()
 
     async def listen(self) -> None:
-        with suppress(trio.ClosedResourceError):
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
             async for chunk in self.stream:
                 self._heard += chunk
 
@@ -59,9 +70,11 @@ class Peer:
 
 
 @asynccontextmanager
-async def talking(keepalive: float = math.inf, **fields: Any) -> AsyncGenerator[Peer]:
-    peer = Peer(RedisConfig(**fields), keepalive)
-    async with trio.open_nursery() as nursery:
+async def talking(
+    keepalive: float = math.inf, pair: Pair = memory_stream_pair, **fields: Any
+) -> AsyncGenerator[Peer]:
+    peer = Peer(RedisConfig(**fields), keepalive, pair)
+    async with peer.stream, trio.open_nursery() as nursery:
         nursery.start_soon(peer.conversation.run)
         nursery.start_soon(peer.listen)
         await wait_all_tasks_blocked()
@@ -225,8 +238,9 @@ async def test_reply_in_place_of_a_subscription_breaks_the_connection() -> None:
         assert isinstance(asking.outcome, ConnectionBroken)
 
 
-async def test_end_of_stream_fails_everything_in_line() -> None:
-    async with talking() as peer, trio.open_nursery() as nursery:
+@either
+async def test_end_of_stream_fails_everything_in_line(pair: Pair) -> None:
+    async with talking(pair=pair) as peer, trio.open_nursery() as nursery:
         sent = await ask(nursery, peer.conversation.execute, "INCR", "a")
         several = await ask(nursery, peer.conversation.pipeline, [("A",), ("B",)])
         await peer.say(b":1\r\n:1\r\n")
@@ -270,6 +284,35 @@ class Gate:
         await trio.sleep_forever()
 
 
+async def test_what_left_in_part_may_have_been_executed_in_part() -> None:
+    async with talking(pair=socket_pair) as peer:
+        several = Batch(2)
+        first = pack(("SET", "a", 1))
+        peer.conversation.enter(first + pack(("SET", "b", bytes(1 << 24))), several)
+        peer.conversation.end(ProtocolBroken("enough"))
+        assert (await peer.hear()).startswith(first)
+        with pytest.raises(ConnectionBroken) as caught:
+            await several.answer()
+        assert caught.value.maybe_executed
+
+
+async def test_what_leaves_at_once_in_part_or_later_leaves_in_order() -> None:
+    async with talking(pair=socket_pair) as peer:
+        asked, heard = b"", b""
+        for count in (1, 1, 8, 1, 8):
+            replies: list[Any] = []
+            for number in range(count):
+                data = pack(("ECHO", bytes([65 + number]) * (1 if number % 2 else 1 << 20)))
+                peer.conversation.enter(data, Posted(replies.append))
+                asked += data
+                await trio.lowlevel.checkpoint()  # the writer is in the middle of it
+            while len(heard) < len(asked):
+                heard += await peer.hear()
+            await peer.say(b":1\r\n" * count)
+            assert len(replies) == count
+        assert heard == asked
+
+
 async def test_callback_gets_the_reply_or_the_failure() -> None:
     async with talking() as peer:
         got: list[Any] = []
@@ -299,6 +342,18 @@ async def test_callback_that_raises_does_not_keep_the_others_from_their_end() ->
         await scenario()
     assert caught.group_contains(RuntimeError, match="mine")
     assert isinstance(asking.result, ConnectionBroken)
+
+
+@either
+async def test_no_reply_breaks_the_connection(autojump_clock: MockClock, pair: Pair) -> None:
+    async with talking(pair=pair, read_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        await trio.sleep(100)
+        start = trio.current_time()
+        late = await ask(nursery, peer.conversation.execute, "ONE")
+        await trio.sleep(10)
+        assert isinstance(late.outcome, ReplyTimeout)
+        assert late.outcome.maybe_executed
+        assert peer.ended_at - start == 3.0
 
 
 async def test_late_reply_breaks_the_connection(autojump_clock: MockClock) -> None:

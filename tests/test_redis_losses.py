@@ -591,3 +591,55 @@ async def test_dropped_messages_are_counted_in_the_report(monkeypatch: pytest.Mo
         assert len(seen) + bus.missing() == 101
         (dropped,) = [e for e in bus.causes(DriverError) if "were dropped" in str(e)]
         assert str(dropped).startswith(f"{bus.missing()} message(s)")
+
+
+async def test_what_is_too_large_to_wait_does_not_stop_what_comes_later(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = {"size": 60_000, "max_event_size": 1 << 20}
+    monkeypatch.setattr(inbound.Inbound.__init__, "__kwdefaults__", small)
+    async with redis_server() as server:
+        bus = bus_on(server)
+        gate, seen = trio.Event(), list[int]()
+
+        @bus.listener(Paid, mailbox=1)
+        async def _(event: Paid) -> None:
+            await gate.wait()
+            seen.append(event.n)
+
+        async with bus, plain_link(server) as link:
+            for n in range(1, 4):  # at work, in the mailbox, and in hand: nothing is queued
+                await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
+            client: Any = bus.driver.client
+            await client.ping()  # its reply comes behind them
+            large = envelope(4, 4)[:-1] + b" " * 100_000 + b"}"
+            await link.execute("PUBLISH", "goevent:order.paid", large)
+            await until(lambda: bus.says("too slow"))
+            gate.set()
+            await until(lambda: bus.says("were dropped"))
+            batch = [("PUBLISH", "goevent:order.paid", envelope(n, n)) for n in range(5, 105)]
+            await link.pipeline(batch)
+            await until(lambda: 104 in seen)
+        assert seen == [1, 2, 3, *range(5, 105)]
+        assert bus.missing() == 1
+
+
+async def test_what_waits_is_counted_with_the_names_of_its_channels(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    small = {"size": 60_000, "max_event_size": 1 << 20}
+    monkeypatch.setattr(inbound.Inbound.__init__, "__kwdefaults__", small)
+    async with redis_server() as server:
+        bus = bus_on(server)
+        gate = trio.Event()
+
+        @bus.listener("order.**", mailbox=1)
+        async def _(event: Any) -> None:
+            await gate.wait()
+
+        async with bus, plain_link(server) as link:
+            for n in range(1, 4):
+                await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
+            await link.pipeline([("PUBLISH", "goevent:order." + "x" * 5000, b"{}")] * 60)
+            await until(lambda: bus.says("too slow"))
+            gate.set()

@@ -112,12 +112,12 @@ class Conversation:
         self._entered += 1
         if request.confirms:
             self._confirming += 1
-        if at_once:
-            data = data[self._connection.send_now(data) :]
-            if not data:
-                self._sent = self._entered
+        if at_once and (sent := self._connection.send_now(data)):
+            self._sent = self._entered  # of several commands, the first may have left whole
+            if sent == len(data):
                 self._expect_replies()
                 return
+            data = data[sent:]
         self._buffer.append(data)
         self.buffered += len(data)
         if self._writer is not None:

@@ -21,7 +21,7 @@ from ._channels import Channels
 from ._gaps import GapWatch
 
 QUEUE_SIZE = 32 << 20  # bytes of messages that wait for slow listeners
-OVERHEAD = 350  # bytes that a message takes beside its payload, about
+OVERHEAD = 350  # bytes that a message takes beside its payload and its channel, about
 SLICE = 0.0002  # seconds of delivering between two yields to Trio
 KNOWN = 10_000  # ways of a message that are remembered
 
@@ -138,6 +138,8 @@ class Inbound:
                     if perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
                         slice_end = perf_counter() + SLICE
+                if self._dropped:
+                    self._tell_dropped()  # nothing waited: it was larger than all the room
                 self._idle = True
                 await self._arrived.wait()
                 self._idle = False
@@ -158,7 +160,8 @@ class Inbound:
     def _enqueue(self, batch: list[Any]) -> None:
         if not batch:
             return
-        size = sum([len(frame[-1]) for frame in batch]) + OVERHEAD * len(batch)
+        # A pattern brings messages of channels whose names others have chosen, of any length.
+        size = sum([len(frame[-1]) + len(frame[-2]) for frame in batch]) + OVERHEAD * len(batch)
         if size > self._room or self._dropped:
             self._drop(len(batch))
             return

@@ -164,8 +164,8 @@ class Arrivals:
 
     def _found(self, envelope: Envelope) -> tuple[Route, object]:
         """Return the route of an event, and the event."""
-        event = envelope.event
-        route = self._routes.get(type(event))  # pyright: ignore[reportUnknownArgumentType]
+        event: object = envelope.event
+        route = self._routes.get(type(event))
         if route is None:
             route, event = self._dispatcher.find(event)
         # What was decoded may be upcast to a version of another name; its type says what it was.

@@ -270,14 +270,12 @@ class JsonCodec:
         cls = registry.type_of(event_name)
         if cls is None:
             return None
-        reader = self._readers.get(cls)
-        if reader is None:
-            reader = self._readers[cls] = Reader(cls)
-        if reader.whole is None or (reader.rules.datetimes and _may_be_loose(data)):
-            return None
         try:
+            reader = self._reader(cls)
+            if reader.whole is None or (reader.rules.datetimes and _may_be_loose(data)):
+                return None
             envelope: Envelope = reader.whole(data)
-        except msgspec.MsgspecError:
+        except Exception:  # noqa: BLE001 - it may be of another class; if not, the steps raise it
             return None
         rules = reader.rules
         if rules.ints and not rules.surely_int64(envelope.event) and _has_long_run(data):
@@ -293,11 +291,14 @@ class JsonCodec:
         if wire.event_data is msgspec.UNSET:
             raise Refusal("event_data is missing")
         raw = bytes(wire.event_data)
+        event = self._reader(cls).event(b"{}" if raw == b"null" else raw)
+        return incoming(wire, event_type, event)
+
+    def _reader(self, cls: type[Any]) -> Reader:
         reader = self._readers.get(cls)
         if reader is None:
             reader = self._readers[cls] = Reader(cls)
-        event = reader.event(b"{}" if raw == b"null" else raw)
-        return incoming(wire, event_type, event)
+        return reader
 
     def _refuse_excess(self, data: bytes) -> None:
         """Refuse what is above the limits."""

@@ -18,20 +18,11 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from trio.lowlevel import (
-    checkpoint,
-    current_task,
-    enable_ki_protection,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import checkpoint, current_task, enable_ki_protection, wait_task_rescheduled
 
 from ._awaiting import levels, underway
 from ._conductor import Conductor, Special, too_deep
-from ._errors import (
-    BusClosed,
-    EventError,
-    forget_caller,
-)
+from ._errors import BusClosed, EventError, forget_caller
 from ._event import AdHocEvent
 from ._handle import DispatchHandle
 from ._ids import Ids
@@ -218,10 +209,10 @@ class Dispatcher:
         that run in this tick is enough.
         """
         task = RUNNING.task
-        turn = (id(task), task._schedule_points)
+        turn = (task._counter, task._schedule_points)
         if turn == self._turn or task._cancel_status.effectively_cancelled:
             await checkpoint()
-            turn = (id(task), task._schedule_points)
+            turn = (task._counter, task._schedule_points)
         self._turn = turn
 
     def warn_if_slow(self, route: Route, seconds: float) -> None:

@@ -76,7 +76,7 @@ class Rules(msgspec.Struct, frozen=True):
         if self.few_ints is None:
             return False
         for name in self.few_ints:
-            number = getattr(event, name)
+            number = getattr(event, name, None)  # a dataclass need not have set it
             if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX:
                 return False
         return True
@@ -142,6 +142,8 @@ def _is_dull(node: inspect.Type) -> bool:
 def _few_ints(root: inspect.Type) -> tuple[str, ...] | None:
     if not isinstance(root, inspect.StructType | inspect.DataclassType):
         return None
+    if hasattr(root.cls, "__post_init__") or hasattr(root.cls, "__attrs_post_init__"):
+        return None  # what the attributes hold need not be what was read
     names: list[str] = []
     for field in root.fields:
         kind = field.type.type if isinstance(field.type, inspect.Metadata) else field.type
