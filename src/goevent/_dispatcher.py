@@ -31,7 +31,7 @@ from ._listener import no_event_type
 from ._mailbox import Mailboxes
 from ._room import Lobby, NoRoom, RoomWait
 from ._routing import Router
-from ._task_state import RUNNING
+from ._task_state import RUNNING, turn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -208,12 +208,9 @@ class Dispatcher:
         An event that comes alone need not wait for all other tasks, and one that yields for all
         that run in this tick is enough.
         """
-        task = RUNNING.task
-        turn = (task._counter, task._schedule_points)
-        if turn == self._turn or task._cancel_status.effectively_cancelled:
+        if turn() == self._turn or RUNNING.task._cancel_status.effectively_cancelled:
             await checkpoint()
-            turn = (task._counter, task._schedule_points)
-        self._turn = turn
+        self._turn = turn()
 
     def warn_if_slow(self, route: Route, seconds: float) -> None:
         """Say that an inline listener has held up all other tasks, if one has."""

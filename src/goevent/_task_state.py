@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 RUNNING = GLOBAL_RUN_CONTEXT
 
 
+def turn() -> tuple[int, int]:
+    """Return what is the same while the running task has not waited since."""
+    task = RUNNING.task
+    return (task._counter, task._schedule_points)
+
+
 def cancel_status(task: Task) -> object:
     """Return an object that is the same exactly while `task` is in the same cancel scopes."""
     return task._cancel_status
