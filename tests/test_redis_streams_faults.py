@@ -373,8 +373,11 @@ async def test_backlog_shows_lag_pending_and_age() -> None:
             assert (backlog.event_name, backlog.pending) == ("order.paid", 4)
             await until(lambda: bus.backlogs()[0].oldest_pending > 1.0, 4.0)
             assert bus.driver.snapshot().connected
+            await bus.replay(Paid)
+            await until(lambda: bus.backlogs()[0].lag == 16, 3.0)
+            assert bus.backlogs()[0].pending == 4
             gate.set()
-            await until(lambda: bus.backlogs()[0].pending == 0, 3.0)
+            await until(lambda: bus.backlogs()[0].pending == bus.backlogs()[0].lag == 0, 3.0)
             assert bus.backlogs()[0].oldest_pending == 0.0
 
 

@@ -45,6 +45,7 @@ async def test_entry_above_every_limit_becomes_a_dead_letter_and_holds_up_nobody
             (letter,) = await bus.driver.dead_letters.list()
             assert letter.event_id == huge.decode()
             assert "larger than" in letter.reason
+            assert letter.data == b""
         assert numbers(seen) == [1]
 
 
