@@ -360,3 +360,17 @@ async def refused(ask: Any) -> int:
     stats = (await ask("INFO", "commandstats")).decode()
     found = re.findall(r"rejected_calls=(\d+),failed_calls=(\d+)", stats)
     return sum(int(count) for pair in found for count in pair)
+
+
+async def test_latest_does_not_skip_what_came_after_everything_was_deleted() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr, start="latest")
+        seen = bus.seen()
+        async with bus:
+            await publish(bus, 1)
+            await quiet(ask)
+            ((_, fields),) = await ask("XRANGE", STREAM, "-", "+")
+            await trio.sleep(1.1)  # so that the bus has noted how far the group is
+            script = "redis.call('FLUSHALL') redis.call('XADD', KEYS[1], '*', unpack(ARGV))"
+            await ask("EVAL", script, 1, STREAM, *fields)
+            await until(lambda: len(seen) == 2, 3.0)
