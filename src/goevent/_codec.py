@@ -30,7 +30,7 @@ MAX_SIZE = 1 << 20
 
 # All digits look alike; 19 in a row are the least that can leave int64. A number of more than 57
 # digits has such a row too: sign, fraction and exponent cut it into three parts at most.
-_ALIKE = bytes.maketrans(b"123456789", b"000000000")
+_ALIKE = bytes.maketrans(b"123456789[", b"000000000{")  # and brackets, for the depth
 _LONG_RUN = b"0" * 19
 _LEAST_DIGITS = 3 * (len(_LONG_RUN) - 1)
 
@@ -242,11 +242,10 @@ class JsonCodec:
         """Refuse what is above the limits; tell whether a long row of digits was seen."""
         if len(data) > self._max_size:
             raise Refusal(f"{len(data)} bytes are above the limit of {self._max_size}")
-        if data.count(b"[") + data.count(b"{") > self._max_depth and _is_deeper(
-            data, self._max_depth
-        ):
+        alike = data.translate(_ALIKE)
+        if alike.count(b"{") > self._max_depth and _is_deeper(data, self._max_depth):
             raise Refusal(f"nested deeper than {self._max_depth} levels")
-        long_run = self._max_digits < _LEAST_DIGITS or _LONG_RUN in data.translate(_ALIKE)
+        long_run = self._max_digits < _LEAST_DIGITS or _LONG_RUN in alike
         if long_run and _most_digits(data) > self._max_digits:
             raise Refusal(f"a number of more than {self._max_digits} digits")
         return long_run

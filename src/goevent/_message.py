@@ -73,10 +73,12 @@ class OutgoingMessage:
         """Return the envelope, for a driver that hands over objects."""
         handle = self._handle
         notes = handle.noted()
+        if not notes.id:
+            notes.id = handle.route.kernel.ids.draw()
         return Envelope(
             event_name=handle.route.name,
             event=handle.event,
-            handle_id=notes.id or handle.id,
+            handle_id=notes.id,
             timestamp=int(time.time()),
             origin=self._desk.sender.origin if origin is None else origin,
             seq=seq,
