@@ -43,12 +43,12 @@ async def test_events_of_a_name_that_one_bus_leaves_go_to_the_others() -> None:
 
 async def test_outage_that_is_longer_than_claim_idle_takes_nothing_from_the_living() -> None:
     async with streams_server() as server, asking(server) as ask:
-        buses = [StreamsBus(server.addr, claim_idle=1.0) for _ in range(3)]
+        buses = [StreamsBus(server.addr, claim_idle=1.5) for _ in range(3)]
         runs: list[int] = []
 
         async def slowly(event: Paid) -> None:
             runs.append(event.n)
-            await trio.sleep(3.0)
+            await trio.sleep(4.0)
 
         for bus in buses:
             bus.subscribe(slowly, Paid, concurrency=30)
@@ -56,10 +56,29 @@ async def test_outage_that_is_longer_than_claim_idle_takes_nothing_from_the_livi
             await publish(buses[0], *range(30))
             await until(lambda: len(runs) == 30)
             server.kill()
-            await trio.sleep(1.5)
+            await trio.sleep(2.0)
             await server.start()
             await quiet(ask)
         assert sorted(runs) == [*range(30)]
+
+
+async def test_process_that_stood_still_takes_nothing_from_others_that_did() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        buses = [StreamsBus(server.addr, claim_idle=1.0) for _ in range(4)]
+        runs: list[int] = []
+
+        async def slowly(event: Paid) -> None:
+            runs.append(event.n)
+            await trio.sleep(2.0)
+
+        for bus in buses:
+            bus.subscribe(slowly, Paid, concurrency=40)
+        async with opened(*buses):
+            await publish(buses[0], *range(40))
+            await until(lambda: len(runs) == 40)
+            time.sleep(1.5)  # nobody gives a sign of life
+            await quiet(ask)
+        assert sorted(runs) == [*range(40)]
 
 
 async def test_event_is_done_again_once_the_window_has_passed() -> None:
@@ -360,3 +379,17 @@ async def refused(ask: Any) -> int:
     stats = (await ask("INFO", "commandstats")).decode()
     found = re.findall(r"rejected_calls=(\d+),failed_calls=(\d+)", stats)
     return sum(int(count) for pair in found for count in pair)
+
+
+async def test_latest_does_not_skip_what_came_after_everything_was_deleted() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr, start="latest")
+        seen = bus.seen()
+        async with bus:
+            await publish(bus, 1)
+            await quiet(ask)
+            ((_, fields),) = await ask("XRANGE", STREAM, "-", "+")
+            await trio.sleep(1.1)  # so that the bus has noted how far the group is
+            script = "redis.call('FLUSHALL') redis.call('XADD', KEYS[1], '*', unpack(ARGV))"
+            await ask("EVAL", script, 1, STREAM, *fields)
+            await until(lambda: len(seen) == 2, 3.0)

@@ -282,7 +282,8 @@ class Session:
         """Take note that the listeners are done with an arrival."""
         errors = end.errors
         if not errors:
-            self._sentence(Verdict(arrival))
+            # Not begun with: nobody here listens to it any more.
+            self._sentence(Verdict(arrival, Fate.DONE if end.started else Fate.BACK))
             return
         outcomes = {error.outcome for error in errors}
         if "abandoned" in outcomes:

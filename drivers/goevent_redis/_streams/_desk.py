@@ -252,7 +252,10 @@ class Desk:
         letter: list[Encodable] = ["n", feed.name, "i", entry.id, "d", entry.deliveries]
         letter += ["r", burial.reason[:EXCERPT], "t", burial.details, "c", self._consumer]
         data = entry.data
-        letter += ["e", data] if data is not None else ["f", repr(entry.fields)[:EXCERPT]]
+        if data is not None:
+            letter += ["e", data]
+        elif not entry.oversized:
+            letter += ["f", repr(entry.fields)[:EXCERPT]]
         args = (self._keys.group, self._consumer, entry.id, int(feed.again))
         return BURY, (feed.key, self._keys.dead), (*args, *letter)
 

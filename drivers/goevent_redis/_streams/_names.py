@@ -25,7 +25,7 @@ from ._scripts import JOIN, Call, call_many
 from ._troubles import Troubles, refusal
 
 EVERY = 0.5  # seconds between two looks for new names
-ROUNDS = 4  # looks, of which one reads the names also if there are as many as before
+ROUNDS = 8  # looks, of which one reads the names also if there are as many as before
 
 
 class Names:

@@ -92,9 +92,13 @@ class Service:
         self._hands.drop_inactive()
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do, as last seen."""
-        feeds = self._reader.feeds.values()
-        return tuple(feed.backlog for feed in feeds if feed.backlog is not None and not feed.again)
+        """Return what the group has to do, as last seen; what comes once more is part of it."""
+        found: dict[str, Backlog] = {}
+        for feed in self._reader.feeds.values():
+            if feed.backlog is not None:
+                known = found.get(feed.name)
+                found[feed.name] = feed.backlog if known is None else _both(known, feed.backlog)
+        return tuple(found.values())
 
     async def leave(self) -> None:
         """Tell the last ends, hand back what is left, and leave the group."""
@@ -117,3 +121,13 @@ class Service:
         idle = round(self._config.claim_idle * 1000)
         args = (self._keys.group, self._consumer, HEIR, idle, 1)
         return LEAVE, (feed.key,), (*args, *started)
+
+
+def _both(one: Backlog, other: Backlog) -> Backlog:
+    unknown = one.lag is None or other.lag is None
+    return Backlog(
+        event_name=one.event_name,
+        lag=None if unknown else (one.lag or 0) + (other.lag or 0),
+        pending=one.pending + other.pending,
+        oldest_pending=max(one.oldest_pending, other.oldest_pending),
+    )

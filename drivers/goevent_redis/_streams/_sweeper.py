@@ -88,8 +88,13 @@ class Sweeper:
                 self._rest_until = beat_at + GRACE
                 continue
             self._hurry = trio.Event()
-            with trio.move_on_at(min(beat_at, max(self._sweep_at, self._rest_until))):
+            due = min(beat_at, max(self._sweep_at, self._rest_until))
+            with trio.move_on_at(due):
                 await self._hurry.wait()
+            if trio.current_time() - due > beat_every:
+                # We stood still, and perhaps others on this machine did, too: others first.
+                beat_at = trio.current_time()
+                self._rest_until = beat_at + min(GRACE, self._config.claim_idle)
 
     async def _sweep(self) -> None:
         feeds = [feed for feed in self._reader.readable() if not feed.fresh]

@@ -125,6 +125,8 @@ class Troubles:
                 return
             keys = (feed.key, self._keys.marks)
             fallback = "0" if feed.again else before(self._config.start)
+            if fallback == "$" and feed.high > (0, 0):
+                fallback = "{}-{}".format(*feed.high)  # "latest" was long ago
             args = (self._keys.group, fallback, int(not feed.again))
             try:
                 made, begin, high = await call(self._link, MEND, keys, *args)
