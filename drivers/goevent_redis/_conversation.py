@@ -1,7 +1,8 @@
 """A conversation over one connection: many tasks ask, one writer sends, one reader sorts replies.
 
 It owns the connection. Requests enter its write buffer; the writer sends all that has piled up in
-one piece. A request that comes alone leaves at once, without waiting for the writer's turn. The
+one piece. A request that comes alone leaves at once, without waiting for the writer's turn, and so
+does a large piece: the server works on it while the next one is made. The
 reader hands replies to the requests in order, and push frames to a callback, one call for each
 read. The watch notices what takes too long: a reply, a write, or silence, which it breaks with a
 PING. Whatever goes wrong ends the conversation: every request in line fails, and `run` returns with
@@ -26,6 +27,9 @@ from ._resp import Encodable, pack
 
 WRITE_SIZE = 1 << 18
 """How many bytes the server has to take within the write timeout."""
+
+PIECE = 1 << 13
+"""How many bytes pile up in one turn of the loop before the server gets something to do."""
 
 PATIENCE = 4
 """How many read timeouts a reply may take while other bytes do arrive."""
@@ -72,6 +76,7 @@ class Conversation:
         self._confirming = 0  # how many in line are answered by push frames
         self._batches: deque[tuple[int, float]] = deque()  # (_sent then, when it was sent)
         self._writer: Task | None = None  # parked, waiting for the buffer to fill
+        self._resting = True  # the writer sends nothing, and the socket took the last piece whole
         self._writing_since = math.inf
         self._received_at = trio.current_time()
         self._scope = trio.CancelScope()
@@ -123,6 +128,21 @@ class Conversation:
         if self._writer is not None:
             reschedule(self._writer)
             self._writer = None
+        if self._resting and self.buffered >= PIECE:
+            self._push()
+
+    def _push(self) -> None:
+        """Send what has piled up, as far as it goes, without waiting for the writer's turn."""
+        data = b"".join(self._buffer)
+        self._buffer.clear()
+        if sent := self._connection.send_now(data):
+            self._sent = self._entered
+        self.buffered = len(data) - sent
+        if self.buffered:
+            self._buffer.append(data[sent:])
+            self._resting = False
+        else:
+            self._expect_replies()
 
     # -- living ----------------------------------------------------------------------------------
 
@@ -165,7 +185,8 @@ class Conversation:
     async def _write(self) -> None:
         send_all = self._connection.stream.send_all
         while True:
-            if not self._buffer:
+            while not self._buffer:
+                self._resting = True
                 self._writer = current_task()
                 await wait_task_rescheduled(self._abort_writer)
             data = b"".join(self._buffer)
@@ -173,6 +194,7 @@ class Conversation:
             self.buffered = 0
             self._alone = self._entered - self._sent == 1
             self._sent = self._entered
+            self._resting = False
             self._on_room()
             try:
                 for start in range(0, len(data), WRITE_SIZE):
@@ -184,6 +206,7 @@ class Conversation:
                 self.end(broken(self._config, error))
                 return
             self._writing_since = math.inf
+            self._resting = True
             self._expect_replies()
 
     def _expect_replies(self) -> None:
