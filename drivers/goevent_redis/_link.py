@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import trio
@@ -23,6 +23,7 @@ from ._connection import open_connection
 from ._connectivity import Connected, Disconnected
 from ._conversation import Conversation
 from ._errors import LinkClosed, NotConnected, RedisLinkError
+from ._opened import opened
 from ._queue import Queue
 from ._request import SUBSCRIBING, Batch, Confirmation, Posted, Request, no_reply
 from ._resp import Encodable, pack
@@ -284,22 +285,12 @@ class Link:
 
     # -- living ----------------------------------------------------------------------------------
 
-    @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Link]:
+    def open(self) -> AbstractAsyncContextManager[Link]:
         """Run the link while the body runs; entered when it is up.
 
         What the first connection fails with, and what the body raises, leaves as itself.
         """
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(self.run)
-                yield self
-            except Exception as error:  # noqa: BLE001 - raised again, outside of the nursery
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        return opened(self)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect, and stay connected until cancelled; started when the link is up.

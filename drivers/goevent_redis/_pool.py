@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +18,7 @@ import trio
 from ._config import RedisConfig
 from ._connection import Connection, open_connection
 from ._errors import LinkClosed, PoolTimeout, RedisLinkError
+from ._opened import opened
 
 DOUBTFUL = 15.0
 """Seconds of rest after which a connection has to answer a PING before it is used."""
@@ -101,22 +102,12 @@ class Pool:
         self._check_running()
         return await open_connection(self.config)
 
-    @asynccontextmanager
-    async def open(self) -> AsyncGenerator[Pool]:
+    def open(self) -> AbstractAsyncContextManager[Pool]:
         """Run the pool while the body runs.
 
         What opening ahead fails with, and what the body raises, leaves as itself.
         """
-        failure: Exception | None = None
-        async with trio.open_nursery() as nursery:
-            try:
-                await nursery.start(self.run)
-                yield self
-            except Exception as error:  # noqa: BLE001 - raised again, outside of the nursery
-                failure = error
-            nursery.cancel_scope.cancel()
-        if failure is not None:
-            raise failure
+        return opened(self)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep `RedisConfig.min_idle_conns` connections open ahead; started when they are.

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from contextlib import nullcontext
 from contextvars import ContextVar, copy_context
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -22,7 +23,7 @@ from ._errors import EventAbandoned, failure_of, forget_caller
 from ._middleware import within_async
 from ._recovery import raised
 from ._task_state import cancel_status, close_leftovers
-from ._worker import NEVER, OwnTimeLimit
+from ._worker import OwnTimeLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -212,7 +213,7 @@ async def run_within(actor: Actor, delivery: Delivery) -> None:
     """Run a listener once, within its middleware and its timeout."""
     traits = actor.traits
     async with within_async(traits.hooks, delivery) if traits.hooks else nullcontext():
-        if traits.timeout == NEVER:
+        if traits.timeout == inf:
             await tidily(actor.call(delivery.event))
         else:
             late = f"{actor.name} took longer than {traits.timeout:g} s"

@@ -22,7 +22,7 @@ from ._decorator import ListenerDecorator, NameDecorator
 from ._discovery import find_driver
 from ._dispatcher import Dispatcher
 from ._driver import Driver, replayer
-from ._errors import EventError
+from ._errors import EventError, leaves
 from ._factory import handler_of, made, needs_nothing, no_listener
 from ._handle import DispatchHandle
 from ._ledger import Books, Ledger, Snapshot, snapshot_of
@@ -31,7 +31,7 @@ from ._listeners import Listeners
 from ._options import ListenerKeywords, ListenerOptions
 from ._registration import Registration
 from ._routing import Observer
-from ._session import Session, leaves
+from ._session import Session
 from ._supervisor import OnError, Supervisor
 
 E = TypeVar("E")

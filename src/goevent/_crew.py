@@ -23,6 +23,7 @@ import contextvars
 import decimal
 import logging
 from collections import deque
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Protocol
 
@@ -45,7 +46,7 @@ from ._handle import WOKEN
 from ._parking import park
 from ._room import let_in
 from ._timekeeper import Timekeeper
-from ._worker import NEVER, Worker
+from ._worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -84,7 +85,7 @@ class Crew:
         self.guests: dict[Task, Guest] = {}  # tasks next to them that do a listener's work
         self.threads: set[int] = set()  # that do a listener's work
         self.timekeeper: Timekeeper = Timekeeper()
-        self.slow_after: float = NEVER if slow_after is None else slow_after
+        self.slow_after: float = inf if slow_after is None else slow_after
         self.open: bool = False
         self._idle: list[Worker] = []
         self._watchers: list[Task] = []

@@ -14,6 +14,7 @@ and no inline call is under way, and 0 at all other times.
 
 from __future__ import annotations
 
+from math import inf
 from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -50,14 +51,13 @@ if TYPE_CHECKING:
 # Seconds of dispatching until one asks whether to yield to Trio. What is left of them may be that
 # of another task, so a task yields after twice as long at the latest.
 BREATH = 0.0001
-NEVER = float("inf")
 
 
 class Dispatcher:
     """The dispatcher of one bus, and what it tells handles about it."""
 
     def __init__(self, config: Config, crew: Crew, supervisor: Supervisor) -> None:
-        self._slow_after = NEVER if config.slow_after is None else config.slow_after
+        self._slow_after = inf if config.slow_after is None else config.slow_after
         self.conductor: Conductor = Conductor(self, supervisor, config.middleware, self._slow_after)
         self.router: Router = Router(self, special=bool(self.conductor.hooks))
         self._owner = 0

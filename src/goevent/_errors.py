@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import traceback
 from types import CodeType
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import trio
 
@@ -196,6 +196,14 @@ def forget_caller(error: BaseException) -> None:
     """
     if error.__traceback__ is not None:
         error.__traceback__ = error.__traceback__.tb_next
+
+
+def leaves(error: BaseException | None) -> set[int]:
+    """Return the ids of the exceptions in a group, which copies of it share."""
+    if isinstance(error, BaseExceptionGroup):
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return {leaf for part in group.exceptions for leaf in leaves(part)}
+    return {id(error)}
 
 
 def describe(error: BaseException) -> str:

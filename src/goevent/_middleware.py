@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Union, cast
 
 import trio
 
-from ._errors import HookFailed, Veto, Vetoed
+from ._errors import HookFailed, Veto, Vetoed, leaves
 
 if TYPE_CHECKING:
     from ._delivery import Delivery
@@ -157,14 +157,6 @@ class Blame:
             if self._vetoed:
                 raise Vetoed(hook.name, str(error)) from error
             raise HookFailed(hook.name, error) from error
-
-
-def leaves(error: BaseException | None) -> set[int]:
-    """Return the ids of the exceptions that an exception consists of."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return {leaf for part in group.exceptions for leaf in leaves(part)}
-    return {id(error)}
 
 
 def check_swallowed(error: BaseException | None) -> None:

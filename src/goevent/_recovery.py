@@ -7,6 +7,7 @@ asks here after each failure: the crew for those with a mailbox, the conductor f
 from __future__ import annotations
 
 from collections import deque
+from math import inf
 from typing import TYPE_CHECKING, Protocol
 
 import trio
@@ -103,18 +104,18 @@ class Recovery:
     async def supervise(self, turn: Turn, error: EventError | None) -> None:
         """Do about a listener what is to be done when an event has failed for good."""
         while error is not None and (pause := self._decide(error)) is not None:
-            state = "escalating" if pause == NEVER else "restarting"
+            state = "escalating" if pause == inf else "restarting"
             if not await self._nap(turn, pause, state):
                 return
             error = self._rebuild()
 
     def supervise_inline(self, error: EventError | None) -> None:
         """Do as `supervise` for a listener that runs inline, and whose dispatch does not wait."""
-        while error is not None and self._decide(error) not in (None, NEVER):
+        while error is not None and self._decide(error) not in (None, inf):
             error = self._rebuild()
 
     def _decide(self, error: EventError) -> float | None:
-        """Apply the strategy; the seconds before a restart, None to go on, `NEVER` not to."""
+        """Apply the strategy; the seconds before a restart, None to go on, infinity not to."""
         supervision = self._supervision
         if error.outcome != "failed" or supervision.strategy == "resume":
             return None
@@ -130,10 +131,7 @@ class Recovery:
                 self.restarts += 1
                 return supervision.pause(len(window))
         self._escalate(error)
-        return NEVER
-
-
-NEVER = float("inf")
+        return inf
 
 
 def raised(failures: Sequence[Exception]) -> tuple[Exception, ...]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
-from typing import cast
 
 import trio
 from trio.lowlevel import current_trio_token, enable_ki_protection
@@ -240,11 +239,3 @@ def sole_error() -> Generator[None]:
         finally:
             error.__context__ = context  # or it would show the group, which shows the error again
             del error  # or this frame and the traceback would keep each other
-
-
-def leaves(error: BaseException) -> list[int]:
-    """Return the identities of the exceptions in a group, which copies of it share."""
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return [leaf for member in group.exceptions for leaf in leaves(member)]
-    return [id(error)]

@@ -7,12 +7,11 @@ next to nothing, and a wake-up in vain once per timeout at the most.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import enable_ki_protection
-
-from ._worker import NEVER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,7 +24,7 @@ class Timekeeper:
 
     def __init__(self) -> None:
         self._clock: Callable[[], float] = trio.current_time
-        self._wakes = NEVER
+        self._wakes = inf
         self._nap: trio.CancelScope | None = None
 
     def watch(self, worker: Worker, seconds: float) -> None:
@@ -42,7 +41,7 @@ class Timekeeper:
     ) -> None:
         """Watch `workers` until cancelled; `clock` is a quick way to tell the time."""
         self._clock = clock
-        self._wakes = NEVER
+        self._wakes = inf
         try:
             while True:
                 rest = self._wakes - clock()
@@ -53,10 +52,10 @@ class Timekeeper:
             self._nap = None
 
     def _look(self, now: float, workers: Iterable[Worker]) -> None:
-        self._wakes = NEVER
+        self._wakes = inf
         for worker in workers:
             if worker.due <= now and worker.scope is not None:
-                worker.due = NEVER
+                worker.due = inf
                 worker.scope.cancel()
             elif worker.due < self._wakes:
                 self._wakes = worker.due

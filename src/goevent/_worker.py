@@ -10,6 +10,7 @@ when a listener has not left it as it was.
 from __future__ import annotations
 
 from functools import partial
+from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 
@@ -85,7 +86,7 @@ class Worker:
         self.status: object = task._cancel_status  # as it must be between two listeners
         self._outside = self.status  # of its own scope
         self.scope: trio.CancelScope | None = None  # around listeners; once one has a timeout
-        self.due: float = NEVER  # when the running listener has to be cancelled
+        self.due: float = inf  # when the running listener has to be cancelled
         self._clean = clean
         self._crew = crew
         self._away = False
@@ -213,7 +214,7 @@ class TimeLimit:
         if self._own is not None:
             return self._own.__exit__(kind, error, traceback)
         worker = self._worker
-        worker.due = NEVER
+        worker.due = inf
         scope = worker.scope
         if scope is None or not scope.cancel_called:
             return None
@@ -273,6 +274,3 @@ def differ(one: Context, other: Context) -> bool:
         return one != other
     except Exception:  # noqa: BLE001 - equal values are not compared at all
         return True
-
-
-NEVER = float("inf")
