@@ -74,7 +74,7 @@ class Guard:
         calls: list[Call] = [
             (
                 LOOK,
-                (feed.key, self._keys.marks, self._keys.again(feed.name)),
+                (feed.key, self._keys.marks, self._again(feed)),
                 (self._keys.group, int(trims and not feed.again)),
             )
             for feed in feeds
@@ -112,10 +112,14 @@ class Guard:
 
     def _read_again(self, feed: Feed) -> None:
         """Read what the group is to get once more of a feed."""
-        key = self._keys.again(feed.name)
+        key = self._again(feed)
         known = self._reader.feeds.get(key.encode())
         if known is None or not known.active:
-            self._reader.add(key, feed.name, again=True)
+            self._reader.add(key, feed.name, again=True, partition=feed.partition)
+
+    def _again(self, feed: Feed) -> str:
+        partition = None if feed.partition is None else feed.partition.number
+        return self._keys.again(feed.name, partition=partition)
 
     async def _tidy(self, feeds: list[Feed]) -> None:
         """Forget consumers that have died and left nothing."""

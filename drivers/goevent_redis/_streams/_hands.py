@@ -129,6 +129,9 @@ class Hands:
         try:
             while left:
                 entry = left.popleft()
+                if entry.lease is not None and not entry.lease.open:
+                    entry.lease.turns.refuse(entry)
+                    continue
                 envelope = self._decoded(entry)
                 if envelope is None or not self._is_wanted(entry, envelope, known):
                     continue
@@ -157,7 +160,7 @@ class Hands:
             self._inbox.report(error, name)
             self._desk.bury(entry, str(error), reported=True)
             return None
-        if len(fields) == 2:
+        if len(fields) == 2 or (len(fields) == 4 and fields[2] == b"k"):
             return envelope
         headers = dict(envelope.headers)
         if entry.field(b"r") is not None:

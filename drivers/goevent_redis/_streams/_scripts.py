@@ -64,7 +64,7 @@ async def call(link: Link, script: Script, keys: Sequence[Encodable], *args: Enc
     return reply
 
 
-_OWNED = """
+OWNED = """
 local function owned_of(stream, group, me, ids)
   local owner, lost, mine = {}, {}, {}
   if #ids > 16 then
@@ -92,7 +92,7 @@ end
 """
 
 ACKNOWLEDGE = Script(
-    _OWNED
+    OWNED
     + """
 local group, me, delete, window, done, count = unpack(ARGV, 1, 6)
 local ids, handles = {}, {}
@@ -118,7 +118,7 @@ return lost
 """Acknowledge entries that are still ours; return the others with their owners."""
 
 RELEASE = Script(
-    _OWNED
+    OWNED
     + """
 local group, me, heir = unpack(ARGV, 1, 3)
 local lost = {}
@@ -137,7 +137,7 @@ return lost
 """Give entries that are still ours to the heir; return the others with their owners."""
 
 BURY = Script(
-    _OWNED
+    OWNED
     + """
 local group, me, id, delete = unpack(ARGV, 1, 4)
 local mine, lost = owned_of(KEYS[1], group, me, {id})
@@ -152,7 +152,7 @@ return lost
 """Write a dead letter, then acknowledge its entry, if that is still ours."""
 
 BEAT = Script(
-    _OWNED
+    OWNED
     + """
 local group, me = ARGV[1], ARGV[2]
 local mine, lost = owned_of(KEYS[1], group, me, {unpack(ARGV, 3)})
@@ -339,7 +339,11 @@ return {#entries, last}
 REVIVE = Script("""
 local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not found then return 0 end
-redis.call('XADD', KEYS[2], '*', 'o', ARGV[2], 'e', ARGV[3])
+local key = {}
+for at = 1, #found[2], 2 do
+  if found[2][at] == 'k' then key = {'k', found[2][at + 1]} end
+end
+redis.call('XADD', KEYS[2], '*', 'o', ARGV[2], 'e', ARGV[3], unpack(key))
 return redis.call('XDEL', KEYS[1], ARGV[1])
 """)
 """Move a dead letter to where its group gets it once more."""

@@ -2,7 +2,8 @@
 
 It owns nothing but the others: the reader takes entries off the streams, the hands bring them to
 the bus, the desk tells Redis what became of them, the sweeper takes over what others have left, and
-the guard looks after the streams.
+the guard looks after the streams. Where names have partitions, a keeper has leases of them in place
+of the sweeper, and turns keep the order of each key.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from ._desk import Desk
 from ._feed import Feed, Window
 from ._guard import Guard
 from ._hands import Hands
+from ._keeper import Keeper
 from ._keys import HEIR, Keys
 from ._names import Names
+from ._partition_reader import PartitionReader, PartitionWindow
+from ._partitioned_names import PartitionedNames, whole
 from ._reader import Reader
 from ._scripts import LEAVE, Call, call_many
 from ._sweeper import Sweeper
 from ._troubles import Troubles
+from ._turns import Turns
 
 
 class Service:
@@ -47,26 +52,35 @@ class Service:
         self._keys = keys
         self._config = config
         self._consumer = consumer
-        window = Window(config.prefetch)
-        self.desk = Desk(link, inbox, keys, config, consumer, window, troubles)
-        self._hands = Hands(link, inbox, self.desk, keys, config)
-        self._reader = Reader(
-            link, pool, self.desk, keys, consumer, window, troubles, self._hands.take
-        )
-        self._sweeper = Sweeper(
-            link,
-            inbox,
-            self.desk,
-            self._hands,
-            self._reader,
-            keys,
-            config,
-            consumer,
-            window,
-            troubles,
-        )
-        self._guard = Guard(link, self._reader, keys, config, consumer, troubles)
-        self.names = Names(link, self._reader, self._guard, keys, config, troubles)
+        self._keeper: Keeper | None = None
+        if config.partitions > 1:
+            room = PartitionWindow(config.prefetch)
+            self.desk = desk = Desk(link, inbox, keys, config, consumer, room, troubles)
+            self._hands = hands = Hands(link, inbox, desk, keys, config)
+            turns = Turns(link, inbox, hands.take, desk.forget, keys.group, consumer, troubles)
+            parts = PartitionReader(link, pool, desk, keys, consumer, room, troubles, turns.enter)
+            keeper = Keeper(link, inbox, desk, parts, turns, keys, config, consumer, troubles)
+            room.told += [parts.freed, keeper.freed]
+            self._reader: Reader = parts
+            self._keeper = keeper
+            self._guard = Guard(link, parts, keys, config, consumer, troubles)
+            self.names: Names = PartitionedNames(
+                link, parts, self._guard, keeper, keys, config, troubles
+            )
+            self._works = [turns.run, keeper.run]
+        else:
+            window = Window(config.prefetch)
+            self.desk = desk = Desk(link, inbox, keys, config, consumer, window, troubles)
+            self._hands = hands = Hands(link, inbox, desk, keys, config)
+            take = hands.take
+            reader = Reader(link, pool, desk, keys, consumer, window, troubles, take)
+            self._reader = reader
+            sweeper = Sweeper(
+                link, inbox, desk, hands, reader, keys, config, consumer, window, troubles
+            )
+            self._guard = Guard(link, reader, keys, config, consumer, troubles)
+            self.names = Names(link, reader, self._guard, keys, config, troubles)
+            self._works = [sweeper.run]
 
     def start(self, nursery: trio.Nursery) -> None:
         """Have all of them at work in a nursery."""
@@ -75,14 +89,16 @@ class Service:
             self._reader.nudge,
             self._hands.run,
             self.desk.run,
-            self._sweeper.run,
             self._guard.run,
             self.names.run,
+            *self._works,
         ):
             nursery.start_soon(work)
 
     async def stop(self) -> None:
         """Read no more, and hand back what no listener has got."""
+        if self._keeper is not None:
+            self._keeper.stop()
         await self._reader.stop()
         await self._hands.stop()
 
@@ -94,16 +110,19 @@ class Service:
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return what the group has to do, as last seen."""
         feeds = self._reader.feeds.values()
-        return tuple(feed.backlog for feed in feeds if feed.backlog is not None and not feed.again)
+        found = [feed.backlog for feed in feeds if feed.backlog is not None and not feed.again]
+        return tuple(found) if self._keeper is None else whole(found)
 
     async def leave(self) -> None:
         """Tell the last ends, hand back what is left, and leave the group."""
         self.desk.closed = True
         feeds = self._reader.ever
         if not feeds or not self._link.connected:
-            return
+            return None
         try:
             await self.desk.flush()
+            if self._keeper is not None:
+                return await self._keeper.leave()
             first: list[tuple[Encodable, ...]] = []
             if self._reader.blocked is not None:
                 # Its connection is closed, but the server may not know yet.

@@ -1,0 +1,223 @@
+"""What Redis does in one step about partitions: scripts that look at the fence of a lease first.
+
+The leases of a name are a hash. Of the partition 3 the field `3` is the fence, `3:owner` who has
+it, `3:until` when it ends in milliseconds of the server's clock, and `3:count` the number with
+which the last fence began, which stays.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+
+from redis import exceptions as redis_errors
+
+from ._lease import Lease
+from ._scripts import OWNED, Call, Script
+
+FENCED = "FENCED"
+
+_FENCE = f"""
+local fence, place, leases = table.remove(ARGV), table.remove(ARGV), table.remove(KEYS)
+if redis.call('HGET', leases, place) ~= fence then
+  return redis.error_reply('{FENCED} ' .. (redis.call('HGET', leases, place .. ':owner') or ''))
+end
+"""
+
+
+def fenced(call: Call, lease: Lease | None) -> Call:
+    """Return a call that does what another one does, if the lease is still the one that counts.
+
+    If not, its reply is an error that `fenced_by` knows.
+    """
+    if lease is None:
+        return call
+    script, keys, args = call
+    partition = lease.partition
+    return _behind_fence(script), (*keys, partition.key), (*args, partition.number, lease.fence)
+
+
+@cache
+def _behind_fence(script: Script) -> Script:
+    return Script(_FENCE + script.source)
+
+
+def fenced_by(error: Exception) -> str | None:
+    """Return who has the partition now, if an error says that the fence has changed."""
+    said = str(error)
+    if isinstance(error, redis_errors.ResponseError) and said.startswith(FENCED):
+        return said.removeprefix(FENCED).strip()
+    return None
+
+
+_ESTABLISH = """
+local function established(base, names, name, wanted)
+  local kind = redis.call('TYPE', base).ok
+  redis.call('SADD', names, name)
+  if kind == 'none' then
+    redis.call('SET', base, wanted)
+    return tonumber(wanted)
+  end
+  if kind ~= 'string' then return 1 end
+  return tonumber(redis.call('GET', base)) or 0
+end
+"""
+
+ESTABLISH = Script(
+    _ESTABLISH
+    + """
+return established(KEYS[1], KEYS[2], ARGV[1], ARGV[2])
+"""
+)
+"""Note how many partitions a name has, if nobody has; return how many it has."""
+
+_LAST = """
+local function last_of(stream, group)
+  local groups = redis.pcall('XINFO', 'GROUPS', stream)
+  for _, list in ipairs(groups) do
+    local each = {}
+    for at = 1, #list, 2 do each[list[at]] = list[at + 1] end
+    if each.name == group then return each['last-delivered-id'] end
+  end
+end
+"""
+
+READ = Script(
+    _LAST
+    + """
+local group, me, after, count = unpack(ARGV)
+local last = last_of(KEYS[1], group)
+if not last then return redis.error_reply('NOGROUP the group is gone') end
+if last ~= after then return {last} end
+local got = redis.call('XREADGROUP', 'GROUP', group, me, 'COUNT', count, 'STREAMS', KEYS[1], '>')
+return {last, got and got[1][2] or {}}
+"""
+)
+"""Read what is new, if the group is where we think it is; else say where it is.
+
+It is elsewhere if an earlier read was done whose reply was lost, or if the group was made anew.
+"""
+
+TAKE = Script(
+    _LAST
+    + """
+local group, me, from, room, count_ours = unpack(ARGV, 1, 5)
+local held, taken, gone, rest = {}, {}, {}, ''
+for at = 6, #ARGV do held[ARGV[at]] = true end
+room = tonumber(room)
+repeat
+  local page = redis.call('XPENDING', KEYS[1], group, from, '+', 200)
+  for _, each in ipairs(page) do
+    local id, owner, deliveries = each[1], each[2], each[4]
+    if #taken == room then
+      rest = id
+      break
+    end
+    if not held[id] then
+      local got
+      if owner == me and count_ours == '0' then
+        got = redis.call('XRANGE', KEYS[1], id, id)
+      else
+        got = redis.call('XCLAIM', KEYS[1], group, me, 0, id)
+        deliveries = deliveries + 1
+      end
+      if got[1] then
+        taken[#taken + 1] = {id, got[1][2], deliveries, owner}
+      else
+        redis.call('XACK', KEYS[1], group, id)
+        gone[#gone + 1] = id
+      end
+    end
+    from = '(' .. id
+  end
+until #page < 200 or rest ~= ''
+return {taken, gone, rest, last_of(KEYS[1], group)}
+"""
+)
+"""Take over what is pending in the order of the stream, whoever has it, and say where to go on."""
+
+RETRY = Script(
+    OWNED
+    + """
+local group, me = ARGV[1], ARGV[2]
+local lost = {}
+for at = 3, #ARGV, 2 do
+  local id, count = ARGV[at], ARGV[at + 1]
+  local mine, gone = owned_of(KEYS[1], group, me, {id})
+  if mine[1] then
+    redis.call('XCLAIM', KEYS[1], group, me, 0, id, 'RETRYCOUNT', count, 'JUSTID')
+  else
+    lost[#lost + 1] = gone[1]
+  end
+end
+return lost
+"""
+)
+"""Note that entries which are still ours are delivered once more; return the others."""
+
+TEND = Script(
+    _ESTABLISH
+    + """
+local me, mark, ttl, total, wants, shift, name = unpack(ARGV, 1, 7)
+local found = established(KEYS[3], KEYS[4], name, total)
+if found ~= tonumber(total) then return redis.error_reply('PARTITIONS ' .. found) end
+local time = redis.call('TIME')
+local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+local ends = string.format('%.0f', now + tonumber(ttl))
+if wants == '1' then
+  redis.call('HSET', KEYS[2], me, ends)
+else
+  redis.call('HDEL', KEYS[2], me)
+end
+local live, all = {}, redis.call('HGETALL', KEYS[2])
+for at = 1, #all, 2 do
+  if tonumber(all[at + 1]) < now then
+    redis.call('HDEL', KEYS[2], all[at])
+  else
+    live[#live + 1] = all[at]
+  end
+end
+table.sort(live)
+local share = 0
+for rank, each in ipairs(live) do
+  if each == me then
+    share = math.floor(total / #live)
+    -- What is left over goes to others for each name.
+    if (rank + shift) % #live < total % #live then share = share + 1 end
+  end
+end
+local mine, count, lost, taken = {}, 0, {}, {}
+for at = 8, #ARGV, 2 do
+  local place, fence = ARGV[at], ARGV[at + 1]
+  if redis.call('HGET', KEYS[1], place) == fence then
+    redis.call('HSET', KEYS[1], place .. ':until', ends)
+    mine[place] = true
+    count = count + 1
+  else
+    lost[#lost + 1] = {tonumber(place), redis.call('HGET', KEYS[1], place .. ':owner') or ''}
+  end
+end
+for number = 0, total - 1 do
+  local place = string.format('%.0f', number)
+  if count < share and not mine[place] then
+    local held = redis.call('HMGET', KEYS[1], place, place .. ':owner', place .. ':until')
+    if not held[1] or held[2] == me or tonumber(held[3]) < now then
+      local fence = redis.call('HINCRBY', KEYS[1], place .. ':count', 1) .. '-' .. mark
+      redis.call('HSET', KEYS[1], place, fence, place .. ':owner', me, place .. ':until', ends)
+      taken[#taken + 1] = {number, fence}
+      count = count + 1
+    end
+  end
+end
+return {lost, taken, share}
+"""
+)
+"""Renew leases, take what is free up to a fair share, and tell what is lost and how much is fair.
+
+A lease of our own name that we do not know of is from an earlier life, or its grant was lost.
+"""
+
+DROP = Script("""
+local place = ARGV[1]
+return redis.call('HDEL', leases, place, place .. ':owner', place .. ':until')
+""")
+"""End a lease; only behind a fence, which knows where the leases are."""
