@@ -128,8 +128,8 @@ async def test_ledger_of_the_chaos_finds_what_is_lost_or_done_twice_without_a_fl
         "print(counts.lost, counts.unflagged, counts.duplicates, len(counts.complaints()))"
     )
     (tmp_path / "produce-1").write_text("accepted 1 1-0\naccepted 2 2-0\naccepted 3 3-0\n")
-    (tmp_path / "consume-1").write_text("ready\ndone 1 1 0\ndone 2 1 0\n")
-    (tmp_path / "consume-2").write_text("done 1 2 0\ndone 2 1 0\n")
+    (tmp_path / "consume-1").write_text("ready\ndone 1 1 0 a 1 2\ndone 2 1 0 a 2 3\n")
+    (tmp_path / "consume-2").write_text("done 1 2 0 a 3 4\ndone 2 1 0 a 4 5\n")
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = await trio.run_process(command, cwd=ROOT, capture_stdout=True)
     assert done.stdout.decode().strip() == "[3] [2] 2 3"

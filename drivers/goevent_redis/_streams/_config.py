@@ -54,9 +54,9 @@ class StreamsConfig:
         partitions: How many streams each event name has. With more than one, events with the same
             key are worked on one after another, in order, whoever of the group does it: each
             partition is in the hands of one bus at a time, and an event that fails holds up those
-            of its key until it is done or a dead letter. Events without a key are in order among
-            themselves, as if they had one. All buses that use a name need the same number, from
-            the first event on.
+            of its key until it is done or a dead letter. Events without a key are all in one
+            partition, arrive in order, and wait for nobody. All buses that use a name need the
+            same number, from the first event on.
 
     Raises:
         ValueError: A field is out of its range.

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from ._desk import Desk
     from ._lease import Lease, Partition
 
-Turn = tuple[str, bytes | None]
+Turn = tuple[str, bytes]
 """What events have in common of which one runs at a time: their name and their key."""
 
 Fields = list[bytes]
@@ -65,7 +65,7 @@ class Entry:
         handle_id: by which its end is remembered, if it is.
         retold: nobody can tell any more whether it was acknowledged already.
         lease: under which it was read, if it is of a partition.
-        turn: what it has in common with those that must not overtake it.
+        turn: what it has in common with those that must not overtake it, if it has a key.
         alone: it is to run alone.
         resting: it waits for its turn to be tried again.
     """
@@ -99,7 +99,7 @@ class Entry:
         self.handle_id = ""
         self.retold = False
         self.lease = feed.lease
-        self.turn: Turn = ("", None)
+        self.turn: Turn | None = None
         self.alone = False
         self.resting = False
 

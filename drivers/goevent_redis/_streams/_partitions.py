@@ -1,8 +1,8 @@
 """Partitions: an event name as several streams, each of which has one reader in a group.
 
 Events with the same key are in the same partition: its number is the CRC-32 of the key in UTF-8,
-modulo how many there are. Events without a key are in order among themselves: they are all in one
-partition, that of the name in place of a key, and count as having the same key.
+modulo how many there are. Events without a key are all in one partition, that of the name in place
+of a key: one bus of the group gets them, in the order of dispatch.
 """
 
 from __future__ import annotations

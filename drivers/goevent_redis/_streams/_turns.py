@@ -2,8 +2,8 @@
 
 It stands between the reader and the hands. An event whose key is free goes on at once; the others
 wait behind it, in the order of their stream, until it is done or a dead letter. One that fails
-rests until it is tried again, and keeps its turn meanwhile. Its `run` is an actor of the driver,
-and ends those rests.
+rests until it is tried again, and keeps its turn meanwhile. Those without a key wait for nobody.
+Its `run` is an actor of the driver, and ends those rests.
 
 So whoever works on the events of a key begins with the oldest that is not acknowledged, and goes
 on one by one. That holds for a bus that has lost its lease without knowing, too: what it still does
@@ -68,8 +68,12 @@ class Turns:
         """Take entries in the order of their stream."""
         ready: list[Entry] = []
         for entry in entries:
-            entry.turn = turn = (entry.feed.name, entry.field(b"k"))
             entry.alone = alone
+            key = entry.field(b"k")
+            if key is None:
+                ready.append(entry)
+                continue
+            entry.turn = turn = (entry.feed.name, key)
             line = self._lines.get(turn)
             if line is None:
                 self._lines[turn] = deque((entry,))
@@ -81,8 +85,9 @@ class Turns:
     def ended(self, entry: Entry) -> None:
         """Take note that an entry is done, or given up: the next one has its turn."""
         entry.resting = False
-        line = self._lines.get(entry.turn)
-        if not line or line[0] is not entry:
+        turn = entry.turn
+        line = None if turn is None else self._lines.get(turn)
+        if turn is None or not line or line[0] is not entry:
             return
         line.popleft()
         while line and (line[0].lease is None or line[0].lease.lost):
@@ -90,7 +95,7 @@ class Turns:
         if line:
             self._take([line[0]], line[0].alone)
         else:
-            del self._lines[entry.turn]
+            del self._lines[turn]
 
     def again(self, entry: Entry, pause: float) -> None:
         """Try an entry again after a pause; it keeps its turn."""
