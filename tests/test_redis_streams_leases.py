@@ -189,6 +189,27 @@ async def test_bus_that_was_robbed_neither_acknowledges_nor_reads_and_says_so() 
     assert moves[1] == ("a0", 0, 2)
 
 
+async def test_bus_that_was_robbed_gets_nothing_new_before_it_has_noticed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("goevent_redis._streams._keeper.EVERY", 1000.0)
+    async with streams_server() as server, asking(server) as ask:
+        bus = PartitionedBus(server.addr, claim_idle=4000.0)
+        moves = bus.moves()
+        async with bus:
+            await move(bus, 4, 4)
+            await calm(ask)
+            await steal(ask, A0)
+            await move(bus, 4, 4, 4)
+            theirs = [n for n in range(4, 8) if partition_of(NAME, f"a{n - 4}", PARTITIONS) == A0]
+            await until(lambda: len(moves) == 8 - len(theirs))
+            info = (await ask("XINFO", "GROUPS", f"{BASE}:{A0}"))[0]
+            assert (info[b"pending"], info[b"lag"]) == (0, len(theirs))
+            await give_up(ask, A0)
+    assert 4 in theirs
+    assert not {n for _, n, _ in moves} & {*theirs}
+
+
 @pytest.mark.parametrize("most", [1, 5])  # it would be a dead letter, or be tried again
 async def test_dead_letter_and_retry_of_a_bus_that_was_robbed_change_nothing(most: int) -> None:
     async with streams_server() as server, asking(server) as ask:
