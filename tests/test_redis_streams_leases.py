@@ -35,15 +35,14 @@ A0 = partition_of(NAME, "a0", PARTITIONS)
 
 async def steal(ask: Ask, number: int, owner: str = "thief") -> None:
     """Take a partition away, as a bus does whose rival was frozen."""
-    time = await ask("TIME")
-    until = int(time[0]) * 1000 + 600_000
-    values = (number, f"999-{owner}", f"{number}:owner", owner, f"{number}:until", until)
-    await ask("HSET", LEASES, *values)
+    await ask("HSET", LEASES, number, f"999-{owner}", f"{number}:owner", owner)
+    await ask("SET", f"{LEASES}:{number}", owner)
 
 
 async def give_up(ask: Ask, number: int) -> None:
     """Let whoever has stolen a partition have ended."""
-    await ask("HDEL", LEASES, number, f"{number}:owner", f"{number}:until")
+    await ask("HDEL", LEASES, number, f"{number}:owner")
+    await ask("DEL", f"{LEASES}:{number}")
 
 
 async def test_partitions_are_shared_out_fairly_as_buses_come_and_go() -> None:
@@ -370,6 +369,8 @@ async def test_name_brings_back_at_once_the_partitions_that_it_had_at_a_crash() 
                 crash.cancel()
         # As if it had not been able to say good-bye.
         await ask("HSET", LEASES, *(part for pair in saved.items() for part in pair))
+        for number in range(PARTITIONS):
+            await ask("SET", f"{LEASES}:{number}", "worker-1")
         ids = [entry[0] for entry in entries]
         await ask("XCLAIM", f"{BASE}:{A0}", "shop", "worker-1", 0, *ids, "JUSTID", "FORCE")
         second = PartitionedBus(server.addr, consumer="worker-1", claim_idle=60.0)

@@ -1,8 +1,9 @@
 """What Redis does in one step about partitions: scripts that look at the fence of a lease first.
 
 The leases of a name are a hash. Of the partition 3 the field `3` is the fence, `3:owner` who has
-it, `3:until` when it ends in milliseconds of the server's clock, and `3:count` the number with
-which the last fence began, which stays.
+it, and `3:count` the number with which the last fence began, which stays. It is over when a key is
+gone that the server lets expire, `<hash>:3`; then it counts until somebody else takes it. Neither
+renewing nor giving away needs memory: a server that is full can be relieved.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ It is elsewhere if an earlier read was done whose reply was lost, or if the grou
 TAKE = Script(
     _LAST
     + """
-local group, me, from, room, count_ours = unpack(ARGV, 1, 5)
+local group, me, heir, from, room = unpack(ARGV, 1, 5)
 local held, taken, gone, rest = {}, {}, {}, ''
 for at = 6, #ARGV do held[ARGV[at]] = true end
 room = tonumber(room)
@@ -113,13 +114,8 @@ repeat
       break
     end
     if not held[id] then
-      local got
-      if owner == me and count_ours == '0' then
-        got = redis.call('XRANGE', KEYS[1], id, id)
-      else
-        got = redis.call('XCLAIM', KEYS[1], group, me, 0, id)
-        deliveries = deliveries + 1
-      end
+      if owner == heir then deliveries = deliveries + 1 end
+      local got = redis.call('XCLAIM', KEYS[1], group, me, 0, id, 'RETRYCOUNT', deliveries)
       if got[1] then
         taken[#taken + 1] = {id, got[1][2], deliveries, owner}
       else
@@ -133,7 +129,11 @@ until #page < 200 or rest ~= ''
 return {taken, gone, rest, last_of(KEYS[1], group)}
 """
 )
-"""Take over what is pending in the order of the stream, whoever has it, and say where to go on."""
+"""Take over what is pending in the order of the stream, whoever has it, and say where to go on.
+
+What was handed back is delivered by that. What others may have begun with is not counted yet: it
+runs alone, one after another, and an event that kills buses must not count for those behind it.
+"""
 
 RETRY = Script(
     OWNED
@@ -152,7 +152,7 @@ end
 return lost
 """
 )
-"""Note that entries which are still ours are delivered once more; return the others."""
+"""Note that entries which are still ours are delivered so often; return the others."""
 
 TEND = Script(
     _ESTABLISH
@@ -163,17 +163,19 @@ if found ~= tonumber(total) then return redis.error_reply('PARTITIONS ' .. found
 local time = redis.call('TIME')
 local now = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 local ends = string.format('%.0f', now + tonumber(ttl))
+local full = false
 if wants == '1' then
-  redis.call('HSET', KEYS[2], me, ends)
+  local said = redis.pcall('HSET', KEYS[2], me, ends)
+  full = type(said) == 'table' and said.err
 else
   redis.call('HDEL', KEYS[2], me)
 end
 local live, all = {}, redis.call('HGETALL', KEYS[2])
 for at = 1, #all, 2 do
-  if tonumber(all[at + 1]) < now then
-    redis.call('HDEL', KEYS[2], all[at])
-  else
+  if tonumber(all[at + 1]) >= now then
     live[#live + 1] = all[at]
+  elseif not full then
+    redis.call('HDEL', KEYS[2], all[at])
   end
 end
 table.sort(live)
@@ -189,20 +191,25 @@ local mine, count, lost, taken = {}, 0, {}, {}
 for at = 8, #ARGV, 2 do
   local place, fence = ARGV[at], ARGV[at + 1]
   if redis.call('HGET', KEYS[1], place) == fence then
-    redis.call('HSET', KEYS[1], place .. ':until', ends)
+    if redis.call('PEXPIRE', KEYS[1] .. ':' .. place, ttl) == 0 then
+      redis.call('SET', KEYS[1] .. ':' .. place, me, 'PX', ttl)
+    end
     mine[place] = true
     count = count + 1
   else
     lost[#lost + 1] = {tonumber(place), redis.call('HGET', KEYS[1], place .. ':owner') or ''}
   end
 end
+if full then return {lost, taken, -1} end
 for number = 0, total - 1 do
   local place = string.format('%.0f', number)
   if count < share and not mine[place] then
-    local held = redis.call('HMGET', KEYS[1], place, place .. ':owner', place .. ':until')
-    if not held[1] or held[2] == me or tonumber(held[3]) < now then
+    local held = redis.call('HMGET', KEYS[1], place, place .. ':owner')
+    local key = KEYS[1] .. ':' .. place
+    if not held[1] or held[2] == me or redis.call('EXISTS', key) == 0 then
+      redis.call('SET', key, me, 'PX', ttl)
       local fence = redis.call('HINCRBY', KEYS[1], place .. ':count', 1) .. '-' .. mark
-      redis.call('HSET', KEYS[1], place, fence, place .. ':owner', me, place .. ':until', ends)
+      redis.call('HSET', KEYS[1], place, fence, place .. ':owner', me)
       taken[#taken + 1] = {number, fence}
       count = count + 1
     end
@@ -213,11 +220,28 @@ return {lost, taken, share}
 )
 """Renew leases, take what is free up to a fair share, and tell what is lost and how much is fair.
 
-A lease of our own name that we do not know of is from an earlier life, or its grant was lost.
+A lease of our own name that we do not know of is from an earlier life, or its grant was lost. If
+the server is full, nothing is taken, and the share is -1: nobody can tell who is alive.
 """
 
 DROP = Script("""
 local place = ARGV[1]
-return redis.call('HDEL', leases, place, place .. ':owner', place .. ':until')
+redis.call('DEL', leases .. ':' .. place)
+return redis.call('HDEL', leases, place, place .. ':owner')
 """)
 """End a lease; only behind a fence, which knows where the leases are."""
+
+QUIT = Script("""
+local me, mark, total = unpack(ARGV)
+redis.call('HDEL', KEYS[2], me)
+for number = 0, total - 1 do
+  local place = string.format('%.0f', number)
+  local fence = redis.call('HGET', KEYS[1], place)
+  if fence and string.match(fence, '-(.*)') == mark then
+    redis.call('DEL', KEYS[1] .. ':' .. place)
+    redis.call('HDEL', KEYS[1], place, place .. ':owner')
+  end
+end
+return 0
+""")
+"""Take part no more, and end those leases, too, of whose grant we have not heard."""

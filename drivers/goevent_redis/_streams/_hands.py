@@ -108,9 +108,13 @@ class Hands:
         if not self._suspects:
             return
         entry = self._suspects.popleft()
-        if entry.deliveries > self._config.max_deliveries:
+        # Those of a partition are not counted before it is their turn.
+        deliveries = entry.deliveries if entry.lease is None else entry.deliveries + 1
+        if deliveries > self._config.max_deliveries:
             reason = "its consumers have ended while they worked on it, or were too slow"
             self._desk.bury(entry, reason)
+            return
+        if entry.lease is not None and not await entry.lease.turns.counted(entry):
             return
         await self._hand_over([entry])
         await self._desk.calm()

@@ -22,7 +22,7 @@ from .._resp import Encodable
 from ._config import StreamsConfig
 from ._desk import Desk
 from ._feed import Feed, text
-from ._fenced import DROP, TEND, fenced, fenced_by
+from ._fenced import DROP, QUIT, TEND, fenced, fenced_by
 from ._keys import HEIR, Keys
 from ._lease import Lease, Partition
 from ._partitions import PartitionsDiffer
@@ -195,7 +195,10 @@ class Keeper:
             if partition.lease is not None:
                 self._over(partition.lease)
             partition.held_by(Lease(partition, fence, until, self._turns))
-        self._balance(share, fair if share.wanted and not self._stopped else 0)
+        if not share.wanted or self._stopped:
+            fair = 0
+        if fair >= 0:
+            self._balance(share, fair)
         if taken:
             self._reader.change()
 
@@ -293,14 +296,13 @@ class Keeper:
     async def leave(self) -> None:
         """Give everything away, as the bus ends."""
         calls: list[Call] = []
-        members: list[tuple[Encodable, ...]] = []
-        for share in self._shares.values():
+        for name, share in self._shares.items():
             for partition in share.partitions:
                 if partition.lease is not None:
                     calls += self._leaving(partition.lease)
-            members.append(("HDEL", self._keys.members(share.name), self._consumer))
-        if members:
-            await call_many(self._link, calls, first=members)
+            keys = (self._keys.leases(name), self._keys.members(name))
+            calls.append((QUIT, keys, (self._consumer, self._mark, self._config.partitions)))
+        await call_many(self._link, calls)
 
 
 def _load(lease: Lease) -> int:

@@ -24,18 +24,16 @@ class Reading:
     Attributes:
         behind: from where the pending entries of others are still to be taken over; empty once
             there are none any more. Until then nothing new is read.
-        doubt: a take-over may have been done whose reply was lost.
         fresh: what is pending was read by somebody before this lease.
         after: the last entry that the group has handed out, as far as we know.
         news: there may be entries behind it.
         seen: the highest id that is known to have been handed out.
     """
 
-    __slots__ = ("after", "behind", "doubt", "fresh", "news", "seen")
+    __slots__ = ("after", "behind", "fresh", "news", "seen")
 
     def __init__(self, seen: Place) -> None:
         self.behind = b"-"
-        self.doubt = False
         self.fresh = True
         self.after = b"0-0"
         self.news = True

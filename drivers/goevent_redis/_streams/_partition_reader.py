@@ -120,9 +120,7 @@ class PartitionReader(Reader):
         return True
 
     def _taking(self, feed: Feed, reading: Reading, room: int) -> Call:
-        counts = reading.fresh and not reading.doubt
-        reading.doubt = True  # until there is a reply
-        args = (self._keys.group, self._consumer, reading.behind, room, int(counts))
+        args = (self._keys.group, self._consumer, HEIR, reading.behind, room)
         return TAKE, (feed.key,), (*args, *feed.held)
 
     def _reading(self, feed: Feed, reading: Reading, room: int) -> Call:
@@ -140,7 +138,7 @@ class PartitionReader(Reader):
     ) -> None:
         """Take in what was pending, in the order of the stream."""
         self._troubles.trimmed(feed, gone)
-        reading.behind, reading.doubt = rest, False
+        reading.behind = rest
         if lease.lost:
             return
         for entry_id, fields, deliveries, owner in taken:
@@ -150,7 +148,7 @@ class PartitionReader(Reader):
                 continue
             # Of our own, the reply to the read was lost: unless we have seen it, it is new.
             left = text(owner) != HEIR and not ours
-            if left or (ours and place(entry_id) <= reading.seen):
+            if ours and place(entry_id) <= reading.seen:
                 entry.redelivered = max(2, entry.deliveries)
             reading.seen = max(reading.seen, place(entry_id))
             self._take([entry], left)

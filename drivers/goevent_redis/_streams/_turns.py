@@ -99,7 +99,7 @@ class Turns:
 
     def again(self, entry: Entry, pause: float) -> None:
         """Try an entry again after a pause; it keeps its turn."""
-        entry.resting = True
+        entry.resting, entry.alone = True, False
         self._rested += 1
         heapq.heappush(self._rests, (trio.current_time() + pause, self._rested, entry))
         self._wake.set()
@@ -129,6 +129,24 @@ class Turns:
         heapq.heapify(self._rests)
         for entry in gone:
             self.ended(entry)
+
+    async def counted(self, entry: Entry) -> bool:
+        """Have Redis note that an entry runs alone now; return False if it is not to run."""
+        while True:
+            if entry.lease is None or not entry.lease.open:
+                self.refuse(entry)
+                return False
+            args = (self._group, self._consumer, entry.id, entry.deliveries + 1)
+            call = fenced((RETRY, (entry.feed.key,), args), entry.lease)
+            try:
+                (reply,) = await call_many(self._link, [call])
+            except RedisLinkError:
+                await self._link.ready()
+                continue
+            if isinstance(reply, Exception):
+                await self._refused(entry.feed, [entry], reply)
+                return False
+            return self._counts(entry, {entry_id: text(owner) for entry_id, owner in reply})
 
     # -- the rests
 
@@ -169,18 +187,23 @@ class Turns:
 
     def _go_on(self, part: list[Entry], lost: dict[bytes, str]) -> None:
         for entry in part:
-            if entry.lease is None or entry.lease.lost:
-                self.ended(entry)
-            elif entry.id in lost:
-                self._forget(entry)
-                self.ended(entry)
-                error = Lost(entry.feed.name, text(entry.id), lost[entry.id])
-                self._inbox.report(error, entry.feed.name)
-            else:
-                entry.deliveries += 1
-                entry.redelivered = entry.deliveries
+            if self._counts(entry, lost):
                 entry.resting = False
                 self._take([entry], False)
+
+    def _counts(self, entry: Entry, lost: dict[bytes, str]) -> bool:
+        if entry.lease is None or entry.lease.lost:
+            self.ended(entry)
+            return False
+        if entry.id in lost:
+            self._forget(entry)
+            self.ended(entry)
+            error = Lost(entry.feed.name, text(entry.id), lost[entry.id])
+            self._inbox.report(error, entry.feed.name)
+            return False
+        entry.deliveries += 1
+        entry.redelivered = entry.deliveries
+        return True
 
     async def _refused(self, feed: Feed, part: list[Entry], error: Exception) -> None:
         if self._troubles.is_gone(error):
