@@ -405,3 +405,63 @@ async def commands(ask: Ask) -> int:
         if line.startswith(("cmdstat_evalsha:", "cmdstat_xread:", "cmdstat_client")):
             found += int(line.partition("calls=")[2].partition(",")[0])
     return found
+
+
+async def test_takeover_counts_what_is_begun_with_and_buries_only_what_has_killed() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        key = f"{BASE}:{A0}"
+        async with PartitionedBus(server.addr, None) as sender:
+            await move(sender, 10, 1)
+        await ask("XGROUP", "CREATE", key, "shop", "0")
+        (stream,) = (await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", key, ">")).values()
+        killer = stream[3][0]
+        await ask("XCLAIM", key, "shop", "dead", 0, killer, "RETRYCOUNT", 5, "JUSTID")
+        bus = PartitionedBus(server.addr)
+        gate = trio.Event()
+        running: list[int] = []
+
+        async def wait(event: Moved) -> None:
+            running.append(event.n)
+            await gate.wait()
+
+        moves = bus.moves(wait=wait)
+        async with bus:
+            await until(lambda: running)
+            counts = [each[3] for each in await ask("XPENDING", key, "shop", "-", "+", 10)]
+            assert counts == [2, 1, 1, 5, 1, 1, 1, 1, 1, 1]
+            gate.set()
+            await calm(ask)
+            (letter,) = await bus.driver.dead_letters.list()
+    assert letter.event_id == killer.decode()
+    assert "have ended" in letter.reason
+    assert moves == [("a0", n, 2) for n in range(10) if n != 3]
+
+
+async def test_leases_are_kept_and_events_are_done_while_the_server_is_full() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        bus = PartitionedBus(server.addr, claim_idle=0.4, prefetch=8)
+        gate = trio.Event()
+        moves = bus.moves(wait=lambda _: gate.wait())
+        async with bus:
+            await move(bus, 40, 8)
+            before = await ask("HGETALL", LEASES)
+            await ask("CONFIG", "SET", "maxmemory", 1)
+            await trio.sleep(1.5)
+            gate.set()
+            await calm(ask)
+            assert await ask("HGETALL", LEASES) == before
+            await ask("CONFIG", "SET", "maxmemory", 0)
+    assert in_order(moves, 40, 8)
+    assert {deliveries for _, _, deliveries in moves} == {1}
+
+
+async def test_bus_that_is_cancelled_leaves_no_lease_behind() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        for pause in (0.0, 0.001, 0.003, 0.01, 0.03, 0.1):
+            with trio.CancelScope() as scope:
+                bus = PartitionedBus(server.addr, claim_idle=60.0)
+                bus.moves()
+                scope.deadline = trio.current_time() + pause
+                async with bus:
+                    await trio.sleep_forever()
+            assert not await owners(ask)

@@ -53,7 +53,7 @@ def fenced_by(error: Exception) -> str | None:
 _ESTABLISH = """
 local function established(base, names, name, wanted)
   local kind = redis.call('TYPE', base).ok
-  redis.call('SADD', names, name)
+  if redis.call('SISMEMBER', names, name) == 0 then redis.call('SADD', names, name) end
   if kind == 'none' then
     redis.call('SET', base, wanted)
     return tonumber(wanted)
