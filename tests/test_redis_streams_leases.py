@@ -465,3 +465,29 @@ async def test_bus_that_is_cancelled_leaves_no_lease_behind() -> None:
                 async with bus:
                     await trio.sleep_forever()
             assert not await owners(ask)
+
+
+async def test_what_somebody_has_died_of_stays_suspect_when_it_is_handed_back() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        key = f"{BASE}:{A0}"
+        async with PartitionedBus(server.addr, None) as sender:
+            await move(sender, 5, 1)
+        await ask("XGROUP", "CREATE", key, "shop", "0")
+        await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", key, ">")
+        first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
+        running: list[int] = []
+
+        async def wait(event: Moved) -> None:
+            running.append(event.n)
+            await trio.sleep_forever()
+
+        first.moves(wait=wait)
+        async with first:
+            await until(lambda: running)
+            await first.close(0.1)
+        counts = [each[3] for each in await ask("XPENDING", key, "shop", "-", "+", 10)]
+        assert counts == [2, 1, 1, 1, 1]
+        moves = second.moves()
+        async with second:
+            await calm(ask)
+    assert moves == [("a0", 0, 3), *(("a0", n, 2) for n in range(1, 5))]

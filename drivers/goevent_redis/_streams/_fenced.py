@@ -224,6 +224,27 @@ A lease of our own name that we do not know of is from an earlier life, or its g
 the server is full, nothing is taken, and the share is -1: nobody can tell who is alive.
 """
 
+HAND_BACK = Script("""
+local group, me, heir = unpack(ARGV, 1, 3)
+local fate = {}
+for at = 4, #ARGV, 2 do fate[ARGV[at]] = ARGV[at + 1] end
+for _, each in ipairs(redis.call('XPENDING', KEYS[1], group, '-', '+', 1000000, me)) do
+  local id, deliveries = each[1], each[4]
+  if not fate[id] then deliveries = math.max(deliveries - 1, 0) end
+  if fate[id] ~= 'keep' then
+    redis.call('XCLAIM', KEYS[1], group, heir, 0, id, 'RETRYCOUNT', deliveries, 'JUSTID')
+  end
+end
+if not redis.call('XPENDING', KEYS[1], group, '-', '+', 1, me)[1] then
+  redis.call('XGROUP', 'DELCONSUMER', KEYS[1], group, me)
+end
+return 0
+""")
+"""Give our entries of a stream to the heir: those that are told as they are, others uncounted.
+
+Those to `keep` stay with our name: somebody else may have died of them.
+"""
+
 DROP = Script("""
 local place = ARGV[1]
 redis.call('DEL', leases .. ':' .. place)

@@ -22,12 +22,12 @@ from .._resp import Encodable
 from ._config import StreamsConfig
 from ._desk import Desk
 from ._feed import Feed, text
-from ._fenced import DROP, QUIT, TEND, fenced, fenced_by
+from ._fenced import DROP, HAND_BACK, QUIT, TEND, fenced, fenced_by
 from ._keys import HEIR, Keys
 from ._lease import Lease, Partition
 from ._partitions import PartitionsDiffer
 from ._reader import Reader
-from ._scripts import LEAVE, Call, call_many
+from ._scripts import Call, call_many
 from ._troubles import Troubles
 from ._turns import Turns
 
@@ -255,9 +255,13 @@ class Keeper:
         return [fenced(call, lease) for call in calls]
 
     def _handing_back(self, feed: Feed) -> Call:
-        started = [entry.id for entry in feed.held.values() if entry.started]
-        idle = round(self._config.claim_idle * 1000)
-        return LEAVE, (feed.key,), (self._keys.group, self._consumer, HEIR, idle, 1, *started)
+        args: list[Encodable] = [self._keys.group, self._consumer, HEIR]
+        for entry in feed.held.values():
+            if entry.started:
+                args += [entry.id, "give"]
+            elif entry.alone:
+                args += [entry.id, "keep"]
+        return HAND_BACK, (feed.key,), args
 
     def _lost(self, lease: Lease, owner: str) -> None:
         partition = lease.partition
