@@ -131,8 +131,8 @@ return {taken, gone, rest, last_of(KEYS[1], group)}
 )
 """Take over what is pending in the order of the stream, whoever has it, and say where to go on.
 
-What was handed back is delivered by that. What others may have begun with is not counted yet: it
-runs alone, one after another, and an event that kills buses must not count for those behind it.
+What was handed back is delivered by that. What others may have begun with is counted when it is
+begun with here: an event that kills buses must not count for those that wait behind it.
 """
 
 RETRY = Script(

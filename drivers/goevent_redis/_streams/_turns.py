@@ -92,14 +92,22 @@ class Turns:
         line.popleft()
         while line and (line[0].lease is None or line[0].lease.lost):
             line.popleft()
-        if line:
-            self._take([line[0]], line[0].alone)
-        else:
+        if not line:
             del self._lines[turn]
+        elif line[0].alone and line[0].deliveries == 1:
+            # Whoever had it was at the one in front of it, so it need not run alone. Not counted
+            # yet, as others that were taken over.
+            self._rest(line[0], 0.0)
+        else:
+            self._take([line[0]], line[0].alone)
 
     def again(self, entry: Entry, pause: float) -> None:
         """Try an entry again after a pause; it keeps its turn."""
-        entry.resting, entry.alone = True, False
+        entry.alone = False
+        self._rest(entry, pause)
+
+    def _rest(self, entry: Entry, pause: float) -> None:
+        entry.resting = True
         self._rested += 1
         heapq.heappush(self._rests, (trio.current_time() + pause, self._rested, entry))
         self._wake.set()
@@ -188,7 +196,7 @@ class Turns:
     def _go_on(self, part: list[Entry], lost: dict[bytes, str]) -> None:
         for entry in part:
             if self._counts(entry, lost):
-                entry.resting = False
+                entry.resting = entry.alone = False
                 self._take([entry], False)
 
     def _counts(self, entry: Entry, lost: dict[bytes, str]) -> bool:
@@ -221,4 +229,4 @@ class Turns:
         if entry.lease is None or entry.lease.lost:
             self.ended(entry)
         else:
-            self.again(entry, pause)
+            self._rest(entry, pause)
