@@ -2,8 +2,9 @@
 
 An event that cannot be sent at once, or whose way was cut off, stands in a line; while there is a
 line, all that comes after stands in it, too. So what is tried again is not overtaken by what was
-dispatched later. (If the server refuses an event for a while and takes the very next one that was
-under way, as in the moment in which it becomes a primary, these two change places.)
+dispatched later. On a new connection the first event goes alone, as the server may be loading yet.
+(If it refuses an event on a connection that has worked, and takes the very next one that is under
+way, as in the moment in which a replica becomes a primary, these two change places.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from redis import exceptions as redis_errors
 
 from goevent import Message, Receipt
 
+from .._conversation import Conversation
 from .._errors import ConnectionBroken, LinkClosed, RedisLinkError
 from .._link import Link
 from .._request import Posted
@@ -47,6 +49,7 @@ class OrderedPublisher(Publisher):
         super().__init__(link, keys, config, troubles)
         self._line: list[OrderedAttempt] = []  # in the order of dispatch
         self._count = 0
+        self._proven: Conversation | None = None  # the connection that has taken an event
 
     async def run(self) -> None:
         """Send what stands in line, until cancelled."""
@@ -69,7 +72,8 @@ class OrderedPublisher(Publisher):
         """
         conversation = self._link.writable()
         name = message.event_name
-        if conversation is None or self._line or name not in self._known:
+        proven = conversation is not None and conversation is self._proven
+        if conversation is None or not proven or self._line or name not in self._known:
             raise trio.WouldBlock
         attempt = self._attempt(message, replied)
         if attempt.since >= self._known[name]:
@@ -143,7 +147,9 @@ class OrderedPublisher(Publisher):
 
     async def _send(self) -> bool:
         """Send what stands in line; return False if something of it has to be sent again."""
-        line = self._line[:AT_ONCE]
+        conversation = self._link.writable()
+        proven = conversation is not None and conversation is self._proven
+        line = self._line[: AT_ONCE if proven else 1]
         ends = min(attempt.since for attempt in line) + self._config.publish_timeout
         patience = max(0.0, ends - trio.current_time())
         try:
@@ -172,7 +178,10 @@ class OrderedPublisher(Publisher):
             else:
                 self._end(attempt, Receipt(id=reply.decode()))
         if passing is not None:
+            self._proven = None
             self._give_up(passing)
+        elif line and self._link.writable() is conversation:
+            self._proven = conversation
         return passing is None
 
     def _give_up(self, error: Exception) -> None:
