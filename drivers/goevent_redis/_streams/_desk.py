@@ -106,7 +106,9 @@ class Desk:
             return
         errors = end.errors
         if not errors:
-            self._done_with(entry)
+            self._verdicts.append(entry)
+            if entry.lease is not None:
+                entry.lease.turns.ended(entry)
         else:
             outcomes = {error.outcome for error in errors}
             if "abandoned" in outcomes:

@@ -10,7 +10,8 @@ think it is. While there is much to read, nothing waits: reads follow each other
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import trio
@@ -23,19 +24,21 @@ from ._lease import Lease, Reading
 from ._reader import BLOCK, PAUSE, Reader
 from ._scripts import Call, call_many
 
+GRACE = 0.02  # seconds without news, at most, while a stream is full that gets on
+
 Read = tuple[Feed, Lease, Reading]
 
 
 class PartitionReader(Reader):
     """The reader of one open bus whose names have partitions."""
 
-    _full: Sequence[Feed] = ()  # what has news, and no room for them
+    _full: Mapping[Feed, int] = MappingProxyType({})  # what has news and no room, and how full
+    _flows: bool = False  # there is going to be room soon
     _quota: int = 1  # how many entries may be held of each stream
 
     def freed(self) -> None:
         """Take note that an entry is held no more: there may be room for what was full."""
         if self._full and any(self._has_room(feed) for feed in self._full):
-            self._full = ()
             self.change()
 
     def _active(self) -> dict[bytes, Feed]:
@@ -58,19 +61,21 @@ class PartitionReader(Reader):
             }
             if self._stopped or self._stale:
                 continue
+            if self._flows:
+                await self._until_changed(GRACE)
+                continue
             self.blocked = client
             if watched:
                 await self._watch(connection, watched)
             else:
-                await self._until_changed()
+                await self._until_changed(BLOCK)
             self.blocked = None
             self._end()
 
-    async def _until_changed(self) -> None:
+    async def _until_changed(self, seconds: float) -> None:
         self._woken = trio.Event()
-        if not self._stale:
-            with trio.move_on_after(BLOCK):
-                await self._woken.wait()
+        with trio.move_on_after(seconds):
+            await self._woken.wait()
 
     async def _watch(self, connection: Connection, feeds: dict[bytes, Feed]) -> None:
         """Wait until there is news of streams that have none."""
@@ -93,7 +98,7 @@ class PartitionReader(Reader):
         """Read what is new; return False if there was nothing that could be read."""
         reads: list[Read] = []
         calls: list[Call] = []
-        full: list[Feed] = []
+        full: dict[Feed, int] = {}
         feeds = self._active().values()
         self._quota = max(1, self._window.limit // max(1, len(feeds)))
         for feed in feeds:
@@ -101,11 +106,13 @@ class PartitionReader(Reader):
             if lease is None or not (reading := lease.reading(feed)).news:
                 continue
             if not self._has_room(feed):
-                full.append(feed)
+                full[feed] = len(feed.held)
                 continue
             make = self._taking if reading.behind else self._reading
             calls.append(fenced(make(feed, reading, self._quota - len(feed.held)), lease))
             reads.append((feed, lease, reading))
+        # To end a read that waits takes long, beside what it takes until there is room.
+        self._flows = any(self._full.get(feed) != held for feed, held in full.items())
         self._full = full
         if not calls:
             return False
