@@ -12,11 +12,15 @@ from redis_buses import REGISTRY
 from streams_buses import StreamsBus
 
 from goevent import Event, GoEvent, current_delivery
+from goevent_redis._streams._partitions import partition_of
 
 PARTITIONS = 4
 NAME = "account.moved"
 BASE = f"goevent:stream:{NAME}"
 LEASES = f"goevent:leases:shop:{NAME}"
+A0 = partition_of(NAME, "a0", PARTITIONS)
+
+Ask = Callable[..., Any]
 
 
 class Moved(Event, name=NAME, key="account", registry=REGISTRY):
@@ -77,7 +81,7 @@ def in_order(moves: list[tuple[str, int, int]], count: int, accounts: int) -> bo
     return by_account(moves) == {f"a{a}": [*range(a, count, accounts)] for a in range(accounts)}
 
 
-async def owners(ask: Callable[..., Any], name: str = NAME, group: str = "shop") -> dict[int, str]:
+async def owners(ask: Ask, name: str = NAME, group: str = "shop") -> dict[int, str]:
     """Return who has which partition."""
     found = await ask("HGETALL", f"goevent:leases:{group}:{name}")
     return {
@@ -87,7 +91,7 @@ async def owners(ask: Callable[..., Any], name: str = NAME, group: str = "shop")
     }
 
 
-async def shared(ask: Callable[..., Any], *counts: int, seconds: float = 5.0) -> None:
+async def shared(ask: Ask, *counts: int, seconds: float = 5.0) -> None:
     """Wait until the partitions are shared out like that."""
     with trio.fail_after(seconds):
         while True:
@@ -97,9 +101,7 @@ async def shared(ask: Callable[..., Any], *counts: int, seconds: float = 5.0) ->
             await trio.sleep(0.01)
 
 
-async def calm(
-    ask: Callable[..., Any], name: str = NAME, group: str = "shop", seconds: float = 10.0
-) -> None:
+async def calm(ask: Ask, name: str = NAME, group: str = "shop", seconds: float = 10.0) -> None:
     """Wait until everything of all partitions is handed out and acknowledged."""
     with trio.fail_after(seconds):
         for number in range(PARTITIONS):
@@ -107,7 +109,7 @@ async def calm(
                 await trio.sleep(0.01)
 
 
-async def left(ask: Callable[..., Any], key: str, group: str = "shop") -> int:
+async def left(ask: Ask, key: str, group: str = "shop") -> int:
     """Return how much of a stream is not acknowledged."""
     for info in await ask("XINFO", "GROUPS", key):
         if info[b"name"].decode() == group:
