@@ -57,6 +57,22 @@ class PartitionedBus(StreamsBus):
         return arrived
 
 
+class Gate:
+    """Holds up listeners until it is opened, and knows with which events they have begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self._opened = trio.Event()
+
+    def open(self) -> None:
+        """Let them go on."""
+        self._opened.set()
+
+    async def __call__(self, event: Moved) -> None:
+        self.begun.append(event.n)
+        await self._opened.wait()
+
+
 async def move(bus: GoEvent, count: int, accounts: int, first: int = 0) -> None:
     """Dispatch events of several accounts by turns, and wait until the server has them."""
     handles = [

@@ -8,6 +8,7 @@ from partition_buses import (
     NAME,
     PARTITIONS,
     Ask,
+    Gate,
     Moved,
     PartitionedBus,
     by_account,
@@ -79,24 +80,18 @@ async def test_what_is_left_over_of_several_names_does_not_go_to_the_same_bus() 
 async def test_clean_stop_hands_over_within_a_second_what_nobody_has_begun_with() -> None:
     async with streams_server() as server, asking(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
-        gate = trio.Event()
-        begun: list[int] = []
-
-        async def stuck(event: Moved) -> None:
-            begun.append(event.n)
-            await gate.wait()
-
-        first.subscribe(stuck, Moved, concurrency=50)
+        gate = Gate()
+        first.moves(wait=gate)
         moves = second.moves()
         async with first:
             await move(first, 100, 1)
-            await until(lambda: begun == [0])
+            await until(lambda: gate.begun == [0])
             async with second, trio.open_nursery() as nursery:
                 await shared(ask, 2, 2)
                 nursery.start_soon(first.close, 30.0)
                 # What has no work to finish is given away at once, the rest when it is done.
                 await shared(ask, 1, 3, seconds=1.0)
-                gate.set()
+                gate.open()
                 began = trio.current_time()
                 await until(lambda: len(moves) == 99, 1.0)
                 assert trio.current_time() - began < 1.0

@@ -11,6 +11,7 @@ from partition_buses import (
     NAME,
     PARTITIONS,
     Ask,
+    Gate,
     Moved,
     PartitionedBus,
     calm,
@@ -41,17 +42,12 @@ async def give_up(ask: Ask, number: int) -> None:
 async def test_event_that_was_cut_off_by_the_end_comes_first_at_the_next_bus() -> None:
     async with streams_server() as server, asking(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
-        begun: list[int] = []
-
-        async def stuck(event: Moved) -> None:
-            begun.append(event.n)
-            await trio.sleep_forever()
-
-        first.subscribe(stuck, Moved, concurrency=50)
+        gate = Gate()
+        first.moves(wait=gate)
         moves = second.moves()
         async with first:
             await move(first, 20, 1)
-            await until(lambda: begun)
+            await until(lambda: gate.begun)
             await first.close(0.1)
         async with second:
             began = trio.current_time()
@@ -64,20 +60,14 @@ async def test_event_that_was_cut_off_by_the_end_comes_first_at_the_next_bus() -
 async def test_bus_that_was_robbed_neither_acknowledges_nor_reads_and_says_so() -> None:
     async with streams_server() as server, asking(server) as ask:
         bus = PartitionedBus(server.addr)
-        gate = trio.Event()
-        begun: list[int] = []
-
-        async def wait(event: Moved) -> None:
-            begun.append(event.n)
-            await gate.wait()
-
-        moves = bus.moves(wait=wait)
+        gate = Gate()
+        moves = bus.moves(wait=gate)
         async with bus:
             await move(bus, 3, 1)
-            await until(lambda: begun)
+            await until(lambda: gate.begun)
             await steal(ask, A0)
             await until(lambda: bus.says("has lost the partition"), 2.0)
-            gate.set()
+            gate.open()
             await until(lambda: bus.causes(Lost))
             (lost,) = bus.causes(Lost)
             assert (lost.event_name, lost.owner) == (NAME, "thief")
@@ -118,19 +108,13 @@ async def test_bus_that_was_robbed_gets_nothing_new_before_it_has_noticed(
 async def test_dead_letter_and_retry_of_a_bus_that_was_robbed_change_nothing(most: int) -> None:
     async with streams_server() as server, asking(server) as ask:
         bus = PartitionedBus(server.addr, max_deliveries=most)
-        gate = trio.Event()
-        begun: list[int] = []
-
-        async def wait(event: Moved) -> None:
-            begun.append(event.n)
-            await gate.wait()
-
-        moves = bus.moves(fail=lambda _: True, wait=wait)
+        gate = Gate()
+        moves = bus.moves(fail=lambda _: True, wait=gate)
         async with bus:
             await move(bus, 1, 1)
-            await until(lambda: begun)
+            await until(lambda: gate.begun)
             await steal(ask, A0)
-            gate.set()
+            gate.open()
             await until(lambda: bus.says("has lost the partition"))
             await trio.sleep(0.3)
             (entry,) = await ask("XPENDING", f"{BASE}:{A0}", "shop", "-", "+", 10)
@@ -240,19 +224,13 @@ async def test_takeover_counts_what_is_begun_with_and_buries_only_what_has_kille
         killer = stream[3][0]
         await ask("XCLAIM", key, "shop", "dead", 0, killer, "RETRYCOUNT", 5, "JUSTID")
         bus = PartitionedBus(server.addr)
-        gate = trio.Event()
-        running: list[int] = []
-
-        async def wait(event: Moved) -> None:
-            running.append(event.n)
-            await gate.wait()
-
-        moves = bus.moves(wait=wait)
+        gate = Gate()
+        moves = bus.moves(wait=gate)
         async with bus:
-            await until(lambda: running)
+            await until(lambda: gate.begun)
             counts = [each[3] for each in await ask("XPENDING", key, "shop", "-", "+", 10)]
             assert counts == [2, 1, 1, 5, 1, 1, 1, 1, 1, 1]
-            gate.set()
+            gate.open()
             await calm(ask)
             (letter,) = await bus.driver.dead_letters.list()
     assert letter.event_id == killer.decode()
@@ -268,15 +246,10 @@ async def test_what_somebody_has_died_of_stays_suspect_when_it_is_handed_back() 
         await ask("XGROUP", "CREATE", key, "shop", "0")
         await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", key, ">")
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
-        running: list[int] = []
-
-        async def wait(event: Moved) -> None:
-            running.append(event.n)
-            await trio.sleep_forever()
-
-        first.moves(wait=wait)
+        gate = Gate()
+        first.moves(wait=gate)
         async with first:
-            await until(lambda: running)
+            await until(lambda: gate.begun)
             await first.close(0.1)
         counts = [each[3] for each in await ask("XPENDING", key, "shop", "-", "+", 10)]
         assert counts == [2, 1, 1, 1, 1]
