@@ -88,14 +88,18 @@ async def pending(ask: Callable[..., Any], group: str = "shop", key: str = STREA
 async def quiet(ask: Callable[..., Any], group: str = "shop", seconds: float = 10.0) -> None:
     """Wait until everything of the stream is handed out and acknowledged."""
     with trio.fail_after(seconds):
-        while True:
-            # Not the lag: a server that was restarted does not know it.
-            newest = (await ask("XINFO", "STREAM", STREAM))[b"last-generated-id"]
-            for info in await ask("XINFO", "GROUPS", STREAM):
-                done = not info[b"pending"] and info[b"last-delivered-id"] == newest
-                if info[b"name"].decode() == group and done:
-                    return
+        while await left(ask, STREAM, group):
             await trio.sleep(0.01)
+
+
+async def left(ask: Callable[..., Any], key: str, group: str = "shop") -> int:
+    """Return how much of a stream is pending; 1 if there is more that was not handed out."""
+    newest = (await ask("XINFO", "STREAM", key))[b"last-generated-id"]
+    for info in await ask("XINFO", "GROUPS", key):
+        if info[b"name"].decode() == group:
+            # Not the lag: a server that was restarted does not know it.
+            return int(info[b"pending"]) or int(info[b"last-delivered-id"] != newest)
+    return 1
 
 
 async def publish(bus: GoEvent, *numbers: int) -> list[str]:

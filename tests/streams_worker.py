@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 
 import trio
+from partition_buses import Moved
 from redis_buses import Paid
 from streams_buses import StreamsBus
 
@@ -17,23 +18,23 @@ def say(*words: object) -> None:
     sys.stdout.flush()
 
 
-async def main(addr: str, seconds: str, claim_idle: str) -> None:
-    bus = StreamsBus(addr, claim_idle=float(claim_idle))
+async def main(addr: str, seconds: str, claim_idle: str, partitions: str) -> None:
+    bus = StreamsBus(addr, claim_idle=float(claim_idle), partitions=int(partitions))
 
     @bus.on_error
     def report(error: EventError) -> None:
         say("report", error)
 
-    async def work(event: Paid) -> None:
+    async def work(event: Paid | Moved) -> None:
         say("begun", event.n, current_delivery().deliveries)
         await trio.sleep(float(seconds))
         say("done", event.n)
 
-    bus.subscribe(work, Paid, concurrency=20)
+    bus.subscribe(work, Moved if int(partitions) > 1 else Paid, concurrency=20)
     async with bus:
         say("ready")
         await trio.sleep_forever()
 
 
 if __name__ == "__main__":
-    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3])
+    trio.run(main, sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4])

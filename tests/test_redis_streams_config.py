@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Any
 
 import pytest
 
@@ -80,6 +79,8 @@ def test_bare_scheme_is_all_defaults() -> None:
         ("retention=some", 'must be "all" or "acked"'),
         ("ordered=perhaps", "ordered .* makes no sense"),
         ("maxlen=0", "maxlen must be"),
+        ("partitions=0", "partitions must be a whole number"),
+        ("partitions=1025", "partitions must be at most 1024"),
         ("max_age=0", "max_age must be"),
         ("colour=red", "unknown options: colour"),
     ],
@@ -93,10 +94,16 @@ def test_bad_options_of_a_url_are_clear_errors_without_the_password(query: str, 
         error = error.__cause__ or error.__context__
 
 
-@pytest.mark.parametrize("fields", [{"ordered": True}, {"partitions": 2}])
-def test_order_is_refused(fields: dict[str, Any]) -> None:
+def test_order_is_refused_without_partitions() -> None:
     with pytest.raises(UnsupportedError, match="there is no order"):
-        StreamsConfig(**fields)
+        StreamsConfig(ordered=True)
+
+
+@pytest.mark.parametrize("query", ["partitions=8", "partitions=8&ordered=true"])
+def test_partitions_have_an_order(query: str) -> None:
+    driver = RedisStreamsDriver.from_url(f"redis+streams://localhost?group=a&{query}")
+    assert driver.streams.partitions == 8
+    assert driver.capabilities.ordered
 
 
 def test_options_are_given_once() -> None:

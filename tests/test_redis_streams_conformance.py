@@ -15,13 +15,15 @@ from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
 
 class TestRedisStreamsDriver(DriverConformance):
     deadline = 60.0
+    partitions = 1
 
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
         async with streams_server() as server, fault_proxy(server.port) as proxy:
             self.proxy: FaultProxy = proxy
             yield lambda group: RedisStreamsDriver(
-                RedisConfig(addr=proxy.addr), StreamsConfig(group=group, publish_timeout=0.5)
+                RedisConfig(addr=proxy.addr),
+                StreamsConfig(group=group, publish_timeout=0.5, partitions=self.partitions),
             )
 
     @asynccontextmanager
@@ -32,3 +34,7 @@ class TestRedisStreamsDriver(DriverConformance):
             yield
         finally:
             await self.proxy.accept()
+
+
+class TestRedisStreamsDriverWithPartitions(TestRedisStreamsDriver):
+    partitions = 4

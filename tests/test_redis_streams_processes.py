@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 import trio
+from partition_buses import A0, BASE, PARTITIONS, PartitionedBus, calm, in_order, move, shared
+from redis_buses import opened
 from redis_server import RedisServer, server_program
 from streams_buses import StreamsBus, asking, pending, publish, quiet, streams_server
 
@@ -43,10 +45,12 @@ class Worker:
 
 
 @asynccontextmanager
-async def working(server: RedisServer, seconds: float, claim_idle: float) -> AsyncGenerator[Worker]:
+async def working(
+    server: RedisServer, seconds: float, claim_idle: float, partitions: int = 1
+) -> AsyncGenerator[Worker]:
     """Run a worker whose listener takes so many seconds."""
     path = str(Path(__file__).parent / "streams_worker.py")
-    command = [sys.executable, path, server.addr, str(seconds), str(claim_idle)]
+    command = [sys.executable, path, server.addr, str(seconds), str(claim_idle), str(partitions)]
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
@@ -105,6 +109,54 @@ async def test_frozen_worker_does_not_acknowledge_what_others_have_done_and_says
             await quiet(ask)
 
 
+async def test_frozen_owner_of_a_partition_comes_back_to_nothing_and_says_so() -> None:
+    async with (
+        streams_server() as server,
+        asking(server) as ask,
+        working(server, 1.0, 1.0, PARTITIONS) as worker,
+    ):
+        async with PartitionedBus(server.addr, None) as sender:
+            await move(sender, 5, 1)
+        await worker.says("begun 0")
+        with trio.fail_after(10):
+            while await pending(ask, key=f"{BASE}:{A0}") < 5:
+                await trio.sleep(0.01)
+        worker.process.send_signal(signal.SIGSTOP)
+        bus = PartitionedBus(server.addr, claim_idle=1.0)
+        moves = bus.moves()
+        async with bus:
+            await calm(ask)
+            assert moves == [("a0", n, 2) for n in range(5)]
+            worker.process.send_signal(signal.SIGCONT)
+            await worker.says("has lost the partition")
+            await worker.says("done 0")
+            await worker.says("finished here too late")
+            await shared(ask, 2, 2)
+            await move(bus, 20, 20, 5)
+            await calm(ask)
+        assert not bus.told
+    assert next(line for line in worker.said if line.startswith("begun")) == "begun 0 1"
+    assert not {"begun 1 1", "begun 2 1", "begun 3 1", "begun 4 1"} & {*worker.said}
+
+
+async def test_killed_owner_leaves_its_events_in_order() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        async with (
+            working(server, 30.0, 0.5, PARTITIONS) as worker,
+            PartitionedBus(server.addr, None) as sender,
+        ):
+            await move(sender, 40, 4)
+            await worker.says("begun", 4)
+            worker.process.kill()
+        buses = [PartitionedBus(server.addr, claim_idle=0.5) for _ in range(2)]
+        moves = [bus.moves() for bus in buses]
+        async with opened(*buses):
+            await calm(ask)
+    together = moves[0] + moves[1]
+    assert in_order(together, 40, 4)
+    assert {deliveries for _, n, deliveries in together if n < 4} == {2}
+
+
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
 async def test_chaos_loses_nothing_and_flags_what_is_done_again(fsync: str) -> None:
     server_program()  # or skip
@@ -119,6 +171,45 @@ async def test_chaos_loses_nothing_and_flags_what_is_done_again(fsync: str) -> N
     assert not counts["pending"]
 
 
+async def test_chaos_keeps_the_order_of_each_key() -> None:
+    server_program()  # or skip
+    scale = "--events 800 --rate 200 --consumer-kills 2 --server-kills 1 --freezes 1 --json"
+    scale += " --partitions 8 --fsync everysec"
+    command = [sys.executable, "-m", "benchmarks", "chaos", *scale.split()]
+    done = await trio.run_process(command, cwd=ROOT, capture_stdout=True, check=False)
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert done.returncode == 0, done.stdout.decode()
+    assert (counts["accepted"], counts["keys"]) == (800, 100)
+    assert not counts["lost"] + counts["unflagged"] + counts["overtaken"]
+    assert not counts["pending"]
+
+
+@pytest.mark.parametrize(
+    ("done", "overtaken"),
+    [
+        (["1 1 2", "2 3 4", "3 5 6"], []),
+        (["1 1 2", "2 3 4", "1 5 6", "2 7 8", "3 9 10"], []),  # repeats
+        (["1 1 2", "3 3 4", "2 5 6"], [2, 3]),  # the one, and the other too early
+        (["1 1 4", "2 3 5"], [2]),  # begun with before the one in front of it was done
+    ],
+)
+async def test_ledger_of_the_chaos_finds_what_was_overtaken(
+    tmp_path: Path, done: list[str], overtaken: list[int]
+) -> None:
+    program = (
+        "import sys; from pathlib import Path; from benchmarks._chaos._ledger import read;"
+        "counts = read(Path(sys.argv[1]).iterdir());"
+        "print(counts.overtaken, len(counts.complaints(ordered=True)) > len(counts.complaints()))"
+    )
+    runs = [each.split() for each in done]
+    for number, book in enumerate((runs[::2], runs[1::2])):
+        lines = [f"done {n} 1 0 a {began} {ended}\n" for n, began, ended in book]
+        (tmp_path / f"consume-{number}").write_text("".join(lines))
+    command = [sys.executable, "-c", program, str(tmp_path)]
+    said = await trio.run_process(command, cwd=ROOT, capture_stdout=True)
+    assert said.stdout.decode().strip() == f"{overtaken} {bool(overtaken)}"
+
+
 async def test_ledger_of_the_chaos_finds_what_is_lost_or_done_twice_without_a_flag(
     tmp_path: Path,
 ) -> None:
@@ -128,8 +219,8 @@ async def test_ledger_of_the_chaos_finds_what_is_lost_or_done_twice_without_a_fl
         "print(counts.lost, counts.unflagged, counts.duplicates, len(counts.complaints()))"
     )
     (tmp_path / "produce-1").write_text("accepted 1 1-0\naccepted 2 2-0\naccepted 3 3-0\n")
-    (tmp_path / "consume-1").write_text("ready\ndone 1 1 0\ndone 2 1 0\n")
-    (tmp_path / "consume-2").write_text("done 1 2 0\ndone 2 1 0\n")
+    (tmp_path / "consume-1").write_text("ready\ndone 1 1 0 a 1 2\ndone 2 1 0 a 2 3\n")
+    (tmp_path / "consume-2").write_text("done 1 2 0 a 3 4\ndone 2 1 0 a 4 5\n")
     command = [sys.executable, "-c", program, str(tmp_path)]
     done = await trio.run_process(command, cwd=ROOT, capture_stdout=True)
     assert done.stdout.decode().strip() == "[3] [2] 2 3"

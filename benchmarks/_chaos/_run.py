@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -15,9 +16,11 @@ import redis
 
 from benchmarks._chaos._ledger import Counts, read
 from benchmarks._chaos._server import Server
-from benchmarks._chaos._worker import GROUP
+from benchmarks._chaos._worker import CLAIM_IDLE, GROUP
 
+NAME = GROUP.encode()
 STREAM = "goevent:stream:order.paid"
+FROZEN = 1.5 * CLAIM_IDLE  # seconds that a consumer is frozen, which costs it what it has
 PATIENCE = 60.0  # seconds until nothing is pending after the last kill
 
 
@@ -34,6 +37,10 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--consumers", type=int, default=4)
     parser.add_argument("--consumer-kills", type=int, default=12)
     parser.add_argument("--server-kills", type=int, default=6)
+    parser.add_argument(
+        "--partitions", type=int, default=1, help="more than one: check the order of each key, too"
+    )
+    parser.add_argument("--freezes", type=int, default=0, help="consumers frozen, and thawed late")
     parser.add_argument("--fsync", choices=["always", "everysec", "both"], default="both")
     parser.add_argument("--json", action="store_true", help="print the counts as JSON, too")
     chosen = parser.parse_args(arguments)
@@ -46,7 +53,7 @@ def main(arguments: list[str]) -> int:
     for fsync in modes:
         began = time.monotonic()
         counts = Run(chosen, fsync).play()
-        failed |= bool(counts.complaints())
+        failed |= bool(counts.complaints(ordered=chosen.partitions > 1))
         show(chosen, fsync, counts, time.monotonic() - began)
     return int(failed)
 
@@ -56,8 +63,9 @@ def show(chosen: argparse.Namespace, fsync: str, counts: Counts, seconds: float)
     print(
         f"appendfsync {fsync}: {chosen.producers} producers, {chosen.consumers} consumers, "
         f"{chosen.consumer_kills} + {chosen.server_kills} x kill -9 of consumers + server, "
-        f"{seconds:.0f} s"
+        f"{chosen.freezes} freezes, {chosen.partitions} partition(s), {seconds:.0f} s"
     )
+    ordered = chosen.partitions > 1
     share = 100 * counts.duplicates / max(1, counts.accepted)
     rows = {
         "accepted": counts.accepted,
@@ -65,6 +73,7 @@ def show(chosen: argparse.Namespace, fsync: str, counts: Counts, seconds: float)
         "accepted and lost": len(counts.lost),
         "done again": f"{counts.duplicates} ({share:.1f} %)",
         "of these without a flag": len(counts.unflagged),
+        **({"keys": counts.keys, "out of order": len(counts.overtaken)} if ordered else {}),
         "pending at the end": counts.pending,
         "nothing pending after": f"{counts.settled_in:.1f} s",
         "reports": ", ".join(f"{n} {kind}" for kind, n in counts.reports.most_common()),
@@ -73,11 +82,12 @@ def show(chosen: argparse.Namespace, fsync: str, counts: Counts, seconds: float)
         print(f"  {name:26}{value}")
     for kind, sample in counts.samples.items():
         print(f"  {kind}: {sample[:200]}")
-    for complaint in counts.complaints():
+    for complaint in counts.complaints(ordered=ordered):
         print(f"  BROKEN: {complaint}")
     if chosen.json:
         said = {"fsync": fsync, "accepted": counts.accepted, "lost": counts.lost}
         said |= {"duplicates": counts.duplicates, "unflagged": counts.unflagged}
+        said |= {"keys": counts.keys, "overtaken": counts.overtaken} if ordered else {}
         print(json.dumps(said | {"pending": counts.pending}))
     sys.stdout.flush()
 
@@ -91,6 +101,7 @@ class Run:
         self._books = Path(tempfile.mkdtemp(prefix="goevent-chaos-books-"))
         self._started = 0
         self._consumers: list[subprocess.Popen[bytes]] = []
+        self._thaws: list[threading.Timer] = []
 
     def play(self) -> Counts:
         """Play it, and return the counts."""
@@ -119,6 +130,8 @@ class Run:
             process.wait(timeout=PATIENCE + 10 * chosen.events / chosen.rate)
         pending = self._settle(max(last_kill, time.monotonic()) + PATIENCE)
         settled_in = time.monotonic() - last_kill
+        for thaw in self._thaws:
+            thaw.join()
         for process in self._consumers:
             process.send_signal(signal.SIGTERM)
         for process in self._consumers:
@@ -136,19 +149,27 @@ class Run:
             time.sleep(0.02)
 
     def _kill_all(self, seconds: float) -> None:
-        """Kill consumers and the server, at even distances, in random order."""
-        kills = ["consumer"] * self._chosen.consumer_kills + ["server"] * self._chosen.server_kills
+        """Kill and freeze consumers, and kill the server, evenly spread, in random order."""
+        chosen = self._chosen
+        kills = ["consumer"] * chosen.consumer_kills + ["server"] * chosen.server_kills
+        kills += ["freeze"] * chosen.freezes
         random.shuffle(kills)
         pause = seconds / (len(kills) + 1)
         due = time.monotonic()
         for kill in kills:
             due += pause
             time.sleep(max(0.0, due - time.monotonic()))
+            place = random.randrange(len(self._consumers))
             if kill == "server":
                 self._server.kill()
                 self._server.start()
+            elif kill == "freeze":
+                process = self._consumers[place]
+                process.send_signal(signal.SIGSTOP)
+                thaw = threading.Timer(FROZEN, process.send_signal, [signal.SIGCONT])
+                thaw.start()
+                self._thaws.append(thaw)
             else:
-                place = random.randrange(len(self._consumers))
                 self._consumers[place].kill()
                 self._consumers[place].wait()
                 self._consumers[place] = self._worker("consume")
@@ -156,21 +177,26 @@ class Run:
     def _settle(self, deadline: float) -> int:
         """Wait until everything is acknowledged; return what is not, in the end."""
         client = redis.Redis(port=self._server.port)
+        numbers = range(self._chosen.partitions)
+        streams = [f"{STREAM}:{number}" for number in numbers] if len(numbers) > 1 else [STREAM]
         while True:
-            left = 1
-            newest = client.xinfo_stream(STREAM)["last-generated-id"]
-            for group in client.xinfo_groups(STREAM):
-                if group["name"] == GROUP.encode():
-                    # Not the lag: a server that was restarted does not know it.
-                    unread = group["last-delivered-id"] != newest
-                    left = int(group["pending"]) or int(unread)
+            left = sum(self._left(client, stream) for stream in streams)
             if not left or time.monotonic() > deadline:
                 client.close()
                 return left
             time.sleep(0.05)
 
+    def _left(self, client: redis.Redis, stream: str) -> int:
+        newest = client.xinfo_stream(stream)["last-generated-id"]
+        for group in client.xinfo_groups(stream):
+            if group["name"] == NAME:
+                # Not the lag: a server that was restarted does not know it.
+                return int(group["pending"]) or int(group["last-delivered-id"] != newest)
+        return 1
+
     def _worker(self, role: str, *rest: str) -> subprocess.Popen[bytes]:
         self._started += 1
         book = self._books / f"{role}-{self._started}"
         command = [sys.executable, "-m", "benchmarks._chaos._worker", role, self._server.addr]
-        return subprocess.Popen([*command, str(book), *rest], stderr=subprocess.DEVNULL)
+        command += [str(book), str(self._chosen.partitions), *rest]
+        return subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -8,21 +8,25 @@ import os
 import random
 import signal
 import sys
+import time
 
 import trio
 
-from goevent import Config, Event, EventError, GoEvent, current_delivery
+from goevent import Config, DispatchHandle, Event, EventError, GoEvent, current_delivery
 from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
 
 GROUP = "chaos"
 CLAIM_IDLE = 3.0
 AT_ONCE = 16
+ACCOUNTS = 25  # of each producer
+FAILING = 0.01  # of what is to be in order fails, and is tried again
 
 
-class Paid(Event, name="order.paid"):
+class Paid(Event, name="order.paid", key="account"):
     """What is produced and consumed."""
 
     n: int = 0
+    account: str = ""
 
 
 class Book:
@@ -36,9 +40,14 @@ class Book:
         os.write(self._file, (" ".join(map(str, words)) + "\n").encode())
 
 
-def _bus(addr: str, group: str | None, book: Book) -> GoEvent:
+def _bus(addr: str, group: str | None, book: Book, partitions: int) -> GoEvent:
     streams = StreamsConfig(
-        group=group, claim_idle=CLAIM_IDLE, backoff=0.1, publish_timeout=60.0, max_deliveries=1000
+        group=group,
+        claim_idle=CLAIM_IDLE,
+        backoff=0.1,
+        publish_timeout=60.0,
+        max_deliveries=1000,
+        partitions=partitions,
     )
     bus = GoEvent(Config(driver=RedisStreamsDriver(RedisConfig(addr=addr), streams)))
 
@@ -49,37 +58,50 @@ def _bus(addr: str, group: str | None, book: Book) -> GoEvent:
     return bus
 
 
-async def produce(addr: str, path: str, first: int, count: int, rate: float) -> None:
+async def produce(
+    addr: str, path: str, partitions: int, first: int, count: int, rate: float
+) -> None:
     """Publish events, `rate` in a second, and note those that were accepted."""
     book = Book(path)
-    bus = _bus(addr, None, book)
+    bus = _bus(addr, None, book, partitions)
     due = trio.current_time()
     numbers = iter(range(first, first + count))
+
+    async def note(n: int, handle: DispatchHandle) -> None:
+        await handle.wait()
+        book.note("refused" if handle.errors else "accepted", n, handle.receipt)
 
     async def work() -> None:
         nonlocal due
         for n in numbers:
             due += 1 / rate
             await trio.sleep_until(due)
-            handle = await bus.dispatch(Paid(n=n))
-            await handle.wait()
-            book.note("refused" if handle.errors else "accepted", n, handle.receipt)
+            handle = await bus.dispatch(Paid(n=n, account=f"{first}-{n % ACCOUNTS}"))
+            if partitions > 1:  # so that many are under way that must not overtake each other
+                nursery.start_soon(note, n, handle)
+            else:
+                await note(n, handle)
 
     async with bus, trio.open_nursery() as nursery:
-        for _ in range(AT_ONCE):
+        for _ in range(1 if partitions > 1 else AT_ONCE):
             nursery.start_soon(work)
     book.note("end")
 
 
-async def consume(addr: str, path: str) -> None:
+async def consume(addr: str, path: str, partitions: int) -> None:
     """Work on events until told to end, and note those that are done."""
     book = Book(path)
-    bus = _bus(addr, GROUP, book)
+    bus = _bus(addr, GROUP, book, partitions)
 
     async def work(event: Paid) -> None:
+        began = time.monotonic_ns()
         delivery = current_delivery()
+        if partitions > 1 and random.random() < FAILING:
+            raise ValueError("it was not to be")
         await trio.sleep(random.random() * 0.01)
-        book.note("done", event.n, delivery.deliveries, int("goevent-retried" in delivery.headers))
+        retried = int("goevent-retried" in delivery.headers)
+        said = (event.n, delivery.deliveries, retried, event.account)
+        book.note("done", *said, began, time.monotonic_ns())
 
     bus.subscribe(work, Paid, concurrency=32)
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
@@ -91,8 +113,9 @@ async def consume(addr: str, path: str) -> None:
 
 if __name__ == "__main__":
     logging.disable()
-    role, addr, path, *rest = sys.argv[1:]
+    role, addr, path, partitions, *rest = sys.argv[1:]
     if role == "produce":
-        trio.run(produce, addr, path, int(rest[0]), int(rest[1]), float(rest[2]))
+        first, count, rate = rest
+        trio.run(produce, addr, path, int(partitions), int(first), int(count), float(rate))
     else:
-        trio.run(consume, addr, path)
+        trio.run(consume, addr, path, int(partitions))

@@ -26,6 +26,7 @@ from ._streams import (
     DeadLetter as DeadLetter,
     DeadLetters as DeadLetters,
     Lost as Lost,
+    PartitionsDiffer as PartitionsDiffer,
     RedisStreamsDriver as RedisStreamsDriver,
     StreamsConfig as StreamsConfig,
     Trimmed as Trimmed,

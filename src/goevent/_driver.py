@@ -30,7 +30,8 @@ class Capabilities:
             group gets it.
         durable: an event that was accepted survives a restart of everybody, and is delivered again
             if a bus ends before its listeners are done.
-        ordered: events of one name from one bus arrive in the order of dispatch.
+        ordered: events of one name from one bus arrive in the order of dispatch; if they have keys,
+            those of one key.
         patterns: the driver can subscribe to patterns.
         headers: headers arrive.
         counts_receivers: a `Receipt` tells how many others got the event.

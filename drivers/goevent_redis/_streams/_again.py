@@ -10,6 +10,7 @@ from .._link import Link
 from ._config import bound
 from ._feed import text
 from ._keys import Keys
+from ._partitions import establish
 from ._scripts import REPLAY, call
 from ._troubles import refusal
 
@@ -40,20 +41,30 @@ async def replay(
         DriverError: The server refuses it, or cannot be reached.
     """
     begin, until = bound(start, end=False), bound(end, end=True)
-    source, again = keys.stream(name), keys.again(name, group)
-    done = 0
     try:
-        if until == "+":  # not what comes meanwhile
-            newest = await link.execute("XREVRANGE", source, "+", "-", "COUNT", 1)
-            if not newest:
-                return 0
-            until = text(newest[0][0])
-        await ready_again(link, again, group)
-        while True:
-            count, last = await call(link, REPLAY, (source, again), begin, until, PAGE)
-            done += int(count)
-            if count < PAGE:
-                return done
-            begin = f"({text(last)}"
+        if keys.partitions > 1:
+            await establish(link, keys, name)
+        done = 0
+        for number in keys.numbers:
+            source, again = keys.stream(name, number), keys.again(name, group, number)
+            done += await _replay(link, source, again, begin, until, group)
     except redis_errors.RedisError as error:
         raise refusal(error, f"replay {name!r}") from error
+    return done
+
+
+async def _replay(link: Link, source: str, again: str, begin: str, until: str, group: str) -> int:
+    """Copy a range of one stream to where a group gets it once more."""
+    if until == "+":  # not what comes meanwhile
+        newest = await link.execute("XREVRANGE", source, "+", "-", "COUNT", 1)
+        if not newest:
+            return 0
+        until = text(newest[0][0])
+    await ready_again(link, again, group)
+    done = 0
+    while True:
+        count, last = await call(link, REPLAY, (source, again), begin, until, PAGE)
+        done += int(count)
+        if count < PAGE:
+            return done
+        begin = f"({text(last)}"

@@ -19,9 +19,10 @@ LATEST_SEQUENCE = (1 << 64) - 1
 _ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,200}")
 _NO_ORDER = (
-    "consumers of a group compete, so there is no order among their events, and partitions that "
-    "would keep one are not supported"
+    "consumers of a group compete, so there is no order among their events: events with the same "
+    "key are in order with partitions, such as StreamsConfig(partitions=8)"
 )
+MOST_PARTITIONS = 1024
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +51,17 @@ class StreamsConfig:
             group that exists has acknowledged.
         maxlen: About how many entries a stream keeps, acknowledged or not; None for all.
         max_age: For about how long a stream keeps them, acknowledged or not; None for ever.
-        ordered: Not supported.
-        partitions: Not supported above 1.
+        ordered: Whether to insist on order, which takes partitions.
+        partitions: How many streams each event name has. With more than one, events with the same
+            key are worked on one after another, in order, whoever of the group does it: each
+            partition is in the hands of one bus at a time, and an event that fails holds up those
+            of its key until it is done or a dead letter. Events without a key are all in one
+            partition, arrive in order, and wait for nobody. All buses that use a name need the
+            same number, from the first event on.
 
     Raises:
         ValueError: A field is out of its range.
-        UnsupportedError: Order is asked for, which competing consumers do not have.
+        UnsupportedError: Order is asked for without partitions: competing consumers have none.
     """
 
     group: str | None = None
@@ -99,7 +105,9 @@ class StreamsConfig:
         if self.max_backoff > self.claim_idle:
             object.__setattr__(self, "max_backoff", self.claim_idle)
         before(self.start)
-        if self.ordered or self.partitions > 1:
+        if self.partitions > MOST_PARTITIONS:
+            raise ValueError(f"partitions must be at most {MOST_PARTITIONS}, not {self.partitions}")
+        if self.ordered and self.partitions == 1:
             raise UnsupportedError(_NO_ORDER)
 
     def pause(self, deliveries: int) -> float:

@@ -45,6 +45,7 @@ class DeadLetter:
         deliveries: how often it was handed out.
         consumer: which bus has given it up.
         time: when.
+        partition: in which partition of its name it is, if there are some.
     """
 
     id: str
@@ -56,6 +57,7 @@ class DeadLetter:
     deliveries: int
     consumer: str
     time: datetime
+    partition: int | None = None
 
 
 class DeadLetters:
@@ -93,7 +95,8 @@ class DeadLetters:
             letter = await self.get(each) if isinstance(each, str) else each
             if letter is None:
                 continue
-            link, again = self._link(), self._keys.again(letter.event_name)
+            again = self._keys.again(letter.event_name, partition=letter.partition)
+            link = self._link()
             try:
                 await ready_again(link, again, self._keys.group)
                 args = (letter.id, letter.event_id, letter.data)
@@ -150,4 +153,5 @@ def _letter(entry_id: bytes, fields: list[bytes]) -> DeadLetter:
         deliveries=int(said.get(b"d", b"0")),
         consumer=text(said.get(b"c", b"")),
         time=datetime.fromtimestamp(place(entry_id)[0] / 1000, UTC),
+        partition=int(said[b"p"]) if b"p" in said else None,
     )

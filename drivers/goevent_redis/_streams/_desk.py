@@ -20,7 +20,9 @@ from .._link import Link
 from .._resp import Encodable
 from ._config import StreamsConfig
 from ._feed import Entry, Feed, Window, text
+from ._fenced import fenced, fenced_by
 from ._keys import HEIR, Keys
+from ._lease import Lease
 from ._scripts import ACKNOWLEDGE, BURY, RELEASE, Call, call_many
 from ._troubles import Lost, Troubles
 
@@ -107,7 +109,7 @@ class Desk:
         errors = end.errors
         if not errors:
             if end.started:
-                self._verdicts.append(entry)
+                self._done_with(entry)
             else:  # nobody here listens to it any more
                 self.give_back(entry, free_in=ELSEWHERE)
         else:
@@ -117,7 +119,7 @@ class Desk:
             elif "failed" in outcomes:
                 self._failed(entry, errors)
             else:
-                self._verdicts.append(entry)
+                self._done_with(entry)
         if self.batcher is not current_task():
             self._work.set()
         if not self.running:
@@ -125,7 +127,7 @@ class Desk:
 
     def done(self, entry: Entry) -> None:
         """Have an entry acknowledged that no listener is to get."""
-        self._verdicts.append(entry)
+        self._done_with(entry)
         self._work.set()
 
     def bury(self, entry: Entry, reason: str, *, reported: bool = False) -> None:
@@ -134,7 +136,16 @@ class Desk:
         self._work.set()
 
     def give_back(self, entry: Entry, *, free_in: float = 0.0) -> None:
-        """Give an entry back with which nobody has begun; it does not count as delivered."""
+        """Give an entry back with which nobody has begun; it does not count as delivered.
+
+        Those of a partition stay with it.
+        """
+        if entry.lease is not None:
+            if free_in:
+                entry.lease.turns.again(entry, free_in)
+            else:
+                entry.lease.turns.refuse(entry)
+            return
         idle = max(0.0, self._config.claim_idle - free_in) * 1000
         self._verdicts.append(Release(entry, idle, max(0, entry.deliveries - 1)))
         self._work.set()
@@ -151,12 +162,19 @@ class Desk:
             self.stir()
             await self._calm.wait()
 
+    def _done_with(self, entry: Entry) -> None:
+        self._verdicts.append(entry)
+        if entry.lease is not None:
+            entry.lease.turns.ended(entry)
+
     def _failed(self, entry: Entry, errors: tuple[EventError, ...]) -> None:
         failed = next(error for error in errors if error.outcome == "failed")
         if failed.listener == "driver" and isinstance(failed.error, DecodeError):
             self._verdicts.append(Burial(entry, str(failed.error), reported=True))
         elif entry.deliveries >= self._config.max_deliveries:
             self._verdicts.append(Burial(entry, str(failed), failed.details[-EXCERPT:]))
+        elif entry.lease is not None:
+            entry.lease.turns.again(entry, self._config.pause(entry.deliveries))
         else:
             pause = self._config.pause(entry.deliveries)
             idle = (self._config.claim_idle - pause) * 1000
@@ -203,6 +221,8 @@ class Desk:
             for (_, part), reply in zip(groups, replies, strict=True):
                 if not isinstance(reply, Exception):
                     self._told(part, reply)
+                elif (owner := fenced_by(reply)) is not None:
+                    self._fenced_off(part, owner)
                 elif self._troubles.is_gone(reply):
                     gone[_entry(part[0]).feed] = None
                     self._vanished(part)
@@ -217,17 +237,20 @@ class Desk:
 
     def _grouped(self, verdicts: list[Verdict]) -> list[tuple[Call, list[Verdict]]]:
         """Return the scripts to call, each with what it tells of."""
-        done: dict[Feed, list[Verdict]] = {}
+        done: dict[tuple[Feed, Lease | None], list[Verdict]] = {}
         freed: dict[Feed, list[Verdict]] = {}
         calls: list[tuple[Call, list[Verdict]]] = []
         for verdict in verdicts:
             if isinstance(verdict, Entry):
-                done.setdefault(verdict.feed, []).append(verdict)
+                done.setdefault((verdict.feed, verdict.lease), []).append(verdict)
             elif isinstance(verdict, Release):
                 freed.setdefault(verdict.entry.feed, []).append(verdict)
             else:
-                calls.append((self._burial(verdict), [verdict]))
-        calls += [(self._acknowledgement(feed, part), part) for feed, part in done.items()]
+                calls.append((fenced(self._burial(verdict), verdict.entry.lease), [verdict]))
+        calls += [
+            (fenced(self._acknowledgement(feed, part), lease), part)
+            for (feed, lease), part in done.items()
+        ]
         calls += [(self._release(feed, part), part) for feed, part in freed.items()]
         return calls
 
@@ -251,6 +274,10 @@ class Desk:
         entry, feed = burial.entry, burial.entry.feed
         letter: list[Encodable] = ["n", feed.name, "i", entry.id, "d", entry.deliveries]
         letter += ["r", burial.reason[:EXCERPT], "t", burial.details, "c", self._consumer]
+        if feed.partition is not None:
+            letter += ["p", feed.partition.number]
+        if (key := entry.field(b"k")) is not None:
+            letter += ["k", key]
         data = entry.data
         if data is not None:
             letter += ["e", data]
@@ -266,6 +293,8 @@ class Desk:
         for verdict in part:
             entry = _entry(verdict)
             self.forget(entry)
+            if isinstance(verdict, Burial) and entry.lease is not None:
+                entry.lease.turns.ended(entry)
             owner = owners.get(entry.id)
             # It may have been told before, on a connection that broke.
             known = entry.retold and (not owner or isinstance(verdict, Release))
@@ -281,11 +310,19 @@ class Desk:
             error = Lost(entry.feed.name, text(entry.id), owner)
             self._inbox.report(error, entry.feed.name)
 
+    def _fenced_off(self, part: list[Verdict], owner: str) -> None:
+        """Let go of entries whose partition another bus has by now."""
+        # What was told before may have been done before.
+        entries = [entry for entry in map(_entry, part) if not entry.retold]
+        self._told(part, [[each.id, (owner or HEIR).encode()] for each in entries])
+
     def _vanished(self, part: list[Verdict]) -> None:
         """Let go of entries whose group is gone; what is done is not done again."""
         for verdict in part:
             entry = _entry(verdict)
             self.forget(entry)
+            if isinstance(verdict, Burial) and entry.lease is not None:
+                entry.lease.turns.ended(entry)
             if isinstance(verdict, Entry):
                 entry.feed.finished.add(entry.id)
 

@@ -35,6 +35,7 @@ from ._config import StreamsConfig, read_url
 from ._dead_letters import DeadLetters
 from ._guard import warn_of_memory_only
 from ._keys import Keys
+from ._ordered_publisher import OrderedPublisher
 from ._publisher import Publisher, Replied
 from ._service import Service
 from ._troubles import Troubles, refusal
@@ -49,7 +50,7 @@ class RedisStreamsDriver:
 
     At least once: an event comes again if its listener fails, if its bus dies, or if nobody can
     know whether it was finished; `current_delivery().redelivered` tells. Within a group there is
-    no order among events.
+    no order among events, unless their names have partitions.
 
     Args:
         config: where the server is; a URL will do, also one with the options of the streams.
@@ -70,7 +71,8 @@ class RedisStreamsDriver:
             streams = streams or said
         self._config = config or RedisConfig()
         self._streams = streams or StreamsConfig()
-        self._keys = Keys(self._config.channel_prefix, self._streams.group or "")
+        partitions = self._streams.partitions
+        self._keys = Keys(self._config.channel_prefix, self._streams.group or "", partitions)
         self._pool = Pool(self._config)
         self._link: Link | None = None
         self._service: Service | None = None
@@ -92,7 +94,7 @@ class RedisStreamsDriver:
         return Capabilities(
             fan_out=False,
             durable=True,
-            ordered=False,
+            ordered=self._streams.partitions > 1,
             replay=True,
             in_flight=IN_FLIGHT,
             max_size=self._config.max_event_size,
@@ -179,7 +181,8 @@ class RedisStreamsDriver:
         troubles = Troubles(link, inbox, self._keys, streams)
         name = streams.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
         service = Service(link, self._pool, inbox, self._keys, streams, _spelled(name), troubles)
-        self._publisher = Publisher(link, self._keys, streams, troubles)
+        kind = OrderedPublisher if streams.partitions > 1 else Publisher
+        self._publisher = kind(link, self._keys, streams, troubles)
         self._link, self._service = link, service
         try:
             async with trio.open_nursery() as nursery:

@@ -12,6 +12,10 @@ from .._config import RedisConfig
 
 if TYPE_CHECKING:
     from ._desk import Desk
+    from ._lease import Lease, Partition
+
+Turn = tuple[str, bytes]
+"""What events have in common of which one runs at a time: their name and their key."""
 
 MARGIN = 4096  # bytes in an entry beside its event
 
@@ -33,6 +37,8 @@ class Feed:
         finished: ids of entries that were done when the group was gone, so that nothing could be
             acknowledged.
         high: the highest id that the group was ever seen to have handed out.
+        partition: of which it is a stream, if the name has partitions.
+        lease: by which this bus may read it, if it is one of a partition.
     """
 
     def __init__(self, key: str, name: str, *, again: bool = False) -> None:
@@ -47,6 +53,8 @@ class Feed:
         self.high: Place = (0, 0)
         self.backlog: Backlog | None = None
         self.warned = False
+        self.partition: Partition | None = None
+        self.lease: Lease | None = None
 
     def __repr__(self) -> str:
         return f"<Feed {self.key}, {len(self.held)} held>"
@@ -62,18 +70,26 @@ class Entry:
         started: a listener may have begun with it.
         handle_id: by which its end is remembered, if it is.
         retold: nobody can tell any more whether it was acknowledged already.
+        lease: under which it was read, if it is of a partition.
+        turn: what it has in common with those that must not overtake it, if it has a key.
+        alone: it is to run alone.
+        resting: it waits for its turn to be tried again.
     """
 
     __slots__ = (
+        "alone",
         "deliveries",
         "desk",
         "feed",
         "fields",
         "handle_id",
         "id",
+        "lease",
         "redelivered",
+        "resting",
         "retold",
         "started",
+        "turn",
     )
 
     def __init__(
@@ -88,6 +104,10 @@ class Entry:
         self.started = False
         self.handle_id = ""
         self.retold = False
+        self.lease = feed.lease
+        self.turn: Turn | None = None
+        self.alone = False
+        self.resting = False
 
     @property
     def oversized(self) -> bool:

@@ -73,7 +73,7 @@ class Guard:
         calls: list[Call] = [
             (
                 LOOK,
-                (feed.key, self._keys.marks, self._keys.again(feed.name)),
+                (feed.key, self._keys.marks, self._again(feed)),
                 (self._keys.group, int(trims and not feed.again)),
             )
             for feed in feeds
@@ -87,7 +87,8 @@ class Guard:
                 await self._troubles.mend(feed)
             elif isinstance(reply, redis_errors.RedisError):
                 self._troubles.refused(reply, f"look after {feed.key}")
-                feed.barred = True
+                # A full server must be read from, or it stays full.
+                feed.barred = not isinstance(reply, redis_errors.OutOfMemoryError)
         await self._tidy(feeds)
 
     def _saw(
@@ -121,10 +122,14 @@ class Guard:
 
     def _read_again(self, feed: Feed) -> None:
         """Read what the group is to get once more of a feed."""
-        key = self._keys.again(feed.name)
+        key = self._again(feed)
         known = self._reader.feeds.get(key.encode())
         if known is None or not known.active:
-            self._reader.add(key, feed.name, again=True)
+            self._reader.add(key, feed.name, again=True, partition=feed.partition)
+
+    def _again(self, feed: Feed) -> str:
+        partition = None if feed.partition is None else feed.partition.number
+        return self._keys.again(feed.name, partition=partition)
 
     async def _tidy(self, feeds: list[Feed]) -> None:
         """Forget consumers that have died and left nothing."""

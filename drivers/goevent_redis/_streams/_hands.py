@@ -115,9 +115,13 @@ class Hands:
         if not self._suspects:
             return True
         entry = self._suspects.popleft()
-        if entry.deliveries > self._config.max_deliveries:
+        # Those of a partition are not counted before it is their turn.
+        deliveries = entry.deliveries if entry.lease is None else entry.deliveries + 1
+        if deliveries > self._config.max_deliveries:
             reason = "its consumers have ended while they worked on it, or were too slow"
             self._desk.bury(entry, reason)
+            return True
+        if entry.lease is not None and not await entry.lease.turns.counted(entry):
             return True
         await self._hand_over([entry])
         await self._desk.calm()
@@ -153,6 +157,9 @@ class Hands:
                     asked = perf_counter()
                     continue
                 entry = left.popleft()
+                if entry.lease is not None and not entry.lease.open:
+                    entry.lease.turns.refuse(entry)
+                    continue
                 envelope = self._decoded(entry)
                 if envelope is None or not self._is_wanted(entry, envelope, known):
                     continue
@@ -185,7 +192,7 @@ class Hands:
             self._inbox.report(error, name)
             self._desk.bury(entry, str(error), reported=True)
             return None
-        if len(fields) == 2:
+        if len(fields) == 2 or (len(fields) == 4 and fields[2] == b"k"):
             return envelope
         headers = dict(envelope.headers)
         if entry.field(b"r") is not None:

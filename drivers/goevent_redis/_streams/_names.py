@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import compile_pattern
+from goevent import DriverError, compile_pattern
 
 from .._errors import LinkClosed, RedisLinkError
 from .._link import Link
@@ -101,7 +101,7 @@ class Names:
                     await self._look()
             except RedisLinkError:
                 await self._link.ready()
-            except redis_errors.RedisError as error:
+            except (redis_errors.RedisError, DriverError) as error:
                 self._troubles.refused(error, "tell the names of streams")
 
     async def _look(self) -> None:
@@ -138,11 +138,14 @@ class Names:
         ]
         if not calls:
             return
-        for reply in await call_many(self._link, calls):
+        refused: Exception | None = None
+        for name, reply in zip(new, await call_many(self._link, calls), strict=True):
             if isinstance(reply, Exception):
-                raise reply
-        for name in new:
-            self._feeds[name] = self._reader.add(self._keys.stream(name), name)
+                refused = reply
+            else:
+                self._feeds[name] = self._reader.add(self._keys.stream(name), name)
+        if refused is not None:
+            raise refused
 
     async def _insist(self, ask: Callable[[], Awaitable[None]]) -> None:
         """Have something done, on the next connection if this one breaks."""

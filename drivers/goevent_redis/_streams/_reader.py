@@ -23,7 +23,9 @@ from .._resp import Encodable
 from ._desk import Desk
 from ._feed import Entry, Feed, Fields, Window, largest, place
 from ._keys import Keys
-from ._scripts import RECOVER, call
+from ._lease import Partition
+from ._scripts import call
+from ._takings import RECOVER
 from ._troubles import Troubles
 
 BLOCK = 2.0  # seconds that a read waits at the server
@@ -75,12 +77,16 @@ class Reader:
 
     # -- what others tell
 
-    def add(self, key: str, name: str, *, again: bool = False) -> Feed:
+    def add(
+        self, key: str, name: str, *, again: bool = False, partition: Partition | None = None
+    ) -> Feed:
         """Read a stream, too, from now on."""
         feed = self.ever.setdefault(key.encode(), Feed(key, name, again=again))
         feed.active = True
         self.feeds[key.encode()] = feed
-        self._change()
+        if partition is not None:
+            partition.take_in(feed)
+        self.change()
         return feed
 
     async def drop(self, feeds: list[Feed]) -> None:
@@ -96,13 +102,14 @@ class Reader:
         self._stopped = True
         await self._end_round()
 
-    def _change(self) -> None:
+    def change(self) -> None:
+        """Look anew at what is to be read."""
         self._stale = True
         self._changed.set()
         self._woken.set()
 
     async def _end_round(self) -> None:
-        self._change()
+        self.change()
         looked = self._looked
         if self.blocked is not None:
             await looked.wait()
@@ -165,7 +172,7 @@ class Reader:
     def unbar(self, feed: Feed) -> None:
         """Read a feed again that Redis has let nobody read."""
         feed.barred = False
-        self._change()
+        self.change()
 
     def _end(self) -> None:
         looked, self._looked = self._looked, trio.Event()

@@ -64,7 +64,7 @@ async def call(link: Link, script: Script, keys: Sequence[Encodable], *args: Enc
     return reply
 
 
-_OWNED = """
+OWNED = """
 local function owned_of(stream, group, me, ids)
   local owner, lost, mine = {}, {}, {}
   if #ids > 16 then
@@ -92,7 +92,7 @@ end
 """
 
 ACKNOWLEDGE = Script(
-    _OWNED
+    OWNED
     + """
 local group, me, delete, window, done, count = unpack(ARGV, 1, 6)
 local ids, handles = {}, {}
@@ -118,7 +118,7 @@ return lost
 """Acknowledge entries that are still ours; return the others with their owners."""
 
 RELEASE = Script(
-    _OWNED
+    OWNED
     + """
 local group, me, heir = unpack(ARGV, 1, 3)
 local lost = {}
@@ -137,7 +137,7 @@ return lost
 """Give entries that are still ours to the heir; return the others with their owners."""
 
 BURY = Script(
-    _OWNED
+    OWNED
     + """
 local group, me, id, delete = unpack(ARGV, 1, 4)
 local mine, lost = owned_of(KEYS[1], group, me, {id})
@@ -152,7 +152,7 @@ return lost
 """Write a dead letter, then acknowledge its entry, if that is still ours."""
 
 BEAT = Script(
-    _OWNED
+    OWNED
     + """
 local group, me = ARGV[1], ARGV[2]
 local mine, lost = owned_of(KEYS[1], group, me, {unpack(ARGV, 3)})
@@ -165,75 +165,6 @@ return lost
 """
 )
 """Tell that entries that are still ours are worked on; return the others with their owners."""
-
-_TAKING = """
-local group, me, most, largest = unpack(ARGV, 1, 4)
-most, largest = tonumber(most), tonumber(largest)
-local taken, gone, size = {}, {}, 0
-local function weight_of(fields)
-  local sum = 0
-  for _, each in ipairs(fields) do sum = sum + #each + 16 end
-  return sum
-end
-local function take(id, owner, deliveries, counts)
-  local entry = redis.call('XRANGE', KEYS[1], id, id)[1]
-  local weight = entry and weight_of(entry[2]) or 0
-  if size > 0 and size + weight > most then return false end
-  size = size + 100
-  if not entry then
-    redis.call('XACK', KEYS[1], group, id)
-    gone[#gone + 1] = id
-    return true
-  end
-  if counts then
-    redis.call('XCLAIM', KEYS[1], group, me, 0, id, 'RETRYCOUNT', deliveries + 1, 'JUSTID')
-    deliveries = deliveries + 1
-  else
-    redis.call('XCLAIM', KEYS[1], group, me, 0, id, 'JUSTID')
-  end
-  if weight > largest then
-    taken[#taken + 1] = {id, {}, deliveries, owner}
-  else
-    size = size + weight
-    taken[#taken + 1] = {id, entry[2], deliveries, owner}
-  end
-  return true
-end
-"""
-"""Takes entries until a reply of `most` bytes is full; those above `largest` without their fields.
-
-It counts a delivery where it is told to. What is gone from the stream is pending no more.
-"""
-
-CLAIM = Script(
-    _TAKING
-    + """
-for _, each in ipairs(
-  redis.call('XPENDING', KEYS[1], group, 'IDLE', ARGV[5], '-', '+', ARGV[6])
-) do
-  -- Our own that is idle we do not know of: the reply to an earlier claim of it was lost.
-  if not take(each[1], each[2], each[4], each[2] ~= me) then break end
-end
-return {taken, gone}
-"""
-)
-"""Take idle entries: as XAUTOCLAIM, but it tells deliveries and the owner, too."""
-
-RECOVER = Script(
-    _TAKING
-    + """
-local held, more = {}, 0
-for at = 6, #ARGV do held[ARGV[at]] = true end
-for _, each in ipairs(redis.call('XPENDING', KEYS[1], group, '-', '+', 1000000, me)) do
-  if not held[each[1]] and not take(each[1], me, each[4], ARGV[5] == '1') then
-    more = 1
-    break
-  end
-end
-return {taken, gone, more}
-"""
-)
-"""Return our own pending entries that we do not hold, and whether there are more of them."""
 
 LEAVE = Script("""
 local group, me, heir, idle, remove = unpack(ARGV, 1, 5)
@@ -331,7 +262,7 @@ for _, list in ipairs(groups) do
 end
 if not ours then return redis.error_reply('NOGROUP the group is gone') end
 local mark = ours.first and shifted(ours.first, -1) or ours['last-delivered-id']
-redis.call('HSET', KEYS[2], KEYS[1], mark)
+redis.pcall('HSET', KEYS[2], KEYS[1], mark) -- a full server has to be relieved
 if trim == '1' then redis.call('XTRIM', KEYS[1], 'MINID', least) end
 local lag = ours.lag
 if not lag then lag = -1 end
@@ -374,7 +305,7 @@ for _, entry in ipairs(entries) do
   local copy = {}
   for at = 1, #entry[2], 2 do
     local name = entry[2][at]
-    if (name == 'e' or name == 'r') and #copy < 4 then
+    if (name == 'e' or name == 'r' or name == 'k') and #copy < 6 then
       copy[#copy + 1] = name
       copy[#copy + 1] = entry[2][at + 1]
     end
@@ -388,7 +319,11 @@ return {#entries, last}
 REVIVE = Script("""
 local found = redis.call('XRANGE', KEYS[1], ARGV[1], ARGV[1])[1]
 if not found then return 0 end
-redis.call('XADD', KEYS[2], '*', 'o', ARGV[2], 'e', ARGV[3])
+local key = {}
+for at = 1, #found[2], 2 do
+  if found[2][at] == 'k' then key = {'k', found[2][at + 1]} end
+end
+redis.call('XADD', KEYS[2], '*', 'o', ARGV[2], 'e', ARGV[3], unpack(key))
 return redis.call('XDEL', KEYS[1], ARGV[1])
 """)
 """Move a dead letter to where its group gets it once more."""

@@ -2,7 +2,8 @@
 
 It owns nothing but the others: the reader takes entries off the streams, the hands bring them to
 the bus, the desk tells Redis what became of them, the sweeper takes over what others have left, and
-the guard looks after the streams.
+the guard looks after the streams. Where names have partitions, a keeper has leases of them in place
+of the sweeper, and turns keep the order of each key.
 """
 
 from __future__ import annotations
@@ -22,12 +23,16 @@ from ._desk import Desk
 from ._feed import Feed, Window
 from ._guard import Guard
 from ._hands import Hands
+from ._keeper import Keeper
 from ._keys import HEIR, Keys
 from ._names import Names
+from ._partition_reader import PartitionReader, PartitionWindow
+from ._partitioned_names import PartitionedNames, whole
 from ._reader import Reader
 from ._scripts import LEAVE, Call, call_many
 from ._sweeper import Sweeper
 from ._troubles import Troubles
+from ._turns import Turns
 
 
 class Service:
@@ -47,26 +52,35 @@ class Service:
         self._keys = keys
         self._config = config
         self._consumer = consumer
-        window = Window(config.prefetch)
-        self.desk = Desk(link, inbox, keys, config, consumer, window, troubles)
-        self._hands = Hands(link, inbox, self.desk, keys, config)
-        self._reader = Reader(
-            link, pool, self.desk, keys, consumer, window, troubles, self._hands.take
-        )
-        self._sweeper = Sweeper(
-            link,
-            inbox,
-            self.desk,
-            self._hands,
-            self._reader,
-            keys,
-            config,
-            consumer,
-            window,
-            troubles,
-        )
-        self._guard = Guard(link, self._reader, keys, config, consumer, troubles)
-        self.names = Names(link, self._reader, self._guard, keys, config, troubles)
+        self._keeper: Keeper | None = None
+        if config.partitions > 1:
+            room = PartitionWindow(config.prefetch)
+            self.desk = desk = Desk(link, inbox, keys, config, consumer, room, troubles)
+            self._hands = hands = Hands(link, inbox, desk, keys, config)
+            turns = Turns(link, inbox, hands.take, desk.forget, keys.group, consumer, troubles)
+            parts = PartitionReader(link, pool, desk, keys, consumer, room, troubles, turns.enter)
+            keeper = Keeper(link, inbox, desk, parts, turns, keys, config, consumer, troubles)
+            room.told += [parts.freed, keeper.freed]
+            self._reader: Reader = parts
+            self._keeper = keeper
+            self._guard = Guard(link, parts, keys, config, consumer, troubles)
+            self.names: Names = PartitionedNames(
+                link, parts, self._guard, keeper, keys, config, troubles
+            )
+            self._works = [turns.run, keeper.run]
+        else:
+            window = Window(config.prefetch)
+            self.desk = desk = Desk(link, inbox, keys, config, consumer, window, troubles)
+            self._hands = hands = Hands(link, inbox, desk, keys, config)
+            take = hands.take
+            reader = Reader(link, pool, desk, keys, consumer, window, troubles, take)
+            self._reader = reader
+            sweeper = Sweeper(
+                link, inbox, desk, hands, reader, keys, config, consumer, window, troubles
+            )
+            self._guard = Guard(link, reader, keys, config, consumer, troubles)
+            self.names = Names(link, reader, self._guard, keys, config, troubles)
+            self._works = [sweeper.run]
 
     def start(self, nursery: trio.Nursery) -> None:
         """Have all of them at work in a nursery."""
@@ -75,14 +89,16 @@ class Service:
             self._reader.nudge,
             self._hands.run,
             self.desk.run,
-            self._sweeper.run,
             self._guard.run,
             self.names.run,
+            *self._works,
         ):
             nursery.start_soon(work)
 
     async def stop(self) -> None:
         """Read no more, and hand back what no listener has got."""
+        if self._keeper is not None:
+            self._keeper.stop()
         await self._reader.stop()
         await self._hands.stop()
 
@@ -93,21 +109,19 @@ class Service:
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return what the group has to do, as last seen; what comes once more is part of it."""
-        found: dict[str, Backlog] = {}
-        for feed in self._reader.feeds.values():
-            if feed.backlog is not None:
-                known = found.get(feed.name)
-                found[feed.name] = feed.backlog if known is None else _both(known, feed.backlog)
-        return tuple(found.values())
+        feeds = self._reader.feeds.values()
+        return whole([feed.backlog for feed in feeds if feed.backlog is not None])
 
     async def leave(self) -> None:
         """Tell the last ends, hand back what is left, and leave the group."""
         self.desk.closed = True
         feeds = self._reader.ever
         if not feeds or not self._link.connected:
-            return
+            return None
         try:
             await self.desk.flush()
+            if self._keeper is not None:
+                return await self._keeper.leave()
             first: list[tuple[Encodable, ...]] = []
             if self._reader.blocked is not None:
                 # Its connection is closed, but the server may not know yet.
@@ -121,13 +135,3 @@ class Service:
         idle = round(self._config.claim_idle * 1000)
         args = (self._keys.group, self._consumer, HEIR, idle, 1)
         return LEAVE, (feed.key,), (*args, *started)
-
-
-def _both(one: Backlog, other: Backlog) -> Backlog:
-    unknown = one.lag is None or other.lag is None
-    return Backlog(
-        event_name=one.event_name,
-        lag=None if unknown else (one.lag or 0) + (other.lag or 0),
-        pending=one.pending + other.pending,
-        oldest_pending=max(one.oldest_pending, other.oldest_pending),
-    )

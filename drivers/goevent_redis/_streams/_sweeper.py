@@ -22,7 +22,8 @@ from ._feed import Feed, Window, largest, text
 from ._hands import Hands
 from ._keys import HEIR, Keys
 from ._reader import Reader
-from ._scripts import BEAT, CLAIM, Call, call_many
+from ._scripts import BEAT, Call, call_many
+from ._takings import CLAIM
 from ._troubles import Troubles
 
 EVERY = 0.5  # seconds between two looks for what others have left

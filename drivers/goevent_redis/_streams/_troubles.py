@@ -158,8 +158,15 @@ class Troubles:
 def refusal(error: Exception, what: str) -> DriverError:
     """Return the error of the contract for one of the link or of the server."""
     mapped: DriverError
+    if isinstance(error, DriverError):
+        return error
     if isinstance(error, RedisLinkError):
         mapped = DriverConnectionError(f"Redis: {error}")
+    elif str(error).startswith("WRONGTYPE"):
+        mapped = DriverError(
+            f"Redis refuses to {what}: it is kept in partitions, and all that use it need the same "
+            f"StreamsConfig(partitions=...): {error}"
+        )
     else:
         mapped = DriverError(f"Redis refuses to {what}: {error}")
     mapped.__cause__ = error
