@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -393,3 +394,34 @@ async def test_latest_does_not_skip_what_came_after_everything_was_deleted() -> 
             script = "redis.call('FLUSHALL') redis.call('XADD', KEYS[1], '*', unpack(ARGV))"
             await ask("EVAL", script, 1, STREAM, *fields)
             await until(lambda: len(seen) == 2, 3.0)
+
+
+async def looks_at_groups(ask: Callable[..., Any]) -> int:
+    stats: bytes = await ask("INFO", "commandstats")
+    found = re.search(rb"cmdstat_xinfo\|groups:calls=(\d+)", stats)
+    return int(found[1]) if found else 0
+
+
+async def test_full_server_is_read_from_all_the_same() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr, prefetch=8)
+        gate, seen = trio.Event(), list[int]()
+
+        async def work(event: Paid) -> None:
+            await gate.wait()
+            seen.append(event.n)
+
+        bus.subscribe(work, Paid)
+        async with bus:
+            await publish(bus, *range(40))
+            await ask("CONFIG", "SET", "maxmemory", 1)
+            before = await looks_at_groups(ask)
+            with trio.fail_after(10):
+                while (
+                    await looks_at_groups(ask) < before + 2
+                ):  # who looks after them has been there
+                    await trio.sleep(0.05)
+            gate.set()
+            await quiet(ask)
+            await ask("CONFIG", "SET", "maxmemory", 0)
+    assert sorted(seen) == [*range(40)]
