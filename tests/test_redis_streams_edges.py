@@ -415,11 +415,11 @@ async def test_full_server_is_read_from_all_the_same() -> None:
         async with bus:
             await publish(bus, *range(40))
             await ask("CONFIG", "SET", "maxmemory", 1)
-            before = await looks_at_groups(ask)
+            before = await looks_at_groups(ask)  # by whoever looks after them
             with trio.fail_after(10):
                 while (
                     await looks_at_groups(ask) < before + 2
-                ):  # who looks after them has been there
+                ):
                     await trio.sleep(0.05)
             gate.set()
             await quiet(ask)
