@@ -26,7 +26,8 @@ class Outgoing:
     Attributes:
         name: the event's name.
         body: the bytes.
-        headers: what the format wants beside them; the broker's own headers take them.
+        headers: what the format wants beside them; the broker's own headers take them. Where it
+            has a place of its own for `content-type` or `correlation_id`, that takes it.
         id: the handle's id, which the broker may use to tell what it has got twice.
         key: what events have in common that must stay in order.
         replied: what Trio is to be told by.
@@ -57,7 +58,8 @@ class Arrival:
         name: the event's name.
         via: the name or pattern, as it was subscribed to, by which it has come.
         body: the bytes.
-        headers: the broker's own headers, as text.
+        headers: the broker's own headers, as text, with `content-type` and `correlation_id`,
+            wherever the broker has them.
         deliveries: how often it was handed out, this time included; 1 if the broker cannot tell.
         id: what the broker calls it.
         raw: the dialect's own: what it needs to carry out the verdict.

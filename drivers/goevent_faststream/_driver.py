@@ -19,7 +19,7 @@ from goevent import (
 
 from ._config import BrokerConfig, read_url
 from ._dialect import Dialect, Result
-from ._format import EnvelopeFormat, Format
+from ._format import Format, format_of
 from ._mappings import MAPPINGS, Mapping, dialects, of_broker, of_scheme
 from ._session import Session
 
@@ -35,7 +35,7 @@ class FastStreamDriver:
             only.
         config: how to take part. With a group, or an address, NATS means JetStream.
         address: the broker's own description of where events are, for instance a `JStream`.
-        format: how events are written; goevent's own JSON envelope if None.
+        format: what messages look like, by name or as a `Format`; None for what `config` says.
         mapping: the row of `MAPPINGS` to go by; None for the one of the broker's class.
     """
 
@@ -47,7 +47,7 @@ class FastStreamDriver:
         config: BrokerConfig | None = None,
         *,
         address: object = None,
-        format: Format | None = None,  # noqa: A002
+        format: Format | str | None = None,  # noqa: A002
         mapping: Mapping | None = None,
     ) -> None:
         config = config or BrokerConfig()
@@ -58,7 +58,7 @@ class FastStreamDriver:
         self._dialect: Dialect = dialects(mapping).dialect(broker, config, address)
         self._broker = broker
         self._config = config
-        self._format: Format = format or EnvelopeFormat()
+        self._format: Format = format_of(config.format if format is None else format)
         self._session: Session | None = None
 
     @classmethod

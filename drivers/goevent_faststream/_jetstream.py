@@ -61,6 +61,8 @@ class JetStreamDialect:
             self._stream = address.name
             if config.prefix is None:
                 self._prefix = _prefix_of(address)
+        elif not self._prefix:
+            raise ValueError("JetStream without a prefix needs an address: a JStream that exists")
         self._link = NatsLink(broker, config.publish_timeout)
         self._feeds: dict[str, Feed] = {}
         self._patterns: dict[str, Any] = {}

@@ -128,17 +128,21 @@ class NatsDialect:
         """Publish a burst; one PONG answers for all that was sent before its PING."""
         prefix, link = self._prefix, self._link
         # FastStream's publish is five times the work of the client's, which does the rest of it
-        # when there is no middleware and no header.
+        # when there is no middleware.
         by_broker = bool(self._broker.middlewares)
         async with self._order:
             for outgoing in burst:
                 try:
                     if not link.is_up:
                         await link.ready()
-                    if by_broker or outgoing.headers:
+                    if by_broker:
                         await self._send(outgoing)
                     else:
-                        await link.client.publish(prefix + outgoing.name, outgoing.body)
+                        await link.client.publish(
+                            prefix + outgoing.name,
+                            outgoing.body,
+                            headers={**outgoing.headers} if outgoing.headers else None,
+                        )
                 except DriverError as error:
                     outgoing.done(error)
                 except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
