@@ -77,8 +77,14 @@ def jetstream(scene: Scene) -> Direct:
 
 
 def rabbit(scene: Scene) -> Direct:
-    from faststream.rabbit import Channel, ExchangeType, QueueType, RabbitBroker
-    from faststream.rabbit import RabbitExchange, RabbitQueue
+    from faststream.rabbit import (
+        Channel,
+        ExchangeType,
+        QueueType,
+        RabbitBroker,
+        RabbitExchange,
+        RabbitQueue,
+    )
 
     broker: Any = RabbitBroker(
         f"amqp://guest:guest@{scene.addr}/",

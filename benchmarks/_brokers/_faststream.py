@@ -6,7 +6,6 @@ The handler is an `async def`, its fastest, and an exception in it would bring t
 import asyncio
 import time
 from collections.abc import Sequence
-from typing import Any
 
 import pydantic
 

@@ -68,9 +68,9 @@ async def settle(verdicts: Sequence[Verdict], dead: DeadLetters, link: NatsLink)
             if verdict.fate is Fate.DONE:
                 await message.ack()
             elif verdict.fate is Fate.AGAIN:
-                await message.nack(delay=verdict.pause)
+                await message.nak(delay=verdict.pause)
             elif verdict.fate is Fate.BACK:
-                await message.nack()
+                await message.nak()
             else:
                 await _bury(verdict, dead, link)
         except (errors.Error, OSError) as error:
@@ -87,9 +87,9 @@ async def _bury(verdict: Verdict, dead: DeadLetters, link: NatsLink) -> None:
     except (errors.Error, OSError, DriverError) as error:
         dead.lost()
         link.shore.report(refusal(error), arrival.name)
-        await arrival.raw[2].nack(delay=1.0)
+        await arrival.raw[2].nak(delay=1.0)
         return
-    await arrival.raw[2].reject()
+    await arrival.raw[2].term()
     if not verdict.reported:
         link.shore.report(
             DriverError(

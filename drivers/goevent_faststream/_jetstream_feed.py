@@ -92,6 +92,13 @@ class Feed:
         self._share = share
         client = self._link.client
         self._inbox = client.new_inbox()
+        self._inbox_subscription = await client.subscribe(self._inbox, cb=self._came)
+        if self._broker.middlewares:
+            await self._make_subscriber()
+        self.task = asyncio.get_running_loop().create_task(self._pull())
+
+    async def _make_subscriber(self) -> None:
+        """Have what comes pass the middlewares of the broker."""
         self._subscriber = subscriber = self._broker.subscriber(
             self._prefix + self.name,
             stream=JStream(self._stream, declare=False),
@@ -102,12 +109,14 @@ class Feed:
             no_reply=True,
             persistent=False,
         )
-        adopt(self._broker, subscriber, self._handed)
-        self._inbox_subscription = await client.subscribe(self._inbox, cb=self._came)
+
+        async def handed(message: Any) -> None:
+            await self._handed(message.raw_message)
+
+        adopt(self._broker, subscriber, handed)
         # One that has a subscription makes none of its own, and handles what it is given.
-        self._subscriber.subscription = self._inbox_subscription
+        subscriber.subscription = self._inbox_subscription
         await subscriber.start()
-        self.task = asyncio.get_running_loop().create_task(self._pull())
 
     async def _ensure_consumer(self, start: str | datetime) -> None:
         js = self._js
@@ -139,7 +148,8 @@ class Feed:
         self.task.cancel()
         subscription, self._inbox_subscription = self._inbox_subscription, None
         if subscription is not None:
-            self._subscriber.subscription = None
+            if self._subscriber is not None:
+                self._subscriber.subscription = None
             # If the connection is lost, nothing more comes, and what had come comes again.
             with suppress(DriverConnectionError):
                 await self._link.unbroken(subscription.drain())
@@ -201,7 +211,11 @@ class Feed:
             self._left -= 1
             if self._left <= 0:
                 self._over.set()
-            await self._subscriber.consume(message)
+            if self._subscriber is None:
+                # FastStream's consume is many times the work of the rest, and does nothing here.
+                await self._handed(message)
+            else:
+                await self._subscriber.consume(message)
             return
         headers: dict[str, str] = message.headers or {}
         if headers.get("Status") == "503" or "Deleted" in headers.get("Description", ""):
@@ -209,9 +223,8 @@ class Feed:
             await asyncio.sleep(PAUSE)  # whoever is asked too early has nothing better to say
         self._over.set()
 
-    async def _handed(self, message: Any) -> None:
-        """Take what has passed the middlewares of the broker."""
-        raw = message.raw_message
+    async def _handed(self, raw: Any) -> None:
+        """Take what has passed the middlewares of the broker, if it has some."""
         meta = raw.metadata
         sequence = meta.sequence.stream
         arrival = Arrival(
@@ -221,7 +234,7 @@ class Feed:
             raw.headers or {},
             meta.num_delivered,
             str(sequence),
-            (self, sequence, message),
+            (self, sequence, raw),
         )
         self.held[sequence] = arrival
         self._high = max(self._high, sequence)
@@ -246,7 +259,7 @@ class Feed:
     def backlog(self) -> Backlog:
         """Return what the group has to do, as last seen."""
         held = [*self.held.values()]
-        since = min((each.raw[2].raw_message.metadata.timestamp for each in held), default=None)
+        since = min((each.raw[2].metadata.timestamp for each in held), default=None)
         oldest = 0.0 if since is None else (datetime.now(UTC) - since).total_seconds()
         return Backlog(
             event_name=self.name,
