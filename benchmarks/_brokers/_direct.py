@@ -56,7 +56,7 @@ def nats(scene: Scene) -> Direct:
 
 
 def jetstream(scene: Scene) -> Direct:
-    from faststream.nats import JStream, NatsBroker, PullSub
+    from faststream.nats import JStream, NatsBroker
 
     subject = f"{scene.tag}.{NAME}"
     stream = JStream(scene.tag, declare=False)
@@ -67,9 +67,7 @@ def jetstream(scene: Scene) -> Direct:
 
     return Direct(
         broker,
-        lambda: broker.subscriber(
-            subject, stream=stream, durable="direct", pull_sub=PullSub(batch_size=250), **AFTER
-        ),
+        lambda: broker.subscriber(subject, stream=stream, durable="direct", **AFTER),
         lambda message: broker.publish(message, subject, stream=scene.tag),
         prepare,
         _nothing,
@@ -99,7 +97,7 @@ def rabbit(scene: Scene) -> Direct:
         broker,
         lambda: broker.subscriber(queue, exchange, **AFTER),
         lambda message: broker.publish(message, exchange=exchange, routing_key=NAME, persist=True),
-        _nothing,
+        lambda: broker.declare_exchange(exchange),
         _nothing,
     )
 

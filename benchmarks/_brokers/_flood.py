@@ -50,6 +50,7 @@ def rabbit(scene: Scene, payloads: Payloads) -> None:
             await channel.basic_publish(
                 each, exchange=scene.tag, routing_key=NAME, properties=kind, wait=False
             )
+        await channel.basic_qos(prefetch_count=1)  # its reply says that all before has been read
         await client.close()
 
     asyncio.run(run())

@@ -59,7 +59,10 @@ PLACES = {
         direct="jetstream",
         server="nats",
         flood="nats",
-        notes="Pull consumers, batches of 250, +ACK after the listener. Publishes wait for it.",
+        notes=(
+            "+ACK after the listener. FastStream has a push consumer, its default and its faster one; "
+            "goevent pulls, 250 at a time. Publishes wait for the acknowledgement."
+        ),
     ),
     "rabbit": Place(
         title="RabbitMQ",
