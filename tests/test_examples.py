@@ -27,6 +27,7 @@ SHOWN = {
     "tutorial/step5_closing.py": ["docs/tutorial.md"],
     "hub.py": ["docs/several-buses.md"],
     "redis_pubsub.py": ["docs/guides/from-one-process-to-many.md"],
+    "nats_jobs.py": ["docs/for-faststream-users.md"],
 }
 # Those whose output is all that these pages show, in one block or in several.
 SHOWN_IN_PARTS = {

@@ -60,7 +60,7 @@ PLACES = {
         server="nats",
         flood="nats",
         notes=(
-            "+ACK after the listener. FastStream has a push consumer, its default and its faster one; "
+            "+ACK after the listener. FastStream has a push consumer, its default and faster one; "
             "goevent pulls, 250 at a time. Publishes wait for the acknowledgement."
         ),
     ),
@@ -77,7 +77,7 @@ PLACES = {
     ),
     "mqtt": Place(
         title="MQTT",
-        goevent="mqtt://{addr}?prefix={tag}/",
+        goevent="mqtt://{addr}?prefix={tag}.",
         direct="mqtt",
         server="mosquitto",
         flood="mqtt",
