@@ -79,8 +79,8 @@ class Fate(Enum):
 
     DONE: it is acknowledged.
     AGAIN: its listeners failed; it comes again after the pause.
-    BACK: nobody has begun with it, or the bus ends; it is for others, at once, and if the broker
-        can be told so, it does not count as delivered.
+    BACK: nobody has begun with it, or the bus ends; it is for others, at once, and if nobody has
+        begun, and the broker can be told so, it does not count as delivered.
     DEAD: it is put among the dead letters, and then, not before, acknowledged.
     """
 
@@ -99,6 +99,7 @@ class Verdict:
         reason: why it is a dead letter, in one line.
         details: the end of the traceback, if a listener failed on it.
         reported: the supervisor knows of the reason.
+        begun: a listener has begun with it, so that it was delivered, whatever becomes of it.
     """
 
     arrival: Arrival
@@ -107,6 +108,7 @@ class Verdict:
     reason: str = ""
     details: str = ""
     reported: bool = False
+    begun: bool = False
 
 
 class Shore(Protocol):

@@ -12,6 +12,7 @@ from nats.js import api, errors as js_errors
 from goevent import DriverError
 
 from ._dialect import Arrival, Fate, Verdict
+from ._jetstream_returns import Returns
 from ._nats_link import NatsLink, refusal
 
 LONGEST = 1000  # characters of a reason
@@ -59,11 +60,14 @@ class DeadLetters:
         self._ready = False
 
 
-async def settle(verdicts: Sequence[Verdict], dead: DeadLetters, link: NatsLink) -> None:
+async def settle(
+    verdicts: Sequence[Verdict], dead: DeadLetters, returns: Returns, link: NatsLink
+) -> None:
     """Carry verdicts out; what cannot be told now comes again."""
+    await _note_returns(verdicts, returns, link)
     for verdict in verdicts:
         arrival = verdict.arrival
-        feed, sequence, message = arrival.raw
+        feed, sequence, message, _ = arrival.raw
         try:
             if verdict.fate is Fate.DONE:
                 await message.ack()
@@ -77,6 +81,21 @@ async def settle(verdicts: Sequence[Verdict], dead: DeadLetters, link: NatsLink)
             link.shore.report(refusal(error), arrival.name)
         finally:
             feed.settled(sequence)
+
+
+async def _note_returns(verdicts: Sequence[Verdict], returns: Returns, link: NatsLink) -> None:
+    """Note what nobody has begun with; before it is handed back, or the next bus finds no note."""
+    noted: list[tuple[str, int, int]] = []
+    for verdict in verdicts:
+        if verdict.fate is Fate.BACK and not verdict.begun:
+            feed, sequence, _, returned = verdict.arrival.raw
+            noted.append((feed.durable, sequence, returned + 1))
+    if noted:
+        try:
+            await returns.note(noted)
+        except (errors.Error, OSError, DriverError) as error:
+            returns.lost()
+            link.shore.report(refusal(error))
 
 
 async def _bury(verdict: Verdict, dead: DeadLetters, link: NatsLink) -> None:

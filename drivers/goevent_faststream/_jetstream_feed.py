@@ -22,6 +22,7 @@ from goevent import Backlog, DriverConnectionError, DriverError
 
 from ._config import BrokerConfig
 from ._dialect import Arrival
+from ._jetstream_returns import Returns
 from ._nats_link import NatsLink, refusal
 from ._subjects import consumer_name
 from ._subscribers import adopt, whole
@@ -38,6 +39,7 @@ class Feed:
 
     Attributes:
         name: the event's name.
+        durable: the consumer's.
         vias: the names and patterns that it was subscribed to by.
         held: what the bus has of it, by the sequence in the stream.
         task: what pulls.
@@ -53,6 +55,7 @@ class Feed:
         stream: str,
         prefix: str,
         name: str,
+        returns: Returns,
     ) -> None:
         self.name = name
         self.vias: dict[str, None] = {}
@@ -62,7 +65,8 @@ class Feed:
         self._config = config
         self._stream = stream
         self._prefix = prefix
-        self._durable = consumer_name(config.group or "", name)
+        self.durable = consumer_name(config.group or "", name)
+        self._returns = returns
         self._inbox = ""
         self._inbox_subscription: Any = None
         self._subscriber: Any = None
@@ -103,7 +107,7 @@ class Feed:
             self._prefix + self.name,
             stream=JStream(self._stream, declare=False),
             pull_sub=PullSub(),
-            durable=self._durable,
+            durable=self.durable,
             decoder=whole,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
@@ -121,12 +125,12 @@ class Feed:
     async def _ensure_consumer(self, start: str | datetime) -> None:
         js = self._js
         try:
-            await js.consumer_info(self._stream, self._durable)
+            await js.consumer_info(self._stream, self.durable)
             return
         except js_errors.NotFoundError:
             pass
         config = api.ConsumerConfig(
-            durable_name=self._durable,
+            durable_name=self.durable,
             filter_subject=self._prefix + self.name,
             ack_policy=api.AckPolicy.EXPLICIT,
             ack_wait=self._config.claim_idle,
@@ -175,7 +179,7 @@ class Feed:
         self._left, self._over = count, asyncio.Event()
         wish = {"batch": count, "expires": int(EXPIRES * NANOSECONDS)}
         await self._link.client.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.durable}",
             json.dumps(wish).encode(),
             reply=self._inbox,
         )
@@ -190,12 +194,12 @@ class Feed:
         self._gone = False
         start = str(self._high) if self._high else self._config.start
         try:
-            await self._js.consumer_info(self._stream, self._durable)
+            await self._js.consumer_info(self._stream, self.durable)
         except js_errors.NotFoundError:
             await self._ensure_consumer(start)
             self._link.shore.report(
                 DriverError(
-                    f"the consumer {self._durable!r} of {self.name!r} had vanished, and begins "
+                    f"the consumer {self.durable!r} of {self.name!r} had vanished, and begins "
                     f"anew behind {start}"
                 ),
                 self.name,
@@ -226,15 +230,17 @@ class Feed:
     async def _handed(self, raw: Any) -> None:
         """Take what has passed the middlewares of the broker, if it has some."""
         meta = raw.metadata
-        sequence = meta.sequence.stream
+        sequence, deliveries, returned = meta.sequence.stream, meta.num_delivered, 0
+        if deliveries > 1:
+            returned = await self._returns.count(self.durable, sequence)
         arrival = Arrival(
             self.name,
             next(iter(self.vias), self.name),
             raw.data,
             raw.headers or {},
-            meta.num_delivered,
+            max(1, deliveries - returned),
             str(sequence),
-            (self, sequence, raw),
+            (self, sequence, raw, returned),
         )
         self.held[sequence] = arrival
         self._high = max(self._high, sequence)
@@ -253,7 +259,7 @@ class Feed:
             self._sign_due = now + self._config.claim_idle / 3
             for arrival in [*self.held.values()]:
                 await arrival.raw[2].in_progress()
-        info = await self._js.consumer_info(self._stream, self._durable)
+        info = await self._js.consumer_info(self._stream, self.durable)
         self._lag, self._pending = info.num_pending, info.num_ack_pending
 
     def backlog(self) -> Backlog:

@@ -282,11 +282,12 @@ class Session:
         """Take note that the listeners are done with an arrival."""
         errors = end.errors
         if not errors:
-            self._sentence(Verdict(arrival))
+            # Without an error, what nobody has begun with had no listener here any more.
+            self._sentence(Verdict(arrival, Fate.DONE if end.started else Fate.BACK))
             return
         outcomes = {error.outcome for error in errors}
         if "abandoned" in outcomes:
-            self._sentence(Verdict(arrival, Fate.BACK))
+            self._sentence(Verdict(arrival, Fate.BACK, begun=end.started))
         elif "failed" in outcomes:
             self._sentence(self._failed(arrival, errors))
         else:
