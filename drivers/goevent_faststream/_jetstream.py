@@ -25,7 +25,8 @@ from goevent import (
 
 from ._config import BrokerConfig
 from ._dialect import Dialect, Outgoing, Shore, Verdict
-from ._jetstream_dead import DeadLetters, settle
+from ._jetstream_cemetery import JetStreamCemetery
+from ._jetstream_dead import settle
 from ._jetstream_feed import Feed
 from ._jetstream_publisher import Publisher
 from ._jetstream_returns import Returns
@@ -68,7 +69,7 @@ class JetStreamDialect:
         self._publisher = Publisher(
             broker, self._link, self._stream, self._prefix, config.publish_timeout
         )
-        self._dead = DeadLetters(self._link, self._stream, config.group or "")
+        self._dead = JetStreamCemetery(self._link, self._stream, self._prefix, config.group or "")
         self._returns = Returns(self._link, self._stream)
 
     @property
@@ -77,6 +78,11 @@ class JetStreamDialect:
         return Capabilities(
             fan_out=False, durable=True, ordered=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE
         )
+
+    @property
+    def dead_letters(self) -> JetStreamCemetery:
+        """Those of the group."""
+        return self._dead
 
     @property
     def _js(self) -> Any:

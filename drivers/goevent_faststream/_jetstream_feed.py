@@ -22,6 +22,7 @@ from goevent import Backlog, DriverConnectionError, DriverError
 
 from ._config import BrokerConfig
 from ._dialect import Arrival
+from ._jetstream_cemetery import FOR
 from ._jetstream_returns import Returns
 from ._nats_link import NatsLink, refusal
 from ._subjects import consumer_name
@@ -229,6 +230,10 @@ class Feed:
 
     async def _handed(self, raw: Any) -> None:
         """Take what has passed the middlewares of the broker, if it has some."""
+        headers: dict[str, str] = raw.headers or {}
+        if FOR in headers and headers[FOR] != self._config.group:
+            await raw.ack()
+            return
         meta = raw.metadata
         sequence, deliveries, returned = meta.sequence.stream, meta.num_delivered, 0
         if deliveries > 1:
@@ -237,7 +242,7 @@ class Feed:
             self.name,
             next(iter(self.vias), self.name),
             raw.data,
-            raw.headers or {},
+            headers,
             max(1, deliveries - returned),
             str(sequence),
             (self, sequence, raw, returned),
