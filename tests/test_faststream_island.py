@@ -236,18 +236,40 @@ async def test_burst_to_the_island_wakes_its_loop_once() -> None:
         ferry: Ferry[int] = Ferry(CountingLoop(), landed.append)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(island.call, hold)
+            nursery.start_soon(ferry.carry)
             assert await trio.to_thread.run_sync(held.wait, 5)
-            for n in range(100):
+            for n in range(PLENTY - 1):
                 ferry.post(n)
+                assert not calls
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(calls) == 1
+            for n in range(PLENTY - 1, 2 * PLENTY):
+                ferry.post(n)  # the loop has not looked yet, and will find them
             go.set()
+            await island.call(asyncio.sleep, 0)
+            assert landed == [[*range(2 * PLENTY)]]
+            assert len(calls) == 1
+            ferry.post(-1)
+            await trio.testing.wait_all_tasks_blocked()
+            await island.call(asyncio.sleep, 0)
+            assert landed[1:] == [[-1]]
+            nursery.cancel_scope.cancel()
+
+
+async def test_long_burst_calls_the_island_before_its_end() -> None:
+    landed: list[list[int]] = []
+    async with running() as island:
+        ferry: Ferry[int] = Ferry(island.loop, landed.append)
+        for n in range(PLENTY):
+            ferry.post(n)
         await island.call(asyncio.sleep, 0)
-    assert landed == [[*range(100)]]
-    assert len(calls) == 1
+    assert landed == [[*range(PLENTY)]]
 
 
 async def test_what_is_posted_to_an_island_that_has_ended_is_dropped() -> None:
     landed: list[list[int]] = []
     async with running() as island:
         ferry: Ferry[int] = Ferry(island.loop, landed.append)
-    ferry.post(1)
+    for n in range(PLENTY):
+        ferry.post(n)
     assert landed == []

@@ -78,17 +78,37 @@ class Quay(Generic[T]):
 
 
 class Ferry(Generic[T]):
-    """What comes from Trio and waits for the loop of the island."""
+    """What comes from Trio and waits for the loop of the island.
+
+    To call the loop is to write to a socket, too. So a task does it, after those that are about to
+    post in this turn of Trio, or whoever posts so much that the island may as well begin.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, land: Callable[[list[T]], None]) -> None:
         self._items: deque[T] = deque()
         self._loop = loop
         self._land = land
+        self._announced = False
         self._called = False
+        self._idle = trio.lowlevel.ParkingLot()
 
     def post(self, item: T) -> None:
         """Lay something down; from Trio. If the loop has ended, it is lost."""
         self._items.append(item)
+        if not self._announced:
+            self._announced = True
+            self._idle.unpark()
+        elif len(self._items) >= PLENTY:
+            self._call()
+
+    async def carry(self) -> None:
+        """Call the loop for what is posted, until cancelled; what is posted then waits."""
+        while True:
+            if self._announced:
+                self._call()
+            await self._idle.park()
+
+    def _call(self) -> None:
         if not self._called:
             self._called = True
             try:
@@ -98,7 +118,8 @@ class Ferry(Generic[T]):
 
     def land(self) -> None:
         """Take over all that there is; on the island."""
-        self._called = False
+        # In this order: what is laid down from here on calls, what was before is in `items`.
+        self._called = self._announced = False
         items = self._items
         burst: list[T] = []
         while items:

@@ -93,10 +93,11 @@ class Session:
                 await nursery.start(live)
                 island_scope.shield = True  # what is ours is to be handed back at the end
                 try:
-                    await self._open()
+                    ferry = await self._open()
                     async with trio.open_nursery() as works:
                         works.start_soon(self._take_arrivals)
                         works.start_soon(self._take_news)
+                        works.start_soon(ferry.carry)
                         task_status.started()
                 except* DriverError as group:
                     failure = _first(group)
@@ -107,7 +108,7 @@ class Session:
         if failure is not None:
             raise failure
 
-    async def _open(self) -> None:
+    async def _open(self) -> Ferry[Cargo]:
         try:
             with trio.fail_after(CONNECT_TIMEOUT + 1):
                 await self._island.call(self._dialect.open, self._harbour)
@@ -116,7 +117,8 @@ class Session:
                 f"{self._broker} has not answered within {CONNECT_TIMEOUT:g} s"
             ) from None
         self._harbour.connected = True
-        self._ferry = Ferry(self._island.loop, self._harbour.land)
+        self._ferry = ferry = Ferry(self._island.loop, self._harbour.land)
+        return ferry
 
     async def _farewell(self) -> None:
         """Tell the last ends, and disconnect."""
