@@ -292,7 +292,7 @@ class Session:
         """Take note that the listeners are done with an arrival."""
         errors = end.errors
         if not errors:
-            # Without an error, what nobody has begun with had no listener here any more.
+            # Not begun with: nobody here listens to it any more.
             self._sentence(Verdict(arrival, Fate.DONE if end.started else Fate.BACK))
             return
         outcomes = {error.outcome for error in errors}
