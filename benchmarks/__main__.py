@@ -16,6 +16,7 @@ from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: E402
 
 from benchmarks._against import Comparison, NoSuchSources, unpacked  # noqa: E402
+from benchmarks._brokers._suite import main as brokers  # noqa: E402
 from benchmarks._chaos._run import main as chaos  # noqa: E402
 from benchmarks._redis._suite import run as redis_suite  # noqa: E402
 from benchmarks._report import missing_peers, show, show_against, write_json  # noqa: E402
@@ -61,6 +62,8 @@ def main() -> int:
         return chaos(sys.argv[2:])
     if sys.argv[1:2] == ["streams"]:
         return streams(sys.argv[2:])
+    if sys.argv[1:2] == ["brokers"]:
+        return brokers(sys.argv[2:])
     arguments, console = _arguments(), Console()
     if not console.is_terminal:
         # In a file or a CI log there is no edge to wrap at.

@@ -16,13 +16,14 @@ class FastStreamBus(GoEvent):
 
     Args:
         driver: or a URL.
+        config: of the bus.
     """
 
-    def __init__(self, driver: FastStreamDriver | str) -> None:
+    def __init__(self, driver: FastStreamDriver | str, **config: Any) -> None:
         if isinstance(driver, str):
             driver = FastStreamDriver.from_url(driver)
         self.driver = driver
-        super().__init__(Config(driver=driver, registry=REGISTRY, slow_after=None))
+        super().__init__(Config(driver=driver, registry=REGISTRY, slow_after=None, **config))
         self.told: list[EventError] = []
         self.on_error(self.told.append)
 

@@ -1,6 +1,7 @@
 """The docs hold together; `mkdocs build --strict` checks the rest, outside of pytest."""
 
 import re
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 import goevent
 import goevent.middleware
 import goevent.testing
+import goevent_faststream
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
@@ -87,6 +89,25 @@ def test_reference_lists_every_name_of_the_test_kit() -> None:
     page = text_of(DOCS / "reference/testing.md")
     listed = re.findall(r"^::: goevent\.testing\.(\w+)$", page, re.MULTILINE)
     assert set(listed) == public_names(goevent.testing) | {"pytest_plugin"}
+
+
+def test_reference_lists_every_name_of_faststream_s_driver() -> None:
+    page = text_of(DOCS / "reference/drivers.md")
+    listed = re.findall(r"^::: goevent_faststream\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(public_names(goevent_faststream))
+
+
+# -- tables that are made from the code
+
+
+def test_tables_of_brokers_are_as_the_code_says() -> None:
+    spec = spec_from_file_location("tables", DOCS / "_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    page = text_of(DOCS / "guides/choosing-a-broker.md")
+    assert page == tables.written(page), "run: python docs/_tables.py"
 
 
 # -- links

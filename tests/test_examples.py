@@ -27,6 +27,7 @@ SHOWN = {
     "tutorial/step5_closing.py": ["docs/tutorial.md"],
     "hub.py": ["docs/several-buses.md"],
     "redis_pubsub.py": ["docs/guides/from-one-process-to-many.md"],
+    "nats_jobs.py": ["docs/for-faststream-users.md"],
 }
 # Those whose output is all that these pages show, in one block or in several.
 # Two processes print, or on_error does, which has a task of its own: the order is not ours.

@@ -11,11 +11,12 @@ from typing import Any, cast
 
 import pytest
 import trio
+import trio.testing
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import DriverError
 from goevent_faststream import IslandClosed
-from goevent_faststream._island import Ferry, Island, Quay
+from goevent_faststream._island import PLENTY, Ferry, Island, Quay
 
 
 def island_threads() -> list[str]:
@@ -175,18 +176,46 @@ class CountingToken:
         self.token.run_sync_soon(*args)
 
 
-async def test_burst_from_the_island_wakes_trio_once() -> None:
+async def test_burst_from_the_island_wakes_trio_once_and_not_while_it_is_at_work() -> None:
     token = CountingToken()
     quay: Quay[int] = Quay(token)  # type: ignore[arg-type]
-    for n in range(100):
-        quay.post(n)
-    await quay.wait()
-    assert [*quay.items] == [*range(100)]
-    quay.items.clear()
-    assert token.calls == 1
-    quay.post(100)
-    await quay.wait()
-    assert token.calls == 2
+
+    async def burst(count: int) -> None:
+        for n in range(count):
+            quay.post(n)
+
+    async with running() as island:
+        await island.call(burst, 50)
+        await island.call(asyncio.sleep, 0)
+        assert token.calls == 1
+        await quay.wait()
+        await island.call(burst, 50)
+        assert token.calls == 1  # it has not waited for more, so it will look by itself
+        assert [*quay.items] == [*range(50)] * 2
+        quay.items.clear()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(quay.wait)
+            await trio.testing.wait_all_tasks_blocked()
+            await island.call(burst, 500)
+        await island.call(asyncio.sleep, 0)
+        assert token.calls == 2
+        assert [*quay.items] == [*range(500)]
+
+
+async def test_long_burst_calls_trio_before_its_end() -> None:
+    token = CountingToken()
+    quay: Quay[int] = Quay(token)  # type: ignore[arg-type]
+    calls: list[int] = []
+
+    async def burst() -> None:
+        for n in range(PLENTY):
+            calls.append(token.calls)
+            quay.post(n)
+        calls.append(token.calls)
+
+    async with running() as island:
+        await island.call(burst)
+    assert calls == [*[0] * PLENTY, 1]
 
 
 async def test_burst_to_the_island_wakes_its_loop_once() -> None:
@@ -207,18 +236,40 @@ async def test_burst_to_the_island_wakes_its_loop_once() -> None:
         ferry: Ferry[int] = Ferry(CountingLoop(), landed.append)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(island.call, hold)
+            nursery.start_soon(ferry.carry)
             assert await trio.to_thread.run_sync(held.wait, 5)
-            for n in range(100):
+            for n in range(PLENTY - 1):
                 ferry.post(n)
+                assert not calls
+            await trio.testing.wait_all_tasks_blocked()
+            assert len(calls) == 1
+            for n in range(PLENTY - 1, 2 * PLENTY):
+                ferry.post(n)  # the loop has not looked yet, and will find them
             go.set()
+            await island.call(asyncio.sleep, 0)
+            assert landed == [[*range(2 * PLENTY)]]
+            assert len(calls) == 1
+            ferry.post(-1)
+            await trio.testing.wait_all_tasks_blocked()
+            await island.call(asyncio.sleep, 0)
+            assert landed[1:] == [[-1]]
+            nursery.cancel_scope.cancel()
+
+
+async def test_long_burst_calls_the_island_before_its_end() -> None:
+    landed: list[list[int]] = []
+    async with running() as island:
+        ferry: Ferry[int] = Ferry(island.loop, landed.append)
+        for n in range(PLENTY):
+            ferry.post(n)
         await island.call(asyncio.sleep, 0)
-    assert landed == [[*range(100)]]
-    assert len(calls) == 1
+    assert landed == [[*range(PLENTY)]]
 
 
 async def test_what_is_posted_to_an_island_that_has_ended_is_dropped() -> None:
     landed: list[list[int]] = []
     async with running() as island:
         ferry: Ferry[int] = Ferry(island.loop, landed.append)
-    ferry.post(1)
+    for n in range(PLENTY):
+        ferry.post(n)
     assert landed == []

@@ -133,6 +133,38 @@ async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end() -> None:
         assert sorted(numbers(seen) + begun) == [*range(20)]
 
 
+async def stopped_in_the_middle(server: NatsServer, begun: list[int]) -> None:
+    """Open a bus whose listener never ends, and close it when it holds ten events."""
+    bus = bus_on(server)
+    before = len(begun)
+
+    async def stuck(event: Paid) -> None:
+        begun.append(event.n)
+        await trio.sleep_forever()
+
+    bus.subscribe(stuck, Paid, mailbox=3)
+    async with bus:
+        await until(lambda: [b.pending for b in bus.backlogs()] == [10])
+        await until(lambda: len(begun) > before)
+        await bus.close(timeout=0.1)
+
+
+async def test_stops_count_as_deliveries_only_of_what_was_begun() -> None:
+    begun: list[int] = []
+    async with nats_server() as server:
+        async with bus_on(server, None) as sender:
+            await accepted(sender, *range(10))
+        for _ in range(3):
+            await stopped_in_the_middle(server, begun)
+        bus = bus_on(server)
+        tries = bus.tries(fail=lambda event: False)
+        async with bus:
+            await until(lambda: len(tries) == 10)
+            await until(lambda: [b.pending for b in bus.backlogs()] == [0])
+    assert 1 <= len(begun) <= 3
+    assert sorted(tries) == [(n, 1 + begun.count(n)) for n in range(10)]
+
+
 async def test_snapshot_tells_what_the_group_has_to_do() -> None:
     async with nats_server() as server:
         bus = bus_on(server, prefetch=2)

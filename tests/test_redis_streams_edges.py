@@ -417,9 +417,7 @@ async def test_full_server_is_read_from_all_the_same() -> None:
             await ask("CONFIG", "SET", "maxmemory", 1)
             before = await looks_at_groups(ask)  # by whoever looks after them
             with trio.fail_after(10):
-                while (
-                    await looks_at_groups(ask) < before + 2
-                ):
+                while await looks_at_groups(ask) < before + 2:
                     await trio.sleep(0.05)
             gate.set()
             await quiet(ask)

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -17,31 +15,9 @@ from partition_buses import A0, BASE, PARTITIONS, PartitionedBus, calm, in_order
 from redis_buses import opened
 from redis_server import RedisServer, server_program
 from streams_buses import StreamsBus, asking, pending, publish, quiet, streams_server
+from worker_process import Worker, running
 
 ROOT = Path(__file__).parent.parent
-
-
-class Worker:
-    """A process with a bus, and what it says."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.said: list[str] = []
-        self._news = trio.Event()
-
-    async def read(self) -> None:
-        assert self.process.stdout is not None
-        rest = b""
-        async for data in self.process.stdout:
-            *lines, rest = (rest + data).split(b"\n")
-            self.said += [line.decode() for line in lines]
-            self._news.set()
-            self._news = trio.Event()
-
-    async def says(self, text: str, count: int = 1) -> None:
-        with trio.fail_after(20):
-            while sum(text in line for line in self.said) < count:
-                await self._news.wait()
 
 
 @asynccontextmanager
@@ -49,20 +25,10 @@ async def working(
     server: RedisServer, seconds: float, claim_idle: float, partitions: int = 1
 ) -> AsyncGenerator[Worker]:
     """Run a worker whose listener takes so many seconds."""
-    path = str(Path(__file__).parent / "streams_worker.py")
-    command = [sys.executable, path, server.addr, str(seconds), str(claim_idle), str(partitions)]
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
-        )
-        worker = Worker(process)
-        nursery.start_soon(worker.read)
-        try:
-            await worker.says("ready")
-            yield worker
-        finally:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
+    arguments = (server.addr, str(seconds), str(claim_idle), str(partitions))
+    async with running("streams_worker.py", *arguments) as worker:
+        await worker.says("ready")
+        yield worker
 
 
 async def test_killed_worker_loses_nothing_that_it_had() -> None:

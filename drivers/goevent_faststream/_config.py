@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,200}")
 _WHOLE = ("prefetch", "max_deliveries")
-_TEXT = ("group", "prefix", "stream")
+_TEXT = ("group", "prefix", "stream", "format")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +26,8 @@ class BrokerConfig:
     Attributes:
         group: The service. Of each group one bus gets each event. A bus without one can only
             publish, if the broker is durable.
-        prefix: What stands before event names in the broker's own names; None for the default of
-            the broker, which `MAPPINGS` tells.
+        prefix: What stands before event names in the broker's own names, or "" for nothing; None
+            for the default of the broker, which `MAPPINGS` tells.
         stream: What the broker calls the place that holds the events, if it needs one.
         prefetch: How many events a bus holds at most, received and not settled.
         start: Where a group begins that does not exist yet: "earliest", "latest", behind what the
@@ -38,6 +38,8 @@ class BrokerConfig:
         claim_idle: After how long without a sign of life from its bus an event is given to another
             one. A bus gives such signs for all that it holds, however long listeners take.
         publish_timeout: For how long a publish is tried while the broker cannot be reached.
+        format: What messages look like: "goevent", which is its JSON envelope, or "faststream",
+            which is what a plain service of FastStream sends and reads.
 
     Raises:
         ValueError: A field is out of its range.
@@ -53,11 +55,14 @@ class BrokerConfig:
     max_backoff: float = 30.0
     claim_idle: float = 30.0
     publish_timeout: float = 5.0
+    format: str = "goevent"
 
     def __post_init__(self) -> None:
         for name in _TEXT:
             value: Any = getattr(self, name)
-            if value is not None and not (isinstance(value, str) and _NAME.fullmatch(value)):
+            if value is None or (name == "prefix" and value == ""):
+                continue
+            if not (isinstance(value, str) and _NAME.fullmatch(value)):
                 raise ValueError(f"{name} must be letters, digits, _ - . and @, not {value!r}")
         for name in _WHOLE:
             value = getattr(self, name)

@@ -26,7 +26,8 @@ class Outgoing:
     Attributes:
         name: the event's name.
         body: the bytes.
-        headers: what the format wants beside them; the broker's own headers take them.
+        headers: what the format wants beside them; the broker's own headers take them. Where it
+            has a place of its own for `content-type` or `correlation_id`, that takes it.
         id: the handle's id, which the broker may use to tell what it has got twice.
         key: what events have in common that must stay in order.
         replied: what Trio is to be told by.
@@ -57,7 +58,8 @@ class Arrival:
         name: the event's name.
         via: the name or pattern, as it was subscribed to, by which it has come.
         body: the bytes.
-        headers: the broker's own headers, as text.
+        headers: the broker's own headers, as text, with `content-type` and `correlation_id`,
+            wherever the broker has them.
         deliveries: how often it was handed out, this time included; 1 if the broker cannot tell.
         id: what the broker calls it.
         raw: the dialect's own: what it needs to carry out the verdict.
@@ -77,8 +79,8 @@ class Fate(Enum):
 
     DONE: it is acknowledged.
     AGAIN: its listeners failed; it comes again after the pause.
-    BACK: nobody has begun with it, or the bus ends; it is for others, at once, and if the broker
-        can be told so, it does not count as delivered.
+    BACK: nobody has begun with it, or the bus ends; it is for others, at once, and if nobody has
+        begun, and the broker can be told so, it does not count as delivered.
     DEAD: it is put among the dead letters, and then, not before, acknowledged.
     """
 
@@ -97,6 +99,7 @@ class Verdict:
         reason: why it is a dead letter, in one line.
         details: the end of the traceback, if a listener failed on it.
         reported: the supervisor knows of the reason.
+        begun: a listener has begun with it, so that it was delivered, whatever becomes of it.
     """
 
     arrival: Arrival
@@ -105,6 +108,7 @@ class Verdict:
     reason: str = ""
     details: str = ""
     reported: bool = False
+    begun: bool = False
 
 
 class Shore(Protocol):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Self
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, Self, TypeVar
 
 import trio
 
@@ -18,10 +18,13 @@ from goevent import (
 )
 
 from ._config import BrokerConfig, read_url
+from ._dead_letters import Buries, DeadLetters
 from ._dialect import Dialect, Result
-from ._format import EnvelopeFormat, Format
+from ._format import Format, format_of
 from ._mappings import MAPPINGS, Mapping, dialects, of_broker, of_scheme
 from ._session import Session
+
+T = TypeVar("T")
 
 
 class FastStreamDriver:
@@ -35,7 +38,7 @@ class FastStreamDriver:
             only.
         config: how to take part. With a group, or an address, NATS means JetStream.
         address: the broker's own description of where events are, for instance a `JStream`.
-        format: how events are written; goevent's own JSON envelope if None.
+        format: what messages look like, by name or as a `Format`; None for what `config` says.
         mapping: the row of `MAPPINGS` to go by; None for the one of the broker's class.
     """
 
@@ -47,7 +50,7 @@ class FastStreamDriver:
         config: BrokerConfig | None = None,
         *,
         address: object = None,
-        format: Format | None = None,  # noqa: A002
+        format: Format | str | None = None,  # noqa: A002
         mapping: Mapping | None = None,
     ) -> None:
         config = config or BrokerConfig()
@@ -58,7 +61,7 @@ class FastStreamDriver:
         self._dialect: Dialect = dialects(mapping).dialect(broker, config, address)
         self._broker = broker
         self._config = config
-        self._format: Format = format or EnvelopeFormat()
+        self._format: Format = format_of(config.format if format is None else format)
         self._session: Session | None = None
 
     @classmethod
@@ -88,6 +91,19 @@ class FastStreamDriver:
     def broker(self) -> object:
         """FastStream's broker; it belongs to the loop in the driver's thread."""
         return self._broker
+
+    @property
+    def dead_letters(self) -> DeadLetters:
+        """The dead letters of the group: list, inspect, replay and discard them.
+
+        Raises:
+            UnsupportedError: this driver has none that it could show.
+        """
+        if not isinstance(self._dialect, Buries):
+            raise UnsupportedError(f"the driver for {self._name} shows no dead letters")
+        if self._config.group is None:
+            raise UnsupportedError("dead letters belong to a group, and this bus has none")
+        return DeadLetters(self._dialect.dead_letters, self._ask)
 
     # -- the contract
 
@@ -146,6 +162,9 @@ class FastStreamDriver:
         if self._session is None:
             return DriverSnapshot(connected=False)
         return DriverSnapshot(connected=self._session.connected, backlogs=self._dialect.backlogs())
+
+    async def _ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        return await self._running().ask(work, *args)
 
     def _running(self) -> Session:
         if self._session is None:

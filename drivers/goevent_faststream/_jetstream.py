@@ -3,10 +3,6 @@
 One stream holds all event names; a group has a durable pull consumer for each name that it listens
 to, which all its buses share. A pattern stands for the names that match it: those that the stream
 has, and those that a plain subscription to the wildcard sees for the first time.
-
-The server counts each time that it hands an event out, and cannot be told that nobody began with
-it. So what is handed back by a clean stop has one more delivery, and comes nearer to
-`max_deliveries`.
 """
 
 from __future__ import annotations
@@ -29,9 +25,11 @@ from goevent import (
 
 from ._config import BrokerConfig
 from ._dialect import Dialect, Outgoing, Shore, Verdict
-from ._jetstream_dead import DeadLetters, settle
+from ._jetstream_cemetery import JetStreamCemetery
+from ._jetstream_dead import settle
 from ._jetstream_feed import Feed
 from ._jetstream_publisher import Publisher
+from ._jetstream_returns import Returns
 from ._nats_link import NatsLink, broker_at as broker_at, nats_broker, refusal
 from ._subjects import wildcard
 
@@ -61,6 +59,8 @@ class JetStreamDialect:
             self._stream = address.name
             if config.prefix is None:
                 self._prefix = _prefix_of(address)
+        elif not self._prefix:
+            raise ValueError("JetStream without a prefix needs an address: a JStream that exists")
         self._link = NatsLink(broker, config.publish_timeout)
         self._feeds: dict[str, Feed] = {}
         self._patterns: dict[str, Any] = {}
@@ -69,7 +69,8 @@ class JetStreamDialect:
         self._publisher = Publisher(
             broker, self._link, self._stream, self._prefix, config.publish_timeout
         )
-        self._dead = DeadLetters(self._link, self._stream, config.group or "")
+        self._dead = JetStreamCemetery(self._link, self._stream, self._prefix, config.group or "")
+        self._returns = Returns(self._link, self._stream)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -77,6 +78,11 @@ class JetStreamDialect:
         return Capabilities(
             fan_out=False, durable=True, ordered=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE
         )
+
+    @property
+    def dead_letters(self) -> JetStreamCemetery:
+        """Those of the group."""
+        return self._dead
 
     @property
     def _js(self) -> Any:
@@ -168,7 +174,13 @@ class JetStreamDialect:
             feed = self._feeds.get(name)
             if feed is None:
                 feed = Feed(
-                    self._broker, self._link, self._config, self._stream, self._prefix, name
+                    self._broker,
+                    self._link,
+                    self._config,
+                    self._stream,
+                    self._prefix,
+                    name,
+                    self._returns,
                 )
                 await feed.start(self._share, new=new)
                 self._feeds[name] = feed
@@ -214,7 +226,7 @@ class JetStreamDialect:
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Acknowledge, give back, and bury."""
-        await settle(verdicts, self._dead, self._link)
+        await settle(verdicts, self._dead, self._returns, self._link)
 
     # -- what has to be looked after
 

@@ -3,74 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-from urllib.parse import quote
 
 from nats import errors
-from nats.js import api, errors as js_errors
 
 from goevent import DriverError
 
 from ._dialect import Arrival, Fate, Verdict
+from ._jetstream_cemetery import JetStreamCemetery
+from ._jetstream_returns import Returns
 from ._nats_link import NatsLink, refusal
 
-LONGEST = 1000  # characters of a reason
 
-
-class DeadLetters:
-    """The stream to which a group's dead letters go.
-
-    Its subjects are `<stream>-dead.<group>.<event name>`; the body is the event's, and the headers
-    tell why it is there: goevent-reason, -details, -id, -deliveries, -group.
-    """
-
-    def __init__(self, link: NatsLink, stream: str, group: str) -> None:
-        self._link = link
-        self._stream = f"{stream}-dead"
-        self._group = group
-        self._ready = False
-
-    async def write(self, verdict: Verdict) -> None:
-        """Keep a dead letter; returns when the server has it."""
-        arrival = verdict.arrival
-        js: Any = self._link.client.jetstream()
-        if not self._ready:
-            try:
-                await js.stream_info(self._stream)
-            except js_errors.NotFoundError:
-                await js.add_stream(name=self._stream, subjects=[f"{self._stream}.>"])
-            self._ready = True
-        await js.publish(
-            f"{self._stream}.{self._group.replace('.', '=')}.{arrival.name}",
-            arrival.body,
-            timeout=5.0,
-            headers={
-                api.Header.MSG_ID.value: f"{self._group}:{arrival.name}:{arrival.id}",
-                "goevent-reason": _line(verdict.reason),
-                "goevent-details": quote(verdict.details, safe=" "),
-                "goevent-id": arrival.id,
-                "goevent-deliveries": str(arrival.deliveries),
-                "goevent-group": self._group,
-            },
-        )
-
-    def lost(self) -> None:
-        """Look again whether the stream exists."""
-        self._ready = False
-
-
-async def settle(verdicts: Sequence[Verdict], dead: DeadLetters, link: NatsLink) -> None:
+async def settle(
+    verdicts: Sequence[Verdict], dead: JetStreamCemetery, returns: Returns, link: NatsLink
+) -> None:
     """Carry verdicts out; what cannot be told now comes again."""
+    await _note_returns(verdicts, returns, link)
     for verdict in verdicts:
         arrival = verdict.arrival
-        feed, sequence, message = arrival.raw
+        feed, sequence, message, _ = arrival.raw
         try:
             if verdict.fate is Fate.DONE:
                 await message.ack()
             elif verdict.fate is Fate.AGAIN:
-                await message.nack(delay=verdict.pause)
+                await message.nak(delay=verdict.pause)
             elif verdict.fate is Fate.BACK:
-                await message.nack()
+                await message.nak()
             else:
                 await _bury(verdict, dead, link)
         except (errors.Error, OSError) as error:
@@ -79,7 +37,22 @@ async def settle(verdicts: Sequence[Verdict], dead: DeadLetters, link: NatsLink)
             feed.settled(sequence)
 
 
-async def _bury(verdict: Verdict, dead: DeadLetters, link: NatsLink) -> None:
+async def _note_returns(verdicts: Sequence[Verdict], returns: Returns, link: NatsLink) -> None:
+    """Note what nobody has begun with; before it is handed back, or the next bus finds no note."""
+    noted: list[tuple[str, int, int]] = []
+    for verdict in verdicts:
+        if verdict.fate is Fate.BACK and not verdict.begun:
+            feed, sequence, _, returned = verdict.arrival.raw
+            noted.append((feed.durable, sequence, returned + 1))
+    if noted:
+        try:
+            await returns.note(noted)
+        except (errors.Error, OSError, DriverError) as error:
+            returns.lost()
+            link.shore.report(refusal(error))
+
+
+async def _bury(verdict: Verdict, dead: JetStreamCemetery, link: NatsLink) -> None:
     """Write a dead letter and then, not before, end the event's deliveries."""
     arrival: Arrival = verdict.arrival
     try:
@@ -87,9 +60,9 @@ async def _bury(verdict: Verdict, dead: DeadLetters, link: NatsLink) -> None:
     except (errors.Error, OSError, DriverError) as error:
         dead.lost()
         link.shore.report(refusal(error), arrival.name)
-        await arrival.raw[2].nack(delay=1.0)
+        await arrival.raw[2].nak(delay=1.0)
         return
-    await arrival.raw[2].reject()
+    await arrival.raw[2].term()
     if not verdict.reported:
         link.shore.report(
             DriverError(
@@ -98,7 +71,3 @@ async def _bury(verdict: Verdict, dead: DeadLetters, link: NatsLink) -> None:
             ),
             arrival.name,
         )
-
-
-def _line(text: str) -> str:
-    return " ".join(text.split())[:LONGEST].encode("ascii", "backslashreplace").decode()

@@ -22,6 +22,8 @@ from goevent import Backlog, DriverConnectionError, DriverError
 
 from ._config import BrokerConfig
 from ._dialect import Arrival
+from ._jetstream_cemetery import FOR
+from ._jetstream_returns import Returns
 from ._nats_link import NatsLink, refusal
 from ._subjects import consumer_name
 from ._subscribers import adopt, whole
@@ -38,6 +40,7 @@ class Feed:
 
     Attributes:
         name: the event's name.
+        durable: the consumer's.
         vias: the names and patterns that it was subscribed to by.
         held: what the bus has of it, by the sequence in the stream.
         task: what pulls.
@@ -53,6 +56,7 @@ class Feed:
         stream: str,
         prefix: str,
         name: str,
+        returns: Returns,
     ) -> None:
         self.name = name
         self.vias: dict[str, None] = {}
@@ -62,7 +66,8 @@ class Feed:
         self._config = config
         self._stream = stream
         self._prefix = prefix
-        self._durable = consumer_name(config.group or "", name)
+        self.durable = consumer_name(config.group or "", name)
+        self._returns = returns
         self._inbox = ""
         self._inbox_subscription: Any = None
         self._subscriber: Any = None
@@ -92,32 +97,41 @@ class Feed:
         self._share = share
         client = self._link.client
         self._inbox = client.new_inbox()
+        self._inbox_subscription = await client.subscribe(self._inbox, cb=self._came)
+        if self._broker.middlewares:
+            await self._make_subscriber()
+        self.task = asyncio.get_running_loop().create_task(self._pull())
+
+    async def _make_subscriber(self) -> None:
+        """Have what comes pass the middlewares of the broker."""
         self._subscriber = subscriber = self._broker.subscriber(
             self._prefix + self.name,
             stream=JStream(self._stream, declare=False),
             pull_sub=PullSub(),
-            durable=self._durable,
+            durable=self.durable,
             decoder=whole,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             persistent=False,
         )
-        adopt(self._broker, subscriber, self._handed)
-        self._inbox_subscription = await client.subscribe(self._inbox, cb=self._came)
+
+        async def handed(message: Any) -> None:
+            await self._handed(message.raw_message)
+
+        adopt(self._broker, subscriber, handed)
         # One that has a subscription makes none of its own, and handles what it is given.
-        self._subscriber.subscription = self._inbox_subscription
+        subscriber.subscription = self._inbox_subscription
         await subscriber.start()
-        self.task = asyncio.get_running_loop().create_task(self._pull())
 
     async def _ensure_consumer(self, start: str | datetime) -> None:
         js = self._js
         try:
-            await js.consumer_info(self._stream, self._durable)
+            await js.consumer_info(self._stream, self.durable)
             return
         except js_errors.NotFoundError:
             pass
         config = api.ConsumerConfig(
-            durable_name=self._durable,
+            durable_name=self.durable,
             filter_subject=self._prefix + self.name,
             ack_policy=api.AckPolicy.EXPLICIT,
             ack_wait=self._config.claim_idle,
@@ -139,7 +153,8 @@ class Feed:
         self.task.cancel()
         subscription, self._inbox_subscription = self._inbox_subscription, None
         if subscription is not None:
-            self._subscriber.subscription = None
+            if self._subscriber is not None:
+                self._subscriber.subscription = None
             # If the connection is lost, nothing more comes, and what had come comes again.
             with suppress(DriverConnectionError):
                 await self._link.unbroken(subscription.drain())
@@ -165,7 +180,7 @@ class Feed:
         self._left, self._over = count, asyncio.Event()
         wish = {"batch": count, "expires": int(EXPIRES * NANOSECONDS)}
         await self._link.client.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self._durable}",
+            f"$JS.API.CONSUMER.MSG.NEXT.{self._stream}.{self.durable}",
             json.dumps(wish).encode(),
             reply=self._inbox,
         )
@@ -180,12 +195,12 @@ class Feed:
         self._gone = False
         start = str(self._high) if self._high else self._config.start
         try:
-            await self._js.consumer_info(self._stream, self._durable)
+            await self._js.consumer_info(self._stream, self.durable)
         except js_errors.NotFoundError:
             await self._ensure_consumer(start)
             self._link.shore.report(
                 DriverError(
-                    f"the consumer {self._durable!r} of {self.name!r} had vanished, and begins "
+                    f"the consumer {self.durable!r} of {self.name!r} had vanished, and begins "
                     f"anew behind {start}"
                 ),
                 self.name,
@@ -201,7 +216,11 @@ class Feed:
             self._left -= 1
             if self._left <= 0:
                 self._over.set()
-            await self._subscriber.consume(message)
+            if self._subscriber is None:
+                # FastStream's consume is many times the work of the rest, and does nothing here.
+                await self._handed(message)
+            else:
+                await self._subscriber.consume(message)
             return
         headers: dict[str, str] = message.headers or {}
         if headers.get("Status") == "503" or "Deleted" in headers.get("Description", ""):
@@ -209,19 +228,24 @@ class Feed:
             await asyncio.sleep(PAUSE)  # whoever is asked too early has nothing better to say
         self._over.set()
 
-    async def _handed(self, message: Any) -> None:
-        """Take what has passed the middlewares of the broker."""
-        raw = message.raw_message
+    async def _handed(self, raw: Any) -> None:
+        """Take what has passed the middlewares of the broker, if it has some."""
+        headers: dict[str, str] = raw.headers or {}
+        if FOR in headers and headers[FOR] != self._config.group:
+            await raw.ack()
+            return
         meta = raw.metadata
-        sequence = meta.sequence.stream
+        sequence, deliveries, returned = meta.sequence.stream, meta.num_delivered, 0
+        if deliveries > 1:
+            returned = await self._returns.count(self.durable, sequence)
         arrival = Arrival(
             self.name,
             next(iter(self.vias), self.name),
             raw.data,
-            raw.headers or {},
-            meta.num_delivered,
+            headers,
+            max(1, deliveries - returned),
             str(sequence),
-            (self, sequence, message),
+            (self, sequence, raw, returned),
         )
         self.held[sequence] = arrival
         self._high = max(self._high, sequence)
@@ -240,13 +264,13 @@ class Feed:
             self._sign_due = now + self._config.claim_idle / 3
             for arrival in [*self.held.values()]:
                 await arrival.raw[2].in_progress()
-        info = await self._js.consumer_info(self._stream, self._durable)
+        info = await self._js.consumer_info(self._stream, self.durable)
         self._lag, self._pending = info.num_pending, info.num_ack_pending
 
     def backlog(self) -> Backlog:
         """Return what the group has to do, as last seen."""
         held = [*self.held.values()]
-        since = min((each.raw[2].raw_message.metadata.timestamp for each in held), default=None)
+        since = min((each.raw[2].metadata.timestamp for each in held), default=None)
         oldest = 0.0 if since is None else (datetime.now(UTC) - since).total_seconds()
         return Backlog(
             event_name=self.name,

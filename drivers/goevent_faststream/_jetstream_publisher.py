@@ -67,7 +67,7 @@ class Publisher:
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst in order, and tell each event's end."""
-        if self._broker.middlewares or any(each.headers for each in burst):
+        if self._broker.middlewares:
             await each_alone(burst, self._insist)
             return
         sent = Burst()
@@ -100,7 +100,7 @@ class Publisher:
                 self._prefix + outgoing.name,
                 outgoing.body,
                 reply=token,
-                headers={MSG_ID: outgoing.id},
+                headers={**outgoing.headers, MSG_ID: outgoing.id},
             )
         except (errors.Error, OSError):
             del self._bursts[token], burst.waiting[token]

@@ -7,7 +7,7 @@ taken it. At most one is under way; what is sent meanwhile is asked about by the
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from faststream.middlewares import AckPolicy
@@ -44,7 +44,7 @@ class NatsDialect:
         self._prefix = "goevent." if config.prefix is None else config.prefix
         self._link = NatsLink(broker, config.publish_timeout)
         self._copies = Copies()
-        self._subscribers: dict[str, Any] = {}
+        self._subscriptions: dict[str, Any] = {}
         self._order = asyncio.Lock()
         self._sent: list[tuple[Outgoing, int]] = []  # and how many losses there had been
         self._confirming = False
@@ -58,13 +58,13 @@ class NatsDialect:
         """Connect."""
         self._copies = Copies()
         self._order = asyncio.Lock()
-        self._subscribers.clear()
+        self._subscriptions.clear()
         self._sent, self._confirming = [], False
         await self._link.open(shore)
 
     async def close(self) -> None:
         """Disconnect."""
-        self._subscribers.clear()
+        self._subscriptions.clear()
         await self._link.close()
 
     # -- to us
@@ -81,31 +81,47 @@ class NatsDialect:
             raise refusal(error) from error
 
     async def _subscribe(self, via: str) -> None:
+        copies, prefix, link = self._copies, self._prefix, self._link
+
+        async def came(raw: Any) -> None:
+            name, body = raw.subject.removeprefix(prefix), raw.data
+            if copies.is_first(via, name, body):
+                await link.shore.arrived(Arrival(name, via, body, raw.headers or {}))
+
+        copies.add(via)
+        subject = prefix + wildcard(via)
+        if self._broker.middlewares:
+            self._subscriptions[via] = await self._by_broker(subject, came)
+        else:
+            # FastStream's consume is many times the work of the rest, and does nothing here.
+            self._subscriptions[via] = await link.client.subscribe(subject, cb=came)
+
+    async def _by_broker(
+        self, subject: str, came: Callable[[Any], Coroutine[Any, Any, None]]
+    ) -> Any:
+        """Subscribe so that messages pass the middlewares of the broker."""
+
         async def handed(message: Any) -> None:
-            raw = message.raw_message
-            name, body = raw.subject.removeprefix(self._prefix), raw.data
-            if self._copies.is_first(via, name, body):
-                await self._link.shore.arrived(Arrival(name, via, body, raw.headers or {}))
+            await came(message.raw_message)
 
         subscriber = self._broker.subscriber(
-            self._prefix + wildcard(via),
+            subject,
             decoder=whole,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             persistent=False,
         )
         adopt(self._broker, subscriber, handed)
-        self._subscribers[via] = subscriber
-        self._copies.add(via)
         await subscriber.start()
+        subscription, subscriber.subscription = subscriber.subscription, None
+        return subscription
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Unsubscribe."""
         for name in names:
             self._copies.remove(name)
-            subscriber = self._subscribers.pop(name, None)
-            if subscriber is not None and subscriber.subscription is not None:
-                subscription, subscriber.subscription = subscriber.subscription, None
+            subscription = self._subscriptions.pop(name, None)
+            if subscription is not None:
                 try:
                     await subscription.unsubscribe()
                 except (errors.Error, OSError) as error:
@@ -113,14 +129,12 @@ class NatsDialect:
 
     async def stop_receiving(self) -> None:
         """Unsubscribe from everything, and hand over what has arrived."""
-        for subscriber in self._subscribers.values():
-            subscription, subscriber.subscription = subscriber.subscription, None
-            if subscription is not None:
-                try:
-                    await self._link.unbroken(subscription.drain())
-                except (errors.Error, OSError) as error:
-                    raise refusal(error) from error
-        self._subscribers.clear()
+        for subscription in self._subscriptions.values():
+            try:
+                await self._link.unbroken(subscription.drain())
+            except (errors.Error, OSError) as error:
+                raise refusal(error) from error
+        self._subscriptions.clear()
 
     # -- to the server
 
@@ -128,17 +142,21 @@ class NatsDialect:
         """Publish a burst; one PONG answers for all that was sent before its PING."""
         prefix, link = self._prefix, self._link
         # FastStream's publish is five times the work of the client's, which does the rest of it
-        # when there is no middleware and no header.
+        # when there is no middleware.
         by_broker = bool(self._broker.middlewares)
         async with self._order:
             for outgoing in burst:
                 try:
                     if not link.is_up:
                         await link.ready()
-                    if by_broker or outgoing.headers:
+                    if by_broker:
                         await self._send(outgoing)
                     else:
-                        await link.client.publish(prefix + outgoing.name, outgoing.body)
+                        await link.client.publish(
+                            prefix + outgoing.name,
+                            outgoing.body,
+                            headers={**outgoing.headers} if outgoing.headers else None,
+                        )
                 except DriverError as error:
                     outgoing.done(error)
                 except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own

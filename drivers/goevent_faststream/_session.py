@@ -7,9 +7,10 @@ a full mailbox holds back arrivals, and not the replies.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from functools import partial
 from time import perf_counter
+from typing import Any, TypeVar
 
 import trio
 
@@ -30,9 +31,11 @@ from ._format import Format
 from ._harbour import Cargo, End, Freed, Harbour, News, Report
 from ._island import Ferry, Island, IslandClosed, Quay
 
+T = TypeVar("T")
+
 SLICE = 0.0005  # seconds of work between two yields to Trio
 CONNECT_TIMEOUT = 10.0
-ANSWER_TIMEOUT = 10.0  # for subscriptions
+ANSWER_TIMEOUT = 10.0  # for subscriptions, and whatever else is asked
 FAREWELL = 1.5  # seconds to tell the last ends and to disconnect, as the bus ends
 EXCERPT = 4000  # characters of a traceback in a dead letter
 
@@ -90,10 +93,11 @@ class Session:
                 await nursery.start(live)
                 island_scope.shield = True  # what is ours is to be handed back at the end
                 try:
-                    await self._open()
+                    ferry = await self._open()
                     async with trio.open_nursery() as works:
                         works.start_soon(self._take_arrivals)
                         works.start_soon(self._take_news)
+                        works.start_soon(ferry.carry)
                         task_status.started()
                 except* DriverError as group:
                     failure = _first(group)
@@ -104,7 +108,7 @@ class Session:
         if failure is not None:
             raise failure
 
-    async def _open(self) -> None:
+    async def _open(self) -> Ferry[Cargo]:
         try:
             with trio.fail_after(CONNECT_TIMEOUT + 1):
                 await self._island.call(self._dialect.open, self._harbour)
@@ -113,7 +117,8 @@ class Session:
                 f"{self._broker} has not answered within {CONNECT_TIMEOUT:g} s"
             ) from None
         self._harbour.connected = True
-        self._ferry = Ferry(self._island.loop, self._harbour.land)
+        self._ferry = ferry = Ferry(self._island.loop, self._harbour.land)
+        return ferry
 
     async def _farewell(self) -> None:
         """Tell the last ends, and disconnect."""
@@ -141,7 +146,7 @@ class Session:
         """Receive events of names and patterns."""
         self._names.update(names)
         try:
-            await self._asked(self._dialect.subscribe, names)
+            await self.ask(self._dialect.subscribe, names)
         except DriverError:
             self._names.difference_update(names)
             raise
@@ -149,7 +154,7 @@ class Session:
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Receive them no more; what has arrived is handed back, or dropped."""
         self._names.difference_update(names)
-        await self._asked(self._dialect.unsubscribe, names)
+        await self.ask(self._dialect.unsubscribe, names)
 
     async def drain(self) -> None:
         """Receive no more, and return when all that has arrived is handed over, or back."""
@@ -167,10 +172,15 @@ class Session:
             await self._idle.park()
         self._stopped = True
 
-    async def _asked(self, work: Callable[..., object], *args: object) -> None:
+    async def ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        """Return what the dialect says.
+
+        Raises:
+            DriverConnectionError: it has not said it in time.
+        """
         try:
             with trio.fail_after(ANSWER_TIMEOUT):
-                await self._island.call(work, *args)  # type: ignore[arg-type]
+                return await self._island.call(work, *args)
         except trio.TooSlowError:
             raise DriverConnectionError(
                 f"{self._broker} has not confirmed it within {ANSWER_TIMEOUT:g} s"
@@ -287,7 +297,7 @@ class Session:
             return
         outcomes = {error.outcome for error in errors}
         if "abandoned" in outcomes:
-            self._sentence(Verdict(arrival, Fate.BACK))
+            self._sentence(Verdict(arrival, Fate.BACK, begun=end.started))
         elif "failed" in outcomes:
             self._sentence(self._failed(arrival, errors))
         else:

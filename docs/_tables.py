@@ -1,0 +1,133 @@
+"""The tables that are made from the code: `python docs/_tables.py` writes them into their page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+from goevent import Capabilities, Driver, MemoryDriver, MemoryHub, UnsupportedError
+from goevent_faststream import MAPPINGS, FastStreamDriver, Mapping
+from goevent_redis import RedisDriver, RedisStreamsDriver
+
+PAGE = Path(__file__).parent / "guides" / "choosing-a-broker.md"
+
+TITLES = {
+    "kafka": "Kafka",
+    "kafka+confluent": "Kafka, by librdkafka",
+    "amqp": "RabbitMQ",
+    "mqtt": "MQTT",
+    "nats": "NATS",
+    "nats+js": "NATS JetStream",
+}
+
+
+class Row(NamedTuple):
+    """One driver, as configured by a URL."""
+
+    title: str
+    url: str
+    capabilities: Capabilities
+
+
+def rows() -> Iterator[Row]:
+    """Return all drivers that there are."""
+
+    def row(title: str, url: str, driver: Driver) -> Row:
+        return Row(title, url, driver.capabilities)
+
+    streams = "redis+streams://host?group=billing"
+    yield row("Memory", "MemoryDriver(hub)", MemoryDriver(MemoryHub()))
+    yield row("Redis pub/sub", "redis://host", RedisDriver.from_url("redis://host"))
+    yield row("Redis Streams", streams, RedisStreamsDriver.from_url(streams))
+    with suppress(UnsupportedError):
+        parted = f"{streams}&partitions=8"
+        yield row("Redis Streams, partitions", parted, RedisStreamsDriver.from_url(parted))
+    for mapping in MAPPINGS:
+        url = f"{mapping.schemes[0]}://host" + ("?group=billing" if mapping.durable else "")
+        yield row(title_of(mapping), url, FastStreamDriver.from_url(url))
+
+
+def title_of(mapping: Mapping) -> str:
+    """Return what a broker is called; where it is two rows of the table, so is this."""
+    scheme = mapping.schemes[0]
+    alike = [each for each in MAPPINGS if each.schemes == mapping.schemes]
+    more = "" if len(alike) == 1 else (", with a group" if mapping.durable else ", without a group")
+    return TITLES.get(scheme, scheme) + more
+
+
+PROMISES: Sequence[tuple[str, Callable[[Capabilities], str]]] = (
+    ("an event goes to", lambda c: "every bus" if c.fan_out else "one bus of each group"),
+    ("delivered", lambda c: _delivered(c)),
+    ("survives a restart of everybody", lambda c: _yes(c.durable)),
+    ("order", lambda c: "of each bus and name" if c.ordered else ""),
+    ("name patterns", lambda c: _yes(c.patterns)),
+    ("headers", lambda c: _yes(c.headers)),
+    ("history can be replayed", lambda c: _yes(c.replay)),
+    ("counts receivers", lambda c: _yes(c.counts_receivers)),
+    ("largest event, bytes", lambda c: f"{c.max_size:,}" if c.max_size else "the codec's"),
+)
+
+WORDS = (
+    ("an event name is", "name"),
+    ("the default prefix is", "prefix"),
+    ("a group is", "group"),
+    ("an event's key is", "key"),
+    ("headers, id and origin travel", "travels"),
+    ("a pattern is", "patterns"),
+    ("acknowledged, again, handed back, dead", "settles"),
+    ("address for details", "address"),
+)
+
+
+def _yes(there: bool) -> str:
+    return "yes" if there else ""
+
+
+def _delivered(capabilities: Capabilities) -> str:
+    if capabilities.durable:
+        return "at least once"
+    return "once, while its bus is open" if capabilities.lossless else "at most once"
+
+
+def tables() -> dict[str, str]:
+    """Return each table under its name."""
+    found = [*rows()]
+    guarantees = [
+        ["", *(row.title for row in found)],
+        *([what, *(tell(row.capabilities) for row in found)] for what, tell in PROMISES),
+        ["for instance", *(f"`{row.url}`" for row in found)],
+    ]
+    brokers = [
+        ["", *(title_of(mapping) for mapping in MAPPINGS)],
+        *([what, *(_code(getattr(m, field)) for m in MAPPINGS)] for what, field in WORDS),
+    ]
+    return {"guarantees": _table(guarantees), "brokers": _table(brokers)}
+
+
+def _code(text: str) -> str:
+    """Put what is literal, or would be taken for markup, into code."""
+    if not text:
+        return "none"
+    return re.sub(r"[^\s,;]*[{*$#][^\s,;]*", lambda found: f"`{found[0]}`", text)
+
+
+def _table(lines: Sequence[Sequence[str]]) -> str:
+    head, *rest = (f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rest])
+
+
+def written(page: str) -> str:
+    """Return a page with its tables as the code says they are."""
+    for name, table in tables().items():
+        head, tail = f"<!-- table: {name} -->", "<!-- end -->"
+        before, _, rest = page.partition(head)
+        _, _, after = rest.partition(tail)
+        page = f"{before}{head}\n\n{table}\n\n{tail}{after}"
+    return page
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,0 +1,101 @@
+"""A plain service of FastStream, in a process of its own, which knows nothing of goevent.
+
+It says in JSON what it gets as `order.paid`, and answers each with an `order.lost`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any, NamedTuple
+
+from faststream import Context
+from faststream.nats import JStream, NatsBroker
+from pydantic import BaseModel
+
+
+class Paid(BaseModel):
+    n: int
+    text: str = ""
+
+
+class Plain(NamedTuple):
+    """One broker, as its users configure it.
+
+    Attributes:
+        subscriber: makes one for an event's name.
+        publish: takes a message, an event's name, and the options of every broker.
+    """
+
+    broker: Any
+    subscriber: Callable[[str], Any]
+    publish: Callable[..., Awaitable[Any]]
+
+
+def nats(url: str) -> Plain:
+    broker: Any = NatsBroker(url, logger=None)
+
+    def publish(message: object, name: str, **options: Any) -> Awaitable[Any]:
+        published: Awaitable[Any] = broker.publish(message, f"goevent.{name}", **options)
+        return published
+
+    def subscriber(name: str) -> Any:
+        return broker.subscriber(f"goevent.{name}")
+
+    return Plain(broker, subscriber, publish)
+
+
+def jetstream(url: str) -> Plain:
+    broker: Any = NatsBroker(url, logger=None)
+    stream = JStream("goevent-js", declare=False)
+
+    def publish(message: object, name: str, **options: Any) -> Awaitable[Any]:
+        published: Awaitable[Any] = broker.publish(
+            message, f"goevent-js.{name}", stream=stream.name, **options
+        )
+        return published
+
+    def subscriber(name: str) -> Any:
+        return broker.subscriber(f"goevent-js.{name}", stream=stream, durable="plain")
+
+    return Plain(broker, subscriber, publish)
+
+
+PLAIN = {"nats": nats, "jetstream": jetstream}
+
+
+def say(**words: object) -> None:
+    """Write a line, at once."""
+    sys.stdout.write(json.dumps(words) + "\n")
+    sys.stdout.flush()
+
+
+async def main(kind: str, url: str) -> None:
+    plain = PLAIN[kind](url)
+
+    async def work(event: Paid, message: Annotated[Any, Context("message")]) -> None:
+        say(
+            n=event.n,
+            text=event.text,
+            correlation_id=message.correlation_id,
+            content_type=message.content_type,
+            headers={key: str(value) for key, value in message.headers.items()},
+        )
+        await plain.publish(
+            {"n": event.n + 100},
+            "order.lost",
+            headers={"tenant": "zürich"},
+            correlation_id=f"answer-to-{message.correlation_id}",
+        )
+
+    plain.subscriber("order.paid")(work)
+    async with plain.broker:
+        await plain.broker.start()
+        say(ready=True)
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(main(*sys.argv[1:]))
