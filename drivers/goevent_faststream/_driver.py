@@ -40,7 +40,7 @@ class FastStreamDriver:
         broker_name: what reports call the broker.
     """
 
-    schemes: tuple[str, ...] = tuple(s for mapping in MAPPINGS for s in mapping.schemes)
+    schemes: tuple[str, ...] = tuple({s: None for mapping in MAPPINGS for s in mapping.schemes})
 
     def __init__(
         self,
@@ -68,14 +68,15 @@ class FastStreamDriver:
         Its options are the fields of `BrokerConfig`; what is left is for the broker.
         """
         scheme, _, _ = url.partition("://")
-        mapping = of_scheme(scheme.lower())
         plain, config = read_url(url if "://" in url else f"{url}://localhost")
+        durable = config.group is not None or config.stream is not None
+        mapping = of_scheme(scheme.lower(), durable=durable)
         module = dialects(mapping)
         broker = module.broker_at(plain)
-        if not mapping.durable and (config.group is not None or config.stream is not None):
+        if not mapping.durable and durable:
             raise ValueError(f"{scheme}:// has no groups and no streams: all buses get all")
-        if mapping.durable and config.stream is None:
-            config = replace(config, stream="goevent-js")
+        if mapping.stream and config.stream is None:
+            config = replace(config, stream=mapping.stream)
         return cls(broker, config, broker_name=mapping.schemes[0])
 
     @property

@@ -36,6 +36,7 @@ class Mapping:
         patterns: what a pattern becomes.
         settles: what acknowledges, brings again, hands back, and what a dead letter is.
         address: the class of FastStream that may be given for details.
+        stream: the default of `BrokerConfig.stream`; empty if there is none.
     """
 
     schemes: tuple[str, ...]
@@ -51,6 +52,7 @@ class Mapping:
     patterns: str
     settles: str
     address: str
+    stream: str = ""
 
 
 MAPPINGS: tuple[Mapping, ...] = (
@@ -86,6 +88,44 @@ MAPPINGS: tuple[Mapping, ...] = (
             "and is then +TERM"
         ),
         address="JStream",
+        stream="goevent-js",
+    ),
+    Mapping(
+        schemes=("amqp", "amqps"),
+        module="goevent_faststream._rabbit",
+        broker="faststream.rabbit",
+        durable=False,
+        extra="rabbit",
+        prefix="",
+        name="routing key {prefix}{name} on one topic exchange (goevent, or the option stream)",
+        group="none: every bus has a queue of its own, which goes with its connection",
+        key="none: all events of one bus and name stay in order",
+        travels="in the JSON envelope; the handle id is the message_id, too",
+        patterns="* is *, ** is # and what it matches too much is dropped here",
+        settles="nothing: at most once; an acknowledgement makes room for the next",
+        address="RabbitExchange",
+    ),
+    Mapping(
+        schemes=("amqp", "amqps"),
+        module="goevent_faststream._rabbit_queues",
+        broker="faststream.rabbit",
+        durable=True,
+        extra="rabbit",
+        prefix="",
+        name="routing key {prefix}{name} on one topic exchange (goevent, or the option stream)",
+        group=(
+            "one durable quorum queue {stream}:{group}:{name} for each name, and one, "
+            "{stream}:{group}:##, for the patterns, behind an exchange of the group"
+        ),
+        key="none: consumers of a group compete, so there is no order",
+        travels="in the JSON envelope; the handle id is the message_id, too",
+        patterns="* is *, ** is #; they get what matches and has no queue of its own name",
+        settles=(
+            "basic.ack; basic.nack after the pause, which the queue counts; a copy that says how "
+            "often it was delivered, and basic.ack; a dead letter goes to the queue "
+            "{stream}:{group}:+dead and is then acknowledged"
+        ),
+        address="RabbitExchange, RabbitQueue",
     ),
 )
 
@@ -111,15 +151,21 @@ class Dialects(Protocol):
         ...
 
 
-def of_scheme(scheme: str) -> Mapping:
+def of_scheme(scheme: str, *, durable: bool = False) -> Mapping:
     """Return the row of a URL scheme.
+
+    Args:
+        durable: take the durable one, if the scheme has two.
 
     Raises:
         UnknownDriverError: there is none.
     """
-    for mapping in MAPPINGS:
-        if scheme in mapping.schemes:
+    found = [mapping for mapping in MAPPINGS if scheme in mapping.schemes]
+    for mapping in found:
+        if mapping.durable == durable:
             return mapping
+    if found:
+        return found[0]
     raise UnknownDriverError(f"no broker of FastStream is mapped to the scheme {scheme!r}")
 
 
