@@ -17,6 +17,8 @@ import trio
 from brokers import missing
 from faststream_buses import FastStreamBus
 
+from goevent_faststream._rabbit_names import Names
+
 T = TypeVar("T")
 
 URL = os.environ.get("GOEVENT_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672")
@@ -108,7 +110,7 @@ async def rabbit(*groups: str) -> AsyncGenerator[Rabbit]:
             await removed(place.port, place.exchange, groups or ("shop",))
 
 
-NAMES = ("order.paid", "order.lost", "order.item.added", "user.created", "##", "+dead")
+NAMES = ("order.paid", "order.lost", "order.item.added", "user.created")
 
 
 async def removed(
@@ -118,11 +120,12 @@ async def removed(
 
     async def delete(channel: Any) -> None:
         for group in groups:
-            for name in names:
-                await channel.queue_delete(f"{exchange}:{group}:{name}")
-            await channel.exchange_delete(f"{exchange}:{group}")
-            await channel.exchange_delete(f"{exchange}:{group}:##")
-        await channel.exchange_delete(f"{exchange}:+dead")
+            called = Names(exchange, f"{exchange}:{group}")
+            queues = [called.queue(name) for name in names]
+            for queue in (*queues, called.patterns, called.dead):
+                await channel.queue_delete(queue)
+            for each in (called.exact, called.patterns, called.dead_exchange):
+                await channel.exchange_delete(each)
         await channel.exchange_delete(exchange)
 
     with suppress(OSError):

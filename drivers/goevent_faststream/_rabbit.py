@@ -72,7 +72,7 @@ class RabbitDialect:
         self._publisher = Publisher(broker, self._link, exchange.name, self._prefix)
         self._line = Line(self._link, self._handed_over)
         self._receiver = Receiver(
-            broker, self._prefix, came=_nothing, handed=self._take, kept=self._kept
+            broker, self._prefix, came=_any, handed=self._take, kept=self._kept
         )
         self._vias: dict[str, Callable[[str], object]] = {}
         self._queue = ""
@@ -187,5 +187,6 @@ class RabbitDialect:
         return ()
 
 
-def _nothing(_: Arrival) -> None:
-    """Take no note of what comes: nothing is given back."""
+def _any(_: Arrival) -> bool:
+    """Let everything come on: nothing is given back, so nothing comes again."""
+    return True

@@ -13,6 +13,7 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import urlsplit
 
+from aio_pika import RobustConnection
 from aio_pika.exceptions import AMQPError, ProbableAuthenticationError
 from faststream.rabbit import RabbitBroker
 from pamqp.exceptions import PAMQPException
@@ -72,6 +73,7 @@ class RabbitLink:
         self.set_up: Callable[[], Awaitable[None]] = nothing
         self._patience = patience
         self._shore: Shore | None = None
+        self._made: RobustConnection | None = None
         self._up = asyncio.Event()
         self._lost_at = 0.0
         self._dial: asyncio.Task[None] | None = None
@@ -98,8 +100,11 @@ class RabbitLink:
             DriverError: it refuses what is to be put up.
         """
         self._shore, self._closing = shore, False
-        self._up = asyncio.Event()
-        # A dial that is cancelled would leave its socket behind, so it is left to `close`.
+        self._up, self._made = asyncio.Event(), None
+        # The client dials by a task that no cancellation ends, only the end of the connection that
+        # it belongs to, and FastStream tells of that when it is there, not before.
+        broker: Any = self.broker
+        broker._connection_kwargs["connection_class"] = self._make
         self._dial = asyncio.get_running_loop().create_task(self.broker.start())
         await asyncio.wait({self._dial}, timeout=DIAL)
         if not self._dial.done():
@@ -113,10 +118,15 @@ class RabbitLink:
         except CLIENT as error:
             raise refusal(error) from error
 
+    def _make(self, *args: Any, **kwargs: Any) -> RobustConnection:
+        self._made = RobustConnection(*args, **kwargs)
+        return self._made
+
     @property
     def _connection(self) -> Any:
-        broker: Any = self.broker
-        return broker._connection
+        if self._made is None:
+            raise DriverConnectionError("RabbitMQ: there is no connection")
+        return self._made
 
     async def channel(self, *, confirms: bool) -> Any:
         """Return a new channel of this connection; it is lost with it."""
@@ -140,26 +150,25 @@ class RabbitLink:
         """Disconnect, whether there is a connection or not."""
         self._closing = True
         dial, self._dial = self._dial, None
-        if dial is not None and not dial.done():
-            dial.cancel()
-            await asyncio.wait({dial}, timeout=STOP)
+        made, self._made = self._made, None
+        broker: Any = self.broker
         for task in [*self._tasks]:
             task.cancel()
-        connection = self._connection
-        broker: Any = self.broker
         try:
-            if connection is not None and not self._up.is_set():
-                await connection.close()
-            async with asyncio.timeout(STOP):
-                await broker.stop()
+            if self._up.is_set():
+                async with asyncio.timeout(STOP):
+                    await broker.stop()
         except (TimeoutError, *CLIENT):
             pass  # what there was to say was said before; the server sees the connection end
         finally:
             self._up.clear()
-            if connection is not None:
+            if made is not None:
                 with suppress(TimeoutError, *CLIENT):
                     async with asyncio.timeout(STOP):
-                        await connection.close()
+                        await made.close()
+            if dial is not None:
+                dial.cancel()
+                await asyncio.wait({dial})
             # FastStream forgets these only after an orderly end, and would use them again.
             broker._connection, broker._channel = None, None
             self._shore = None
@@ -215,7 +224,7 @@ class RabbitLink:
             self.shore.is_connected(True)
 
     def _is_open(self) -> bool:
-        transport = self._connection.transport
+        transport: Any = self._connection.transport
         return transport is not None and not transport.connection.is_closed
 
     def _channel_closed(self, closing: asyncio.Future[Any]) -> None:

@@ -108,6 +108,7 @@ class RabbitQueuesDialect:
         self._tests.clear()
         self._feeds.clear()
         self._line.begin()
+        self._settler.begin()
         self._order = asyncio.Lock()
         await self._receiver.open()
         await self._link.open(shore)
@@ -123,7 +124,7 @@ class RabbitQueuesDialect:
 
     async def _set_up(self) -> None:
         channel, names = self._link.consuming, self._names
-        self._settler.begin()
+        self._settler.lose(self._line.waiting)
         self._line.clear()
         channel.on_consumer_cancel_callbacks.add(self._cancelled)
         await channel.basic_qos(prefetch_count=self._config.prefetch)

@@ -32,11 +32,13 @@ class Raw:
     Attributes:
         channel: on which it has come; a delivery tag means nothing on another one.
         queue: from which it has come, as the consumer says.
+        redelivered: the server had handed it out before, to whomever.
     """
 
     channel: Any
     tag: int
     queue: str
+    redelivered: bool
     properties: Any
 
 
@@ -44,7 +46,8 @@ class Receiver:
     """Makes arrivals of what one channel brings.
 
     Args:
-        came: is told of each message first, in the order in which the server has sent them.
+        came: is told of each message first, in the order in which the server has sent them, and
+            tells whether it is to go on.
         handed: gets what has passed the middlewares; its `via` is still empty.
         kept: gets what has not, with the error if a middleware has failed on it.
     """
@@ -54,7 +57,7 @@ class Receiver:
         broker: RabbitBroker,
         prefix: str,
         *,
-        came: Callable[[Arrival], object],
+        came: Callable[[Arrival], bool],
         handed: Callable[[Arrival], object],
         kept: Callable[[Arrival, Exception | None], Awaitable[None]],
     ) -> None:
@@ -84,7 +87,8 @@ class Receiver:
 
         async def came(message: Any) -> None:
             arrival = self._arrival(message, queue)
-            self._came(arrival)
+            if not self._came(arrival):
+                return
             if self._subscriber is None:
                 self._handed(arrival)
             else:
@@ -113,14 +117,15 @@ class Receiver:
         name = headers.get(NAME)
         if name is None:
             name = delivery.routing_key.removeprefix(self._prefix)
+        redelivered = bool(delivery.redelivered)
         return Arrival(
             str(name),
             "",
             message.body,
             {key: str(value) for key, value in headers.items()} if headers else {},
-            deliveries(headers, bool(delivery.redelivered)),
+            deliveries(headers, redelivered),
             properties.message_id or "",
-            Raw(message.channel, delivery.delivery_tag, queue, properties),
+            Raw(message.channel, delivery.delivery_tag, queue, redelivered, properties),
         )
 
 

@@ -7,13 +7,17 @@ if the bus dies meanwhile, the server returns it. A quorum queue counts each ret
 What nobody has begun with must not count, so it goes back as a copy that says how often it was
 delivered, and the copy is confirmed before the original is acknowledged. A queue that does not
 count gets a copy of what has failed, too.
+
+When the connection is lost, the server returns what was unacknowledged at once, also to this bus,
+which may be at work on it, or may have sent an acknowledgement that was lost. It knows these again
+by their message ids, and does not run them twice.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
@@ -29,6 +33,7 @@ from ._rabbit_publisher import PERSISTENT, Letter, send
 from ._rabbit_receiver import DELIVERIES, NAME, Raw
 
 REASON = 1000  # characters of a reason
+REMEMBERED = 10_000  # acknowledged messages, of which the acknowledgement may be lost
 MANY = 100  # copies at a time, so that the first are confirmed while the last are written
 
 
@@ -49,27 +54,62 @@ class Settler:
         self._counted = counted
         self._pausing: dict[int, tuple[asyncio.TimerHandle, Arrival]] = {}
         self._hurry = False
+        self._orphans: dict[tuple[str, str], Arrival] = {}
+        self._done: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def begin(self) -> None:
-        """Forget what was held on another channel: the server has returned it."""
+        """Forget all: another bus begins."""
         self.held.clear()
-        for timer, _ in self._pausing.values():
-            timer.cancel()
         self._pausing.clear()
+        self._orphans.clear()
+        self._done.clear()
         self._hurry = False
 
-    def came(self, arrival: Arrival) -> None:
-        """Take note of a message, in the order in which they come."""
+    def lose(self, waiting: Collection[Arrival]) -> None:
+        """Take note that the server has returned all that was held.
+
+        Args:
+            waiting: what was held and will never be handed over.
+        """
+        for timer, _ in self._pausing.values():
+            timer.cancel()
+        gone = {id(arrival) for arrival in waiting}
+        gone.update(id(arrival) for _, arrival in self._pausing.values())
+        self._orphans.update(
+            (_key(arrival), arrival) for arrival in self.held.values() if id(arrival) not in gone
+        )
+        self._pausing.clear()
+        self.held.clear()
+
+    def came(self, arrival: Arrival) -> bool:
+        """Take note of a message, in the order in which they come; tell whether it is to be run."""
         raw: Raw = arrival.raw
-        if raw.channel is self._link.consuming:
-            self.held[raw.tag] = arrival
+        if raw.channel is not self._link.consuming:
+            return False
+        self.held[raw.tag] = arrival
+        if not raw.redelivered or not arrival.id:
+            return True
+        key = _key(arrival)
+        orphan = self._orphans.pop(key, None)
+        if orphan is not None:
+            orphan.raw = raw  # its verdict settles this delivery
+            self.held[raw.tag] = orphan
+            return False
+        if key in self._done:
+            self._link.do(self.settle([Verdict(arrival)]))
+            return False
+        return True
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Carry verdicts out; what cannot be told now comes again."""
         done: list[int] = []
         back: list[Arrival] = []
         for verdict in verdicts:
+            if verdict.fate is Fate.DONE:
+                self._remember(verdict.arrival)
             if not self._is_ours(verdict.arrival):
+                self._orphans.pop(_key(verdict.arrival), None)
+                self._disown(verdict.arrival)
                 continue
             raw: Raw = verdict.arrival.raw
             if verdict.fate is Fate.DONE:
@@ -90,7 +130,17 @@ class Settler:
 
     def _is_ours(self, arrival: Arrival) -> bool:
         raw: Raw = arrival.raw
-        return self._link.is_up and raw.channel is self._link.consuming and raw.tag in self.held
+        mine = self.held.get(raw.tag) is arrival
+        return mine and self._link.is_up and raw.channel is self._link.consuming
+
+    def _remember(self, arrival: Arrival) -> None:
+        self._done[_key(arrival)] = None
+        if len(self._done) > REMEMBERED:
+            self._done.popitem(last=False)
+
+    def _disown(self, arrival: Arrival) -> None:
+        if self.held.get(arrival.raw.tag) is arrival:
+            del self.held[arrival.raw.tag]
 
     async def _acknowledge(self, tags: Sequence[int]) -> None:
         """Acknowledge, by one frame for all that have come before anything that is still held."""
@@ -205,6 +255,10 @@ class Settler:
                 ),
                 arrival.name,
             )
+
+
+def _key(arrival: Arrival) -> tuple[str, str]:
+    return arrival.raw.queue, arrival.id
 
 
 def _with(properties: Any, headers: dict[str, Any]) -> Any:
