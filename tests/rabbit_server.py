@@ -51,8 +51,9 @@ class Rabbit:
         said: dict[str, object] = {"stream": self.exchange, "backoff": 0.02, **options}
         if group is not None:
             said["group"] = group
+        port = said.pop("port", self.port)
         query = "&".join(f"{name}={value}" for name, value in said.items())
-        return f"amqp://guest:guest@127.0.0.1:{said.pop('port', self.port)}/?{query}"
+        return f"amqp://guest:guest@127.0.0.1:{port}/?{query}"
 
     def bus(self, group: str | None = "shop", **options: object) -> FastStreamBus:
         """Return a bus here."""

@@ -4,61 +4,24 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
-from functools import partial
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 import trio
 from redis_server import RedisServer, server_program
 from streams_buses import StreamsBus, asking, pending, publish, quiet, streams_server
+from workers import Worker, at_work
 
 ROOT = Path(__file__).parent.parent
 
 
-class Worker:
-    """A process with a bus, and what it says."""
-
-    def __init__(self, process: trio.Process) -> None:
-        self.process = process
-        self.said: list[str] = []
-        self._news = trio.Event()
-
-    async def read(self) -> None:
-        assert self.process.stdout is not None
-        rest = b""
-        async for data in self.process.stdout:
-            *lines, rest = (rest + data).split(b"\n")
-            self.said += [line.decode() for line in lines]
-            self._news.set()
-            self._news = trio.Event()
-
-    async def says(self, text: str, count: int = 1) -> None:
-        with trio.fail_after(20):
-            while sum(text in line for line in self.said) < count:
-                await self._news.wait()
-
-
-@asynccontextmanager
-async def working(server: RedisServer, seconds: float, claim_idle: float) -> AsyncGenerator[Worker]:
+def working(
+    server: RedisServer, seconds: float, claim_idle: float
+) -> AbstractAsyncContextManager[Worker]:
     """Run a worker whose listener takes so many seconds."""
-    path = str(Path(__file__).parent / "streams_worker.py")
-    command = [sys.executable, path, server.addr, str(seconds), str(claim_idle)]
-    async with trio.open_nursery() as nursery:
-        process: trio.Process = await nursery.start(
-            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
-        )
-        worker = Worker(process)
-        nursery.start_soon(worker.read)
-        try:
-            await worker.says("ready")
-            yield worker
-        finally:
-            process.send_signal(signal.SIGCONT)
-            process.kill()
+    return at_work("streams_worker.py", server.addr, str(seconds), str(claim_idle))
 
 
 async def test_killed_worker_loses_nothing_that_it_had() -> None:

@@ -87,8 +87,8 @@ class RabbitDialect:
         """Connect."""
         self._vias.clear()
         self._line.begin()
-        await self._receiver.open()
         await self._link.open(shore)
+        await self._receiver.open()
 
     async def _set_up(self) -> None:
         channel = self._link.consuming

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from aio_pika import RobustConnection
-from aio_pika.exceptions import AMQPError, ProbableAuthenticationError
+from aio_pika.exceptions import AMQPError, InvalidFrameError, ProbableAuthenticationError
 from faststream.rabbit import RabbitBroker
 from pamqp.exceptions import PAMQPException
 
@@ -32,13 +32,24 @@ CLIENT = (AMQPError, PAMQPException, OSError, RuntimeError)  # all that aio-pika
 
 
 def broker_at(url: str) -> RabbitBroker:
-    """Return FastStream's broker for an `amqp://` or `amqps://` URL."""
+    """Return FastStream's broker for an `amqp://` or `amqps://` URL.
+
+    Raises:
+        ValueError: the URL makes no sense.
+    """
     scheme, _, rest = url.partition("://")
-    if not urlsplit(url).query.count("heartbeat="):
-        rest += f"{'&' if '?' in rest else '?'}heartbeat={HEARTBEAT}"
-    return RabbitBroker(
-        f"{scheme}://{rest}", reconnect_interval=RECONNECT, logger=None, apply_types=False
-    )
+    try:
+        if "heartbeat=" not in urlsplit(url).query:
+            rest += f"{'&' if '?' in rest else '?'}heartbeat={HEARTBEAT}"
+        return RabbitBroker(
+            f"{scheme}://{rest}", reconnect_interval=RECONNECT, logger=None, apply_types=False
+        )
+    except (TypeError, ValueError):
+        # Neither it nor its cause may show the password.
+        raise ValueError(
+            "RabbitMQ: the URL has to be amqp://user:password@host:port/vhost, with options that "
+            "aio-pika knows"
+        ) from None
 
 
 def rabbit_broker(broker: object) -> RabbitBroker:
@@ -250,6 +261,9 @@ def refusal(error: Exception) -> DriverError:
         return error
     if isinstance(error, ProbableAuthenticationError):
         mapped: DriverError = DriverConnectionError("RabbitMQ: the login was refused")
+    elif isinstance(error, InvalidFrameError):
+        # What the client says when the server closes a connection that is not yet one.
+        mapped = DriverConnectionError("RabbitMQ: the server refuses the virtual host to this user")
     elif isinstance(error, TimeoutError):
         mapped = DriverConnectionError(f"RabbitMQ: no answer within {ANSWER:g} s")
     else:

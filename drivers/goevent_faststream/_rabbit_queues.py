@@ -110,8 +110,8 @@ class RabbitQueuesDialect:
         self._line.begin()
         self._settler.begin()
         self._order = asyncio.Lock()
-        await self._receiver.open()
         await self._link.open(shore)
+        await self._receiver.open()
         self._link.do(self._look_after())
 
     async def close(self) -> None:

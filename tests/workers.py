@@ -1,0 +1,54 @@
+"""A process of its own for a test, and what it says."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from functools import partial
+from pathlib import Path
+
+import trio
+
+
+class Worker:
+    """A process with a bus, and what it says."""
+
+    def __init__(self, process: trio.Process) -> None:
+        self.process = process
+        self.said: list[str] = []
+        self._news = trio.Event()
+
+    async def read(self) -> None:
+        assert self.process.stdout is not None
+        rest = b""
+        async for data in self.process.stdout:
+            *lines, rest = (rest + data).split(b"\n")
+            self.said += [line.decode() for line in lines]
+            self._news.set()
+            self._news = trio.Event()
+
+    async def says(self, text: str, count: int = 1) -> None:
+        with trio.fail_after(20):
+            while sum(text in line for line in self.said) < count:
+                await self._news.wait()
+
+
+@asynccontextmanager
+async def at_work(script: str, *arguments: str) -> AsyncGenerator[Worker]:
+    """Run a script of this directory while the body runs, from when it says that it is ready."""
+    command = [sys.executable, str(Path(__file__).with_name(script)), *arguments]
+    async with trio.open_nursery() as nursery:
+        process: trio.Process = await nursery.start(
+            partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
+        )
+        worker = Worker(process)
+        nursery.start_soon(worker.read)
+        try:
+            await worker.says("ready")
+            yield worker
+        finally:
+            process.send_signal(signal.SIGCONT)
+            process.kill()
