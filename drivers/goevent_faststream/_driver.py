@@ -73,7 +73,7 @@ class FastStreamDriver:
         mapping = of_scheme(scheme.lower(), durable=durable)
         module = dialects(mapping)
         broker = module.broker_at(plain)
-        if not mapping.durable and durable:
+        if durable and not mapping.durable and not mapping.groups:
             raise ValueError(f"{scheme}:// has no groups and no streams: all buses get all")
         if mapping.stream and config.stream is None:
             config = replace(config, stream=mapping.stream)

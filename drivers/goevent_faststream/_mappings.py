@@ -37,6 +37,7 @@ class Mapping:
         settles: what acknowledges, brings again, hands back, and what a dead letter is.
         address: the class of FastStream that may be given for details.
         stream: the default of `BrokerConfig.stream`; empty if there is none.
+        groups: it has groups, though it is not durable.
     """
 
     schemes: tuple[str, ...]
@@ -53,6 +54,7 @@ class Mapping:
     settles: str
     address: str
     stream: str = ""
+    groups: bool = False
 
 
 MAPPINGS: tuple[Mapping, ...] = (
@@ -126,6 +128,25 @@ MAPPINGS: tuple[Mapping, ...] = (
             "{stream}:{group}:+dead and is then acknowledged"
         ),
         address="RabbitExchange, RabbitQueue",
+    ),
+    Mapping(
+        schemes=("mqtt", "mqtts"),
+        module="goevent_faststream._mqtt",
+        broker="faststream.mqtt",
+        durable=False,
+        extra="mqtt",
+        prefix="goevent.",
+        name="topic {prefix}{name} with / for each dot",
+        group="shared subscription $share/{group}/...; without one, every bus gets every event",
+        key="none: all events of one bus and name stay in order, but not in a group",
+        travels="in the JSON envelope; the handle id is the correlation data, too",
+        patterns=(
+            "* is +, ** is # and what it matches too much is dropped here; patterns that overlap "
+            "become one wider filter, so that a message comes once"
+        ),
+        settles="PUBACK when it is with the bus: at most once, also in a group",
+        address="none",
+        groups=True,
     ),
 )
 

@@ -10,16 +10,17 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from aio_pika import IncomingMessage
-from faststream._internal.endpoint.subscriber import SubscriberUsecase
 from faststream.middlewares import AckPolicy
 from faststream.rabbit import RabbitBroker, RabbitQueue
 
 from ._dialect import Arrival
+from ._passage import Passage
 from ._rabbit_link import RabbitLink
-from ._subscribers import adopt, whole
+from ._subscribers import whole
 
 NAME = "goevent-name"
 DELIVERIES = "goevent-deliveries"
@@ -66,21 +67,20 @@ class Receiver:
         self._came = came
         self._handed = handed
         self._kept = kept
-        self._subscriber: Any = None
-        self._passing: dict[int, Arrival] = {}
+        self._passage = Passage()
 
     async def open(self) -> None:
-        """Make what the middlewares run around."""
-        self._subscriber = None
-        self._passing.clear()
-        if self._broker.middlewares:
-            queue = RabbitQueue("goevent", declare=False)
-            self._subscriber = self._broker.subscriber(
-                queue, decoder=whole, ack_policy=AckPolicy.MANUAL, no_reply=True, persistent=False
-            )
-            adopt(self._broker, self._subscriber, self._passed)
-            # All of the start of a subscriber but for declaring and consuming a queue.
-            await SubscriberUsecase[Any].start(self._subscriber)
+        """Make what the middlewares run around; the broker has to be started."""
+        await self._passage.open(self._broker, self._subscriber)
+
+    def _subscriber(self) -> Any:
+        return self._broker.subscriber(
+            RabbitQueue("goevent", declare=False),
+            decoder=whole,
+            ack_policy=AckPolicy.MANUAL,
+            no_reply=True,
+            persistent=False,
+        )
 
     def consumer(self, queue: str) -> Callable[[Any], Awaitable[None]]:
         """Return what takes the messages of a queue."""
@@ -89,27 +89,21 @@ class Receiver:
             arrival = self._arrival(message, queue)
             if not self._came(arrival):
                 return
-            if self._subscriber is None:
-                self._handed(arrival)
-            else:
+            if self._passage.is_open:
                 await self._pass(message, arrival)
+            else:
+                self._handed(arrival)
 
         return came
 
     async def _pass(self, message: Any, arrival: Arrival) -> None:
-        raw, failure = IncomingMessage(message), None
-        self._passing[id(raw)] = arrival
         try:
-            await self._subscriber.process_message(raw)
+            if not await self._passage.passes(
+                IncomingMessage(message), partial(self._handed, arrival)
+            ):
+                await self._kept(arrival, None)
         except Exception as error:  # noqa: BLE001 - a middleware's own
-            failure = error
-        if self._passing.pop(id(raw), None) is not None:
-            await self._kept(arrival, failure)
-
-    async def _passed(self, message: Any) -> None:
-        arrival = self._passing.pop(id(message.raw_message), None)
-        if arrival is not None:
-            self._handed(arrival)
+            await self._kept(arrival, error)
 
     def _arrival(self, message: Any, queue: str) -> Arrival:
         properties, delivery = message.header.properties, message.delivery
