@@ -138,7 +138,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         prefix="goevent.",
         name="topic {prefix}{name} with / for each dot",
         group="shared subscription $share/{group}/...; without one, every bus gets every event",
-        key="none: all events of one bus and name stay in order, but not in a group",
+        key="none: a server whose window for a bus is full changes the order",
         travels="in the JSON envelope; the handle id is the correlation data, too",
         patterns=(
             "* is +, ** is # and what it matches too much is dropped here; patterns that overlap "

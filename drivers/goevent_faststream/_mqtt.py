@@ -22,8 +22,9 @@ from faststream.mqtt import MQTTBroker
 from goevent import Backlog, Capabilities, DriverError, compile_pattern
 
 from ._config import BrokerConfig
-from ._dialect import Arrival, Dialect, Outgoing, Result, Shore, Verdict, each_alone
+from ._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
 from ._mqtt_link import CLIENT, MqttLink, broker_at as broker_at, mqtt_broker, refusal
+from ._mqtt_publisher import QOS, Publisher
 from ._passage import Passage
 from ._subscribers import whole
 from ._topics import cover, name_of, topic
@@ -31,7 +32,6 @@ from ._topics import cover, name_of, topic
 IN_FLIGHT = 1000  # publishes that wait for their PUBACK
 PREFIX = "goevent."
 LINGER = 1.0  # seconds for which copies may come of two filters, one of which is gone
-QOS = zmqtt.QoS.AT_LEAST_ONCE
 
 
 def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
@@ -87,6 +87,7 @@ class MqttDialect:
             broker, config.publish_timeout, prefetch=config.prefetch, remembered=remembered
         )
         self._link.set_up, self._link.on_lost = self._set_up, self._lost
+        self._publisher = Publisher(broker, self._link, self._prefix)
         self._passage = Passage()
         self._tests: dict[str, Callable[[str], object]] = {}
         self._feeds: dict[str, Feed] = {}
@@ -96,9 +97,9 @@ class MqttDialect:
     @property
     def capabilities(self) -> Capabilities:
         """What MQTT promises."""
-        group = self._group is not None
+        # Mosquitto does not keep the order of what waits for a window that is full.
         return Capabilities(
-            fan_out=not group, lossless=False, ordered=not group, in_flight=IN_FLIGHT
+            fan_out=self._group is None, lossless=False, ordered=False, in_flight=IN_FLIGHT
         )
 
     async def open(self, shore: Shore) -> None:
@@ -107,6 +108,7 @@ class MqttDialect:
         self._feeds.clear()
         self._order = asyncio.Lock()
         self._twice = None
+        self._publisher.open()
         await self._link.open(shore)
         await self._passage.open(self._broker, self._subscriber)
 
@@ -227,8 +229,10 @@ class MqttDialect:
             await inbound.drain()
 
     async def _came(self, feed: Feed, message: Any) -> None:
-        name = name_of(message.topic.removeprefix(self._prefix))
-        via = next((via for via, test in self._tests.items() if test(name)), None)
+        name = ""
+        if message.topic.startswith(self._prefix):  # `goevent/#` has `goevent`, too
+            name = name_of(message.topic.removeprefix(self._prefix))
+        via = next((via for via, test in self._tests.items() if name and test(name)), None)
         key = hash((message.topic, message.payload))
         if via is not None and not message.retain and not self._is_copy(feed, key):
             arrival = Arrival(name, via, message.payload, _headers(message), raw=message)
@@ -262,35 +266,7 @@ class MqttDialect:
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst; the server confirms each event, also one that nobody listens to."""
-        send = self._by_broker if self._broker.middlewares else self._by_client
-        await each_alone(burst, partial(self._publish, send))
-
-    async def _publish(self, send: Callable[[Outgoing], Any], outgoing: Outgoing) -> Result:
-        await self._link.publish(partial(send, outgoing))
-        return None
-
-    async def _by_client(self, outgoing: Outgoing) -> None:
-        properties = None
-        if self._link.is_modern:
-            properties = zmqtt.PublishProperties(
-                content_type="application/json",
-                correlation_data=outgoing.id.encode(),
-                user_properties=tuple(outgoing.headers.items()),
-            )
-        elif outgoing.headers:
-            raise DriverError("MQTT: version 3.1.1 has no headers")
-        await self._link.client.publish(
-            self._prefix + topic(outgoing.name), outgoing.body, qos=QOS, properties=properties
-        )
-
-    async def _by_broker(self, outgoing: Outgoing) -> None:
-        await self._broker.publish(
-            outgoing.body,
-            self._prefix + topic(outgoing.name),
-            qos=QOS,
-            headers={**outgoing.headers},
-            correlation_id=outgoing.id,
-        )
+        await self._publisher.publish(burst)
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Tell nothing: nothing is given back."""

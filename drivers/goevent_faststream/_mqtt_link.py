@@ -79,6 +79,7 @@ class MqttLink:
         set_up: puts subscriptions up, on each new connection.
         on_lost: called when the connection is lost.
         is_modern: True for MQTT 5.
+        room: for how many messages more the server has room, on this connection.
     """
 
     def __init__(
@@ -103,7 +104,7 @@ class MqttLink:
         self._lost_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
-        self._room = asyncio.Semaphore()
+        self.room = asyncio.Semaphore()
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -156,9 +157,12 @@ class MqttLink:
         async with asyncio.timeout(DIAL):
             await self.broker.start()
         client = self.client
+        # The window is a wish: Mosquitto 2.0.11 counts an acknowledgement twice, and so sends more
+        # than that, and the client would cut the connection for it.
+        client._protocol.inbound._receive_maximum = None
         properties = client.connection_info.properties
         most = getattr(properties, "receive_maximum", None) or 65_535
-        self._room = asyncio.Semaphore(most)
+        self.room = asyncio.Semaphore(most)
         async with asyncio.timeout(ANSWER):
             await self.set_up()
         self._up.set()
@@ -205,19 +209,24 @@ class MqttLink:
                 f"MQTT: there has been no connection for {self._patience:g} s"
             ) from None
 
-    async def publish(self, send: Callable[[], Awaitable[None]]) -> None:
-        """Publish something, within what the server takes at once.
+    async def take_room(self, most: int) -> tuple[asyncio.Semaphore, int]:
+        """Return how many messages may be published now, and what each is to release once.
+
+        The server says how many it takes without an answer, and may cut who sends more.
 
         Raises:
-            DriverError: it is not known to have arrived.
+            DriverConnectionError: there was no connection in time.
         """
-        await self.ready()
-        room = self._room
-        try:
-            async with room, asyncio.timeout(ANSWER):
-                await send()
-        except Exception as error:
-            raise refusal(error) from error
+        while True:
+            await self.ready()
+            room, taken = self.room, 1
+            await room.acquire()
+            if room is self.room and self.is_up:
+                break  # or it is the room of a connection that was lost meanwhile
+        while taken < most and not room.locked():
+            await room.acquire()
+            taken += 1
+        return room, taken
 
     def do(self, work: Any) -> asyncio.Task[None]:
         """Run a coroutine that ends with the bus."""
