@@ -328,3 +328,58 @@ async def test_other_bus_of_the_group_runs_what_failed_here() -> None:
             await accepted(buses[0], 1)
             await until(lambda: len(ran) == 4)
         assert [count for _, count in ran] == [1, 2, 3, 4]
+
+
+async def test_channel_that_the_server_closes_is_made_anew_and_reported() -> None:
+    async with rabbit() as place:
+        bus = place.bus()
+        seen = bus.seen()
+
+        async def acknowledge_what_never_was() -> None:
+            await dialect._link.consuming.basic_ack(12345)
+
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: seen)
+            dialect: Any = bus.driver._dialect  # pyright: ignore[reportPrivateUsage]
+            session: Any = bus.driver._session  # pyright: ignore[reportPrivateUsage]
+            await session._island.call(acknowledge_what_never_was)
+            await until(lambda: bus.says("amqp again"))
+            await accepted(bus, 2)
+            await until(lambda: len(seen) == 2)
+        assert bus.says("unknown delivery tag") == 1
+        assert numbers(seen) == [1, 2]
+
+
+async def test_bus_closes_in_an_outage_and_what_it_held_goes_to_another() -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        first, second = place.bus(port=proxy.port), place.bus()
+        begun: list[int] = []
+
+        async def stuck(event: Paid) -> None:
+            begun.append(event.n)
+            await trio.sleep_forever()
+
+        first.subscribe(stuck, Paid)
+        tries = second.tries(fail=lambda _: False)
+        async with first:
+            await accepted(first, *range(10))
+            await until(lambda: begun)
+            proxy.refuse()
+            proxy.reset()
+            await until(lambda: not first.driver.snapshot().connected)
+            with trio.fail_after(5):
+                await first.close(timeout=0)
+        async with second:
+            await until(lambda: len(tries) == 10)
+        assert sorted(n for n, _ in tries) == [*range(10)]
+
+
+async def test_prefix_and_names_keep_services_apart() -> None:
+    async with rabbit() as place:
+        one, other = place.bus(prefix="one."), place.bus(None, prefix="other.")
+        seen, not_here = one.seen("order.**"), other.seen("**")
+        async with opened(one, other):
+            await accepted(one, 1)
+            await until(lambda: seen)
+        assert (numbers(seen), not_here) == ([1], [])

@@ -34,7 +34,8 @@ class FastStreamDriver:
     Args:
         broker: FastStream's broker, configured as you like and not started. Give it to one driver
             only.
-        config: how to take part. With a group, or an address, NATS means JetStream.
+        config: how to take part. With a group, or an address, NATS means JetStream; with a group,
+            RabbitMQ means durable queues.
         address: the broker's own description of where events are, for instance a `JStream`.
         format: how events are written; goevent's own JSON envelope if None.
         broker_name: what reports call the broker.

@@ -247,7 +247,7 @@ class RabbitQueuesDialect:
     async def _kept(self, arrival: Arrival, error: Exception | None) -> None:
         """Take what has not passed the middlewares."""
         if error is None:
-            await self._settler.settle([Verdict(arrival)])
+            await self._settler.settle_quietly(Verdict(arrival))
             return
         self._link.shore.report(error, arrival.name)
         await self._fail(arrival, f"a middleware has failed: {error!r}", reported=True)
@@ -258,8 +258,7 @@ class RabbitQueuesDialect:
             verdict = Verdict(arrival, Fate.DEAD, reason=reason, reported=reported)
         else:
             verdict = Verdict(arrival, Fate.AGAIN, pause=self._config.pause(tries))
-        with suppress(DriverError):  # the connection is lost, and it comes again
-            await self._settler.settle([verdict])
+        await self._settler.settle_quietly(verdict)
 
     # -- to the server
 

@@ -96,9 +96,14 @@ class Settler:
             self.held[raw.tag] = orphan
             return False
         if key in self._done:
-            self._link.do(self.settle([Verdict(arrival)]))
+            self._link.do(self.settle_quietly(Verdict(arrival)))
             return False
         return True
+
+    async def settle_quietly(self, verdict: Verdict) -> None:
+        """Carry one verdict out; if the connection is lost meanwhile, the message comes again."""
+        with suppress(DriverError):
+            await self.settle([verdict])
 
     async def settle(self, verdicts: Sequence[Verdict]) -> None:
         """Carry verdicts out; what cannot be told now comes again."""
