@@ -18,13 +18,10 @@ from goevent_faststream import FastStreamDriver
 class NotingDriver(FastStreamDriver):
     """Notes what queues there will be, so that they can be removed."""
 
-    groups: ClassVar[set[str]]
     names: ClassVar[set[str]]
 
     async def subscribe(self, names: Sequence[str]) -> None:
         self.names.update(name for name in names if "*" not in name)
-        if self.config.group is not None:
-            self.groups.add(self.config.group)
         await super().subscribe(names)
 
 
@@ -38,19 +35,23 @@ class RabbitCases(FastStreamCases):
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
         class Noting(NotingDriver):
-            groups: ClassVar[set[str]] = set()
             names: ClassVar[set[str]] = set()
 
+        groups: set[str] = set()
         exchange = f"goevent-test-{uuid.uuid4().hex[:12]}"
         self.driver = Noting
         self.url = f"amqp://guest:guest@127.0.0.1:{{port}}/?stream={exchange}{self.options}"
         try:
             async with super().broker() as make:
-                yield make
+
+                def noting(group: str) -> Driver:
+                    groups.add(group)
+                    return make(group)
+
+                yield noting
         finally:
             with trio.CancelScope(shield=True):
-                groups, names = tuple(Noting.groups), tuple(Noting.names)
-                await removed(rabbit_port(), exchange, groups, names)
+                await removed(rabbit_port(), exchange, tuple(groups), tuple(Noting.names))
 
 
 class TestRabbit(RabbitCases):
