@@ -110,6 +110,9 @@ class RabbitDialect:
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Bind the queue to names and patterns; returns when the server has confirmed it."""
+        await self._link.unbroken(self._begin(names))
+
+    async def _begin(self, names: Sequence[str]) -> None:
         await self._link.ready()
         try:
             for name in names:
@@ -118,7 +121,7 @@ class RabbitDialect:
                 self._vias[name] = compile_pattern(name)
                 await self._bind(name)
         except CLIENT as error:
-            await self.unsubscribe(names)
+            await self._end(names)
             raise refusal(error) from error
 
     async def _bind(self, via: str) -> None:
@@ -128,6 +131,9 @@ class RabbitDialect:
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Unbind it from them."""
+        await self._link.unbroken(self._end(names))
+
+    async def _end(self, names: Sequence[str]) -> None:
         for name in names:
             if self._vias.pop(name, None) is not None and self._link.is_up:
                 try:
@@ -139,6 +145,9 @@ class RabbitDialect:
 
     async def stop_receiving(self) -> None:
         """Consume no more, and hand over what has come."""
+        await self._link.unbroken(self._end_all())
+
+    async def _end_all(self) -> None:
         if self._link.is_up:
             try:
                 await self._link.consuming.basic_cancel(self._tag)

@@ -209,6 +209,19 @@ class RabbitLink:
         task.add_done_callback(self._tasks.discard)
         return task
 
+    async def unbroken(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await something that goes on if this is cancelled.
+
+        The client closes a channel when a request on it is cancelled, and the server returns all
+        that was unacknowledged there.
+        """
+        task = self.do(work)
+        task.add_done_callback(_seen)
+        await asyncio.wait({task})
+        if task.cancelled():
+            raise DriverConnectionError(LOST)
+        task.result()
+
     # -- what the client tells
 
     def _lost(self, *_: Any) -> None:
@@ -253,6 +266,11 @@ class RabbitLink:
         if transport is not None:
             with suppress(*CLIENT):
                 await transport.connection.close(ConnectionError("the channel was closed"))
+
+
+def _seen(task: asyncio.Task[None]) -> None:
+    if not task.cancelled():
+        task.exception()  # whoever waits has it, and if nobody does, nobody wants it
 
 
 def refusal(error: Exception) -> DriverError:

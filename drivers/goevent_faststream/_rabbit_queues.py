@@ -182,6 +182,9 @@ class RabbitQueuesDialect:
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Consume names and patterns; returns when the queues exist and are consumed."""
+        await self._link.unbroken(self._begin(names))
+
+    async def _begin(self, names: Sequence[str]) -> None:
         await self._link.ready()
         try:
             async with self._order:
@@ -194,11 +197,14 @@ class RabbitQueuesDialect:
                         await self._consume(feed)
                         self._feeds[name] = feed
         except (DriverError, *CLIENT) as error:
-            await self.unsubscribe(names)
+            await self._end(names)
             raise refusal(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Consume them no more; the queues stay, and gather what comes."""
+        await self._link.unbroken(self._end(names))
+
+    async def _end(self, names: Sequence[str]) -> None:
         async with self._order:
             for via in names:
                 self._tests.pop(via, None)
@@ -222,6 +228,9 @@ class RabbitQueuesDialect:
 
     async def stop_receiving(self) -> None:
         """Consume no more, and give back what has come and was not handed over."""
+        await self._link.unbroken(self._end_all())
+
+    async def _end_all(self) -> None:
         feeds = [*self._feeds.values()]
         self._feeds.clear()
         for feed in feeds:

@@ -136,7 +136,8 @@ class Settler:
     def _is_ours(self, arrival: Arrival) -> bool:
         raw: Raw = arrival.raw
         mine = self.held.get(raw.tag) is arrival
-        return mine and self._link.is_up and raw.channel is self._link.consuming
+        channel = self._link.consuming
+        return mine and self._link.is_up and raw.channel is channel and not channel.is_closed
 
     def _remember(self, arrival: Arrival) -> None:
         self._done[_key(arrival)] = None
