@@ -17,11 +17,13 @@ class FastStreamCases(DriverConformance):
 
     Attributes:
         url: of the driver, with `{port}` and `{group}` to be filled in.
+        driver: the class of the driver; one that takes notes, perhaps.
     """
 
     __test__ = False
     deadline = 60.0
     url: str
+    driver: type[FastStreamDriver] = FastStreamDriver
 
     def server(self) -> AbstractAsyncContextManager[int]:
         """Return a context manager inside of which a broker runs, and that yields its port."""
@@ -31,9 +33,7 @@ class FastStreamCases(DriverConformance):
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
         async with self.server() as port, fault_proxy(port) as proxy:
             self.proxy: FaultProxy = proxy
-            yield lambda group: FastStreamDriver.from_url(
-                self.url.format(port=proxy.port, group=group)
-            )
+            yield lambda group: self.driver.from_url(self.url.format(port=proxy.port, group=group))
 
     @asynccontextmanager
     async def outage(self) -> AsyncGenerator[None]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import sys
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
@@ -15,20 +14,17 @@ from partition_buses import A0, BASE, PARTITIONS, PartitionedBus, calm, in_order
 from redis_buses import opened
 from redis_server import RedisServer, server_program
 from streams_buses import StreamsBus, asking, pending, publish, quiet, streams_server
-from worker_process import Worker, running
+from worker_process import Worker, at_work
 
 ROOT = Path(__file__).parent.parent
 
 
-@asynccontextmanager
-async def working(
+def working(
     server: RedisServer, seconds: float, claim_idle: float, partitions: int = 1
-) -> AsyncGenerator[Worker]:
+) -> AbstractAsyncContextManager[Worker]:
     """Run a worker whose listener takes so many seconds."""
     arguments = (server.addr, str(seconds), str(claim_idle), str(partitions))
-    async with running("streams_worker.py", *arguments) as worker:
-        await worker.says("ready")
-        yield worker
+    return at_work("streams_worker.py", *arguments)
 
 
 async def test_killed_worker_loses_nothing_that_it_had() -> None:

@@ -39,6 +39,14 @@ class Worker:
 
 
 @asynccontextmanager
+async def at_work(program: str, *arguments: str) -> AsyncGenerator[Worker]:
+    """Run a program of this directory, from when it says that it is ready."""
+    async with running(program, *arguments) as worker:
+        await worker.says("ready")
+        yield worker
+
+
+@asynccontextmanager
 async def running(program: str, *arguments: str) -> AsyncGenerator[Worker]:
     """Run a program of this directory; it is killed at the end."""
     command = [sys.executable, str(Path(__file__).parent / program), *arguments]

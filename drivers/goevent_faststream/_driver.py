@@ -36,13 +36,14 @@ class FastStreamDriver:
     Args:
         broker: FastStream's broker, configured as you like and not started. Give it to one driver
             only.
-        config: how to take part. With a group, or an address, NATS means JetStream.
+        config: how to take part. With a group, or an address, NATS means JetStream; with a group,
+            RabbitMQ means durable queues.
         address: the broker's own description of where events are, for instance a `JStream`.
         format: what messages look like, by name or as a `Format`; None for what `config` says.
         mapping: the row of `MAPPINGS` to go by; None for the one of the broker's class.
     """
 
-    schemes: tuple[str, ...] = tuple(s for mapping in MAPPINGS for s in mapping.schemes)
+    schemes: tuple[str, ...] = tuple({s: None for mapping in MAPPINGS for s in mapping.schemes})
 
     def __init__(
         self,
@@ -71,8 +72,9 @@ class FastStreamDriver:
         Its options are the fields of `BrokerConfig`; what is left is for the broker.
         """
         scheme, _, _ = url.partition("://")
-        mapping = of_scheme(scheme.lower())
         plain, config = read_url(url if "://" in url else f"{url}://localhost")
+        durable = config.group is not None or config.stream is not None
+        mapping = of_scheme(scheme.lower(), durable=durable)
         module = dialects(mapping)
         broker = module.broker_at(plain)
         return cls(broker, config, mapping=mapping)

@@ -87,6 +87,61 @@ MAPPINGS: tuple[Mapping, ...] = (
         ),
         address="JStream",
     ),
+    Mapping(
+        schemes=("amqp", "amqps"),
+        module="goevent_faststream._rabbit",
+        broker="faststream.rabbit",
+        durable=False,
+        extra="rabbit",
+        prefix="",
+        name="routing key {prefix}{name} on one topic exchange (goevent, or the option stream)",
+        group="none: every bus has a queue of its own, which goes with its connection",
+        key="none: all events of one bus and name stay in order",
+        travels="in the JSON envelope; the handle id is the message_id, too",
+        patterns="* is *, ** is # and what it matches too much is dropped here",
+        settles="nothing: at most once; an acknowledgement makes room for the next",
+        address="RabbitExchange",
+    ),
+    Mapping(
+        schemes=("amqp", "amqps"),
+        module="goevent_faststream._rabbit_queues",
+        broker="faststream.rabbit",
+        durable=True,
+        extra="rabbit",
+        prefix="",
+        name="routing key {prefix}{name} on one topic exchange (goevent, or the option stream)",
+        group=(
+            "one durable quorum queue {stream}:{group}:{name} for each name, and one, "
+            "{stream}:{group}:##, for the patterns, behind an exchange of the group"
+        ),
+        key="none: consumers of a group compete, so there is no order",
+        travels="in the JSON envelope; the handle id is the message_id, too",
+        patterns="* is *, ** is #; they get what matches and has no queue of its own name",
+        settles=(
+            "basic.ack; basic.nack after the pause, which the queue counts; a copy that says how "
+            "often it was delivered, and basic.ack; a dead letter goes to the queue "
+            "{stream}:{group}:+dead and is then acknowledged"
+        ),
+        address="RabbitExchange, RabbitQueue",
+    ),
+    Mapping(
+        schemes=("mqtt", "mqtts"),
+        module="goevent_faststream._mqtt",
+        broker="faststream.mqtt",
+        durable=False,
+        extra="mqtt",
+        prefix="goevent.",
+        name="topic {prefix}{name} with / for each dot",
+        group="shared subscription $share/{group}/...; without one, every bus gets every event",
+        key="none: a server whose window for a bus is full changes the order",
+        travels="in the JSON envelope; the handle id is the correlation data, too",
+        patterns=(
+            "* is +, ** is # and what it matches too much is dropped here; patterns that overlap "
+            "become one wider filter, so that a message comes once"
+        ),
+        settles="PUBACK when it is with the bus: at most once, also in a group",
+        address="none",
+    ),
 )
 
 
@@ -111,15 +166,21 @@ class Dialects(Protocol):
         ...
 
 
-def of_scheme(scheme: str) -> Mapping:
+def of_scheme(scheme: str, *, durable: bool = False) -> Mapping:
     """Return the row of a URL scheme.
+
+    Args:
+        durable: take the durable one, if the scheme has two.
 
     Raises:
         UnknownDriverError: there is none.
     """
-    for mapping in MAPPINGS:
-        if scheme in mapping.schemes:
+    found = [mapping for mapping in MAPPINGS if scheme in mapping.schemes]
+    for mapping in found:
+        if mapping.durable == durable:
             return mapping
+    if found:
+        return found[0]
     raise UnknownDriverError(f"no broker of FastStream is mapped to the scheme {scheme!r}")
 
 
