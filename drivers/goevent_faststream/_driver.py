@@ -74,7 +74,7 @@ class FastStreamDriver:
         broker = module.broker_at(plain)
         if not mapping.durable and (config.group is not None or config.stream is not None):
             raise ValueError(f"{scheme}:// has no groups and no streams: all buses get all")
-        if mapping.durable and config.stream is None:
+        if "{stream}" in mapping.prefix and config.stream is None:
             config = replace(config, stream="goevent-js")
         return cls(broker, config, broker_name=mapping.schemes[0])
 

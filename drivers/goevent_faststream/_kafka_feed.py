@@ -1,0 +1,396 @@
+"""Feeds: one member of a consumer group each, which reads the topic of one event name.
+
+A feed owns three tasks: one reads, and goes on asking the client while there is no room, with
+partitions paused, as who does not ask is thrown out of the group; one hands over; one commits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+from datetime import datetime
+from typing import Any
+
+from goevent import Backlog, DriverConnectionError, DriverError
+
+from ._config import BrokerConfig
+from ._dialect import Arrival, Shore
+from ._kafka_client import KafkaClient
+from ._kafka_names import consumer_group
+from ._kafka_window import Place, Record, State, Window
+from ._subscribers import adopt
+
+BATCH = 250  # messages in one read
+POLL = 0.25  # seconds that a read may wait
+PAUSE = 0.5  # seconds until a read that has failed is tried again, and a full bus is let rest
+COMMIT = 0.1  # seconds between two commits
+GRACE = 0.5  # seconds for listeners to end with events of a partition that is given up
+FAREWELL = 0.5  # seconds for the last commit
+JOIN = 8.0  # seconds to wait for a place in the group
+AGAIN = 0.1  # seconds until an event comes again that was given back while the feed goes on
+
+
+class Feed:
+    """One member of one consumer group.
+
+    Attributes:
+        name: the event's name.
+        topic: its topic.
+        group: the consumer group.
+        vias: the names and patterns that it was subscribed to by.
+    """
+
+    def __init__(
+        self,
+        client: KafkaClient,
+        shore: Shore,
+        config: BrokerConfig,
+        name: str,
+        topic: str,
+        start: str | datetime,
+    ) -> None:
+        self.name = name
+        self.topic = topic
+        self.vias: dict[str, None] = {}
+        self._shore = shore
+        self._config = config
+        self._start = start
+        self._most = 4 * config.prefetch  # between committed and read, in one partition
+        self._batch = min(BATCH, self._most)
+        self._windows: dict[int, Window] = {}
+        self._limbo: dict[int, Window] = {}
+        self._paused: set[int] = set()
+        self._ready: deque[Record] = deque()
+        self._filled = asyncio.Event()
+        self._drained = asyncio.Event()
+        self._dirty = asyncio.Event()
+        self._joined = asyncio.Event()
+        self._settled = asyncio.Event()
+        self._committing = asyncio.Lock()
+        self._closed = False
+        self._stopping = False
+        self._lag = 0
+        self._tasks: list[asyncio.Task[None]] = []
+        self._subscriber: Any = None
+        self._current: Record | None = None
+        self.group = consumer_group(config.group or "", topic)
+        self._consumer = client.consumer(topic, self.group, config.claim_idle, self)
+
+    # -- its life
+
+    async def start(self, broker: Any, subscriber: Any) -> None:
+        """Join the group; returns when there are partitions, or the group takes its time.
+
+        Args:
+            subscriber: FastStream's, if the broker has middlewares that each message has to pass.
+        """
+        if subscriber is not None:
+            adopt(broker, subscriber, self._passed)
+            subscriber._build_fastdepends_model()
+            subscriber._post_start()
+            self._subscriber = subscriber
+        await self._consumer.start()
+        create = asyncio.get_running_loop().create_task
+        self._tasks = [create(self._read()), create(self._hand_over()), create(self._tell())]
+        try:
+            async with asyncio.timeout(JOIN):
+                await self._joined.wait()
+        except TimeoutError:
+            pass  # another member keeps the group waiting; asking again would only prolong it
+
+    def halt(self) -> None:
+        """Hand nothing over any more; what listeners have is still committed when they are done."""
+        self._stopping = True
+        self._ready.clear()
+        self._drained.set()
+
+    async def stop(self, *, lost: bool = False) -> None:
+        """Commit what is settled and leave the group.
+
+        Args:
+            lost: there is no connection, so nothing can be committed.
+        """
+        if self._closed:
+            return
+        self.halt()
+        if not lost:
+            await self._calm([*self._windows.values()])
+            try:
+                async with asyncio.timeout(FAREWELL):
+                    await self._commit([*self._windows.values()])
+            except (TimeoutError, DriverError) as error:
+                self._shore.report(
+                    DriverError(f"Kafka: the end of some events could not be told: {error!r}"),
+                    self.name,
+                )
+        self._closed = True
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for window in self._windows.values():
+            window.live = False
+        await self._consumer.stop()
+
+    # -- partitions, as told by the client
+
+    async def assigned(self, places: Mapping[int, Place | None]) -> Mapping[int, int]:
+        """Take partitions over."""
+        fresh = [partition for partition, place in places.items() if place is None]
+        starts = await self._consumer.find(fresh, self._start) if fresh else {}
+        begin: dict[int, int] = {}
+        for partition, committed in places.items():
+            place = committed or Place(starts[partition])
+            window = self._limbo.pop(partition, None)
+            if window is None or window.committed != place:
+                window = Window(partition, place)
+                if committed is None:  # or who comes next would begin elsewhere
+                    window.committed = Place(-1)
+            # Else nobody has gone on with it since it was given up: what listeners have is theirs.
+            window.live = True
+            self._windows[partition] = window
+            self._paused.discard(partition)
+            self._ready.extend(window.waiting())
+            begin[partition] = window.position
+        self._limbo.clear()
+        self._filled.set()
+        self._dirty.set()
+        self._joined.set()
+        return begin
+
+    async def revoked(self, partitions: Collection[int]) -> None:
+        """Give partitions up: wait a little for listeners, and commit the settled prefix."""
+        windows = [self._windows[each] for each in partitions if each in self._windows]
+        for window in windows:
+            window.live = False
+        if self._closed or not windows:
+            return
+        try:
+            await self._calm(windows)
+            await self._commit(windows)
+        except DriverError as error:
+            self._shore.report(error, self.name)
+        finally:
+            self.lost(partitions)
+
+    def lost(self, partitions: Collection[int]) -> None:
+        """Forget partitions; what listeners say of their events later is not told any more."""
+        for partition in partitions:
+            window = self._windows.pop(partition, None)
+            if window is not None:
+                window.live = False
+                self._limbo[partition] = window
+        self._drained.set()
+
+    async def _calm(self, windows: Collection[Window]) -> None:
+        """Wait a little until listeners are done with what they have."""
+        try:
+            async with asyncio.timeout(GRACE):
+                while any(window.handed() for window in windows):
+                    self._settled.clear()
+                    await self._settled.wait()
+        except TimeoutError:
+            pass  # it comes again where the partition goes
+
+    # -- from the broker
+
+    async def _read(self) -> None:
+        while True:
+            try:
+                if self._stopping or (len(self._ready) >= self._batch and not await self._has_drained()):
+                    await self._rest()
+                    continue
+                self._fit()
+                for record in await self._consumer.read(self._batch, POLL):
+                    self._admit(record)
+                if self._ready:
+                    self._filled.set()
+            except DriverError as error:
+                if not isinstance(error, DriverConnectionError):
+                    self._shore.report(error, self.name)
+                await asyncio.sleep(PAUSE)
+
+    def _admit(self, record: Record) -> None:
+        window = self._windows.get(record.partition)
+        if window is None:
+            return
+        if record.offset < window.base:
+            self._shore.report(
+                DriverError(f"the partition {self.topic}-{record.partition} has begun anew"),
+                self.name,
+            )
+            window.live = False
+            window = Window(record.partition, Place(record.offset))
+            self._windows[record.partition] = window
+        if window.admit(record):
+            self._ready.append(record)
+
+    async def _has_drained(self) -> bool:
+        """Wait a little until there is room; return whether there is."""
+        self._drained.clear()
+        try:
+            async with asyncio.timeout(PAUSE):
+                await self._drained.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def _rest(self) -> None:
+        """Go on asking the client, for the sake of the group, while nothing may come."""
+        self._pause({*self._windows})
+        for record in await self._consumer.read(1, POLL):
+            self._admit(record)  # it was on its way
+
+    def _fit(self) -> None:
+        """Pause partitions that are full, and read on from those that have room again."""
+        windows = self._windows
+        self._pause({p for p, w in windows.items() if len(w.records) >= self._most})
+        again = {p for p in self._paused if p in windows}
+        again = {p for p in again if 2 * len(windows[p].records) <= self._most}
+        if again:
+            self._consumer.resume(again)
+            self._paused -= again
+
+    def _pause(self, partitions: set[int]) -> None:
+        more = partitions - self._paused
+        if more:
+            self._consumer.pause(more)
+            self._paused |= more
+
+    # -- to the bus
+
+    async def _hand_over(self) -> None:
+        ready, shore = self._ready, self._shore
+        while True:
+            self._filled.clear()
+            while ready:
+                if shore.room() <= 0:
+                    await shore.vacancy()  # meanwhile a partition may go
+                    if not ready:
+                        break
+                record = ready.popleft()
+                if len(ready) < self._batch:
+                    self._drained.set()
+                if not record.window.live or record.state is not State.WAITING:
+                    continue
+                record.state = State.HANDED
+                record.deliveries += 1
+                if self._subscriber is None:
+                    await shore.arrived(self._arrival(record))
+                else:
+                    await self._pass(record)
+            self._dirty.set()
+            await self._filled.wait()
+
+    def _arrival(self, record: Record) -> Arrival:
+        return Arrival(
+            self.name,
+            next(iter(self.vias), self.name),
+            record.value,
+            record.headers,
+            record.deliveries,
+            f"{self.topic}-{record.partition}@{record.offset}",
+            (self, record),
+        )
+
+    async def _pass(self, record: Record) -> None:
+        """Have a message pass the middlewares of the broker."""
+        self._current = record
+        await self._subscriber.consume(record.raw)
+        if self._current is None:
+            return
+        self._current = None  # one of them has kept it, or failed, which FastStream has logged
+        if record.deliveries < self._config.max_deliveries:
+            self.again(record, self._config.pause(record.deliveries))
+            return
+        text = f"the middlewares of the broker keep the event {record.offset} of {self.name!r}"
+        self._shore.report(DriverError(text), self.name)
+        self.settle(record)
+
+    async def _passed(self, _: Any) -> None:
+        record, self._current = self._current, None
+        if record is not None:
+            await self._shore.arrived(self._arrival(record))
+
+    # -- what becomes of it
+
+    def settle(self, record: Record) -> None:
+        """Take note that the bus is done with a message."""
+        following = record.window.settle(record)
+        if following is not None:
+            self._put(following)
+        self._dirty.set()
+        self._settled.set()
+
+    def again(self, record: Record, pause: float) -> None:
+        """Have a message come again after a pause."""
+        record.state = State.RESTING
+        self._dirty.set()
+        self._settled.set()
+        asyncio.get_running_loop().call_later(pause, self._wake, record)
+
+    def back(self, record: Record) -> None:
+        """Take a message back that nobody has begun with; it does not count as handed out."""
+        record.deliveries -= 1
+        self.again(record, AGAIN)
+
+    def _wake(self, record: Record) -> None:
+        if record.state is State.RESTING:
+            record.state = State.WAITING
+            self._put(record)
+
+    def _put(self, record: Record) -> None:
+        if record.window.live and not self._stopping:
+            self._ready.append(record)
+            self._filled.set()
+
+    # -- to the broker
+
+    async def _tell(self) -> None:
+        """Commit what has changed, but not too often."""
+        while True:
+            await self._dirty.wait()
+            self._dirty.clear()
+            try:
+                await self._commit([*self._windows.values()])
+            except DriverError as error:
+                self._dirty.set()
+                if not isinstance(error, DriverConnectionError):
+                    self._shore.report(error, self.name)
+                await asyncio.sleep(PAUSE)
+            await asyncio.sleep(COMMIT)
+
+    async def _commit(self, windows: Collection[Window]) -> None:
+        async with self._committing:
+            places = {window.partition: window.place() for window in windows}
+            changed = {
+                window.partition: places[window.partition]
+                for window in windows
+                if window.committed != places[window.partition]
+            }
+            if not changed:
+                return
+            await self._consumer.commit(changed)
+            for window in windows:
+                window.committed = places[window.partition]
+
+    # -- what there is to do
+
+    async def look(self) -> None:
+        """See how much there is to do."""
+        windows = {**self._windows}
+        ends = await self._consumer.ends([*windows]) if windows else {}
+        self._lag = sum(max(0, end - windows[p].position) for p, end in ends.items())
+
+    def backlog(self) -> Backlog:
+        """Return what is to be done with the partitions that this bus has, as last seen."""
+        records = [r for w in [*self._windows.values()] for r in [*w.records]]
+        held = [r for r in records if r.state in (State.HANDED, State.RESTING)]
+        oldest = min((record.published for record in held), default=None)
+        return Backlog(
+            event_name=self.name,
+            lag=self._lag + sum(record.state is State.WAITING for record in records),
+            pending=len(held),
+            oldest_pending=0.0 if oldest is None else max(0.0, time.time() - oldest),
+        )

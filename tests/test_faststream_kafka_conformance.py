@@ -1,0 +1,47 @@
+"""The conformance suite on Kafka by both clients, against brokers that librdkafka mocks."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+
+from kafka_mock import KafkaMock, kafka_mock
+
+from goevent import Driver
+from goevent.testing import DriverConformance
+from goevent_faststream import FastStreamDriver
+
+
+class KafkaCases(DriverConformance):
+    """Without a proxy: clients dial where the brokers say that they are."""
+
+    __test__ = False
+    deadline = 60.0
+    scheme: str
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
+        async with kafka_mock() as mock:
+            self.mock: KafkaMock = mock
+            yield lambda group: FastStreamDriver.from_url(
+                f"{self.scheme}://{mock.addr}?group={group}"
+                "&publish_timeout=0.5&backoff=0.02&claim_idle=1.2"
+            )
+
+    @asynccontextmanager
+    async def outage(self) -> AsyncGenerator[None]:
+        self.mock.down()
+        try:
+            yield
+        finally:
+            self.mock.up()
+
+
+class TestAioKafka(KafkaCases):
+    __test__ = True
+    scheme = "kafka"
+
+
+class TestConfluent(KafkaCases):
+    __test__ = True
+    scheme = "kafka+confluent"
