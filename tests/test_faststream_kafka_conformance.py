@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
-from kafka_mock import KafkaMock, kafka_mock
+import pytest
+from kafka_mock import KafkaMock, kafka_mock, one_partition
 
 from goevent import Driver
 from goevent.testing import DriverConformance
@@ -19,10 +20,16 @@ class KafkaCases(DriverConformance):
     deadline = 60.0
     scheme: str
 
+    @pytest.fixture(autouse=True)
+    def _patched(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.monkeypatch = monkeypatch
+
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
         async with kafka_mock() as mock:
             self.mock: KafkaMock = mock
+            # The marker that ends a case must not overtake what was sent before it.
+            one_partition(mock, self.monkeypatch)
             yield lambda group: FastStreamDriver.from_url(
                 f"{self.scheme}://{mock.addr}?group={group}"
                 "&publish_timeout=0.5&backoff=0.02&claim_idle=1.2"

@@ -123,16 +123,27 @@ class Confluent:
     def _settings(self) -> Any:
         return self._broker.config.broker_config
 
-    async def open(self, publish_timeout: float) -> None:
+    async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
         """Connect."""
+        loop = asyncio.get_running_loop()
+
+        def failed(error: Any) -> None:
+            if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
+                with suppress(RuntimeError):  # the bus has ended
+                    loop.call_soon_threadsafe(broken, error.str())
+
         connection = self._settings.connection_config
         connection.raw_producer_config.update(STEADY)
         connection.raw_producer_config["request_timeout_ms"] = int(ANSWER * 1000)
+        given = {**connection.config}
+        given.pop("error_cb", None)
         connection.config = {
             "delivery.timeout.ms": int(publish_timeout * 1000),
             "socket.keepalive.enable": True,
+            "socket.timeout.ms": 10_000,
             "log_level": 0,  # it would write to stderr before anybody has looked at its errors
-        } | connection.config
+            "error_cb": failed,
+        } | given
         self._done.clear()
         self._called = False
         await self._broker.start()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
 from aiokafka.admin import NewTopic
+from aiokafka.conn import CloseReason
 from aiokafka.protocol.metadata import MetadataRequest
 from faststream.kafka import KafkaBroker, Topic
 
@@ -23,10 +24,18 @@ from ._kafka_dialect import KafkaDialect
 from ._kafka_url import read_kafka_url
 from ._kafka_window import Place, Record
 
+T = TypeVar("T")
+
 ANSWER = 5.0  # seconds that one request may take
+DIAL = 8.0  # seconds until there has to be a connection
+JOIN = 30.0  # seconds that a group may take to take us in
 FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
 STOP = 0.6  # seconds for an orderly end
-STEADY = {"acks": "all", "enable_idempotence": True}  # what was accepted is there, and once
+STEADY = {
+    "acks": "all",  # what was accepted is there,
+    "enable_idempotence": True,  # and once
+    "request_timeout_ms": 10_000,
+}
 UNREACHABLE = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
@@ -38,6 +47,7 @@ UNREACHABLE = (
     OSError,
     TimeoutError,
 )
+ANOTHERS = (errors.CommitFailedError, errors.IllegalStateError)  # the partitions are
 FAILURES = (errors.KafkaError, OSError, TimeoutError)
 
 
@@ -69,6 +79,62 @@ def refusal(error: BaseException) -> DriverError:
     return mapped
 
 
+class Requests:
+    """What is asked of aiokafka: it goes on if nobody waits any more.
+
+    A request may be what connects, and one that is cancelled then leaves its socket behind.
+    """
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    async def ask(self, work: Coroutine[Any, Any, T], patience: float = ANSWER) -> T:
+        """Return what the client returns.
+
+        Raises:
+            DriverError: it has failed, or was not there in time.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+        await asyncio.wait({task}, timeout=patience)
+        if not task.done():
+            raise DriverConnectionError(f"Kafka: no answer within {patience:g} s")
+        try:
+            return task.result()
+        except FAILURES as error:
+            raise refusal(error) from error
+        except asyncio.CancelledError:
+            raise DriverConnectionError("Kafka: the connection was closed before the answer") from None
+
+    def _done(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # who waits has it
+
+    async def end(self) -> None:
+        """Let what is under way end, but not for long."""
+        if self._tasks:
+            await asyncio.wait({*self._tasks}, timeout=STOP / 2)
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Dial:
+    """Stands in for FastStream's producer while it connects, and remembers what it is given."""
+
+    def __init__(self, producer: Any) -> None:
+        self.native: Any = None
+        self._producer = producer
+
+    async def connect(self, native: Any, **options: Any) -> None:
+        """Connect it."""
+        self.native = native
+        await self._producer.connect(native, **options)
+
+
 class AioKafka:
     """The connection of one broker object.
 
@@ -80,27 +146,51 @@ class AioKafka:
         self._broker: Any = broker
         self._address = address
         self._producer: Any = None
+        self._requests = Requests()
 
-    async def open(self, publish_timeout: float) -> None:
+    async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
         """Connect."""
-        broker = self._broker
-        broker._connection_kwargs.update(STEADY)
+        self._requests = Requests()
+        self._broker._connection_kwargs.update(STEADY)
+        await self._requests.ask(self._dial(), DIAL)
+        producer = self._producer
+        # It connects again and tells nobody; only its own are watched, which the pings keep busy.
+        theirs = producer.client._on_connection_closed
+
+        def closed(connection: Any, reason: Any) -> None:
+            theirs(connection, reason)
+            if reason in (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT):
+                broken(f"{connection.host}:{connection.port} has closed it")
+
+        producer.client._on_connection_closed = closed
+        for connection in producer.client._conns.values():
+            connection._on_close_cb = closed
+
+    async def _dial(self) -> None:
+        broker, settings = self._broker, self._broker.config.broker_config
+        # If this fails or is cancelled, FastStream forgets the client that it has begun to connect.
+        settings.producer = dial = Dial(settings.producer)
         try:
-            await broker.start()
-        except FAILURES as error:
-            raise refusal(error) from error
-        self._producer = broker.config.broker_config.producer._producer.producer
+            await broker.connect()
+        finally:
+            settings.producer = dial._producer
+            self._producer = dial.native
+        await broker.start()
 
     async def close(self, *, lost: bool) -> None:
         """Disconnect; what could not be sent within a moment is given up."""
+        await self._requests.end()
         broker, producer = self._broker, self._producer
         self._producer = None
         with suppress(*FAILURES):
             async with asyncio.timeout(0.0 if lost else STOP):
                 await broker.stop()
-        if producer is not None and producer._sender.sender_task is not None:
-            producer._sender.sender_task.cancel()
-            await asyncio.gather(producer._sender.sender_task, return_exceptions=True)
+        if producer is not None:
+            producer._closed = True  # also if it was not, for want of time
+            task = producer._sender and producer._sender.sender_task
+            if task is not None:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
             await producer.client.close()
         admin = broker.config.broker_config.admin
         if admin.admin_client is not None:
@@ -120,47 +210,40 @@ class AioKafka:
         client, reason = self._client, "no broker is known"
         for broker in client.cluster.brokers():
             try:
-                await client.send(broker.nodeId, MetadataRequest([]))
-            except FAILURES as error:
-                reason = str(error) or type(error).__name__
+                await self._requests.ask(client.send(broker.nodeId, MetadataRequest([])))
+            except DriverError as error:
+                reason = str(error).removeprefix("Kafka: ")
             else:
                 return
         raise DriverConnectionError(f"Kafka: {reason}")
 
     async def topics(self) -> Collection[str]:
         """Return the topics that there are."""
-        try:
-            cluster = await self._client.fetch_all_metadata()
-        except FAILURES as error:
-            raise refusal(error) from error
+        cluster = await self._requests.ask(self._client.fetch_all_metadata())
         return set(cluster.topics())
 
     async def ensure(self, topic: str) -> None:
         """Have a topic exist: by asking for it where brokers make it then, or as an administrator."""
         given = self._address
+        if given is not None and topic not in await self.topics():
+            if not given.declare:
+                raise DriverError(f"Kafka: there is no topic {topic!r}, and it is not ours to make")
+            await self._make(topic, given.num_partitions, given.replication_factor)
         try:
-            if given is not None and topic not in await self.topics():
-                if not given.declare:
-                    raise DriverError(f"Kafka: there is no topic {topic!r}, and it is not ours to make")
-                await self._make(topic, given.num_partitions, given.replication_factor)
-            try:
-                async with asyncio.timeout(ANSWER / 2):
-                    await self._producer.partitions_for(topic)
-            except (TimeoutError, errors.UnknownTopicOrPartitionError):
-                if given is not None:
-                    raise
-                await self._make(topic, -1, -1)
-        except FAILURES as error:
-            raise refusal(error) from error
+            await self._requests.ask(self._producer.partitions_for(topic), ANSWER / 2)
+        except DriverError:
+            if given is not None:
+                raise
+            await self._make(topic, -1, -1)
 
     async def _make(self, topic: str, partitions: int, replicas: int) -> None:
         admin = self._broker.config.broker_config.admin.admin_client
-        async with asyncio.timeout(ANSWER):
-            response = await admin.create_topics([NewTopic(topic, partitions, replicas)])
+        new = NewTopic(topic, partitions, replicas)
+        response = await self._requests.ask(admin.create_topics([new]))
         for answer in response.topic_errors:
             kind = errors.for_code(answer[1])
             if kind not in (errors.NoError, errors.TopicAlreadyExistsError):
-                raise kind(*answer[2:3])
+                raise refusal(kind(*answer[2:3]))
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
         """Send an event; by the broker if it has middlewares, which is a lot slower."""
@@ -190,12 +273,7 @@ class AioKafka:
     ) -> None:
         """Write a message."""
         pairs = [(name, text.encode()) for name, text in headers.items()]
-        try:
-            async with asyncio.timeout(ANSWER):
-                future = await self._producer.send(topic, value, key, headers=pairs)
-                await future
-        except FAILURES as error:
-            raise refusal(error) from error
+        await self._requests.ask(self._producer.send_and_wait(topic, value, key, headers=pairs))
 
     def consumer(
         self, topic: str, group: str, silence: float, owner: Owner
@@ -234,6 +312,7 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
         self._topic = topic
         self._owner = owner
+        self._requests = Requests()
 
     def _parts(self, partitions: Collection[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, each) for each in partitions]
@@ -241,13 +320,11 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
     async def start(self) -> None:
         """Begin to join the group."""
         self._consumer.subscribe([self._topic], listener=self)
-        try:
-            await self._consumer.start()
-        except FAILURES as error:
-            raise refusal(error) from error
+        await self._requests.ask(self._consumer.start(), JOIN)  # it waits for partitions
 
     async def stop(self) -> None:
         """Leave the group."""
+        await self._requests.end()
         with suppress(*FAILURES):
             async with asyncio.timeout(STOP):
                 await self._consumer.stop()
@@ -307,32 +384,30 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             for partition, place in places.items()
         }
         try:
-            async with asyncio.timeout(ANSWER):
-                await self._consumer.commit(offsets)
-        except (errors.CommitFailedError, errors.IllegalStateError):
-            pass  # they are another's since; it was told, or will be
-        except FAILURES as error:
-            raise refusal(error) from error
+            await self._requests.ask(self._consumer.commit(offsets))
+        except DriverError as error:
+            if not isinstance(error.__cause__, ANOTHERS):  # else it was told, or will be
+                raise
 
     async def find(self, partitions: Collection[int], start: str | datetime) -> Mapping[int, int]:
         """Return the offsets of a start."""
-        parts = self._parts(partitions)
-        try:
-            if start == "earliest":
-                found = await self._consumer.beginning_offsets(parts)
-                return {part.partition: offset for part, offset in found.items()}
-            found = await self._consumer.end_offsets(parts)
-            ends = {part.partition: offset for part, offset in found.items()}
-            if isinstance(start, datetime):
-                time = int(start.timestamp() * 1000)
-                times = await self._consumer.offsets_for_times(dict.fromkeys(parts, time))
-                first = {part.partition: at.offset for part, at in times.items() if at is not None}
-                return ends | first
-        except FAILURES as error:
-            raise refusal(error) from error
+        parts, consumer = self._parts(partitions), self._consumer
+        if start == "earliest":
+            found = await self._requests.ask(consumer.beginning_offsets(parts))
+            return {part.partition: offset for part, offset in found.items()}
+        ends = await self.ends(partitions)
+        if isinstance(start, datetime):
+            times = dict.fromkeys(parts, int(start.timestamp() * 1000))
+            found = await self._requests.ask(consumer.offsets_for_times(times))
+            return ends | {part.partition: at.offset for part, at in found.items() if at}
         if start == "latest":
             return ends
         return {partition: min(int(start), end) for partition, end in ends.items()}
+
+    async def ends(self, partitions: Collection[int]) -> dict[int, int]:
+        """Return the offsets that come next."""
+        found = await self._requests.ask(self._consumer.end_offsets(self._parts(partitions)))
+        return {part.partition: offset for part, offset in found.items()}
 
     def pause(self, partitions: Collection[int]) -> None:
         """Read no more of partitions."""
@@ -343,12 +418,3 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         """Read of them again."""
         with suppress(errors.IllegalStateError):
             self._consumer.resume(*self._parts(partitions))
-
-    async def ends(self, partitions: Collection[int]) -> Mapping[int, int]:
-        """Return the offsets that come next."""
-        try:
-            async with asyncio.timeout(ANSWER):
-                found = await self._consumer.end_offsets(self._parts(partitions))
-        except FAILURES as error:
-            raise refusal(error) from error
-        return {part.partition: offset for part, offset in found.items()}

@@ -74,8 +74,11 @@ class KafkaConsumer(Protocol):
 class KafkaClient(Protocol):
     """The connection to a cluster, and its producer."""
 
-    async def open(self, publish_timeout: float) -> None:
+    async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
         """Connect.
+
+        Args:
+            broken: called on the loop, with the reason, when a connection breaks.
 
         Raises:
             DriverConnectionError: no broker answers.

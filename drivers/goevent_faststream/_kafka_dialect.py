@@ -70,7 +70,7 @@ class KafkaDialect:
         self._publisher.open()
         await self._link.open(shore)
         create = asyncio.get_running_loop().create_task
-        self._tasks = [create(self._watch()), create(self._look_after())]
+        self._tasks = [create(self._link.watch()), create(self._look_after())]
 
     async def close(self) -> None:
         """Commit what is settled, leave the groups, and disconnect."""
@@ -184,12 +184,6 @@ class KafkaDialect:
 
     # -- what has to be looked after
 
-    async def _watch(self) -> None:
-        """Watch the connection."""
-        while True:
-            await asyncio.sleep(LOOK)
-            await self._link.look()
-
     async def _look_after(self) -> None:
         """Look for new topics, and at what there is to do."""
         while True:
@@ -200,7 +194,7 @@ class KafkaDialect:
                 for feed in [*self._feeds.values()]:
                     await feed.look()
             except DriverConnectionError:
-                continue  # who watches the connection tells of it
+                continue  # the link tells of it
             except DriverError as error:
                 self._link.shore.report(error)
 

@@ -17,7 +17,7 @@ from goevent import Backlog, DriverConnectionError, DriverError
 
 from ._config import BrokerConfig
 from ._dialect import Arrival, Shore
-from ._kafka_client import KafkaClient
+from ._kafka_client import KafkaClient, KafkaConsumer
 from ._kafka_names import consumer_group
 from ._kafka_window import Place, Record, State, Window
 from ._subscribers import adopt
@@ -29,6 +29,7 @@ COMMIT = 0.1  # seconds between two commits
 GRACE = 0.5  # seconds for listeners to end with events of a partition that is given up
 FAREWELL = 0.5  # seconds for the last commit
 JOIN = 8.0  # seconds to wait for a place in the group
+TRIES = 3  # to become a member, at first
 AGAIN = 0.1  # seconds until an event comes again that was given back while the feed goes on
 
 
@@ -76,29 +77,39 @@ class Feed:
         self._subscriber: Any = None
         self._current: Record | None = None
         self.group = consumer_group(config.group or "", topic)
-        self._consumer = client.consumer(topic, self.group, config.claim_idle, self)
+        self._client = client
+        self._consumer = self._member()
+        self._failure: DriverError | None = None
 
     # -- its life
+
+    def _member(self) -> KafkaConsumer:
+        return self._client.consumer(self.topic, self.group, self._config.claim_idle, self)
 
     async def start(self, broker: Any, subscriber: Any) -> None:
         """Join the group; returns when there are partitions, or the group takes its time.
 
         Args:
             subscriber: FastStream's, if the broker has middlewares that each message has to pass.
+
+        Raises:
+            DriverError: the group does not take us in.
         """
         if subscriber is not None:
             adopt(broker, subscriber, self._passed)
             subscriber._build_fastdepends_model()
             subscriber._post_start()
             self._subscriber = subscriber
-        await self._consumer.start()
         create = asyncio.get_running_loop().create_task
-        self._tasks = [create(self._read()), create(self._hand_over()), create(self._tell())]
+        self._tasks = [create(self._take_part()), create(self._hand_over()), create(self._tell())]
         try:
             async with asyncio.timeout(JOIN):
                 await self._joined.wait()
         except TimeoutError:
             pass  # another member keeps the group waiting; asking again would only prolong it
+        if self._failure is not None:
+            await self.stop(lost=True)
+            raise self._failure
 
     def halt(self) -> None:
         """Hand nothing over any more; what listeners have is still committed when they are done."""
@@ -195,6 +206,26 @@ class Feed:
 
     # -- from the broker
 
+    async def _take_part(self) -> None:
+        """Be a member of the group, and become one again when the client has given up."""
+        failures = 0
+        while True:
+            try:
+                await self._consumer.start()
+                await self._read()
+            except DriverError as error:
+                failures += 1
+                if self._joined.is_set():
+                    self._shore.report(error, self.name)
+                elif failures == TRIES:
+                    self._failure = error
+                    self._joined.set()
+                    return
+            self.lost([*self._windows])
+            await self._consumer.stop()
+            await asyncio.sleep(PAUSE / 5)
+            self._consumer = self._member()
+
     async def _read(self) -> None:
         while True:
             try:
@@ -206,10 +237,8 @@ class Feed:
                     self._admit(record)
                 if self._ready:
                     self._filled.set()
-            except DriverError as error:
-                if not isinstance(error, DriverConnectionError):
-                    self._shore.report(error, self.name)
-                await asyncio.sleep(PAUSE)
+            except DriverConnectionError:
+                await asyncio.sleep(PAUSE)  # the link tells of it
 
     def _admit(self, record: Record) -> None:
         window = self._windows.get(record.partition)

@@ -14,6 +14,7 @@ from ._kafka_client import KafkaClient
 
 DIAL = 8.0  # seconds until a broker has to have answered, at first
 LOOK = 1.0  # seconds between two pings
+AGAIN = 0.2  # seconds between two, while none was answered
 LONG = 3.0  # seconds that one may take
 
 
@@ -25,6 +26,7 @@ class KafkaLink:
         self._patience = patience
         self._shore: Shore | None = None
         self._up = asyncio.Event()
+        self._broken = asyncio.Event()
         self._lost_at = 0.0
         self._reason = ""
 
@@ -50,10 +52,10 @@ class KafkaLink:
         Raises:
             DriverConnectionError: no broker answers.
         """
-        self._up = asyncio.Event()
+        self._up, self._broken = asyncio.Event(), asyncio.Event()
         try:
             async with asyncio.timeout(DIAL):
-                await self._client.open(self._patience)
+                await self._client.open(self._patience, self._break)
                 await self._client.ping()
         except TimeoutError:
             raise DriverConnectionError(f"Kafka: no broker answers within {DIAL:g} s") from None
@@ -67,9 +69,23 @@ class KafkaLink:
         self._up.clear()
         await self._client.close(lost=lost)
 
-    async def look(self) -> None:
-        """Ask whether a broker answers, and tell of the change."""
-        shore = self.shore
+    def _break(self, reason: str) -> None:
+        if self._shore is not None and self._up.is_set():
+            self._lose(self._shore, reason)
+            self._broken.set()
+
+    async def watch(self) -> None:
+        """Ask again and again whether a broker answers, and tell of the change; until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(LOOK if self._up.is_set() else AGAIN):
+                    await self._broken.wait()
+            except TimeoutError:
+                pass
+            self._broken.clear()
+            await self._look(self.shore)
+
+    async def _look(self, shore: Shore) -> None:
         try:
             async with asyncio.timeout(LONG):
                 await self._client.ping()
