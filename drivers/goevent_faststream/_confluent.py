@@ -17,7 +17,7 @@ from threading import Thread
 from typing import Any, TypeVar, cast
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import NewTopic
+from confluent_kafka.admin import NewTopic, OffsetSpec
 from faststream.confluent import KafkaBroker, Topic
 
 from goevent import DriverConnectionError, DriverError, Receipt
@@ -295,7 +295,7 @@ class Confluent:
             fetch_max_wait_ms=FETCH,
             allow_auto_create_topics=True,
         )
-        return ConfluentConsumer(wrapped.consumer, topic, owner)
+        return ConfluentConsumer(wrapped.consumer, self._settings.admin.client, topic, owner)
 
 
 def receipt(message: Any) -> Receipt:
@@ -318,8 +318,9 @@ class ConfluentConsumer:
     a call from another thread would wait for the end of the callback.
     """
 
-    def __init__(self, consumer: Any, topic: str, owner: Owner) -> None:
+    def __init__(self, consumer: Any, admin: Any, topic: str, owner: Owner) -> None:
         self._consumer = consumer
+        self._admin = admin
         self._topic = topic
         self._owner = owner
         self._loop = asyncio.get_running_loop()
@@ -444,20 +445,22 @@ class ConfluentConsumer:
         rest = self._consumer.consume(most - 1, 0) if most > 1 else ()
         return [_record(each) for each in (first, *rest) if _is_message(each)]
 
-    async def commit(self, places: Mapping[int, Place]) -> None:
+    async def commit(self, places: Mapping[int, Place]) -> bool:
         """Commit offsets and notes."""
         offsets = [
             TopicPartition(self._topic, partition, place.offset, place.note)
             for partition, place in places.items()
         ]
-        await self._ask(self._commit, offsets)
+        return await self._ask(self._commit, offsets)
 
-    def _commit(self, offsets: list[TopicPartition]) -> None:
+    def _commit(self, offsets: list[TopicPartition]) -> bool:
         try:
             self._consumer.commit(offsets=offsets, asynchronous=False)
         except KafkaException as error:
-            if error.args[0].code() not in ANOTHERS:  # else it was told, or will be
+            if error.args[0].code() not in ANOTHERS:
                 raise
+            return False
+        return True
 
     async def find(self, partitions: Collection[int], start: str | datetime) -> Mapping[int, int]:
         """Return the offsets of a start."""
@@ -468,7 +471,7 @@ class ConfluentConsumer:
             first = {each.partition: each.offset for each in found if each.offset >= 0}
             return await self.ends(partitions) | first
         if start == "earliest":
-            return {each: (await self._marks(each))[0] for each in partitions}
+            return await self._bounds(partitions, OffsetSpec.earliest())
         ends = await self.ends(partitions)
         if start == "latest":
             return ends
@@ -476,14 +479,19 @@ class ConfluentConsumer:
 
     async def ends(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets that come next."""
-        return {each: (await self._marks(each))[1] for each in partitions}
+        return await self._bounds(partitions, OffsetSpec.latest())
 
-    async def _marks(self, partition: int) -> tuple[int, int]:
-        part = TopicPartition(self._topic, partition)
-        marks = await self._ask(self._consumer.get_watermark_offsets, part, timeout=ANSWER)
-        if marks is None:
-            raise DriverConnectionError(f"Kafka: no broker tells of {self._topic}-{partition}")
-        return marks
+    async def _bounds(self, partitions: Collection[int], spec: Any) -> dict[int, int]:
+        """Ask as an administrator, by another connection: this one's may wait for messages."""
+        wanted = dict.fromkeys(self._parts(partitions), spec)
+        if not wanted:
+            return {}
+        try:
+            futures = self._admin.list_offsets(wanted, request_timeout=ANSWER)
+            found = await asyncio.gather(*map(asyncio.wrap_future, futures.values()))
+        except (KafkaException, ValueError) as error:
+            raise refusal(error) from error
+        return {part.partition: at.offset for part, at in zip(futures, found, strict=True)}
 
     def pause(self, partitions: Collection[int]) -> None:
         """Read no more of partitions."""

@@ -30,7 +30,7 @@ ANSWER = 5.0  # seconds that one request may take
 DIAL = 8.0  # seconds until there has to be a connection
 JOIN = 30.0  # seconds that a group may take to take us in
 FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
-STOP = 0.6  # seconds for an orderly end
+STOP = 0.4  # seconds for an orderly end
 STEADY = {
     "acks": "all",  # what was accepted is there,
     "enable_idempotence": True,  # and once
@@ -47,7 +47,11 @@ UNREACHABLE = (
     OSError,
     TimeoutError,
 )
-ANOTHERS = (errors.CommitFailedError, errors.IllegalStateError)  # the partitions are
+ANOTHERS = (
+    errors.CommitFailedError,
+    errors.IllegalStateError,
+    errors.RebalanceInProgressError,
+)
 FAILURES = (errors.KafkaError, OSError, TimeoutError)
 
 
@@ -377,7 +381,7 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
             for raw in records
         ]
 
-    async def commit(self, places: Mapping[int, Place]) -> None:
+    async def commit(self, places: Mapping[int, Place]) -> bool:
         """Commit offsets and notes."""
         offsets = {
             TopicPartition(self._topic, partition): OffsetAndMetadata(place.offset, place.note)
@@ -386,8 +390,10 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             await self._requests.ask(self._consumer.commit(offsets))
         except DriverError as error:
-            if not isinstance(error.__cause__, ANOTHERS):  # else it was told, or will be
+            if not isinstance(error.__cause__, ANOTHERS):
                 raise
+            return False
+        return True
 
     async def find(self, partitions: Collection[int], start: str | datetime) -> Mapping[int, int]:
         """Return the offsets of a start."""

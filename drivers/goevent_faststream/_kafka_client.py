@@ -48,8 +48,8 @@ class KafkaConsumer(Protocol):
         """Return what there is, and wait so many seconds for the first."""
         ...
 
-    async def commit(self, places: Mapping[int, Place]) -> None:
-        """Commit offsets and notes."""
+    async def commit(self, places: Mapping[int, Place]) -> bool:
+        """Commit offsets and notes; return False if the partitions may be another's since."""
         ...
 
     async def find(

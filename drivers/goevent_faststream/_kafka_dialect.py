@@ -83,7 +83,7 @@ class KafkaDialect:
         self._feeds.clear()
         self._publisher.close()
         try:
-            await asyncio.gather(*(feed.stop(lost=lost) for feed in feeds))
+            await asyncio.gather(*(feed.stop(lost=lost, wait=False) for feed in feeds))
         finally:
             await self._link.close()
 

@@ -29,7 +29,7 @@ COMMIT = 0.1  # seconds between two commits
 GRACE = 0.5  # seconds for listeners to end with events of a partition that is given up
 FAREWELL = 0.5  # seconds for the last commit
 JOIN = 8.0  # seconds to wait for a place in the group
-TRIES = 3  # to become a member, at first
+TRIES = 10  # to become a member, at first
 AGAIN = 0.1  # seconds until an event comes again that was given back while the feed goes on
 
 
@@ -117,30 +117,34 @@ class Feed:
         self._ready.clear()
         self._drained.set()
 
-    async def stop(self, *, lost: bool = False) -> None:
+    async def stop(self, *, lost: bool = False, wait: bool = True) -> None:
         """Commit what is settled and leave the group.
 
         Args:
             lost: there is no connection, so nothing can be committed.
+            wait: listeners may end with what they have, which takes a moment.
         """
         if self._closed:
             return
         self.halt()
-        if not lost:
-            await self._calm([*self._windows.values()])
-            try:
-                async with asyncio.timeout(FAREWELL):
-                    await self._commit([*self._windows.values()])
-            except (TimeoutError, DriverError) as error:
-                self._shore.report(
-                    DriverError(f"Kafka: the end of some events could not be told: {error!r}"),
-                    self.name,
-                )
-        self._closed = True
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for window in self._windows.values():
+        windows = [*self._windows.values()]
+        if not lost:
+            if wait:
+                await self._calm(windows)
+            try:
+                async with asyncio.timeout(FAREWELL):
+                    while not await self._commit(windows):
+                        await asyncio.sleep(COMMIT / 2)  # the group is about to share out anew
+            except (TimeoutError, DriverError) as error:
+                text = str(error) or f"no answer within {FAREWELL:g} s"
+                self._shore.report(
+                    DriverError(f"the end of some events could not be told: {text}"), self.name
+                )
+        self._closed = True
+        for window in windows:
             window.live = False
         await self._consumer.stop()
 
@@ -382,7 +386,8 @@ class Feed:
             await self._dirty.wait()
             self._dirty.clear()
             try:
-                await self._commit([*self._windows.values()])
+                if not await self._commit([*self._windows.values()]):
+                    self._dirty.set()
             except DriverError as error:
                 self._dirty.set()
                 if not isinstance(error, DriverConnectionError):
@@ -390,19 +395,17 @@ class Feed:
                 await asyncio.sleep(PAUSE)
             await asyncio.sleep(COMMIT)
 
-    async def _commit(self, windows: Collection[Window]) -> None:
+    async def _commit(self, windows: Collection[Window]) -> bool:
+        """Commit what has changed; return False if the group does not take it now."""
         async with self._committing:
-            places = {window.partition: window.place() for window in windows}
-            changed = {
-                window.partition: places[window.partition]
-                for window in windows
-                if window.committed != places[window.partition]
-            }
-            if not changed:
-                return
-            await self._consumer.commit(changed)
-            for window in windows:
-                window.committed = places[window.partition]
+            places = {window: window.place() for window in windows}
+            changed = {w: place for w, place in places.items() if w.committed != place}
+            told = {w.partition: place for w, place in changed.items()}
+            if told and not await self._consumer.commit(told):
+                return False
+            for window, place in changed.items():
+                window.committed = place
+            return True
 
     # -- what there is to do
 
