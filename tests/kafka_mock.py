@@ -1,8 +1,9 @@
 """Kafka as librdkafka mocks it: brokers in this process that both clients dial as they dial any.
 
-It knows groups and their rebalances, commits with notes, idempotent producers and times of offsets;
-it knows no administrator, and forgets everything when it ends. It is asked by its C interface, which
-is the only one by which a broker can be taken down.
+It knows groups and their rebalances, commits with notes, idempotent producers and ends of
+partitions; it knows no administrator and no times, refuses commits while a group rebalances, and
+forgets everything when it ends. It is asked by its C interface, the only one by which a broker can
+be taken down.
 """
 
 from __future__ import annotations

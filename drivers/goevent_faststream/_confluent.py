@@ -17,7 +17,10 @@ from threading import Thread
 from typing import Any, TypeVar, cast
 
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
-from confluent_kafka.admin import NewTopic, OffsetSpec
+from confluent_kafka.admin import (
+    NewTopic,  # type: ignore[attr-defined]
+    OffsetSpec,  # type: ignore[attr-defined]
+)
 from faststream.confluent import KafkaBroker, Topic
 
 from goevent import DriverConnectionError, DriverError, Receipt
@@ -31,6 +34,7 @@ from ._kafka_window import Place, Record
 
 T = TypeVar("T")
 
+EARLIEST, LATEST = cast("Any", OffsetSpec).earliest(), cast("Any", OffsetSpec).latest()
 ANSWER = 5.0  # seconds that one request may take
 DIAL = 5.0
 FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
@@ -176,7 +180,7 @@ class Confluent:
         return set((await asked(self._client.list_topics, timeout=ANSWER)).topics)
 
     async def ensure(self, topic: str) -> None:
-        """Have a topic exist: by asking for it where brokers make it then, or as an administrator."""
+        """Have a topic exist: brokers make it when asked for it, or an administrator does."""
         given = self._address
         if given is not None and topic not in await self.topics():
             if not given.declare:
@@ -276,13 +280,11 @@ class Confluent:
             self._client.produce(topic, value, key, headers=pairs, on_delivery=delivered)
         except (KafkaException, BufferError) as error:
             raise refusal(error) from error
-        error = await written
-        if error is not None:
-            raise refusal(error)
+        failure = await written
+        if failure is not None:
+            raise refusal(failure)
 
-    def consumer(
-        self, topic: str, group: str, silence: float, owner: Owner
-    ) -> KafkaConsumer:
+    def consumer(self, topic: str, group: str, silence: float, owner: Owner) -> KafkaConsumer:
         """Make a member of a group."""
         wrapped = self._settings.builder(
             partitions=(),
@@ -327,6 +329,7 @@ class ConfluentConsumer:
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         self._thread = Thread(target=self._live, name=f"goevent-kafka-{topic}")
         self._ending = False
+        self._failure: DriverError | None = None
 
     def _parts(self, partitions: Collection[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, each) for each in partitions]
@@ -409,7 +412,11 @@ class ConfluentConsumer:
         return done.result()
 
     def _on_assign(self, _: Any, partitions: list[Any]) -> None:
-        begin = self._on_loop(self._assigned([each.partition for each in partitions])) or {}
+        try:
+            begin = self._on_loop(self._assigned([each.partition for each in partitions])) or {}
+        except DriverError as error:
+            self._failure = DriverError(f"Kafka: partitions could not be taken over: {error}")
+            return
         self._consumer.assign([TopicPartition(self._topic, n, at) for n, at in begin.items()])
 
     def _on_revoke(self, _: Any, partitions: list[Any]) -> None:
@@ -434,6 +441,8 @@ class ConfluentConsumer:
 
     async def read(self, most: int, patience: float) -> Sequence[Record]:
         """Return what there is."""
+        if self._failure is not None:
+            raise self._failure
         return await self._ask(self._take, most, patience)
 
     def _take(self, most: int, patience: float) -> Sequence[Record]:
@@ -471,7 +480,7 @@ class ConfluentConsumer:
             first = {each.partition: each.offset for each in found if each.offset >= 0}
             return await self.ends(partitions) | first
         if start == "earliest":
-            return await self._bounds(partitions, OffsetSpec.earliest())
+            return await self._bounds(partitions, EARLIEST)
         ends = await self.ends(partitions)
         if start == "latest":
             return ends
@@ -479,7 +488,7 @@ class ConfluentConsumer:
 
     async def ends(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets that come next."""
-        return await self._bounds(partitions, OffsetSpec.latest())
+        return await self._bounds(partitions, LATEST)
 
     async def _bounds(self, partitions: Collection[int], spec: Any) -> dict[int, int]:
         """Ask as an administrator, by another connection: this one's may wait for messages."""
@@ -521,9 +530,7 @@ def _is_message(raw: Any) -> bool:
 
 
 def _record(raw: Any) -> Record:
-    headers = {
-        name: (value or b"").decode(errors="replace") for name, value in raw.headers() or ()
-    }
+    headers = {name: (value or b"").decode(errors="replace") for name, value in raw.headers() or ()}
     return Record(
         raw.partition(),
         raw.offset(),

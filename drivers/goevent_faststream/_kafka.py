@@ -9,10 +9,10 @@ from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
-from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors
-from aiokafka.admin import NewTopic
-from aiokafka.conn import CloseReason
-from aiokafka.protocol.metadata import MetadataRequest
+from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors  # type: ignore[import-untyped]
+from aiokafka.admin import NewTopic  # type: ignore[import-untyped]
+from aiokafka.conn import CloseReason  # type: ignore[import-untyped]
+from aiokafka.protocol.metadata import MetadataRequest  # type: ignore[import-untyped]
 from faststream.kafka import KafkaBroker, Topic
 
 from goevent import DriverConnectionError, DriverError, Receipt
@@ -109,7 +109,9 @@ class Requests:
         except FAILURES as error:
             raise refusal(error) from error
         except asyncio.CancelledError:
-            raise DriverConnectionError("Kafka: the connection was closed before the answer") from None
+            raise DriverConnectionError(
+                "Kafka: the connection was closed before the answer"
+            ) from None
 
     def _done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
@@ -131,12 +133,12 @@ class Dial:
 
     def __init__(self, producer: Any) -> None:
         self.native: Any = None
-        self._producer = producer
+        self.producer = producer
 
     async def connect(self, native: Any, **options: Any) -> None:
         """Connect it."""
         self.native = native
-        await self._producer.connect(native, **options)
+        await self.producer.connect(native, **options)
 
 
 class AioKafka:
@@ -177,7 +179,7 @@ class AioKafka:
         try:
             await broker.connect()
         finally:
-            settings.producer = dial._producer
+            settings.producer = dial.producer
             self._producer = dial.native
         await broker.start()
 
@@ -227,7 +229,7 @@ class AioKafka:
         return set(cluster.topics())
 
     async def ensure(self, topic: str) -> None:
-        """Have a topic exist: by asking for it where brokers make it then, or as an administrator."""
+        """Have a topic exist: brokers make it when asked for it, or an administrator does."""
         given = self._address
         if given is not None and topic not in await self.topics():
             if not given.declare:
@@ -279,9 +281,7 @@ class AioKafka:
         pairs = [(name, text.encode()) for name, text in headers.items()]
         await self._requests.ask(self._producer.send_and_wait(topic, value, key, headers=pairs))
 
-    def consumer(
-        self, topic: str, group: str, silence: float, owner: Owner
-    ) -> KafkaConsumer:
+    def consumer(self, topic: str, group: str, silence: float, owner: Owner) -> KafkaConsumer:
         """Make a member of a group."""
         build = self._broker.config.broker_config.builder
         client_id = self._broker.config.broker_config.client_id
@@ -317,6 +317,7 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topic = topic
         self._owner = owner
         self._requests = Requests()
+        self._failure: DriverError | None = None
 
     def _parts(self, partitions: Collection[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, each) for each in partitions]
@@ -342,27 +343,35 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     # -- what the client calls
 
-    async def on_partitions_revoked(self, revoked: set[Any]) -> None:
+    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, revoked: set[Any]
+    ) -> None:
         """Give partitions up."""
         await self._owner.revoked([each.partition for each in revoked])
 
-    async def on_partitions_assigned(self, assigned: set[Any]) -> None:
+    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, assigned: set[Any]
+    ) -> None:
         """Take partitions over, from where the group is."""
         parts = sorted(assigned)
         # The public `committed` does not return the note.
-        found = await self._consumer._coordinator.fetch_committed_offsets(parts)
-        places: dict[int, Place | None] = {}
-        for part in parts:
-            at = found.get(part)
-            known = at is not None and at.offset >= 0
-            places[part.partition] = Place(at.offset, at.metadata or "") if known else None
-        for partition, offset in (await self._owner.assigned(places)).items():
-            self._consumer.seek(TopicPartition(self._topic, partition), offset)
+        try:
+            found = await self._consumer._coordinator.fetch_committed_offsets(parts)
+            places: dict[int, Place | None] = dict.fromkeys(each.partition for each in parts)
+            for part, at in found.items():
+                places[part.partition] = Place(at.offset, at.metadata or "")
+            for partition, offset in (await self._owner.assigned(places)).items():
+                self._consumer.seek(TopicPartition(self._topic, partition), offset)
+        except (DriverError, *FAILURES) as error:
+            # The client would only log it, and read from anywhere.
+            self._failure = DriverError(f"Kafka: partitions could not be taken over: {error}")
 
     # -- what the owner calls
 
     async def read(self, most: int, patience: float) -> Sequence[Record]:
         """Return what there is."""
+        if self._failure is not None:
+            raise self._failure
         try:
             found = await self._consumer.getmany(timeout_ms=patience * 1000, max_records=most)
         except FAILURES as error:

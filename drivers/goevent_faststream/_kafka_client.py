@@ -52,9 +52,7 @@ class KafkaConsumer(Protocol):
         """Commit offsets and notes; return False if the partitions may be another's since."""
         ...
 
-    async def find(
-        self, partitions: Collection[int], start: str | datetime
-    ) -> Mapping[int, int]:
+    async def find(self, partitions: Collection[int], start: str | datetime) -> Mapping[int, int]:
         """Return the offsets of "earliest", "latest", an offset, or the first since a time."""
         ...
 

@@ -201,5 +201,3 @@ class KafkaDialect:
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return what there is to do with the partitions that this bus has, as last seen."""
         return tuple(feed.backlog() for feed in [*self._feeds.values()])
-
-

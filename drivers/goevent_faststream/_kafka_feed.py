@@ -58,8 +58,9 @@ class Feed:
         self._shore = shore
         self._config = config
         self._start = start
-        self._most = 4 * config.prefetch  # between committed and read, in one partition
-        self._batch = min(BATCH, self._most)
+        # Between committed and read, in one partition: more than the bus holds, as one that hangs
+        # must not keep the others from running.
+        self._most = max(1000, 4 * config.prefetch)
         self._windows: dict[int, Window] = {}
         self._limbo: dict[int, Window] = {}
         self._paused: set[int] = set()
@@ -75,7 +76,7 @@ class Feed:
         self._lag = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._subscriber: Any = None
-        self._current: Record | None = None
+        self._passing: list[Record] = []
         self.group = consumer_group(config.group or "", topic)
         self._client = client
         self._consumer = self._member()
@@ -136,8 +137,9 @@ class Feed:
                 await self._calm(windows)
             try:
                 async with asyncio.timeout(FAREWELL):
-                    while not await self._commit(windows):
-                        await asyncio.sleep(COMMIT / 2)  # the group is about to share out anew
+                    # The group may be sharing out anew, and nobody tells of the end of that.
+                    while not await self._commit(windows):  # noqa: ASYNC110
+                        await asyncio.sleep(COMMIT / 2)
             except (TimeoutError, DriverError) as error:
                 text = str(error) or f"no answer within {FAREWELL:g} s"
                 self._shore.report(
@@ -153,7 +155,9 @@ class Feed:
     async def assigned(self, places: Mapping[int, Place | None]) -> Mapping[int, int]:
         """Take partitions over."""
         fresh = [partition for partition, place in places.items() if place is None]
-        starts = await self._consumer.find(fresh, self._start) if fresh else {}
+        starts: Mapping[int, int] = {}
+        if fresh:
+            starts = await self._consumer.find(fresh, self._start)
         begin: dict[int, int] = {}
         for partition, committed in places.items():
             place = committed or Place(starts[partition])
@@ -233,11 +237,11 @@ class Feed:
     async def _read(self) -> None:
         while True:
             try:
-                if self._stopping or (len(self._ready) >= self._batch and not await self._has_drained()):
+                if self._stopping or (len(self._ready) >= BATCH and not await self._has_drained()):
                     await self._rest()
                     continue
                 self._fit()
-                for record in await self._consumer.read(self._batch, POLL):
+                for record in await self._consumer.read(BATCH, POLL):
                     self._admit(record)
                 if self._ready:
                     self._filled.set()
@@ -259,8 +263,10 @@ class Feed:
         if window.admit(record):
             self._ready.append(record)
 
-    async def _has_drained(self) -> bool:
-        """Wait a little until there is room; return whether there is."""
+    async def _has_room(self) -> bool:
+        """Return whether more may be read, after waiting a little if not."""
+        if len(self._ready) < BATCH:
+            return True
         self._drained.clear()
         try:
             async with asyncio.timeout(PAUSE):
@@ -303,7 +309,7 @@ class Feed:
                     if not ready:
                         break
                 record = ready.popleft()
-                if len(ready) < self._batch:
+                if len(ready) < BATCH:
                     self._drained.set()
                 if not record.window.live or record.state is not State.WAITING:
                     continue
@@ -329,11 +335,11 @@ class Feed:
 
     async def _pass(self, record: Record) -> None:
         """Have a message pass the middlewares of the broker."""
-        self._current = record
+        self._passing = [record]
         await self._subscriber.consume(record.raw)
-        if self._current is None:
+        if not self._passing:
             return
-        self._current = None  # one of them has kept it, or failed, which FastStream has logged
+        self._passing.clear()  # one of them has kept it, or failed, which FastStream has logged
         if record.deliveries < self._config.max_deliveries:
             self.again(record, self._config.pause(record.deliveries))
             return
@@ -342,9 +348,8 @@ class Feed:
         self.settle(record)
 
     async def _passed(self, _: Any) -> None:
-        record, self._current = self._current, None
-        if record is not None:
-            await self._shore.arrived(self._arrival(record))
+        if self._passing:
+            await self._shore.arrived(self._arrival(self._passing.pop()))
 
     # -- what becomes of it
 
@@ -412,7 +417,7 @@ class Feed:
     async def look(self) -> None:
         """See how much there is to do."""
         windows = {**self._windows}
-        ends = await self._consumer.ends([*windows]) if windows else {}
+        ends = await self._consumer.ends([*windows])
         self._lag = sum(max(0, end - windows[p].position) for p, end in ends.items())
 
     def backlog(self) -> Backlog:
