@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
-from datetime import datetime
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
-from aiokafka import ConsumerRebalanceListener, OffsetAndMetadata, TopicPartition, errors  # type: ignore[import-untyped]
+from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.admin import NewTopic  # type: ignore[import-untyped]
 from aiokafka.conn import CloseReason  # type: ignore[import-untyped]
 from aiokafka.protocol.metadata import MetadataRequest  # type: ignore[import-untyped]
@@ -17,42 +16,21 @@ from faststream.kafka import KafkaBroker, Topic
 
 from goevent import DriverConnectionError, DriverError, Receipt
 
+from ._aiokafka import ANSWER, FAILURES, STOP, Requests, refusal
+from ._aiokafka_member import AioConsumer
 from ._config import BrokerConfig
 from ._dialect import Dialect, Outgoing
 from ._kafka_client import Answer, KafkaConsumer, Owner
 from ._kafka_dialect import KafkaDialect
 from ._kafka_url import read_kafka_url
-from ._kafka_window import Place, Record
 
-T = TypeVar("T")
-
-ANSWER = 5.0  # seconds that one request may take
 DIAL = 8.0  # seconds until there has to be a connection
-JOIN = 30.0  # seconds that a group may take to take us in
 FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
-STOP = 0.4  # seconds for an orderly end
 STEADY = {
     "acks": "all",  # what was accepted is there,
     "enable_idempotence": True,  # and once
     "request_timeout_ms": 10_000,
 }
-UNREACHABLE = (
-    errors.KafkaConnectionError,
-    errors.NodeNotReadyError,
-    errors.RequestTimedOutError,
-    errors.KafkaTimeoutError,
-    errors.NoBrokersAvailable,
-    errors.StaleMetadata,
-    errors.CoordinatorNotAvailableError,
-    OSError,
-    TimeoutError,
-)
-ANOTHERS = (
-    errors.CommitFailedError,
-    errors.IllegalStateError,
-    errors.RebalanceInProgressError,
-)
-FAILURES = (errors.KafkaError, OSError, TimeoutError)
 
 
 def broker_at(url: str) -> KafkaBroker:
@@ -71,61 +49,6 @@ def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
         raise TypeError(f"the address of events in Kafka is a Topic of its broker, not {address!r}")
     prefix = None if address is None else address.name
     return KafkaDialect(broker, AioKafka(broker, address), config, prefix)
-
-
-def refusal(error: BaseException) -> DriverError:
-    """Return the error of the contract for one of aiokafka; one of the contract as it is."""
-    if isinstance(error, DriverError):
-        return error
-    kind = DriverConnectionError if isinstance(error, UNREACHABLE) else DriverError
-    mapped = kind(f"Kafka: {str(error) or type(error).__name__}")
-    mapped.__cause__ = error
-    return mapped
-
-
-class Requests:
-    """What is asked of aiokafka: it goes on if nobody waits any more.
-
-    A request may be what connects, and one that is cancelled then leaves its socket behind.
-    """
-
-    def __init__(self) -> None:
-        self._tasks: set[asyncio.Task[Any]] = set()
-
-    async def ask(self, work: Coroutine[Any, Any, T], patience: float = ANSWER) -> T:
-        """Return what the client returns.
-
-        Raises:
-            DriverError: it has failed, or was not there in time.
-        """
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
-        await asyncio.wait({task}, timeout=patience)
-        if not task.done():
-            raise DriverConnectionError(f"Kafka: no answer within {patience:g} s")
-        try:
-            return task.result()
-        except FAILURES as error:
-            raise refusal(error) from error
-        except asyncio.CancelledError:
-            raise DriverConnectionError(
-                "Kafka: the connection was closed before the answer"
-            ) from None
-
-    def _done(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if not task.cancelled():
-            task.exception()  # who waits has it
-
-    async def end(self) -> None:
-        """Let what is under way end, but not for long."""
-        if self._tasks:
-            await asyncio.wait({*self._tasks}, timeout=STOP / 2)
-        tasks = [*self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 class Dial:
@@ -307,129 +230,3 @@ def _answered(outgoing: Outgoing, answer: Answer, future: Any) -> None:
         return
     done = future.result()
     answer(outgoing, Receipt(id=f"{done.topic}-{done.partition}@{done.offset}"))
-
-
-class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
-    """A member of a group."""
-
-    def __init__(self, consumer: Any, topic: str, owner: Owner) -> None:
-        self._consumer = consumer
-        self._topic = topic
-        self._owner = owner
-        self._requests = Requests()
-        self._failure: DriverError | None = None
-
-    def _parts(self, partitions: Collection[int]) -> list[TopicPartition]:
-        return [TopicPartition(self._topic, each) for each in partitions]
-
-    async def start(self) -> None:
-        """Begin to join the group."""
-        self._consumer.subscribe([self._topic], listener=self)
-        await self._requests.ask(self._consumer.start(), JOIN)  # it waits for partitions
-
-    async def stop(self) -> None:
-        """Leave the group."""
-        await self._requests.end()
-        with suppress(*FAILURES):
-            async with asyncio.timeout(STOP):
-                await self._consumer.stop()
-                return
-        # It was not over in time, which leaves tasks and sockets of the client.
-        consumer = self._consumer
-        for part in (consumer._coordinator, consumer._fetcher, consumer._client):
-            with suppress(*FAILURES):
-                async with asyncio.timeout(STOP / 6):
-                    await part.close()
-
-    # -- what the client calls
-
-    async def on_partitions_revoked(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, revoked: set[Any]
-    ) -> None:
-        """Give partitions up."""
-        await self._owner.revoked([each.partition for each in revoked])
-
-    async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
-        self, assigned: set[Any]
-    ) -> None:
-        """Take partitions over, from where the group is."""
-        parts = sorted(assigned)
-        # The public `committed` does not return the note.
-        try:
-            found = await self._consumer._coordinator.fetch_committed_offsets(parts)
-            places: dict[int, Place | None] = dict.fromkeys(each.partition for each in parts)
-            for part, at in found.items():
-                places[part.partition] = Place(at.offset, at.metadata or "")
-            for partition, offset in (await self._owner.assigned(places)).items():
-                self._consumer.seek(TopicPartition(self._topic, partition), offset)
-        except (DriverError, *FAILURES) as error:
-            # The client would only log it, and read from anywhere.
-            self._failure = DriverError(f"Kafka: partitions could not be taken over: {error}")
-
-    # -- what the owner calls
-
-    async def read(self, most: int, patience: float) -> Sequence[Record]:
-        """Return what there is."""
-        if self._failure is not None:
-            raise self._failure
-        try:
-            found = await self._consumer.getmany(timeout_ms=patience * 1000, max_records=most)
-        except FAILURES as error:
-            raise refusal(error) from error
-        return [
-            Record(
-                raw.partition,
-                raw.offset,
-                raw.key,
-                raw.value or b"",
-                {name: (value or b"").decode(errors="replace") for name, value in raw.headers},
-                raw.timestamp / 1000,
-                raw,
-            )
-            for records in found.values()
-            for raw in records
-        ]
-
-    async def commit(self, places: Mapping[int, Place]) -> bool:
-        """Commit offsets and notes."""
-        offsets = {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(place.offset, place.note)
-            for partition, place in places.items()
-        }
-        try:
-            await self._requests.ask(self._consumer.commit(offsets))
-        except DriverError as error:
-            if not isinstance(error.__cause__, ANOTHERS):
-                raise
-            return False
-        return True
-
-    async def find(self, partitions: Collection[int], start: str | datetime) -> Mapping[int, int]:
-        """Return the offsets of a start."""
-        parts, consumer = self._parts(partitions), self._consumer
-        if start == "earliest":
-            found = await self._requests.ask(consumer.beginning_offsets(parts))
-            return {part.partition: offset for part, offset in found.items()}
-        ends = await self.ends(partitions)
-        if isinstance(start, datetime):
-            times = dict.fromkeys(parts, int(start.timestamp() * 1000))
-            found = await self._requests.ask(consumer.offsets_for_times(times))
-            return ends | {part.partition: at.offset for part, at in found.items() if at}
-        if start == "latest":
-            return ends
-        return {partition: min(int(start), end) for partition, end in ends.items()}
-
-    async def ends(self, partitions: Collection[int]) -> dict[int, int]:
-        """Return the offsets that come next."""
-        found = await self._requests.ask(self._consumer.end_offsets(self._parts(partitions)))
-        return {part.partition: offset for part, offset in found.items()}
-
-    def pause(self, partitions: Collection[int]) -> None:
-        """Read no more of partitions."""
-        with suppress(errors.IllegalStateError):  # they are another's since
-            self._consumer.pause(*self._parts(partitions))
-
-    def resume(self, partitions: Collection[int]) -> None:
-        """Read of them again."""
-        with suppress(errors.IllegalStateError):
-            self._consumer.resume(*self._parts(partitions))

@@ -237,7 +237,7 @@ class Feed:
     async def _read(self) -> None:
         while True:
             try:
-                if self._stopping or (len(self._ready) >= BATCH and not await self._has_drained()):
+                if self._stopping or not await self._has_room():
                     await self._rest()
                     continue
                 self._fit()
