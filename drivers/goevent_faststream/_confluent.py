@@ -98,6 +98,8 @@ class Confluent:
         self._done.clear()
         self._called = False
         await self._broker.start()
+        # From here on clients are made for members of groups, and one client is enough to listen to.
+        connection.config["error_cb"] = _ignored
         self._producer = self._settings.producer._producer.producer.producer
         await asked(self._producer.list_topics, timeout=DIAL)
 
@@ -250,6 +252,10 @@ class Confluent:
 def receipt(message: Any) -> Receipt:
     """Return the place of a message that was written."""
     return Receipt(id=f"{message.topic()}-{message.partition()}@{message.offset()}")
+
+
+def _ignored(_: Any) -> None:
+    """Take an error that the producer has as well; unheard, it would be logged."""
 
 
 def _published(outgoing: Outgoing, answer: Answer, future: Any) -> None:

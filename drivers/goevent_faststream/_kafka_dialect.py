@@ -11,8 +11,6 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from faststream.middlewares import AckPolicy
-
 from goevent import Backlog, Capabilities, DriverConnectionError, DriverError, compile_pattern
 
 from ._config import BrokerConfig
@@ -23,7 +21,6 @@ from ._kafka_feed import Feed
 from ._kafka_link import LOOK, KafkaLink
 from ._kafka_names import name_of
 from ._kafka_publisher import Publisher
-from ._subscribers import whole
 
 IN_FLIGHT = 1000  # publishes that wait for their acknowledgement
 MAX_SIZE = 1_000_000  # brokers take 1 MiB, headers included, unless told otherwise
@@ -130,27 +127,12 @@ class KafkaDialect:
                 if feed is None:
                     topic = await self._publisher.topic(name)
                     start = "earliest" if new else self._config.start
-                    feed = Feed(self._client, self._link.shore, self._config, name, topic, start)
+                    shore = self._link.shore
+                    feed = Feed(self._broker, self._client, shore, self._config, name, topic, start)
                     made.append(feed)
                     self._feeds[name] = feed
                 feed.vias[via] = None
-            await asyncio.gather(*(each.start(self._broker, self._gate(each)) for each in made))
-
-    def _gate(self, feed: Feed) -> Any:
-        """Return FastStream's subscriber, if messages have to pass the middlewares of the broker.
-
-        It makes no consumer of its own: it would commit what is not settled.
-        """
-        if not self._broker.middlewares:
-            return None
-        return self._broker.subscriber(
-            feed.topic,
-            group_id=feed.group,
-            decoder=whole,
-            ack_policy=AckPolicy.MANUAL,
-            no_reply=True,
-            persistent=False,
-        )
+            await asyncio.gather(*(each.start() for each in made))
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Leave the consumer groups; what is committed stays."""

@@ -7,7 +7,6 @@ partitions paused, as who does not ask is thrown out of the group; one hands ove
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import deque
 from collections.abc import Collection, Mapping
 from datetime import datetime
@@ -18,9 +17,9 @@ from goevent import Backlog, DriverConnectionError, DriverError
 from ._config import BrokerConfig
 from ._dialect import Arrival, Shore
 from ._kafka_client import KafkaClient, KafkaConsumer
+from ._kafka_gate import Gate
 from ._kafka_names import consumer_group
-from ._kafka_window import Place, Record, State, Window
-from ._subscribers import adopt
+from ._kafka_window import Place, Record, State, Window, backlog_of
 
 BATCH = 250  # messages in one read
 POLL = 0.25  # seconds that a read may wait
@@ -45,6 +44,7 @@ class Feed:
 
     def __init__(
         self,
+        broker: Any,
         client: KafkaClient,
         shore: Shore,
         config: BrokerConfig,
@@ -75,9 +75,8 @@ class Feed:
         self._stopping = False
         self._lag = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._subscriber: Any = None
-        self._passing: list[Record] = []
         self.group = consumer_group(config.group or "", topic)
+        self._gate = Gate(broker, topic, self.group, self._arrive)
         self._client = client
         self._consumer = self._member()
         self._failure: DriverError | None = None
@@ -87,20 +86,12 @@ class Feed:
     def _member(self) -> KafkaConsumer:
         return self._client.consumer(self.topic, self.group, self._config.claim_idle, self)
 
-    async def start(self, broker: Any, subscriber: Any) -> None:
+    async def start(self) -> None:
         """Join the group; returns when there are partitions, or the group takes its time.
-
-        Args:
-            subscriber: FastStream's, if the broker has middlewares that each message has to pass.
 
         Raises:
             DriverError: the group does not take us in.
         """
-        if subscriber is not None:
-            adopt(broker, subscriber, self._passed)
-            subscriber._build_fastdepends_model()
-            subscriber._post_start()
-            self._subscriber = subscriber
         create = asyncio.get_running_loop().create_task
         self._tasks = [create(self._take_part()), create(self._hand_over()), create(self._tell())]
         try:
@@ -315,41 +306,34 @@ class Feed:
                     continue
                 record.state = State.HANDED
                 record.deliveries += 1
-                if self._subscriber is None:
-                    await shore.arrived(self._arrival(record))
-                else:
-                    await self._pass(record)
+                if self._gate.is_open:
+                    await self._arrive(record)
+                elif not await self._gate.passes(record):
+                    self._kept(record)
             self._dirty.set()
             await self._filled.wait()
 
-    def _arrival(self, record: Record) -> Arrival:
-        return Arrival(
-            self.name,
-            next(iter(self.vias), self.name),
-            record.value,
-            record.headers,
-            record.deliveries,
-            f"{self.topic}-{record.partition}@{record.offset}",
-            (self, record),
+    async def _arrive(self, record: Record) -> None:
+        await self._shore.arrived(
+            Arrival(
+                self.name,
+                next(iter(self.vias), self.name),
+                record.value,
+                record.headers,
+                record.deliveries,
+                f"{self.topic}-{record.partition}@{record.offset}",
+                (self, record),
+            )
         )
 
-    async def _pass(self, record: Record) -> None:
-        """Have a message pass the middlewares of the broker."""
-        self._passing = [record]
-        await self._subscriber.consume(record.raw)
-        if not self._passing:
-            return
-        self._passing.clear()  # one of them has kept it, or failed, which FastStream has logged
+    def _kept(self, record: Record) -> None:
+        """Try a message again that the middlewares of the broker keep, and give it up at last."""
         if record.deliveries < self._config.max_deliveries:
             self.again(record, self._config.pause(record.deliveries))
             return
         text = f"the middlewares of the broker keep the event {record.offset} of {self.name!r}"
         self._shore.report(DriverError(text), self.name)
         self.settle(record)
-
-    async def _passed(self, _: Any) -> None:
-        if self._passing:
-            await self._shore.arrived(self._arrival(self._passing.pop()))
 
     # -- what becomes of it
 
@@ -422,12 +406,4 @@ class Feed:
 
     def backlog(self) -> Backlog:
         """Return what is to be done with the partitions that this bus has, as last seen."""
-        records = [r for w in [*self._windows.values()] for r in [*w.records]]
-        held = [r for r in records if r.state in (State.HANDED, State.RESTING)]
-        oldest = min((record.published for record in held), default=None)
-        return Backlog(
-            event_name=self.name,
-            lag=self._lag + sum(record.state is State.WAITING for record in records),
-            pending=len(held),
-            oldest_pending=0.0 if oldest is None else max(0.0, time.time() - oldest),
-        )
+        return backlog_of(self.name, self._lag, [*self._windows.values()])

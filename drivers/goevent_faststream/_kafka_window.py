@@ -8,12 +8,15 @@ are settled already. Who gets the partition next, also after a crash, goes on fr
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import groupby
 from typing import Any, NamedTuple
+
+from goevent import Backlog
 
 LONGEST = 2000  # characters of a note; brokers take 4096
 _HEAD = "goevent/1:"
@@ -187,3 +190,20 @@ def read_note(place: Place) -> dict[int, int]:
             marks.update(dict.fromkeys(range(offset, offset + int(count)), value))
         offset += int(count)
     return marks
+
+
+def backlog_of(name: str, lag: int, windows: Sequence[Window]) -> Backlog:
+    """Return what there is to do; called by Trio, so it only looks.
+
+    Args:
+        lag: how many were not read yet.
+    """
+    records = [record for window in windows for record in [*window.records]]
+    held = [r for r in records if r.state in (State.HANDED, State.RESTING)]
+    oldest = min((record.published for record in held), default=None)
+    return Backlog(
+        event_name=name,
+        lag=lag + sum(record.state is State.WAITING for record in records),
+        pending=len(held),
+        oldest_pending=0.0 if oldest is None else max(0.0, time.time() - oldest),
+    )
