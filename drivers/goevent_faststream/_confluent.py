@@ -98,7 +98,7 @@ class Confluent:
         self._done.clear()
         self._called = False
         await self._broker.start()
-        # From here on clients are made for members of groups, and one client is enough to listen to.
+        # Clients that are made from here on are members of groups; one is enough to listen to.
         connection.config["error_cb"] = _ignored
         self._producer = self._settings.producer._producer.producer.producer
         await asked(self._producer.list_topics, timeout=DIAL)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from datetime import datetime
 from typing import Any
 
@@ -94,11 +95,10 @@ class Feed:
         """
         create = asyncio.get_running_loop().create_task
         self._tasks = [create(self._take_part()), create(self._hand_over()), create(self._tell())]
-        try:
+        # Another member may keep the group waiting, and asking again would only prolong it.
+        with suppress(TimeoutError):
             async with asyncio.timeout(JOIN):
                 await self._joined.wait()
-        except TimeoutError:
-            pass  # another member keeps the group waiting; asking again would only prolong it
         if self._failure is not None:
             await self.stop(lost=True)
             raise self._failure
@@ -194,14 +194,12 @@ class Feed:
         self._drained.set()
 
     async def _calm(self, windows: Collection[Window]) -> None:
-        """Wait a little until listeners are done with what they have."""
-        try:
+        """Wait a little until listeners are done with what they have; the rest comes again."""
+        with suppress(TimeoutError):
             async with asyncio.timeout(GRACE):
                 while any(window.handed() for window in windows):
                     self._settled.clear()
                     await self._settled.wait()
-        except TimeoutError:
-            pass  # it comes again where the partition goes
 
     # -- from the broker
 
@@ -259,12 +257,10 @@ class Feed:
         if len(self._ready) < BATCH:
             return True
         self._drained.clear()
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(PAUSE):
                 await self._drained.wait()
-        except TimeoutError:
-            return False
-        return True
+        return self._drained.is_set()
 
     async def _rest(self) -> None:
         """Go on asking the client, for the sake of the group, while nothing may come."""
