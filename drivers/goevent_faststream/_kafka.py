@@ -110,22 +110,26 @@ class AioKafka:
         """Disconnect; what could not be sent within a moment is given up."""
         await self._requests.end()
         broker, producer = self._broker, self._producer
-        self._producer = None
-        with suppress(*FAILURES):
-            async with asyncio.timeout(0.0 if lost else STOP):
-                await broker.stop()
-        if producer is not None:
-            producer._closed = True  # also if it was not, for want of time
-            task = producer._sender and producer._sender.sender_task
-            if task is not None:
-                task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
-            await producer.client.close()
         admin = broker.config.broker_config.admin
+        self._producer = None
+        if producer is not None:
+            if not lost:
+                with suppress(*FAILURES):
+                    async with asyncio.timeout(STOP):
+                        await producer.flush()
+            # Its own `stop` waits for all that is not sent, and closes nothing until then.
+            producer._closed = True
+            if producer._sender is not None and producer._sender.sender_task is not None:
+                producer._sender.sender_task.cancel()
+                await asyncio.gather(producer._sender.sender_task, return_exceptions=True)
+            await producer.client.close()
         if admin.admin_client is not None:
             with suppress(*FAILURES):
                 await admin.admin_client.close()
             admin.admin_client = None
+        with suppress(*FAILURES):
+            async with asyncio.timeout(STOP):
+                await broker.stop()
         broker._connection = None
 
     @property
