@@ -53,12 +53,9 @@ class Feed:
         topic: str,
         start: str | datetime,
     ) -> None:
-        self.name = name
-        self.topic = topic
+        self.name, self.topic = name, topic
         self.vias: dict[str, None] = {}
-        self._shore = shore
-        self._config = config
-        self._start = start
+        self._shore, self._config, self._start = shore, config, start
         # Between committed and read, in one partition: more than the bus holds, as one that hangs
         # must not keep the others from running.
         self._most = max(1000, 4 * config.prefetch)
@@ -66,14 +63,11 @@ class Feed:
         self._limbo: dict[int, Window] = {}
         self._paused: set[int] = set()
         self._ready: deque[Record] = deque()
-        self._filled = asyncio.Event()
-        self._drained = asyncio.Event()
+        self._filled, self._drained = asyncio.Event(), asyncio.Event()
         self._dirty = asyncio.Event()
-        self._joined = asyncio.Event()
-        self._settled = asyncio.Event()
+        self._joined, self._settled = asyncio.Event(), asyncio.Event()
         self._committing = asyncio.Lock()
-        self._closed = False
-        self._stopping = False
+        self._closed = self._stopping = False
         self._lag = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.group = consumer_group(config.group or "", topic)
