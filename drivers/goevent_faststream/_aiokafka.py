@@ -13,7 +13,6 @@ from goevent import DriverConnectionError, DriverError
 T = TypeVar("T")
 
 ANSWER = 5.0  # seconds that one request may take
-STOP = 0.4  # seconds for an orderly end
 UNREACHABLE = (
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
@@ -73,10 +72,10 @@ class Requests:
         if not task.cancelled():
             task.exception()  # who waits has it
 
-    async def end(self) -> None:
-        """Let what is under way end, but not for long."""
+    async def end(self, patience: float) -> None:
+        """Let what is under way end, but not for longer than that."""
         if self._tasks:
-            await asyncio.wait({*self._tasks}, timeout=STOP / 2)
+            await asyncio.wait({*self._tasks}, timeout=patience)
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()

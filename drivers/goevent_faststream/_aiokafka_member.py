@@ -17,10 +17,11 @@ from aiokafka import (  # type: ignore[import-untyped]
 
 from goevent import DriverError
 
-from ._aiokafka import FAILURES, STOP, Requests, refusal
+from ._aiokafka import FAILURES, Requests, refusal
 from ._kafka_client import Owner
 from ._kafka_window import Place, Record
 
+STOP = 0.4  # seconds for an orderly end
 JOIN = 30.0  # seconds that a group may take to take us in
 ANOTHERS = (
     errors.CommitFailedError,
@@ -49,7 +50,7 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def stop(self) -> None:
         """Leave the group."""
-        await self._requests.end()
+        await self._requests.end(STOP / 2)
         with suppress(*FAILURES):
             async with asyncio.timeout(STOP):
                 await self._consumer.stop()

@@ -16,7 +16,7 @@ from faststream.kafka import KafkaBroker, Topic
 
 from goevent import DriverConnectionError, DriverError, Receipt
 
-from ._aiokafka import ANSWER, FAILURES, STOP, Requests, refusal
+from ._aiokafka import ANSWER, FAILURES, Requests, refusal
 from ._aiokafka_member import AioConsumer
 from ._config import BrokerConfig
 from ._dialect import Dialect, Outgoing
@@ -26,6 +26,8 @@ from ._kafka_url import read_kafka_url
 
 DIAL = 8.0  # seconds until there has to be a connection
 FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
+LAST = 0.6  # seconds for what is under way at the end, which may be connecting
+STOP = 0.4  # seconds for an orderly end
 STEADY = {
     "acks": "all",  # what was accepted is there,
     "enable_idempotence": True,  # and once
@@ -108,7 +110,7 @@ class AioKafka:
 
     async def close(self, *, lost: bool) -> None:
         """Disconnect; what could not be sent within a moment is given up."""
-        await self._requests.end()
+        await self._requests.end(LAST)
         broker, producer = self._broker, self._producer
         admin = broker.config.broker_config.admin
         self._producer = None
