@@ -67,7 +67,7 @@ class SpiedInbox:
     def deliver_nowait(
         self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
     ) -> bool:
-        handed = Handed(envelope.event_name, settle is not None)
+        handed = Handed(envelope.event_name, settle is not None, deliveries)
         noting = self._noting_in(handed, settle)
         delivered = self._inbox.deliver_nowait(envelope, noting, deliveries=deliveries)
         if delivered:
