@@ -19,7 +19,7 @@ from goevent import DriverError, Message, Receipt
 from .._errors import ConnectionBroken, LinkClosed, RedisLinkError
 from .._link import Link
 from .._request import Posted, Request, ignore
-from .._resp import Encodable, pack
+from .._resp import Encodable, complete, pack, pack_but_last
 from ._config import StreamsConfig
 from ._feed import place, text
 from ._keys import Keys
@@ -27,7 +27,7 @@ from ._troubles import Troubles, refusal
 
 PAUSE = 0.05  # seconds until a publish is tried again; doubles
 LONGEST = 0.8
-PLAIN = 5  # words of a command that neither trims nor tells of an earlier attempt
+PLAIN = 4  # words before the event in a command that neither trims nor tells of a try before
 KNOWN = 5.0  # seconds until the name of a stream is told again, which somebody may have deleted
 
 Replied = Callable[[Receipt | Exception], None]
@@ -87,13 +87,13 @@ class Publisher:
             conversation.enter(pack(self._command(name, data)), attempt)
             self._learn_head(name)
         else:
-            conversation.enter(b"%b%d\r\n%b\r\n" % (head, len(data), data), attempt)
+            conversation.enter(complete(head, data), attempt)
 
     def _learn_head(self, name: str) -> None:
         """Remember what all commands for a name begin with, if nothing in them changes."""
-        command = self._command(name, b"")
-        if len(command) == PLAIN:
-            self._heads[name] = pack(command).removesuffix(b"0\r\n\r\n")
+        *head, data = self._command(name, b"")
+        if len(head) == PLAIN and not data:
+            self._heads[name] = pack_but_last(*head)
 
     async def publish(self, message: Message) -> Receipt:
         """Put an event into its stream; returns when the server has it.
