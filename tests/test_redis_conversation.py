@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from random import Random
 from typing import Any
 
 import pytest
@@ -311,6 +312,40 @@ async def test_what_leaves_at_once_in_part_or_later_leaves_in_order() -> None:
             await peer.say(b":1\r\n" * count)
             assert len(replies) == count
         assert heard == asked
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_pieces_leave_in_order_and_what_the_peer_has_got_may_have_been_executed(
+    seed: int,
+) -> None:
+    random = Random(seed)
+    sizes = [random.choice((1, 100, 3000, 9000, 70_000)) for _ in range(120)]
+    commands = [pack(("ECHO", bytes([65 + n % 26]) * size)) for n, size in enumerate(sizes)]
+    asked, heard = b"".join(commands), b""
+    stop_at = random.choice((len(asked), random.randrange(len(asked))))
+    results: list[Any] = []
+    async with talking(pair=socket_pair) as peer:
+
+        async def listen() -> None:
+            nonlocal heard
+            while len(heard) < stop_at:
+                heard += await peer.hear()
+                for _ in range(random.randrange(4)):
+                    await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            for data in commands:
+                peer.conversation.enter(data, Posted(results.append))
+                for _ in range(random.choice((0, 0, 0, 0, 1, 2))):
+                    await trio.lowlevel.checkpoint()
+        assert asked.startswith(heard)
+        peer.conversation.end(ConnectionBroken("enough"))
+    whole = 0
+    for data, result in zip(commands, results, strict=True):
+        whole += len(data)
+        assert isinstance(result, ConnectionBroken)
+        assert result.maybe_executed or whole > len(heard)
 
 
 async def test_callback_gets_the_reply_or_the_failure() -> None:
