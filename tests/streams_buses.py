@@ -75,8 +75,9 @@ async def streams_server(*config: str) -> AsyncGenerator[RedisServer]:
 
 @asynccontextmanager
 async def asking(server: RedisServer) -> AsyncGenerator[Callable[..., Any]]:
-    """Return a function that sends a command to the server."""
-    async with Link(RedisConfig(addr=server.addr), patience=10.0).open() as link:
+    """Return a function that sends a command to the server, also to one that is busy for long."""
+    config = RedisConfig(addr=server.addr, read_timeout=30.0)
+    async with Link(config, patience=10.0).open() as link:
         yield link.execute
 
 

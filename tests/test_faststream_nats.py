@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import traceback
 from typing import Any
 
 import pytest
@@ -168,6 +169,29 @@ async def test_crash_of_the_loop_ends_the_bus_with_a_driver_error() -> None:
             await crashing(bus)
         async with bus:
             await accepted(bus, 1)
+
+
+async def test_client_that_cannot_be_closed_fails_the_bus_and_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail() -> None:
+        await close()
+        raise TypeError("a defect of the client")
+
+    async with nats_server() as server:
+        bus = FastStreamBus(server.url)
+        dialect = bus.driver._dialect  # pyright: ignore[reportPrivateUsage]
+        close = dialect.close
+        monkeypatch.setattr(dialect, "close", fail)
+        with (
+            trio.fail_after(10),
+            pytest.raises((TypeError, ExceptionGroup)) as caught,
+        ):
+            async with bus:
+                await accepted(bus, 1)
+    assert "a defect of the client" in "".join(traceback.format_exception(caught.value))
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("goevent-")]
 
 
 def test_keyboard_interrupt_ends_the_bus_and_its_thread() -> None:

@@ -119,21 +119,24 @@ def mqtt(scene: Scene) -> Direct:
 def kafka(scene: Scene) -> Direct:
     from faststream.kafka import KafkaBroker
 
-    return _kafka(KafkaBroker(scene.addr, **_options), scene)
+    topic = f"{scene.tag}.{NAME}"
+    return _kafka(KafkaBroker(scene.addr, **_options), topic, topic)
 
 
 def confluent(scene: Scene) -> Direct:
-    from faststream.confluent import KafkaBroker
+    from faststream.confluent import KafkaBroker, Topic
 
-    return _kafka(KafkaBroker(scene.addr, **_options), scene)
-
-
-def _kafka(broker: Any, scene: Scene) -> Direct:
     topic = f"{scene.tag}.{NAME}"
+    # The mock cluster does not answer who would make a topic, and FastStream waits a minute for it.
+    read = Topic(topic, declare=False)
+    return _kafka(KafkaBroker(scene.addr, **_options), topic, read)
+
+
+def _kafka(broker: Any, topic: str, read: Any) -> Direct:
     group = {"group_id": "direct", "auto_offset_reset": "earliest"}
     return Direct(
         broker,
-        lambda: broker.subscriber(topic, **group, **AFTER),
+        lambda: broker.subscriber(read, **group, **AFTER),
         lambda message: broker.publish(message, topic),
         _nothing,
         _nothing,

@@ -69,6 +69,8 @@ class Confluent:
         self._known = ""
         self._done: deque[tuple[Outgoing, Answer, Receipt | Exception]] = deque()
         self._called = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wrapped = False  # by middlewares; the broker composes them each time it is asked
 
     @property
     def _settings(self) -> Any:
@@ -76,7 +78,8 @@ class Confluent:
 
     async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
         """Connect."""
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
+        self._wrapped = bool(self._broker.middlewares)
 
         def failed(error: Any) -> None:
             if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
@@ -163,7 +166,7 @@ class Confluent:
         key = None if outgoing.key is None else outgoing.key.encode()
         broker = self._broker
         try:
-            if broker.middlewares or outgoing.headers:
+            if self._wrapped or outgoing.headers:
                 future = await broker.publish(
                     outgoing.body,
                     topic,
@@ -179,9 +182,7 @@ class Confluent:
                     outgoing.body,
                     key,
                     headers=[("correlation_id", outgoing.id.encode())],
-                    on_delivery=partial(
-                        self._delivered, outgoing, answer, asyncio.get_running_loop()
-                    ),
+                    on_delivery=partial(self._delivered, outgoing, answer, self._loop),
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
             answer(outgoing, refusal(error))
@@ -190,14 +191,14 @@ class Confluent:
         self,
         outgoing: Outgoing,
         answer: Answer,
-        loop: asyncio.AbstractEventLoop,
+        loop: asyncio.AbstractEventLoop | None,
         error: Any,
         message: Any,
     ) -> None:
         """Take the answer of a broker, in the thread that asks for it; the loop is called once."""
         result = receipt(message) if error is None else refusal(error)
         self._done.append((outgoing, answer, result))
-        if not self._called:
+        if loop is not None and not self._called:
             self._called = True
             with suppress(RuntimeError):  # the bus has ended, and so has who waits
                 loop.call_soon_threadsafe(self._tell)

@@ -78,10 +78,12 @@ class AioKafka:
         self._address = address
         self._producer: Any = None
         self._requests = Requests()
+        self._wrapped = False  # by middlewares; the broker composes them each time it is asked
 
     async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
         """Connect."""
         self._requests = Requests()
+        self._wrapped = bool(self._broker.middlewares)
         self._broker._connection_kwargs.update(STEADY)
         await self._requests.ask(self._dial(), DIAL)
         producer = self._producer
@@ -185,7 +187,7 @@ class AioKafka:
         key = None if outgoing.key is None else outgoing.key.encode()
         broker = self._broker
         try:
-            if broker.middlewares or outgoing.headers:
+            if self._wrapped or outgoing.headers:
                 future = await broker.publish(
                     outgoing.body,
                     topic,

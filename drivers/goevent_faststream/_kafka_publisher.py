@@ -25,17 +25,23 @@ class Publisher:
         self._timeout = timeout
         self._order = asyncio.Lock()
         self._topics: dict[str, str] = {}
-        self._sent: set[Outgoing] = set()
+        self._sent: dict[Outgoing, float] = {}  # until when they may wait; the oldest first
+        self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Begin anew, on this loop."""
         self._order = asyncio.Lock()
         self._topics.clear()
         self._sent.clear()
+        self._timer = None
 
     def close(self) -> None:
         """Tell those that wait that nobody will answer them."""
-        self._expire([*self._sent], LOST)
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        for outgoing in [*self._sent]:
+            self._answer(outgoing, DriverConnectionError(LOST))
 
     async def topic(self, name: str) -> str:
         """Return the topic of an event name, which exists.
@@ -53,9 +59,12 @@ class Publisher:
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst; raises nothing."""
         sent, answer = self._sent, self._answer
-        sent.update(burst)
-        late = f"Kafka: no answer within {self._timeout:g} s; perhaps the event is written later"
-        asyncio.get_running_loop().call_later(self._timeout + 0.5, self._expire, burst, late)
+        loop = asyncio.get_running_loop()
+        until = loop.time() + self._timeout + 0.5
+        sent.update(dict.fromkeys(burst, until))
+        if self._timer is None:
+            # One for all: one for each burst would keep its events until then, answered or not.
+            self._timer = loop.call_at(until, self._expire, loop)
         async with self._order:
             for outgoing in burst:
                 try:
@@ -68,11 +77,16 @@ class Publisher:
                     answer(outgoing, error)
 
     def _answer(self, outgoing: Outgoing, result: Receipt | Exception) -> None:
-        if outgoing in self._sent:
-            self._sent.discard(outgoing)
+        if self._sent.pop(outgoing, None) is not None:
             outgoing.done(result)
 
-    def _expire(self, burst: Sequence[Outgoing], text: str) -> None:
-        for outgoing in burst:
-            if outgoing in self._sent:
-                self._answer(outgoing, DriverConnectionError(text))
+    def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Give up what has waited too long, and look again when the next may have."""
+        self._timer = None
+        late = f"Kafka: no answer within {self._timeout:g} s; perhaps the event is written later"
+        now = loop.time()
+        for outgoing, until in [*self._sent.items()]:
+            if until > now:
+                self._timer = loop.call_at(until, self._expire, loop)
+                break
+            self._answer(outgoing, DriverConnectionError(late))

@@ -7,12 +7,13 @@ waits for an answer that cannot come any more.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from faststream.nats import NatsBroker
 from nats import errors
+from nats.aio.transport import TcpTransport
 
 from goevent import DriverConnectionError, DriverError
 
@@ -111,6 +112,7 @@ class NatsLink:
             raise refusal(error) from error
         self._client = client = self.broker.connection
         self._listen(client)
+        _steady(client)
         self._up.set()
 
     def _listen(self, client: Any) -> None:
@@ -260,6 +262,22 @@ def refusal(error: Exception) -> DriverError:
     mapped = kind(f"NATS: {text}")
     mapped.__cause__ = error
     return mapped
+
+
+def _steady(client: Any) -> None:
+    """Have the client find a lost connection by `drain`, as `OSError`, also since Python 3.12.
+
+    `writelines` of asyncio is a method of its own there, and raises an `AttributeError` or a
+    `TypeError` where `write` takes no notice: https://github.com/python/cpython/issues/136234
+    """
+    transport = client._transport  # the same one after each reconnect
+    if isinstance(transport, TcpTransport):
+        stream: Any = transport
+
+        def write(lines: Sequence[bytes]) -> None:
+            stream.write(b"".join(lines))
+
+        stream.writelines = write
 
 
 def _both(
