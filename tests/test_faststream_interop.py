@@ -10,7 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 from faststream.nats import NatsBroker
 from faststream_buses import FastStreamBus, accepted
+from kafka_mock import kafka_mock
+from mqtt_server import mqtt_server
 from nats_server import NatsServer, asked, nats_server
+from rabbit_server import rabbit
 from redis_buses import Lost, Paid, numbers, opened, until
 from worker_process import Worker, running
 
@@ -52,11 +55,47 @@ async def nats_addr() -> AsyncGenerator[str]:
         yield server.addr
 
 
-# To add a broker: a line here, and its plain service in faststream_service.py.
+@asynccontextmanager
+async def rabbit_addr() -> AsyncGenerator[str]:
+    async with rabbit() as place:
+        yield f"guest:guest@127.0.0.1:{place.port}/?stream={place.exchange}"
+
+
+@asynccontextmanager
+async def mqtt_addr() -> AsyncGenerator[str]:
+    async with mqtt_server() as server:
+        yield f"127.0.0.1:{server.port}"
+
+
+@asynccontextmanager
+async def kafka_addr() -> AsyncGenerator[str]:
+    async with kafka_mock() as mock:
+        yield mock.addr
+
+
+# To add a broker: a line here, and its plain service in faststream_service.py, which is the one
+# that is called as the first word here.
 PLACES = {
     "nats": Place(nats_addr, "nats://{addr}?format=faststream", "nats://{addr}", True),
     "jetstream": Place(
         nats_addr, "nats+js://{addr}?format=faststream&group=shop", "nats://{addr}", False
+    ),
+    "rabbit": Place(rabbit_addr, "amqp://{addr}&format=faststream", "amqp://{addr}", True),
+    "rabbit with a group": Place(
+        rabbit_addr, "amqp://{addr}&format=faststream&group=shop", "amqp://{addr}", False
+    ),
+    "mqtt": Place(mqtt_addr, "mqtt://{addr}?format=faststream", "mqtt://{addr}", True),
+    "mqtt with a group": Place(
+        mqtt_addr, "mqtt://{addr}?format=faststream&group=shop", "mqtt://{addr}", False
+    ),
+    "kafka": Place(
+        kafka_addr, "kafka://{addr}?format=faststream&group=shop&claim_idle=1.2", "{addr}", False
+    ),
+    "confluent": Place(
+        kafka_addr,
+        "kafka+confluent://{addr}?format=faststream&group=shop&claim_idle=1.2",
+        "{addr}",
+        False,
     ),
 }
 EVERYWHERE = pytest.mark.parametrize("kind", PLACES)

@@ -15,14 +15,11 @@ import msgspec
 from goevent import DecodeError, EncodeError, Envelope, Inbox, Message
 
 from ._dialect import Arrival
+from ._properties import CONTENT_TYPE, CORRELATION_ID, JSON
 
 NO_HEADERS: Mapping[str, str] = {}
 
-# As FastStream 0.7 calls them; where a broker has a place of its own for one, it travels there.
-CONTENT_TYPE = "content-type"
-CORRELATION_ID = "correlation_id"
 ORIGIN = "goevent-origin"
-JSON = "application/json"
 _OURS = (CONTENT_TYPE, ORIGIN)
 _BROKERS = ("Nats-", "goevent-")
 
