@@ -117,6 +117,8 @@ class Feed:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         windows = [*self._windows.values()]
+        for window in windows:
+            window.committed = Place(-1)  # a commit that was cut short may have told what is old
         if not lost:
             if wait:
                 await self._calm(windows)
@@ -126,10 +128,9 @@ class Feed:
                     while not await self._commit(windows):  # noqa: ASYNC110
                         await asyncio.sleep(COMMIT / 2)
             except (TimeoutError, DriverError) as error:
-                text = str(error) or f"no answer within {FAREWELL:g} s"
-                self._shore.report(
-                    DriverError(f"the end of some events could not be told: {text}"), self.name
-                )
+                why = str(error) or f"no answer within {FAREWELL:g} s"
+                untold = DriverError(f"the end of some events could not be told: {why}")
+                self._shore.report(untold, self.name)
         self._closed = True
         for window in windows:
             window.live = False
@@ -236,10 +237,8 @@ class Feed:
         if window is None:
             return
         if record.offset < window.base:
-            self._shore.report(
-                DriverError(f"the partition {self.topic}-{record.partition} has begun anew"),
-                self.name,
-            )
+            text = f"the partition {self.topic}-{record.partition} has begun anew"
+            self._shore.report(DriverError(text), self.name)
             window.live = False
             window = Window(record.partition, Place(record.offset))
             self._windows[record.partition] = window
@@ -342,9 +341,9 @@ class Feed:
         self._settled.set()
         asyncio.get_running_loop().call_later(pause, self._wake, record)
 
-    def back(self, record: Record) -> None:
-        """Take a message back that nobody has begun with; it does not count as handed out."""
-        record.deliveries -= 1
+    def back(self, record: Record, *, begun: bool) -> None:
+        """Take a message back; if nobody has begun with it, it does not count as handed out."""
+        record.deliveries -= int(not begun)
         self.again(record, AGAIN)
 
     def _wake(self, record: Record) -> None:
