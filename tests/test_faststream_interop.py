@@ -243,6 +243,12 @@ ODD = {
     "blanks": {"tenant": " a"},
     "a name with a colon": {"ten:ant": "a"},
     "no name": {"": "a"},
+    "a name too long": {"n" * 129: "a"},
+    "an id too long": {"correlation_id": "ü" * 128},
+    "too much": {f"tenant-{n}": "x" * 999 for n in range(60)},
+    "a name of NATS": {"Nats-Msg-Id": "1"},
+    "a name of RabbitMQ": {"CC": "order.lost"},
+    "a name of ours": {"goevent-name": "order.lost"},
 }
 
 
