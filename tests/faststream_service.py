@@ -30,11 +30,13 @@ class Plain(NamedTuple):
     Attributes:
         subscriber: makes one for an event's name.
         publish: takes a message, an event's name, and the options of every broker.
+        confirm: waits until the server has the subscription, if the start does not.
     """
 
     broker: Any
     subscriber: Callable[[str], Any]
     publish: Callable[..., Awaitable[Any]]
+    confirm: Callable[[], Awaitable[None]] | None = None
 
 
 def nats(url: str) -> Plain:
@@ -47,7 +49,10 @@ def nats(url: str) -> Plain:
     def subscriber(name: str) -> Any:
         return broker.subscriber(f"goevent.{name}")
 
-    return Plain(broker, subscriber, publish)
+    async def confirm() -> None:
+        await broker.connection.flush()
+
+    return Plain(broker, subscriber, publish, confirm)
 
 
 def jetstream(url: str) -> Plain:
@@ -151,6 +156,8 @@ async def main(kind: str, url: str) -> None:
     plain.subscriber("order.paid")(work)
     async with plain.broker:
         await plain.broker.start()
+        if plain.confirm is not None:
+            await plain.confirm()
         say(ready=True)
         await asyncio.Event().wait()
 
