@@ -131,7 +131,7 @@ class Receiver:
 
 
 def _text(value: Any) -> str:
-    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)
+    return value.decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
 
 
 def deliveries(headers: dict[str, Any], redelivered: bool) -> int:
