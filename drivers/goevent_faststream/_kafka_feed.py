@@ -113,12 +113,13 @@ class Feed:
         if self._closed:
             return
         self.halt()
+        cut = self._committing.locked()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         windows = [*self._windows.values()]
-        for window in windows:
-            window.committed = Place(-1)  # a commit that was cut short may have told what is old
+        for window in windows if cut else ():
+            window.committed = Place(-1)  # what is told of it may be old by now
         if not lost:
             if wait:
                 await self._calm(windows)
