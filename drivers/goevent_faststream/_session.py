@@ -102,9 +102,11 @@ class Session:
                 except* DriverError as group:
                     failure = _first(group)
             finally:
-                await self._farewell()
-                island_scope.shield = False
-                island_scope.cancel()
+                try:
+                    await self._farewell()
+                finally:  # else the island would outlive whatever a client fails with as it closes
+                    island_scope.shield = False
+                    island_scope.cancel()
         if failure is not None:
             raise failure
 
