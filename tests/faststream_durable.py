@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from nats_server import nats_server
+from rabbit_server import rabbit
 
 
 @asynccontextmanager
@@ -14,7 +15,16 @@ async def jetstream() -> AsyncGenerator[str]:
         yield f"nats+js://{server.addr}?backoff=0.02&claim_idle=1&max_deliveries=2"
 
 
-DURABLE: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {"jetstream": jetstream}
+@asynccontextmanager
+async def rabbit_queues() -> AsyncGenerator[str]:
+    async with rabbit("shop", "mail") as place:
+        yield place.url(max_deliveries=2)
+
+
+DURABLE: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
+    "jetstream": jetstream,
+    "rabbit": rabbit_queues,
+}
 """Each runs a broker and yields a URL to which options can be added."""
 
 # Those that can show their dead letters.

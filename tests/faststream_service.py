@@ -11,8 +11,11 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any, NamedTuple
 
-from faststream import Context
+from faststream import Context, confluent
+from faststream.kafka import KafkaBroker
+from faststream.mqtt import MQTTBroker
 from faststream.nats import JStream, NatsBroker
+from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from pydantic import BaseModel
 
 
@@ -27,11 +30,13 @@ class Plain(NamedTuple):
     Attributes:
         subscriber: makes one for an event's name.
         publish: takes a message, an event's name, and the options of every broker.
+        confirm: waits until the server has the subscription, if the start does not.
     """
 
     broker: Any
     subscriber: Callable[[str], Any]
     publish: Callable[..., Awaitable[Any]]
+    confirm: Callable[[], Awaitable[None]] | None = None
 
 
 def nats(url: str) -> Plain:
@@ -44,7 +49,10 @@ def nats(url: str) -> Plain:
     def subscriber(name: str) -> Any:
         return broker.subscriber(f"goevent.{name}")
 
-    return Plain(broker, subscriber, publish)
+    async def confirm() -> None:
+        await broker.connection.flush()
+
+    return Plain(broker, subscriber, publish, confirm)
 
 
 def jetstream(url: str) -> Plain:
@@ -63,7 +71,62 @@ def jetstream(url: str) -> Plain:
     return Plain(broker, subscriber, publish)
 
 
-PLAIN = {"nats": nats, "jetstream": jetstream}
+def rabbit(url: str) -> Plain:
+    server, _, stream = url.partition("?stream=")
+    broker: Any = RabbitBroker(server, logger=None)
+    exchange = RabbitExchange(stream, type=ExchangeType.TOPIC, durable=True)
+
+    def publish(message: object, name: str, **options: Any) -> Awaitable[Any]:
+        published: Awaitable[Any] = broker.publish(
+            message, exchange=exchange, routing_key=name, **options
+        )
+        return published
+
+    def subscriber(name: str) -> Any:
+        queue = RabbitQueue(f"{stream}:plain", routing_key=name, auto_delete=True)
+        return broker.subscriber(queue, exchange)
+
+    return Plain(broker, subscriber, publish)
+
+
+def mqtt(url: str) -> Plain:
+    broker: Any = MQTTBroker(url, logger=None)
+
+    def topic(name: str) -> str:
+        return f"goevent/{name.replace('.', '/')}"
+
+    def publish(message: object, name: str, **options: Any) -> Awaitable[Any]:
+        published: Awaitable[Any] = broker.publish(message, topic(name), **options)
+        return published
+
+    def subscriber(name: str) -> Any:
+        return broker.subscriber(topic(name))
+
+    return Plain(broker, subscriber, publish)
+
+
+def kafka(broker: Any) -> Plain:
+    def publish(message: object, name: str, **options: Any) -> Awaitable[Any]:
+        published: Awaitable[Any] = broker.publish(message, f"goevent.{name}", **options)
+        return published
+
+    def subscriber(name: str) -> Any:
+        return broker.subscriber(f"goevent.{name}", group_id="plain", auto_offset_reset="earliest")
+
+    return Plain(broker, subscriber, publish)
+
+
+PLAIN: dict[str, Callable[[str], Plain]] = {
+    "nats": nats,
+    "jetstream": jetstream,
+    "rabbit": rabbit,
+    "mqtt": mqtt,
+    "kafka": lambda url: kafka(KafkaBroker(url, logger=None)),
+    # The cluster of the tests has no administrator, whom it would ask for topics that are there.
+    "confluent": lambda url: kafka(
+        confluent.KafkaBroker(url, allow_auto_create_topics=False, logger=None)
+    ),
+}
 
 
 def say(**words: object) -> None:
@@ -73,7 +136,7 @@ def say(**words: object) -> None:
 
 
 async def main(kind: str, url: str) -> None:
-    plain = PLAIN[kind](url)
+    plain = PLAIN[kind.partition(" ")[0]](url)
 
     async def work(event: Paid, message: Annotated[Any, Context("message")]) -> None:
         say(
@@ -93,6 +156,8 @@ async def main(kind: str, url: str) -> None:
     plain.subscriber("order.paid")(work)
     async with plain.broker:
         await plain.broker.start()
+        if plain.confirm is not None:
+            await plain.confirm()
         say(ready=True)
         await asyncio.Event().wait()
 

@@ -9,10 +9,10 @@ import pytest
 import trio
 from faststream.rabbit import RabbitBroker, RabbitQueue
 from faststream_buses import FastStreamBus, accepted, grown
+from pamqp.commands import Basic
 from rabbit_server import asked, rabbit
 from redis_buses import Deep, Paid, User, numbers, opened, until
 from redis_server import fault_proxy
-from worker_process import at_work
 
 from goevent import current_delivery
 from goevent_faststream import BrokerConfig, FastStreamDriver
@@ -53,18 +53,33 @@ async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
         assert numbers(seen) == [1]
 
 
-async def test_killed_process_loses_nothing_and_another_is_told_of_it() -> None:
+async def test_headers_arrive_as_text_and_are_the_same_at_each_delivery() -> None:
+    given: dict[str, Any] = {"tenant": "zürich", "n": 7, "raw": bytearray(b"a\xff"), "flag": True}
     async with rabbit() as place:
-        async with at_work("faststream_worker.py", place.url("shop")) as worker:
-            async with place.bus(None) as sender:
-                await accepted(sender, *range(10))
-            await worker.says("begun", 10)
-            worker.process.kill()
-        bus = place.bus()
-        tries = bus.tries(fail=lambda _: False)
+        bus = place.bus(format="faststream")
+        seen: list[tuple[int, dict[str, str]]] = []
+
+        async def fail_at_first(event: Paid) -> None:
+            delivery = current_delivery()
+            seen.append((delivery.deliveries, dict(delivery.headers)))
+            if len(seen) == 1:
+                raise ValueError("no")
+
+        async def publish(channel: Any) -> None:
+            properties = Basic.Properties(headers=given, correlation_id="request-7")
+            await channel.basic_publish(
+                b'{"n":1}',
+                exchange=place.exchange,
+                routing_key="order.paid",
+                properties=properties,
+            )
+
+        bus.subscribe(fail_at_first, Paid)
         async with bus:
-            await until(lambda: len(tries) == 10)
-        assert sorted(tries) == [(n, 2) for n in range(10)]
+            await asked(place.port, publish)
+            await until(lambda: len(seen) == 2)
+        text = {"tenant": "zürich", "n": "7", "raw": "a\N{REPLACEMENT CHARACTER}", "flag": "True"}
+        assert seen == [(n, {**text, "correlation_id": "request-7"}) for n in (1, 2)]
 
 
 async def test_event_that_killed_every_process_is_not_run_any_more() -> None:

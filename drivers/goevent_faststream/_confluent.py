@@ -24,6 +24,7 @@ from ._dialect import Dialect, Outgoing
 from ._kafka_client import Answer, KafkaConsumer, Owner
 from ._kafka_dialect import KafkaDialect
 from ._kafka_url import read_kafka_url
+from ._properties import all_headers, properties
 
 DIAL = 5.0  # seconds until a broker has to have answered, at first
 FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
@@ -166,13 +167,13 @@ class Confluent:
         key = None if outgoing.key is None else outgoing.key.encode()
         broker = self._broker
         try:
-            if self._wrapped or outgoing.headers:
+            if self._wrapped:
                 future = await broker.publish(
                     outgoing.body,
                     topic,
                     key=key,
                     headers={**outgoing.headers},
-                    correlation_id=outgoing.id,
+                    correlation_id=properties(outgoing).correlation_id,
                     no_confirm=True,
                 )
                 future.add_done_callback(partial(_published, outgoing, answer))
@@ -181,7 +182,7 @@ class Confluent:
                     topic,
                     outgoing.body,
                     key,
-                    headers=[("correlation_id", outgoing.id.encode())],
+                    headers=all_headers(outgoing),
                     on_delivery=partial(self._delivered, outgoing, answer, self._loop),
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own

@@ -15,16 +15,19 @@ import msgspec
 from goevent import DecodeError, EncodeError, Envelope, Inbox, Message
 
 from ._dialect import Arrival
+from ._properties import CONTENT_TYPE, CORRELATION_ID, JSON
 
 NO_HEADERS: Mapping[str, str] = {}
 
-# As FastStream 0.7 calls them; where a broker has a place of its own for one, it travels there.
-CONTENT_TYPE = "content-type"
-CORRELATION_ID = "correlation_id"
 ORIGIN = "goevent-origin"
-JSON = "application/json"
 _OURS = (CONTENT_TYPE, ORIGIN)
 _BROKERS = ("Nats-", "goevent-")
+_RABBITS = ("CC", "BCC", "x-delivery-count", "x-acquired-count")  # it routes and counts by them
+# What fits into a message of every broker: AMQP takes no longer names and ids, and cuts the
+# connection if all of the headers do not go into one of its frames, which are 128 KiB.
+LONGEST_NAME = 128
+LONGEST_ID = 255
+MOST = 60_000
 
 _NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -105,6 +108,7 @@ class FastStreamFormat:
             _refuse_header(message.event_name, name, value)
             if name not in _OURS:
                 headers[name] = value
+        _refuse_sizes(message.event_name, headers)
         return bytes(written.event_data), headers
 
     def read(self, arrival: Arrival, inbox: Inbox) -> Envelope:
@@ -164,12 +168,26 @@ def _refuse_header(event_name: str, name: str, value: str) -> None:
     Raises:
         EncodeError: it is such a header.
     """
-    if not _NAME.fullmatch(name):
+    if name in _RABBITS or (name.startswith(_BROKERS) and name != ORIGIN):
+        raise EncodeError(event_name, f"the header {name[:80]!r} is the broker's or goevent's own")
+    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
         raise EncodeError(event_name, f"{name[:80]!r} cannot be the name of a message's header")
     if _CONTROL.search(value) or value != value.strip():
         raise EncodeError(
             event_name, f"the header {name[:80]!r} has control characters or blanks at its ends"
         )
+
+
+def _refuse_sizes(event_name: str, headers: Mapping[str, str]) -> None:
+    """Refuse what some broker could not carry.
+
+    Raises:
+        EncodeError: it is too long.
+    """
+    if len(headers[CORRELATION_ID].encode()) > LONGEST_ID:
+        raise EncodeError(event_name, f"a correlation id has at most {LONGEST_ID} bytes")
+    if sum(len(name) + len(text.encode()) for name, text in headers.items()) > MOST:
+        raise EncodeError(event_name, f"the headers have more than {MOST:,} bytes")
 
 
 def _refusal(arrival: Arrival, reason: str) -> DecodeError:

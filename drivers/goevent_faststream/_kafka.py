@@ -23,6 +23,7 @@ from ._dialect import Dialect, Outgoing
 from ._kafka_client import Answer, KafkaConsumer, Owner
 from ._kafka_dialect import KafkaDialect
 from ._kafka_url import read_kafka_url
+from ._properties import all_headers, properties
 
 DIAL = 8.0  # seconds until there has to be a connection
 FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
@@ -187,18 +188,18 @@ class AioKafka:
         key = None if outgoing.key is None else outgoing.key.encode()
         broker = self._broker
         try:
-            if self._wrapped or outgoing.headers:
+            if self._wrapped:
                 future = await broker.publish(
                     outgoing.body,
                     topic,
                     key=key,
                     headers={**outgoing.headers},
-                    correlation_id=outgoing.id,
+                    correlation_id=properties(outgoing).correlation_id,
                     no_confirm=True,
                 )
             else:
                 future = await self._producer.send(
-                    topic, outgoing.body, key, headers=[("correlation_id", outgoing.id.encode())]
+                    topic, outgoing.body, key, headers=all_headers(outgoing)
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
             answer(outgoing, refusal(error))

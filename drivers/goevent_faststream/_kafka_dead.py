@@ -47,7 +47,7 @@ class Undertaker:
             elif verdict.fate is Fate.AGAIN:
                 feed.again(record, verdict.pause)
             elif verdict.fate is Fate.BACK:
-                feed.back(record)
+                feed.back(record, begun=verdict.begun)
             else:
                 burials.append(asyncio.create_task(self._bury(verdict, feed, record)))
         if burials:

@@ -113,10 +113,13 @@ class Feed:
         if self._closed:
             return
         self.halt()
+        cut = self._committing.locked()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         windows = [*self._windows.values()]
+        for window in windows if cut else ():
+            window.committed = Place(-1)  # what is told of it may be old by now
         if not lost:
             if wait:
                 await self._calm(windows)
@@ -126,10 +129,9 @@ class Feed:
                     while not await self._commit(windows):  # noqa: ASYNC110
                         await asyncio.sleep(COMMIT / 2)
             except (TimeoutError, DriverError) as error:
-                text = str(error) or f"no answer within {FAREWELL:g} s"
-                self._shore.report(
-                    DriverError(f"the end of some events could not be told: {text}"), self.name
-                )
+                why = str(error) or f"no answer within {FAREWELL:g} s"
+                untold = DriverError(f"the end of some events could not be told: {why}")
+                self._shore.report(untold, self.name)
         self._closed = True
         for window in windows:
             window.live = False
@@ -236,10 +238,8 @@ class Feed:
         if window is None:
             return
         if record.offset < window.base:
-            self._shore.report(
-                DriverError(f"the partition {self.topic}-{record.partition} has begun anew"),
-                self.name,
-            )
+            text = f"the partition {self.topic}-{record.partition} has begun anew"
+            self._shore.report(DriverError(text), self.name)
             window.live = False
             window = Window(record.partition, Place(record.offset))
             self._windows[record.partition] = window
@@ -342,9 +342,9 @@ class Feed:
         self._settled.set()
         asyncio.get_running_loop().call_later(pause, self._wake, record)
 
-    def back(self, record: Record) -> None:
-        """Take a message back that nobody has begun with; it does not count as handed out."""
-        record.deliveries -= 1
+    def back(self, record: Record, *, begun: bool) -> None:
+        """Take a message back; if nobody has begun with it, it does not count as handed out."""
+        record.deliveries -= int(not begun)
         self.again(record, AGAIN)
 
     def _wake(self, record: Record) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -26,6 +26,7 @@ from ._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
 from ._mqtt_link import CLIENT, MqttLink, broker_at as broker_at, mqtt_broker, refusal
 from ._mqtt_publisher import QOS, Publisher
 from ._passage import Passage
+from ._properties import joined
 from ._subscribers import whole
 from ._topics import cover, name_of, topic
 
@@ -276,6 +277,13 @@ class MqttDialect:
         return ()
 
 
-def _headers(message: Any) -> dict[str, str]:
-    properties = message.properties
-    return dict(properties.user_properties) if properties is not None else {}
+def _headers(message: Any) -> Mapping[str, str]:
+    given = message.properties
+    if given is None:
+        return {}
+    correlation = given.correlation_data
+    return joined(
+        dict(given.user_properties),
+        given.content_type,
+        None if correlation is None else correlation.decode(errors="replace"),
+    )

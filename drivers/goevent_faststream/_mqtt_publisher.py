@@ -20,6 +20,7 @@ from goevent import DriverConnectionError, DriverError
 
 from ._dialect import Outgoing, Result, each_alone
 from ._mqtt_link import ANSWER, LOST, MqttLink, refusal
+from ._properties import properties
 from ._topics import topic
 
 QOS = zmqtt.QoS.AT_LEAST_ONCE
@@ -92,16 +93,19 @@ class Publisher:
 
     def _properties(self, outgoing: Outgoing) -> zmqtt.PublishProperties | None:
         if self._link.is_modern:
+            content_type, correlation_id, headers = properties(outgoing)
             return zmqtt.PublishProperties(
-                content_type="application/json",
-                correlation_data=outgoing.id.encode(),
-                user_properties=tuple(outgoing.headers.items()),
+                content_type=content_type,
+                correlation_data=correlation_id.encode(),
+                user_properties=tuple(headers.items()),
             )
         if outgoing.headers:
             raise DriverError("MQTT: version 3.1.1 has no headers")
         return None
 
     async def _by_broker(self, outgoing: Outgoing) -> Result:
+        # FastStream's publish has no place for a content type: without one, JSON is tried.
+        _, correlation_id, headers = properties(outgoing)
         room, _ = await self._link.take_room(1)
         try:
             async with asyncio.timeout(ANSWER):
@@ -109,8 +113,8 @@ class Publisher:
                     outgoing.body,
                     self._prefix + topic(outgoing.name),
                     qos=QOS,
-                    headers={**outgoing.headers},
-                    correlation_id=outgoing.id,
+                    headers=headers,
+                    correlation_id=correlation_id,
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
             return refusal(error)

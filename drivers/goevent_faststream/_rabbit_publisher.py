@@ -23,6 +23,7 @@ from pamqp.header import ContentHeader
 from goevent import DriverConnectionError, DriverError, Receipt
 
 from ._dialect import Outgoing, Result, each_alone
+from ._properties import properties
 from ._rabbit_link import ANSWER, CLIENT, LOST, RabbitLink, refusal
 
 PERSISTENT = 2  # AMQP's delivery mode
@@ -116,24 +117,7 @@ class Publisher:
             await each_alone(burst, self._by_broker)
             return
         now = datetime.now(UTC)
-        letters = [
-            Letter(
-                self._exchange,
-                self._prefix + outgoing.name,
-                outgoing.body,
-                Basic.Properties(
-                    content_type="application/json",
-                    delivery_mode=PERSISTENT,
-                    correlation_id=outgoing.id,
-                    message_id=outgoing.id,
-                    timestamp=now,
-                    headers={**outgoing.headers} or None,
-                ),
-                partial(_answer, outgoing),
-            )
-            for outgoing in burst
-            if self._fits(outgoing)
-        ]
+        letters = [self._letter(outgoing, now) for outgoing in burst if self._fits(outgoing)]
         if not letters:
             return
         try:
@@ -141,6 +125,23 @@ class Publisher:
         except DriverError as error:
             for letter in letters:
                 letter.answer(error)
+
+    def _letter(self, outgoing: Outgoing, now: datetime) -> Letter:
+        content_type, correlation_id, headers = properties(outgoing)
+        return Letter(
+            self._exchange,
+            self._prefix + outgoing.name,
+            outgoing.body,
+            Basic.Properties(
+                content_type=content_type,
+                delivery_mode=PERSISTENT,
+                correlation_id=correlation_id,
+                message_id=outgoing.id,
+                timestamp=now,
+                headers={**headers} or None,
+            ),
+            partial(_answer, outgoing),
+        )
 
     def _fits(self, outgoing: Outgoing) -> bool:
         if len(self._prefix) + len(outgoing.name) <= LONGEST:
@@ -151,6 +152,7 @@ class Publisher:
     async def _by_broker(self, outgoing: Outgoing) -> Result:
         if len(self._prefix) + len(outgoing.name) > LONGEST:
             return DriverError(f"RabbitMQ: a routing key has at most {LONGEST} bytes")
+        content_type, correlation_id, headers = properties(outgoing)
         await self._link.ready()
         try:
             async with asyncio.timeout(ANSWER):
@@ -160,10 +162,10 @@ class Publisher:
                     routing_key=self._prefix + outgoing.name,
                     mandatory=False,
                     persist=True,
-                    headers={**outgoing.headers},
-                    correlation_id=outgoing.id,
+                    headers={**headers},
+                    correlation_id=correlation_id,
                     message_id=outgoing.id,
-                    content_type="application/json",
+                    content_type=content_type,
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
             return refusal(error)

@@ -19,11 +19,14 @@ from faststream.rabbit import RabbitBroker, RabbitQueue
 
 from ._dialect import Arrival
 from ._passage import Passage
+from ._properties import joined
 from ._rabbit_link import RabbitLink
 from ._subscribers import whole
 
 NAME = "goevent-name"
 DELIVERIES = "goevent-deliveries"
+COUNTED = "x-delivery-count"
+COUNTS = (COUNTED, "x-acquired-count")  # the server's own, among the headers of who has sent it
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -116,11 +119,19 @@ class Receiver:
             str(name),
             "",
             message.body,
-            {key: str(value) for key, value in headers.items()} if headers else {},
+            joined(
+                {key: _text(value) for key, value in headers.items() if key not in COUNTS},
+                properties.content_type,
+                properties.correlation_id,
+            ),
             deliveries(headers, redelivered),
             properties.message_id or "",
             Raw(message.channel, delivery.delivery_tag, queue, redelivered, properties),
         )
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
 
 
 def deliveries(headers: dict[str, Any], redelivered: bool) -> int:
@@ -129,7 +140,7 @@ def deliveries(headers: dict[str, Any], redelivered: bool) -> int:
     A quorum queue counts returns; any other only says that there was one. What a bus has counted
     itself, when it gave a message back as a copy, stands in a header of ours.
     """
-    counted = headers.get("x-delivery-count")
+    counted = headers.get(COUNTED)
     returned = counted if isinstance(counted, int) else int(redelivered)
     before = headers.get(DELIVERIES)
     return 1 + returned + (before if isinstance(before, int) else 0)

@@ -30,7 +30,7 @@ from ._dialect import Arrival, Fate, Verdict
 from ._rabbit_link import CLIENT, RabbitLink, refusal
 from ._rabbit_names import Names
 from ._rabbit_publisher import PERSISTENT, Letter, send
-from ._rabbit_receiver import DELIVERIES, NAME, Raw
+from ._rabbit_receiver import COUNTED, DELIVERIES, NAME, Raw
 
 REASON = 1000  # characters of a reason
 REMEMBERED = 10_000  # acknowledged messages, of which the acknowledgement may be lost
@@ -109,6 +109,7 @@ class Settler:
         """Carry verdicts out; what cannot be told now comes again."""
         done: list[int] = []
         back: list[Arrival] = []
+        begun: list[Arrival] = []
         for verdict in verdicts:
             if verdict.fate is Fate.DONE:
                 self._remember(verdict.arrival)
@@ -120,13 +121,15 @@ class Settler:
             if verdict.fate is Fate.DONE:
                 done.append(raw.tag)
             elif verdict.fate is Fate.BACK:
-                back.append(verdict.arrival)
+                (begun if verdict.begun else back).append(verdict.arrival)
             elif verdict.fate is Fate.AGAIN:
                 self._again_after(verdict)
         try:
             await self._acknowledge(done)
             for at in range(0, len(back), MANY):
                 await self._copy(back[at : at + MANY], before=-1)
+            for arrival in begun:
+                await self._again(arrival)
             for verdict in verdicts:
                 if verdict.fate is Fate.DEAD and self._is_ours(verdict.arrival):
                     await self._bury(verdict)
@@ -271,7 +274,7 @@ def _with(properties: Any, headers: dict[str, Any]) -> Any:
     """Return properties of AMQP with more headers, for a copy that is kept."""
     changed = copy(properties)
     kept: dict[str, Any] = {**(properties.headers or {})}
-    kept.pop("x-delivery-count", None)  # the server's own
+    kept.pop(COUNTED, None)
     changed.headers = {**kept, **headers}
     changed.delivery_mode = PERSISTENT
     return changed

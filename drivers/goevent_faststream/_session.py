@@ -104,7 +104,7 @@ class Session:
             finally:
                 try:
                     await self._farewell()
-                finally:
+                finally:  # else the island would outlive whatever a client fails with as it closes
                     island_scope.shield = False
                     island_scope.cancel()
         if failure is not None:
