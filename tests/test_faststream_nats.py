@@ -25,6 +25,7 @@ from goevent import DriverConnectionError, DriverError, UnknownDriverError
 from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver
 from goevent_faststream._copies import Copies
 from goevent_faststream._mappings import dialects, of_scheme
+from goevent_faststream._nats import NatsDialect
 
 
 async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
@@ -323,3 +324,21 @@ def test_pause_doubles_up_to_its_limit() -> None:
     config = BrokerConfig(backoff=0.5, max_backoff=3.0)
     assert [config.pause(n) for n in (1, 2, 3, 4, 1000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
     assert not math.isinf(config.pause(10_000))
+
+
+async def test_client_that_fails_as_it_closes_does_not_keep_the_bus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    close = NatsDialect.close
+
+    async def fail(self: NatsDialect) -> None:
+        await close(self)
+        raise ValueError("no end")
+
+    monkeypatch.setattr(NatsDialect, "close", fail)
+    async with nats_server() as server:
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(ValueError, match="no end"), flatten_subgroups=True
+        ):
+            async with FastStreamBus(server.url):
+                pass
