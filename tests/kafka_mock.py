@@ -19,8 +19,8 @@ import pytest
 import trio
 from brokers import missing
 
-from goevent_faststream._confluent import Confluent
-from goevent_faststream._kafka import AioKafka
+from goevent_faststream._kafka._by_aiokafka import AioKafka
+from goevent_faststream._kafka._by_confluent import Confluent
 
 
 @cache

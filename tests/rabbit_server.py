@@ -17,7 +17,7 @@ import trio
 from brokers import missing
 from faststream_buses import FastStreamBus
 
-from goevent_faststream._rabbit_names import Names
+from goevent_faststream._rabbit._names import Names
 
 T = TypeVar("T")
 

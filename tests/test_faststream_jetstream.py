@@ -14,7 +14,7 @@ from redis_buses import Deep, Paid, User, numbers, opened, until
 
 from goevent import UnsupportedError
 from goevent_faststream import BrokerConfig, FastStreamDriver
-from goevent_faststream._subjects import consumer_name
+from goevent_faststream._nats._subjects import consumer_name
 
 
 def bus_on(server: NatsServer, group: str | None = "shop", **options: object) -> FastStreamBus:

@@ -9,8 +9,8 @@ from typing import Any
 
 from goevent import DriverConnectionError, Receipt
 from goevent_faststream._dialect import Outgoing, Result
-from goevent_faststream._kafka_client import Answer
-from goevent_faststream._kafka_publisher import Publisher
+from goevent_faststream._kafka._client import Answer
+from goevent_faststream._kafka._publisher import Publisher
 
 
 class PaperClient:

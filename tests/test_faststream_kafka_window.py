@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from goevent_faststream._kafka_names import DEAD, LONGEST, consumer_group, name_of, topic_of
-from goevent_faststream._kafka_window import Place, Record, Window, read_note, write_note
+from goevent_faststream._kafka._names import DEAD, LONGEST, consumer_group, name_of, topic_of
+from goevent_faststream._kafka._window import Place, Record, Window, read_note, write_note
 
 
 def record(offset: int, key: bytes | None = None) -> Record:

@@ -19,7 +19,7 @@ from worker_process import at_work
 
 from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent_faststream import BrokerConfig, FastStreamDriver
-from goevent_faststream._topics import cover, name_of, topic
+from goevent_faststream._mqtt._topics import cover, name_of, topic
 
 PLACES = [None, "shop"]
 

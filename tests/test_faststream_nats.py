@@ -25,7 +25,7 @@ from goevent import DriverConnectionError, DriverError, UnknownDriverError
 from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver
 from goevent_faststream._copies import Copies
 from goevent_faststream._mappings import dialects, of_scheme
-from goevent_faststream._nats import NatsDialect
+from goevent_faststream._nats._core import NatsDialect
 
 
 async def test_event_comes_once_by_a_name_and_three_patterns() -> None:

@@ -17,8 +17,8 @@ from redis_server import fault_proxy, free_port
 
 from goevent import DriverConnectionError, DriverError, Event
 from goevent_faststream import BrokerConfig, FastStreamDriver
-from goevent_faststream._rabbit_names import LONGEST, Names, binding
-from goevent_faststream._rabbit_receiver import deliveries
+from goevent_faststream._rabbit._names import LONGEST, Names, binding
+from goevent_faststream._rabbit._receiver import deliveries
 
 
 async def test_event_comes_once_by_a_name_and_three_patterns() -> None:

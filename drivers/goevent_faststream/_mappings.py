@@ -56,7 +56,7 @@ class Mapping:
 MAPPINGS: tuple[Mapping, ...] = (
     Mapping(
         schemes=("nats",),
-        module="goevent_faststream._nats",
+        module="goevent_faststream._nats._core",
         broker="faststream.nats",
         durable=False,
         extra="nats",
@@ -71,7 +71,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("nats+js",),
-        module="goevent_faststream._jetstream",
+        module="goevent_faststream._nats._jetstream",
         broker="faststream.nats",
         durable=True,
         extra="nats",
@@ -89,7 +89,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("amqp", "amqps"),
-        module="goevent_faststream._rabbit",
+        module="goevent_faststream._rabbit._fan_out",
         broker="faststream.rabbit",
         durable=False,
         extra="rabbit",
@@ -104,7 +104,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("amqp", "amqps"),
-        module="goevent_faststream._rabbit_queues",
+        module="goevent_faststream._rabbit._queues",
         broker="faststream.rabbit",
         durable=True,
         extra="rabbit",
@@ -126,7 +126,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("mqtt", "mqtts"),
-        module="goevent_faststream._mqtt",
+        module="goevent_faststream._mqtt._mqtt",
         broker="faststream.mqtt",
         durable=False,
         extra="mqtt",
@@ -144,7 +144,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("kafka",),
-        module="goevent_faststream._kafka",
+        module="goevent_faststream._kafka._by_aiokafka",
         broker="faststream.kafka",
         durable=True,
         extra="kafka",
@@ -164,7 +164,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("kafka+confluent",),
-        module="goevent_faststream._confluent",
+        module="goevent_faststream._kafka._by_confluent",
         broker="faststream.confluent",
         durable=True,
         extra="confluent",

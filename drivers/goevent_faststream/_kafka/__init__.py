@@ -1,0 +1,1 @@
+"""Kafka: one dialect over two clients, aiokafka and confluent-kafka."""

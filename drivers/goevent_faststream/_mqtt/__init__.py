@@ -1,0 +1,1 @@
+"""MQTT, with shared subscriptions as groups."""

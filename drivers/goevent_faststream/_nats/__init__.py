@@ -1,0 +1,1 @@
+"""NATS: core, where every bus gets every event, and JetStream, which keeps them."""
