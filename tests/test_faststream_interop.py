@@ -90,11 +90,11 @@ PLACES = {
         mqtt_addr, "mqtt://{addr}?format=faststream&group=shop", "mqtt://{addr}", False
     ),
     "kafka": Place(
-        kafka_addr, "kafka://{addr}?format=faststream&group=shop&claim_idle=1.2", "{addr}", False
+        kafka_addr, "kafka://{addr}?format=faststream&group=shop&claim_idle=6", "{addr}", False
     ),
     "confluent": Place(
         kafka_addr,
-        "kafka+confluent://{addr}?format=faststream&group=shop&claim_idle=1.2",
+        "kafka+confluent://{addr}?format=faststream&group=shop&claim_idle=6",
         "{addr}",
         False,
     ),

@@ -101,7 +101,6 @@ class ConfluentConsumer:
         """Leave the group."""
         self._ending = True
         if self._thread.is_alive():
-            self._jobs.put(self._close)
             self._jobs.put(None)
             await asyncio.to_thread(self._thread.join)
         else:
@@ -116,6 +115,9 @@ class ConfluentConsumer:
     def _live(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
+        # Not as one of the jobs, which are done inside of callbacks, too: a client that is closed
+        # while it calls back crashes the process.
+        self._close()
 
     async def _ask(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
         """Have the thread call the client, and return what it returns.
