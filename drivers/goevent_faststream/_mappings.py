@@ -7,7 +7,7 @@ add a broker, add a row and write that module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from typing import Protocol, cast
 
@@ -52,6 +52,27 @@ class Mapping:
     settles: str
     address: str
 
+
+_KAFKA = Mapping(
+    schemes=("kafka",),
+    module="goevent_faststream._kafka._by_aiokafka",
+    broker="faststream.kafka",
+    durable=True,
+    extra="kafka",
+    prefix="goevent.",
+    name="topic {prefix}{name}, made if it is missing",
+    group="one consumer group for each group and topic, {group}.{prefix}{name}",
+    key="message key, and so the partition: events of one key stay in order",
+    travels="in the JSON envelope; the handle id is the header correlation_id, too",
+    patterns="the topics that exist and match, and new ones, looked for every second",
+    settles=(
+        "the committed offset, which moves over the settled prefix of a partition; a failed "
+        "event comes again here, and holds back that offset and its key; with the offset go "
+        "the deliveries of what is behind it; a dead letter goes to the topic "
+        "{prefix}{name}..dead and is then settled"
+    ),
+    address="Topic, for the prefix and for how topics are made",
+)
 
 MAPPINGS: tuple[Mapping, ...] = (
     Mapping(
@@ -142,45 +163,13 @@ MAPPINGS: tuple[Mapping, ...] = (
         settles="PUBACK when it is with the bus: at most once, also in a group",
         address="none",
     ),
-    Mapping(
-        schemes=("kafka",),
-        module="goevent_faststream._kafka._by_aiokafka",
-        broker="faststream.kafka",
-        durable=True,
-        extra="kafka",
-        prefix="goevent.",
-        name="topic {prefix}{name}, made if it is missing",
-        group="one consumer group for each group and topic, {group}.{prefix}{name}",
-        key="message key, and so the partition: events of one key stay in order",
-        travels="in the JSON envelope; the handle id is the header correlation_id, too",
-        patterns="the topics that exist and match, and new ones, looked for every second",
-        settles=(
-            "the committed offset, which moves over the settled prefix of a partition; a failed "
-            "event comes again here, and holds back that offset and its key; with the offset go "
-            "the deliveries of what is behind it; a dead letter goes to the topic "
-            "{prefix}{name}..dead and is then settled"
-        ),
-        address="Topic, for the prefix and for how topics are made",
-    ),
-    Mapping(
+    _KAFKA,
+    replace(
+        _KAFKA,
         schemes=("kafka+confluent",),
         module="goevent_faststream._kafka._by_confluent",
         broker="faststream.confluent",
-        durable=True,
         extra="confluent",
-        prefix="goevent.",
-        name="topic {prefix}{name}, made if it is missing",
-        group="one consumer group for each group and topic, {group}.{prefix}{name}",
-        key="message key, and so the partition: events of one key stay in order",
-        travels="in the JSON envelope; the handle id is the header correlation_id, too",
-        patterns="the topics that exist and match, and new ones, looked for every second",
-        settles=(
-            "the committed offset, which moves over the settled prefix of a partition; a failed "
-            "event comes again here, and holds back that offset and its key; with the offset go "
-            "the deliveries of what is behind it; a dead letter goes to the topic "
-            "{prefix}{name}..dead and is then settled"
-        ),
-        address="Topic, for the prefix and for how topics are made",
     ),
 )
 
