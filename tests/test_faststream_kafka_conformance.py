@@ -17,7 +17,7 @@ class KafkaCases(DriverConformance):
     """Without a proxy: clients dial where the brokers say that they are."""
 
     __test__ = False
-    deadline = 60.0
+    deadline = 120.0
     scheme: str
 
     @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ class KafkaCases(DriverConformance):
             one_partition(mock, self.monkeypatch)
             yield lambda group: FastStreamDriver.from_url(
                 f"{self.scheme}://{mock.addr}?group={group}"
-                "&publish_timeout=0.5&backoff=0.02&claim_idle=1.2"
+                "&publish_timeout=0.5&backoff=0.02&claim_idle=2"
             )
 
     @asynccontextmanager
