@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import sys
 import threading
 from collections.abc import AsyncGenerator, Coroutine
 from contextlib import asynccontextmanager
@@ -136,6 +137,27 @@ async def test_crash_of_the_loop_is_a_driver_error() -> None:
     assert isinstance(error, DriverError)
     assert isinstance(error.__cause__, SystemExit)
     assert island_threads() == []
+
+
+async def end_unseen(island: Island) -> None:
+    """Let the loop end while Trio has its turn."""
+    (thread,) = [each for each in threading.enumerate() if each.name == "isle"]
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(island.call, asyncio.sleep, 3600)
+        await wait_all_tasks_blocked()
+        island.loop.call_soon_threadsafe(sys.exit)
+        thread.join()
+        with pytest.raises(IslandClosed):
+            await island.call(where)
+        nursery.cancel_scope.cancel()  # of a call that cannot be taken back any more
+    await trio.sleep_forever()
+
+
+async def test_loop_that_has_ended_before_trio_was_told_is_a_closed_island() -> None:
+    with pytest.raises(ExceptionGroup) as caught:
+        async with running() as island:
+            await end_unseen(island)
+    assert isinstance(leaf(caught.value), DriverError)
 
 
 async def test_failure_that_nobody_looks_at_is_reported() -> None:

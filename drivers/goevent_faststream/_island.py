@@ -11,7 +11,6 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any, Generic, TypeVar, cast
 
 import trio
@@ -216,15 +215,15 @@ class Island:
         Raises:
             IslandClosed: The loop has ended before.
         """
-        loop, call = self.loop, _Call()
+        call = _Call()
+        if not self._tell(self._begin, call, work, args):
+            raise IslandClosed("the event loop of the broker does not run")
         self._calls.add(call)
         try:
-            loop.call_soon_threadsafe(self._begin, call, work, args)
             await call.done.wait()
         except trio.Cancelled:
             call.given_up = True
-            if self._loop is not None:
-                loop.call_soon_threadsafe(self._give_up, call)
+            self._tell(self._give_up, call)
             raise
         finally:
             self._calls.discard(call)
@@ -234,9 +233,18 @@ class Island:
         return cast("T", call.value)
 
     def _stop(self) -> None:
-        if self._loop is not None and self._over is not None:
-            with suppress(RuntimeError):  # it has ended just now
-                self._loop.call_soon_threadsafe(self._over.set)
+        if self._over is not None:
+            self._tell(self._over.set)
+
+    def _tell(self, do: Callable[..., object], *args: Any) -> bool:
+        """Have the loop do something, or return False: it has ended, maybe just now."""
+        if self._loop is None:
+            return False
+        try:
+            self._loop.call_soon_threadsafe(do, *args)
+        except RuntimeError:
+            return False
+        return True
 
     # -- on the island
 
