@@ -35,7 +35,8 @@ async def running(
 
     island = Island(name, (told if told is not None else []).append, rescue)
     async with trio.open_nursery() as nursery:
-        await nursery.start(island.run)
+        nursery.start_soon(island.run)
+        await island.begun()
         try:
             yield island
         except trio.Cancelled:  # it has crashed

@@ -183,7 +183,7 @@ class Island:
 
     # -- on Trio's side
 
-    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+    async def run(self) -> None:
         """Have the loop run until cancelled; leaves no thread behind.
 
         Raises:
@@ -193,8 +193,6 @@ class Island:
         thread = threading.Thread(target=self._live, name=self._name)
         thread.start()
         try:
-            await self._begun.wait()
-            task_status.started()
             await self._ended.wait()
         finally:
             with trio.CancelScope(shield=True):
@@ -208,6 +206,10 @@ class Island:
         raise DriverError(
             f"the event loop of the broker has ended: {self._failure!r}"
         ) from self._failure
+
+    async def begun(self) -> None:
+        """Wait until the loop runs."""
+        await self._begun.wait()
 
     async def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         """Run a coroutine on the island; if this is cancelled, so is that, and nobody waits.

@@ -77,22 +77,23 @@ class Session:
             DriverError: the client has given up, or its loop has ended.
         """
         failure: DriverError | None = None
-        island_scope = trio.CancelScope()
+        # What is ours is to be handed back at the end, and a client that has begun must close.
+        island_scope = trio.CancelScope(shield=True)
 
-        async def live(task_status: trio.TaskStatus[None]) -> None:
+        async def live() -> None:
             nonlocal failure
             try:
                 with island_scope:
-                    await self._island.run(task_status=task_status)
+                    await self._island.run()
             except DriverError as error:  # it has crashed
                 failure = failure or error
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(live)
             try:
-                await nursery.start(live)
-                island_scope.shield = True  # what is ours is to be handed back at the end
                 try:
+                    await self._island.begun()
                     ferry = await self._open()
                     async with trio.open_nursery() as works:
                         works.start_soon(self._take_arrivals)
