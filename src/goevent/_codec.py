@@ -25,7 +25,7 @@ from goevent._envelope import (
 from goevent._errors import DecodeError, EncodeError
 from goevent._kinds import ACCEPTED, PYDANTIC, Kind, describe, kind_of
 from goevent._registry import EventRegistry
-from goevent._strict import Refusal, Rules, presentable
+from goevent._strict import INT64_MAX, INT64_MIN, Refusal, Rules, presentable
 
 MAX_SIZE = 1 << 20
 
@@ -92,18 +92,24 @@ class Writer:
         self.native = kind.native
         self.rules = Rules.of(cls) if kind.native else _UNTYPED
         self._nullable = self.rules.floats or self.rules.untyped
-        self.wary = self.rules.ints or self._nullable
-        # msgspec writes the zeros that Go trims, so these always go the careful way.
-        self.dated = kind.native and self.rules.datetimes
+        self._few_ints = self.rules.few_ints or ()
+        self._deep_ints = self.rules.few_ints is None
+        self._wary = self._deep_ints or self._nullable
+        # msgspec writes the zeros that Go trims, so datetimes always go the careful way.
+        self.swift = not (kind.native and self.rules.datetimes)
+        self.flat = kind.native and self.rules.flat
 
     def needs_care(self, event: Any, data: bytes) -> bool:
         """Tell whether the bytes of an event may hide what msgspec lets pass."""
-        rules = self.rules
+        for name in self._few_ints:
+            number = getattr(event, name, None)  # a dataclass need not have set it
+            if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX:
+                return True
         # NaN and the infinities are written as null.
-        return (
-            (rules.ints and not rules.surely_int64(event) and _has_long_run(data))
+        return self._wary and (
+            (self._deep_ints and _has_long_run(data))
             or (self._nullable and b"null" in data)
-            or (rules.untyped and _DATETIME.search(data) is not None)
+            or (self.rules.untyped and _DATETIME.search(data) is not None)
         )
 
     def careful_body(self, event: Any, *, kept: tuple[type[Any], ...] = (datetime,)) -> Any:
@@ -205,6 +211,8 @@ class JsonCodec:
         self._max_digits = max_digits
         self._accept_go_type_names = accept_go_type_names
         self._upgrade = upgrade
+        # What a flat event has at most to be surely within all limits, as two levels are.
+        self._least_excess = min(max_size, max_digits) if max_depth > 1 else 0
         self._write = msgspec.json.Encoder().encode
         self._read = msgspec.json.Decoder(Incoming).decode
         self._writers: dict[type[Any], Writer] = {}
@@ -223,26 +231,32 @@ class JsonCodec:
             writer = self._writers.get(cls)
             if writer is None:
                 writer = self._writers[cls] = Writer(cls)
-            data = None if writer.dated else self._quickly(envelope, writer)
+            # In one go, if what comes out cannot hide what msgspec lets pass.
+            data = None
+            if writer.swift:
+                try:
+                    body = event if writer.native else writer.body(event)
+                    data = self._write(outgoing(envelope, body))
+                except TypeError:
+                    pass  # perhaps pydantic can write it; the careful way says what is wrong
+                else:
+                    if not writer.flat or len(data) > self._least_excess:
+                        self._refuse_excess(data)
+                    if writer.needs_care(event, data):
+                        data = None
             if data is None:
-                body = writer.careful_body(event)
-                data = self._write(outgoing(envelope, body))
-                self._refuse_excess(data)
-                if _has_long_run(data):
-                    writer.rules.check(body)
+                data = self._carefully(envelope, writer)
         except Exception as error:
             raise EncodeError(envelope.event_name, reason(error)) from error
         return data
 
-    def _quickly(self, envelope: Envelope, writer: Writer) -> bytes | None:
-        """Return the bytes in one go, or None if they may hide what msgspec lets pass."""
-        event = envelope.event
-        try:
-            data = self._write(outgoing(envelope, event if writer.native else writer.body(event)))
-        except TypeError:
-            return None  # perhaps pydantic can write it; the careful way says what is wrong
+    def _carefully(self, envelope: Envelope, writer: Writer) -> bytes:
+        body = writer.careful_body(envelope.event)
+        data = self._write(outgoing(envelope, body))
         self._refuse_excess(data)
-        return None if writer.wary and writer.needs_care(event, data) else data
+        if _has_long_run(data):
+            writer.rules.check(body)
+        return data
 
     def decode(self, data: bytes, *, event_name: str, registry: EventRegistry) -> Envelope:
         """Return the envelope in the bytes; see `Codec.decode`.

@@ -21,6 +21,5 @@ class Ids:
     def draw(self) -> str:
         """Return 16 lower hex digits."""
         if not self._drawn:
-            digits = urandom(8 * BLOCK).hex()
-            self._drawn = [digits[start : start + 16] for start in range(0, len(digits), 16)]
+            self._drawn = urandom(8 * BLOCK).hex(" ", 8).split()
         return self._drawn.pop()

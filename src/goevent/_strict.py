@@ -19,6 +19,25 @@ INT64_MIN, INT64_MAX = -(2**63), 2**63 - 1
 
 _RFC3339 = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)", re.ASCII)
 
+_SCALARS = (
+    inspect.NoneType,
+    inspect.BoolType,
+    inspect.IntType,
+    inspect.FloatType,
+    inspect.StrType,
+    inspect.BytesType,
+    inspect.DateTimeType,
+    inspect.DateType,
+    inspect.TimeType,
+    inspect.TimeDeltaType,
+    inspect.UUIDType,
+    inspect.DecimalType,
+    inspect.EnumType,
+    inspect.LiteralType,
+    inspect.Metadata,
+    inspect.UnionType,
+)
+
 FEW = 4  # integers of an event that are sooner looked at than searched for
 
 T = TypeVar("T")
@@ -40,6 +59,7 @@ class Rules(msgspec.Struct, frozen=True):
         few_ints: the attributes that hold all integers, if these are few; None if one has to look
             deeper.
         untyped: some field may hold anything.
+        flat: no field may hold objects or lists.
     """
 
     root: inspect.Type
@@ -48,6 +68,7 @@ class Rules(msgspec.Struct, frozen=True):
     datetimes: bool
     floats: bool
     untyped: bool
+    flat: bool
     few_ints: tuple[str, ...] | None
 
     @classmethod
@@ -68,6 +89,7 @@ class Rules(msgspec.Struct, frozen=True):
             datetimes=inspect.DateTimeType in kinds,
             floats=inspect.FloatType in kinds,
             untyped=not kinds.isdisjoint((inspect.AnyType, inspect.CustomType)),
+            flat=_is_flat(root),
             few_ints=_few_ints(root) if inspect.IntType in kinds else (),
         )
 
@@ -137,6 +159,15 @@ def _is_dull(node: inspect.Type) -> bool:
     below: dict[int, inspect.Type] = {}
     _collect(node, below)
     return not any(isinstance(n, inspect.IntType | inspect.DateTimeType) for n in below.values())
+
+
+def _is_flat(root: inspect.Type) -> bool:
+    if not isinstance(root, inspect.StructType | inspect.DataclassType):
+        return False
+    below: dict[int, inspect.Type] = {}
+    for field in root.fields:
+        _collect(field.type, below)
+    return all(isinstance(node, _SCALARS) for node in below.values())
 
 
 def _few_ints(root: inspect.Type) -> tuple[str, ...] | None:
