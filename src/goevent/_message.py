@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from time import time
 from typing import Any, Protocol
 
+import msgspec
+
 from ._codec import Codec
 from ._envelope import Envelope
 from ._errors import EncodeError
-from ._handle import DispatchHandle
+from ._handle import DispatchHandle, Notes
 
 
 class Sender(Protocol):
@@ -35,18 +37,12 @@ class Desk:
         self.max_size = max_size
 
 
-class OutgoingMessage:
+class OutgoingMessage(msgspec.Struct, eq=False):
     """What a driver publishes; encoded when the driver asks for the bytes."""
 
-    __slots__ = ("_desk", "_handle")
-
-    def __init__(self, handle: DispatchHandle, desk: Desk) -> None:
-        self._handle = handle
-        self._desk = desk
-
-    @property
-    def event_name(self) -> str:
-        return self._handle.route.name
+    event_name: str
+    _handle: DispatchHandle
+    _desk: Desk
 
     @property
     def event(self) -> object:
@@ -68,16 +64,15 @@ class OutgoingMessage:
 
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
         """Return the envelope, for a driver that hands over objects."""
-        handle = self._handle
-        route, notes = handle.route, handle.noted()
-        name = route.name
-        if not notes.id:
-            notes.id = route.kernel.ids.draw()
+        handle, name = self._handle, self.event_name
+        notes = handle.notes
+        if not isinstance(notes, Notes):
+            handle.notes = notes = Notes(notes, id=handle.route.kernel.ids.draw())
         return Envelope(
             event_name=name,
             event_type=name,
             event=handle.event,
-            handle_id=notes.id,
+            handle_id=notes.id or handle.id,
             timestamp=int(time()),
             origin=self._desk.sender.origin if origin is None else origin,
             seq=seq,

@@ -8,7 +8,6 @@ everything goes that way, or it would overtake.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -16,6 +15,7 @@ import trio
 from ._actor import Actor
 from ._driver import Capabilities, Receipt
 from ._errors import EventError, forget_caller
+from ._handle import Notes
 from ._lanes import SharedMailbox
 from ._message import Desk, OutgoingMessage
 from ._room import let_in
@@ -36,6 +36,8 @@ class Outbox(SharedMailbox):
 
     Attributes:
         actor: the listener whose mailbox it is.
+        posted: the events that the broker has not replied to yet.
+        watchers: who waits until there are none.
     """
 
     def __init__(
@@ -56,82 +58,70 @@ class Outbox(SharedMailbox):
         self._desk = Desk(arrivals, config.codec, config.registry.key_of, capabilities.max_size)
         self._crew = crew
         self._supervisor = supervisor
-        self._posted: dict[DispatchHandle, Any] = {}
-        self._watchers = trio.lowlevel.ParkingLot()
+        self.posted: dict[DispatchHandle, None] = {}
+        self.watchers = trio.lowlevel.ParkingLot()
 
     # -- as a mailbox
 
     @property
     def held(self) -> list[DispatchHandle]:
         """The events that the driver has and the broker has not accepted yet."""
-        return [*super().held, *self._posted]
+        return [*super().held, *self.posted]
 
     def append(self, handle: DispatchHandle, /) -> None:
         busy = self._in_flight - len(self.free)
-        if len(self._posted) + busy >= self._in_flight:
+        if len(self.posted) + busy >= self._in_flight:
             self.keep(handle)  # the next reply lets it go
         elif busy or self._post is None or not self._posts(handle):
             super().append(handle)
 
     def clear(self) -> None:
         super().clear()
-        self._posted.clear()
-        self._watchers.unpark_all()
+        self.posted.clear()
+        self.watchers.unpark_all()
 
     async def quiet(self) -> None:
         """Wait until the broker has replied to everything that was posted."""
-        while self._posted:
-            await self._watchers.park()
+        while self.posted:
+            await self.watchers.park()
 
     # -- to the driver
 
     def _posts(self, handle: DispatchHandle) -> bool:
         """Post an event; return False if the driver cannot now."""
-        self._posted[handle] = None
+        self.posted[handle] = None
+        posting = Posting(handle.route.name, handle, self._desk, self)
         try:
-            self._post(OutgoingMessage(handle, self._desk), partial(self._replied, handle))  # type: ignore[misc]
+            self._post(posting, posting.replied)  # type: ignore[misc]
         except trio.WouldBlock:
-            del self._posted[handle]
+            del self.posted[handle]
             return False
         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
             forget_caller(error)
-            del self._posted[handle]
-            self._failed(handle, error)
+            del self.posted[handle]
+            self.failed(handle, error)
         return True
 
-    def _replied(self, handle: DispatchHandle, result: Receipt | Exception | None) -> None:
-        """Settle an event that was posted, and post those that have waited for it."""
-        posted = self._posted
-        if posted.pop(handle, self) is self:
-            return  # the bus has ended, and given it up
-        if isinstance(result, Exception):
-            self._failed(handle, result)
-        else:
-            handle.noted().receipt = result
-            handle.left = left = handle.left - 1
-            if not left:
-                handle.wake()
-        if self:
-            self._go_on()
-        elif not posted and self._watchers:
-            self._watchers.unpark_all()
-
-    def _failed(self, handle: DispatchHandle, error: Exception) -> None:
+    def failed(self, handle: DispatchHandle, error: Exception) -> None:
         failure = EventError(handle.event_name, self.actor.name, error)
         self._supervisor.report(failure, handle, self.actor)
         handle.settle_one()
 
-    def _go_on(self) -> None:
-        """Post what waits, or leave it to workers."""
+    def go_on(self) -> None:
+        """Post what waits, or leave it to workers; called when the broker has replied."""
+        if not self:
+            if not self.posted:
+                self.watchers.unpark_all()
+            return
         busy = self._in_flight - len(self.free)
         posts = not busy
-        while self and posts and len(self._posted) < self._in_flight:
+        while self and posts and len(self.posted) < self._in_flight:
             handle = self.popleft()
             posts = self._posts(handle)
             if not posts:
                 self.appendleft(handle)
         if self and not posts:
-            self.engage(min(len(self), self._in_flight - len(self._posted) - busy))
+            self.engage(min(len(self), self._in_flight - len(self.posted) - busy))
             if self._crew.ready and not self._crew.awake:
                 self._crew.post()
         if self.actor.queue:
@@ -142,5 +132,30 @@ class Outbox(SharedMailbox):
         if delivery is None:
             raise RuntimeError("publishing is a delivery")
         handle = delivery.handle
-        message = OutgoingMessage(handle, self._desk)
+        message = OutgoingMessage(handle.route.name, handle, self._desk)
         handle.noted().receipt = await self._driver.publish(message)
+
+
+class Posting(OutgoingMessage, eq=False):
+    """An event that was posted, until the broker has replied."""
+
+    _outbox: Outbox
+
+    def replied(self, result: Receipt | Exception | None) -> None:
+        """Settle the event, and post those that have waited for it."""
+        outbox, handle = self._outbox, self._handle
+        posted = outbox.posted
+        if posted.pop(handle, self) is self:
+            return  # the bus has ended, and given it up
+        if isinstance(result, Exception):
+            outbox.failed(handle, result)
+        else:
+            notes = handle.notes
+            if not isinstance(notes, Notes):
+                notes = handle.noted()
+            notes.receipt = result
+            handle.left = left = handle.left - 1
+            if not left:
+                handle.wake()
+        if outbox or not posted:
+            outbox.go_on()
