@@ -22,7 +22,7 @@ from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, w
 
 from ._connection import READ_SIZE, Connection, broken
 from ._errors import ConnectionBroken, LinkClosed, ProtocolBroken, ReplyTimeout
-from ._request import Batch, Confirmation, Posted, Request, ignore
+from ._request import Awaited, Batch, Confirmation, Posted, Request, ignore
 from ._resp import Encodable, pack
 
 WRITE_SIZE = 1 << 18
@@ -69,7 +69,7 @@ class Conversation:
         self._on_end = on_end
         self._keepalive = keepalive
         self._buffer: list[bytes] = []
-        self._line: deque[Request] = deque()  # entered and not fully answered
+        self._line: deque[Awaited] = deque()  # entered and not fully answered
         self._entered = 0  # requests that ever entered
         self._sent = 0  # how many of them are sent, or the writer has them
         self._alone = True  # the last one was sent with no other; the next may be alone, too
@@ -104,7 +104,7 @@ class Conversation:
         self.enter(data, request)
         return await request.answer()
 
-    def enter(self, data: bytes, request: Request) -> None:
+    def enter(self, data: bytes, request: Awaited) -> None:
         """Put a request's bytes into the write buffer and the request into the line.
 
         Raises:
@@ -112,8 +112,9 @@ class Conversation:
         """
         if self.reason is not None:
             raise self._failure(self.reason, sent=False)
-        at_once = self._alone and not self._line and self._writer is not None
-        self._line.append(request)
+        writer, line = self._writer, self._line
+        at_once = writer is not None and self._alone and not line
+        line.append(request)
         self._entered += 1
         if request.confirms:
             self._confirming += 1
@@ -124,11 +125,11 @@ class Conversation:
                 return
             data = data[sent:]
         self._buffer.append(data)
-        self.buffered += len(data)
-        if self._writer is not None:
-            reschedule(self._writer)
+        self.buffered = buffered = self.buffered + len(data)
+        if writer is not None:
+            reschedule(writer)
             self._writer = None
-        if self._resting and self.buffered >= PIECE:
+        if buffered >= PIECE and self._resting:
             self._push()
 
     def _push(self) -> None:
@@ -253,14 +254,15 @@ class Conversation:
                 said = f": {frame}" if isinstance(frame, Exception) else ""
                 self.end(ProtocolBroken(f"a reply that nobody asked for came{said}"))
                 break
-            elif line[0].confirms:
-                if not isinstance(frame, Exception):
-                    self.end(ProtocolBroken("a reply came in place of a subscription"))
-                    break
+            elif not (first := line[0]).confirms:
+                if first.take(frame):
+                    line.popleft()
+            elif isinstance(frame, Exception):
                 self._confirming -= 1
                 line.popleft().settle(frame)
-            elif line[0].take(frame):
-                line.popleft()
+            else:
+                self.end(ProtocolBroken("a reply came in place of a subscription"))
+                break
         if pushes:
             self._on_push(pushes)
 

@@ -27,8 +27,8 @@ from ._errors import LinkClosed, NotConnected, RedisLinkError
 from ._inbound import MARKS, Inbound
 from ._link import Link
 from ._pool import Pool
-from ._resp import complete, pack_but_last
-from ._tally import Publication, Tally
+from ._resp import pack_but_last
+from ._tally import Tally
 
 AT_ONCE = 1000  # channels in one SUBSCRIBE
 IN_FLIGHT = 1000  # publishes that wait for their replies
@@ -114,7 +114,7 @@ class RedisDriver:
         prefix = self._config.channel_prefix
         self._wanted, self._held = Channels(prefix), Channels(prefix)
         self._inbox = inbox
-        self._tally = Tally(inbox, self._marks_channel, self._head)
+        self._tally = Tally(inbox, self._marks_channel, self._head, self._answer)
         self._told, self._draining = None, False
         limit = self._config.max_event_size
         self._inbound = Inbound(
@@ -249,9 +249,7 @@ class RedisDriver:
         link, tally = self._link, self._tally
         if link is None or tally is None or (conversation := link.writable()) is None:
             raise trio.WouldBlock
-        data, series, number = tally.encode(message)
-        command = complete(series.head, data)
-        conversation.enter(command, Publication(series, number, replied, self._answer))
+        tally.post(conversation, message, replied)
 
     def _head(self, name: str) -> bytes:
         return pack_but_last("PUBLISH", self._wanted.channel(name))

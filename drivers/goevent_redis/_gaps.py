@@ -21,14 +21,15 @@ class Series:
         head: what all commands that publish it begin with.
         last: the highest number that is taken, 0 for none.
         accepted: the highest one that the broker has accepted, as far as is known.
+        told: the highest one that others were told of.
     """
 
-    __slots__ = ("accepted", "head", "last", "name")
+    __slots__ = ("accepted", "head", "last", "name", "told")
 
     def __init__(self, name: str, head: bytes) -> None:
         self.name = name
         self.head = head
-        self.last = self.accepted = 0
+        self.last = self.accepted = self.told = 0
 
     def accept(self, number: int) -> None:
         """Take note that the broker has accepted a message."""
@@ -45,32 +46,28 @@ class Numbers:
 
     def __init__(self, head: Callable[[str], bytes] = lambda _: b"") -> None:
         self._head = head
-        self._series: dict[str, Series] = {}
-        self._untold: dict[str, Series] = {}
+        self.series: dict[str, Series] = {}
 
     def of(self, name: str) -> Series:
         """Return the numbers of an event name."""
-        try:
-            return self._series[name]
-        except KeyError:
-            self._series[name] = series = Series(name, self._head(name))
-            return series
-
-    def take(self, series: Series) -> int:
-        """Return the next number of a series; its message must now be sent."""
-        series.last += 1
-        self._untold[series.name] = series
-        return series.last
+        series = self.series.get(name)
+        if series is None:
+            self.series[name] = series = Series(name, self._head(name))
+        return series
 
     def marks(self) -> dict[str, int]:
         """Return the highest number of each name that was used since the last call."""
-        marks = {name: series.last for name, series in self._untold.items()}
-        self._untold.clear()
+        marks: dict[str, int] = {}
+        for series in self._untold():
+            marks[series.name] = series.told = series.last
         return marks
 
     def accepted_marks(self) -> dict[str, int]:
         """Return what `marks` would, as far as the broker has accepted it."""
-        return {name: series.accepted for name, series in self._untold.items() if series.accepted}
+        return {series.name: series.accepted for series in self._untold() if series.accepted}
+
+    def _untold(self) -> list[Series]:
+        return [series for series in self.series.values() if series.last > series.told]
 
 
 class GapWatch:

@@ -8,7 +8,7 @@ dropped.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
@@ -23,13 +23,27 @@ SUBSCRIBING = frozenset(
 _UNSETTLED: Any = object()
 
 
+class Awaited(Protocol):
+    """What stands in a conversation's line."""
+
+    confirms: ClassVar[bool]
+    """True if push frames are the answer, as for SUBSCRIBE."""
+
+    def take(self, frame: Any, /) -> bool:
+        """Take the next reply; return True if it was the last one."""
+        ...
+
+    def settle(self, result: Any, /) -> None:
+        """Take what is the end of it: most often what says that there will be no reply."""
+        ...
+
+
 class Request:
     """One command, whose task waits for the one reply."""
 
     __slots__ = ("result", "task")
 
-    confirms = False
-    """True if push frames are the answer, as for SUBSCRIBE."""
+    confirms: ClassVar[bool] = False
 
     def __init__(self) -> None:
         self.result: Any = _UNSETTLED

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import msgspec
 import trio
@@ -17,10 +17,11 @@ from redis import exceptions as redis_errors
 
 from goevent import DriverError, Inbox, Message, Receipt
 
+from ._conversation import Conversation
 from ._errors import RedisLinkError
 from ._gaps import Numbers, Series
 from ._link import Link
-from ._request import Request
+from ._resp import complete
 
 EVERY = 5.0  # seconds between two tellings of the highest numbers
 AT_ONCE = 1000  # numbers in one message
@@ -34,12 +35,20 @@ class Tally:
     Args:
         channel: where they are told.
         head: returns what the commands for an event name begin with.
+        answer: returns what the bus is told of a reply, unless that says that nobody got it.
     """
 
-    def __init__(self, inbox: Inbox, channel: str, head: Callable[[str], bytes]) -> None:
+    def __init__(
+        self,
+        inbox: Inbox,
+        channel: str,
+        head: Callable[[str], bytes],
+        answer: Callable[[str, Any], Receipt | Exception],
+    ) -> None:
         self._inbox = inbox
         self._channel = channel
         self._head = head
+        self._answer = answer
         self._numbers = Numbers(head)
         self._earlier: deque[tuple[str, dict[str, int]]] = deque(maxlen=KEPT)
         self._news = trio.Event()
@@ -56,12 +65,23 @@ class Tally:
         """Return what gives a message its number when it is sent."""
         return Publish(self, message)
 
+    def post(
+        self,
+        conversation: Conversation,
+        message: Message,
+        replied: Callable[[Receipt | Exception], None],
+    ) -> None:
+        """Send a message with its number, and have the bus told of the reply."""
+        data, series, number = self.encode(message)
+        publication = Publication(series, number, replied, self._answer)
+        conversation.enter(complete(series.head, data), publication)
+
     def encode(self, message: Message) -> tuple[bytes, Series, int]:
         """Return a message with its number, which is taken if the message can be encoded."""
-        numbers = self._numbers
-        series = numbers.of(message.event_name)
-        data = message.encode(origin=self._inbox.origin, seq=series.last + 1)
-        number = numbers.take(series)
+        series = self._numbers.of(message.event_name)
+        number = series.last + 1
+        data = message.encode(origin=self._inbox.origin, seq=number)
+        series.last = number  # it is sent now
         if not self._has_news:
             self._has_news = True
             self._news.set()
@@ -118,36 +138,33 @@ class Tally:
             self._inbox.report(DriverError(text))
 
 
-class Publication(Request):
+class Publication(msgspec.Struct, eq=False):
     """One message that was sent, and whose reply goes to the bus.
 
-    Args:
-        answer: returns what is told of a reply that says more than that nobody got the message.
+    Attributes:
+        answer: see `Tally`.
     """
 
-    __slots__ = ("_answer", "_number", "_replied", "_series")
+    confirms: ClassVar[bool] = False
 
-    def __init__(
-        self,
-        series: Series,
-        number: int,
-        replied: Callable[[Receipt | Exception], None],
-        answer: Callable[[str, Any], Receipt | Exception],
-    ) -> None:
-        self._series = series
-        self._number = number
-        self._replied = replied
-        self._answer = answer
+    series: Series
+    number: int
+    replied: Callable[[Receipt | Exception], None]
+    answer: Callable[[str, Any], Receipt | Exception]
 
-    def take(self, frame: Any) -> bool:
+    def take(self, frame: Any, /) -> bool:
         """Take the reply, or what says that there will be none."""
-        series = self._series
-        if not isinstance(frame, Exception) and self._number > series.accepted:
-            series.accepted = self._number
-        self._replied(self._answer(series.name, frame) if frame else NOBODY)
+        series = self.series
+        if not frame:
+            series.accepted = self.number
+            self.replied(NOBODY)
+        else:
+            if not isinstance(frame, Exception):
+                series.accepted = self.number
+            self.replied(self.answer(series.name, frame))
         return True
 
-    def settle(self, result: Any) -> None:
+    def settle(self, result: Any, /) -> None:
         """Take what says that there will be no reply."""
         self.take(result)
 

@@ -32,10 +32,8 @@ from ._troubles import Troubles, refusal
 AT_ONCE = 500
 
 
-class OrderedAttempt(Attempt):
+class OrderedAttempt(Attempt, eq=False, kw_only=True):
     """One event of a partition that was sent, or is to be sent."""
-
-    __slots__ = ("key", "sequence", "stream")
 
     sequence: int  # its place in the order of dispatch
     stream: str
@@ -123,11 +121,17 @@ class OrderedPublisher(Publisher):
     def _attempt(self, message: Message, replied: Replied) -> OrderedAttempt:
         name, key = message.event_name, message.key
         data = message.encode()
-        attempt = OrderedAttempt(self, name, data, trio.current_time(), replied)
-        attempt.sequence = self._count = self._count + 1
-        number = partition_of(name, key, self._keys.partitions)
-        attempt.stream, attempt.key = self._keys.stream(name, number), key
-        return attempt
+        self._count += 1
+        return OrderedAttempt(
+            self,
+            name,
+            data,
+            self._now(),
+            replied,
+            sequence=self._count,
+            stream=self._keys.stream(name, partition_of(name, key, self._keys.partitions)),
+            key=key,
+        )
 
     def _adding(self, attempt: OrderedAttempt) -> tuple[Encodable, ...]:
         command: tuple[Encodable, ...]

@@ -9,8 +9,9 @@ from __future__ import annotations
 import random
 from collections import deque
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
+import msgspec
 import trio
 from redis import exceptions as redis_errors
 
@@ -18,7 +19,7 @@ from goevent import DriverError, Message, Receipt
 
 from .._errors import ConnectionBroken, LinkClosed, RedisLinkError
 from .._link import Link
-from .._request import Posted, Request, ignore
+from .._request import Posted, ignore
 from .._resp import Encodable, complete, pack, pack_but_last
 from ._config import StreamsConfig
 from ._feed import place, text
@@ -51,11 +52,12 @@ class Publisher:
         self._troubles = troubles
         self._streams: dict[str, str] = {}
         self._heads: dict[str, bytes] = {}  # of commands, up to the length of the event
-        self._trims = config.max_age is not None
+        self.trims = config.max_age is not None  # by the age of entries
         self._known: dict[str, float] = {}
         self._failed: deque[Attempt] = deque()
         self._work = trio.Event()
         self._turn = trio.Lock()
+        self._now = trio.lowlevel.current_clock().current_time
         self._clock: float | None = None  # that of the server, less our own
 
     async def run(self) -> None:
@@ -77,7 +79,7 @@ class Publisher:
             raise trio.WouldBlock
         name = message.event_name
         data = message.encode()
-        now = trio.current_time()
+        now = self._now()
         if now >= self._known.get(name, 0.0):
             self._known[name] = now + KNOWN
             conversation.enter(pack(("SADD", self._keys.names, name)), Posted(ignore))
@@ -170,8 +172,8 @@ class Publisher:
 
     def accepted(self, receipt: str) -> None:
         """Take note of the id of an entry."""
-        if self._trims:
-            self._clock = place(receipt)[0] / 1000 - trio.current_time()
+        if self.trims:
+            self._clock = place(receipt)[0] / 1000 - self._now()
 
     # -- what was sent without a task
 
@@ -196,31 +198,29 @@ class Publisher:
             attempt.replied(receipt)
 
 
-class Attempt(Request):
+class Attempt(msgspec.Struct, eq=False):
     """One event that was sent, and whose reply goes to the bus."""
 
-    __slots__ = ("_publisher", "data", "name", "replied", "retried", "since")
+    confirms: ClassVar[bool] = False
 
-    def __init__(
-        self, publisher: Publisher, name: str, data: bytes, since: float, replied: Replied
-    ) -> None:
-        self._publisher = publisher
-        self.name = name
-        self.data = data
-        self.since = since
-        self.replied = replied
-        self.retried = False
+    publisher: Publisher
+    name: str
+    data: bytes
+    since: float
+    replied: Replied
+    retried: bool = False
 
-    def take(self, frame: Any) -> bool:
+    def take(self, frame: Any, /) -> bool:
         """Take the reply, or what says that there will be none."""
         if isinstance(frame, Exception):
-            self._publisher.failed(self, frame)
+            self.publisher.failed(self, frame)
         else:
             receipt = frame.decode()
-            self._publisher.accepted(receipt)
+            if self.publisher.trims:
+                self.publisher.accepted(receipt)
             self.replied(Receipt(id=receipt))
         return True
 
-    def settle(self, result: Any) -> None:
+    def settle(self, result: Any, /) -> None:
         """Take what says that there will be no reply."""
         self.take(result)
