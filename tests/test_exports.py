@@ -138,7 +138,7 @@ def test_each_public_name_and_method_has_a_docstring_that_begins_with_a_sentence
                 docs[f"{name}.{member}"] = inspect.getdoc(getattr(thing, member))
     missing = [member for member, doc in docs.items() if not doc]
     # What a class has documented as an attribute, and what is internal to the kernel.
-    internal = {"DispatchHandle.enlist", "DispatchHandle.noted"}
+    internal = {"DispatchHandle.parked", "DispatchHandle.noted"}
     documented = inspect.getdoc(thing) or ""
     missing = [
         member

@@ -19,7 +19,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from trio.lowlevel import checkpoint, current_task, enable_ki_protection, wait_task_rescheduled
+from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 
 from ._awaiting import levels, underway
 from ._conductor import Conductor, Special, too_deep
@@ -59,6 +59,7 @@ class Dispatcher:
     def __init__(self, config: Config, crew: Crew, supervisor: Supervisor) -> None:
         self._slow_after = inf if config.slow_after is None else config.slow_after
         self.conductor: Conductor = Conductor(self, supervisor, config.middleware, self._slow_after)
+        self.underway: Mapping[DispatchHandle, object] = self.conductor.handles
         self.router: Router = Router(self, special=bool(self.conductor.hooks))
         self._owner = 0
         self._routes = self.router.by_type
@@ -367,14 +368,10 @@ class Dispatcher:
         await checkpoint()
         for handle in handles:
             if handle.left > 0:
-                await wait_task_rescheduled(handle.enlist(current_task()))
+                await handle.parked(current_task())
 
     def looked_at(self, notes: Notes) -> None:
         self._supervisor.looked_at(notes)
-
-    @property
-    def underway(self) -> Mapping[DispatchHandle, object]:
-        return self.conductor.handles
 
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
         return self.insiders.waiting(handle, task)

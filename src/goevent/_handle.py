@@ -6,26 +6,19 @@ every dispatch, so what only some need (errors, a second waiter, an id) lives in
 
 from __future__ import annotations
 
-from functools import partial
+import types
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
-from trio.lowlevel import (
-    Abort,
-    Task,
-    checkpoint,
-    current_task,
-    enable_ki_protection,
-    reschedule,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import Task, checkpoint, current_task, enable_ki_protection, reschedule
 
 from ._errors import EventError
 from ._ids import Ids
+from ._parking import PARKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Generator, Mapping, Sequence
 
     Settle = Callable[[tuple[EventError, ...]], None]
     from contextlib import AbstractContextManager
@@ -58,14 +51,10 @@ class Kernel(Protocol):
 
     home: int  # the thread that the bus runs on
     ids: Ids
+    underway: Mapping[DispatchHandle, object]  # the dispatches that await inline listeners
 
     @property
     def crew(self) -> Workers: ...
-    @property
-    def underway(self) -> Mapping[DispatchHandle, object]:
-        """The dispatches that await inline listeners."""
-        ...
-
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
         """Guard a wait from inside a listener, or raise `DeadlockError`."""
         ...
@@ -118,7 +107,7 @@ class Notes(msgspec.Struct, eq=False, weakref=True):
             self.waiters = [task]
 
     def remove_waiter(self, task: Task) -> None:
-        if isinstance(self.waiters, list):
+        if isinstance(self.waiters, list) and task in self.waiters:
             self.waiters.remove(task)
 
     def add_error(self, error: EventError) -> None:
@@ -230,32 +219,41 @@ class DispatchHandle:
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
             if crew.suspended or task in crew.workers or kernel.underway:
                 with kernel.waiting(self, task):
-                    await wait_task_rescheduled(self.enlist(task))
+                    await self.parked(task)
             else:
-                await wait_task_rescheduled(self.enlist(task))
+                await self.parked(task)
 
-    def enlist(self, task: Task) -> Callable[[object], Abort]:
-        """Note who is to be woken; returns how to cancel that."""
+    @types.coroutine
+    def parked(self, task: Task) -> Generator[object, outcome.Outcome[None], None]:
+        """Park the running task until nothing is left."""
         notes = self.notes
         if notes is None:
             self.notes = task
-            return self._forget_first
-        if isinstance(notes, Notes) and notes.first is None and not notes.waiters:
+        elif type(notes) is Notes and notes.first is None and not notes.waiters:
             notes.first = task
-            return self._forget_first
-        self.noted().add_waiter(task)
-        return partial(self._forget, task)
-
-    def _forget_first(self, _: object) -> Abort:
-        if isinstance(self.notes, Notes):
-            self.notes.first = None
         else:
-            self.notes = None
-        return Abort.SUCCEEDED
+            self.noted().add_waiter(task)
+        task.custom_sleep_data = self
+        try:
+            (yield PARKED).unwrap()
+        except BaseException:
+            self._forget(task)
+            raise
 
-    def _forget(self, task: Task, _: object) -> Abort:
-        self.noted().remove_waiter(task)
-        return Abort.SUCCEEDED
+    def _forget(self, task: Task) -> None:
+        notes = self.notes
+        if notes is task:
+            self.notes = None
+        elif isinstance(notes, Notes):
+            if notes.first is task:
+                notes.first = None
+            else:
+                notes.remove_waiter(task)
+
+    def _rouse(self, task: Task) -> None:
+        """Wake a task, unless it is cancelled and has not run since."""
+        if task.custom_sleep_data is self:
+            reschedule(task, WOKEN)
 
     def noted(self) -> Notes:
         notes = self.notes
@@ -278,15 +276,15 @@ class DispatchHandle:
         notes = self.notes
         if type(notes) is Task:
             self.notes = None
-            reschedule(notes, WOKEN)
+            self._rouse(notes)
         elif isinstance(notes, Notes):
             if notes.first is not None:
-                reschedule(notes.first, WOKEN)
-                notes.first = None
+                first, notes.first = notes.first, None
+                self._rouse(first)
             if notes.waiters:
                 waiters, notes.waiters = notes.waiters, ()
                 for task in waiters:
-                    reschedule(task, WOKEN)
+                    self._rouse(task)
             if notes.settle is not None:
                 settle, notes.settle = notes.settle, None
                 settle(self._failed())
