@@ -75,6 +75,7 @@ class Inbound:
         self._stopped = False
         self._idle = False  # the task has nothing to do
         self._watch = GapWatch()
+        self._seen = self._watch.arrived
         self._ways: dict[bytes | tuple[bytes, bytes], str | None] = {}
         self._edition = wanted.edition  # of which the ways are known
         self._arrived = trio.Event()
@@ -132,7 +133,14 @@ class Inbound:
                 slice_end = perf_counter() + SLICE
                 while self._frames or self._unpack_batch():
                     frame = self._frames.popleft()
-                    envelope = self._envelope_of(frame)
+                    kind = frame[0]
+                    if kind == b"message" or kind == b"pmessage":
+                        envelope = self._unpacked(frame)
+                    elif kind == b"event":
+                        envelope = frame[1]
+                    else:
+                        self._look(kind, frame[1])
+                        continue
                     if envelope is not None and not self._inbox.deliver_nowait(envelope):
                         await self._inbox.deliver(envelope)
                     if perf_counter() > slice_end:
@@ -218,17 +226,6 @@ class Inbound:
             self._tell_dropped()
         return True
 
-    def _envelope_of(self, frame: Any) -> Envelope | None:
-        """Return what a frame brings to the listeners, or take note of what it says."""
-        kind = frame[0]
-        if kind == b"message" or kind == b"pmessage":
-            return self._unpacked(frame)
-        if kind == b"event":
-            envelope: Envelope = frame[1]
-            return envelope
-        self._look(kind, frame[1])
-        return None
-
     def _give_up(self, frame: Any) -> None:
         """Report what cannot be handed over any more."""
         kind = frame[0]
@@ -308,8 +305,9 @@ class Inbound:
             return None
         if self._inbox.is_own(envelope):
             return None
-        if envelope.seq is not None and envelope.origin:
-            self._watch_for_gap(envelope.origin, name, envelope.seq)
+        number, origin = envelope.seq, envelope.origin
+        if number is not None and origin and (missing := self._seen(origin, name, number)):
+            self._report_gap(origin, name, missing)
         return envelope
 
     def _refuse(self, name: str, data: bytes, error: DecodeError) -> None:
@@ -317,8 +315,9 @@ class Inbound:
         sender = self._sender_of(data)
         if self._is_own(sender.origin):
             return  # what this bus dispatches need not be registered here
-        if sender.origin and sender.seq is not None:
-            self._watch_for_gap(sender.origin, name, sender.seq)
+        number, origin = sender.seq, sender.origin
+        if number is not None and origin and (missing := self._seen(origin, name, number)):
+            self._report_gap(origin, name, missing)
         self._inbox.report(error, name)
 
     def _is_own(self, origin: str | None) -> bool:
@@ -333,11 +332,6 @@ class Inbound:
             return Sender()
 
     # -- losses
-
-    def _watch_for_gap(self, origin: str, name: str, number: int) -> None:
-        missing = self._watch.arrived(origin, name, number)
-        if missing:
-            self._report_gap(origin, name, missing)
 
     def _look_at_marks(self, data: bytes) -> None:
         """Compare what a publisher says it has sent with what has arrived."""

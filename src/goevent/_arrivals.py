@@ -131,7 +131,9 @@ class Arrivals:
             if route.special or self._hooked:
                 return False
             route = route.inner or route
-            handle = self._begun(route, event, envelope, deliveries)
+            handle = begun(route, event)
+            if envelope.headers or deliveries > 1:
+                self._note(handle, envelope, deliveries)
             if route.actors and not self._fits(route, handle):
                 return False
         except (GoEventError, TypeError) as error:
@@ -157,7 +159,8 @@ class Arrivals:
             return await dispatcher.conductor.conduct(
                 route, event, envelope.headers, deliveries=deliveries
             )
-        handle = self._begun(route.local, event, envelope, deliveries)
+        handle = begun(route.local, event)
+        self._note(handle, envelope, deliveries)
         if self._fits(route.local, handle):
             return dispatcher.run_inline(route.local, handle)
         return await dispatcher.finish(route.local, handle, arrived=True)
@@ -173,15 +176,11 @@ class Arrivals:
             raise DecodeError(envelope.event_name, f"it holds an event of the type {held!r}")
         return route, event
 
-    def _begun(
-        self, route: Route, event: object, envelope: Envelope, deliveries: int
-    ) -> DispatchHandle:
-        handle = begun(route, event)
+    def _note(self, handle: DispatchHandle, envelope: Envelope, deliveries: int) -> None:
         if headers := envelope.headers:
             handle.headers.update(headers)
         if deliveries > 1:
             handle.noted().deliveries = deliveries
-        return handle
 
     def _fits(self, route: Route, handle: DispatchHandle) -> bool:
         """Put an event into the mailboxes, if they have room."""
