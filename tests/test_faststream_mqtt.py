@@ -179,6 +179,45 @@ async def test_what_comes_while_a_connection_is_cut_is_kept_for_a_bus_without_a_
         assert receiver.says("is lost") == receiver.says("again") == 1
 
 
+@pytest.mark.parametrize("group", PLACES)
+async def test_equal_messages_are_not_taken_for_copies_after_a_reconnect(group: str | None) -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        bus = server.bus(group, port=proxy.port, format="faststream")
+        seen = bus.seen()
+        async with bus:
+            for _ in range(3):
+                await server_says(server, "goevent/order/paid", b'{"n":7}')
+            await until(lambda: len(seen) == 3)
+            proxy.reset()
+            await until(lambda: bus.says("connected to mqtt again"))
+            for body in (*[b'{"n":7}'] * 10, b'{"n":8}'):
+                await server_says(server, "goevent/order/paid", body)
+            await until(lambda: numbers(seen)[-1] == 8)
+        assert numbers(seen) == [7] * 13 + [8]
+
+
+async def test_what_waits_for_room_as_the_connection_is_lost_comes_again() -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        sender, receiver = server.bus(), server.bus(port=proxy.port, prefetch=2)
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        receiver.subscribe(slow, Paid, mailbox=1)
+        async with opened(sender, receiver):
+            await accepted(sender, *range(10))
+            session: Any = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: session._harbour._waiting)
+            proxy.reset()
+            await until(lambda: receiver.says("connected to mqtt again"))
+            gate.set()
+            await until(lambda: len(done) >= 10)
+        assert sorted(done) == [*range(10)]
+
+
 async def test_killed_process_of_a_group_does_not_hold_up_the_others() -> None:
     async with mqtt_server() as server, server.bus() as sender:
         async with at_work("faststream_worker.py", server.url("shop")) as worker:

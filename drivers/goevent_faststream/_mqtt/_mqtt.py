@@ -9,7 +9,6 @@ listener that may fail has its `retry`.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -26,6 +25,7 @@ from .._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
 from .._passage import Passage
 from .._properties import joined
 from .._subscribers import whole
+from ._feed import Feed, key_of
 from ._link import CLIENT, MqttLink, broker_at as broker_at, mqtt_broker, refusal
 from ._publisher import QOS, Publisher
 from ._topics import cover, name_of, topic
@@ -42,36 +42,6 @@ def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
     if config.stream is not None:
         raise ValueError("MQTT has no streams: it keeps nothing")
     return MqttDialect(mqtt_broker(broker), config)
-
-
-class Feed:
-    """One subscription of the client.
-
-    Attributes:
-        last: what was handed over last, of which the acknowledgements may be lost.
-        suspects: what is the first to come on a new connection, if they were.
-    """
-
-    task: asyncio.Task[None]
-
-    def __init__(self, prefetch: int) -> None:
-        self.subscription: Any = None
-        self.last: deque[int] = deque(maxlen=prefetch)
-        self.suspects: set[int] = set()
-
-    def lose(self) -> None:
-        """Take note that the connection is lost."""
-        self.task.cancel()
-        self.suspects = {*self.last}
-        self.last.clear()
-
-    def is_known(self, key: int) -> bool:
-        """Tell whether a message was handed over on the connection before."""
-        if key in self.suspects:
-            return True
-        self.suspects.clear()  # the server begins with what it has not heard the end of
-        self.last.append(key)
-        return False
 
 
 class MqttDialect:
@@ -234,20 +204,21 @@ class MqttDialect:
         if message.topic.startswith(self._prefix):  # `goevent/#` has `goevent`, too
             name = name_of(message.topic.removeprefix(self._prefix))
         via = next((via for via, test in self._tests.items() if name and test(name)), None)
-        key = hash((message.topic, message.payload))
-        if via is not None and not message.retain and not self._is_copy(feed, key):
+        if via is not None and not message.retain and not self._is_copy(feed, message):
             arrival = Arrival(name, via, message.payload, _headers(message), raw=message)
             if self._passage.is_open:
                 await self._pass(message, arrival)
             else:
                 await self._link.shore.arrived(arrival)
+        feed.handed(message)
         with suppress(*CLIENT):  # the connection is lost, and it comes again
             await message.ack()
 
-    def _is_copy(self, feed: Feed, key: int) -> bool:
-        if feed.is_known(key):
+    def _is_copy(self, feed: Feed, message: zmqtt.Message) -> bool:
+        if feed.is_known(message):
             return True
         if self._twice is not None:
+            key = key_of(message)
             if key in self._twice:
                 self._twice.discard(key)
                 return True
