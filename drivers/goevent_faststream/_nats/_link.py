@@ -26,7 +26,7 @@ ANSWER = 8  # seconds until a server that does not answer counts as lost
 RECONNECT = 0.25  # seconds between two dials
 PING = 5  # seconds between two PINGs, by which a black hole is noticed
 LOST = "NATS: the connection was lost before the server replied"
-STOP = 1.0  # seconds for an orderly end
+STOP = 0.8  # seconds for an orderly end
 
 
 def broker_at(url: str) -> NatsBroker:
@@ -139,15 +139,15 @@ class NatsLink:
         except (TimeoutError, errors.Error, OSError, ExceptionGroup):
             pass  # what there was to say was said before; the server sees the connection end
         finally:
-            if client is not None and not client.is_closed:
-                with suppress(errors.Error, OSError):
-                    await client.close()
             for task in [*self._waiting]:
                 task.cancel()
             # FastStream forgets the connection only after an orderly end, and would use it again.
             broker._connection = None
             self._shore = None
             broker.config.disconnect()
+            if client is not None and not client.is_closed:
+                with suppress(errors.Error, OSError):
+                    await client.close()
 
     @property
     def is_up(self) -> bool:

@@ -173,6 +173,10 @@ class RabbitLink:
             pass  # what there was to say was said before; the server sees the connection end
         finally:
             self._up.clear()
+            # FastStream forgets these only after an orderly end, and would use them again.
+            broker._connection, broker._channel = None, None
+            self._shore = None
+            broker.config.disconnect()
             if made is not None:
                 with suppress(TimeoutError, *CLIENT):
                     async with asyncio.timeout(STOP):
@@ -180,10 +184,6 @@ class RabbitLink:
             if dial is not None:
                 dial.cancel()
                 await asyncio.wait({dial})
-            # FastStream forgets these only after an orderly end, and would use them again.
-            broker._connection, broker._channel = None, None
-            self._shore = None
-            broker.config.disconnect()
 
     async def ready(self, *, patience: float | None = None) -> None:
         """Wait for the connection, for so many seconds from when it was lost.
