@@ -81,8 +81,8 @@ class ConfluentConsumer:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        # The client commits, and ends, without a limit of time, which nothing cuts short: in a black
-        # hole for minutes. Nobody may have to wait for that, also not the interpreter.
+        # The client commits, and ends, without a limit of time, which nothing cuts short; in a
+        # black hole for minutes. Nobody may have to wait for that, also not the interpreter.
         self._thread = Thread(target=self._live, name=f"goevent-kafka-{topic}", daemon=True)
         self._ended = asyncio.Event()
         self._ending = False
