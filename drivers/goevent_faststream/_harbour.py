@@ -117,9 +117,11 @@ class Harbour:
             self._waiting.append(future)
             try:
                 await future
-            finally:
-                if future in self._waiting:
-                    self._waiting.remove(future)
+            except asyncio.CancelledError:
+                self._waiting.remove(future)
+                self._wake()  # it may have been woken, and then it is another's turn
+                raise
+            self._waiting.remove(future)
 
     def _wake(self) -> None:
         for future in list(self._waiting)[: self._room]:
