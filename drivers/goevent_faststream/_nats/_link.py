@@ -113,6 +113,7 @@ class NatsLink:
         self._client = client = self.broker.connection
         self._listen(client)
         _steady(client)
+        _lenient(client)
         self._up.set()
 
     def _listen(self, client: Any) -> None:
@@ -278,6 +279,28 @@ def _steady(client: Any) -> None:
             stream.write(b"".join(lines))
 
         stream.writelines = write
+
+
+def _lenient(client: Any) -> None:
+    """Have the client read a message whose subject or headers it cannot decode, as far as it can.
+
+    Its reader would end without a word, and the bus were deaf until a PING has gone unanswered.
+    """
+    read_headers, take = client._process_headers, client._process_msg
+
+    async def headers_of(data: bytes) -> dict[str, str] | None:
+        try:
+            found: dict[str, str] | None = await read_headers(data)
+        except (ValueError, LookupError):
+            return None
+        return found
+
+    async def came(sid: int, subject: bytes, *rest: bytes) -> None:
+        if not subject.isascii():
+            subject = subject.decode(errors="replace").encode()
+        await take(sid, subject, *rest)
+
+    client._process_headers, client._process_msg = headers_of, came
 
 
 def _both(
