@@ -188,6 +188,27 @@ def test_keyboard_interrupt_ends_trio_and_the_island() -> None:
     assert island_threads() == []
 
 
+def test_keyboard_interrupt_as_the_thread_starts_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "isle":
+            signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with running():
+            await trio.sleep(60)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main)
+    assert isinstance(leaf(caught.value), KeyboardInterrupt)
+    assert island_threads() == []
+
+
 class CountingToken:
     """A token of Trio that counts."""
 
