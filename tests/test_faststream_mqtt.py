@@ -287,6 +287,29 @@ async def test_slow_listener_holds_back_the_island() -> None:
         assert sorted(done) == [*range(200)]
 
 
+async def test_flood_without_a_window_is_bounded_and_what_is_lost_is_reported() -> None:
+    async with mqtt_server("max_queued_messages 0") as server:
+        bus = server.bus(prefetch=10, format="faststream")
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        bus.subscribe(slow, Paid, mailbox=5)
+        async with bus:
+            lines = b"".join(b'{"n":%d}\n' % n for n in range(5000))
+            where = ["-p", str(server.port), "-t", "goevent/order/paid", "-q", "0", "-l"]
+            await trio.run_process(["mosquitto_pub", *where], stdin=lines)
+            await until(lambda: bus.says("are lost, as too many wait"))
+            gate.set()
+            await until(lambda: len(done) >= 1000)
+            await server_says(server, "goevent/order/paid", b'{"n":5000}')
+            await until(lambda: done[-1] == 5000)
+        assert len(done) < 5000
+
+
 async def test_server_that_does_not_let_us_in_is_a_clear_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

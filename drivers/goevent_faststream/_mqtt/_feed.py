@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
+from collections.abc import Callable
 from typing import Any
 
 import zmqtt
@@ -29,6 +30,30 @@ def received(publish: Any) -> zmqtt.Message:
         retain=publish.retain,
         properties=publish.properties,
     )
+
+
+class Buffer(asyncio.Queue[Any]):
+    """What has come of one subscription and waits; of what has no window, not too much.
+
+    Args:
+        most: messages of QoS 0, which the server sends without waiting for an answer.
+        lost: is told of the first message that is dropped, each time that this begins.
+    """
+
+    def __init__(self, most: int, lost: Callable[[zmqtt.Message], object]) -> None:
+        super().__init__()
+        self._most = most
+        self._lost = lost
+        self._losing = False
+
+    async def put(self, item: Any) -> None:
+        """Add a message."""
+        full = item.qos is zmqtt.QoS.AT_MOST_ONCE and self.qsize() >= self._most
+        if full and not self._losing:
+            self._lost(item)
+        self._losing = full
+        if not full:
+            await super().put(item)
 
 
 class Feed:

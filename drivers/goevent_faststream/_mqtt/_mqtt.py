@@ -25,13 +25,14 @@ from .._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
 from .._passage import Passage
 from .._properties import joined
 from .._subscribers import whole
-from ._feed import Feed, key_of
+from ._feed import Buffer, Feed, key_of
 from ._link import CLIENT, MqttLink, broker_at as broker_at, mqtt_broker, refusal
 from ._publisher import QOS, Publisher
 from ._topics import cover, name_of, topic
 
 IN_FLIGHT = 1000  # publishes that wait for their PUBACK
 PREFIX = "goevent."
+BUFFER = 1000  # messages of QoS 0 that may wait
 LINGER = 1.0  # seconds for which copies may come of two filters, one of which is gone
 
 
@@ -159,12 +160,16 @@ class MqttDialect:
             f"{share}{self._prefix}{filter_}",
             qos=QOS,
             auto_ack=False,
-            receive_buffer_size=0,  # the server sends no more than the window without an answer
             **options,
         )
         feed.subscription = subscription
+        subscription._queue = Buffer(max(BUFFER, self._prefetch), self._dropped)
         await subscription.start()
         feed.task = self._link.do(self._receive(feed))
+
+    def _dropped(self, message: zmqtt.Message) -> None:
+        text = f"MQTT: messages of {message.topic!r} are lost, as too many wait already"
+        self._link.shore.report(DriverError(text))
 
     async def _stop(self, feed: Feed) -> None:
         """Unsubscribe; what has come is handed over by the feed's task, which then ends."""
