@@ -44,15 +44,17 @@ async def test_dead_letter_that_is_not_confirmed_in_time_is_reported_and_tried_a
 ) -> None:
     async with rabbit() as place, fault_proxy(place.port) as proxy:
         bus = place.bus(max_deliveries=1, port=proxy.port)
-        gate = trio.Event()
+        begun, gate = trio.Event(), trio.Event()
 
         async def fail(event: Paid) -> None:
+            begun.set()
             await gate.wait()
             raise ValueError(event.n)
 
         bus.subscribe(fail, Paid)
         async with bus:
             await accepted(bus, 1)
+            await begun.wait()
             monkeypatch.setattr("goevent_faststream._rabbit._publisher.ANSWER", 0.2)
             proxy.swallow()
             gate.set()
