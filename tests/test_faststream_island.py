@@ -17,6 +17,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from goevent import DriverError
 from goevent_faststream import IslandClosed
+from goevent_faststream._dialect import Arrival
+from goevent_faststream._harbour import Freed, Harbour
 from goevent_faststream._island import PLENTY, Ferry, Island, Quay
 
 
@@ -187,6 +189,27 @@ def test_keyboard_interrupt_ends_trio_and_the_island() -> None:
     assert island_threads() == []
 
 
+def test_keyboard_interrupt_as_the_thread_starts_leaves_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    start = threading.Thread.start
+
+    def interrupted(thread: threading.Thread) -> None:
+        start(thread)
+        if thread.name == "isle":
+            signal.raise_signal(signal.SIGINT)
+
+    async def main() -> None:
+        async with running():
+            await trio.sleep(60)
+
+    monkeypatch.setattr(threading.Thread, "start", interrupted)
+    with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
+        trio.run(main)
+    assert isinstance(leaf(caught.value), KeyboardInterrupt)
+    assert island_threads() == []
+
+
 class CountingToken:
     """A token of Trio that counts."""
 
@@ -296,3 +319,22 @@ async def test_what_is_posted_to_an_island_that_has_ended_is_dropped() -> None:
     for n in range(PLENTY):
         ferry.post(n)
     assert landed == []
+
+
+def test_turn_of_who_is_cancelled_goes_to_the_next() -> None:
+    async def isle(token: trio.lowlevel.TrioToken) -> None:
+        arrivals: Quay[Arrival] = Quay(token)
+        harbour = Harbour(cast("Any", None), "isle", 1, arrivals, Quay(token))
+        await harbour.arrived(Arrival("first", "", b""))
+        async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
+            second = tasks.create_task(harbour.arrived(Arrival("second", "", b"")))
+            tasks.create_task(harbour.arrived(Arrival("third", "", b"")))
+            await asyncio.sleep(0)
+            harbour.land([Freed(1)])
+            second.cancel()
+        assert [arrival.name for arrival in arrivals.items] == ["first", "third"]
+
+    async def main() -> None:
+        await trio.to_thread.run_sync(asyncio.run, isle(trio.lowlevel.current_trio_token()))
+
+    trio.run(main)

@@ -179,6 +179,45 @@ async def test_what_comes_while_a_connection_is_cut_is_kept_for_a_bus_without_a_
         assert receiver.says("is lost") == receiver.says("again") == 1
 
 
+@pytest.mark.parametrize("group", PLACES)
+async def test_equal_messages_are_not_taken_for_copies_after_a_reconnect(group: str | None) -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        bus = server.bus(group, port=proxy.port, format="faststream")
+        seen = bus.seen()
+        async with bus:
+            for _ in range(3):
+                await server_says(server, "goevent/order/paid", b'{"n":7}')
+            await until(lambda: len(seen) == 3)
+            proxy.reset()
+            await until(lambda: bus.says("connected to mqtt again"))
+            for body in (*[b'{"n":7}'] * 10, b'{"n":8}'):
+                await server_says(server, "goevent/order/paid", body)
+            await until(lambda: numbers(seen)[-1] == 8)
+        assert numbers(seen) == [7] * 13 + [8]
+
+
+async def test_what_waits_for_room_as_the_connection_is_lost_comes_again() -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        sender, receiver = server.bus(), server.bus(port=proxy.port, prefetch=2)
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        receiver.subscribe(slow, Paid, mailbox=1)
+        async with opened(sender, receiver):
+            await accepted(sender, *range(10))
+            session: Any = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: session._harbour._waiting)
+            proxy.reset()
+            await until(lambda: receiver.says("connected to mqtt again"))
+            gate.set()
+            await until(lambda: len(done) >= 10)
+        assert sorted(done) == [*range(10)]
+
+
 async def test_killed_process_of_a_group_does_not_hold_up_the_others() -> None:
     async with mqtt_server() as server, server.bus() as sender:
         async with at_work("faststream_worker.py", server.url("shop")) as worker:
@@ -246,6 +285,29 @@ async def test_slow_listener_holds_back_the_island() -> None:
             gate.set()
             await until(lambda: len(done) == 200)
         assert sorted(done) == [*range(200)]
+
+
+async def test_flood_without_a_window_is_bounded_and_what_is_lost_is_reported() -> None:
+    async with mqtt_server("max_queued_messages 0") as server:
+        bus = server.bus(prefetch=10, format="faststream")
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        bus.subscribe(slow, Paid, mailbox=5)
+        async with bus:
+            lines = b"".join(b'{"n":%d}\n' % n for n in range(5000))
+            where = ["-p", str(server.port), "-t", "goevent/order/paid", "-q", "0", "-l"]
+            await trio.run_process(["mosquitto_pub", *where], stdin=lines)
+            await until(lambda: bus.says("are lost, as too many wait"))
+            gate.set()
+            await until(lambda: len(done) >= 1000)
+            await server_says(server, "goevent/order/paid", b'{"n":5000}')
+            await until(lambda: done[-1] == 5000)
+        assert len(done) < 5000
 
 
 async def test_server_that_does_not_let_us_in_is_a_clear_error(

@@ -76,6 +76,28 @@ async def test_middlewares_of_a_given_broker_run_around_both_ways() -> None:
     assert sorted(ran) == ["consume", "publish"]
 
 
+async def test_bytes_that_are_no_text_do_not_make_a_bus_deaf() -> None:
+    head = b"NATS/1.0 503 \xff\r\n\r\n"
+    hostile = (
+        b"HPUB goevent.order.paid %d %d\r\n%b\r\n" % (len(head), len(head), head),
+        b"PUB goevent.order.\xff 0\r\n\r\n",
+    )
+    async with nats_server() as server:
+        sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
+        seen = receiver.seen("**")
+        async with opened(sender, receiver):
+            for count, bad in enumerate(hostile, 1):
+                async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                    await stream.send_all(b'CONNECT {"headers":true}\r\n' + bad + b"PING\r\n")
+                    received = b""
+                    while b"PONG" not in received:
+                        received += await stream.receive_some()
+                await until(lambda count=count: len(receiver.told) == count)  # type: ignore[misc]
+                await accepted(sender, count)
+                await until(lambda count=count: len(seen) == count)  # type: ignore[misc]
+        assert not receiver.says("is lost")
+
+
 async def test_publish_in_an_outage_fails_clearly_and_in_time() -> None:
     async with nats_server() as server:
         bus = FastStreamBus(f"{server.url}?publish_timeout=1")

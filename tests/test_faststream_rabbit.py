@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any, ClassVar
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar, cast
 
 import pytest
 import trio
 from faststream import BaseMiddleware
 from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from faststream_buses import FastStreamBus, accepted, grown
-from rabbit_server import rabbit, rabbit_port
+from pamqp import encode
+from pamqp.commands import Basic
+from rabbit_server import asked, rabbit, rabbit_port
 from redis_buses import Deep, Paid, User, numbers, opened, until
 from redis_server import fault_proxy, free_port
 
@@ -286,3 +290,57 @@ async def test_routing_key_that_is_too_long_is_refused() -> None:
         await handle.wait()
         assert isinstance(handle.errors[0].error, DriverError)
         await accepted(bus, 1)
+
+
+@pytest.mark.parametrize("group", [None, "shop"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message_id": "\udcff"},
+        {"correlation_id": "\udcff" * 200},
+        {"headers": {"raw": "table"}},
+        {"timestamp": datetime.now(UTC)},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+async def test_properties_that_are_no_text_and_no_time_end_nothing(
+    said: dict[str, Any], group: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raw(text: str) -> bytes:
+        data = text.encode(errors="surrogateescape")
+        return bytes([len(data)]) + data
+
+    async with rabbit() as place:
+        bus = place.bus(group, format="faststream", max_deliveries=2)
+        seen: list[int] = []
+
+        def fail(event: Paid) -> None:
+            seen.append(event.n)
+            raise ValueError(event.n)
+
+        async def publish(channel: Any) -> None:
+            spoilt: dict[str, Callable[[Any], bytes]] = {
+                "shortstr": raw,
+                "timestamp": lambda _: b"\xff" * 8,
+                "table": lambda _: b"\0\0\0\x0a\x01\xffF\0\0\0\x03\x01\xfeV",
+            }
+            for kind, how in spoilt.items():
+                monkeypatch.setitem(cast("Any", encode.METHODS), kind, how)
+            try:
+                await channel.basic_publish(
+                    b'{"n":1}',
+                    exchange=place.exchange,
+                    routing_key="order.paid",
+                    properties=Basic.Properties(**said),
+                )
+            finally:
+                monkeypatch.undo()
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await asked(place.port, publish)
+            await (await bus.dispatch(Paid(n=2))).wait()
+            await until(lambda: {*seen} == {1, 2})
+            if group is not None:
+                await until(lambda: bus.says("is a dead letter after 2 deliveries") == 2)
+        assert not bus.says("is lost")

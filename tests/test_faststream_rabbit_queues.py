@@ -39,6 +39,32 @@ async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
         assert await place.letters(place.queue()) == []
 
 
+async def test_dead_letter_that_is_not_confirmed_in_time_is_reported_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        bus = place.bus(max_deliveries=1, port=proxy.port)
+        begun, gate = trio.Event(), trio.Event()
+
+        async def fail(event: Paid) -> None:
+            begun.set()
+            await gate.wait()
+            raise ValueError(event.n)
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await accepted(bus, 1)
+            await begun.wait()
+            monkeypatch.setattr("goevent_faststream._rabbit._publisher.ANSWER", 0.2)
+            proxy.swallow()
+            gate.set()
+            await until(lambda: bus.says("no answer within 0.2 s"))
+            monkeypatch.undo()
+            proxy.pass_on()
+            await until(lambda: bus.says("is a dead letter after"))
+        assert await place.letters(place.queue("+dead"))
+
+
 async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
     async with rabbit() as place:
         bus = place.bus()

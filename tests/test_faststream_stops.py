@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -12,6 +14,7 @@ from faststream_buses import FastStreamBus, accepted
 from faststream_durable import DURABLE
 from kafka_mock import kafka_mock
 from redis_buses import Paid, until
+from redis_server import fault_proxy
 
 
 @asynccontextmanager
@@ -54,3 +57,62 @@ async def test_stop_counts_as_a_delivery_only_of_what_was_begun(kind: str) -> No
             await until(lambda: pending(bus) == 0)
         assert len(begun) == 1
         assert sorted(tries) == [(n, 1 + begun.count(n)) for n in range(10)]
+
+
+@asynccontextmanager
+async def behind_proxy(kind: str) -> AsyncGenerator[tuple[str, Hole]]:
+    async with DURABLE[kind]() as url:
+        port = urlsplit(url).port or 0
+        async with fault_proxy(port) as proxy:
+
+            def hole(deep: bool) -> None:
+                if deep:
+                    proxy.swallow()
+                else:
+                    proxy.reset()
+                    proxy.pass_on()
+
+            yield url.replace(str(port), str(proxy.port)), hole
+
+
+@asynccontextmanager
+async def slow_mock(scheme: str) -> AsyncGenerator[tuple[str, Hole]]:
+    async with kafka_mock() as mock:
+        yield f"{scheme}://{mock.addr}?", lambda deep: mock.slow(20_000 if deep else 0)
+
+
+Hole = Callable[[bool], None]
+HOLES: dict[str, Callable[[], AbstractAsyncContextManager[tuple[str, Hole]]]] = {
+    **{kind: partial(behind_proxy, kind) for kind in DURABLE},
+    "kafka": partial(slow_mock, "kafka"),
+    "confluent": partial(slow_mock, "kafka+confluent"),
+}
+"""Each yields a URL, and what makes the broker a black hole, and a broker again."""
+
+
+@pytest.mark.parametrize("kind", HOLES)
+async def test_bus_that_ends_in_a_black_hole_leaves_nothing_and_can_be_opened_again(
+    kind: str,
+) -> None:
+    begun: list[int] = []
+    gate = trio.Event()
+
+    async def stuck(event: Paid) -> None:
+        begun.append(event.n)
+        await gate.wait()
+
+    async with HOLES[kind]() as (url, hole):
+        before = {*threading.enumerate()}
+        bus = FastStreamBus(f"{url}&group=shop")
+        bus.subscribe(stuck, Paid, mailbox=3)
+        async with bus:
+            await accepted(bus, *range(10))
+            await until(lambda: begun and pending(bus) == 10)
+            hole(True)
+            with trio.fail_after(5):
+                await bus.close(timeout=0)
+        gate.set()
+        hole(False)
+        await until(lambda: {*threading.enumerate()} <= before, 30)
+        async with bus:
+            await accepted(bus, 10)

@@ -16,6 +16,7 @@ from ._dialect import Arrival, Dialect, Outgoing, Verdict
 from ._island import Quay
 
 UNLIMITED = 1 << 30
+LAST_WORDS = 0.75  # seconds to tell the last ends, as the bus ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +117,11 @@ class Harbour:
             self._waiting.append(future)
             try:
                 await future
-            finally:
-                if future in self._waiting:
-                    self._waiting.remove(future)
+            except asyncio.CancelledError:
+                self._waiting.remove(future)
+                self._wake()  # it may have been woken, and then it is another's turn
+                raise
+            self._waiting.remove(future)
 
     def _wake(self) -> None:
         for future in list(self._waiting)[: self._room]:
@@ -145,10 +148,22 @@ class Harbour:
         if self._waiting:
             self._wake()
 
-    def let_all_in(self) -> None:
-        """Hold nobody back any more: the bus ends, and what waits for room must not hold it up."""
+    async def close(self, *, tells: bool) -> None:
+        """Hold nobody back any more, as the bus ends, and tell the last ends.
+
+        Args:
+            tells: there is somebody to tell; not for long, as a broker that does not answer has to
+                be left, too.
+        """
         self._room += UNLIMITED
         self._wake()
+        if tells and self.connected:
+            try:
+                async with asyncio.timeout(LAST_WORDS):
+                    await self.tell()
+            except TimeoutError:
+                for task in [*self._tasks]:
+                    task.cancel()
 
     async def tell(self) -> None:
         """Tell the broker all that there is to tell; returns when it is told."""

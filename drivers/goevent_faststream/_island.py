@@ -183,6 +183,7 @@ class Island:
 
     # -- on Trio's side
 
+    @trio.lowlevel.enable_ki_protection  # or it could come between the thread and who ends it
     async def run(self) -> None:
         """Have the loop run until cancelled; leaves no thread behind.
 

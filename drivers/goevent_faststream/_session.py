@@ -36,7 +36,7 @@ T = TypeVar("T")
 SLICE = 0.0005  # seconds of work between two yields to Trio
 CONNECT_TIMEOUT = 10.0
 ANSWER_TIMEOUT = 10.0  # for subscriptions, and whatever else is asked
-FAREWELL = 1.5  # seconds to tell the last ends and to disconnect, as the bus ends
+FAREWELL = 1.8  # seconds to tell the last ends and to disconnect, as the bus ends
 EXCERPT = 4000  # characters of a traceback in a dead letter
 
 
@@ -139,9 +139,7 @@ class Session:
 
     async def _last_words(self, ferry: Ferry[Cargo]) -> None:
         ferry.land()
-        self._harbour.let_all_in()
-        if self._durable and self._harbour.connected:
-            await self._harbour.tell()
+        await self._harbour.close(tells=self._durable)
 
     # -- names
 

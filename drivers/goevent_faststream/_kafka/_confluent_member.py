@@ -21,6 +21,7 @@ from ._window import Place, Record
 T = TypeVar("T")
 
 ANSWER = 5.0  # seconds that one request may take
+STOP = 0.7  # seconds for an orderly end
 EARLIEST, LATEST = cast("Any", OffsetSpec).earliest(), cast("Any", OffsetSpec).latest()
 UNREACHABLE = {
     KafkaError._TRANSPORT,
@@ -80,7 +81,10 @@ class ConfluentConsumer:
         self._owner = owner
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
-        self._thread = Thread(target=self._live, name=f"goevent-kafka-{topic}")
+        # The client commits, and ends, without a limit of time, which nothing cuts short; in a
+        # black hole for minutes. Nobody may have to wait for that, also not the interpreter.
+        self._thread = Thread(target=self._live, name=f"goevent-kafka-{topic}", daemon=True)
+        self._ended = asyncio.Event()
         self._ending = False
         self._failure: DriverError | None = None
 
@@ -98,11 +102,14 @@ class ConfluentConsumer:
         self._thread.start()
 
     async def stop(self) -> None:
-        """Leave the group."""
+        """Leave the group; if the client takes its time, its thread ends when it can."""
         self._ending = True
         if self._thread.is_alive():
             self._jobs.put(None)
-            await asyncio.to_thread(self._thread.join)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(STOP):
+                    await self._ended.wait()
+                self._thread.join()  # it has said that it is at its end
         else:
             self._close()
 
@@ -118,6 +125,8 @@ class ConfluentConsumer:
         # Not as one of the jobs, which are done inside of callbacks, too: a client that is closed
         # while it calls back crashes the process.
         self._close()
+        with suppress(RuntimeError):  # the loop has ended before
+            self._loop.call_soon_threadsafe(self._ended.set)
 
     async def _ask(self, work: Callable[..., T], *args: Any, **options: Any) -> T:
         """Have the thread call the client, and return what it returns.

@@ -20,6 +20,7 @@ from faststream.mqtt import MQTTBroker
 from goevent import DriverConnectionError, DriverError
 
 from .._dialect import Shore
+from ._feed import received
 
 DIAL = 5.0  # seconds until a connection has to be there
 ANSWER = 8.0  # seconds until a server that does not answer counts as lost
@@ -159,7 +160,9 @@ class MqttLink:
         client = self.client
         # The window is a wish: Mosquitto 2.0.11 counts an acknowledgement twice, and so sends more
         # than that, and the client would cut the connection for it.
-        client._protocol.inbound._receive_maximum = None
+        inbound = client._protocol.inbound
+        inbound._receive_maximum = None
+        inbound._make_message = received
         properties = client.connection_info.properties
         most = getattr(properties, "receive_maximum", None) or 65_535
         self.room = asyncio.Semaphore(most)

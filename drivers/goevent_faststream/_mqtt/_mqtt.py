@@ -9,7 +9,6 @@ listener that may fail has its `retry`.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
@@ -26,12 +25,14 @@ from .._dialect import Arrival, Dialect, Outgoing, Shore, Verdict
 from .._passage import Passage
 from .._properties import joined
 from .._subscribers import whole
+from ._feed import Buffer, Feed, key_of
 from ._link import CLIENT, MqttLink, broker_at as broker_at, mqtt_broker, refusal
 from ._publisher import QOS, Publisher
 from ._topics import cover, name_of, topic
 
 IN_FLIGHT = 1000  # publishes that wait for their PUBACK
 PREFIX = "goevent."
+BUFFER = 1000  # messages of QoS 0 that may wait
 LINGER = 1.0  # seconds for which copies may come of two filters, one of which is gone
 
 
@@ -42,36 +43,6 @@ def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
     if config.stream is not None:
         raise ValueError("MQTT has no streams: it keeps nothing")
     return MqttDialect(mqtt_broker(broker), config)
-
-
-class Feed:
-    """One subscription of the client.
-
-    Attributes:
-        last: what was handed over last, of which the acknowledgements may be lost.
-        suspects: what is the first to come on a new connection, if they were.
-    """
-
-    task: asyncio.Task[None]
-
-    def __init__(self, prefetch: int) -> None:
-        self.subscription: Any = None
-        self.last: deque[int] = deque(maxlen=prefetch)
-        self.suspects: set[int] = set()
-
-    def lose(self) -> None:
-        """Take note that the connection is lost."""
-        self.task.cancel()
-        self.suspects = {*self.last}
-        self.last.clear()
-
-    def is_known(self, key: int) -> bool:
-        """Tell whether a message was handed over on the connection before."""
-        if key in self.suspects:
-            return True
-        self.suspects.clear()  # the server begins with what it has not heard the end of
-        self.last.append(key)
-        return False
 
 
 class MqttDialect:
@@ -189,12 +160,16 @@ class MqttDialect:
             f"{share}{self._prefix}{filter_}",
             qos=QOS,
             auto_ack=False,
-            receive_buffer_size=0,  # the server sends no more than the window without an answer
             **options,
         )
         feed.subscription = subscription
+        subscription._queue = Buffer(max(BUFFER, self._prefetch), self._dropped)
         await subscription.start()
         feed.task = self._link.do(self._receive(feed))
+
+    def _dropped(self, message: zmqtt.Message) -> None:
+        text = f"MQTT: messages of {message.topic!r} are lost, as too many wait already"
+        self._link.shore.report(DriverError(text))
 
     async def _stop(self, feed: Feed) -> None:
         """Unsubscribe; what has come is handed over by the feed's task, which then ends."""
@@ -234,20 +209,21 @@ class MqttDialect:
         if message.topic.startswith(self._prefix):  # `goevent/#` has `goevent`, too
             name = name_of(message.topic.removeprefix(self._prefix))
         via = next((via for via, test in self._tests.items() if name and test(name)), None)
-        key = hash((message.topic, message.payload))
-        if via is not None and not message.retain and not self._is_copy(feed, key):
+        if via is not None and not message.retain and not self._is_copy(feed, message):
             arrival = Arrival(name, via, message.payload, _headers(message), raw=message)
             if self._passage.is_open:
                 await self._pass(message, arrival)
             else:
                 await self._link.shore.arrived(arrival)
+        feed.handed(message)
         with suppress(*CLIENT):  # the connection is lost, and it comes again
             await message.ack()
 
-    def _is_copy(self, feed: Feed, key: int) -> bool:
-        if feed.is_known(key):
+    def _is_copy(self, feed: Feed, message: zmqtt.Message) -> bool:
+        if feed.is_known(message):
             return True
         if self._twice is not None:
+            key = key_of(message)
             if key in self._twice:
                 self._twice.discard(key)
                 return True

@@ -21,6 +21,7 @@ from pamqp.exceptions import PAMQPException
 from goevent import DriverConnectionError, DriverError
 
 from .._dialect import Shore
+from ._lenient import be_lenient
 
 DIAL = 5.0  # seconds until the first connection has to be there
 ANSWER = 8.0  # seconds until a server that does not answer counts as lost
@@ -110,6 +111,7 @@ class RabbitLink:
             DriverConnectionError: there is no server, or it does not let us in.
             DriverError: it refuses what is to be put up.
         """
+        be_lenient()
         self._shore, self._closing = shore, False
         self._up, self._made = asyncio.Event(), None
         # The client dials by a task that no cancellation ends, only the end of the connection that
@@ -173,20 +175,17 @@ class RabbitLink:
             pass  # what there was to say was said before; the server sees the connection end
         finally:
             self._up.clear()
+            # FastStream forgets these only after an orderly end, and would use them again.
+            broker._connection, broker._channel = None, None
+            self._shore = None
+            broker.config.disconnect()
+            if made is not None:
+                with suppress(TimeoutError, *CLIENT):
+                    async with asyncio.timeout(STOP):
+                        await made.close()
             if dial is not None:
                 dial.cancel()
-            try:
-                if made is not None:
-                    with suppress(TimeoutError, *CLIENT):
-                        async with asyncio.timeout(STOP):
-                            await made.close()
-                if dial is not None:
-                    await asyncio.wait({dial})
-            finally:
-                # FastStream forgets these only after an orderly end, and would use them again.
-                broker._connection, broker._channel = None, None
-                self._shore = None
-                broker.config.disconnect()
+                await asyncio.wait({dial})
 
     async def ready(self, *, patience: float | None = None) -> None:
         """Wait for the connection, for so many seconds from when it was lost.

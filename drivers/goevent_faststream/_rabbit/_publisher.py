@@ -82,6 +82,7 @@ async def send(link: RabbitLink, letters: Sequence[Letter]) -> None:
     _, silent = await asyncio.wait(confirms, timeout=ANSWER)
     for confirm in silent:
         confirm.cancel()
+    await asyncio.sleep(0)  # in which those get their answer, too
 
 
 def _confirmed(letter: Letter, confirm: asyncio.Future[Any]) -> None:
