@@ -17,6 +17,7 @@ from goevent import Backlog, DriverConnectionError, DriverError
 
 from .._config import BrokerConfig
 from .._dialect import Arrival, Shore
+from ._brake import Brake
 from ._client import KafkaClient, KafkaConsumer
 from ._gate import Gate
 from ._names import consumer_group
@@ -25,7 +26,8 @@ from ._window import Place, Record, State, Window, backlog_of
 BATCH = 250  # messages in one read
 POLL = 0.25  # seconds that a read may wait
 PAUSE = 0.5  # seconds until a read that has failed is tried again, and a full bus is let rest
-COMMIT = 0.1  # seconds between two commits
+COMMIT = 0.1  # seconds between two commits; doubles while the group refuses them
+LONGEST = 3.0
 GRACE = 0.5  # seconds for listeners to end with events of a partition that is given up
 FAREWELL = 0.5  # seconds for the last commit
 JOIN = 8.0  # seconds to wait for a place in the group
@@ -56,18 +58,17 @@ class Feed:
         self.name, self.topic = name, topic
         self.vias: dict[str, None] = {}
         self._shore, self._config, self._start = shore, config, start
-        # Between committed and read, in one partition: more than the bus holds, as one that hangs
-        # must not keep the others from running.
-        self._most = max(1000, 4 * config.prefetch)
+        # More than the bus holds, as one that hangs must not keep the others from running.
+        self._brake = Brake(max(1000, 4 * config.prefetch))
         self._windows: dict[int, Window] = {}
         self._limbo: dict[int, Window] = {}
-        self._paused: set[int] = set()
         self._ready: deque[Record] = deque()
         self._filled, self._drained = asyncio.Event(), asyncio.Event()
         self._dirty = asyncio.Event()
         self._joined, self._settled = asyncio.Event(), asyncio.Event()
         self._committing = asyncio.Lock()
         self._closed = self._stopping = False
+        self._refused = 0.0  # seconds to wait, as the group takes no commits now
         self._lag = 0
         self._tasks: list[asyncio.Task[None]] = []
         self.group = consumer_group(config.group or "", topic)
@@ -156,7 +157,7 @@ class Feed:
             # Else nobody has gone on with it since it was given up: what listeners have is theirs.
             window.live = True
             self._windows[partition] = window
-            self._paused.discard(partition)
+            self._brake.release(partition)
             self._ready.extend(window.waiting())
             begin[partition] = window.position
         self._limbo.clear()
@@ -225,7 +226,7 @@ class Feed:
                 if self._stopping or not await self._has_room():
                     await self._rest()
                     continue
-                self._fit()
+                self._brake.fit(self._consumer, self._windows)
                 for record in await self._consumer.read(BATCH, POLL):
                     self._admit(record)
                 if self._ready:
@@ -258,25 +259,9 @@ class Feed:
 
     async def _rest(self) -> None:
         """Go on asking the client, for the sake of the group, while nothing may come."""
-        self._pause({*self._windows})
+        self._brake.pause(self._consumer, {*self._windows})
         for record in await self._consumer.read(1, POLL):
             self._admit(record)  # it was on its way
-
-    def _fit(self) -> None:
-        """Pause partitions that are full, and read on from those that have room again."""
-        windows = self._windows
-        self._pause({p for p, w in windows.items() if len(w.records) >= self._most})
-        again = {p for p in self._paused if p in windows}
-        again = {p for p in again if 2 * len(windows[p].records) <= self._most}
-        if again:
-            self._consumer.resume(again)
-            self._paused -= again
-
-    def _pause(self, partitions: set[int]) -> None:
-        more = partitions - self._paused
-        if more:
-            self._consumer.pause(more)
-            self._paused |= more
 
     # -- to the bus
 
@@ -360,9 +345,14 @@ class Feed:
     # -- to the broker
 
     async def _tell(self) -> None:
-        """Commit what has changed, but not too often."""
+        """Commit what has changed, but not too often.
+
+        A group that shares out anew refuses commits, and a client that is refused joins it again,
+        which makes the others do so, too. Insisting on it could keep a group from ever being done.
+        """
         while True:
             await self._dirty.wait()
+            await asyncio.sleep(self._refused)
             self._dirty.clear()
             try:
                 if not await self._commit([*self._windows.values()]):
@@ -380,8 +370,11 @@ class Feed:
             places = {window: window.place() for window in windows}
             changed = {w: place for w, place in places.items() if w.committed != place}
             told = {w.partition: place for w, place in changed.items()}
-            if told and not await self._consumer.commit(told):
-                return False
+            if told:
+                if not await self._consumer.commit(told):
+                    self._refused = min(max(COMMIT, 2 * self._refused), LONGEST)
+                    return False
+                self._refused = 0.0
             for window, place in changed.items():
                 window.committed = place
             return True
