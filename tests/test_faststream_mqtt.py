@@ -326,6 +326,27 @@ async def test_server_that_does_not_let_us_in_is_a_clear_error(
             await accepted(bus, 1)
 
 
+async def test_server_that_does_not_let_us_in_again_is_reported_once() -> None:
+    async with mqtt_server(user=("me", "right")) as server:
+        bus = FastStreamBus(f"mqtt://me:right@127.0.0.1:{server.port}")
+
+        def refusals() -> int:
+            return sum("does not let us in" in str(error) for error in bus.errors)
+
+        async with bus:
+            await accepted(bus, 1)
+            server.kill()
+            server.user = ("me", "other")
+            await server.start()
+            await until(refusals)
+            server.kill()
+            server.user = ("me", "right")
+            await server.start()
+            await until(lambda: any("again" in str(error) for error in bus.errors))
+            await accepted(bus, 2)
+            assert refusals() == 1
+
+
 async def test_port_where_nobody_listens_or_answers_is_a_clear_error() -> None:
     silent = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = silent[0].socket.getsockname()[1]

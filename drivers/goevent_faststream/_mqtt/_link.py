@@ -252,13 +252,17 @@ class MqttLink:
         self.do(self._come_back())
 
     async def _come_back(self) -> None:
-        tries = 0
+        tries, told = 0, ""
         while True:
             await self._stop()
             try:
                 await self._connect()
                 break
-            except (TimeoutError, DriverError, *CLIENT):
+            except (TimeoutError, DriverError, *CLIENT) as error:
+                # That nobody answers goes without saying.
+                if isinstance(error, zmqtt.MQTTConnectError) and told != str(error):
+                    told = str(error)
+                    self.shore.report(refusal(error))
                 await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
                 tries += 1
         if client_is_running(self.client):
