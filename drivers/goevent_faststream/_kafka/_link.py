@@ -10,6 +10,7 @@ import asyncio
 from goevent import DriverConnectionError
 
 from .._dialect import Shore
+from .._uptime import Uptime
 from ._client import KafkaClient
 
 DIAL = 8.0  # seconds until a broker has to have answered, at first
@@ -25,10 +26,8 @@ class KafkaLink:
         self._client = client
         self._patience = patience
         self._shore: Shore | None = None
-        self._up = asyncio.Event()
+        self._uptime = Uptime("Kafka", patience)
         self._broken = asyncio.Event()
-        self._lost_at = 0.0
-        self._reason = ""
 
     @property
     def shore(self) -> Shore:
@@ -44,7 +43,7 @@ class KafkaLink:
     @property
     def is_up(self) -> bool:
         """True while a broker answers."""
-        return self._up.is_set()
+        return self._uptime.now
 
     async def open(self, shore: Shore) -> None:
         """Connect.
@@ -52,7 +51,8 @@ class KafkaLink:
         Raises:
             DriverConnectionError: no broker answers.
         """
-        self._up, self._broken = asyncio.Event(), asyncio.Event()
+        self._uptime.renew()
+        self._broken = asyncio.Event()
         try:
             async with asyncio.timeout(DIAL):
                 await self._client.open(self._patience, self._break)
@@ -60,17 +60,17 @@ class KafkaLink:
         except TimeoutError:
             raise DriverConnectionError(f"Kafka: no broker answers within {DIAL:g} s") from None
         self._shore = shore
-        self._up.set()
+        self._uptime.begin()
 
     async def close(self) -> None:
         """Disconnect."""
-        lost = not self._up.is_set()
+        lost = not self.is_up
         self._shore = None
-        self._up.clear()
+        self._uptime.lose()
         await self._client.close(lost=lost)
 
     def _break(self, reason: str) -> None:
-        if self._shore is not None and self._up.is_set():
+        if self._shore is not None and self.is_up:
             self._lose(self._shore, reason)
             self._broken.set()
 
@@ -78,7 +78,7 @@ class KafkaLink:
         """Ask again and again whether a broker answers, and tell of the change; until cancelled."""
         while True:
             try:
-                async with asyncio.timeout(LOOK if self._up.is_set() else AGAIN):
+                async with asyncio.timeout(LOOK if self.is_up else AGAIN):
                     await self._broken.wait()
             except TimeoutError:
                 pass
@@ -94,16 +94,15 @@ class KafkaLink:
         except DriverConnectionError as error:
             self._lose(shore, str(error))
         else:
-            if not self._up.is_set():
-                self._up.set()
+            if not self.is_up:
+                self._uptime.begin()
                 shore.is_connected(True)
 
     def _lose(self, shore: Shore, reason: str) -> None:
-        self._reason = reason.removeprefix("Kafka: ")
-        if self._up.is_set():
-            self._lost_at = asyncio.get_running_loop().time()
-            self._up.clear()
-            shore.is_connected(False, self._reason)
+        reason = reason.removeprefix("Kafka: ")
+        if self.is_up:
+            shore.is_connected(False, reason)
+        self._uptime.lose(reason)
 
     async def ready(self) -> None:
         """Wait for the connection, for as long as a publish may take from when it was lost.
@@ -111,12 +110,4 @@ class KafkaLink:
         Raises:
             DriverConnectionError: it was not there in time.
         """
-        if self._up.is_set():
-            return
-        try:
-            async with asyncio.timeout_at(self._lost_at + self._patience):
-                await self._up.wait()
-        except TimeoutError:
-            raise DriverConnectionError(
-                f"Kafka: there has been no connection for {self._patience:g} s: {self._reason}"
-            ) from None
+        await self._uptime.wait()

@@ -20,6 +20,7 @@ from faststream.mqtt import MQTTBroker
 from goevent import DriverConnectionError, DriverError
 
 from .._dialect import Shore
+from .._uptime import Uptime
 from ._feed import received
 
 DIAL = 5.0  # seconds until a connection has to be there
@@ -99,10 +100,8 @@ class MqttLink:
                 # The server keeps what comes while the connection is lost, for so long.
                 options["clean_session"] = False
                 options["session_expiry_interval"] = max(1, int(remembered))
-        self._patience = patience
+        self._uptime = Uptime("MQTT", patience)
         self._shore: Shore | None = None
-        self._up = asyncio.Event()
-        self._lost_at = 0.0
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
         self.room = asyncio.Semaphore()
@@ -135,7 +134,7 @@ class MqttLink:
     @property
     def is_up(self) -> bool:
         """True while there is a connection."""
-        return self._up.is_set()
+        return self._uptime.now
 
     async def open(self, shore: Shore) -> None:
         """Connect, and start the broker.
@@ -144,7 +143,7 @@ class MqttLink:
             DriverConnectionError: there is no server, or it does not let us in.
         """
         self._shore, self._closing = shore, False
-        self._up = asyncio.Event()
+        self._uptime.renew()
         if self._draws_id:
             self._options["client_id"] = f"goevent{uuid.uuid4().hex[:16]}"
         try:
@@ -168,7 +167,7 @@ class MqttLink:
         self.room = asyncio.Semaphore(most)
         async with asyncio.timeout(ANSWER):
             await self.set_up()
-        self._up.set()
+        self._uptime.begin()
         client._run_task.add_done_callback(self._ended)
 
     async def close(self) -> None:
@@ -176,7 +175,7 @@ class MqttLink:
         self._closing = True
         for task in [*self._tasks]:
             task.cancel()
-        self._up.clear()
+        self._uptime.lose()
         await self._stop()
         self._shore = None
 
@@ -202,15 +201,7 @@ class MqttLink:
         Raises:
             DriverConnectionError: it was not there in time.
         """
-        if self._up.is_set():
-            return
-        try:
-            async with asyncio.timeout_at(self._lost_at + self._patience):
-                await self._up.wait()
-        except TimeoutError:
-            raise DriverConnectionError(
-                f"MQTT: there has been no connection for {self._patience:g} s"
-            ) from None
+        await self._uptime.wait()
 
     async def take_room(self, most: int) -> tuple[asyncio.Semaphore, int]:
         """Return how many messages may be published now, and what each is to release once.
@@ -243,10 +234,9 @@ class MqttLink:
     def _ended(self, run: asyncio.Task[None]) -> None:
         if not run.cancelled():
             run.exception()  # it is what the loss is reported for
-        if self._closing or not self._up.is_set():
+        if self._closing or not self.is_up:
             return
-        self._lost_at = asyncio.get_running_loop().time()
-        self._up.clear()
+        self._uptime.lose()
         self.on_lost()
         self.shore.is_connected(False)
         self.do(self._come_back())

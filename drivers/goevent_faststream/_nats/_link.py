@@ -18,6 +18,7 @@ from nats.aio.transport import TcpTransport
 from goevent import DriverConnectionError, DriverError
 
 from .._dialect import Shore
+from .._uptime import Uptime
 
 T = TypeVar("T")
 
@@ -65,11 +66,9 @@ class NatsLink:
         self.broker = broker
         self.on_lost: Callable[[], object] = _nothing
         self.on_back: Callable[[], object] = _nothing
-        self._patience = patience
+        self._uptime = Uptime("NATS", patience)
         self._shore: Shore | None = None
         self._client: Any = None
-        self._up = asyncio.Event()
-        self._lost_at = 0.0
         self.losses = 0
         self._dial: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
@@ -100,7 +99,7 @@ class NatsLink:
             DriverConnectionError: there is no server, or it does not let us in.
         """
         self._shore, self._closing = shore, False
-        self._up = asyncio.Event()
+        self._uptime.renew()
         # A dial that is cancelled would leave its socket behind, so it is left to `close`.
         self._dial = asyncio.get_running_loop().create_task(self.broker.start())
         await asyncio.wait({self._dial}, timeout=DIAL)
@@ -114,7 +113,7 @@ class NatsLink:
         self._listen(client)
         _steady(client)
         _lenient(client)
-        self._up.set()
+        self._uptime.begin()
 
     def _listen(self, client: Any) -> None:
         """Hear of losses; a broker that is given is configured, so its own callbacks go on."""
@@ -153,7 +152,7 @@ class NatsLink:
     @property
     def is_up(self) -> bool:
         """True while there is a connection; what is published otherwise would be kept."""
-        return self._up.is_set() and bool(self.client.is_connected)
+        return self._uptime.now and bool(self.client.is_connected)
 
     async def ready(self, *, patience: float | None = None) -> None:
         """Wait for the connection, for so many seconds from when it was lost.
@@ -161,18 +160,9 @@ class NatsLink:
         Raises:
             DriverConnectionError: it was not there in time.
         """
-        if self._up.is_set():
-            if self.client.is_connected:
-                return
+        if self._uptime.now and not self.client.is_connected:
             await self._lost()  # it does not say so at once, and keeps what is published until then
-        seconds = self._patience if patience is None else patience
-        try:
-            async with asyncio.timeout_at(self._lost_at + seconds):
-                await self._up.wait()
-        except TimeoutError:
-            raise DriverConnectionError(
-                f"NATS: there has been no connection for {seconds:g} s"
-            ) from None
+        await self._uptime.wait(patience)
 
     async def unbroken(self, work: Coroutine[Any, Any, T]) -> T:
         """Await the server's answer, but not longer than the connection lasts.
@@ -214,11 +204,10 @@ class NatsLink:
     # -- what the client tells
 
     async def _lost(self, *_: Any) -> None:
-        if self._closing or not self._up.is_set():
+        if self._closing or not self._uptime.now:
             return
         self.losses += 1
-        self._lost_at = asyncio.get_running_loop().time()
-        self._up.clear()
+        self._uptime.lose()
         waiting, self._waiting = self._waiting, set()
         for task in waiting:
             task.cancel()
@@ -226,9 +215,9 @@ class NatsLink:
         self.on_lost()
 
     async def _back(self, *_: Any) -> None:
-        if self._closing or self._up.is_set():
+        if self._closing or self._uptime.now:
             return
-        self._up.set()
+        self._uptime.begin()
         self.shore.is_connected(True)
         self.on_back()
 
@@ -242,7 +231,7 @@ class NatsLink:
             self.shore.report(
                 DriverError(f"NATS: a message of {subject!r} was lost, as too many wait already")
             )
-        elif not self._closing and self._up.is_set() and not isinstance(error, OSError):
+        elif not self._closing and self._uptime.now and not isinstance(error, OSError):
             self.shore.report(refusal(error))
 
 

@@ -21,6 +21,7 @@ from pamqp.exceptions import PAMQPException
 from goevent import DriverConnectionError, DriverError
 
 from .._dialect import Shore
+from .._uptime import Uptime
 from ._lenient import be_lenient
 
 DIAL = 5.0  # seconds until the first connection has to be there
@@ -83,11 +84,9 @@ class RabbitLink:
     def __init__(self, broker: RabbitBroker, patience: float) -> None:
         self.broker = broker
         self.set_up: Callable[[], Awaitable[None]] = nothing
-        self._patience = patience
+        self._uptime = Uptime("RabbitMQ", patience)
         self._shore: Shore | None = None
         self._made: RobustConnection | None = None
-        self._up = asyncio.Event()
-        self._lost_at = 0.0
         self._dial: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._closing = False
@@ -102,7 +101,7 @@ class RabbitLink:
     @property
     def is_up(self) -> bool:
         """True while there is a connection, with all that was on it."""
-        return self._up.is_set()
+        return self._uptime.now
 
     async def open(self, shore: Shore) -> None:
         """Connect, start the broker, and put up what is on the channels.
@@ -113,7 +112,8 @@ class RabbitLink:
         """
         be_lenient()
         self._shore, self._closing = shore, False
-        self._up, self._made = asyncio.Event(), None
+        self._uptime.renew()
+        self._made = None
         # The client dials by a task that no cancellation ends, only the end of the connection that
         # it belongs to, and FastStream tells of that when it is there, not before.
         broker: Any = self.broker
@@ -157,7 +157,7 @@ class RabbitLink:
             await self.set_up()
         for channel in (self.publishing, self.consuming):
             channel.closing.add_done_callback(self._channel_closed)
-        self._up.set()
+        self._uptime.begin()
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
@@ -168,13 +168,13 @@ class RabbitLink:
         for task in [*self._tasks]:
             task.cancel()
         try:
-            if self._up.is_set():
+            if self.is_up:
                 async with asyncio.timeout(STOP):
                     await broker.stop()
         except (TimeoutError, *CLIENT):
             pass  # what there was to say was said before; the server sees the connection end
         finally:
-            self._up.clear()
+            self._uptime.lose()
             # FastStream forgets these only after an orderly end, and would use them again.
             broker._connection, broker._channel = None, None
             self._shore = None
@@ -193,16 +193,7 @@ class RabbitLink:
         Raises:
             DriverConnectionError: it was not there in time.
         """
-        if self._up.is_set():
-            return
-        seconds = self._patience if patience is None else patience
-        try:
-            async with asyncio.timeout_at(self._lost_at + seconds):
-                await self._up.wait()
-        except TimeoutError:
-            raise DriverConnectionError(
-                f"RabbitMQ: there has been no connection for {seconds:g} s"
-            ) from None
+        await self._uptime.wait(patience)
 
     def do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that ends with the bus."""
@@ -227,10 +218,9 @@ class RabbitLink:
     # -- what the client tells
 
     def _lost(self, *_: Any) -> None:
-        if self._closing or not self._up.is_set():
+        if self._closing or not self.is_up:
             return
-        self._lost_at = asyncio.get_running_loop().time()
-        self._up.clear()
+        self._uptime.lose()
         self.shore.is_connected(False)
 
     def _back(self, *_: Any) -> None:
@@ -254,7 +244,7 @@ class RabbitLink:
         return transport is not None and not transport.connection.is_closed
 
     def _channel_closed(self, closing: asyncio.Future[Any]) -> None:
-        if self._closing or not self._up.is_set() or not self._is_open():
+        if self._closing or not self.is_up or not self._is_open():
             return
         error = None if closing.cancelled() else closing.exception()
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
