@@ -8,6 +8,7 @@ be taken down.
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
@@ -17,10 +18,14 @@ from typing import Any
 
 import pytest
 import trio
+from aiokafka.consumer.group_coordinator import GroupCoordinator  # type: ignore[import-untyped]
 from brokers import missing
 
 from goevent_faststream._kafka._by_aiokafka import AioKafka
 from goevent_faststream._kafka._by_confluent import Confluent
+
+LATE = 0.3  # seconds by which leaders of groups are slower than the others
+_SHARE_OUT: Any = getattr(GroupCoordinator, "_perform_assignment")  # noqa: B009 - it is protected
 
 
 @cache
@@ -109,10 +114,24 @@ async def kafka_mock() -> AsyncGenerator[KafkaMock]:
     """Run a cluster while the body runs."""
     mock = KafkaMock()
     try:
-        yield mock
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            monkeypatch.setattr(GroupCoordinator, "_perform_assignment", _share_out_late)
+            yield mock
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(mock.end)
+
+
+async def _share_out_late(leader: Any, response: Any, share_out: Any = _SHARE_OUT) -> Any:
+    """Share out as aiokafka does, after the others of the group have asked for their shares.
+
+    The mock takes a group for settled when its leader has spoken, and refuses whoever asks later,
+    who joins it anew then, and so on: where leaders are fast, for ever. Kafka itself does not.
+    """
+    shares = await share_out(leader, response)
+    if len(shares) > 1:
+        await asyncio.sleep(LATE)
+    return shares
 
 
 def one_partition(mock: KafkaMock, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -161,9 +161,7 @@ async def test_plain_service_gets_our_events_and_we_get_its_messages(
     assert not bus.told
 
 
-# Of aiokafka one member is enough here: the mock refuses at random what two of them ask at a time,
-# and how they come to terms is what test_faststream_kafka.py is about.
-@pytest.mark.parametrize("kind", [kind for kind in PLACES if kind != "kafka"])
+@EVERYWHERE
 async def test_buses_of_this_format_get_each_others_events_once(kind: str) -> None:
     place = PLACES[kind]
     async with place.server() as addr:
