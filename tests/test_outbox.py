@@ -328,6 +328,40 @@ async def test_closing_waits_for_replies(autojump_clock: MockClock) -> None:
     assert bus.error_count == 0
 
 
+async def test_closing_does_not_wait_for_replies_to_what_is_left_to_workers(
+    autojump_clock: MockClock,
+) -> None:
+    broker = Broker()
+    async with opened(broker) as bus:
+        for n in range(IN_FLIGHT + 2):
+            bus.dispatch_nowait(Parcel(n))
+        broker.room = 0
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.close)
+            await wait_all_tasks_blocked()
+            while broker.posted:  # in one step, as when a connection is lost
+                broker.answer()
+            await broker.answer_all()
+        assert trio.current_time() == start
+    assert broker.sent == [*range(IN_FLIGHT + 2)]
+
+
+async def test_closing_does_not_wait_for_replies_to_what_cannot_be_encoded(
+    autojump_clock: MockClock,
+) -> None:
+    broker = Broker()
+    broker.capabilities = Capabilities(in_flight=1)
+    async with opened(broker) as bus:
+        bus.dispatch_nowait(Parcel(1))
+        bus.dispatch_nowait(Parcel(2, float("nan")))
+        start = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(bus.close)
+            await broker.answer_all()
+        assert trio.current_time() == start
+
+
 async def test_what_is_never_answered_is_abandoned_at_the_end(autojump_clock: MockClock) -> None:
     broker = Broker()
     async with opened(broker) as bus:

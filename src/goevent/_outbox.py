@@ -109,10 +109,12 @@ class Outbox(SharedMailbox):
 
     def go_on(self) -> None:
         """Post what waits, or leave it to workers; called when the broker has replied."""
-        if not self:
-            if not self.posted:
-                self.watchers.unpark_all()
-            return
+        if self:
+            self._let_go()
+        if not self.posted:  # also if what waited has failed, or is left to workers
+            self.watchers.unpark_all()
+
+    def _let_go(self) -> None:
         busy = self._in_flight - len(self.free)
         posts = not busy
         while self and posts and len(self.posted) < self._in_flight:
