@@ -140,7 +140,7 @@ class Inbound:
                         envelope = frame[1]
                     else:
                         self._look(kind, frame[1])
-                        continue
+                        envelope = None
                     if envelope is not None and not self._inbox.deliver_nowait(envelope):
                         await self._inbox.deliver(envelope)
                     if perf_counter() > slice_end:

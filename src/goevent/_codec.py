@@ -211,7 +211,8 @@ class JsonCodec:
         self._max_digits = max_digits
         self._accept_go_type_names = accept_go_type_names
         self._upgrade = upgrade
-        # What a flat event has at most to be surely within all limits, as two levels are.
+        # What a flat event has at most to be within all limits, as two levels are. If a value in it
+        # is not of its field's type, it is for whoever reads it to refuse that.
         self._least_excess = min(max_size, max_digits) if max_depth > 1 else 0
         self._write = msgspec.json.Encoder().encode
         self._read = msgspec.json.Decoder(Incoming).decode
