@@ -46,13 +46,13 @@ class Numbers:
 
     def __init__(self, head: Callable[[str], bytes] = lambda _: b"") -> None:
         self._head = head
-        self.series: dict[str, Series] = {}
+        self._series: dict[str, Series] = {}
 
     def of(self, name: str) -> Series:
         """Return the numbers of an event name."""
-        series = self.series.get(name)
+        series = self._series.get(name)
         if series is None:
-            self.series[name] = series = Series(name, self._head(name))
+            self._series[name] = series = Series(name, self._head(name))
         return series
 
     def marks(self) -> dict[str, int]:
@@ -67,7 +67,7 @@ class Numbers:
         return {series.name: series.accepted for series in self._untold() if series.accepted}
 
     def _untold(self) -> list[Series]:
-        return [series for series in self.series.values() if series.last > series.told]
+        return [series for series in self._series.values() if series.last > series.told]
 
 
 class GapWatch:

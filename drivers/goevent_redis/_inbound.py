@@ -75,7 +75,6 @@ class Inbound:
         self._stopped = False
         self._idle = False  # the task has nothing to do
         self._watch = GapWatch()
-        self._seen = self._watch.arrived
         self._ways: dict[bytes | tuple[bytes, bytes], str | None] = {}
         self._edition = wanted.edition  # of which the ways are known
         self._arrived = trio.Event()
@@ -305,9 +304,8 @@ class Inbound:
             return None
         if self._inbox.is_own(envelope):
             return None
-        number, origin = envelope.seq, envelope.origin
-        if number is not None and origin and (missing := self._seen(origin, name, number)):
-            self._report_gap(origin, name, missing)
+        if envelope.seq is not None and envelope.origin:
+            self._watch_for_gap(envelope.origin, name, envelope.seq)
         return envelope
 
     def _refuse(self, name: str, data: bytes, error: DecodeError) -> None:
@@ -315,9 +313,8 @@ class Inbound:
         sender = self._sender_of(data)
         if self._is_own(sender.origin):
             return  # what this bus dispatches need not be registered here
-        number, origin = sender.seq, sender.origin
-        if number is not None and origin and (missing := self._seen(origin, name, number)):
-            self._report_gap(origin, name, missing)
+        if sender.seq is not None and sender.origin:
+            self._watch_for_gap(sender.origin, name, sender.seq)
         self._inbox.report(error, name)
 
     def _is_own(self, origin: str | None) -> bool:
@@ -332,6 +329,11 @@ class Inbound:
             return Sender()
 
     # -- losses
+
+    def _watch_for_gap(self, origin: str, name: str, number: int) -> None:
+        missing = self._watch.arrived(origin, name, number)
+        if missing:
+            self._report_gap(origin, name, missing)
 
     def _look_at_marks(self, data: bytes) -> None:
         """Compare what a publisher says it has sent with what has arrived."""
