@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 
 import trio
 
-from goevent import Capabilities, Config, DriverError, Event, GoEvent, Inbox, Message
+from goevent import Config, DriverError, Event, GoEvent
+from goevent.drivers import Capabilities, Inbox, Message
 
 
 # --8<-- [start:driver]

@@ -11,7 +11,7 @@ import trio
 from benchmarks._redis._contender import TASKS, TEXT, Ready, now
 from benchmarks._redis._redis_asyncio import CHANNEL, Order, payloads as _payloads
 from goevent_redis import RedisConfig
-from goevent_redis._link import Link
+from goevent_redis._link.link import Link
 
 NAME = "goevent's link"
 NOTE = "The connection under the driver, alone: nothing is decoded, no listener is called."

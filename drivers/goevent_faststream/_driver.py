@@ -7,22 +7,15 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from goevent import (
-    Capabilities,
-    DriverConnectionError,
-    DriverSnapshot,
-    Inbox,
-    Message,
-    Receipt,
-    UnsupportedError,
-)
+from goevent import DriverConnectionError, UnsupportedError
+from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receipt
 
+from ._adapter.contract import Dialect, Result
+from ._adapter.dead_letters import Buries, DeadLetters
+from ._adapter.formats import Format, format_of
+from ._bridge.trio_side import Session
+from ._brokers import MAPPINGS, Mapping, dialects, of_broker, of_scheme
 from ._config import BrokerConfig, read_url
-from ._dead_letters import Buries, DeadLetters
-from ._dialect import Dialect, Result
-from ._format import Format, format_of
-from ._mappings import MAPPINGS, Mapping, dialects, of_broker, of_scheme
-from ._session import Session
 
 T = TypeVar("T")
 

@@ -1,10 +1,9 @@
 """Redis, native on Trio: the pub/sub driver, and a client over the connection it keeps up."""
 
-from ._client import RedisClient as RedisClient
-from ._config import RedisConfig as RedisConfig
-from ._connectivity import Connected as Connected, Disconnected as Disconnected
-from ._driver import RedisDriver as RedisDriver
-from ._errors import (
+from ._link.client import RedisClient as RedisClient
+from ._link.config import RedisConfig as RedisConfig
+from ._link.connectivity import Connected as Connected, Disconnected as Disconnected
+from ._link.errors import (
     ConnectionBroken as ConnectionBroken,
     ConnectRefused as ConnectRefused,
     ConnectTimeout as ConnectTimeout,
@@ -20,8 +19,9 @@ from ._errors import (
     UnsupportedServer as UnsupportedServer,
     WrongPassword as WrongPassword,
 )
-from ._link import Link as Link
-from ._pool import Pool as Pool
+from ._link.link import Link as Link
+from ._link.pool import Pool as Pool
+from ._pubsub.driver import RedisDriver as RedisDriver
 from ._streams import (
     DeadLetter as DeadLetter,
     DeadLetters as DeadLetters,

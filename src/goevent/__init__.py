@@ -1,20 +1,8 @@
 """An actor-model, broker-agnostic event bus on Trio."""
 
 from ._bus import GoEvent as GoEvent
-from ._codec import Codec as Codec, JsonCodec as JsonCodec
 from ._config import Config as Config
 from ._delivery import Delivery as Delivery, current_delivery as current_delivery
-from ._driver import (
-    Backlog as Backlog,
-    Capabilities as Capabilities,
-    Driver as Driver,
-    DriverSnapshot as DriverSnapshot,
-    Inbox as Inbox,
-    Message as Message,
-    Receipt as Receipt,
-    Settlement as Settlement,
-)
-from ._envelope import Envelope as Envelope
 from ._errors import (
     BusClosed as BusClosed,
     DeadlockError as DeadlockError,
@@ -35,31 +23,43 @@ from ._errors import (
     UnsupportedError as UnsupportedError,
     Veto as Veto,
 )
-from ._event import Event as Event
-from ._handle import DispatchHandle as DispatchHandle
-from ._ledger import (
-    Ledger as Ledger,
-    ListenerSnapshot as ListenerSnapshot,
-    Snapshot as Snapshot,
-)
-from ._listener import Listener as Listener
-from ._memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
-from ._middleware import (
-    AroundCall as AroundCall,
-    AroundDelivery as AroundDelivery,
-    AroundDispatch as AroundDispatch,
-    Middleware as Middleware,
-)
-from ._msgpack import MsgpackCodec as MsgpackCodec
-from ._options import ListenerOptions as ListenerOptions
-from ._patterns import compile_pattern as compile_pattern
-from ._registration import Registration as Registration
-from ._registry import (
+from ._events.event import Event as Event
+from ._events.patterns import compile_pattern as compile_pattern
+from ._events.registry import (
     EventRegistry as EventRegistry,
     UnknownEventError as UnknownEventError,
     default_registry as default_registry,
     register_event_type as register_event_type,
     upcast as upcast,
 )
-from ._retry import Retry as Retry
-from ._supervision import Supervision as Supervision
+from ._handle import DispatchHandle as DispatchHandle
+from ._kernel.ledger import (
+    Ledger as Ledger,
+    ListenerSnapshot as ListenerSnapshot,
+    Snapshot as Snapshot,
+)
+from ._listeners.registration import Registration as Registration
+from ._options.middleware import (
+    AroundCall as AroundCall,
+    AroundDelivery as AroundDelivery,
+    AroundDispatch as AroundDispatch,
+    Middleware as Middleware,
+)
+from ._options.options import ListenerOptions as ListenerOptions
+from ._options.retry import Retry as Retry
+from ._options.signature import Listener as Listener
+from ._options.supervision import Supervision as Supervision
+from ._wire.envelope import Envelope as Envelope
+from ._wire.json_codec import Codec as Codec, JsonCodec as JsonCodec
+from ._wire.msgpack_codec import MsgpackCodec as MsgpackCodec
+from .drivers.contract import (
+    Backlog as Backlog,
+    Capabilities as Capabilities,
+    Driver as Driver,
+    DriverSnapshot as DriverSnapshot,
+    Inbox as Inbox,
+    Message as Message,
+    Receipt as Receipt,
+    Settlement as Settlement,
+)
+from .drivers.memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub

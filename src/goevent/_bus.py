@@ -13,26 +13,26 @@ from typing import Any, Self, TypeVar, Unpack, overload
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._actor import Actor
-from ._arrivals import Arrivals
-from ._builder import Builder
 from ._config import Config
-from ._crew import Crew
-from ._decorator import ListenerDecorator, NameDecorator
-from ._discovery import find_driver
-from ._dispatcher import Dispatcher
-from ._driver import Driver, replayer
 from ._errors import EventError, leaves
-from ._factory import handler_of, made, needs_nothing, no_listener
 from ._handle import DispatchHandle
-from ._ledger import Books, Ledger, Snapshot, snapshot_of
-from ._listener import Listener, event_name_of, let_interrupt
-from ._listeners import Listeners
-from ._options import ListenerKeywords, ListenerOptions
-from ._registration import Registration
-from ._routing import Observer
+from ._kernel.actor import Actor
+from ._kernel.dispatcher import Dispatcher
+from ._kernel.ledger import Ledger, LedgerBook, Snapshot, snapshot_of
+from ._kernel.routing import Observer
+from ._kernel.scheduler import Scheduler
+from ._kernel.supervisor import OnError, Supervisor
+from ._listeners.factory import handler_of, made, needs_nothing, no_listener
+from ._listeners.listeners import Listeners
+from ._listeners.plan import ListenerPlanner
+from ._listeners.registration import Registration
+from ._options.decorator import ListenerDecorator, NameDecorator
+from ._options.options import ListenerKeywords, ListenerOptions
+from ._options.signature import Listener, event_name_of, let_interrupt
+from ._ports.inbox import BusInbox
 from ._session import Session
-from ._supervisor import OnError, Supervisor
+from .drivers.contract import Driver, replayer
+from .drivers.discovery import find_driver
 
 E = TypeVar("E")
 E1 = TypeVar("E1")
@@ -64,14 +64,14 @@ class GoEvent:
         self._config = config
         self._driver = find_driver(config.driver)
         self._supervisor = Supervisor()
-        self._crew = Crew(self._supervisor.report, config.slow_after)
-        self._dispatcher = Dispatcher(config, self._crew, self._supervisor)
-        self._arrivals = Arrivals(self._dispatcher, config.registry, config.codec, self._supervisor)
+        self._scheduler = Scheduler(self._supervisor.report, config.slow_after)
+        self._dispatcher = Dispatcher(config, self._scheduler, self._supervisor)
+        self._inbox = BusInbox(self._dispatcher, config.registry, config.codec, self._supervisor)
         self._router = self._dispatcher.router
-        self._books = Books(self._router)
-        self._listeners = Listeners(self._router, self._crew, self._dispatcher, self._books)
-        self._builder = Builder(
-            config, self._driver.capabilities, self._crew, self._supervisor, self._listeners
+        self._books = LedgerBook(self._router)
+        self._listeners = Listeners(self._router, self._scheduler, self._dispatcher, self._books)
+        self._planner = ListenerPlanner(
+            config, self._driver.capabilities, self._scheduler, self._supervisor, self._listeners
         )
         # The detour through the methods below would cost a tenth of a dispatch.
         if type(self).dispatch_nowait is GoEvent.dispatch_nowait:
@@ -126,7 +126,7 @@ class GoEvent:
             raise TypeError('write @bus.listener("event.name") or @bus.listener(EventClass)')
 
         def register(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            self._listeners.add(self._builder.build(handler, events, chosen, depth=1))
+            self._listeners.add(self._planner.build(handler, events, chosen, depth=1))
             return handler
 
         return register
@@ -138,7 +138,7 @@ class GoEvent:
         **options: Unpack[ListenerKeywords],
     ) -> Registration:
         """Register a function as `listener` does, and return the way to unregister it."""
-        actor = self._builder.build(handler, events, ListenerOptions(**options), depth=1)
+        actor = self._planner.build(handler, events, ListenerOptions(**options), depth=1)
         self._listeners.add(actor)
         return Registration(self._listeners, (actor,))
 
@@ -163,7 +163,7 @@ class GoEvent:
             options = getattr(listener, "options", None) or ListenerOptions()
             if options.name is None:
                 options = ListenerOptions(name=type(listener).__qualname__).over(options)
-            actor = self._builder.build(
+            actor = self._planner.build(
                 listener.on_event,
                 (listener.event_name,),
                 options,
@@ -204,7 +204,7 @@ class GoEvent:
         """Dispatch an event, waiting for room in full mailboxes, as Go's `Dispatch`.
 
         On return every inline listener has run and every other one has the event in its mailbox;
-        `await handle.wait()` waits for those. Mailboxes are filled in one step, before the inline
+        `await handle.wait()` waits for those. Admission are filled in one step, before the inline
         listeners run: cancelled means that nobody got the event. Who waits for room is served first
         come, first served.
 
@@ -230,12 +230,14 @@ class GoEvent:
             RuntimeError: this is the bus's own thread, or the bus is not open yet.
             BusClosed: the bus is closed or closing.
         """
-        door = None if self._session is None else self._session.door
+        door = None if self._session is None else self._session.thread_port
         if door is None:
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
         if self._dispatcher.on_home_thread:
             raise RuntimeError("this is the bus's own thread: use dispatch or dispatch_nowait")
-        if get_ident() in self._crew.threads:  # it does what a listener does, and may do as much
+        if (
+            get_ident() in self._scheduler.threads
+        ):  # it does what a listener does, and may do as much
             return trio.from_thread.run(self._dispatcher.dispatch, event)
         return door.dispatch(event)
 
@@ -316,7 +318,7 @@ class GoEvent:
         """Return what every listener is at, and where all deliveries went."""
         self._dispatcher.check_thread()
         counts = self._router.counts()
-        now = self._crew.clock()
+        now = self._scheduler.clock()
         return Snapshot(
             state=self._dispatcher.state,
             listeners=tuple(
@@ -343,7 +345,7 @@ class GoEvent:
         if self._session is None:
             await trio.lowlevel.checkpoint()
             return Ledger()
-        self._dispatcher.insiders.refuse("close")
+        self._dispatcher.reentrancy.refuse("close")
         return await self._session.close(self._config.close_timeout if timeout is None else timeout)
 
     def _observe(self, observer: Observer) -> None:
@@ -359,9 +361,9 @@ class GoEvent:
         if self._opened is not None:
             raise RuntimeError("this bus is open already")
         self._session = Session(
-            self._crew,
+            self._scheduler,
             self._dispatcher,
-            self._arrivals,
+            self._inbox,
             self._router,
             self._books,
             self._supervisor,

@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from ._codec import Codec, JsonCodec
-from ._middleware import Middleware, check_middleware
-from ._options import ListenerOptions
-from ._registry import EventRegistry, default_registry
-from ._retry import check_count, check_seconds
+from ._events.registry import EventRegistry, default_registry
+from ._options.middleware import Middleware, check_middleware
+from ._options.options import ListenerOptions
+from ._options.retry import check_count, check_seconds
+from ._wire.json_codec import Codec, JsonCodec
 
 if TYPE_CHECKING:
-    from ._driver import Driver
+    from .drivers.contract import Driver
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -56,7 +56,7 @@ class Delivery:
         return f"<Delivery of {self.event_name!r} to {self.listener}, attempt {self.attempt}>"
 
 
-# How to find the delivery that the current task or thread is about: a crew's workers all have the
+# How to find the delivery that the current task or thread is about: a scheduler's workers all have the
 # same function here, so it costs nothing per event.
 finder: ContextVar[Callable[[], Delivery | None]] = ContextVar("goevent.delivery")
 

@@ -1,12 +1,13 @@
 """The handle of one dispatch: who is still at work on the event, what failed, who waits.
 
 Owned by whoever dispatched. Workers count it down; it wakes its waiters at zero. It is made for
-every dispatch, so what only some need (errors, a second waiter, an id) lives in `Notes`.
+every dispatch, so what only some need (errors, a second waiter, an id) lives in `HandleDetails`.
 """
 
 from __future__ import annotations
 
 import types
+from os import urandom
 from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
@@ -14,8 +15,7 @@ import msgspec
 from trio.lowlevel import Task, checkpoint, current_task, enable_ki_protection, reschedule
 
 from ._errors import EventError
-from ._ids import Ids
-from ._parking import PARKED
+from ._trio_internals import PARKED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -25,6 +25,26 @@ if TYPE_CHECKING:
     from contextvars import Context
 
     import outcome
+
+IDS_PER_BLOCK = 256
+"""Ids drawn at once: for each one alone, asking the system would cost half of a publish."""
+
+
+class Ids:
+    """Ids that nobody has drawn before. A forked process must not go on with those of another."""
+
+    def __init__(self) -> None:
+        self._drawn: list[str] = []
+
+    def forget(self) -> None:
+        """Draw anew, as this may be a fork of the process that drew."""
+        self._drawn.clear()
+
+    def draw(self) -> str:
+        """Return 16 lower hex digits."""
+        if not self._drawn:
+            self._drawn = urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
+        return self._drawn.pop()
 
 
 class Woken:
@@ -54,12 +74,12 @@ class Kernel(Protocol):
     underway: Mapping[DispatchHandle, object]  # the dispatches that await inline listeners
 
     @property
-    def crew(self) -> Workers: ...
+    def scheduler(self) -> Workers: ...
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
         """Guard a wait from inside a listener, or raise `DeadlockError`."""
         ...
 
-    def looked_at(self, notes: Notes) -> None:
+    def looked_at(self, notes: HandleDetails) -> None:
         """Take note that somebody has seen the errors of a handle."""
         ...
 
@@ -86,7 +106,7 @@ class Origin(Protocol):
     def unheard(self) -> bool: ...
 
 
-class Notes(msgspec.Struct, eq=False, weakref=True):
+class HandleDetails(msgspec.Struct, eq=False, weakref=True):
     """The part of a handle that most handles never need; it lives as long as its handle."""
 
     first: Task | None
@@ -133,7 +153,7 @@ class DispatchHandle:
     left: int  # below zero when a listener finished after its event was abandoned
     route: Origin
     since: float
-    notes: Task | Notes | None
+    notes: Task | HandleDetails | None
 
     @property
     def event_name(self) -> str:
@@ -160,14 +180,14 @@ class DispatchHandle:
     def receipt(self) -> str:
         """What the broker calls the event, once it has accepted it; empty before, and without."""
         notes = self.notes
-        receipt = notes.receipt if isinstance(notes, Notes) else None
+        receipt = notes.receipt if isinstance(notes, HandleDetails) else None
         return "" if receipt is None else receipt.id
 
     @property
     def receivers(self) -> int | None:
         """How many others the broker sent the event to; None if it does not tell, or not yet."""
         notes = self.notes
-        receipt = notes.receipt if isinstance(notes, Notes) else None
+        receipt = notes.receipt if isinstance(notes, HandleDetails) else None
         return None if receipt is None else receipt.receivers
 
     @property
@@ -184,7 +204,7 @@ class DispatchHandle:
     def errors(self) -> tuple[EventError, ...]:
         """What failed so far, in the order in which it failed."""
         notes = self.notes
-        if not isinstance(notes, Notes) or not notes.errors:
+        if not isinstance(notes, HandleDetails) or not notes.errors:
             return ()
         self.route.kernel.looked_at(notes)
         return tuple(notes.errors)
@@ -214,10 +234,10 @@ class DispatchHandle:
         else:
             task = current_task()
             kernel = self.route.kernel
-            crew = kernel.crew
+            scheduler = kernel.scheduler
             if kernel.home != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
-            if crew.suspended or task in crew.workers or kernel.underway:
+            if scheduler.suspended or task in scheduler.workers or kernel.underway:
                 with kernel.waiting(self, task):
                     await self.parked(task)
             else:
@@ -229,7 +249,7 @@ class DispatchHandle:
         notes = self.notes
         if notes is None:
             self.notes = task
-        elif type(notes) is Notes and notes.first is None and not notes.waiters:
+        elif type(notes) is HandleDetails and notes.first is None and not notes.waiters:
             notes.first = task
         else:
             self.noted().add_waiter(task)
@@ -244,7 +264,7 @@ class DispatchHandle:
         notes = self.notes
         if notes is task:
             self.notes = None
-        elif isinstance(notes, Notes):
+        elif isinstance(notes, HandleDetails):
             if notes.first is task:
                 notes.first = None
             else:
@@ -255,10 +275,10 @@ class DispatchHandle:
         if task.custom_sleep_data is self:
             reschedule(task, WOKEN)
 
-    def noted(self) -> Notes:
+    def noted(self) -> HandleDetails:
         notes = self.notes
-        if not isinstance(notes, Notes):
-            self.notes = notes = Notes(notes)
+        if not isinstance(notes, HandleDetails):
+            self.notes = notes = HandleDetails(notes)
         return notes
 
     def when_done(self, settle: Settle) -> None:
@@ -269,7 +289,7 @@ class DispatchHandle:
             self.noted().settle = settle
 
     def _failed(self) -> tuple[EventError, ...]:
-        return tuple(self.notes.errors) if isinstance(self.notes, Notes) else ()
+        return tuple(self.notes.errors) if isinstance(self.notes, HandleDetails) else ()
 
     def wake(self) -> None:
         """Wake everybody who waits; called once, when nothing is left."""
@@ -277,7 +297,7 @@ class DispatchHandle:
         if type(notes) is Task:
             self.notes = None
             self._rouse(notes)
-        elif isinstance(notes, Notes):
+        elif isinstance(notes, HandleDetails):
             if notes.first is not None:
                 first, notes.first = notes.first, None
                 self._rouse(first)
@@ -298,5 +318,5 @@ class DispatchHandle:
     def __repr__(self) -> str:
         state = "done" if self.done else f"{self.pending} pending"
         notes = self.notes
-        failed = len(notes.errors) if isinstance(notes, Notes) else 0
+        failed = len(notes.errors) if isinstance(notes, HandleDetails) else 0
         return f"<DispatchHandle {self.event_name!r} {state}, {failed} error(s)>"

@@ -13,18 +13,18 @@ from contextlib import asynccontextmanager, contextmanager
 import trio
 from trio.lowlevel import current_trio_token, enable_ki_protection
 
-from ._arrivals import Arrivals
 from ._config import Config
-from ._crew import Crew
-from ._dispatcher import Dispatcher
-from ._driver import Driver
 from ._errors import DriverError
-from ._ledger import Books, Ledger
-from ._outbox import Outbox
-from ._routing import Router
-from ._subscriptions import Subscriptions
-from ._supervisor import Supervisor
-from ._threads import ThreadDoor
+from ._kernel.dispatcher import Dispatcher
+from ._kernel.ledger import Ledger, LedgerBook
+from ._kernel.routing import Router
+from ._kernel.scheduler import Scheduler
+from ._kernel.supervisor import Supervisor
+from ._ports.inbox import BusInbox
+from ._ports.publisher import EventPublisher
+from ._ports.subscriptions import Subscriptions
+from ._ports.threads import ThreadPort
+from .drivers.contract import Driver
 
 GRACE = 2.0  # seconds, shielded, for what was cancelled to end
 
@@ -32,33 +32,33 @@ GRACE = 2.0  # seconds, shielded, for what was cancelled to end
 class Session:
     """A bus from `async with` to its end."""
 
-    door: ThreadDoor | None = None
+    door: ThreadPort | None = None
     subscriptions: Subscriptions | None = None
-    _outbox: Outbox | None = None
+    _publisher: EventPublisher | None = None
 
     def __init__(
         self,
-        crew: Crew,
+        scheduler: Scheduler,
         dispatcher: Dispatcher,
-        arrivals: Arrivals,
+        inbox: BusInbox,
         router: Router,
-        books: Books,
+        books: LedgerBook,
         supervisor: Supervisor,
         driver: Driver,
         config: Config,
     ) -> None:
-        self._crew = crew
+        self._scheduler = scheduler
         self._dispatcher = dispatcher
-        self._arrivals = arrivals
+        self._inbox = inbox
         self._router = router
         self._books = books
         self._supervisor = supervisor
         self._driver = driver
         self._config = config
-        self._crew_ended: trio.Event | None = None
+        self._scheduler_ended: trio.Event | None = None
         self._driver_ended: trio.Event | None = None
         self._ended = trio.Event()
-        self._crew_scope = trio.CancelScope()
+        self._scheduler_scope = trio.CancelScope()
         self._driver_scope = trio.CancelScope()
         self._subscriptions_scope = trio.CancelScope()
         self._supervisor_scope = trio.CancelScope()
@@ -80,28 +80,28 @@ class Session:
 
     async def _start(self, nursery: trio.Nursery) -> None:
         self._books.reset()
-        self.door = ThreadDoor(current_trio_token(), nursery, self._dispatcher.dispatch)
+        self.thread_port = ThreadPort(current_trio_token(), nursery, self._dispatcher.dispatch)
         await nursery.start(self._run_supervisor)
         self._supervisor_scope.shield = True  # it ends last, by _stop; opening may be cancelled
-        await nursery.start(self._run_crew, nursery)
+        await nursery.start(self._run_scheduler, nursery)
         if not self._driver.capabilities.alone:
             await self._connect(nursery)
         self._dispatcher.open()
-        self._arrivals.open()
+        self._inbox.open()
         if self.subscriptions is not None:
             await self.subscriptions.ready()
 
     async def _connect(self, nursery: trio.Nursery) -> None:
         """Have the driver bring events, and put the way out on every route."""
         capabilities = self._driver.capabilities
-        self._arrivals.prepare(ignores_own=capabilities.fan_out)
+        self._inbox.prepare(ignores_own=capabilities.fan_out)
         await nursery.start(self._run_driver)
-        self._outbox = Outbox(
-            self._driver, capabilities, self._arrivals, self._config, self._crew, self._supervisor
+        self._publisher = EventPublisher(
+            self._driver, capabilities, self._inbox, self._config, self._scheduler, self._supervisor
         )
-        self.subscriptions = Subscriptions(self._driver, self._arrivals.report)
+        self.subscriptions = Subscriptions(self._driver, self._inbox.report)
         self._router.connect(
-            self._outbox.actor, interest=self.subscriptions, fan_out=capabilities.fan_out
+            self._publisher.actor, interest=self.subscriptions, fan_out=capabilities.fan_out
         )
         nursery.start_soon(self._run_subscriptions)
 
@@ -113,24 +113,26 @@ class Session:
             await self._supervisor.run(task_status=task_status)
 
     @enable_ki_protection
-    async def _run_crew(self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]) -> None:
-        self._crew_ended = trio.Event()
+    async def _run_scheduler(
+        self, nursery: trio.Nursery, *, task_status: trio.TaskStatus[None]
+    ) -> None:
+        self._scheduler_ended = trio.Event()
         try:
-            with sole_error(), self._crew_scope:
-                await self._crew.run(self._dispatcher.delivery, task_status=task_status)
+            with sole_error(), self._scheduler_scope:
+                await self._scheduler.run(self._dispatcher.delivery, task_status=task_status)
         finally:
-            if self._dispatcher.state == "open" and not self._crew_scope.cancel_called:
+            if self._dispatcher.state == "open" and not self._scheduler_scope.cancel_called:
                 # It crashed: the body is to be cancelled for it, not to be told BusClosed.
                 nursery.cancel_scope.cancel()
             self._give_up()
-            self._crew_ended.set()
+            self._scheduler_ended.set()
 
     @enable_ki_protection
     async def _run_driver(self, *, task_status: trio.TaskStatus[None]) -> None:
         self._driver_ended = trio.Event()
         try:
             with self._driver_scope:
-                await self._driver.run(self._arrivals, task_status=task_status)
+                await self._driver.run(self._inbox, task_status=task_status)
                 if self._drain_scope is None and trio.current_effective_deadline() > -math.inf:
                     kind = type(self._driver).__qualname__
                     raise DriverError(f"{kind}.run has returned, and events arrive no more")
@@ -155,8 +157,8 @@ class Session:
             return self.ledger
         self._drain_scope = trio.CancelScope(deadline=deadline)
         self._dispatcher.drain()
-        if self.door is not None:
-            self.door.close()
+        if self.thread_port is not None:
+            self.thread_port.close()
         try:
             with self._drain_scope:
                 await self._stop_receiving()
@@ -177,13 +179,13 @@ class Session:
 
     async def _quiet(self) -> None:
         """Wait until no listener has anything to do."""
-        conductor, outbox = self._dispatcher.conductor, self._outbox
-        await self._crew.quiet()
-        while conductor.handles or (outbox is not None and outbox.held):
-            await conductor.quiet()
-            if outbox is not None:
-                await outbox.quiet()
-            await self._crew.quiet()
+        special_dispatch, publisher = self._dispatcher.special_dispatch, self._publisher
+        await self._scheduler.quiet()
+        while special_dispatch.handles or (publisher is not None and publisher.held):
+            await special_dispatch.quiet()
+            if publisher is not None:
+                await publisher.quiet()
+            await self._scheduler.quiet()
 
     async def _stop(self) -> None:
         if self._ended.is_set():
@@ -191,13 +193,13 @@ class Session:
         self._dispatcher.drain()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
             self._subscriptions_scope.cancel()
-            self._crew_scope.cancel()
-            self._dispatcher.conductor.cancel()
-            if self._crew_ended is not None:
-                await self._crew_ended.wait()
-            await self._dispatcher.conductor.quiet()
-            if self.door is not None:
-                self.door.cancel()
+            self._scheduler_scope.cancel()
+            self._dispatcher.special_dispatch.cancel()
+            if self._scheduler_ended is not None:
+                await self._scheduler_ended.wait()
+            await self._dispatcher.special_dispatch.quiet()
+            if self.thread_port is not None:
+                self.thread_port.cancel()
             self._give_up()
             self._driver_scope.cancel()  # it has been told of the end of all deliveries
             if self._driver_ended is not None:
@@ -205,10 +207,10 @@ class Session:
             await self._supervisor.flush()
         self._driver_scope.cancel()
         self._give_up()  # also what a listener holds that ignored its cancellation
-        self._dispatcher.conductor.give_up()
+        self._dispatcher.special_dispatch.give_up()
         self._supervisor_scope.cancel()
-        if self.door is not None:
-            self.door.close()
+        if self.thread_port is not None:
+            self.thread_port.close()
         if not self._ended.is_set():
             self._router.connect(None)
             self._supervisor.finish()
@@ -219,7 +221,7 @@ class Session:
         """Take no events any more, and settle what nobody will run."""
         self._dispatcher.shut()
         for actor in (*self._router.actors(), *self._books.gone):
-            self._dispatcher.mailboxes.abandon(actor)
+            self._dispatcher.admission.abandon(actor)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from goevent import DispatchHandle, Event, Veto
+from .. import DispatchHandle, Event, Veto
 
 
 class Deduplicate:

@@ -8,7 +8,7 @@ from typing import Any
 
 import trio
 
-from goevent import Delivery, DispatchHandle, EventError, Veto, default_registry
+from .. import Delivery, DispatchHandle, EventError, Veto, default_registry
 
 
 class LogEvents:

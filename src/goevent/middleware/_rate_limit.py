@@ -7,7 +7,7 @@ from typing import Literal
 
 import trio
 
-from goevent import Delivery, Veto
+from .. import Delivery, Veto
 
 CROWD = 1000  # buckets, before idle ones are looked for
 SLIP = 1e-6  # seconds that a sum of floats may be off

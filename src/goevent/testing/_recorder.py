@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import trio
 
-from goevent import GoEvent, Ledger
+from .. import GoEvent, Ledger
 
 E = TypeVar("E")
 

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from goevent import Config, EventError, GoEvent
-
-from ._conformance._case import NotApplicable, alone
+from .. import Config, EventError, GoEvent
+from ._conformance.case import NotApplicable, alone
 from ._recorder import Recorder, record
 
 if TYPE_CHECKING:

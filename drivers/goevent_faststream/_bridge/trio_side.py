@@ -1,0 +1,321 @@
+"""The session: one open bus of the driver, on Trio's side of the island.
+
+It owns the island and the tasks that take what comes from it: one brings arrivals to the bus, in
+order; one passes on replies to publishes and what is to be reported. Neither waits for the other:
+a full mailbox holds back arrivals, and not the replies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
+from time import perf_counter
+from typing import Any, TypeVar
+
+import trio
+
+from goevent import DecodeError, DriverConnectionError, DriverError, EventError
+from goevent.drivers import Inbox, Message, Receipt, Settlement
+
+from .._adapter.contract import Arrival, Dialect, Fate, Outgoing, Result, Verdict
+from .._adapter.formats import Format
+from .._config import BrokerConfig
+from .loop_side import Cargo, End, Freed, Harbour, News, Report
+from .loop_thread import Ferry, Island, IslandClosed, Quay
+
+T = TypeVar("T")
+
+SLICE = 0.0005  # seconds of work between two yields to Trio
+CONNECT_TIMEOUT = 10.0
+ANSWER_TIMEOUT = 10.0  # for subscriptions, and whatever else is asked
+FAREWELL = 1.8  # seconds to tell the last ends and to disconnect, as the bus ends
+EXCERPT = 4000  # characters of a traceback in a dead letter
+
+
+class Session:
+    """One open bus."""
+
+    def __init__(
+        self, dialect: Dialect, broker: str, inbox: Inbox, config: BrokerConfig, form: Format
+    ) -> None:
+        self._dialect = dialect
+        self._broker = broker
+        self._inbox = inbox
+        self._config = config
+        self._format = form
+        self._durable = dialect.capabilities.durable
+        token = trio.lowlevel.current_trio_token()
+        self._arrivals: Quay[Arrival] = Quay(token)
+        self._news: Quay[News] = Quay(token)
+        self._harbour = Harbour(dialect, broker, config.prefetch, self._arrivals, self._news)
+        self._island = Island(f"goevent-{broker}", self._harbour.report, dialect.close)
+        self._ferry: Ferry[Cargo] | None = None
+        self._names: set[str] = set()
+        self._stopped = False
+        self._busy = False
+        self._idle = trio.lowlevel.ParkingLot()
+        self._freed = 0
+
+    @property
+    def connected(self) -> bool:
+        """False while the broker cannot be reached."""
+        return self._ferry is not None and self._harbour.connected
+
+    async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
+        """Connect, and serve until cancelled.
+
+        Raises:
+            DriverConnectionError: the broker cannot be reached, or does not let us in.
+            DriverError: the client has given up, or its loop has ended.
+        """
+        failure: DriverError | None = None
+        # What is ours is to be handed back at the end, and a client that has begun must close.
+        island_scope = trio.CancelScope(shield=True)
+
+        async def live() -> None:
+            nonlocal failure
+            try:
+                with island_scope:
+                    await self._island.run()
+            except DriverError as error:  # it has crashed
+                failure = failure or error
+                nursery.cancel_scope.cancel()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(live)
+            try:
+                try:
+                    await self._island.begun()
+                    ferry = await self._open()
+                    async with trio.open_nursery() as works:
+                        works.start_soon(self._take_arrivals)
+                        works.start_soon(self._take_news)
+                        works.start_soon(ferry.carry)
+                        task_status.started()
+                except* DriverError as group:
+                    failure = _first(group)
+            finally:
+                try:
+                    await self._farewell()
+                finally:  # else the island would outlive whatever a client fails with as it closes
+                    island_scope.shield = False
+                    island_scope.cancel()
+        if failure is not None:
+            raise failure
+
+    async def _open(self) -> Ferry[Cargo]:
+        try:
+            with trio.fail_after(CONNECT_TIMEOUT + 1):
+                await self._island.call(self._dialect.open, self._harbour)
+        except trio.TooSlowError:
+            raise DriverConnectionError(
+                f"{self._broker} has not answered within {CONNECT_TIMEOUT:g} s"
+            ) from None
+        self._harbour.connected = True
+        self._ferry = ferry = Ferry(self._island.loop, self._harbour.land)
+        return ferry
+
+    async def _farewell(self) -> None:
+        """Tell the last ends, and disconnect."""
+        ferry, self._ferry = self._ferry, None
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL):
+            try:
+                if ferry is not None:
+                    if self._durable:
+                        for arrival in self._arrivals.items:
+                            ferry.post(Verdict(arrival, Fate.BACK))
+                    await self._island.call(self._last_words, ferry)
+                await self._island.call(self._dialect.close)
+            except IslandClosed:
+                pass  # it has crashed, which is raised where it ran
+
+    async def _last_words(self, ferry: Ferry[Cargo]) -> None:
+        ferry.land()
+        await self._harbour.close(tells=self._durable)
+
+    # -- names
+
+    async def subscribe(self, names: Sequence[str]) -> None:
+        """Receive events of names and patterns."""
+        self._names.update(names)
+        try:
+            await self.ask(self._dialect.subscribe, names)
+        except DriverError:
+            self._names.difference_update(names)
+            raise
+
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Receive them no more; what has arrived is handed back, or dropped."""
+        self._names.difference_update(names)
+        await self.ask(self._dialect.unsubscribe, names)
+
+    async def drain(self) -> None:
+        """Receive no more, and return when all that has arrived is handed over, or back."""
+        if self._durable:
+            self._stopped = True
+        if self.connected:
+            try:
+                await self._island.call(self._dialect.stop_receiving)
+            except DriverError as error:
+                self._inbox.report(error)
+        if self._durable:
+            while self._arrivals.items:  # nor must they wait for whoever waits for a mailbox
+                self._sentence(Verdict(self._arrivals.items.popleft(), Fate.BACK))
+        while self._busy or self._arrivals.items:
+            await self._idle.park()
+        self._stopped = True
+
+    async def ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        """Return what the dialect says.
+
+        Raises:
+            DriverConnectionError: it has not said it in time.
+        """
+        try:
+            with trio.fail_after(ANSWER_TIMEOUT):
+                return await self._island.call(work, *args)
+        except trio.TooSlowError:
+            raise DriverConnectionError(
+                f"{self._broker} has not confirmed it within {ANSWER_TIMEOUT:g} s"
+            ) from None
+
+    # -- to the broker
+
+    def publish_nowait(self, message: Message, replied: Callable[[Result], None]) -> None:
+        """Send an event on its way; `replied` gets the broker's answer."""
+        if self._ferry is None or not self._harbour.connected:
+            raise trio.WouldBlock
+        self._post(message, replied)
+
+    async def publish(self, message: Message) -> Receipt | None:
+        """Send an event, and wait for the broker's answer."""
+        answered = trio.Event()
+        answers: list[Result] = []
+
+        def replied(result: Result) -> None:
+            answers.append(result)
+            answered.set()
+
+        if self._ferry is None:
+            raise IslandClosed(f"the driver for {self._broker} does not run: open its bus first")
+        self._post(message, replied)
+        await answered.wait()
+        if isinstance(answers[0], Exception):
+            raise answers[0]
+        return answers[0]
+
+    def _post(self, message: Message, replied: Callable[[Result], None]) -> None:
+        if self._ferry is None:
+            raise trio.WouldBlock
+        body, headers = self._format.write(message)
+        self._ferry.post(
+            Outgoing(
+                message.event_name,
+                body,
+                headers,
+                message.handle_id,
+                message.key,
+                replied,
+                self._news.post,
+            )
+        )
+
+    # -- from the broker
+
+    async def _take_news(self) -> None:
+        """Pass on replies and reports, until cancelled."""
+        items = self._news.items
+        while True:
+            await self._news.wait()
+            while items:
+                news = items.popleft()
+                if isinstance(news, Report):
+                    self._inbox.report(news.error, news.event_name)
+                elif isinstance(news, End):
+                    raise news.error
+                else:
+                    news.replied(news.result)
+
+    async def _take_arrivals(self) -> None:
+        """Bring what arrives to the bus, in order, until cancelled."""
+        items = self._arrivals.items
+        while True:
+            await self._arrivals.wait()
+            self._busy = True
+            until = perf_counter() + SLICE
+            while items:
+                await self._bring(items.popleft())
+                if perf_counter() > until:
+                    self._tell_freed()
+                    await trio.lowlevel.checkpoint()
+                    until = perf_counter() + SLICE
+            self._tell_freed()
+            self._busy = False
+            self._idle.unpark_all()
+
+    async def _bring(self, arrival: Arrival) -> None:
+        if arrival.via not in self._names or (self._durable and self._stopped):
+            self._sentence(Verdict(arrival, Fate.BACK))
+            return
+        if self._durable and arrival.deliveries > self._config.max_deliveries:
+            self._sentence(Verdict(arrival, Fate.DEAD, reason="the buses that had it have died"))
+            return
+        settle = partial(self._settled, arrival) if self._durable else None
+        deliveries = arrival.deliveries
+        try:
+            envelope = self._format.read(arrival, self._inbox)
+        except DecodeError as error:
+            self._inbox.report(error, arrival.name)
+            self._sentence(Verdict(arrival, Fate.DEAD, reason=str(error), reported=True))
+            return
+        if not self._inbox.deliver_nowait(envelope, settle, deliveries=deliveries):
+            self._tell_freed()
+            await self._inbox.deliver(envelope, settle, deliveries=deliveries)
+        if not self._durable:
+            self._freed += 1
+
+    def _tell_freed(self) -> None:
+        if self._freed and self._ferry is not None:
+            freed, self._freed = self._freed, 0
+            self._ferry.post(Freed(freed))
+
+    # -- what becomes of it
+
+    def _settled(self, arrival: Arrival, end: Settlement) -> None:
+        """Take note that the listeners are done with an arrival."""
+        errors = end.errors
+        if not errors:
+            # Not begun with: nobody here listens to it any more.
+            self._sentence(Verdict(arrival, Fate.DONE if end.started else Fate.BACK))
+            return
+        outcomes = {error.outcome for error in errors}
+        if "abandoned" in outcomes:
+            self._sentence(Verdict(arrival, Fate.BACK, begun=end.started))
+        elif "failed" in outcomes:
+            self._sentence(self._failed(arrival, errors))
+        else:
+            self._sentence(Verdict(arrival))
+
+    def _failed(self, arrival: Arrival, errors: Sequence[EventError]) -> Verdict:
+        failed = next(error for error in errors if error.outcome == "failed")
+        tries = arrival.deliveries
+        if failed.listener == "driver" and isinstance(failed.error, DecodeError):
+            return Verdict(arrival, Fate.DEAD, reason=str(failed.error), reported=True)
+        if tries >= self._config.max_deliveries:
+            details = failed.details[-EXCERPT:]
+            return Verdict(arrival, Fate.DEAD, reason=str(failed), details=details)
+        return Verdict(arrival, Fate.AGAIN, pause=self._config.pause(tries))
+
+    def _sentence(self, verdict: Verdict) -> None:
+        if self._ferry is None:
+            return  # nothing can be told any more; it comes again
+        if self._durable:
+            self._ferry.post(verdict)
+        else:
+            self._freed += 1
+
+
+def _first(group: BaseExceptionGroup[DriverError]) -> DriverError:
+    for error in group.exceptions:
+        return _first(error) if isinstance(error, BaseExceptionGroup) else error
+    raise RuntimeError("a group has members")

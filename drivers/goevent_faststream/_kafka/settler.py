@@ -1,0 +1,96 @@
+"""What becomes of events from Kafka: settled, again, or among the dead letters."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from goevent import DriverError
+
+from .._adapter.contract import Fate, Verdict
+from .client import KafkaClient
+from .connection import KafkaLink
+from .consumer import Feed
+from .offsets import Record
+from .topics import DEAD
+
+LONGEST = 1000  # characters of a reason
+PATIENCE = 0.7  # seconds to wait for what is being written, before others are settled
+PAUSE = 1.0  # seconds until it is tried again to write one
+
+
+class Undertaker:
+    """Carries verdicts out. It owns a task for each dead letter that is being written.
+
+    A dead letter goes to the topic `<topic>..dead`, with the key and the bytes of the event; its
+    headers tell why: goevent-reason, -details, -id, -deliveries, -group and -consumer, beside the
+    event's own.
+    """
+
+    def __init__(self, client: KafkaClient, link: KafkaLink, group: str) -> None:
+        self._client = client
+        self._link = link
+        self._group = group
+        self._consumer = f"{socket.gethostname()}:{os.getpid()}"
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+        """Take note of what becomes of events; a dead letter is written before it is settled."""
+        burials: list[asyncio.Task[None]] = []
+        for verdict in verdicts:
+            feed, record = verdict.arrival.raw
+            if verdict.fate is Fate.DONE:
+                feed.settle(record)
+            elif verdict.fate is Fate.AGAIN:
+                feed.again(record, verdict.pause)
+            elif verdict.fate is Fate.BACK:
+                feed.back(record, begun=verdict.begun)
+            else:
+                burials.append(asyncio.create_task(self._bury(verdict, feed, record)))
+        if burials:
+            self._tasks.update(burials)
+            for task in burials:
+                task.add_done_callback(self._tasks.discard)
+            await asyncio.wait(burials, timeout=PATIENCE)
+
+    async def close(self) -> None:
+        """Give up what is not written; it comes again."""
+        tasks = [*self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _bury(self, verdict: Verdict, feed: Feed, record: Record) -> None:
+        arrival, told = verdict.arrival, False
+        topic = feed.topic + DEAD
+        headers = {
+            **arrival.headers,
+            "goevent-reason": " ".join(verdict.reason.split())[:LONGEST],
+            "goevent-details": quote(verdict.details, safe=" "),
+            "goevent-id": arrival.id,
+            "goevent-deliveries": str(arrival.deliveries),
+            "goevent-group": self._group,
+            "goevent-consumer": self._consumer,
+        }
+        while True:
+            try:
+                await self._client.ensure(topic)
+                await self._client.write(topic, record.key, record.value, headers)
+                break
+            except DriverError as error:
+                if not told:
+                    self._link.shore.report(error, arrival.name)
+                told = True
+                await asyncio.sleep(PAUSE)
+        feed.settle(record)
+        if not verdict.reported:
+            self._link.shore.report(
+                DriverError(
+                    f"the event {arrival.id} of {arrival.name!r} is a dead letter after "
+                    f"{arrival.deliveries} deliveries: {verdict.reason}"
+                ),
+                arrival.name,
+            )

@@ -1,0 +1,213 @@
+"""What the scheduler does when a listener does not simply come to its end.
+
+It fails, it fails and is to be tried again, it is cancelled, it leaves its worker in a mess, or the
+scheduler itself has an error. Whatever it is, the event is settled and reported, once.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+import trio
+
+from .._errors import EventAbandoned, EventError, describe, failure_of, forget_caller
+from .._trio_internals import cancel_status
+from .recovery import raised
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .._handle import DispatchHandle
+    from .actor import Actor
+    from .mailbox import Lane
+    from .worker import Worker
+
+    Report = Callable[[EventError, DispatchHandle, Actor | None], None]
+
+CRASHES = 5  # of our own loop that are survived
+WITHIN = 10.0  # seconds
+
+logger = logging.getLogger("goevent")
+
+
+class Failures:
+    """What one scheduler does about failures."""
+
+    def __init__(self, report: Report, put_back: Callable[[Actor | Lane], None]) -> None:
+        self._report = report
+        self._put_back = put_back
+        self._crashes: deque[float] = deque()
+
+    def reset(self) -> None:
+        """Forget what was, as the bus is opened again."""
+        self._crashes.clear()
+
+    def failed(self, actor: Actor | Lane, handle: DispatchHandle, error: Exception) -> None:
+        """Report what a run of a listener raised; the event is not settled yet."""
+        forget_caller(error)
+        self._tell(actor, handle, error, ())
+
+    def _tell(
+        self,
+        actor: Actor | Lane,
+        handle: DispatchHandle,
+        error: Exception,
+        earlier: tuple[Exception, ...],
+    ) -> EventError:
+        late = actor.hand is not handle  # the bus gave the event up before the listener did
+        failure = failure_of(handle.event_name, actor.name, error, earlier)
+        self._report(failure, handle, None if late else actor.listener)
+        return failure
+
+    async def recover(
+        self, worker: Worker, actor: Actor | Lane, handle: DispatchHandle, error: Exception
+    ) -> bool:
+        """Run a failed event again, and see to its listener; False if the worker has to end."""
+        recovery = actor.listener.recovery
+        assert recovery is not None  # noqa: S101 - for type checkers
+        forget_caller(error)
+        failures = [error]
+        failed = True
+        try:
+            while failed and await recovery.again(actor, failures):
+                failed = False
+                actor.attempt = len(failures) + 1
+                try:
+                    await actor.call(handle.event)
+                except Exception as again:  # noqa: BLE001 - whatever it is, it is reported
+                    forget_caller(again)
+                    failures.append(again)
+                    failed = True
+                except (trio.Cancelled, BaseExceptionGroup) as end:
+                    await self.interrupted(worker, actor, handle, end, raised(failures))
+                    return False
+                if worker.changed:
+                    last = failures.pop() if failed else None
+                    await self.misbehaved(worker, actor, handle, last, raised(failures))
+                    return False
+        except (trio.Cancelled, BaseExceptionGroup):
+            if actor.hand is handle:
+                self._abandon(actor, handle, failures)
+            raise
+        finally:
+            actor.attempt = 1
+        if failed:
+            await self._conclude(actor, handle, failures[-1], raised(failures[:-1]))
+        else:
+            actor.hand = None
+            handle.settle_one()
+        return True
+
+    async def misbehaved(
+        self,
+        worker: Worker,
+        actor: Actor | Lane,
+        handle: DispatchHandle,
+        error: BaseException | None,
+        earlier: tuple[Exception, ...] = (),
+    ) -> None:
+        """Report a listener that did not leave its worker as it was, and clean up after it."""
+        left_open = cancel_status(worker.task) is not worker.status
+        what = "a cancel scope or a nursery open" if left_open else "a context variable set"
+        rest = await worker.clean_up(error)
+        failure = RuntimeError(f"the listener left {what} on a task it shares with other listeners")
+        failure.__cause__ = rest
+        if rest is not None and not isinstance(rest, Exception):
+            self._settle(actor, handle, failure, earlier)
+            worker.actor = None
+            self._put_back(actor)
+            raise split(rest)[1] or rest
+        await self._conclude(actor, handle, failure, earlier)
+        worker.actor = None
+        self._put_back(actor)
+
+    async def interrupted(
+        self,
+        worker: Worker,
+        actor: Actor | Lane,
+        handle: DispatchHandle,
+        error: BaseException,
+        earlier: tuple[Exception, ...] = (),
+    ) -> None:
+        """Pass on a cancellation, or what else is no Exception; what is one is reported."""
+        if cancel_status(worker.task) is not worker.status:
+            return await self.misbehaved(worker, actor, handle, error, earlier)
+        failure, rest = split(error)
+        if failure is not None:
+            forget_caller(failure)
+            self._settle(actor, handle, failure, earlier)
+            worker.actor = None
+            self._put_back(actor)
+        if rest is not None:
+            raise rest
+        return None
+
+    async def _conclude(
+        self,
+        actor: Actor | Lane,
+        handle: DispatchHandle,
+        error: Exception,
+        earlier: tuple[Exception, ...] = (),
+    ) -> None:
+        """Settle an event that has failed for good, and see to its listener."""
+        failure = self._settle(actor, handle, error, earlier)
+        if actor.listener.recovery is not None:
+            await actor.listener.recovery.supervise(actor, failure)
+
+    def _settle(
+        self,
+        actor: Actor | Lane,
+        handle: DispatchHandle,
+        error: Exception,
+        earlier: tuple[Exception, ...],
+    ) -> EventError:
+        failure = self._tell(actor, handle, error, earlier)
+        actor.hand = None
+        handle.settle_one()
+        return failure
+
+    def _abandon(
+        self, actor: Actor | Lane, handle: DispatchHandle, failures: list[Exception]
+    ) -> None:
+        *earlier, last = raised(failures)
+        reason = f"the bus ended after attempt {len(failures)}"
+        error = EventAbandoned(
+            handle.event_name, actor.name, last, reason=reason, earlier=tuple(earlier)
+        )
+        self._report(error, handle, actor.listener)
+        actor.hand = None
+        handle.settle_one()
+
+    def crashed(self, worker: Worker, crash: Exception, now: float) -> None:
+        """Go on after an error of our own, with the mailbox kept; but not again and again."""
+        self._crashes.append(now)
+        while self._crashes[0] < now - WITHIN:
+            self._crashes.popleft()
+        if len(self._crashes) > CRASHES:
+            raise crash
+        actor, worker.actor = worker.actor, None
+        if actor is None:
+            logger.error("the bus itself failed, and goes on", exc_info=crash)
+            return
+        handle, actor.hand = actor.hand, None
+        if handle is None:
+            logger.error("the bus itself failed, and goes on", exc_info=crash)
+        else:
+            reason = f"the bus itself failed: {describe(crash)}"
+            error = EventError(handle.event_name, actor.name, crash, reason=reason)
+            self._report(error, handle, actor.listener)
+            handle.settle_one()
+        try:
+            self._put_back(actor)
+        except Exception as again:  # noqa: BLE001 - it is counted, and reported
+            worker.actor = actor
+            self.crashed(worker, again, now)
+
+
+def split(error: BaseException) -> tuple[Exception | None, BaseException | None]:
+    """Return the part of `error` that is an Exception, and the rest."""
+    if isinstance(error, BaseExceptionGroup):
+        return cast("BaseExceptionGroup[BaseException]", error).split(Exception)
+    return None, error

@@ -1,0 +1,155 @@
+"""The memory driver: the embedded default, and a hub that joins the buses of one process."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from .._events.patterns import compile_pattern
+from .contract import Capabilities, Receipt
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from .._wire.envelope import Envelope
+    from .contract import Inbox, Message
+
+
+class MemoryHub:
+    """Joins several buses of one process: an event dispatched on one reaches all.
+
+    Each bus gets `Config(driver=MemoryDriver(hub))`. Every event arrives once at every other bus
+    that has listeners for it, in the order in which its own bus dispatched it; a bus that is not
+    open misses it. A full inbox holds its senders back.
+
+    Args:
+        inbox: how many events may wait to be delivered to one bus.
+    """
+
+    def __init__(self, *, inbox: int = 1024) -> None:
+        if inbox < 1:
+            raise ValueError(f"an inbox holds at least 1 event, not {inbox}")
+        self._inbox = inbox
+        self._members: dict[MemoryDriver, trio.MemorySendChannel[Envelope]] = {}
+
+    def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Envelope]:
+        """Return the inbox through which `member` gets the events of the others."""
+        if member in self._members:
+            raise RuntimeError("a MemoryDriver serves one bus at a time: give each its own")
+        send, receive = trio.open_memory_channel["Envelope"](self._inbox)
+        self._members[member] = send
+        return receive
+
+    def leave(self, member: MemoryDriver) -> None:
+        """Send `member` nothing any more; it still gets what is in its inbox."""
+        if (inbox := self._members.pop(member, None)) is not None:
+            inbox.close()
+
+    def others(self, member: MemoryDriver, name: str) -> list[trio.MemorySendChannel[Envelope]]:
+        """Return the inboxes of those who want events of a name, save one."""
+        return [
+            inbox
+            for other, inbox in self._members.items()
+            if other is not member and other.wants(name)
+        ]
+
+
+ALONE = Capabilities(alone=True)
+JOINED = Capabilities(counts_receivers=True, across_processes=False)
+
+
+class MemoryDriver:
+    """Delivers within the process: to the bus itself, and over a hub to others.
+
+    Events are handed over as they are, without being encoded.
+
+    Args:
+        hub: what joins the bus with others; without it, the bus is alone.
+    """
+
+    schemes: tuple[str, ...] = ("memory",)
+
+    def __init__(self, hub: MemoryHub | None = None) -> None:
+        self._hub = hub
+        self._drained = trio.Event()
+        self._names: set[str] = set()
+        self._patterns: dict[str, Callable[[str], object]] = {}
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """Alone without a hub."""
+        return ALONE if self._hub is None else JOINED
+
+    @classmethod
+    def from_url(cls, url: str) -> Self:
+        """Return a driver without a hub.
+
+        Raises:
+            ValueError: the URL has more to it than its scheme.
+        """
+        if url not in ("memory", "memory://"):
+            raise ValueError("a memory URL is just memory://, with nothing behind it")
+        return cls()
+
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """Deliver what the other buses of the hub dispatch, until cancelled."""
+        if self._hub is None:
+            raise RuntimeError("a MemoryDriver without a hub receives nothing")
+        self._drained = trio.Event()
+        self._names.clear()
+        self._patterns.clear()
+        with self._hub.join(self) as arriving:
+            try:
+                task_status.started()
+                async for envelope in arriving:
+                    if self.wants(envelope.event_name):  # still
+                        await inbox.deliver(envelope)
+                self._drained.set()
+                await trio.sleep_forever()
+            finally:
+                self._hub.leave(self)
+                while arriving.statistics().current_buffer_used:
+                    name = arriving.receive_nowait().event_name
+                    if self.wants(name):
+                        inbox.lost(name)
+
+    async def drain(self) -> None:
+        """Receive no more, and return when all that has arrived is handed over."""
+        if self._hub is not None:
+            self._hub.leave(self)
+            await self._drained.wait()
+
+    async def subscribe(self, names: Sequence[str]) -> None:
+        """Get events of these names and patterns from now on."""
+        await trio.lowlevel.checkpoint()
+        for name in names:
+            if "*" in name:
+                self._patterns[name] = compile_pattern(name)
+            else:
+                self._names.add(name)
+
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Get them no more, not even those that are in the inbox."""
+        await trio.lowlevel.checkpoint()
+        for name in names:
+            self._names.discard(name)
+            self._patterns.pop(name, None)
+
+    def wants(self, name: str) -> bool:
+        """Tell whether events of a name are subscribed to, themselves or by a pattern."""
+        return name in self._names or any(match(name) for match in self._patterns.values())
+
+    async def publish(self, message: Message) -> Receipt:
+        """Put the event into the inbox of every bus that wants it, waiting for room."""
+        envelope = message.envelope()
+        receivers = 0
+        for inbox in self._hub.others(self, envelope.event_name) if self._hub is not None else ():
+            try:
+                await inbox.send(envelope)
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                continue  # that bus has closed meanwhile
+            receivers += 1
+        return Receipt(receivers=receivers)

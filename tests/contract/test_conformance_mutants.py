@@ -1,0 +1,548 @@
+"""Drivers that are broken on purpose: the conformance suite catches each of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any, cast
+from unittest import SkipTest
+
+import msgspec
+import pytest
+import trio
+from tests.support.paper_brokers import (
+    EchoBroker,
+    EchoDriver,
+    Entry,
+    GroupBroker,
+    GroupDriver,
+    Link,
+)
+from trio.testing import MockClock
+
+from goevent import (
+    Capabilities,
+    Envelope,
+    Event,
+    Inbox,
+    MemoryDriver,
+    MemoryHub,
+    Message,
+    Receipt,
+    Settlement,
+)
+from goevent.testing import DriverConformance
+
+CASES = [name for name in dir(DriverConformance) if name.startswith("test_")]
+LEAKED: list[Any] = []
+
+
+def altered(message: Message, **changes: Any) -> Message:
+    return cast("Message", Altered(message, **changes))
+
+
+class Altered:
+    """A message with another envelope."""
+
+    def __init__(self, message: Message, **changes: Any) -> None:
+        self.message = message
+        self.changes = changes
+
+    def envelope(self) -> Envelope:
+        return msgspec.structs.replace(self.message.envelope(), **self.changes)
+
+
+# -- memory drivers
+
+
+class DropsEverySeventh(MemoryDriver):
+    count = 0
+
+    async def publish(self, message: Message) -> Receipt:
+        self.count += 1
+        return Receipt(receivers=1) if self.count % 7 == 0 else await super().publish(message)
+
+
+class DuplicatesEverySeventh(MemoryDriver):
+    count = 0
+
+    async def publish(self, message: Message) -> Receipt:
+        self.count += 1
+        if self.count % 7 == 0:
+            await super().publish(message)
+        return await super().publish(message)
+
+
+class ReordersTwo(MemoryDriver):
+    """Has two publishes under way at once, of which the later one may be the faster one."""
+
+    count = 0
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, in_flight=2)
+
+    async def publish(self, message: Message) -> Receipt:
+        self.count += 1
+        if self.count % 5 == 0:
+            for _ in range(3):
+                await trio.lowlevel.checkpoint()
+        return await super().publish(message)
+
+
+class DeliversConcurrently(MemoryDriver):
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        async with trio.open_nursery() as nursery:
+            await super().run(as_inbox(Concurrently(inbox, nursery)), task_status=task_status)
+
+
+def as_inbox(wrapped: Wrapped) -> Inbox:
+    return cast("Inbox", wrapped)
+
+
+class Wrapped:
+    """An inbox that does something else with what is delivered."""
+
+    def __init__(self, inbox: Inbox) -> None:
+        self.inbox = inbox
+
+    async def deliver(self, envelope: Envelope, settle: Any = None) -> None:
+        raise NotImplementedError
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inbox, name)
+
+
+class Concurrently(Wrapped):
+    count = 0
+
+    def __init__(self, inbox: Inbox, nursery: trio.Nursery) -> None:
+        super().__init__(inbox)
+        self.nursery = nursery
+
+    async def deliver(self, envelope: Envelope, settle: Any = None) -> None:
+        self.count += 1
+        self.nursery.start_soon(self.late, envelope, self.count % 3 * 10)
+
+    async def late(self, envelope: Envelope, steps: int) -> None:
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        await self.inbox.deliver(envelope)
+
+
+class LeaksATask(MemoryDriver):
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        trio.lowlevel.spawn_system_task(trio.sleep_forever)
+        await super().run(inbox, task_status=task_status)
+
+
+class KeepsItsBus(MemoryDriver):
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        LEAKED.append(inbox)
+        await super().run(inbox, task_status=task_status)
+
+
+class EndsEarly(MemoryDriver):
+    """Receives ten events, and then no more."""
+
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        with trio.CancelScope() as scope:
+            await super().run(as_inbox(Ending(inbox, scope)), task_status=task_status)
+
+
+class Ending(Wrapped):
+    def __init__(self, inbox: Inbox, scope: trio.CancelScope) -> None:
+        super().__init__(inbox)
+        self.left = 10
+        self.scope = scope
+
+    async def deliver(self, envelope: Envelope, settle: Any = None) -> None:
+        await self.inbox.deliver(envelope, settle)
+        self.left -= 1
+        if not self.left:
+            self.scope.cancel()
+
+
+class GoesDeaf(MemoryDriver):
+    """Receives ten events, and drops the others."""
+
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await super().run(as_inbox(Deaf(inbox)), task_status=task_status)
+
+
+class Deaf(Wrapped):
+    left = 10
+
+    async def deliver(self, envelope: Envelope, settle: Any = None) -> None:
+        self.left -= 1
+        if self.left >= 0:
+            await self.inbox.deliver(envelope, settle)
+
+
+class DeliversAfterUnsubscribe(MemoryDriver):
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class DeliversWhatNobodyWants(MemoryDriver):
+    def wants(self, name: str) -> bool:
+        return True
+
+
+class DeliversItsEcho(MemoryDriver):
+    inbox: Inbox | None = None
+
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        self.inbox = inbox
+        await super().run(inbox, task_status=task_status)
+
+    async def publish(self, message: Message) -> Receipt:
+        receipt = await super().publish(message)
+        if self.inbox is not None and self.wants(message.event_name):
+            await self.inbox.deliver(altered(message, origin="").envelope())
+        return receipt
+
+
+class LosesHeaders(MemoryDriver):
+    async def publish(self, message: Message) -> Receipt:
+        return await super().publish(altered(message, headers={}))
+
+
+class MixesUpHeaders(MemoryDriver):
+    last: dict[str, str] | None = None
+
+    async def publish(self, message: Message) -> Receipt:
+        self.last = {**(self.last or {}), **message.headers}
+        return await super().publish(altered(message, headers=self.last))
+
+
+class ChangesPayloads(MemoryDriver):
+    async def publish(self, message: Message) -> Receipt:
+        event = message.event
+        text = getattr(event, "text", "").replace("\r\n", "\n")
+        if text:
+            event = msgspec.structs.replace(event, text=text)
+        return await super().publish(altered(message, event=event))
+
+
+class MixesUpNames(MemoryDriver):
+    """Sends every seventh event under the name of the one before."""
+
+    count = 0
+    last: type[Event] | None = None
+
+    async def publish(self, message: Message) -> Receipt:
+        self.count += 1
+        kind, self.last = self.last, type(message.event)
+        if self.count % 7 or kind is None or not issubclass(kind, Event):
+            return await super().publish(message)
+        event = kind(**message.event.payload())
+        return await super().publish(altered(message, event=event, event_name=kind.event_name))
+
+
+class CountsItself(MemoryDriver):
+    async def publish(self, message: Message) -> Receipt:
+        receipt = await super().publish(message)
+        return Receipt(receivers=(receipt.receivers or 0) + 1)
+
+
+class AcceptsBeforeItSends(MemoryDriver):
+    """Sends from a task of its own, which ends with the bus."""
+
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        self.send, receive = trio.open_memory_channel[Message](1000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.forward, receive)
+            await super().run(inbox, task_status=task_status)
+
+    async def forward(self, messages: trio.MemoryReceiveChannel[Message]) -> None:
+        async for message in messages:
+            for _ in range(20):
+                await trio.lowlevel.checkpoint()
+            await super().publish(message)
+
+    async def publish(self, message: Message) -> Receipt:
+        await self.send.send(message)
+        return Receipt(receivers=1)
+
+
+class FailsOnReopening(MemoryDriver):
+    opened = False
+
+    async def subscribe(self, names: Sequence[str]) -> None:
+        if not self.opened:
+            await super().subscribe(names)
+        self.opened = True
+
+
+# -- with bytes, an echo and outages
+
+
+class SwallowsPublishErrors(EchoDriver):
+    async def publish(self, message: Message) -> Receipt:
+        try:
+            return await super().publish(message)
+        except Exception:
+            return Receipt(receivers=0)
+
+
+class HangsWhilePublishing(EchoDriver):
+    async def publish(self, message: Message) -> Receipt:
+        while self.link is None:
+            await trio.sleep(1)
+        return await super().publish(message)
+
+
+class CutsOffLargeEvents(EchoDriver):
+    async def receive(self, inbox: Inbox, link: Link) -> None:
+        async for name, data in link.receive:
+            await inbox.receive(name, data[:30_000])
+
+
+class StaysDisconnected(EchoDriver):
+    def subscribe_again(self, link: Link) -> None:
+        if self.link in self.broker.links and len(link.names) < len(self.names):
+            super().subscribe_again(link)
+
+    async def receive(self, inbox: Inbox, link: Link) -> None:
+        await super().receive(inbox, link)
+        self.names.clear()
+
+
+class SaysNothingOfOutages(EchoDriver):
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        await super().run(as_inbox(Silent(inbox)), task_status=task_status)
+
+
+class Silent(Wrapped):
+    def report(self, error: Exception, event_name: str = "") -> None:
+        pass
+
+
+class DeliversOncePerSubscription(EchoDriver):
+    async def receive(self, inbox: Inbox, link: Link) -> None:
+        async for name, data in link.receive:
+            for match in [*link.names.values()]:
+                if match(name):
+                    await inbox.receive(name, data)
+
+
+class TakesNamesForPatterns(EchoDriver):
+    def subscribe_again(self, link: Link) -> None:
+        link.names.update(
+            {name: re.compile(name.replace("*", ".*"), re.IGNORECASE).match for name in self.names}
+        )
+
+    async def receive(self, inbox: Inbox, link: Link) -> None:
+        async for name, data in link.receive:
+            await inbox.receive(name, data)
+
+
+class OpensWithoutABroker(EchoDriver):
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        task_status.started()
+        await self.broker.back.wait()
+        await super().run(inbox)
+
+
+# -- with groups, and durable
+
+
+class SettlesTwice(GroupDriver):
+    def settle(self, entry: Entry, end: Settlement) -> None:
+        super().settle(entry, end)
+        self.group.acknowledge(entry)
+
+
+class NeverAsksForSettlement(GroupDriver):
+    async def hand_over(self, inbox: Inbox, entry: Entry) -> None:
+        await inbox.receive(entry.name, entry.data)
+
+
+class NeverAcknowledges(GroupDriver):
+    def settle(self, entry: Entry, end: Settlement) -> None:
+        pass
+
+
+class AcknowledgesAtOnce(GroupDriver):
+    async def hand_over(self, inbox: Inbox, entry: Entry) -> None:
+        self.settle(entry, Settlement())
+        await inbox.receive(entry.name, entry.data, lambda _: None)
+
+
+class AcknowledgesTheAbandoned(GroupDriver):
+    def settle(self, entry: Entry, end: Settlement) -> None:
+        super().settle(entry, Settlement())
+
+
+class HandsOverTwice(GroupDriver):
+    async def hand_over(self, inbox: Inbox, entry: Entry) -> None:
+        settle = partial(self.settle, entry)
+        await inbox.receive(entry.name, entry.data, settle)
+        await inbox.receive(entry.name, entry.data, settle)
+
+
+class SharesWithinItsGroup(GroupDriver):
+    """Gives every member of a group every event."""
+
+    def __init__(self, broker: GroupBroker, group: str) -> None:
+        super().__init__(broker, f"{group}-{id(self)}")
+
+
+class ForgetsItsGroup(GroupDriver):
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        await super().unsubscribe(names)
+        self.group.names.difference_update(names)
+
+
+class HasNoReceipts(GroupDriver):
+    async def publish(self, message: Message) -> Receipt:
+        await super().publish(message)
+        return Receipt()
+
+
+# -- the suite on them
+
+
+class MemorySuite(DriverConformance):
+    def __init__(self, mutant: Callable[..., Any]) -> None:
+        self.mutant = mutant
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncGenerator[Callable[[str], Any]]:
+        hub = MemoryHub()
+        yield lambda group: self.mutant(hub)
+
+
+class EchoSuite(DriverConformance):
+    def __init__(self, mutant: Callable[..., Any]) -> None:
+        self.mutant = mutant
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncGenerator[Callable[[str], Any]]:
+        self.paper = EchoBroker()
+        yield lambda group: self.mutant(self.paper)
+
+    @asynccontextmanager
+    async def outage(self) -> AsyncGenerator[None]:
+        self.paper.fail()
+        yield
+        self.paper.back.set()
+
+
+class GroupSuite(DriverConformance):
+    def __init__(self, mutant: Callable[..., Any]) -> None:
+        self.mutant = mutant
+
+    @asynccontextmanager
+    async def broker(self) -> AsyncGenerator[Callable[[str], Any]]:
+        paper = GroupBroker()
+        yield lambda group: self.mutant(paper, group)
+
+
+SUITES: dict[type, type] = {
+    MemoryDriver: MemorySuite,
+    EchoDriver: EchoSuite,
+    GroupDriver: GroupSuite,
+}
+
+# Which case is there for which mutant, and how it puts it. Most fail others, too.
+MUTANTS: list[tuple[type, str, str]] = [
+    (DropsEverySeventh, "everything_arrives_as_it_was_sent", "200 events .* of which 172 have"),
+    (DropsEverySeventh, "fifty_can_publish_at_once", "1000 events to arrive"),
+    (DuplicatesEverySeventh, "everything_arrives_as_it_was_sent", "200 events became 228"),
+    (DuplicatesEverySeventh, "names_do_not_mix", "more than once"),
+    (ReordersTwo, "order_is_kept_per_publisher_and_name", "in another order"),
+    (DeliversConcurrently, "order_is_kept_per_publisher_and_name", "in another order"),
+    (LeaksATask, "no_task_is_left", "tasks are left .*: trio.sleep_forever"),
+    (LeaksATask, "bus_can_be_cancelled_at_every_step", "tasks are left by a bus"),
+    (KeepsItsBus, "closed_bus_is_forgotten", "still refers to a closed bus"),
+    (EndsEarly, "everything_arrives_as_it_was_sent", "EndsEarly.run has returned"),
+    (GoesDeaf, "everything_arrives_as_it_was_sent", "200 events .* of which 10 have"),
+    (DeliversAfterUnsubscribe, "unsubscribed_names_stay_silent", "after it was unsubscribed"),
+    (DeliversAfterUnsubscribe, "unsubscribed_patterns_stay_silent", "after it was unsubscribed"),
+    (DeliversWhatNobodyWants, "odd_names_are_only_names", "has not subscribed to"),
+    (DeliversItsEcho, "own_listeners_get_each_event_once", "own listeners.* more than once"),
+    (LosesHeaders, "headers_arrive", "traceparent.* arrived as {}"),
+    (MixesUpHeaders, "headers_arrive", "headers {'a': .* arrived as {.*traceparent"),
+    (ChangesPayloads, "everything_arrives_as_it_was_sent", "these were not sent"),
+    (MixesUpNames, "names_do_not_mix", "20 events to arrive|do not belong here"),
+    (CountsItself, "receivers_are_counted", r"counted as \[1, 2, 3\]"),
+    (AcceptsBeforeItSends, "accepted_events_outlive_their_publisher", "60 events to arrive"),
+    (FailsOnReopening, "bus_can_be_opened_again", "still waiting for the marker"),
+    (SwallowsPublishErrors, "too_large_events_fail_alone", r"too large got \[\]"),
+    (SwallowsPublishErrors, "events_that_are_no_data_fail_alone", r"handle 1 got \[\]"),
+    (SwallowsPublishErrors, "publishing_without_a_broker_fails", r"not be sent got \[\]"),
+    (HangsWhilePublishing, "publishing_without_a_broker_fails", "waiting for a call to return"),
+    (CutsOffLargeEvents, "large_events_arrive", "7 events to arrive"),
+    (StaysDisconnected, "connection_is_made_again", "waiting for any marker"),
+    (SaysNothingOfOutages, "connection_is_made_again", "nobody was told"),
+    (OpensWithoutABroker, "bus_does_not_open_without_a_broker", "a bus was opened"),
+    (DeliversOncePerSubscription, "patterns_match_segments", "more than once"),
+    (TakesNamesForPatterns, "odd_names_are_only_names", "has not subscribed to"),
+    (SettlesTwice, "delivery_is_settled_once_when_all_are_done", "is not outstanding"),
+    (SettlesTwice, "delivery_is_settled_once_when_dropped", "is not outstanding"),
+    (NeverAsksForSettlement, "delivery_is_settled_once_when_all_are_done", "does not hear"),
+    (NeverAcknowledges, "undelivered_events_come_again", "do not belong here"),
+    (AcknowledgesAtOnce, "undelivered_events_come_again", "10 events to arrive"),
+    (AcknowledgesTheAbandoned, "undelivered_events_come_again", "10 events to arrive"),
+    (HandsOverTwice, "delivery_is_settled_once_when_all_are_done", "16 were settled so"),
+    (SharesWithinItsGroup, "each_group_gets_each_event_once", "more than once"),
+    (ForgetsItsGroup, "events_wait_for_those_who_are_away", "19 events to arrive"),
+    (HasNoReceipts, "accepted_events_have_receipts", "receipts of ten events"),
+]
+
+
+async def failure(driver: type, case: str) -> str:
+    """Run one case; return what it says if it fails, and nothing if it does not."""
+    kind = next(base for base in SUITES if issubclass(driver, base))
+    try:
+        await getattr(SUITES[kind](driver), f"test_{case}")()
+    except SkipTest:
+        pass
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("mutant", "case", "complaint"), MUTANTS, ids=[f"{m.__name__}-{c}" for m, c, _ in MUTANTS]
+)
+async def test_mutant_is_caught(
+    autojump_clock: MockClock, mutant: type, case: str, complaint: str
+) -> None:
+    said = await failure(mutant, case)
+    assert re.search(complaint, said, re.DOTALL), f"{mutant.__name__} passed {case}: {said}"
+
+
+@pytest.mark.parametrize("driver", SUITES)
+async def test_driver_that_is_not_broken_passes_every_case(
+    autojump_clock: MockClock, driver: type
+) -> None:
+    said = {case: await failure(driver, case.removeprefix("test_")) for case in CASES}
+    assert {case: words for case, words in said.items() if words} == {}
+
+
+def test_every_case_that_is_named_here_exists() -> None:
+    assert {f"test_{case}" for _, case, _ in MUTANTS} <= {*CASES}

@@ -1,0 +1,921 @@
+"""Concurrency: a listener works on several events at once, and loses none of them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from goevent import (
+    BusClosed,
+    Config,
+    DeadlockError,
+    DispatchHandle,
+    Event,
+    EventError,
+    EventRegistry,
+    GoEvent,
+    GoEventError,
+    Ledger,
+    ListenerOptions,
+    MailboxFull,
+    Registration,
+    Retry,
+    Supervision,
+    current_delivery,
+)
+from goevent._options.options import Overflow
+
+REGISTRY = EventRegistry()
+
+
+class Job(Event, name="concurrency.job", registry=REGISTRY):
+    n: int = 0
+    seconds: float = 1
+
+
+class Other(Event, name="concurrency.other", registry=REGISTRY):
+    n: int = 0
+    seconds: float = 1
+
+
+class Both(Event, name="concurrency.both", registry=REGISTRY):
+    n: int = 0
+    seconds: float = 1
+
+
+AnyJob = Job | Other | Both
+
+
+@pytest.fixture
+def bus_config() -> Config:
+    return Config(registry=REGISTRY)
+
+
+def by_two(event: AnyJob) -> int:
+    return event.n % 2
+
+
+def by_three(event: AnyJob) -> int:
+    return event.n % 3
+
+
+def by_nothing_at_first(event: AnyJob) -> int:
+    return 1 // event.n
+
+
+def ignore(error: EventError) -> None:
+    """Be an on_error callback: failures are expected."""
+
+
+def adds_up(ledger: Ledger) -> bool:
+    parts = (ledger.completed, ledger.failed, ledger.dropped, ledger.abandoned)
+    return min(parts) >= 0 and sum(parts) == ledger.accepted
+
+
+@asynccontextmanager
+async def at_once() -> AsyncGenerator[None]:
+    """Fail if time has to pass, as it does when everybody waits for somebody."""
+    began = trio.current_time()
+    with trio.fail_after(5):
+        yield
+    assert trio.current_time() == began
+
+
+class Crowd:
+    """A listener that notes how often it runs at once."""
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.most = 0
+        self.began: list[int] = []
+        self.ended: list[int] = []
+
+    async def __call__(self, event: AnyJob) -> None:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        self.began.append(event.n)
+        try:
+            if event.seconds:
+                await trio.sleep(event.seconds)
+        finally:
+            self.running -= 1
+            self.ended.append(event.n)
+
+
+# -- how many at once
+
+
+@pytest.mark.parametrize("n", [2, 3, 10])
+async def test_as_many_run_at_once_as_were_asked_for(
+    bus: GoEvent, autojump_clock: MockClock, n: int
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=n)
+    began = trio.current_time()
+    for i in range(3 * n):
+        bus.dispatch_nowait(Job(i))
+    await wait_all_tasks_blocked()
+    assert crowd.running == n
+    (listener,) = bus.snapshot().listeners
+    assert (listener.in_flight, listener.depth, listener.state) == (n, 2 * n, "running")
+    await bus.wait()
+    assert crowd.most == n
+    assert trio.current_time() == began + 3
+    assert crowd.began == list(range(3 * n))
+
+
+@pytest.mark.parametrize("concurrency", [None, 1])
+async def test_one_at_a_time_is_the_default(
+    bus: GoEvent, autojump_clock: MockClock, concurrency: int | None
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=concurrency)
+    for i in range(5):
+        bus.dispatch_nowait(Job(i))
+    await bus.wait()
+    assert crowd.most == 1
+
+
+async def test_a_slow_event_does_not_hold_up_the_others(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=2)
+    began = trio.current_time()
+    for i in range(11):
+        bus.dispatch_nowait(Job(i, seconds=10 if i == 0 else 1))
+    await bus.wait()
+    assert trio.current_time() == began + 10
+    assert crowd.ended[-1] == 0 or crowd.ended[-2:] == [0, 10]
+    assert crowd.most == 2
+
+
+async def test_listeners_that_do_not_suspend_share_one_worker(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowd = Crowd()
+    tasks: set[trio.lowlevel.Task] = set()
+
+    @bus.listener(Job, concurrency=50)
+    async def listen(event: Job) -> None:
+        tasks.add(trio.lowlevel.current_task())
+        await crowd(event)
+
+    for i in range(200):
+        bus.dispatch_nowait(Job(i, seconds=0))
+    await bus.wait()
+    assert crowd.began == list(range(200))
+    assert len(tasks) == 1
+
+
+async def test_a_burst_after_a_calm_runs_at_once_again(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=5)
+    for _ in range(4):
+        began = trio.current_time()
+        for i in range(10):
+            bus.dispatch_nowait(Job(i))
+        await bus.wait()
+        assert trio.current_time() == began + 2
+        await trio.sleep(3)
+    assert crowd.most == 5
+
+
+async def test_two_concurrent_listeners_do_not_share_their_limits(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowds = [Crowd(), Crowd(), Crowd()]
+    for crowd, concurrency in zip(crowds, (1, 3, 7), strict=True):
+        bus.subscribe(crowd, Job, concurrency=concurrency)
+    for i in range(20):
+        bus.dispatch_nowait(Job(i))
+    await bus.wait()
+    assert [crowd.most for crowd in crowds] == [1, 3, 7]
+
+
+async def test_the_concurrency_of_the_bus_is_for_listeners_with_a_mailbox(
+    autojump_clock: MockClock,
+) -> None:
+    config = Config(registry=REGISTRY, listener=ListenerOptions(concurrency=4))
+    async with GoEvent(config) as bus:
+        crowd, single = Crowd(), Crowd()
+        inline: list[int] = []
+        bus.subscribe(crowd, Job)
+        bus.subscribe(single, Job, concurrency=1)
+        bus.subscribe(lambda event: inline.append(event.n), Job)
+        for i in range(9):
+            bus.dispatch_nowait(Job(i))
+        await bus.wait()
+        assert (crowd.most, single.most, len(inline)) == (4, 1, 9)
+
+
+async def test_the_failures_of_lanes_are_each_events_own(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    @bus.listener(Job, concurrency=3)
+    async def listen(event: Job) -> None:
+        await trio.sleep(event.seconds)
+        assert current_delivery().handle is handles[event.n]
+        if event.n % 2:
+            raise ValueError(event.n)
+
+    handles = [bus.dispatch_nowait(Job(n, seconds=7 - n)) for n in range(6)]
+    await bus.wait()
+    found = [[str(error.error) for error in handle.errors] for handle in handles]
+    assert found == [[], ["1"], [], ["3"], [], ["5"]]
+    assert bus.snapshot().ledger == Ledger(accepted=6, completed=3, failed=3)
+
+
+async def test_a_lane_that_leaves_a_scope_open_harms_no_other(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowd = Crowd()
+
+    @bus.listener(Job, concurrency=3)
+    async def listen(event: Job) -> None:
+        await crowd(event)
+        if event.n % 4 == 0:
+            trio.CancelScope().__enter__().cancel()
+
+    handles = [bus.dispatch_nowait(Job(n)) for n in range(12)]
+    began = trio.current_time()
+    await bus.wait()
+    assert trio.current_time() == began + 4
+    assert crowd.most == 3
+    assert [n for n, handle in enumerate(handles) if handle.errors] == [0, 4, 8]
+
+
+# -- room
+
+
+async def test_the_capacity_counts_what_waits_and_not_what_runs(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=3, mailbox=2)
+    for n in range(2):  # before a worker has taken any
+        bus.dispatch_nowait(Job(n))
+    with pytest.raises(trio.WouldBlock):
+        bus.dispatch_nowait(Job(2))
+    await wait_all_tasks_blocked()
+    for n in range(2, 4):
+        bus.dispatch_nowait(Job(n))
+    await wait_all_tasks_blocked()
+    assert crowd.running == 3
+    bus.dispatch_nowait(Job(4))
+    with pytest.raises(trio.WouldBlock):
+        bus.dispatch_nowait(Job(5))
+    await bus.wait()
+    assert crowd.began == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("key", [False, by_three])
+async def test_who_waits_for_room_is_served_in_order(
+    bus: GoEvent, autojump_clock: MockClock, key: Any
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=3, mailbox=2, ordering_key=key)
+    async with trio.open_nursery() as nursery:
+        for n in range(30):
+            nursery.start_soon(bus.dispatch, Job(n))
+            await wait_all_tasks_blocked()
+    await bus.wait()
+    assert sorted(crowd.ended) == list(range(30))
+    if not key:
+        assert crowd.began == list(range(30))
+    for rest in range(3):
+        assert [n for n in crowd.began if n % 3 == rest] == list(range(rest, 30, 3))
+
+
+@pytest.mark.parametrize("key", [False, by_two])
+@pytest.mark.parametrize(
+    ("overflow", "dropped"), [("error", []), ("drop_new", [5, 6]), ("drop_old", [2, 3])]
+)
+async def test_overflow_with_concurrency(
+    bus: GoEvent, autojump_clock: MockClock, overflow: Overflow, dropped: list[int], key: Any
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=2, mailbox=3, overflow=overflow, ordering_key=key)
+    handles: list[DispatchHandle] = []
+    refused: list[int] = []
+    for n in range(7):
+        try:
+            handles.append(bus.dispatch_nowait(Job(n)))
+        except MailboxFull:
+            refused.append(n)
+        await wait_all_tasks_blocked()
+        assert bus.snapshot().listeners[0].depth <= 3
+    await bus.wait()
+    assert refused == ([5, 6] if overflow == "error" else [])
+    assert [n for n, handle in enumerate(handles) if handle.errors] == dropped
+    assert all(error.outcome == "dropped" for handle in handles for error in handle.errors)
+    assert sorted(crowd.ended) == sorted({*range(7)} - {*dropped, *refused})
+    ledger = bus.snapshot().ledger
+    assert ledger == Ledger(accepted=len(handles), completed=5, dropped=len(dropped))
+
+
+async def test_dropping_the_oldest_of_a_key_lets_its_next_one_run(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(
+        crowd,
+        Job,
+        concurrency=2,
+        mailbox=2,
+        overflow="drop_old",
+        ordering_key=lambda event: event.n % 10,
+    )
+    handles = {n: bus.dispatch_nowait(Job(n)) for n in (1, 2)}
+    await wait_all_tasks_blocked()  # both lanes are busy
+    for n in (3, 13, 23):  # of one key: 3 could run, and is dropped
+        handles[n] = bus.dispatch_nowait(Job(n))
+    await bus.wait()
+    assert crowd.began == [1, 2, 13, 23]
+    assert [n for n, handle in handles.items() if handle.errors] == [3]
+
+
+# -- unregistering, waiting, closing
+
+
+@pytest.mark.parametrize("key", [False, by_three])
+async def test_unregistering_lets_lanes_finish_and_drops_the_rest(
+    bus: GoEvent, autojump_clock: MockClock, key: Any
+) -> None:
+    crowd = Crowd()
+    registration = bus.subscribe(crowd, Job, concurrency=3, ordering_key=key)
+    handles = [bus.dispatch_nowait(Job(n)) for n in range(8)]
+    await wait_all_tasks_blocked()
+    registration.unregister()
+    assert [handle.done for handle in handles] == [False] * 3 + [True] * 5
+    began = trio.current_time()
+    await bus.wait()
+    assert trio.current_time() == began + 1
+    assert crowd.ended == [0, 1, 2] or sorted(crowd.ended) == [0, 1, 2]
+    outcomes = [[error.outcome for error in handle.errors] for handle in handles]
+    assert outcomes == [[]] * 3 + [["dropped"]] * 5
+    assert bus.snapshot().ledger == Ledger(accepted=8, completed=3, dropped=5)
+
+
+@pytest.mark.parametrize("key", [False, by_three])
+async def test_unregistering_one_of_two_events_keeps_the_other_in_order(
+    bus: GoEvent, autojump_clock: MockClock, key: Any
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, Other, concurrency=2, ordering_key=key)
+    handles: list[DispatchHandle] = []
+    for n in range(12):
+        handles.append(bus.dispatch_nowait(Job(n) if n % 2 else Other(n)))
+    await wait_all_tasks_blocked()
+    assert crowd.running == 2
+    bus.unregister_listeners_for_event(Job)
+    with trio.fail_after(50):
+        await bus.wait()
+    assert sorted(crowd.ended) == [0, 1, 2, 4, 6, 8, 10]
+    for rest in range(3):
+        ran = [n for n in crowd.began if n % 3 == rest]
+        assert ran == sorted(ran)
+    for n, handle in enumerate(handles):
+        assert [error.outcome for error in handle.errors] == ["dropped"] * (n % 2 and n > 1)
+    assert adds_up(bus.snapshot().ledger)
+
+
+async def test_wait_covers_all_lanes(bus: GoEvent, autojump_clock: MockClock) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=4)
+    for n in range(10):
+        bus.dispatch_nowait(Job(n, seconds=10 - n))
+    await wait_all_tasks_blocked()
+    waited: list[float] = []
+    began = trio.current_time()
+
+    async def wait() -> None:
+        await bus.wait()
+        waited.append(trio.current_time() - began)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        for n in range(10, 20):
+            bus.dispatch_nowait(Job(n, seconds=100))
+    assert len(crowd.ended) >= 10
+    assert set(range(10)) <= set(crowd.ended)
+    assert waited
+    assert waited[0] < 100
+    await bus.wait()
+    assert len(crowd.ended) == 20
+
+
+async def test_wait_covers_the_event_of_a_listener_that_takes_only_one(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, once=True)
+    bus.dispatch_nowait(Job(1))
+    await bus.wait()
+    assert crowd.ended == [1]
+
+
+@pytest.mark.parametrize("key", [False, by_three])
+async def test_close_abandons_what_lanes_do_not_finish(
+    bus: GoEvent, autojump_clock: MockClock, key: Any
+) -> None:
+    crowd = Crowd()
+    bus.on_error(ignore)
+    bus.subscribe(crowd, Job, concurrency=3, ordering_key=key)
+    handles = [bus.dispatch_nowait(Job(n, seconds=2)) for n in range(9)]
+    ledger = await bus.close(timeout=3)
+    assert ledger == Ledger(accepted=9, completed=3, abandoned=6)
+    assert all(handle.done for handle in handles)
+    reasons = [error.reason for handle in handles for error in handle.errors]
+    assert (
+        sorted(reasons)
+        == ["the bus ended before the listener ran"] * 3
+        + ["the bus ended while the listener ran"] * 3
+    )
+
+
+@pytest.mark.parametrize("key", [False, by_three])
+async def test_lanes_work_again_when_the_bus_is_opened_again(
+    autojump_clock: MockClock, key: Any
+) -> None:
+    bus = GoEvent(Config(registry=REGISTRY))
+    bus.on_error(ignore)
+    crowd = Crowd()
+    bus.subscribe(crowd, Job, concurrency=3, ordering_key=key)
+    for timeout in (0, 1, 3, 100, 0, 100):
+        crowd.most = 0
+        async with bus:
+            for n in range(7):
+                bus.dispatch_nowait(Job(n, seconds=2))
+            await wait_all_tasks_blocked()
+            assert crowd.running == 3
+            began = trio.current_time()
+            ledger = await bus.close(timeout)
+            assert trio.current_time() - began == min(timeout, 6)
+        assert adds_up(ledger)
+        assert crowd.most == 3
+        assert crowd.running == 0
+
+
+async def test_a_lane_that_ignores_its_cancellation_for_too_long(
+    autojump_clock: MockClock,
+) -> None:
+    bus = GoEvent(Config(registry=REGISTRY))
+    bus.on_error(ignore)
+    crowd = Crowd()
+
+    async def listen(event: Job) -> None:
+        with trio.CancelScope(shield=event.n % 2 == 0):
+            await crowd(event)
+
+    bus.subscribe(listen, Job, concurrency=3)
+    async with bus:
+        handles = [bus.dispatch_nowait(Job(n, seconds=20)) for n in range(6)]
+        await trio.sleep(1)
+        ledger = await bus.close(timeout=1)
+        assert ledger == Ledger(accepted=6, abandoned=6)
+        assert all(handle.done for handle in handles)
+    assert bus.snapshot().ledger == ledger
+    crowd.most = 0
+    async with bus:
+        for n in range(6):
+            bus.dispatch_nowait(Job(n))
+        await bus.wait()
+        assert crowd.most == 3
+        assert bus.snapshot().ledger == Ledger(accepted=6, completed=6)
+
+
+# -- deadlocks
+
+
+class Caught:
+    """Collects the deadlock errors that listeners meet."""
+
+    def __init__(self) -> None:
+        self.errors: list[DeadlockError] = []
+
+    async def __call__(self, wait: Callable[[], Awaitable[object]]) -> None:
+        try:
+            await wait()
+        except DeadlockError as error:
+            self.errors.append(error)
+
+
+async def test_a_lane_that_waits_for_its_own_event(bus: GoEvent, autojump_clock: MockClock) -> None:
+    caught = Caught()
+
+    @bus.listener(Job, concurrency=3)
+    async def selfish(event: Job) -> None:
+        await caught(current_delivery().handle.wait)
+
+    async with at_once():
+        bus.dispatch_nowait(Job())
+        await bus.wait()
+    assert len(caught.errors) == 1
+
+
+async def test_lanes_that_all_wait_for_each_others_events(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+
+    @bus.listener(Job, concurrency=3)
+    async def listen(event: Job) -> None:
+        await wait_all_tasks_blocked()
+        await caught(handles[(event.n + 1) % 3].wait)
+
+    async with at_once():
+        handles = [bus.dispatch_nowait(Job(n)) for n in range(3)]
+        await bus.wait()
+    assert len(caught.errors) == 1  # that of the last one, which closes the circle
+
+
+async def test_lanes_that_all_wait_for_queued_events(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+
+    @bus.listener(Job, concurrency=3)
+    async def listen(event: Job) -> None:
+        if event.n < 3:
+            await wait_all_tasks_blocked()
+            await caught(handles[event.n + 3].wait)
+
+    async with at_once():
+        handles = [bus.dispatch_nowait(Job(n)) for n in range(6)]
+        await bus.wait()
+    assert len(caught.errors) == 1
+
+
+async def test_a_lane_that_waits_while_others_are_free_is_no_deadlock(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+    seen: list[int] = []
+
+    @bus.listener(Job, concurrency=2)
+    async def listen(event: Job) -> None:
+        if event.n == 0:
+            await caught(handles[3].wait)
+        seen.append(event.n)
+
+    async with at_once():
+        handles = [bus.dispatch_nowait(Job(n)) for n in range(4)]
+        await bus.wait()
+    assert not caught.errors
+    assert seen == [1, 2, 3, 0]
+
+
+async def test_a_listener_may_dispatch_to_a_lane_of_its_own_and_wait(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+    depths: list[int] = []
+
+    @bus.listener(Job, concurrency=4)
+    async def recursive(event: Job) -> None:
+        if event.n < 10:
+            handle = await bus.dispatch(Job(event.n + 1))
+            await caught(handle.wait)
+        depths.append(event.n)
+
+    async with at_once():
+        bus.dispatch_nowait(Job(0))
+        await wait_all_tasks_blocked()
+        await bus.wait()
+        await bus.wait()
+    assert len(caught.errors) == 2  # the fourth has no lane left for the fifth, and the eighth
+    assert sorted(depths) == list(range(11))
+
+
+async def test_lanes_that_all_wait_for_room_in_their_own_mailbox(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+    gate = trio.Event()
+
+    @bus.listener(Job, concurrency=2, mailbox=1)
+    async def listen(event: Job) -> None:
+        if event.n < 2:
+            await gate.wait()
+            await caught(lambda: bus.dispatch(Job(10)))
+
+    async with at_once():
+        for n in range(3):
+            bus.dispatch_nowait(Job(n))
+            await wait_all_tasks_blocked()
+        gate.set()
+        await bus.wait()
+    assert len(caught.errors) == 1
+
+
+async def test_a_lane_that_waits_for_room_another_will_make_is_no_deadlock(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+    crowd = Crowd()
+
+    @bus.listener(Job, concurrency=2, mailbox=1)
+    async def listen(event: Job) -> None:
+        if event.n == 0:
+            await trio.sleep(0.5)
+            await caught(lambda: bus.dispatch(Job(10)))
+        await crowd(event)
+
+    bus.dispatch_nowait(Job(0))
+    await wait_all_tasks_blocked()
+    bus.dispatch_nowait(Job(1))
+    await wait_all_tasks_blocked()
+    bus.dispatch_nowait(Job(2))
+    with trio.fail_after(50):
+        await bus.wait()
+        await bus.wait()
+    assert not caught.errors
+    assert sorted(crowd.ended) == [0, 1, 2, 10]
+
+
+async def test_a_keyed_lane_that_waits_for_an_event_behind_itself(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+    seen: list[int] = []
+
+    @bus.listener(Job, concurrency=5, ordering_key=lambda event: event.n % 2)
+    async def listen(event: Job) -> None:
+        if event.n == 0:
+            await caught(handles[3].wait)  # of another key
+            await caught(handles[4].wait)
+        seen.append(event.n)
+
+    async with at_once():
+        handles = [bus.dispatch_nowait(Job(n)) for n in range(5)]
+        await bus.wait()
+    assert len(caught.errors) == 1
+    assert seen == [1, 3, 0, 2, 4]
+
+
+async def test_two_keys_whose_lanes_wait_for_events_behind_each_other(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    caught = Caught()
+
+    @bus.listener(Job, concurrency=5, ordering_key=lambda event: event.n % 2)
+    async def listen(event: Job) -> None:
+        await wait_all_tasks_blocked()
+        if event.n < 2:
+            await caught(handles[3 - event.n].wait)
+
+    async with at_once():
+        handles = [bus.dispatch_nowait(Job(n)) for n in range(4)]
+        await bus.wait()
+    assert len(caught.errors) == 1
+
+
+async def test_a_keyed_lane_that_waits_for_room_behind_itself(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    """There are free lanes, but what fills the mailbox waits for this one."""
+    caught = Caught()
+    gate = trio.Event()
+
+    @bus.listener(Job, concurrency=5, mailbox=1, ordering_key=lambda event: event.n % 2)
+    async def listen(event: Job) -> None:
+        if event.n == 0:
+            await gate.wait()
+            await caught(lambda: bus.dispatch(Job(1)))
+
+    async with at_once():
+        for n in (0, 2):
+            bus.dispatch_nowait(Job(n))
+            await wait_all_tasks_blocked()
+        gate.set()
+        await bus.wait()
+    assert len(caught.errors) == 1
+
+
+async def test_a_keyed_lane_for_which_another_dispatch_takes_the_last_room(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    """It may wait when it parks; but who stands before it fills the mailbox behind it."""
+    caught = Caught()
+    seen: list[int] = []
+    gates = [trio.Event(), trio.Event()]
+
+    @bus.listener(Job, concurrency=5, mailbox=1, ordering_key=lambda event: event.n % 2)
+    async def listen(event: Job) -> None:
+        if event.n < 2:
+            await gates[event.n].wait()
+        if event.n == 0:
+            await caught(lambda: bus.dispatch(Job(4)))
+        seen.append(event.n)
+
+    async with at_once(), trio.open_nursery() as nursery:
+        for n in (0, 1, 3):  # the third waits for the second
+            bus.dispatch_nowait(Job(n))
+            await wait_all_tasks_blocked()
+        nursery.start_soon(bus.dispatch, Job(2))  # will wait for the first
+        await wait_all_tasks_blocked()
+        gates[0].set()
+        await wait_all_tasks_blocked()
+        assert not caught.errors
+        gates[1].set()
+        await bus.wait()
+        await bus.wait()
+    assert len(caught.errors) == 1
+    assert sorted(seen) == [0, 1, 2, 3]
+
+
+# -- all at once
+
+
+class Chaos:
+    """A bus whose concurrent listeners do whatever listeners may do, by chance."""
+
+    KINDS = (Job, Other, Both)
+
+    def __init__(self, seed: int) -> None:
+        self.moods = random.Random(seed)
+        timeout = self.moods.choice([0, 1, 5])
+        self.bus = GoEvent(Config(registry=REGISTRY, close_timeout=timeout))
+        self.bus.on_error(ignore)
+        self.handles: list[DispatchHandle] = []
+        self.registrations: list[Registration] = []
+        self.crowds: list[tuple[int, Crowd]] = []
+        self.deeds: list[Callable[[AnyJob], Awaitable[None]]] = [
+            self.sleep,
+            self.sleep,
+            self.send_and_wait,
+            self.send_and_wait,
+            self.fail,
+            self.fail,
+            self.leave_a_scope,
+            self.leave_a_cancelled_scope,
+            self.unregister,
+            self.run_children,
+            self.ignore_cancellation,
+        ]
+
+    async def sleep(self, event: AnyJob) -> None:
+        await trio.sleep(self.moods.choice([0, 0.3, 1, 3]))
+
+    async def send_and_wait(self, event: AnyJob) -> None:
+        if event.n < 4:
+            with suppress(GoEventError):
+                handle = await self.bus.dispatch(self.moods.choice(self.KINDS)(event.n + 1))
+                self.handles.append(handle)
+                if self.moods.random() < 0.3:
+                    with trio.move_on_after(1):
+                        await handle.wait()
+
+    async def fail(self, event: AnyJob) -> None:
+        raise self.moods.choice([ValueError(), KeyError(), ExceptionGroup("", [OSError()])])
+
+    async def leave_a_scope(self, event: AnyJob) -> None:
+        if self.moods.random() < 0.5:
+            trio.CancelScope().__enter__()
+
+    async def leave_a_cancelled_scope(self, event: AnyJob) -> None:
+        if self.moods.random() < 0.5:
+            trio.CancelScope().__enter__().cancel()
+            await trio.lowlevel.checkpoint()
+
+    async def run_children(self, event: AnyJob) -> None:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.send_and_wait, event)
+            nursery.start_soon(trio.sleep, 0.5)
+
+    async def ignore_cancellation(self, event: AnyJob) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(0.3)
+
+    async def unregister(self, event: AnyJob) -> None:
+        if self.moods.random() < 0.5:
+            self.moods.choice(self.registrations).unregister()
+        elif self.moods.random() < 0.3:
+            self.bus.unregister_listeners_for_event(self.moods.choice(self.KINDS))
+        self.register()
+
+    def register(self) -> None:
+        moods = self.moods
+        crowd = Crowd()
+
+        async def listen(event: AnyJob) -> None:
+            crowd.running += 1
+            crowd.most = max(crowd.most, crowd.running)
+            try:
+                for _ in range(moods.randrange(4)):
+                    await moods.choice(self.deeds)(event)
+            finally:
+                crowd.running -= 1
+
+        once = moods.random() < 0.1
+        concurrency = None if once else moods.choice([None, 1, 2, 3])
+        key: Any = None
+        if concurrency != 1 and not once:
+            key = moods.choice([None, False, by_two, by_nothing_at_first])
+        supervision = [
+            Supervision(),
+            Supervision(),
+            Supervision("stop"),
+            Supervision("restart", max_restarts=1000, backoff=0.1, max_backoff=0.5),
+        ]
+        self.registrations.append(
+            self.bus.subscribe(
+                listen,
+                *moods.sample(self.KINDS, moods.choice([1, 1, 2, 3])),
+                mailbox=moods.choice([1, 1, 2, 5]),
+                overflow=moods.choice(["block", "block", "error", "drop_new", "drop_old"]),
+                concurrency=concurrency,
+                ordering_key=key,
+                timeout=moods.choice([None, 0.5, 2]),
+                retry=moods.choice([None, None, Retry(attempts=3, backoff=0.4)]),
+                supervision=moods.choice(supervision),
+                context=moods.choice([None, None, True]),
+                once=once or None,
+            )
+        )
+        # Without a number, a key makes it a hundred.
+        self.crowds.append((concurrency or (100 if key else 1), crowd))
+
+    async def dispatch(self) -> None:
+        for _ in range(self.moods.randrange(5, 20)):
+            try:
+                self.handles.append(await self.bus.dispatch(self.moods.choice(self.KINDS)()))
+                if self.moods.random() < 0.3:
+                    await self.handles[-1].wait()
+                if self.moods.random() < 0.1:
+                    await self.bus.wait()
+                await trio.sleep(self.moods.choice([0, 0, 0.5]))
+            except BusClosed:
+                return
+            except GoEventError:
+                pass
+
+    async def close(self) -> None:
+        await trio.sleep(self.moods.random() * 8)
+        await self.bus.close(self.moods.choice([0, 1, 3]))
+
+    async def run(self, whom: str, step: int) -> int:
+        scopes = {name: trio.CancelScope() for name in ("nobody", "bus", "dispatch", "close")}
+        fire = CancelAt(scopes[whom], step)
+        for _ in range(self.moods.randrange(1, 8)):
+            self.register()
+        tasks = trio.lowlevel.current_statistics().tasks_living
+        trio.lowlevel.add_instrument(fire)
+
+        async def under(scope: trio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
+            with scope:
+                await function()
+
+        with trio.fail_after(2000), scopes["bus"]:
+            async with self.bus, trio.open_nursery() as nursery:
+                nursery.start_soon(under, scopes["dispatch"], self.dispatch)
+                nursery.start_soon(under, trio.CancelScope(), self.dispatch)
+                if whom == "close" or self.moods.random() < 0.3:
+                    nursery.start_soon(under, scopes["close"], self.close)
+        trio.lowlevel.remove_instrument(fire)
+
+        assert trio.lowlevel.current_statistics().tasks_living == tasks
+        ledger = self.bus.snapshot().ledger
+        assert adds_up(ledger)
+        assert self.bus.error_count == ledger.failed + ledger.dropped + ledger.abandoned
+        assert all(handle.left == 0 for handle in self.handles)
+        for most, crowd in self.crowds:
+            assert crowd.most <= most
+            assert crowd.running == 0
+        return fire.steps
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope at the n-th step of any task, and counts the steps."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self.steps = 0
+        self._scope = scope
+        self._step = step
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self.steps += 1
+        if self.steps == self._step:
+            self._scope.cancel()
+
+
+@pytest.mark.parametrize("seed", range(16))
+@pytest.mark.parametrize("whom", ["nobody", "bus", "dispatch", "close"])
+def test_nothing_is_lost_whatever_lanes_do(whom: str, seed: int) -> None:
+    def run(step: int) -> int:
+        return trio.run(Chaos(seed).run, whom, step, clock=MockClock(autojump_threshold=0))
+
+    steps = run(-1)
+    if whom != "nobody":
+        for step in random.Random(seed).sample(range(1, steps + 1), min(steps, 8)):
+            run(step)

@@ -1,0 +1,445 @@
+"""Listeners that misbehave on a shared worker: the next one sees nothing, the bus names them."""
+
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+import decimal
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from contextvars import Context, ContextVar, copy_context
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from goevent import Config, DispatchHandle, Event, EventError, EventRegistry, GoEvent, Ledger
+
+REGISTRY = EventRegistry()
+VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="clean")
+SECOND: ContextVar[str] = ContextVar("SECOND", default="clean")
+
+
+class Do(Event, name="task_state.do", registry=REGISTRY):
+    n: int = 0
+
+
+class Look(Event, name="task_state.look", registry=REGISTRY):
+    n: int = 0
+
+
+@pytest.fixture
+def bus_config() -> Config:
+    return Config(registry=REGISTRY)
+
+
+async def sets_a_variable(event: Do) -> None:
+    VARIABLE.set("dirty")
+
+
+async def sets_a_variable_and_suspends(event: Do) -> None:
+    VARIABLE.set("dirty")
+    await trio.lowlevel.checkpoint()
+
+
+async def sets_a_variable_and_fails(event: Do) -> None:
+    VARIABLE.set("dirty")
+    raise ValueError("on top of it")
+
+
+async def leaves_a_scope_open(event: Do) -> None:
+    trio.CancelScope().__enter__()
+
+
+async def leaves_many_scopes_open(event: Do) -> None:
+    for deadline in (1, 2, 3):
+        trio.CancelScope(deadline=trio.current_time() + deadline).__enter__()
+        trio.CancelScope(shield=True).__enter__()
+
+
+async def leaves_a_scope_open_and_fails(event: Do) -> None:
+    trio.CancelScope().__enter__()
+    raise ValueError("on top of it")
+
+
+async def leaves_a_cancelled_scope_open(event: Do) -> None:
+    scope = trio.CancelScope()
+    scope.__enter__()
+    scope.cancel()
+
+
+async def leaves_a_cancelled_scope_open_and_suspends(event: Do) -> None:
+    scope = trio.CancelScope()
+    scope.__enter__()
+    scope.cancel()
+    await trio.lowlevel.checkpoint()
+
+
+async def leaves_an_expired_scope_open_and_suspends(event: Do) -> None:
+    trio.CancelScope(deadline=-1).__enter__()
+    await trio.sleep_forever()
+
+
+async def leaves_a_nursery_open(event: Do) -> None:
+    await trio.open_nursery().__aenter__()
+
+
+async def leaves_a_nursery_open_with_children(event: Do) -> None:
+    nursery = await trio.open_nursery().__aenter__()
+    for _ in range(3):
+        nursery.start_soon(trio.sleep_forever)
+    await trio.lowlevel.checkpoint()
+
+
+async def leaves_a_nursery_open_with_a_failing_child(event: Do) -> None:
+    async def fail() -> None:
+        raise KeyError("child")
+
+    nursery = await trio.open_nursery().__aenter__()
+    nursery.start_soon(fail)
+
+
+async def leaves_a_nursery_open_whose_child_has_failed(event: Do) -> None:
+    async def fail() -> None:
+        raise KeyError("child")
+
+    nursery = await trio.open_nursery().__aenter__()
+    nursery.start_soon(fail)
+    await wait_all_tasks_blocked()  # and the nursery cancels it here
+    await trio.sleep_forever()
+
+
+async def leaves_a_nursery_open_and_fails(event: Do) -> None:
+    nursery = await trio.open_nursery().__aenter__()
+    nursery.start_soon(trio.sleep_forever)
+    raise ValueError("on top of it")
+
+
+async def leaves_a_cancelled_nursery_open_and_suspends(event: Do) -> None:
+    nursery = await trio.open_nursery().__aenter__()
+    nursery.start_soon(trio.sleep_forever)
+    nursery.cancel_scope.cancel()
+    await trio.sleep_forever()
+
+
+async def leaves_nurseries_and_scopes_open_in_turn(event: Do) -> None:
+    for _ in range(3):
+        trio.CancelScope().__enter__()
+        nursery = await trio.open_nursery().__aenter__()
+        nursery.start_soon(trio.sleep_forever)
+
+
+async def leaves_everything(event: Do) -> None:
+    VARIABLE.set("dirty")
+    scope = trio.CancelScope()
+    scope.__enter__()
+    nursery = await trio.open_nursery().__aenter__()
+    nursery.start_soon(trio.sleep_forever)
+    VARIABLE.set("dirtier")
+    scope.cancel()
+    await trio.sleep_forever()
+
+
+MISBEHAVIOUR: list[Callable[[Do], Awaitable[None]]] = [
+    sets_a_variable,
+    sets_a_variable_and_suspends,
+    sets_a_variable_and_fails,
+    leaves_a_scope_open,
+    leaves_many_scopes_open,
+    leaves_a_scope_open_and_fails,
+    leaves_a_cancelled_scope_open,
+    leaves_a_cancelled_scope_open_and_suspends,
+    leaves_an_expired_scope_open_and_suspends,
+    leaves_a_nursery_open,
+    leaves_a_nursery_open_with_children,
+    leaves_a_nursery_open_with_a_failing_child,
+    leaves_a_nursery_open_whose_child_has_failed,
+    leaves_a_nursery_open_and_fails,
+    leaves_a_cancelled_nursery_open_and_suspends,
+    leaves_nurseries_and_scopes_open_in_turn,
+    leaves_everything,
+]
+misbehaving = pytest.mark.parametrize("culprit", MISBEHAVIOUR, ids=lambda one: one.__name__)
+
+
+def ignore(error: EventError) -> None:
+    """Be an on_error callback: failures are expected."""
+
+
+class Witness:
+    """A listener that tells what state its task is in."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float, bool, int]] = []
+
+    async def __call__(self, event: Do | Look) -> None:
+        await trio.lowlevel.checkpoint()
+        shielded = trio.current_effective_deadline()
+        children = len(trio.lowlevel.current_task().child_nurseries)
+        self.seen.append((VARIABLE.get(), shielded, event.n >= 0, children))
+
+    @property
+    def clean(self) -> bool:
+        return set(self.seen) <= {("clean", float("inf"), True, 0)}
+
+
+@asynccontextmanager
+async def checked(bus: GoEvent) -> AsyncGenerator[Witness]:
+    """Check in the end that the bus lives and its workers are clean."""
+    witness = Witness()
+    bus.subscribe(witness, Look)
+    with trio.fail_after(10):
+        yield witness
+        for n in range(20):
+            handle = await bus.dispatch(Look(n))
+            await handle.wait()
+            handle.raise_errors()
+        await bus.wait()
+    assert witness.clean
+    assert len(witness.seen) >= 20
+
+
+def is_blamed(handle: DispatchHandle, culprit: str) -> bool:
+    (error,) = handle.errors
+    assert error.listener == culprit
+    assert "the listener left a" in str(error)
+    return True
+
+
+@misbehaving
+async def test_one_error_names_the_culprit_and_the_next_listener_sees_nothing(
+    bus: GoEvent, autojump_clock: MockClock, culprit: Callable[[Do], Awaitable[None]]
+) -> None:
+    async with checked(bus):
+        neighbour = Witness()
+        bus.subscribe(culprit, Do, name="culprit")
+        bus.subscribe(neighbour, Do, name="neighbour")
+        handle = await bus.dispatch(Do())
+        await handle.wait()
+        assert is_blamed(handle, "culprit")
+        assert bus.error_count == 1
+        assert neighbour.clean
+        assert len(neighbour.seen) == 1
+
+
+@misbehaving
+async def test_twenty_times_in_a_row_with_a_mailbox_of_one(
+    bus: GoEvent, autojump_clock: MockClock, culprit: Callable[[Do], Awaitable[None]]
+) -> None:
+    async with checked(bus) as witness:
+        bus.subscribe(culprit, Do, name="culprit", mailbox=1)
+        handles = list[DispatchHandle]()
+        for n in range(20):
+            handles.append(await bus.dispatch(Do(n)))
+            await bus.dispatch(Look(n))
+        await bus.wait()
+        assert all(is_blamed(handle, "culprit") for handle in handles)
+        assert len(witness.seen) == 20
+    assert bus.snapshot().ledger == Ledger(accepted=60, completed=40, failed=20)
+
+
+async def test_all_kinds_of_misbehaviour_at_once(bus: GoEvent, autojump_clock: MockClock) -> None:
+    async with checked(bus):
+        for culprit in MISBEHAVIOUR:
+            bus.subscribe(culprit, Do)
+            bus.subscribe(Witness(), Do)
+        handles = [await bus.dispatch(Do(n)) for n in range(20)]
+        await bus.wait()
+    for handle in handles:
+        assert len(handle.errors) == len(MISBEHAVIOUR)
+        assert {error.listener for error in handle.errors} == {
+            getattr(culprit, "__qualname__", "") for culprit in MISBEHAVIOUR
+        }
+    ledger = await bus.close()
+    assert ledger.failed == 20 * len(MISBEHAVIOUR)
+    assert ledger.accepted == ledger.completed + ledger.failed
+
+
+async def test_what_the_culprit_raised_is_the_cause(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    bus.subscribe(leaves_a_scope_open_and_fails, Do)
+    handle = await bus.dispatch(Do())
+    await handle.wait()
+    (error,) = handle.errors
+    assert error.error is not None
+    assert isinstance(error.error.__cause__, ValueError)
+    assert "on top of it" in error.details
+
+
+async def test_children_of_a_nursery_that_was_left_open_are_cancelled(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    ended: list[str] = []
+
+    async def child() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            ended.append("child")
+
+    @bus.listener(Do)
+    async def leave_open(event: Do) -> None:
+        nursery = await trio.open_nursery().__aenter__()
+        nursery.start_soon(child)
+        await wait_all_tasks_blocked()
+
+    handle = await bus.dispatch(Do())
+    await handle.wait()
+    assert ended == ["child"]
+    assert len(handle.errors) == 1
+
+
+async def test_sync_code_in_a_mailbox_is_watched_too(bus: GoEvent) -> None:
+    async with checked(bus):
+
+        @bus.listener(Do, async_=True, name="culprit")
+        def culprit(event: Do) -> None:
+            VARIABLE.set("dirty")
+            trio.CancelScope(shield=True).__enter__()
+
+        for _ in range(5):
+            handle = await bus.dispatch(Do())
+            await handle.wait()
+            assert is_blamed(handle, "culprit")
+
+
+async def test_a_listener_that_cleans_up_after_itself_is_fine(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    async def child() -> None:
+        VARIABLE.set("its own")
+        await trio.sleep(0.1)
+
+    @bus.listener(Do)
+    async def careful(event: Do) -> None:
+        token = VARIABLE.set("dirty")
+        with trio.move_on_after(5) as scope, trio.CancelScope(shield=True):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(child)
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+        VARIABLE.reset(token)
+        copy_context().run(VARIABLE.set, "elsewhere")
+
+    async with checked(bus):
+        for _ in range(20):
+            handle = await bus.dispatch(Do())
+            await handle.wait()
+            handle.raise_errors()
+
+
+def test_decimal_arithmetic_is_no_misbehaviour() -> None:
+    """The first use of decimal in a context sets a context variable."""
+    prices: list[decimal.Decimal] = []
+
+    async def main() -> None:
+        async with GoEvent(Config(registry=REGISTRY)) as bus:
+
+            @bus.listener(Do)
+            async def price(event: Do) -> None:
+                prices.append(decimal.Decimal(event.n) / decimal.Decimal(3))
+
+            for n in range(5):
+                handle = await bus.dispatch(Do(n))
+                await handle.wait()
+                handle.raise_errors()
+
+    Context().run(trio.run, main)
+    assert len(prices) == 5
+
+
+async def test_workers_start_from_the_context_in_which_the_bus_was_opened() -> None:
+    bus = GoEvent(Config(registry=REGISTRY))
+    seen: list[str] = []
+
+    @bus.listener(Do)
+    async def note(event: Do) -> None:
+        seen.append(f"{VARIABLE.get()} {SECOND.get()}")
+
+    opened = VARIABLE.set("of the bus")
+    try:
+        async with bus:
+            later = SECOND.set("of the dispatcher")
+            await (await bus.dispatch(Do())).wait()
+            SECOND.reset(later)
+    finally:
+        VARIABLE.reset(opened)
+    assert seen == ["of the bus clean"]
+
+
+async def test_inline_listeners_run_in_the_context_of_the_dispatcher(bus: GoEvent) -> None:
+    seen: list[str] = []
+    bus.subscribe(lambda event: seen.append(VARIABLE.get()), Do)
+    token = VARIABLE.set("of the dispatcher")
+    bus.dispatch_nowait(Do())
+    VARIABLE.reset(token)
+    assert seen == ["of the dispatcher"]
+
+
+async def test_misbehaving_while_the_bus_closes_leaves_nothing_behind(
+    autojump_clock: MockClock,
+) -> None:
+    for culprit in MISBEHAVIOUR:
+        bus = GoEvent(Config(registry=REGISTRY))
+        bus.on_error(ignore)
+
+        async def late(event: Do, culprit: Callable[[Do], Awaitable[None]] = culprit) -> None:
+            try:
+                await trio.sleep_forever()
+            finally:
+                with trio.CancelScope(shield=True):
+                    await trio.lowlevel.checkpoint()
+                await culprit(event)
+
+        with trio.fail_after(60):
+            async with bus:
+                bus.subscribe(late, Do)
+                handles = [await bus.dispatch(Do()) for _ in range(3)]
+                await wait_all_tasks_blocked()
+                ledger = await bus.close(timeout=1)
+        assert all(handle.done for handle in handles)
+        assert ledger.accepted == 3
+        assert ledger.completed + ledger.failed + ledger.abandoned == 3
+
+
+async def test_trio_still_has_the_private_attributes_that_the_kernel_reads() -> None:
+    """`_task_state` and `_scheduler` read these; if Trio renames one, they need another way."""
+    task: Any = trio.lowlevel.current_task()
+    before = task._cancel_status
+    assert before.effectively_cancelled is False
+    with trio.CancelScope() as scope:
+        inner = task._cancel_status
+        assert inner is not before
+        assert inner._scope is scope
+        assert callable(scope._close)
+        scope.cancel()
+        assert inner.effectively_cancelled is True
+        assert before.effectively_cancelled is False
+    assert task._cancel_status is before
+    async with trio.open_nursery() as nursery:
+        assert task.child_nurseries[-1] is nursery
+        assert task._cancel_status._scope is nursery.cancel_scope
+        assert callable(nursery._nested_child_finished)
+    assert task._cancel_status is before
+
+
+class Incomparable:
+    def __eq__(self, other: object) -> bool:
+        raise ValueError("not with me")
+
+    __hash__ = object.__hash__
+
+
+async def test_context_values_that_refuse_to_be_compared_harm_nobody() -> None:
+    variable: ContextVar[Incomparable | None] = ContextVar("variable", default=None)
+    variable.set(Incomparable())
+    async with GoEvent(Config(registry=REGISTRY)) as bus:
+
+        @bus.listener(Do)
+        async def change(event: Do) -> None:
+            variable.set(Incomparable())
+
+        handle = await bus.dispatch(Do())
+        await handle.wait()
+        assert [error.listener for error in handle.errors] == [change.__qualname__]

@@ -1,0 +1,162 @@
+"""The docs hold together; `mkdocs build --strict` checks the rest, outside of pytest."""
+
+import re
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+import goevent
+import goevent.middleware
+import goevent.testing
+import goevent_faststream
+
+ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+PAGES = sorted(DOCS.rglob("*.md"))
+LOOSE = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "drivers/README.md"]
+ALL = [*PAGES, *LOOSE]
+
+SNIPPET = re.compile(r'^--8<-- "([^":]+)(?::([\w-]+))?"$', re.MULTILINE)
+MARKER = re.compile(r"^ *# --8<-- \[(start|end):([\w-]+)\]$", re.MULTILINE)
+FENCE = re.compile(r"^```.*?^```$", re.MULTILINE | re.DOTALL)
+
+
+def name_of(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def public_names(module: ModuleType) -> set[str]:
+    return {
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and not isinstance(value, ModuleType)
+    }
+
+
+# -- code
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_snippets_exist(page: Path) -> None:
+    for path, section in SNIPPET.findall(text_of(page)):
+        markers = MARKER.findall(text_of(ROOT / path))
+        if section:
+            assert ("start", section) in markers, path
+        else:
+            assert not markers, f"{path} would be shown with its markers"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_is_included_from_files_that_are_run(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```$", text_of(page), re.M | re.S):
+        assert SNIPPET.sub("", block).strip() == ""
+
+
+def test_sections_begin_and_end_and_are_used() -> None:
+    used = {snippet for page in PAGES for snippet in SNIPPET.findall(text_of(page))}
+    for path in sorted((ROOT / "examples").rglob("*.py")):
+        markers = MARKER.findall(text_of(path))
+        for kind, section in markers:
+            other = "end" if kind == "start" else "start"
+            assert markers.count((kind, section)) == 1, f"{path}: {section}"
+            assert (other, section) in markers, f"{path}: {section}"
+            assert (name_of(path), section) in used, f"{path}: {section} is shown nowhere"
+
+
+# -- reference
+
+
+def test_reference_lists_every_public_name_once() -> None:
+    listed: list[str] = []
+    for page in sorted((DOCS / "reference").glob("*.md")):
+        listed += re.findall(r"^::: goevent\.(\w+)$", text_of(page), re.MULTILINE)
+    assert sorted(listed) == sorted(public_names(goevent))
+
+
+def test_reference_lists_every_shipped_middleware() -> None:
+    page = text_of(DOCS / "reference/middleware.md")
+    listed = re.findall(r"^::: goevent\.middleware\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(public_names(goevent.middleware))
+
+
+def test_reference_lists_every_name_of_the_test_kit() -> None:
+    page = text_of(DOCS / "reference/testing.md")
+    listed = re.findall(r"^::: goevent\.testing\.(\w+)$", page, re.MULTILINE)
+    assert set(listed) == public_names(goevent.testing) | {"pytest_plugin"}
+
+
+def test_reference_lists_every_name_of_faststream_s_driver() -> None:
+    page = text_of(DOCS / "reference/drivers.md")
+    listed = re.findall(r"^::: goevent_faststream\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(public_names(goevent_faststream))
+
+
+# -- tables that are made from the code
+
+
+def test_tables_of_brokers_are_as_the_code_says() -> None:
+    spec = spec_from_file_location("tables", DOCS / "_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    tables = module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    page = text_of(DOCS / "guides/choosing-a-broker.md")
+    assert page == tables.written(page), "run: python docs/_tables.py"
+
+
+# -- links
+
+
+def headings_of(page: Path) -> set[str]:
+    """Return the anchors that both GitHub and mkdocs make of a page's headings."""
+    text = FENCE.sub("", text_of(page))
+    return {
+        re.sub(r"[\s-]+", "-", re.sub(r"[^\w\s-]", "", title).strip().lower())
+        for title in re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+    }
+
+
+@pytest.mark.parametrize("page", ALL, ids=name_of)
+def test_internal_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", FENCE.sub("", text_of(page))):
+        if target.startswith(("https://", "http://")):
+            continue
+        path, _, anchor = target.partition("#")
+        file = page.parent / path if path else page
+        assert file.is_file(), target
+        if DOCS in page.parents:
+            assert DOCS in file.resolve().parents, f"{target} is outside of the site"
+        if anchor:
+            assert anchor in headings_of(file), target
+
+
+def test_navigation_lists_every_page_once() -> None:
+    listed = re.findall(r"^ +- .*?: (\S+\.md)$", text_of(ROOT / "mkdocs.yml"), re.MULTILINE)
+    assert sorted(listed) == sorted(page.relative_to(DOCS).as_posix() for page in PAGES)
+
+
+def test_site_needs_nothing_from_the_network() -> None:
+    assert "font: false" in text_of(ROOT / "mkdocs.yml")
+    for page in [*PAGES, *DOCS.rglob("*.svg")]:
+        text = text_of(page)
+        assert not re.search(r"""(src|srcset|xlink:href)=["']https?:""", text), page
+        assert not re.search(r"!\[[^]]*\]\(https?:", text), page
+
+
+# -- the change log
+
+
+def test_change_log_has_the_marker_of_towncrier() -> None:
+    assert "\n<!-- towncrier release notes start -->\n" in text_of(ROOT / "CHANGELOG.md")
+
+
+def test_news_fragments_have_a_known_kind() -> None:
+    for fragment in (ROOT / "newsfragments").glob("*.md"):
+        assert re.fullmatch(r"\+?[\w-]+\.(feature|bugfix|removal|doc)\.md", fragment.name)
+        assert text_of(fragment).strip()

@@ -1,0 +1,423 @@
+"""Every example runs as a user would run it, and says what the docs say it says."""
+
+import os
+import re
+import runpy
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import trio
+from tests.support.redis_buses import plain_link
+from tests.support.redis_server import redis_server
+from trio.testing import MockClock
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = ROOT / "examples"
+DATA = EXAMPLES / "data" / "orders.jsonl"
+ORDERS = [sys.executable, "-W", "error", "examples/orders.py"]
+
+# What each example prints, word for word, in these pages.
+SHOWN = {
+    "quickstart.py": ["README.md", "docs/index.md"],
+    "tutorial/step1_first_event.py": ["docs/tutorial.md"],
+    "tutorial/step2_async_listener.py": ["docs/tutorial.md"],
+    "tutorial/step3_errors.py": ["docs/tutorial.md"],
+    "tutorial/step4_backpressure.py": ["docs/tutorial.md"],
+    "tutorial/step5_closing.py": ["docs/tutorial.md"],
+    "hub.py": ["docs/several-buses.md"],
+    "redis_pubsub.py": ["docs/guides/from-one-process-to-many.md"],
+    "nats_jobs.py": ["docs/for-faststream-users.md"],
+}
+# Those whose output is all that these pages show, in one block or in several.
+# Two processes print, or on_error does, which has a task of its own: the order is not ours.
+ANY_ORDER = {"redis_pubsub.py"}
+
+SHOWN_IN_PARTS = {
+    "blocking.py": "docs/guides/blocking.md",
+    "middleware.py": "docs/middleware.md",
+    "ordering.py": "docs/guides/ordering.md",
+    "patterns.py": "docs/guides/patterns.md",
+    "pipeline.py": "docs/guides/back-pressure.md",
+    "retries.py": "docs/guides/retries.md",
+    "supervision.py": "docs/guides/supervision.md",
+}
+# What those say whose output is shown in parts, or not at all.
+SAID = {
+    "backpressure.py": "no room in the mailbox of slow",
+    "redis_streams.py": "lost: 0",
+    "kafka_orders.py": "billed: 40, each order in order: True\nmail gave up after 3 deliveries",
+    "errors.py": "alert: book failed on 'order.paid': ValueError: a payment is positive",
+    "listeners.py": "counted 1",
+    "snapshot.py": "index: 0 waiting, 0 running, 20 done",
+    "threads.py": "lines",
+    "toy_driver.py": "the other bus got: hello over TCP",
+    "versions.py": "OrderPlaced(order='A-1', cents=1250)",
+}
+OTHERS = {
+    "orders.py",
+    "box_office.py",
+    "testing_a_bus.py",
+    "toy_conformance.py",
+    "data/generate.py",
+}
+
+
+def run(
+    *command: str, stdin: bytes | None = None, check: int = 0
+) -> subprocess.CompletedProcess[str]:
+    """Run a command in the root of the checkout; fail on another exit code than `check`."""
+    done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, timeout=60)
+    out, err = done.stdout.decode(), done.stderr.decode()
+    assert done.returncode == check, f"{out}\n{err}"
+    return subprocess.CompletedProcess(done.args, done.returncode, out, err)
+
+
+def python(path: Path | str, *arguments: str) -> str:
+    """Run an example, which writes no warning and no log; return what it printed."""
+    done = run(sys.executable, "-W", "error", str(path), *arguments)
+    assert done.stderr == ""
+    return done.stdout
+
+
+def blocks_of(page: str, language: str) -> list[str]:
+    """Return the fenced blocks of a page that are in one language."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+# -- all of them
+
+
+def test_no_example_is_forgotten() -> None:
+    found = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
+    assert found == {*SHOWN, *SHOWN_IN_PARTS, *SAID, *OTHERS}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_output_is_what_the_docs_show(name: str) -> None:
+    output = python(EXAMPLES / name).splitlines()
+    assert output
+    for page in SHOWN[name]:
+        shown = [block.splitlines() for block in blocks_of(page, "text")]
+        if name in ANY_ORDER or "on_error: " in "\n".join(output):
+            output, shown = sorted(output), [sorted(block) for block in shown]
+        assert output in shown, page
+
+
+@pytest.mark.parametrize("name", SHOWN_IN_PARTS)
+def test_output_is_what_the_blocks_of_its_guide_show(name: str) -> None:
+    assert python(EXAMPLES / name) == "".join(blocks_of(SHOWN_IN_PARTS[name], "text"))
+
+
+@pytest.mark.parametrize("name", SAID)
+def test_example_says_what_it_is_for(name: str) -> None:
+    assert SAID[name] in python(EXAMPLES / name)
+
+
+def test_overflow_policies_do_what_the_docs_show(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (ROOT / "docs/concepts/mailboxes.md").read_text(encoding="utf-8")
+    main = runpy.run_path(str(EXAMPLES / "backpressure.py"))["main"]
+    trio.run(main, clock=MockClock(autojump_threshold=0))  # a burst takes none of its time
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        assert f"\n{line}\n" in page
+
+
+def test_registry_and_codec_print_what_the_docs_show() -> None:
+    page = (ROOT / "docs/events.md").read_text(encoding="utf-8")
+    for line in python(EXAMPLES / "versions.py").splitlines():
+        assert f"\n{line}\n" in page
+
+
+def by_speaker(output: str) -> dict[str, list[str]]:
+    """Return the lines of each speaker: which process prints first is up to the system."""
+    lines = output.splitlines()
+    return {who: [line for line in lines if line.startswith(who)] for who in ("--", "shop", "kit")}
+
+
+async def test_two_processes_use_the_server_that_they_are_told() -> None:
+    async with redis_server() as server, plain_link(server) as link:
+        program = EXAMPLES / "redis_pubsub.py"
+        output = await trio.to_thread.run_sync(python, program, server.url)
+        blocks = blocks_of("docs/guides/from-one-process-to-many.md", "text")
+        assert by_speaker(output) in map(by_speaker, blocks)
+        stats: bytes = await link.execute("INFO", "stats")
+        assert b"total_connections_received:3\r" in stats  # the two, and ours
+
+
+def test_two_processes_refuse_a_wrong_call() -> None:
+    done = run(sys.executable, "examples/redis_pubsub.py", "redis://h", "a", "b", check=1)
+    assert "python examples/redis_pubsub.py redis://localhost:6379" in done.stderr
+
+
+def test_example_of_tests_passes() -> None:
+    done = run(
+        *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+        str(EXAMPLES / "testing_a_bus.py"),
+    )
+    assert "4 passed" in done.stdout
+
+
+def test_example_of_a_conformance_suite_passes_and_says_what_it_skips() -> None:
+    done = run(
+        *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"),
+        str(EXAMPLES / "toy_conformance.py"),
+    )
+    assert re.search(r"^\d\d passed, \d+ skipped in", done.stdout, re.MULTILINE)
+    assert ": the driver has no patterns\n" in done.stdout
+
+
+# -- the README
+
+
+def test_quickstart_of_the_readme_is_the_example() -> None:
+    assert blocks_of("README.md", "python")[0] == (EXAMPLES / "quickstart.py").read_text()
+
+
+def test_python_blocks_of_the_readme_run(tmp_path: Path) -> None:
+    for number, block in enumerate(blocks_of("README.md", "python")):
+        program = tmp_path / f"block{number}.py"
+        program.write_text(block)
+        assert python(program)
+
+
+def test_commands_of_the_readme_name_what_exists() -> None:
+    commands = "".join(blocks_of("README.md", "console"))
+    assert 'python -m pip install -e ".[dev]" && python examples/orders.py' in commands
+    assert 'python -m pip install -e ".[dev]" && python -m pytest' in commands
+    assert 'python -m pip install -e ".[bench]" && python -m benchmarks' in commands
+
+
+# -- the order desk
+
+
+def number(pattern: str, report: str) -> int:
+    found = re.search(pattern, report, re.MULTILINE)
+    assert found is not None, f"no {pattern!r} in:\n{report}"
+    return int(found[1].replace(",", ""))
+
+
+def check_report(report: str) -> dict[str, int]:
+    """Check that the numbers of a report agree; return those that depend on the input."""
+    lines = number(r"^Read ([\d,]+) lines", report)
+    dispatched = number(r"([\d,]+) events dispatched", report)
+    refused = number(r"([\d,]+) lines refused", report)
+    events = {
+        name: int(count.replace(",", ""))
+        for name, count in re.findall(r"^  ((?:order|payment)\.\w+) +([\d,]+)$", report, re.M)
+    }
+    listeners = {
+        row[0]: [int(count.replace(",", "")) for count in row[1:]]
+        for row in re.findall(
+            r"^  (\w+) +(?:inline|in mailbox) " + r" +([\d,]+)" * 4 + "$", report, re.M
+        )
+    }
+    ledger = [
+        number(rf"^Ledger: .*?([\d,]+) {column}", report)
+        for column in ("accepted", "completed", "failed", "dropped", "abandoned")
+    ]
+    assert ledger[0] == sum(ledger[1:])
+    assert set(listeners) == {"count", "follow", "charge", "bank", "notify", "ratings"}
+    assert [sum(column) for column in zip(*listeners.values(), strict=True)] == ledger[1:]
+    payments = events.get("payment.taken", 0)
+    assert sum(events.values()) == sum(listeners["count"])
+    assert sum(events.values()) - payments == dispatched
+    assert sum(listeners["charge"]) == events.get("order.placed", 0)
+    assert sum(listeners["bank"]) == payments
+    assert sum(listeners["ratings"]) == events.get("order.rated", 0)
+    errors = number(r"^Errors: ([\d,]+)", report)
+    assert errors == sum(ledger[2:])
+    assert errors == sum(int(count) for count in re.findall(r"^  (\d+) x \w+: ", report, re.M))
+    assert re.search(r"^Time: .* events/s, .* deliveries/s", report, re.M)
+    return {"lines": lines, "dispatched": dispatched, "refused": refused, "errors": errors} | {
+        "payments": payments,
+        "declined": number(r"^  (\d+) x charge: CardDeclined", report) if errors else 0,
+    }
+
+
+def test_order_desk_works_on_its_data_set() -> None:
+    lines = DATA.read_text(encoding="utf-8").splitlines()
+    assert len(lines) > 3000
+    done = run(*ORDERS)
+    assert done.stderr == ""
+    numbers = check_report(done.stdout)
+    assert numbers["lines"] == len(lines) == numbers["dispatched"] + numbers["refused"]
+    assert numbers["refused"] == 12
+    assert numbers["errors"] == 61
+    assert numbers["declined"] == 26
+    assert "charge failed on 'order.placed': GatewayTimeout: no answer about A-00039" in done.stdout
+    assert "line 217: not a JSON object" in done.stdout
+
+
+def test_order_desk_reads_standard_input() -> None:
+    lines = DATA.read_bytes().splitlines(keepends=True)[:500]
+    numbers = check_report(run(*ORDERS, "-", stdin=b"".join(lines)).stdout)
+    assert (numbers["lines"], numbers["refused"]) == (500, 1)
+
+
+def test_order_desk_reads_a_file_of_ones_own(tmp_path: Path) -> None:
+    placed = '{"event":"order.placed","order":"X-1","customer":"c","cents":100}'
+    own = tmp_path / "own.jsonl"
+    own.write_text(f"{placed}\n\n  \n" + '{"event":"order.shipped","order":"X-1","carrier":"DHL"}')
+    report = run(*ORDERS, str(own)).stdout
+    assert "Read 4 lines: 2 events dispatched, 0 lines refused." in report
+    assert "payment.taken            1" in report
+    assert "0 orders open, 2 mails" in report
+
+
+def test_order_desk_has_a_report_for_no_input() -> None:
+    report = run(*ORDERS, "-", stdin=b"").stdout
+    assert "Read 0 lines" in report
+    assert "Ledger: 0 accepted = 0 completed" in report
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b"nonsense", "not a JSON object"),
+        (b"\xff\xfe\x00", "not a JSON object"),
+        (b"[" * 100_000, "not a JSON object"),
+        (b'["order.placed"]', "not a JSON object"),
+        (b"{}", "no event type is registered as ''"),
+        (b'{"event":null}', "no event type is registered"),
+        (b'{"event":"order.lost"}', "no event type is registered as 'order.lost'"),
+        (b'{"event":"order.shipped","order":"A"}', "missing required field `carrier`"),
+        (b'{"event":"order.shipped","order":7,"carrier":"UPS"}', "Expected `str`, got `int`"),
+        (b'{"event":"order.rated","order":"A","stars":6}', "Expected `int` <= 5"),
+    ],
+)
+def test_order_desk_refuses_a_bad_line_and_goes_on(line: bytes, why: str) -> None:
+    good = b'{"event":"order.rated","order":"A","stars":5}'
+    report = run(*ORDERS, "-", stdin=b"\n".join([good, line, good])).stdout
+    assert "Read 3 lines: 2 events dispatched, 1 lines refused." in report
+    shown = re.search(r"^    line 2: (.*)$", report, re.M)
+    assert shown is not None
+    assert why in shown[1]
+
+
+def test_order_desk_reports_a_listener_that_fails() -> None:
+    line = b'{"event":"order.shipped","order":"Z-9","carrier":"UPS"}'
+    report = run(*ORDERS, "-", stdin=line).stdout
+    assert "1 x follow: LookupError" in report
+    assert "Z-9 was never placed" in report
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["no-such-file"], "cannot read 'no-such-file': No such file or directory"),
+        (["examples"], "cannot read 'examples': Is a directory"),
+        (["a", "b"], "unrecognized arguments: b"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_order_desk_refuses_a_wrong_call_in_one_line(arguments: list[str], why: str) -> None:
+    done = run(*ORDERS, *arguments, check=2)
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1
+    assert why in done.stderr
+
+
+def test_order_desk_ends_quietly_if_nobody_reads_the_report() -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    try:
+        done = subprocess.run(
+            [*ORDERS, "-"], cwd=ROOT, input=b"", stdout=theirs, stderr=subprocess.PIPE, timeout=60
+        )
+    finally:
+        os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
+def test_order_desk_ends_with_a_report_on_control_c() -> None:
+    child = subprocess.Popen(
+        [*ORDERS, "-"],
+        cwd=ROOT,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        # A shell's background jobs ignore it, and so would their children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+    with child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        assert child.stderr is not None
+        # More than a pipe holds: when this returns, the desk has begun to read.
+        child.stdin.write(DATA.read_bytes()[:150_000])
+        child.stdin.flush()
+        child.send_signal(signal.SIGINT)
+        assert child.wait(10) == 130
+        report = child.stdout.read().decode()
+        assert child.stderr.read() == b""
+    assert report.startswith("Interrupted.")
+    ledger = re.search(
+        r"Ledger: ([\d,]+) accepted = ([\d,]+) completed \+ ([\d,]+) failed"
+        r" \+ ([\d,]+) dropped \+ ([\d,]+) abandoned",
+        report,
+    )
+    assert ledger is not None
+    accepted, *settled = (int(count.replace(",", "")) for count in ledger.groups())
+    assert accepted == sum(settled)
+
+
+# -- the order desk on a terminal
+
+
+def on_terminal(*prelude: str) -> tuple[str, str]:
+    """Run the desk with a terminal for stderr; return what it and stdout got."""
+    pty = pytest.importorskip("pty")
+    program = "; ".join(
+        [
+            *prelude,
+            "import runpy, sys",
+            "sys.argv = ['orders.py']",
+            "runpy.run_path('examples/orders.py', run_name='__main__')",
+        ]
+    )
+    ours, theirs = pty.openpty()
+    child = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=theirs,
+        env={**os.environ, "TERM": "xterm-256color"},
+    )
+    os.close(theirs)
+    seen = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            seen += chunk
+    except OSError:  # how Linux says that the other side is closed
+        pass
+    finally:
+        os.close(ours)
+    report, _ = child.communicate(timeout=60)
+    assert child.returncode == 0, seen.decode()
+    return seen.decode(), report.decode()
+
+
+def test_order_desk_shows_a_bar_on_a_terminal() -> None:
+    seen, report = on_terminal()
+    assert "100%" in seen
+    check_report(report)
+
+
+def test_order_desk_counts_on_a_terminal_without_rich() -> None:
+    seen, report = on_terminal("import sys", "sys.modules['rich'] = None")
+    assert "64 kB" in seen
+    assert "%" not in seen
+    check_report(report)
+
+
+def test_generator_makes_the_data_set(tmp_path: Path) -> None:
+    copy = tmp_path / "generate.py"
+    copy.write_text((EXAMPLES / "data" / "generate.py").read_text())
+    assert python(copy) == ""
+    assert (tmp_path / "orders.jsonl").read_bytes() == DATA.read_bytes()

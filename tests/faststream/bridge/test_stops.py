@@ -1,0 +1,118 @@
+"""What buses on durable brokers give back as they stop."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
+from urllib.parse import urlsplit
+
+import pytest
+import trio
+from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.faststream_durable import DURABLE
+from tests.support.kafka_mock import kafka_mock
+from tests.support.redis_buses import Paid, until
+from tests.support.redis_server import fault_proxy
+
+
+@asynccontextmanager
+async def kafka(scheme: str) -> AsyncGenerator[str]:
+    async with kafka_mock() as mock:
+        yield f"{scheme}://{mock.addr}?claim_idle=1.2&backoff=0.02&max_deliveries=2"
+
+
+PLACES: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
+    **DURABLE,
+    "kafka": partial(kafka, "kafka"),
+    "confluent": partial(kafka, "kafka+confluent"),
+}
+
+
+def pending(bus: FastStreamBus) -> int:
+    return sum(backlog.pending for backlog in bus.backlogs())
+
+
+@pytest.mark.parametrize("kind", PLACES)
+async def test_stop_counts_as_a_delivery_only_of_what_was_begun(kind: str) -> None:
+    begun: list[int] = []
+
+    async def stuck(event: Paid) -> None:
+        begun.append(event.n)
+        await trio.sleep_forever()
+
+    async with PLACES[kind]() as plain:
+        url = f"{plain}&group=shop"
+        first = FastStreamBus(url)
+        first.subscribe(stuck, Paid, mailbox=3)
+        async with first:
+            await accepted(first, *range(10))
+            await until(lambda: begun and pending(first) == 10)
+            await first.close(timeout=0.1)
+        bus = FastStreamBus(url)
+        tries = bus.tries(fail=lambda _: False)
+        async with bus:
+            await until(lambda: len(tries) >= 10)
+            await until(lambda: pending(bus) == 0)
+        assert len(begun) == 1
+        assert sorted(tries) == [(n, 1 + begun.count(n)) for n in range(10)]
+
+
+@asynccontextmanager
+async def behind_proxy(kind: str) -> AsyncGenerator[tuple[str, Hole]]:
+    async with DURABLE[kind]() as url:
+        port = urlsplit(url).port or 0
+        async with fault_proxy(port) as proxy:
+
+            def hole(deep: bool) -> None:
+                if deep:
+                    proxy.swallow()
+                else:
+                    proxy.reset()
+                    proxy.pass_on()
+
+            yield url.replace(str(port), str(proxy.port)), hole
+
+
+@asynccontextmanager
+async def slow_mock(scheme: str) -> AsyncGenerator[tuple[str, Hole]]:
+    async with kafka_mock() as mock:
+        yield f"{scheme}://{mock.addr}?", lambda deep: mock.slow(20_000 if deep else 0)
+
+
+Hole = Callable[[bool], None]
+HOLES: dict[str, Callable[[], AbstractAsyncContextManager[tuple[str, Hole]]]] = {
+    **{kind: partial(behind_proxy, kind) for kind in DURABLE},
+    "kafka": partial(slow_mock, "kafka"),
+    "confluent": partial(slow_mock, "kafka+confluent"),
+}
+"""Each yields a URL, and what makes the broker a black hole, and a broker again."""
+
+
+@pytest.mark.parametrize("kind", HOLES)
+async def test_bus_that_ends_in_a_black_hole_leaves_nothing_and_can_be_opened_again(
+    kind: str,
+) -> None:
+    begun: list[int] = []
+    gate = trio.Event()
+
+    async def stuck(event: Paid) -> None:
+        begun.append(event.n)
+        await gate.wait()
+
+    async with HOLES[kind]() as (url, hole):
+        before = {*threading.enumerate()}
+        bus = FastStreamBus(f"{url}&group=shop")
+        bus.subscribe(stuck, Paid, mailbox=3)
+        async with bus:
+            await accepted(bus, *range(10))
+            await until(lambda: begun and pending(bus) == 10)
+            hole(True)
+            with trio.fail_after(5):
+                await bus.close(timeout=0)
+        gate.set()
+        hole(False)
+        await until(lambda: {*threading.enumerate()} <= before, 30)
+        async with bus:
+            await accepted(bus, 10)

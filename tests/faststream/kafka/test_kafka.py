@@ -1,0 +1,417 @@
+"""Kafka: durable events by both clients of FastStream, on brokers that librdkafka mocks."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from collections.abc import AsyncGenerator, Generator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from typing import Any
+
+import confluent_kafka
+import faststream
+import faststream.confluent
+import faststream.kafka
+import pytest
+import trio
+from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.kafka_mock import KafkaMock, kafka_mock
+from tests.support.redis_buses import REGISTRY, Deep, Paid, User, numbers, opened, until
+from tests.support.redis_server import free_port
+
+from goevent import DriverConnectionError, Event, UnsupportedError, current_delivery
+from goevent_faststream import BrokerConfig, FastStreamDriver
+
+TOPIC = "goevent.order.paid"
+both = pytest.mark.parametrize("scheme", ["kafka", "kafka+confluent"])
+
+
+class Moved(Event, name="order.moved", key="order", registry=REGISTRY):
+    order: str = ""
+    n: int = 0
+
+
+def bus_on(
+    mock: KafkaMock, scheme: str, group: str | None = "shop", **options: object
+) -> FastStreamBus:
+    """Return a bus with short patience."""
+    said: dict[str, object] = {"backoff": 0.02, "claim_idle": 1.2, **options}
+    if group is not None:
+        said["group"] = group
+    query = "&".join(f"{name}={value}" for name, value in said.items())
+    return FastStreamBus(f"{scheme}://{mock.addr}?{query}")
+
+
+async def all_of(mock: KafkaMock, topic: str, count: int) -> list[Any]:
+    """Return the messages of a topic, when there are so many."""
+
+    def read() -> list[Any]:
+        settings = {"bootstrap.servers": mock.addr, "group.id": "all", "log_level": 0}
+        consumer = confluent_kafka.Consumer(settings | {"auto.offset.reset": "earliest"})
+        known = consumer.list_topics(topic, timeout=5).topics[topic].partitions
+        consumer.assign([confluent_kafka.TopicPartition(topic, each, 0) for each in known])
+        found: list[Any] = []
+        while len(found) < count:
+            message = consumer.poll(10)
+            assert message is not None, f"{len(found)} of {count} in {topic}"
+            found.append(message)
+        consumer.close()
+        return found
+
+    return await trio.to_thread.run_sync(read)
+
+
+async def written(mock: KafkaMock, topic: str, *bodies: bytes) -> None:
+    """Write messages that no bus has made."""
+
+    def write() -> None:
+        producer = confluent_kafka.Producer({"bootstrap.servers": mock.addr, "log_level": 0})
+        for body in bodies:
+            producer.produce(topic, body)
+        assert producer.flush(5) == 0
+
+    await trio.to_thread.run_sync(write)
+
+
+async def committed(mock: KafkaMock, group: str, topic: str) -> tuple[int, str]:
+    """Return offset and note of the first partition of a topic."""
+
+    def ask() -> tuple[int, str]:
+        consumer = confluent_kafka.Consumer(
+            {"bootstrap.servers": mock.addr, "group.id": group, "log_level": 0}
+        )
+        (found,) = consumer.committed([confluent_kafka.TopicPartition(topic, 0)], timeout=5)
+        consumer.close()
+        return found.offset, found.metadata or ""
+
+    return await trio.to_thread.run_sync(ask)
+
+
+@asynccontextmanager
+async def worker(url: str, said: list[str]) -> AsyncGenerator[subprocess.Popen[bytes]]:
+    """Run a consumer in a process of its own, which is killed in the end."""
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tests.support.kafka_worker", url], stdout=subprocess.PIPE
+    )
+    out = process.stdout
+    assert out is not None
+
+    def read() -> None:
+        for line in out:
+            said.append(line.decode().strip())
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        await trio.to_thread.run_sync(process.wait)
+        await trio.to_thread.run_sync(reader.join)
+        out.close()
+
+
+def _has(seen: list[Any], n: int) -> bool:
+    return n in numbers(seen)
+
+
+@pytest.fixture(autouse=True)
+def _no_thread_is_left() -> Generator[None]:
+    yield
+    left = [each.name for each in threading.enumerate() if "goevent" in each.name]
+    assert not left
+
+
+@both
+async def test_receipt_is_the_place_in_the_topic(scheme: str) -> None:
+    async with kafka_mock() as mock, bus_on(mock, scheme, None) as bus:
+        mock.topic(TOPIC)
+        handles = await accepted(bus, 1, 2)
+        assert [handle.receipt for handle in handles] == [f"{TOPIC}-0@0", f"{TOPIC}-0@1"]
+
+
+@both
+async def test_bus_without_a_group_can_only_publish(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        bus = bus_on(mock, scheme, None)
+        registration = bus.subscribe(print, Paid)
+        with pytest.raises(UnsupportedError, match="group"):
+            async with bus:
+                await registration.ready()
+
+
+@both
+async def test_hanging_first_event_comes_again_after_a_kill_and_the_settled_do_not(
+    scheme: str,
+) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC)
+        said: list[str] = []
+        url = f"{scheme}://{mock.addr}?group=shop&claim_idle=1.2"
+        async with bus_on(mock, scheme, None) as sender, worker(url, said) as process:
+            await until(lambda: "ready" in said, 20)
+            await accepted(sender, *range(1, 10))
+            await until(lambda: {f"done {n}" for n in range(2, 10)} <= {*said})
+            with trio.fail_after(10):
+                while (await committed(mock, f"shop.{TOPIC}", TOPIC))[1] != "goevent/1:1x1,8xs,":
+                    pass
+            process.kill()
+            assert await committed(mock, f"shop.{TOPIC}", TOPIC) == (0, "goevent/1:1x1,8xs,")
+            receiver = bus_on(mock, scheme)
+            tries = receiver.tries(fail=lambda event: False)
+            async with receiver:
+                await accepted(sender, 10)
+                await until(lambda: (10, 1) in tries, 20)
+                await until(lambda: not any(b.lag or b.pending for b in receiver.backlogs()))
+        assert tries == [(1, 2), (10, 1)]
+        assert await committed(mock, f"shop.{TOPIC}", TOPIC) == (10, "")
+
+
+@both
+async def test_failed_event_comes_again_until_it_is_a_dead_letter(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        bus = bus_on(mock, scheme, max_deliveries=3)
+        tries = bus.tries(fail=lambda event: event.n == 13)
+        async with bus:
+            await accepted(bus, 12, 13)
+            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+        assert sorted(tries) == [(12, 1), (13, 1), (13, 2), (13, 3)]
+        (letter,) = await all_of(mock, f"{TOPIC}..dead", 1)
+        headers = {name: value.decode() for name, value in letter.headers()}
+        assert b'"n":13' in letter.value()
+        assert "no 13" in headers["goevent-reason"]
+        assert "ValueError" in headers["goevent-details"]
+        assert headers["goevent-deliveries"] == "3"
+        assert headers["goevent-id"].startswith(f"{TOPIC}-")
+        assert headers["goevent-group"] == "shop"
+        assert ":" in headers["goevent-consumer"]
+
+
+@both
+async def test_bytes_that_are_no_event_are_a_dead_letter_at_once(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC)
+        await written(mock, TOPIC, b"{nonsense", b"")
+        bus = bus_on(mock, scheme)
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: seen and len(bus.told) >= 2)
+        letters = await all_of(mock, f"{TOPIC}..dead", 2)
+        assert sorted(letter.value() or b"" for letter in letters) == [b"", b"{nonsense"]
+        assert numbers(seen) == [1]
+        assert (await committed(mock, f"shop.{TOPIC}", TOPIC))[0] == 3
+
+
+@both
+async def test_failing_event_holds_back_its_key_and_no_other(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        mock.topic("goevent.order.moved")
+        bus = bus_on(mock, scheme, backoff=0.2)
+        ran: list[tuple[str, int]] = []
+
+        async def move(event: Moved) -> None:
+            ran.append((event.order, event.n))
+            if (event.order, event.n) == ("a", 0) and current_delivery().deliveries < 3:
+                raise ValueError
+
+        bus.subscribe(move, Moved, concurrency=10)
+        async with bus:
+            for n in range(3):
+                for order in "ab":
+                    await (await bus.dispatch(Moved(order=order, n=n))).wait()
+            await until(lambda: ("a", 2) in ran)
+        assert [n for order, n in ran if order == "a"] == [0, 0, 0, 1, 2]
+        assert [n for order, n in ran if order == "b"] == [0, 1, 2]
+        assert ran.index(("b", 2)) < ran.index(("a", 1))
+
+
+@both
+async def test_two_of_a_group_share_the_partitions_and_each_key_stays_in_order(
+    scheme: str,
+) -> None:
+    async with kafka_mock() as mock:
+        buses = [bus_on(mock, scheme) for _ in range(2)]
+        seen = [bus.seen(Moved) for bus in buses]
+        async with bus_on(mock, scheme, None) as sender, opened(*buses):
+            await until(lambda: all(bus.backlogs() for bus in buses))
+
+            async def send(first: int) -> None:
+                for n in range(first, first + 100):
+                    await (await sender.dispatch(Moved(order=str(n % 20), n=n))).wait()
+
+            await send(0)
+            await until(lambda: sum(map(len, seen)) >= 100, 20)
+            await buses[0].close()
+            await send(100)
+            await until(lambda: len({e.n for each in seen for e in each}) == 200, 20)
+        for each in seen:
+            for key in map(str, range(20)):
+                of_key = [event.n for event in each if event.order == key]
+                assert [*dict.fromkeys(of_key)] == sorted({*of_key})
+
+
+@both
+async def test_snapshot_tells_what_there_is_to_do(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC)
+        bus = bus_on(mock, scheme, prefetch=2)
+        gate = trio.Event()
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+
+        bus.subscribe(slow, Paid)
+        async with bus:
+            await accepted(bus, *range(10))
+            await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(8, 2)])
+            (backlog,) = bus.backlogs()
+            assert backlog.event_name == "order.paid"
+            gate.set()
+            await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
+
+
+@both
+async def test_slow_listener_holds_reading_back_and_stays_in_its_group(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC)
+        bus = bus_on(mock, scheme, prefetch=2)
+        gate, begun = trio.Event(), list[int]()
+
+        async def slow(event: Paid) -> None:
+            begun.append(event.n)
+            await gate.wait()
+
+        bus.subscribe(slow, Paid, concurrency=100)
+        async with bus:
+            await accepted(bus, *range(100))
+            await until(lambda: len(begun) == 2)
+            await trio.sleep(3)  # longer than a silent member is waited for
+            assert len(begun) == 2
+            gate.set()
+            await until(lambda: len(begun) == 100)
+        assert begun == [*range(100)]
+
+
+@both
+async def test_pattern_gets_topics_that_were_there_and_those_that_come(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        bus = bus_on(mock, scheme)
+        exact, pattern = bus.seen("order.paid"), bus.seen("order.**")
+        async with bus_on(mock, scheme, None) as sender:
+            await accepted(sender, 1)
+            async with bus:
+                await accepted(sender, 2)
+                for event in (Deep(n=3), User(n=4), Deep(n=5)):
+                    await (await sender.dispatch(event)).wait()
+                await until(lambda: len(pattern) == 4, 20)
+        assert sorted(numbers(exact)) == [1, 2]
+        assert sorted(numbers(pattern)) == [1, 2, 3, 5]
+
+
+@both
+async def test_group_begins_where_it_is_told_and_only_at_first(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC)
+        async with bus_on(mock, scheme, None) as sender:
+            await accepted(sender, 1, 2, 3)
+            soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
+            wanted = {"earliest": [1, 2, 3], "latest": [], "2": [3], soon: []}
+            for number, (start, before) in enumerate(wanted.items()):
+                bus = bus_on(mock, scheme, f"g{number}", start=start)
+                seen = bus.seen()
+                async with bus:
+                    (handle,) = await accepted(sender, 10 + number)
+                    assert handle.receipt
+                    await until(partial(_has, seen, 10 + number))
+                assert numbers(seen)[: len(before) + 1][: len(before)] == before
+                await accepted(sender, 20)
+                async with bus:
+                    await until(partial(_has, seen, 20))
+                assert numbers(seen).count(10 + number) == 1
+
+
+@both
+async def test_outage_is_told_once_and_nothing_accepted_is_lost(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC)
+        bus = bus_on(mock, scheme, publish_timeout=1)
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: seen)
+            mock.down()
+            await until(lambda: not bus.driver.snapshot().connected)
+            with trio.fail_after(10):
+                handle = await bus.dispatch(Paid(n=2))
+                await handle.wait()
+            assert isinstance(handle.errors[0].__cause__, DriverConnectionError)
+            mock.up()
+            await until(lambda: bus.driver.snapshot().connected)
+            await accepted(bus, 3)
+            await until(lambda: 3 in numbers(seen), 20)
+        assert bus.says(f"connection to {scheme} is lost") == 1
+        assert bus.says(f"connected to {scheme} again") == 1
+
+
+@both
+async def test_wrong_address_is_told_in_time_and_shows_no_password(scheme: str) -> None:
+    url = f"{scheme}://me:geheim@127.0.0.1:{free_port()}?group=shop"
+    driver = FastStreamDriver.from_url(url)
+    with trio.fail_after(15), pytest.raises(DriverConnectionError) as caught:
+        async with FastStreamBus(driver):
+            pass
+    assert "geheim" not in f"{caught.value!r} {driver!r} {driver.config!r}"
+
+
+@both
+async def test_middlewares_of_the_broker_run_for_both_directions(scheme: str) -> None:
+    kind = faststream.kafka if scheme == "kafka" else faststream.confluent
+    ran: list[str] = []
+
+    class Noting(faststream.BaseMiddleware):
+        async def consume_scope(self, call_next: Any, msg: Any) -> Any:
+            ran.append("consume")
+            return await call_next(msg)
+
+        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
+            ran.append("publish")
+            return await call_next(cmd)
+
+    async with kafka_mock() as mock:
+        broker = kind.KafkaBroker(mock.addr, middlewares=[Noting], logger=None)
+        config = BrokerConfig(group="shop", claim_idle=1.2)
+        bus = FastStreamBus(FastStreamDriver(broker, config))
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1, 2)
+            await until(lambda: len(seen) == 2)
+        assert sorted(ran) == ["consume"] * 2 + ["publish"] * 2
+
+
+@both
+async def test_topic_of_ones_own_says_the_prefix_and_that_topics_are_made_elsewhere(
+    scheme: str,
+) -> None:
+    kind = faststream.kafka if scheme == "kafka" else faststream.confluent
+    async with kafka_mock() as mock:
+        mock.topic("shop.order.paid", 3)
+        address = kind.Topic("shop.", declare=False)
+        broker = kind.KafkaBroker(mock.addr, logger=None)
+        driver = FastStreamDriver(broker, BrokerConfig(publish_timeout=2), address=address)
+        async with FastStreamBus(driver) as bus:
+            (handle,) = await accepted(bus, 1)
+            assert handle.receipt.startswith("shop.order.paid-")
+            handle = await bus.dispatch(User(n=1))
+            await handle.wait()
+            assert "not ours to make" in str(handle.errors[0].__cause__)
+
+
+@both
+def test_url_that_makes_no_sense_is_refused(scheme: str) -> None:
+    for rest in ("h:9092?colour=red", "h:x", "h?tls=2", "h?sasl=none", "h?stream=s"):
+        with pytest.raises(ValueError, match=r"Kafka"):
+            FastStreamDriver.from_url(f"{scheme}://{rest}")

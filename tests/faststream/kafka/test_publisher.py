@@ -1,0 +1,93 @@
+"""The publisher to Kafka, on a client of paper: what it keeps of events, and for how long."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from typing import Any
+
+from goevent import DriverConnectionError, Receipt
+from goevent_faststream._adapter.contract import Outgoing, Result
+from goevent_faststream._kafka.client import Answer
+from goevent_faststream._kafka.publisher import Publisher
+
+
+class PaperClient:
+    """A client that answers if its topic is not `mute`."""
+
+    async def ensure(self, topic: str) -> None:
+        """Have every topic."""
+
+    async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
+        """Answer at once."""
+        if outgoing.name != "mute":
+            asyncio.get_running_loop().call_soon(answer, outgoing, Receipt(id=topic))
+
+
+class PaperLink:
+    """A link that is up."""
+
+    is_up = True
+
+
+class Results(list[Result]):
+    """What an event was told; it can be watched until nobody keeps it."""
+
+
+def outgoing(name: str, results: Results) -> Outgoing:
+    return Outgoing(
+        name, b"", {}, "", None, results.append, lambda event: event.replied(event.result)
+    )
+
+
+def publisher(timeout: float) -> Publisher:
+    client: Any = PaperClient()
+    link: Any = PaperLink()
+    return Publisher(client, link, "", timeout)
+
+
+async def published(publishes: Publisher) -> weakref.ref[Results]:
+    results = Results()
+    await publishes.publish([outgoing("order", results)])
+    await asyncio.sleep(0)
+    assert results == [Receipt(id="order")]
+    return weakref.ref(results)
+
+
+def test_nothing_is_kept_of_an_event_that_is_answered() -> None:
+    async def main() -> None:
+        publishes = publisher(3600)
+        publishes.open()
+        watched = [await published(publishes) for _ in range(3)]
+        gc.collect()
+        assert [each() for each in watched] == [None] * 3
+        publishes.close()
+
+    asyncio.run(main())
+
+
+def test_each_event_without_an_answer_is_given_up_in_its_turn() -> None:
+    async def main() -> None:
+        publishes = publisher(-0.45)  # on top of it there is half a second for the client's word
+        publishes.open()
+        told: list[str] = []
+
+        def mute(name: str) -> Outgoing:
+            return Outgoing("mute", b"", {}, "", None, results.append, lambda _: told.append(name))
+
+        results, answered = Results(), Results()
+        await publishes.publish([mute("first"), outgoing("order", answered), mute("second")])
+        while not told:
+            await asyncio.sleep(0)
+        await publishes.publish([late := mute("third")])
+        assert told == ["first", "second"]
+        while len(told) < 3:
+            await asyncio.sleep(0)
+        assert isinstance(late.result, DriverConnectionError)
+        await publishes.publish([mute("last")])
+        publishes.close()
+        assert told == ["first", "second", "third", "last"]
+        assert answered == [Receipt(id="order")]
+
+    asyncio.run(asyncio.wait_for(main(), 10))

@@ -1,0 +1,447 @@
+"""MQTT over FastStream's broker: fan-out and groups, and what happens to its server."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from itertools import product
+from typing import Any, ClassVar
+
+import pytest
+import trio
+from faststream import BaseMiddleware
+from faststream.mqtt import MQTTBroker
+from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.mqtt_server import MqttServer, mqtt_server
+from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
+from tests.support.redis_server import fault_proxy, free_port
+from tests.support.worker_process import at_work
+
+from goevent import DriverConnectionError, DriverError, compile_pattern
+from goevent_faststream import BrokerConfig, FastStreamDriver
+from goevent_faststream._mqtt.topics import cover, name_of, topic
+
+PLACES = [None, "shop"]
+
+
+async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
+    async with mqtt_server() as server:
+        sender, receiver = server.bus(), server.bus()
+        seen = [receiver.seen(via) for via in ("order.paid", "order.*", "*.paid", "**")]
+        async with opened(sender, receiver):
+            await accepted(sender, *range(100))
+            await until(lambda: all(len(each) == 100 for each in seen))
+            await sender.dispatch(User(n=7))
+            await until(lambda: len(seen[3]) == 101)
+        assert [sorted(numbers(each)) for each in seen[:3]] == [[*range(100)]] * 3
+
+
+async def test_event_comes_once_to_a_group_whatever_it_matches() -> None:
+    async with mqtt_server() as server:
+        sender, buses = server.bus(), [server.bus("shop") for _ in range(2)]
+        exact: list[Any] = []
+        crossing: list[Any] = []
+        for bus in buses:
+            bus.subscribe(exact.append, Paid)
+            bus.subscribe(crossing.append, "*.paid")
+            bus.subscribe(crossing.append, "order.*")
+        async with opened(sender, *buses):
+            await accepted(sender, *range(100))
+            await until(lambda: len(exact) == 100 and len(crossing) == 200)
+        assert sorted(numbers(exact)) == [*range(100)]
+
+
+async def test_pattern_that_comes_late_does_not_bring_anything_twice_or_lose_it() -> None:
+    async with mqtt_server() as server:
+        sender, receiver = server.bus(), server.bus()
+        seen = receiver.seen()
+        async with opened(sender, receiver), trio.open_nursery() as nursery:
+            stop, sent = False, 0
+
+            async def load() -> None:
+                nonlocal sent
+                while not stop:
+                    await accepted(sender, sent)
+                    sent += 1
+
+            nursery.start_soon(load)
+            await until(grown(seen))
+            receiver.seen("order.*")
+            receiver.seen("*.paid")
+            await receiver.ready()
+            await until(grown(seen))
+            receiver.unregister_listeners_for_event("*.paid")
+            await until(grown(seen))
+            stop = True
+            await until(lambda: len(seen) >= sent)
+        assert sorted(numbers(seen)) == [*range(sent)]
+
+
+async def test_middlewares_of_a_given_broker_run_around_both_ways() -> None:
+    class Noting(BaseMiddleware[Any, Any]):
+        ran: ClassVar[list[str]] = []
+
+        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
+            self.ran.append("publish")
+            return await call_next(cmd)
+
+        async def consume_scope(self, call_next: Any, msg: Any) -> Any:
+            self.ran.append("consume")
+            if b"fail" in msg.body:
+                raise ValueError("a middleware of ours")
+            return await call_next(msg)
+
+    async with mqtt_server() as server:
+        broker = MQTTBroker(server.url(), middlewares=[Noting], logger=None)
+        bus, other = FastStreamBus(FastStreamDriver(broker)), server.bus()
+        back, there = bus.seen("user.created"), other.seen()
+        async with opened(bus, other):
+            await accepted(bus, 1)
+            await until(lambda: there)
+            await other.dispatch(User(n=2))
+            await until(lambda: back)
+            assert sorted(Noting.ran) == ["consume", "publish"]
+            await server_says(server, "goevent/user/created", b"fail")
+            await until(lambda: bus.says("a middleware of ours"))
+            await other.dispatch(User(n=3))
+            await until(lambda: len(back) == 2)
+
+
+async def server_says(server: MqttServer, where: str, body: bytes) -> None:
+    """Publish a body with the program of Mosquitto."""
+    command = ["mosquitto_pub", "-p", str(server.port), "-t", where, "-m", body.decode(), "-q", "1"]
+    await trio.run_process(command)
+
+
+async def test_bytes_that_are_no_event_and_topics_that_are_no_name_do_no_harm() -> None:
+    async with mqtt_server() as server:
+        bus = server.bus()
+        seen = bus.seen("**")
+        async with bus:
+            for where in ("goevent/a.b", "goevent/order/paid", "goevent", "other/order/paid"):
+                await server_says(server, where, b"{nonsense")
+            await until(lambda: bus.told)
+            await bus.dispatch(Paid(n=1))
+            await until(lambda: seen)
+        assert len(bus.told) == 1
+        assert numbers(seen) == [1]
+
+
+@pytest.mark.parametrize("group", PLACES)
+async def test_server_killed_and_restarted_under_load_is_reported_and_used_again(
+    group: str | None,
+) -> None:
+    async with mqtt_server() as server:
+        sender, receiver = server.bus(), server.bus(group)
+        seen = receiver.seen()
+        stop = False
+
+        async def load() -> None:
+            n = 0
+            while not stop:
+                handle = await sender.dispatch(Paid(n=n))
+                await handle.wait()
+                n += 1
+
+        def connected() -> list[bool]:
+            return [bus.driver.snapshot().connected for bus in (sender, receiver)]
+
+        async with opened(sender, receiver), trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            for _ in range(2):
+                await until(grown(seen))
+                server.kill()
+                await until(lambda: not any(connected()))
+                await server.start()
+                await until(lambda: all(connected()))
+            await until(grown(seen))
+            stop = True
+        for bus in (sender, receiver):
+            assert bus.says("connection to mqtt is lost") == 2
+            assert bus.says("connected to mqtt again") == 2
+        assert len(set(numbers(seen))) == len(seen)
+
+
+async def test_what_comes_while_a_connection_is_cut_is_kept_for_a_bus_without_a_group() -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        sender, receiver = server.bus(), server.bus(port=proxy.port)
+        seen = receiver.seen()
+        async with opened(sender, receiver):
+            await accepted(sender, *range(10))
+            await until(lambda: len(seen) == 10)
+            proxy.refuse()
+            proxy.reset()
+            await until(lambda: not receiver.driver.snapshot().connected)
+            await accepted(sender, *range(10, 20))
+            await proxy.accept()
+            await until(lambda: len(seen) >= 20)
+        assert sorted(numbers(seen)) == [*range(20)]
+        assert receiver.says("is lost") == receiver.says("again") == 1
+
+
+@pytest.mark.parametrize("group", PLACES)
+async def test_equal_messages_are_not_taken_for_copies_after_a_reconnect(group: str | None) -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        bus = server.bus(group, port=proxy.port, format="faststream")
+        seen = bus.seen()
+        async with bus:
+            for _ in range(3):
+                await server_says(server, "goevent/order/paid", b'{"n":7}')
+            await until(lambda: len(seen) == 3)
+            proxy.reset()
+            await until(lambda: bus.says("connected to mqtt again"))
+            for body in (*[b'{"n":7}'] * 10, b'{"n":8}'):
+                await server_says(server, "goevent/order/paid", body)
+            await until(lambda: numbers(seen)[-1] == 8)
+        assert numbers(seen) == [7] * 13 + [8]
+
+
+async def test_what_waits_for_room_as_the_connection_is_lost_comes_again() -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        sender, receiver = server.bus(), server.bus(port=proxy.port, prefetch=2)
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        receiver.subscribe(slow, Paid, mailbox=1)
+        async with opened(sender, receiver):
+            await accepted(sender, *range(10))
+            session: Any = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: session._harbour._waiting)
+            proxy.reset()
+            await until(lambda: receiver.says("connected to mqtt again"))
+            gate.set()
+            await until(lambda: len(done) >= 10)
+        assert sorted(done) == [*range(10)]
+
+
+async def test_killed_process_of_a_group_does_not_hold_up_the_others() -> None:
+    async with mqtt_server() as server, server.bus() as sender:
+        async with at_work("faststream_worker", server.url("shop")) as worker:
+            await accepted(sender, *range(10))
+            await worker.says("begun", 10)
+            worker.process.kill()
+        bus = server.bus("shop")
+        tries = bus.tries(fail=lambda _: False)
+        async with bus:
+            await accepted(sender, *range(10, 20))
+            await until(lambda: len(tries) == 10)
+        # At most once: what the process had got is gone with it.
+        assert sorted(tries) == [(n, 1) for n in range(10, 20)]
+
+
+@pytest.mark.parametrize("group", PLACES)
+async def test_publish_in_an_outage_fails_clearly_and_in_time(group: str | None) -> None:
+    async with mqtt_server() as server:
+        bus = server.bus(group, publish_timeout=1)
+        async with bus:
+            await accepted(bus, 1)
+            server.kill()
+            begun = trio.current_time()
+            handle = await bus.dispatch(Paid(n=2))
+            await handle.wait()
+            (error,) = handle.errors
+            assert isinstance(error.error, DriverConnectionError)
+            assert trio.current_time() - begun < 10
+            await until(lambda: bus.says("is lost"))
+            assert not bus.driver.snapshot().connected
+
+
+async def test_black_hole_is_noticed_and_left() -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        bus = server.bus(port=proxy.port)
+        async with bus:
+            await accepted(bus, 1)
+            proxy.swallow()
+            begun = trio.current_time()
+            handle = await bus.dispatch(Paid(n=2))
+            await handle.wait()
+            assert isinstance(handle.errors[0].error, DriverConnectionError)
+            assert trio.current_time() - begun < 10
+            await until(lambda: bus.says("is lost"), 20)
+            proxy.pass_on()
+            await until(lambda: bus.says("connected to mqtt again"), 20)
+            await accepted(bus, 3)
+
+
+async def test_slow_listener_holds_back_the_island() -> None:
+    async with mqtt_server("max_queued_messages 0") as server:
+        sender, receiver = server.bus(), server.bus(prefetch=10)
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        receiver.subscribe(slow, Paid, mailbox=5)
+        async with opened(sender, receiver):
+            await accepted(sender, *range(200))
+            session: Any = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: session._harbour.room() == 0)
+            gate.set()
+            await until(lambda: len(done) == 200)
+        assert sorted(done) == [*range(200)]
+
+
+async def test_flood_without_a_window_is_bounded_and_what_is_lost_is_reported() -> None:
+    async with mqtt_server("max_queued_messages 0") as server:
+        bus = server.bus(prefetch=10, format="faststream")
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        bus.subscribe(slow, Paid, mailbox=5)
+        async with bus:
+            lines = b"".join(b'{"n":%d}\n' % n for n in range(5000))
+            where = ["-p", str(server.port), "-t", "goevent/order/paid", "-q", "0", "-l"]
+            await trio.run_process(["mosquitto_pub", *where], stdin=lines)
+            await until(lambda: bus.says("are lost, as too many wait"))
+            gate.set()
+            await until(lambda: len(done) >= 1000)
+            await server_says(server, "goevent/order/paid", b'{"n":5000}')
+            await until(lambda: done[-1] == 5000)
+        assert len(done) < 5000
+
+
+async def test_server_that_does_not_let_us_in_is_a_clear_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    async with mqtt_server(user=("me", "right")) as server:
+        for who in ("me:s3cret@", "s3cret:s3cret@", ""):
+            bus = FastStreamBus(f"mqtt://{who}127.0.0.1:{server.port}")
+            with trio.fail_after(10), pytest.raises(DriverConnectionError, match="login") as caught:
+                async with bus:
+                    pass
+            assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {bus.driver!r}"
+        assert "s3cret" not in caplog.text
+        async with FastStreamBus(f"mqtt://me:right@127.0.0.1:{server.port}") as bus:
+            await accepted(bus, 1)
+
+
+async def test_server_that_does_not_let_us_in_again_is_reported_once() -> None:
+    async with mqtt_server(user=("me", "right")) as server:
+        bus = FastStreamBus(f"mqtt://me:right@127.0.0.1:{server.port}")
+
+        def refusals() -> int:
+            return sum("does not let us in" in str(error) for error in bus.errors)
+
+        async with bus:
+            await accepted(bus, 1)
+            server.kill()
+            server.user = ("me", "other")
+            await server.start()
+            await until(refusals)
+            server.kill()
+            server.user = ("me", "right")
+            await server.start()
+            await until(lambda: any("again" in str(error) for error in bus.errors))
+            await accepted(bus, 2)
+            assert refusals() == 1
+
+
+async def test_port_where_nobody_listens_or_answers_is_a_clear_error() -> None:
+    silent = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = silent[0].socket.getsockname()[1]
+    try:
+        for each in (free_port(), port):
+            with trio.fail_after(12), pytest.raises(DriverConnectionError, match="MQTT"):
+                async with FastStreamBus(f"mqtt://me:s3cret@127.0.0.1:{each}"):
+                    pass
+    finally:
+        await silent[0].aclose()
+
+
+async def test_no_connection_and_no_thread_is_left_after_close() -> None:
+    async with mqtt_server() as server, fault_proxy(server.port) as proxy:
+        for group in PLACES:
+            bus = server.bus(group, port=proxy.port)
+            bus.seen()
+            async with bus:
+                await accepted(bus, 1)
+            clients = proxy._clients  # pyright: ignore[reportPrivateUsage]
+            await until(lambda clients=clients: not clients)  # type: ignore[misc]
+            names = [thread.name for thread in threading.enumerate()]
+            assert not [name for name in names if name.startswith("goevent-mqtt")]
+
+
+async def test_deep_names_are_deep_topics() -> None:
+    async with mqtt_server() as server:
+        sender, receiver = server.bus(prefix="a.b."), server.bus(prefix="a.b.")
+        elsewhere = server.bus()
+        seen, not_here = receiver.seen("order.**.added"), elsewhere.seen("**")
+        async with opened(sender, receiver, elsewhere):
+            await sender.dispatch(Deep(n=2))
+            await until(lambda: seen)
+        assert not_here == []
+
+
+@pytest.mark.parametrize("rest", ["host:port", "host/?port=1", "host/path", "h?version=4", "[host"])
+def test_url_that_makes_no_sense_is_refused_without_its_password(rest: str) -> None:
+    with pytest.raises(ValueError, match="MQTT") as caught:
+        FastStreamDriver.from_url(f"mqtt://me:s3cret@{rest}")
+    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_what_mqtt_does_not_have_is_refused() -> None:
+    with pytest.raises(TypeError, match="topics"):
+        FastStreamDriver(MQTTBroker(logger=None), address="orders")
+    with pytest.raises(ValueError, match="streams"):
+        FastStreamDriver(MQTTBroker(logger=None), BrokerConfig(stream="orders"))
+
+
+def test_capabilities_promise_no_more_than_mqtt_holds() -> None:
+    alone, grouped = (
+        FastStreamDriver.from_url(url).capabilities for url in ("mqtt://h", "mqtt://h?group=a")
+    )
+    assert (alone.fan_out, grouped.fan_out) == (True, False)
+    assert not any(
+        [alone.durable, alone.lossless, alone.ordered, grouped.durable, grouped.lossless]
+    )
+
+
+NAMES = [".".join(words) for count in (1, 2, 3, 4) for words in product("ab", repeat=count)]
+VIAS = ["a", "a.b", "*", "a.*", "*.b", "*.*", "a.**", "**", "*.**", "a.**.b", "**.b", "b.*.a"]
+
+
+def matches(filter_: str, name: str) -> bool:
+    levels, words = filter_.split("/"), topic(name).split("/")
+    if levels[-1] == "#":
+        levels = levels[:-1]
+        words = words[: len(levels)]
+    fits = (level in ("+", word) for level, word in zip(levels, words, strict=False))
+    return len(levels) == len(words) and all(fits)
+
+
+@pytest.mark.parametrize("vias", [*product(VIAS, repeat=2), *product(VIAS[:8], repeat=3)])
+def test_cover_has_each_topic_once(vias: tuple[str, ...]) -> None:
+    filters = cover(vias)
+    tests = [compile_pattern(via) for via in vias]
+    for name in NAMES:
+        count = sum(matches(filter_, name) for filter_ in filters)
+        assert count <= 1
+        if any(test(name) for test in tests):
+            assert count == 1
+
+
+def test_filters_that_do_not_overlap_stay_narrow() -> None:
+    assert cover(["order.paid", "user.*", "order.lost"]) == {"order/paid", "user/+", "order/lost"}
+    assert cover(["order.paid", "order.*"]) == {"order/+"}
+    assert (name_of("order/paid"), name_of("a.b/c")) == ("order.paid", "")
+
+
+async def test_old_version_refuses_headers_and_nothing_else() -> None:
+    async with mqtt_server() as server:
+        sender, receiver = server.bus(version="3.1.1"), server.bus(version="3.1.1")
+        seen = receiver.seen("order.*")
+        async with opened(sender, receiver):
+            await accepted(sender, *range(10))
+            await until(lambda: len(seen) == 10)
+            assert not [error for error in sender.told if isinstance(error.error, DriverError)]

@@ -1,0 +1,366 @@
+"""Core NATS: fan-out over FastStream's broker, with what happens to its server."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from typing import Any
+
+import pytest
+import trio
+from faststream import BaseMiddleware
+from faststream.nats import NatsBroker
+from tests.support.brokers import missing
+from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.nats_server import nats_server
+from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
+from tests.support.redis_server import fault_proxy
+
+from goevent import DriverConnectionError, DriverError, UnknownDriverError
+from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver
+from goevent_faststream._adapter.overlap import Copies
+from goevent_faststream._brokers import dialects, of_scheme
+from goevent_faststream._nats.core import NatsDialect
+
+
+async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
+    async with nats_server() as server:
+        sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
+        seen = [receiver.seen(via) for via in ("order.paid", "order.*", "*.paid", "**")]
+        async with opened(sender, receiver):
+            await accepted(sender, *range(100))
+            await until(lambda: all(len(each) == 100 for each in seen))
+            await sender.dispatch(User(n=7))
+            await until(lambda: len(seen[3]) == 101)
+        assert [numbers(each) for each in seen[:3]] == [[*range(100)]] * 3
+
+
+async def test_pattern_within_a_broader_wildcard_gets_only_what_it_matches() -> None:
+    async with nats_server() as server:
+        sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
+        within, all_of_them = receiver.seen("order.**.added"), receiver.seen("**")
+        async with opened(sender, receiver):
+            await accepted(sender, 1)
+            await sender.dispatch(Deep(n=2))
+            await until(lambda: len(all_of_them) == 2)
+        assert numbers(within) == [2]
+
+
+async def test_middlewares_of_a_given_broker_run_around_both_ways() -> None:
+    ran: list[str] = []
+
+    class Noting(BaseMiddleware[Any, Any]):
+        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
+            ran.append("publish")
+            return await call_next(cmd)
+
+        async def consume_scope(self, call_next: Any, msg: Any) -> Any:
+            ran.append("consume")
+            return await call_next(msg)
+
+    async with nats_server() as server:
+        broker = NatsBroker(server.url, middlewares=[Noting], logger=None)
+        sender = FastStreamBus(FastStreamDriver(broker))
+        receiver = FastStreamBus(server.url)
+        back, there = sender.seen("user.created"), receiver.seen()
+        async with opened(sender, receiver):
+            await accepted(sender, 1)
+            await until(lambda: there)
+            await receiver.dispatch(User(n=2))
+            await until(lambda: back)
+    assert sorted(ran) == ["consume", "publish"]
+
+
+async def test_bytes_that_are_no_text_do_not_make_a_bus_deaf() -> None:
+    head = b"NATS/1.0 503 \xff\r\n\r\n"
+    hostile = (
+        b"HPUB goevent.order.paid %d %d\r\n%b\r\n" % (len(head), len(head), head),
+        b"PUB goevent.order.\xff 0\r\n\r\n",
+    )
+    async with nats_server() as server:
+        sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
+        seen = receiver.seen("**")
+        async with opened(sender, receiver):
+            for count, bad in enumerate(hostile, 1):
+                async with await trio.open_tcp_stream("127.0.0.1", server.port) as stream:
+                    await stream.send_all(b'CONNECT {"headers":true}\r\n' + bad + b"PING\r\n")
+                    received = b""
+                    while b"PONG" not in received:
+                        received += await stream.receive_some()
+                await until(lambda count=count: len(receiver.told) == count)  # type: ignore[misc]
+                await accepted(sender, count)
+                await until(lambda count=count: len(seen) == count)  # type: ignore[misc]
+        assert not receiver.says("is lost")
+
+
+async def test_publish_in_an_outage_fails_clearly_and_in_time() -> None:
+    async with nats_server() as server:
+        bus = FastStreamBus(f"{server.url}?publish_timeout=1")
+        async with bus:
+            await accepted(bus, 1)
+            server.kill()
+            begun = trio.current_time()
+            handle = await bus.dispatch(Paid(n=2))
+            await handle.wait()
+            (error,) = handle.errors
+            assert isinstance(error.error, DriverConnectionError)
+            assert trio.current_time() - begun < 10
+            await until(lambda: bus.says("is lost"))
+            assert not bus.driver.snapshot().connected
+
+
+@pytest.mark.parametrize("query", ["nats://{}", "nats+js://{}?group=shop"])
+async def test_server_that_does_not_answer_fails_a_publish_in_time(query: str) -> None:
+    async with nats_server() as server, fault_proxy(server.port) as proxy:
+        bus = FastStreamBus(query.format(proxy.addr))
+        async with bus:
+            await accepted(bus, 1)
+            proxy.swallow()
+            with trio.fail_after(10):
+                handle = await bus.dispatch(Paid(n=2))
+                await handle.wait()
+            assert isinstance(handle.errors[0].error, DriverConnectionError)
+            proxy.pass_on()
+            await accepted(bus, 3)
+
+
+async def test_wrong_password_is_said_at_once() -> None:
+    async with nats_server("--user", "joe", "--pass", "secret") as server:
+        bus = FastStreamBus(f"nats://joe:guess@{server.addr}")
+        with trio.fail_after(4), pytest.raises(DriverError, match="Authorization"):
+            async with bus:
+                pass
+        async with FastStreamBus(f"nats://joe:secret@{server.addr}") as bus:
+            await accepted(bus, 1)
+
+
+async def test_server_killed_and_restarted_under_load_is_reported_and_used_again() -> None:
+    async with nats_server() as server:
+        sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
+        seen = receiver.seen()
+        refused: list[int] = []
+        taken: list[int] = []
+        stop = False
+
+        def connected() -> list[bool]:
+            return [bus.driver.snapshot().connected for bus in (sender, receiver)]
+
+        async def load() -> None:
+            n = 0
+            while not stop:
+                handle = await sender.dispatch(Paid(n=n))
+                await handle.wait()
+                (refused if handle.errors else taken).append(n)
+                n += 1
+
+        async with opened(sender, receiver), trio.open_nursery() as nursery:
+            nursery.start_soon(load)
+            for _ in range(2):
+                await until(grown(seen))
+                server.kill()
+                await until(lambda: not any(connected()))
+                await server.start()
+                await until(lambda: all(connected()))
+            await until(grown(seen))
+            stop = True
+        for bus in (sender, receiver):
+            assert bus.says("connection to nats is lost") == 2
+            assert bus.says("connected to nats again") == 2
+        assert numbers(seen) == sorted(set(numbers(seen)))
+        assert len(taken) > 100
+
+
+async def test_crash_of_the_loop_ends_the_bus_with_a_driver_error() -> None:
+    async def crash() -> None:
+        asyncio.get_running_loop().call_soon(sys.exit, 3)
+
+    async def crashing(bus: FastStreamBus) -> None:
+        async with bus:
+            session = bus.driver._session  # pyright: ignore[reportPrivateUsage]
+            assert session is not None
+            await session._island.call(crash)  # pyright: ignore[reportPrivateUsage]
+            await trio.sleep_forever()
+
+    async with nats_server() as server:
+        bus = FastStreamBus(server.url)
+        with trio.fail_after(10), pytest.raises(DriverError, match="loop of the broker"):
+            await crashing(bus)
+        async with bus:
+            await accepted(bus, 1)
+
+
+async def test_client_that_cannot_be_closed_fails_the_bus_and_holds_up_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def fail() -> None:
+        await close()
+        raise TypeError("a defect of the client")
+
+    async with nats_server() as server:
+        bus = FastStreamBus(server.url)
+        dialect = bus.driver._dialect  # pyright: ignore[reportPrivateUsage]
+        close = dialect.close
+        monkeypatch.setattr(dialect, "close", fail)
+        with (
+            trio.fail_after(10),
+            pytest.raises((TypeError, ExceptionGroup)) as caught,
+        ):
+            async with bus:
+                await accepted(bus, 1)
+    assert "a defect of the client" in "".join(traceback.format_exception(caught.value))
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("goevent-")]
+
+
+def test_keyboard_interrupt_ends_the_bus_and_its_thread() -> None:
+    async def main() -> None:
+        async with nats_server() as server, FastStreamBus(server.url) as bus:
+            await accepted(bus, 1)
+            signal.raise_signal(signal.SIGINT)
+            await trio.sleep_forever()
+
+    with pytest.raises(KeyboardInterrupt):
+        trio.run(main)
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("goevent-")]
+
+
+async def test_slow_listener_holds_back_the_island() -> None:
+    async with nats_server() as server:
+        sender = FastStreamBus(server.url)
+        receiver = FastStreamBus(f"{server.url}?prefetch=10")
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        receiver.subscribe(slow, Paid, mailbox=5)
+        async with opened(sender, receiver):
+            await accepted(sender, *range(200))
+            session = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
+            assert session is not None
+            harbour = session._harbour  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: harbour.room() == 0)
+            gate.set()
+            await until(lambda: len(done) == 200)
+        assert done == [*range(200)]
+
+
+def test_copies_are_told_from_equal_messages() -> None:
+    copies = Copies()
+    copies.add("a.b")
+    copies.add("a.*")
+    came = [copies.is_first(via, "a.b", b"same") for via in ("a.*", "a.b", "a.b", "a.*", "a.*")]
+    assert came == [True, False, True, False, True]
+    assert not copies.is_first("a.*", "a.b.c", b"")
+    copies.remove("a.*")
+    assert not copies.is_first("a.*", "a.b", b"late")
+
+
+def test_options_of_the_url_are_those_of_the_config() -> None:
+    driver = FastStreamDriver.from_url(
+        "nats+js://host:1?group=billing&prefetch=7&start=latest&backoff=0.1&max_deliveries=2"
+    )
+    assert driver.config == BrokerConfig(
+        group="billing",
+        prefetch=7,
+        start="latest",
+        backoff=0.1,
+        max_deliveries=2,
+    )
+    assert driver.capabilities.durable
+    assert not FastStreamDriver.from_url("nats://").capabilities.durable
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "nats://h?group=a",
+        "nats+js://h?group=a&group=b",
+        "nats+js://h?prefetch=none",
+        "nats+js://h?max_deliveries=0",
+        "nats+js://h?group=a b",
+        "nats+js://h?publish_timeout=60",
+        "nats+js://h?backoff=-1",
+        "nats+js://h?start=2024-01-01",
+    ],
+)
+def test_url_that_makes_no_sense_is_refused(url: str) -> None:
+    with pytest.raises(ValueError, match=r"must be|no groups|twice|no sense|at most|time zone"):
+        FastStreamDriver.from_url(url)
+
+
+def test_what_is_no_broker_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"FastStream's"):
+        FastStreamDriver(object())
+    with pytest.raises(TypeError, match="JStream"):
+        FastStreamDriver(NatsBroker(logger=None), address="orders")
+    with pytest.raises(UnknownDriverError, match="gopher"):
+        of_scheme("gopher")
+
+
+def test_missing_extra_is_named() -> None:
+    script = (
+        "import sys; sys.modules['faststream'] = None\n"
+        "from goevent import GoEvent\n"
+        "try: GoEvent('nats://localhost')\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ran.stdout.startswith("DriverError")
+    assert 'pip install "goevent[nats]"' in ran.stdout
+
+
+def test_every_row_of_the_table_has_its_module() -> None:
+    for mapping in MAPPINGS:
+        module = dialects(mapping)
+        assert callable(module.broker_at)
+        assert callable(module.dialect)
+
+
+async def test_bus_without_a_server_does_not_open() -> None:
+    with trio.fail_after(10), pytest.raises(DriverError):
+        async with FastStreamBus("nats://127.0.0.1:1"):
+            pass
+
+
+@pytest.mark.parametrize(
+    ("required", "outcome"), [("1", pytest.fail.Exception), ("", pytest.skip.Exception)]
+)
+def test_missing_broker_is_a_skip_or_a_failure(
+    required: str, outcome: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOEVENT_REQUIRE_BROKERS", required)
+    with pytest.raises(outcome, match="there is none"):
+        missing("there is none")
+
+
+def test_pause_doubles_up_to_its_limit() -> None:
+    config = BrokerConfig(backoff=0.5, max_backoff=3.0)
+    assert [config.pause(n) for n in (1, 2, 3, 4, 1000)] == [0.5, 1.0, 2.0, 3.0, 3.0]
+    assert not math.isinf(config.pause(10_000))
+
+
+async def test_client_that_fails_as_it_closes_does_not_keep_the_bus(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    close = NatsDialect.close
+
+    async def fail(self: NatsDialect) -> None:
+        await close(self)
+        raise ValueError("no end")
+
+    monkeypatch.setattr(NatsDialect, "close", fail)
+    async with nats_server() as server:
+        with pytest.RaisesGroup(
+            pytest.RaisesExc(ValueError, match="no end"), flatten_subgroups=True
+        ):
+            async with FastStreamBus(server.url):
+                pass

@@ -1,0 +1,346 @@
+"""RabbitMQ without a group: fan-out over FastStream's broker, and what can go wrong with it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, ClassVar, cast
+
+import pytest
+import trio
+from faststream import BaseMiddleware
+from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
+from pamqp import encode
+from pamqp.commands import Basic
+from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.rabbit_server import asked, rabbit, rabbit_port
+from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
+from tests.support.redis_server import fault_proxy, free_port
+
+from goevent import DriverConnectionError, DriverError, Event
+from goevent_faststream import BrokerConfig, FastStreamDriver
+from goevent_faststream._rabbit.names import LONGEST, Names, binding
+from goevent_faststream._rabbit.receiver import deliveries
+
+
+async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
+    async with rabbit() as place:
+        sender, receiver = place.bus(None), place.bus(None)
+        seen = [receiver.seen(via) for via in ("order.paid", "order.*", "*.paid", "**")]
+        async with opened(sender, receiver):
+            await accepted(sender, *range(100))
+            await until(lambda: all(len(each) == 100 for each in seen))
+            await sender.dispatch(User(n=7))
+            await until(lambda: len(seen[3]) == 101)
+        assert [numbers(each) for each in seen[:3]] == [[*range(100)]] * 3
+
+
+async def test_double_star_needs_a_word_where_amqp_needs_none() -> None:
+    async with rabbit() as place:
+        sender, receiver = place.bus(None), place.bus(None)
+        within, all_of_them = receiver.seen("order.paid.**"), receiver.seen("**")
+        async with opened(sender, receiver):
+            await accepted(sender, 1)  # order.paid, which order.paid.# has
+            await sender.dispatch(Deep(n=2))
+            await until(lambda: len(all_of_them) == 2)
+        assert within == []
+
+
+async def test_one_exchange_serves_groups_and_buses_without_one() -> None:
+    async with rabbit() as place:
+        alone, grouped = place.bus(None), place.bus("shop")
+        own, theirs = alone.seen(), grouped.seen()
+        async with opened(alone, grouped):
+            await accepted(alone, 1)
+            await accepted(grouped, 2)
+            await until(lambda: len(own) == len(theirs) == 2)
+        assert sorted(numbers(own)) == sorted(numbers(theirs)) == [1, 2]
+
+
+async def test_event_that_nobody_listens_to_is_accepted() -> None:
+    async with rabbit() as place, place.bus(None) as bus:
+        (handle,) = await accepted(bus, 1)
+        assert handle.receipt == handle.id
+
+
+class Noting(BaseMiddleware[Any, Any]):
+    """Notes what passes it."""
+
+    ran: ClassVar[list[str]]
+
+    async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
+        self.ran.append("publish")
+        return await call_next(cmd)
+
+    async def consume_scope(self, call_next: Any, msg: Any) -> Any:
+        self.ran.append("consume")
+        if b"fail" in msg.body:
+            raise ValueError("a middleware of ours")
+        return await call_next(msg)
+
+
+@pytest.mark.parametrize("group", [None, "shop"])
+async def test_middlewares_of_a_given_broker_run_around_both_ways(group: str | None) -> None:
+    class Here(Noting):
+        ran: ClassVar[list[str]] = []
+
+    async with rabbit() as place:
+        url = f"amqp://guest:guest@127.0.0.1:{place.port}/"
+        broker = RabbitBroker(url, middlewares=[Here], logger=None)
+        config = BrokerConfig(group=group, stream=place.exchange, max_deliveries=2, backoff=0.02)
+        bus, other = FastStreamBus(FastStreamDriver(broker, config)), place.bus(None)
+        back = bus.seen("user.created")
+        there = other.seen()
+        async with opened(bus, other):
+            await accepted(bus, 1)
+            await until(lambda: there)
+            await other.dispatch(User(n=2))
+            await until(lambda: back)
+            assert sorted(Here.ran) == ["consume", "publish"]
+            await place.publish(b"fail", "user.created")
+            await until(lambda: bus.says("a middleware of ours") == (1 if group is None else 2))
+            await other.dispatch(User(n=3))
+            await until(lambda: len(back) == 2)
+        letters = [] if group is None else await place.letters(place.queue("+dead"))
+        assert [letter.body for letter in letters] == ([] if group is None else [b"fail"])
+
+
+@pytest.mark.parametrize("group", [None, "shop"])
+async def test_publish_in_an_outage_fails_clearly_and_in_time(group: str | None) -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        bus = place.bus(group, port=proxy.port, publish_timeout=1)
+        async with bus:
+            await accepted(bus, 1)
+            proxy.refuse()
+            proxy.reset()
+            begun = trio.current_time()
+            handle = await bus.dispatch(Paid(n=2))
+            await handle.wait()
+            (error,) = handle.errors
+            assert isinstance(error.error, DriverConnectionError)
+            assert trio.current_time() - begun < 10
+            await until(lambda: not bus.driver.snapshot().connected)
+        assert bus.says("connection to amqp is lost") == 1
+
+
+async def test_publish_into_a_black_hole_fails_in_time() -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        bus = place.bus(None, port=proxy.port)
+        async with bus:
+            await accepted(bus, 1)
+            proxy.swallow()
+            begun = trio.current_time()
+            handle = await bus.dispatch(Paid(n=2))
+            await handle.wait()
+            assert isinstance(handle.errors[0].error, DriverConnectionError)
+            assert trio.current_time() - begun < 10
+            await until(lambda: bus.says("is lost"), 20)
+            proxy.pass_on()
+            await until(lambda: bus.says("connected to amqp again"), 20)
+            await accepted(bus, 3)
+
+
+async def test_connection_cut_under_load_is_reported_once_and_used_again() -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        sender = place.bus(None, port=proxy.port)
+        receiver = place.bus(None, port=proxy.port)
+        seen = receiver.seen()
+        stop = False
+
+        async def load(first: int) -> None:
+            n = first
+            while not stop:
+                handle = await sender.dispatch(Paid(n=n))
+                await handle.wait()
+                n += 8
+
+        async with opened(sender, receiver), trio.open_nursery() as nursery:
+            for first in range(8):
+                nursery.start_soon(load, first)
+            for n in range(1, 4):
+                await until(grown(seen))
+                proxy.reset()
+                for bus in (sender, receiver):
+                    await until(lambda bus=bus, n=n: bus.says("amqp again") == n)  # type: ignore[misc]
+            await until(grown(seen))
+            stop = True
+        for bus in (sender, receiver):
+            assert bus.says("connection to amqp is lost") == 3
+        assert len(set(numbers(seen))) == len(seen)
+
+
+async def test_slow_listener_holds_back_the_server() -> None:
+    async with rabbit() as place:
+        sender, receiver = place.bus(None), place.bus(None, prefetch=10)
+        gate = trio.Event()
+        done: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+            done.append(event.n)
+
+        receiver.subscribe(slow, Paid, mailbox=5)
+        async with opened(sender, receiver):
+            await accepted(sender, *range(200))
+            dialect: Any = receiver.driver._dialect  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: len(dialect._line.waiting) == 10)
+            gate.set()
+            await until(lambda: len(done) == 200)
+        assert done == [*range(200)]
+
+
+@pytest.mark.parametrize(
+    ("user", "vhost", "says"),
+    [
+        ("guest:s3cret", "", "the login was refused"),
+        ("s3cret:s3cret", "", "the login was refused"),
+        ("guest:guest", "nowhere", "virtual host"),
+    ],
+)
+async def test_server_that_does_not_let_us_in_is_a_clear_error(
+    user: str, vhost: str, says: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    bus = FastStreamBus(f"amqp://{user}@127.0.0.1:{rabbit_port()}/{vhost}")
+    with trio.fail_after(10), pytest.raises(DriverConnectionError, match=says) as caught:
+        async with bus:
+            pass
+    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {bus.driver!r}"
+    assert "s3cret" not in caplog.text.replace("s3cret:******", "")
+
+
+async def test_port_where_nobody_listens_or_answers_is_a_clear_error() -> None:
+    silent = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    port = silent[0].socket.getsockname()[1]
+    try:
+        for each in (free_port(), port):
+            with trio.fail_after(12), pytest.raises(DriverConnectionError, match="RabbitMQ"):
+                async with FastStreamBus(f"amqp://guest:s3cret@127.0.0.1:{each}"):
+                    pass
+    finally:
+        await silent[0].aclose()
+    names = [thread.name for thread in threading.enumerate()]
+    assert not [name for name in names if name.startswith("goevent-amqp")]
+
+
+async def test_no_connection_and_no_thread_is_left_after_close() -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        for group in (None, "shop"):
+            bus = place.bus(group, port=proxy.port)
+            bus.seen()
+            async with bus:
+                await accepted(bus, 1)
+            clients = proxy._clients  # pyright: ignore[reportPrivateUsage]
+            await until(lambda clients=clients: not clients)  # type: ignore[misc]
+            names = [thread.name for thread in threading.enumerate()]
+            assert not [name for name in names if name.startswith("goevent-amqp")]
+
+
+def test_url_keeps_what_it_says_of_heartbeats_and_tls() -> None:
+    def kwargs(url: str) -> dict[str, Any]:
+        broker: Any = FastStreamDriver.from_url(url).broker
+        found: dict[str, Any] = broker._connection_kwargs
+        return found
+
+    assert "heartbeat=7" in kwargs("amqp://host/?heartbeat=7&group=a")["url"]
+    assert "heartbeat=3" in kwargs("amqp://host")["url"]
+    assert kwargs("amqps://host")["url"].startswith("amqps://")
+
+
+@pytest.mark.parametrize("rest", ["host:port", "host/?port=1", "host:99999999", "[host"])
+def test_url_that_makes_no_sense_is_refused_without_its_password(rest: str) -> None:
+    with pytest.raises(ValueError, match="RabbitMQ") as caught:
+        FastStreamDriver.from_url(f"amqp://guest:s3cret@{rest}")
+    assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+
+
+def test_addresses_that_cannot_hold_events_are_refused() -> None:
+    broker = RabbitBroker(logger=None)
+    with pytest.raises(ValueError, match="topic"):
+        FastStreamDriver(broker, address=RabbitExchange("x", type=ExchangeType.FANOUT))
+    with pytest.raises(TypeError, match="RabbitExchange"):
+        FastStreamDriver(broker, address=RabbitQueue("x"))
+    with pytest.raises(ValueError, match="start"):
+        FastStreamDriver.from_url("amqp://h?group=a&start=2024-01-01T00:00:00Z")
+
+
+def test_no_two_names_share_a_queue() -> None:
+    names = ["a.b", "a-b", "a_b", "ab", "a.b.c", "x" * 255, "x" * 254]
+    groups = [Names("e", f"e:{group}") for group in ("g", "g.h", "g.a")]
+    spelled = [group.queue(name) for group in groups for name in names]
+    spelled += [each for group in groups for each in (group.exact, group.patterns, group.dead)]
+    spelled += [group.patterns for group in (Names("e.g", "e.g:h"), Names("e", "e:g.h.i"))]
+    assert len(set(spelled)) == len(spelled)
+    assert max(len(each) for each in spelled) <= LONGEST
+    assert binding("a.*.**") == "a.*.#"
+
+
+def test_deliveries_are_what_the_queue_has_counted_and_we_have() -> None:
+    assert deliveries({}, False) == 1
+    assert deliveries({}, True) == 2
+    assert deliveries({"x-delivery-count": 3}, True) == 4
+    assert deliveries({"x-delivery-count": 0, "goevent-deliveries": 2}, False) == 3
+
+
+async def test_routing_key_that_is_too_long_is_refused() -> None:
+    async with rabbit() as place, place.bus(None, prefix="p" * 199 + ".") as bus:
+        handle = await bus.dispatch(Event("x" * 60, {}))
+        await handle.wait()
+        assert isinstance(handle.errors[0].error, DriverError)
+        await accepted(bus, 1)
+
+
+@pytest.mark.parametrize("group", [None, "shop"])
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"message_id": "\udcff"},
+        {"correlation_id": "\udcff" * 200},
+        {"headers": {"raw": "table"}},
+        {"timestamp": datetime.now(UTC)},
+    ],
+    ids=lambda said: next(iter(said)),
+)
+async def test_properties_that_are_no_text_and_no_time_end_nothing(
+    said: dict[str, Any], group: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def raw(text: str) -> bytes:
+        data = text.encode(errors="surrogateescape")
+        return bytes([len(data)]) + data
+
+    async with rabbit() as place:
+        bus = place.bus(group, format="faststream", max_deliveries=2)
+        seen: list[int] = []
+
+        def fail(event: Paid) -> None:
+            seen.append(event.n)
+            raise ValueError(event.n)
+
+        async def publish(channel: Any) -> None:
+            spoilt: dict[str, Callable[[Any], bytes]] = {
+                "shortstr": raw,
+                "timestamp": lambda _: b"\xff" * 8,
+                "table": lambda _: b"\0\0\0\x0a\x01\xffF\0\0\0\x03\x01\xfeV",
+            }
+            for kind, how in spoilt.items():
+                monkeypatch.setitem(cast("Any", encode.METHODS), kind, how)
+            try:
+                await channel.basic_publish(
+                    b'{"n":1}',
+                    exchange=place.exchange,
+                    routing_key="order.paid",
+                    properties=Basic.Properties(**said),
+                )
+            finally:
+                monkeypatch.undo()
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await asked(place.port, publish)
+            await (await bus.dispatch(Paid(n=2))).wait()
+            await until(lambda: {*seen} == {1, 2})
+            if group is not None:
+                await until(lambda: bus.says("is a dead letter after 2 deliveries") == 2)
+        assert not bus.says("is lost")

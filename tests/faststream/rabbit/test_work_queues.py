@@ -1,0 +1,426 @@
+"""RabbitMQ with a group: durable events over FastStream's broker."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import trio
+from faststream.rabbit import RabbitBroker, RabbitQueue
+from pamqp.commands import Basic
+from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.rabbit_server import asked, rabbit
+from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
+from tests.support.redis_server import fault_proxy
+
+from goevent import current_delivery
+from goevent_faststream import BrokerConfig, FastStreamDriver
+
+
+async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
+    async with rabbit() as place:
+        bus = place.bus(max_deliveries=3)
+        tries = bus.tries(fail=lambda event: event.n == 13)
+        async with bus:
+            handles = await accepted(bus, *range(10, 16))
+            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+        good = [(n, 1) for n in (10, 11, 12, 14, 15)]
+        assert sorted(tries) == sorted([*good, (13, 1), (13, 2), (13, 3)])
+        (letter,) = await place.letters(place.queue("+dead"))
+        headers = letter.header.properties.headers
+        assert b'"n":13' in letter.body
+        assert "no 13" in headers["goevent-reason"]
+        assert "ValueError" in headers["goevent-details"]
+        assert headers["goevent-deliveries"] == 3
+        assert headers["goevent-name"] == "order.paid"
+        assert headers["goevent-id"] == handles[3].id
+        assert letter.header.properties.delivery_mode == 2
+        assert await place.letters(place.queue()) == []
+
+
+async def test_dead_letter_that_is_not_confirmed_in_time_is_reported_and_tried_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        bus = place.bus(max_deliveries=1, port=proxy.port)
+        begun, gate = trio.Event(), trio.Event()
+
+        async def fail(event: Paid) -> None:
+            begun.set()
+            await gate.wait()
+            raise ValueError(event.n)
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await accepted(bus, 1)
+            await begun.wait()
+            monkeypatch.setattr("goevent_faststream._rabbit.publisher.ANSWER", 0.2)
+            proxy.swallow()
+            gate.set()
+            await until(lambda: bus.says("no answer within 0.2 s"))
+            monkeypatch.undo()
+            proxy.pass_on()
+            await until(lambda: bus.says("is a dead letter after"))
+        assert await place.letters(place.queue("+dead"))
+
+
+async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
+    async with rabbit() as place:
+        bus = place.bus()
+        seen = bus.seen()
+        async with bus:
+            await place.publish(b"{nonsense")
+            await accepted(bus, 1)
+            await until(lambda: seen and bus.told)
+        (letter,) = await place.letters(place.queue("+dead"))
+        assert letter.body == b"{nonsense"
+        assert letter.header.properties.headers["goevent-deliveries"] == 1
+        assert numbers(seen) == [1]
+
+
+async def test_headers_arrive_as_text_and_are_the_same_at_each_delivery() -> None:
+    given: dict[str, Any] = {"tenant": "zürich", "n": 7, "raw": bytearray(b"a\xff"), "flag": True}
+    async with rabbit() as place:
+        bus = place.bus(format="faststream")
+        seen: list[tuple[int, dict[str, str]]] = []
+
+        async def fail_at_first(event: Paid) -> None:
+            delivery = current_delivery()
+            seen.append((delivery.deliveries, dict(delivery.headers)))
+            if len(seen) == 1:
+                raise ValueError("no")
+
+        async def publish(channel: Any) -> None:
+            properties = Basic.Properties(headers=given, correlation_id="request-7")
+            await channel.basic_publish(
+                b'{"n":1}',
+                exchange=place.exchange,
+                routing_key="order.paid",
+                properties=properties,
+            )
+
+        bus.subscribe(fail_at_first, Paid)
+        async with bus:
+            await asked(place.port, publish)
+            await until(lambda: len(seen) == 2)
+        text = {"tenant": "zürich", "n": "7", "raw": "a\N{REPLACEMENT CHARACTER}", "flag": "True"}
+        assert seen == [(n, {**text, "correlation_id": "request-7"}) for n in (1, 2)]
+
+
+async def test_event_that_killed_every_process_is_not_run_any_more() -> None:
+    async with rabbit() as place:
+        bus = place.bus(max_deliveries=2)
+        bus.seen()
+        async with bus:
+            pass
+        await place.publish(b"{}")
+
+        async def die(channel: Any) -> None:
+            message = await channel.basic_get(place.queue())
+            assert message.delivery_tag
+
+        for _ in range(2):
+            await asked(place.port, die)
+        seen = bus.seen()
+        async with bus:
+            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+        assert not seen
+
+
+async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end_and_does_not_count() -> None:
+    async with rabbit() as place:
+        first, second = place.bus(prefetch=15), place.bus()
+        gate = trio.Event()
+        begun: list[int] = []
+
+        async def stuck(event: Paid) -> None:
+            begun.append(event.n)
+            await gate.wait()
+
+        first.subscribe(stuck, Paid, mailbox=3)
+        tries = second.tries(fail=lambda _: False)
+        async with first:
+            await accepted(first, *range(20))
+            await until(lambda: begun)
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(first.close)
+                async with second:
+                    with trio.fail_after(3):
+                        await until(lambda: len(tries) >= 15)
+                    gate.set()
+                    await until(lambda: len(tries) + len(begun) == 20)
+        assert sorted([n for n, _ in tries] + begun) == [*range(20)]
+        assert {deliveries for _, deliveries in tries} == {1}
+
+
+async def test_window_bounds_what_a_slow_listener_holds() -> None:
+    async with rabbit() as place:
+        bus = place.bus(prefetch=2)
+        gate = trio.Event()
+
+        async def slow(event: Paid) -> None:
+            await gate.wait()
+
+        bus.subscribe(slow, Paid)
+        async with bus:
+            await accepted(bus, *range(10))
+            await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(8, 2)])
+            (backlog,) = bus.backlogs()
+            assert backlog.event_name == "order.paid"
+            assert backlog.oldest_pending > 0
+            gate.set()
+            await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
+
+
+async def test_event_comes_once_to_a_group_whatever_it_matches() -> None:
+    async with rabbit() as place:
+        buses = [place.bus() for _ in range(2)]
+        exact: list[Any] = []
+        pattern: list[Any] = []
+
+        def note(bus: FastStreamBus, via: str) -> None:
+            bus.subscribe(lambda _: pattern.append(via), via)
+
+        for bus in buses:
+            bus.subscribe(exact.append, Paid)
+            for via in ("order.*", "order.**", "**"):
+                note(bus, via)
+        async with place.bus(None) as sender, opened(*buses):
+            await accepted(sender, *range(50))
+            for event in (Deep(n=50), User(n=51)):
+                await (await sender.dispatch(event)).wait()
+            await until(lambda: len(exact) == 50 and len(pattern) == 150 + 2 + 1)
+            # What could come twice would have come before this.
+            await accepted(sender, 99)
+            await until(lambda: len(exact) == 51 and len(pattern) == 156)
+        assert sorted(numbers(exact)) == [*range(50), 99]
+        for via, most in (("order.*", 51), ("order.**", 52), ("**", 53)):
+            assert pattern.count(via) == most
+
+
+async def test_name_that_is_dropped_goes_on_coming_by_a_pattern() -> None:
+    async with rabbit() as place:
+        bus = place.bus()
+        exact, pattern = bus.seen(), bus.seen("order.*")
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: exact and pattern)
+            bus.unregister_listeners_for_event(Paid)
+            await accepted(bus, 2)
+            await until(lambda: len(pattern) == 2)
+        assert numbers(exact) == [1]
+
+
+async def test_redelivery_waits_for_longer_each_time() -> None:
+    async with rabbit() as place:
+        bus = place.bus(backoff=0.2, max_deliveries=4)
+        times: list[float] = []
+
+        def fail(event: Paid) -> None:
+            times.append(trio.current_time())
+            raise ValueError(event.n)
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: bus.says("is a dead letter"))
+        pauses = [later - earlier for earlier, later in pairwise(times)]
+        least = (0.2, 0.4, 0.8)
+        assert all(pause >= each for pause, each in zip(pauses, least, strict=True))
+
+
+async def test_failed_event_is_returned_at_once_when_its_bus_ends() -> None:
+    async with rabbit() as place:
+        first, second = place.bus(backoff=30), place.bus()
+        tries = first.tries(fail=lambda _: True)
+        async with first:
+            await accepted(first, 1)
+            await until(lambda: tries)
+            await until(lambda: first.told)
+        again = second.tries(fail=lambda _: False)
+        async with second:
+            await until(lambda: again)
+        assert (tries, again) == ([(1, 1)], [(1, 2)])
+
+
+async def test_connection_cut_under_load_loses_nothing_and_runs_nothing_twice() -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        sender, receiver = place.bus(None), place.bus(port=proxy.port)
+        seen: list[int] = []
+
+        async def slow(event: Paid) -> None:
+            await trio.sleep(0.01)
+            seen.append(event.n)
+
+        receiver.subscribe(slow, Paid, concurrency=20)
+        taken: set[int] = set()
+        stop = False
+
+        async def load(first: int) -> None:
+            n = first
+            while not stop:
+                handle = await sender.dispatch(Paid(n=n))
+                await handle.wait()
+                if not handle.errors:
+                    taken.add(n)
+                n += 4
+
+        async with opened(sender, receiver):
+            async with trio.open_nursery() as nursery:
+                for first in range(4):
+                    nursery.start_soon(load, first)
+                for n in range(1, 4):
+                    await until(grown(seen))
+                    proxy.reset()
+                    await until(lambda n=n: receiver.says("amqp again") == n)  # type: ignore[misc]
+                await until(grown(seen))
+                stop = True
+            await until(lambda: taken <= set(seen), 20)
+        assert receiver.says("connection to amqp is lost") == 3
+        assert len(set(seen)) == len(seen)
+
+
+async def test_queue_that_vanishes_is_made_again_and_reported() -> None:
+    async with rabbit() as place:
+        bus = place.bus()
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: seen)
+
+            async def delete(channel: Any) -> None:
+                await channel.queue_delete(place.queue())
+
+            await asked(place.port, delete)
+            await until(lambda: bus.says("had vanished"))
+
+            async def comes() -> None:
+                n = 2
+                while len(seen) < 2:  # until the queue is bound, the server has nobody to keep it
+                    await accepted(bus, n)
+                    n += 1
+
+            with trio.fail_after(10):
+                await comes()
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+async def test_queue_of_ones_own_says_what_queues_are_like(kind: str) -> None:
+    async with rabbit() as place:
+        url = f"amqp://guest:guest@127.0.0.1:{place.port}/"
+        stem = f"{place.exchange}:shop"
+        queue = RabbitQueue(stem, durable=True, arguments={"x-queue-type": kind})  # type: ignore[call-overload]
+        config = BrokerConfig(
+            group="shop", stream=place.exchange, backoff=0.02, max_deliveries=3, prefetch=10
+        )
+        driver = FastStreamDriver(RabbitBroker(url, logger=None), config, address=queue)
+        bus = FastStreamBus(driver)
+        tries = bus.tries(fail=lambda event: event.n == 2)
+        async with bus:
+            await accepted(bus, 1, 2)
+            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+        assert sorted(tries) == [(1, 1), (2, 1), (2, 2), (2, 3)]
+
+        async def declare(channel: Any) -> None:
+            arguments = {
+                "x-queue-type": kind,
+                "x-dead-letter-exchange": f"{place.exchange}:+dead",
+                "x-dead-letter-routing-key": f"{stem}:+dead",
+            }
+            await channel.queue_declare(f"{stem}:order.paid", durable=True, arguments=arguments)
+
+        await asked(place.port, declare)  # refused, if it is not like that
+
+
+async def test_pattern_that_no_bus_has_any_more_is_told_of() -> None:
+    async with rabbit() as place:
+        old, new = place.bus(), place.bus(max_deliveries=2)
+        old.seen("user.*")
+        async with old:
+            pass
+        seen = new.seen("order.**")
+        async with new:
+            await (await new.dispatch(User(n=1))).wait()
+            await (await new.dispatch(Deep(n=2))).wait()
+            await until(lambda: seen and new.says("no listener of this bus matches it"))
+        assert numbers(seen) == [2]
+        (letter,) = await place.letters(place.queue("+dead"))
+        assert letter.header.properties.headers["goevent-name"] == "user.created"
+
+
+async def test_other_bus_of_the_group_runs_what_failed_here() -> None:
+    async with rabbit() as place:
+        buses = [place.bus(backoff=0.05) for _ in range(2)]
+        ran: list[tuple[int, int]] = []
+
+        def fail_first(place: int) -> None:
+            async def listen(event: Paid) -> None:
+                count = current_delivery().deliveries
+                ran.append((place, count))
+                if count < 4:
+                    raise ValueError(event.n)
+
+            buses[place].subscribe(listen, Paid)
+
+        for n in range(2):
+            fail_first(n)
+        async with opened(*buses):
+            await accepted(buses[0], 1)
+            await until(lambda: len(ran) == 4)
+        assert [count for _, count in ran] == [1, 2, 3, 4]
+
+
+async def test_channel_that_the_server_closes_is_made_anew_and_reported() -> None:
+    async with rabbit() as place:
+        bus = place.bus()
+        seen = bus.seen()
+
+        async def acknowledge_what_never_was() -> None:
+            await dialect._link.consuming.basic_ack(12345)
+
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: seen)
+            dialect: Any = bus.driver._dialect  # pyright: ignore[reportPrivateUsage]
+            session: Any = bus.driver._session  # pyright: ignore[reportPrivateUsage]
+            await session._island.call(acknowledge_what_never_was)
+            await until(lambda: bus.says("amqp again"))
+            await accepted(bus, 2)
+            await until(lambda: len(seen) == 2)
+        assert bus.says("unknown delivery tag") == 1
+        assert numbers(seen) == [1, 2]
+
+
+async def test_bus_closes_in_an_outage_and_what_it_held_goes_to_another() -> None:
+    async with rabbit() as place, fault_proxy(place.port) as proxy:
+        first, second = place.bus(port=proxy.port), place.bus()
+        begun: list[int] = []
+
+        async def stuck(event: Paid) -> None:
+            begun.append(event.n)
+            await trio.sleep_forever()
+
+        first.subscribe(stuck, Paid)
+        tries = second.tries(fail=lambda _: False)
+        async with first:
+            await accepted(first, *range(10))
+            await until(lambda: begun)
+            proxy.refuse()
+            proxy.reset()
+            await until(lambda: not first.driver.snapshot().connected)
+            with trio.fail_after(5):
+                await first.close(timeout=0)
+        async with second:
+            await until(lambda: len(tries) == 10)
+        assert sorted(n for n, _ in tries) == [*range(10)]
+
+
+async def test_prefix_and_names_keep_services_apart() -> None:
+    async with rabbit() as place:
+        one, other = place.bus(prefix="one."), place.bus(None, prefix="other.")
+        seen, not_here = one.seen("order.**"), other.seen("**")
+        async with opened(one, other):
+            await accepted(one, 1)
+            await until(lambda: seen)
+        assert (numbers(seen), not_here) == ([1], [])

@@ -1,0 +1,546 @@
+"""One connection under many tasks: order, batches, cancellation, and the clocks that watch it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from random import Random
+from typing import Any
+
+import pytest
+import trio
+from redis import exceptions as redis_errors
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+
+from goevent_redis._link.config import RedisConfig
+from goevent_redis._link.connection import Connection
+from goevent_redis._link.conversation import PATIENCE, WRITE_SIZE, Conversation
+from goevent_redis._link.errors import ConnectionBroken, ProtocolBroken, ReplyTimeout
+from goevent_redis._link.queue import Queue
+from goevent_redis._link.request import Batch, Posted, Request
+from goevent_redis._link.resp import make_reader, pack
+
+Pair = Callable[[], tuple[Any, Any]]
+
+
+def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
+    """Return two streams on which a request that comes alone is sent at once."""
+    ours, theirs = trio.socket.socketpair()
+    return trio.SocketStream(ours), trio.SocketStream(theirs)
+
+
+either = pytest.mark.parametrize("pair", [memory_stream_pair, socket_pair])
+
+
+class Peer:
+    """The server's end: what has been asked, and replies as the test says."""
+
+    def __init__(self, config: RedisConfig, keepalive: float, pair: Pair) -> None:
+        ours, self.stream = pair()
+        self.pushes: list[list[Any]] = []
+        self.ended: list[Exception] = []
+        self.ended_at = math.nan
+        self.conversation = Conversation(
+            Connection(ours, make_reader(config.max_reply_size), config),
+            on_push=self.pushes.append,
+            on_room=lambda: None,
+            on_end=self._note_end,
+            keepalive=keepalive,
+        )
+        self._heard = b""
+
+    def _note_end(self, reason: Exception) -> None:
+        self.ended.append(reason)
+        self.ended_at = trio.current_time()
+
+    async def listen(self) -> None:
+        with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
+            async for chunk in self.stream:
+                self._heard += chunk
+
+    async def hear(self) -> bytes:
+        """Return what has been sent since."""
+        await wait_all_tasks_blocked()
+        heard, self._heard = self._heard, b""
+        return heard
+
+    async def say(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+        await wait_all_tasks_blocked()
+
+
+@asynccontextmanager
+async def talking(
+    keepalive: float = math.inf, pair: Pair = memory_stream_pair, **fields: Any
+) -> AsyncGenerator[Peer]:
+    peer = Peer(RedisConfig(**fields), keepalive, pair)
+    async with peer.stream, trio.open_nursery() as nursery:
+        nursery.start_soon(peer.conversation.run)
+        nursery.start_soon(peer.listen)
+        await wait_all_tasks_blocked()
+        yield peer
+        nursery.cancel_scope.cancel()
+
+
+class Asking:
+    """A request of a task of its own."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.outcome: Any = None
+
+    @property
+    def done(self) -> bool:
+        return self.outcome is not None
+
+    async def run(self, ask: Callable[..., Any], *args: Any) -> None:
+        with self.scope:
+            try:
+                self.outcome = await ask(*args)
+            except redis_errors.RedisError as error:
+                self.outcome = error
+
+
+async def ask(nursery: trio.Nursery, ask: Callable[..., Any], *args: Any) -> Asking:
+    asking = Asking()
+    nursery.start_soon(asking.run, ask, *args)
+    await wait_all_tasks_blocked()
+    return asking
+
+
+async def test_requests_that_pile_up_are_sent_in_one_piece() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        execute = peer.conversation.execute
+        several = [Asking() for _ in range(5)]
+        for number, asking in enumerate(several):
+            nursery.start_soon(asking.run, execute, "ECHO", number)
+        asked = await peer.hear()
+        order = [int(part[6:7]) for part in asked.split(b"ECHO")[1:]]
+        assert sorted(order) == [0, 1, 2, 3, 4]
+        await peer.say(b"".join(b":%d\r\n" % n for n in order))
+        assert [asking.outcome for asking in several] == [0, 1, 2, 3, 4]
+
+
+async def test_cancelled_request_keeps_its_place() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        execute = peer.conversation.execute
+        first = await ask(nursery, execute, "GET", "a")
+        second = await ask(nursery, execute, "GET", "b")
+        await peer.hear()
+        first.scope.cancel()
+        await peer.say(b"+a\r\n+b\r\n")
+        assert (first.outcome, second.outcome) == (None, b"b")
+        assert first.scope.cancelled_caught
+
+
+async def test_request_of_a_cancelled_task_is_never_sent() -> None:
+    async with talking() as peer:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await peer.conversation.execute("SET", "a", 1)
+        assert scope.cancelled_caught
+        assert await peer.hear() == b""
+
+
+async def test_error_reply_is_raised_and_keeps_the_order() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        bad = await ask(nursery, peer.conversation.execute, "BAD")
+        good = await ask(nursery, peer.conversation.execute, "GOOD")
+        await peer.say(b"-ERR no\r\n+yes\r\n")
+        assert isinstance(bad.outcome, redis_errors.ResponseError)
+        assert good.outcome == b"yes"
+
+
+async def test_pipeline_collects_replies_and_errors() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        several = await ask(nursery, peer.conversation.pipeline, [("A",), ("B",), ("C",)])
+        single = await ask(nursery, peer.conversation.execute, "D")
+        await peer.say(b":1\r\n-ERR no\r\n")
+        assert not several.done
+        await peer.say(b">2\r\n+x\r\n+y\r\n*1\r\n:3\r\n:4\r\n")
+        replies: list[Any] = several.outcome
+        one, two, three = replies
+        assert (one, three) == (1, [3])
+        assert isinstance(two, redis_errors.ResponseError)
+        assert single.outcome == 4
+        assert await peer.conversation.pipeline([]) == []
+
+
+async def test_push_frames_come_in_one_call_for_each_read() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        asking = await ask(nursery, peer.conversation.execute, "PING")
+        message = b">3\r\n+message\r\n+a\r\n+%d\r\n"
+        await peer.say(message % 1 + message % 2 + b"+PONG\r\n" + message % 3)
+        await peer.say(message % 4)
+        assert [[frame[2] for frame in batch] for batch in peer.pushes] == [
+            [b"1", b"2", b"3"],
+            [b"4"],
+        ]
+        assert asking.outcome == b"PONG"
+
+
+async def test_subscription_is_answered_by_push_frames() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        before = await ask(nursery, peer.conversation.execute, "ONE")
+        asking = await ask(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a", "b")
+        after = await ask(nursery, peer.conversation.execute, "TWO")
+        # Of a channel that is taken away the server tells unasked.
+        await peer.say(b">3\r\n+sunsubscribe\r\n+z\r\n:0\r\n:1\r\n>3\r\n+subscribe\r\n+a\r\n:1\r\n")
+        assert (before.outcome, asking.outcome) == (1, None)
+        assert not asking.scope.cancelled_caught
+        await peer.say(b">3\r\n+message\r\n+a\r\n+hi\r\n>3\r\n+subscribe\r\n+b\r\n:2\r\n:2\r\n")
+        assert after.outcome == 2
+        assert [frame[0] for batch in peer.pushes for frame in batch] == [
+            b"sunsubscribe",
+            b"subscribe",
+            b"message",
+            b"subscribe",
+        ]
+
+
+async def test_refused_subscription_raises_and_keeps_the_order() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        good = await ask(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a")
+        bad = await ask(nursery, peer.conversation.subscribe, "PSUBSCRIBE", "b", "c")
+        after = await ask(nursery, peer.conversation.execute, "PING")
+        await peer.say(b">3\r\n+subscribe\r\n+a\r\n:1\r\n-NOPERM no\r\n+PONG\r\n")
+        assert good.outcome is None
+        assert isinstance(bad.outcome, redis_errors.NoPermissionError)
+        assert after.outcome == b"PONG"
+
+
+async def test_cancelled_subscription_keeps_its_place() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        asking = await ask(nursery, peer.conversation.subscribe, "UNSUBSCRIBE", "a", "b")
+        asking.scope.cancel()
+        after = await ask(nursery, peer.conversation.execute, "PING")
+        confirmation = b">3\r\n+unsubscribe\r\n+a\r\n:0\r\n"
+        await peer.say(confirmation + confirmation + b"+PONG\r\n")
+        assert after.outcome == b"PONG"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"+unasked\r\n", b"-ERR max number of clients reached\r\n", b"garbage\r\n", b"*99999999\r\n"],
+)
+async def test_server_that_breaks_the_rules_loses_the_connection(data: bytes) -> None:
+    async with talking() as peer:
+        await peer.say(b">1\r\n+good\r\n" + data)
+        assert isinstance(peer.conversation.reason, ProtocolBroken)
+        assert peer.ended == [peer.conversation.reason]
+        assert peer.pushes == [[[b"good"]]]
+
+
+async def test_reply_in_place_of_a_subscription_breaks_the_connection() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        asking = await ask(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a")
+        await peer.say(b":1\r\n")
+        assert isinstance(asking.outcome, ConnectionBroken)
+
+
+@either
+async def test_end_of_stream_fails_everything_in_line(pair: Pair) -> None:
+    async with talking(pair=pair) as peer, trio.open_nursery() as nursery:
+        sent = await ask(nursery, peer.conversation.execute, "INCR", "a")
+        several = await ask(nursery, peer.conversation.pipeline, [("A",), ("B",)])
+        await peer.say(b":1\r\n:1\r\n")
+        await peer.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert sent.outcome == 1
+        assert isinstance(several.outcome, ConnectionBroken)
+        assert several.outcome.maybe_executed
+        assert "may have been executed" in str(several.outcome)
+        assert several.outcome.__cause__ is peer.conversation.reason
+        with pytest.raises(ConnectionBroken) as caught:
+            await peer.conversation.execute("PING")
+        assert not caught.value.maybe_executed
+
+
+async def test_what_never_left_was_not_executed() -> None:
+    async with talking() as peer, trio.open_nursery() as nursery:
+        gate = Gate(peer)
+        first = await ask(nursery, peer.conversation.execute, "FIRST")
+        second = await ask(nursery, peer.conversation.execute, "SECOND")
+        assert gate.waiting
+        await peer.stream.send_eof()
+        await wait_all_tasks_blocked()
+        assert isinstance(first.outcome, ConnectionBroken)
+        assert isinstance(second.outcome, ConnectionBroken)
+        assert first.outcome.maybe_executed
+        assert not second.outcome.maybe_executed
+
+
+class Gate:
+    """Holds up whatever is written."""
+
+    def __init__(self, peer: Peer) -> None:
+        self.waiting = False
+        # Only the hook of the memory stream: bytes stay unsent while it waits.
+        stream: Any = vars(peer.conversation)["_connection"].stream
+        stream.send_stream.send_all_hook = self._hold
+
+    async def _hold(self) -> None:
+        self.waiting = True
+        await trio.sleep_forever()
+
+
+async def test_what_left_in_part_may_have_been_executed_in_part() -> None:
+    async with talking(pair=socket_pair) as peer:
+        several = Batch(2)
+        first = pack(("SET", "a", 1))
+        peer.conversation.enter(first + pack(("SET", "b", bytes(1 << 24))), several)
+        peer.conversation.end(ProtocolBroken("enough"))
+        assert (await peer.hear()).startswith(first)
+        with pytest.raises(ConnectionBroken) as caught:
+            await several.answer()
+        assert caught.value.maybe_executed
+
+
+async def test_what_leaves_at_once_in_part_or_later_leaves_in_order() -> None:
+    async with talking(pair=socket_pair) as peer:
+        asked, heard = b"", b""
+        for count in (1, 1, 8, 1, 8):
+            replies: list[Any] = []
+            for number in range(count):
+                data = pack(("ECHO", bytes([65 + number]) * (1 if number % 2 else 1 << 20)))
+                peer.conversation.enter(data, Posted(replies.append))
+                asked += data
+                await trio.lowlevel.checkpoint()  # the writer is in the middle of it
+            while len(heard) < len(asked):
+                heard += await peer.hear()
+            await peer.say(b":1\r\n" * count)
+            assert len(replies) == count
+        assert heard == asked
+
+
+@pytest.mark.parametrize("seed", range(12))
+async def test_pieces_leave_in_order_and_what_the_peer_has_got_may_have_been_executed(
+    seed: int,
+) -> None:
+    random = Random(seed)
+    sizes = [random.choice((1, 100, 3000, 9000, 70_000)) for _ in range(120)]
+    commands = [pack(("ECHO", bytes([65 + n % 26]) * size)) for n, size in enumerate(sizes)]
+    asked, heard = b"".join(commands), b""
+    stop_at = random.choice((len(asked), random.randrange(len(asked))))
+    results: list[Any] = []
+    async with talking(pair=socket_pair) as peer:
+
+        async def listen() -> None:
+            nonlocal heard
+            while len(heard) < stop_at:
+                heard += await peer.hear()
+                for _ in range(random.randrange(4)):
+                    await trio.lowlevel.checkpoint()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(listen)
+            for data in commands:
+                peer.conversation.enter(data, Posted(results.append))
+                for _ in range(random.choice((0, 0, 0, 0, 1, 2))):
+                    await trio.lowlevel.checkpoint()
+        assert asked.startswith(heard)
+        peer.conversation.end(ConnectionBroken("enough"))
+    whole = 0
+    for data, result in zip(commands, results, strict=True):
+        whole += len(data)
+        assert isinstance(result, ConnectionBroken)
+        assert result.maybe_executed or whole > len(heard)
+
+
+async def test_callback_gets_the_reply_or_the_failure() -> None:
+    async with talking() as peer:
+        got: list[Any] = []
+        peer.conversation.enter(pack(("ONE",)), Posted(got.append))
+        peer.conversation.enter(pack(("TWO",)), Posted(got.append))
+        await peer.say(b":1\r\n")
+        await peer.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert got[0] == 1
+        assert isinstance(got[1], ConnectionBroken)
+
+
+async def test_callback_that_raises_does_not_keep_the_others_from_their_end() -> None:
+    def raises(_: Any) -> None:
+        raise RuntimeError("mine")
+
+    asking = Request()
+
+    async def scenario() -> None:
+        async with talking() as peer:
+            peer.conversation.enter(pack(("ONE",)), Posted(raises))
+            peer.conversation.enter(pack(("TWO",)), asking)
+            await peer.stream.aclose()
+            await wait_all_tasks_blocked()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await scenario()
+    assert caught.group_contains(RuntimeError, match="mine")
+    assert isinstance(asking.result, ConnectionBroken)
+
+
+@either
+async def test_no_reply_breaks_the_connection(autojump_clock: MockClock, pair: Pair) -> None:
+    async with talking(pair=pair, read_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        await trio.sleep(100)
+        start = trio.current_time()
+        late = await ask(nursery, peer.conversation.execute, "ONE")
+        await trio.sleep(10)
+        assert isinstance(late.outcome, ReplyTimeout)
+        assert late.outcome.maybe_executed
+        assert peer.ended_at - start == 3.0
+
+
+async def test_late_reply_breaks_the_connection(autojump_clock: MockClock) -> None:
+    async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        await trio.sleep(100)
+        start = trio.current_time()
+        answered = await ask(nursery, peer.conversation.execute, "ONE")
+        late = await ask(nursery, peer.conversation.execute, "TWO")
+        await trio.sleep(2)
+        await peer.say(b":1\r\n")
+        await trio.sleep(10)
+        assert answered.outcome == 1
+        assert isinstance(late.outcome, ReplyTimeout)
+        assert isinstance(late.outcome, redis_errors.TimeoutError)
+        # Bytes did arrive at 2: the reply could have been behind them.
+        assert peer.ended_at - start == 5.0
+
+
+async def test_trickle_is_no_excuse_for_ever(autojump_clock: MockClock) -> None:
+    async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        start = trio.current_time()
+        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        await peer.stream.send_all(b"$1000\r\n")
+        while asking.outcome is None:
+            await peer.stream.send_all(b"x")
+            await trio.sleep(1)
+        assert isinstance(asking.outcome, ReplyTimeout)
+        assert peer.ended_at - start == PATIENCE * 3.0
+
+
+async def test_silence_is_broken_by_a_ping(autojump_clock: MockClock) -> None:
+    async with talking(keepalive=5.0, read_timeout=3.0) as peer:
+        for _ in range(3):
+            await trio.sleep(4.5)
+            assert await peer.hear() == b""
+            await trio.sleep(0.5)
+            assert await peer.hear() == pack(("PING",))
+            await peer.say(b"+PONG\r\n")
+        assert peer.conversation.reason is None
+
+
+async def test_black_hole_is_noticed(autojump_clock: MockClock) -> None:
+    async with talking(keepalive=5.0, read_timeout=3.0) as peer:
+        start = trio.current_time()
+        await trio.sleep(20)
+        assert isinstance(peer.conversation.reason, ReplyTimeout)
+        assert peer.ended_at - start == 8.0
+
+
+async def test_messages_keep_the_connection_without_pings(autojump_clock: MockClock) -> None:
+    async with talking(keepalive=5.0) as peer:
+        for _ in range(30):
+            await trio.sleep(1)
+            await peer.say(b">1\r\n+message\r\n")
+        assert await peer.hear() == b""
+
+
+async def test_server_that_takes_nothing_loses_the_connection(autojump_clock: MockClock) -> None:
+    async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        await trio.sleep(100)
+        start = trio.current_time()
+        gate = Gate(peer)
+        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        assert gate.waiting
+        await trio.sleep(20)
+        assert isinstance(asking.outcome, ReplyTimeout)
+        assert "took nothing" in str(asking.outcome)
+        assert peer.ended_at - start == 3.0
+
+
+async def test_slow_writing_goes_on_piece_by_piece(autojump_clock: MockClock) -> None:
+    async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        stream: Any = vars(peer.conversation)["_connection"].stream
+
+        async def slowly() -> None:
+            await trio.sleep(2)
+
+        stream.send_stream.send_all_hook = slowly
+        asking = await ask(nursery, peer.conversation.execute, "SET", "k", b"x" * 5 * WRITE_SIZE)
+        await trio.sleep(11)
+        await peer.say(b"+OK\r\n")
+        assert asking.outcome == b"OK"
+
+
+async def test_process_that_was_late_itself_blames_nobody(mock_clock: MockClock) -> None:
+    async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        # The reply is there, the deadline has passed, and nobody has run in between.
+        await peer.stream.send_all(b":1\r\n")
+        mock_clock.jump(60)
+        await wait_all_tasks_blocked()
+        assert asking.outcome == 1
+        assert peer.conversation.reason is None
+
+
+async def test_server_that_talks_but_takes_nothing_loses_the_connection(
+    mock_clock: MockClock,
+) -> None:
+    async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
+        gate = Gate(peer)
+        nursery.start_soon(Asking().run, peer.conversation.execute, "ONE")
+        await wait_all_tasks_blocked()
+        assert gate.waiting
+        mock_clock.jump(3.5)
+        with suppress(trio.BrokenResourceError):
+            for _ in range(50):
+                await peer.stream.send_all(b">1\r\n+message\r\n")
+        assert isinstance(peer.conversation.reason, ReplyTimeout)
+
+
+async def test_infinite_timeouts_wait_for_ever(autojump_clock: MockClock) -> None:
+    async with (
+        talking(read_timeout=math.inf, write_timeout=math.inf) as peer,
+        trio.open_nursery() as nursery,
+    ):
+        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        await trio.sleep(1e6)
+        await peer.say(b":1\r\n")
+        assert asking.outcome == 1
+
+
+async def test_request_that_was_cancelled_in_the_queue_is_not_let_in() -> None:
+    queue = Queue()
+    scope = trio.CancelScope()
+
+    async def wait() -> None:
+        with scope, queue.turn(lambda: b"", Request()) as turn:
+            await turn.wait()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        assert len(queue) == 1
+        scope.cancel()
+        # Its task has not run yet, but whoever makes room now does not find it.
+        assert not queue
+
+
+async def test_what_on_push_raises_ends_the_conversation() -> None:
+    def raises(_: Any) -> None:
+        raise RuntimeError("mine")
+
+    ours, theirs = memory_stream_pair()
+    conversation = Conversation(
+        Connection(ours, make_reader(1 << 20), RedisConfig()),
+        on_push=raises,
+        on_room=lambda: None,
+        on_end=lambda _: None,
+        keepalive=math.inf,
+    )
+    await theirs.send_all(b">1\r\n+a\r\n")
+    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(5):
+        await conversation.run()
+    assert caught.group_contains(RuntimeError, match="mine")
+    assert conversation.reason is not None

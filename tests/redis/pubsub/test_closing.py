@@ -1,0 +1,157 @@
+"""A Redis bus ends in time and leaves nothing behind, whatever has become of its connection."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+
+import pytest
+import trio
+from tests.support.redis_buses import Bus, Paid, User, bus_at, bus_on, numbers, opened, sent, until
+from tests.support.redis_server import FaultProxy, RedisServer, fault_proxy, redis_server
+
+from goevent import DriverConnectionError
+
+Harm = Callable[[RedisServer, FaultProxy], None]
+
+
+def nothing(server: RedisServer, proxy: FaultProxy) -> None:
+    """Leave it in peace."""
+
+
+def killed(server: RedisServer, proxy: FaultProxy) -> None:
+    server.kill()
+
+
+def frozen(server: RedisServer, proxy: FaultProxy) -> None:
+    server.freeze()
+
+
+def swallowed(server: RedisServer, proxy: FaultProxy) -> None:
+    proxy.swallow()
+
+
+def refused(server: RedisServer, proxy: FaultProxy) -> None:
+    proxy.refuse()
+    proxy.reset()
+
+
+def cut(server: RedisServer, proxy: FaultProxy) -> None:
+    proxy.cut_after(3)  # less than a reply
+
+
+def trickling(server: RedisServer, proxy: FaultProxy) -> None:
+    proxy.trickle(3, 0.001)
+
+
+HARMS = pytest.mark.parametrize(
+    "harm", [nothing, killed, frozen, swallowed, refused, cut, trickling]
+)
+
+
+def open_files() -> int:
+    return len(os.listdir("/proc/self/fd"))
+
+
+def tasks() -> int:
+    return trio.lowlevel.current_statistics().tasks_living
+
+
+async def used(bus: Bus) -> None:
+    """Use a bus for what it has: names, patterns, publishing, and the client."""
+    bus.seen(Paid, "order.*")
+    await bus.ready()
+    await sent(bus, Paid(n=1))
+    await bus.driver.client.execute_command("PING")
+
+
+@HARMS
+async def test_a_bus_is_left_in_time_with_publishes_under_way(harm: Harm) -> None:
+    """They end, each with an error or a reply; the bus ends within its close timeout."""
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        before = tasks()
+        bus = bus_at(proxy.addr)
+        with trio.fail_after(13):  # close_timeout is 10 seconds, and 2 are to end in
+            async with bus:
+                await used(bus)
+                harm(server, proxy)
+                handles = [await bus.dispatch(Paid(n=n)) for n in range(20)]
+        with trio.fail_after(1):
+            for handle in handles:
+                await handle.wait()
+        failed = [handle for handle in handles if handle.errors]
+        assert all(handle.receivers is not None for handle in handles if not handle.errors)
+        assert len(failed) == (0 if harm in (nothing, trickling) else 20)
+        server.thaw()
+        proxy.pass_on()
+        ledger = bus.snapshot().ledger
+        assert ledger.accepted == (
+            ledger.completed + ledger.failed + ledger.dropped + ledger.abandoned
+        )
+        await until(lambda: tasks() <= before, 5)
+
+
+@HARMS
+async def test_a_bus_that_is_cancelled_ends_at_once(harm: Harm) -> None:
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        bus, began = bus_at(proxy.addr), math.inf
+        with trio.CancelScope() as scope:
+            async with bus:
+                await used(bus)
+                harm(server, proxy)
+                for n in range(20):
+                    await bus.dispatch(Paid(n=n))
+                began = trio.current_time()
+                scope.cancel()
+                await trio.sleep_forever()
+        assert scope.cancelled_caught
+        assert 0 <= trio.current_time() - began < 2.5
+        server.thaw()
+
+
+async def lived_through(
+    harm: Callable[[], None], server: RedisServer, proxy: FaultProxy, *, restart: bool = False
+) -> None:
+    """Have a bus lose its connection in use, get it back, and end."""
+    one, two = bus_at(proxy.addr), bus_on(server)
+    seen = two.seen(Paid)
+    async with opened(two, one):
+        await used(one)
+        harm()
+        with trio.move_on_after(0.01):
+            await sent(one, Paid(n=2))
+        if restart:
+            await server.start()
+        proxy.pass_on()
+        await until(lambda: one.says("connected to Redis again"))
+        await until(lambda: two.driver.snapshot().connected)
+        await sent(one, Paid(n=3))
+        await until(lambda: 3 in numbers(seen))
+
+
+async def test_no_socket_is_left_by_buses_that_lived_through_faults() -> None:
+    before = open_files()
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        await lived_through(proxy.reset, server, proxy)
+        await lived_through(lambda: proxy.cut_after(3), server, proxy)
+        await lived_through(server.kill, server, proxy, restart=True)
+    await until(lambda: open_files() <= before, 5)
+
+
+async def test_a_bus_that_is_closed_during_an_outage_opens_again_after_it() -> None:
+    async with redis_server() as server:
+        one, two = bus_on(server), bus_on(server)
+        seen = two.seen(Paid)
+        async with opened(two, one):
+            server.kill()
+            await until(lambda: one.says("lost"))
+        with pytest.raises(DriverConnectionError):
+            async with one:
+                raise AssertionError("there is no server")
+        await server.start()
+        async with opened(two, one):
+            assert (await sent(one, Paid(n=1))).receivers == 1
+            assert (await sent(one, User())).receivers == 0
+            await until(lambda: seen)
+        assert numbers(seen) == [1]

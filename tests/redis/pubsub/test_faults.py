@@ -1,0 +1,365 @@
+"""Redis pub/sub over a network that fails: nothing half, nothing double, nothing silent."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import trio
+from tests.support.redis_buses import (
+    Bus,
+    Paid,
+    User,
+    bus_at,
+    bus_on,
+    numbers,
+    opened,
+    sent,
+    tls_contexts,
+    until,
+)
+from tests.support.redis_server import fault_proxy, redis_server
+
+from goevent import DecodeError, DispatchHandle, DriverConnectionError, Envelope, JsonCodec
+from goevent_redis import RedisConfig, RedisDriver
+from goevent_redis._link.connection import open_connection
+from goevent_redis._link.resp_python import PythonReader
+
+BACK = "connected to Redis again"
+
+
+class Outgoing:
+    """A message that the test publishes by itself."""
+
+    handle_id = "0" * 16
+    key = None
+    headers: Mapping[str, str] = {}
+
+    def __init__(self, event: Paid) -> None:
+        self.event = event
+        self.event_name = event.event_name
+
+    def envelope(self) -> Envelope:
+        return Envelope(event_name=self.event_name, event=self.event)
+
+    def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
+        envelope = Envelope(
+            event_name=self.event_name, event=self.event, origin=origin or "", seq=seq
+        )
+        return JsonCodec().encode(envelope)
+
+
+async def test_resets_lose_at_most_what_is_reported() -> None:
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one, two = bus_on(server), bus_at(proxy.addr)
+        seen = two.seen(Paid, "order.*")
+        async with opened(two, one):
+            for n in range(300):
+                await sent(one, Paid(n=n))
+                if n == 0:
+                    await until(lambda: seen)
+                if n % 60 == 59:
+                    again = two.says(BACK)
+                    proxy.reset()
+                    await until(lambda again=again: two.says(BACK) > again)  # type: ignore[misc]
+            await sent(one, Paid(n=300))
+            await until(lambda: 300 in numbers(seen))
+        assert len(seen) + two.missing() == 301
+        assert numbers(seen) == sorted(set(numbers(seen)))
+        assert two.says("is lost") == two.says(BACK) == 5
+        assert not one.told
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_a_cut_in_the_middle_of_a_frame_delivers_no_half_and_no_double(seed: int) -> None:
+    chance = random.Random(seed)
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one, two = bus_on(server), bus_at(proxy.addr)
+        seen = two.seen(Paid)
+        async with opened(two, one):
+            await sent(one, Paid(n=0, text="x" * 300))
+            await until(lambda: seen)
+            n = 0
+            for _ in range(8):
+                again = two.says(BACK)
+                proxy.cut_after(chance.randrange(1, 3000))
+                while two.says("is lost") <= again:
+                    n += 1
+                    await sent(one, Paid(n=n, text="x" * 300))
+                proxy.pass_on()
+                await until(lambda again=again: two.says(BACK) > again)  # type: ignore[misc]
+            n += 1
+            await sent(one, Paid(n=n, text="x" * 300))
+            await until(lambda: n in numbers(seen))
+        assert len(seen) + two.missing() == n + 1
+        assert numbers(seen) == sorted(set(numbers(seen)))
+        assert {event.text for event in seen} == {"x" * 300}
+        assert not two.causes(DecodeError)
+
+
+async def test_cuts_and_resets_over_tls_deliver_no_half_and_no_double() -> None:
+    chance = random.Random(5)
+    context, client_context = tls_contexts()
+    async with redis_server() as server, fault_proxy(server.port, context) as proxy:
+        url = f"rediss://localhost:{proxy.port}"
+        one, two = bus_on(server), Bus(RedisDriver(RedisConfig(url=url, tls=client_context)))
+        seen = two.seen(Paid)
+        async with opened(two, one):
+            await sent(one, Paid(n=0, text="x" * 300))
+            await until(lambda: seen)
+            n = 0
+            for turn in range(6):
+                again = two.says(BACK)
+                if turn % 2:
+                    proxy.reset()
+                else:
+                    proxy.cut_after(chance.randrange(1, 3000))
+                while two.says("is lost") <= again:
+                    n += 1
+                    await sent(one, Paid(n=n, text="x" * 300))
+                proxy.pass_on()
+                await until(lambda again=again: two.says(BACK) > again)  # type: ignore[misc]
+            n += 1
+            await sent(one, Paid(n=n, text="x" * 300))
+            await until(lambda: n in numbers(seen))
+        assert len(seen) + two.missing() == n + 1
+        assert numbers(seen) == sorted(set(numbers(seen)))
+        assert {event.text for event in seen} == {"x" * 300}
+        assert not two.causes(DecodeError)
+
+
+async def test_faults_are_survived_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[PythonReader] = []
+
+    def make(limit: int) -> PythonReader:
+        made.append(PythonReader(limit))
+        return made[-1]
+
+    monkeypatch.setattr("goevent_redis._link.resp._reader", make)
+    await test_a_cut_in_the_middle_of_a_frame_delivers_no_half_and_no_double(9)
+    assert len(made) >= 10  # two connections, and eight more
+
+
+async def test_a_server_that_refuses_for_three_seconds_is_not_hammered(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dials = 0
+
+    async def counted(config: RedisConfig) -> Any:
+        nonlocal dials
+        dials += 1
+        return await open_connection(config)
+
+    monkeypatch.setattr("goevent_redis._link.link.open_connection", counted)
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one, two = bus_on(server), bus_at(proxy.addr)
+        seen = two.seen(Paid)
+        async with opened(two, one):
+            proxy.refuse()
+            proxy.reset()
+            before = dials
+            await trio.sleep(3)
+            assert 3 <= dials - before <= 15
+            added = two.subscribe(lambda event: None, User)
+            await proxy.accept()
+            await until(lambda: two.says(BACK), 1.0)
+            await added.ready()
+            assert (await sent(one, User())).receivers == 1
+            await sent(one, Paid(n=1))
+            await until(lambda: seen)
+        # However many dials there were, a reason is told once.
+        assert two.says("is lost") == two.says("cannot connect") == two.says(BACK) == 1
+
+
+async def test_a_black_hole_is_noticed_within_fifteen_seconds() -> None:
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one, two = bus_on(server), bus_at(proxy.addr)
+        seen = two.seen(Paid)
+        async with opened(two, one):
+            await sent(one, Paid(n=1))
+            await until(lambda: seen)
+            proxy.swallow()
+            await sent(one, Paid(n=2))
+            await until(lambda: two.says("is lost"), 15)
+            proxy.pass_on()
+            await until(lambda: two.says(BACK))
+            await sent(one, Paid(n=3))
+            await until(lambda: 3 in numbers(seen))
+            await until(lambda: len(seen) + two.missing() == 3)
+
+
+async def test_a_publish_into_a_black_hole_fails_within_ten_seconds() -> None:
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one = bus_at(proxy.addr)
+        mine = one.seen(Paid)
+        async with one:
+            proxy.swallow()
+            with trio.fail_after(10):
+                handle = await sent(one, Paid(n=1))
+            (error,) = handle.errors
+            assert isinstance(error.__cause__, DriverConnectionError)
+            assert "may have been executed" in str(error)
+            assert numbers(mine) == [1]
+            proxy.pass_on()
+
+
+async def test_dispatches_into_a_black_hole_are_held_back() -> None:
+    """What waits is bounded, whoever dispatches how much; all of it gets its error."""
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one = bus_at(proxy.addr)
+        handles: list[DispatchHandle] = []
+        stopped = trio.Event()
+
+        async def flood() -> None:
+            while not stopped.is_set():
+                handles.append(await one.dispatch(Paid(text="x" * 10_000)))
+                most.append(sum(not handle.done for handle in handles))
+                del handles[: len(handles) - 5_000]
+
+        most: list[int] = []
+        async with one:
+            proxy.swallow()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(flood)
+                await until(lambda: one.says("is lost"), 15)
+                stopped.set()
+            proxy.pass_on()
+            with trio.fail_after(10):
+                for handle in handles:
+                    await handle.wait()
+            failures = [error.__cause__ for handle in handles for error in handle.errors]
+            assert failures
+            assert all(isinstance(failure, DriverConnectionError) for failure in failures)
+            assert (await sent(one, Paid())).errors == ()
+        assert 100 < max(most) <= 2_100  # 1,000 under way and 1,024 behind them
+
+
+async def test_a_trickle_delivers_everything() -> None:
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one, two = bus_on(server), bus_at(proxy.addr)
+        seen = two.seen(Paid)
+        async with opened(two, one):
+            proxy.trickle(7, 0.0005)
+            for n in range(60):
+                await sent(one, Paid(n=n))
+            await until(lambda: len(seen) == 60, 30)
+            proxy.pass_on()
+        assert numbers(seen) == list(range(60))
+        assert not two.told
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_cancelled_publishes_cross_no_replies(seed: int) -> None:
+    chance = random.Random(seed)
+    async with redis_server() as server:
+        one, two = bus_on(server), bus_on(server)
+        seen = two.seen(Paid)
+
+        async def publish(n: int) -> None:
+            scope = trio.CancelScope()
+            when = chance.choice(["before", "steps", "time"])
+            if when == "before":
+                scope.cancel()
+            elif when == "time":
+                scope.deadline = trio.current_time() + chance.random() * 0.002
+            async with trio.open_nursery() as nursery:
+                if when == "steps":
+                    nursery.start_soon(cancel_after, scope, chance.randrange(4))
+                with scope:
+                    await one.driver.publish(Outgoing(Paid(n=n)))
+
+        async with opened(two, one):
+            async with trio.open_nursery() as nursery:
+                for n in range(400):
+                    nursery.start_soon(publish, n)
+                    if n % 20 == 0:
+                        await trio.sleep(0)
+            client = one.driver.client
+            for n in range(50):
+                assert await client.execute_command("ECHO", f"reply {n}") == f"reply {n}".encode()
+                receipt = await one.driver.publish(Outgoing(Paid(n=1000 + n)))
+                assert receipt.receivers == 1
+            await until(lambda: 1049 in numbers(seen))
+        assert numbers(seen) == list(dict.fromkeys(numbers(seen)))
+        assert set(range(1000, 1050)) <= set(numbers(seen))
+        assert not one.told
+        assert not two.told  # no gap: what was cancelled took no number, or was sent
+
+
+@pytest.mark.parametrize("seed", range(2))
+async def test_cancelled_dispatches_reach_everybody_or_nobody(seed: int) -> None:
+    """As before, by the bus: cancelled while it dispatches, and while the handle waits."""
+    chance = random.Random(seed)
+    async with redis_server() as server:
+        one, two = bus_on(server), bus_on(server)
+        mine, theirs = one.seen(Paid), two.seen(Paid)
+        handles: dict[int, DispatchHandle] = {}
+
+        async def dispatch(n: int) -> None:
+            with trio.CancelScope() as scope:
+                if chance.random() < 0.2:
+                    scope.cancel()
+                elif chance.random() < 0.5:
+                    scope.deadline = trio.current_time() + chance.random() * 0.002
+                handles[n] = await one.dispatch(Paid(n=n))
+                await handles[n].wait()
+
+        async with opened(two, one):
+            async with trio.open_nursery() as nursery:
+                for n in range(400):
+                    nursery.start_soon(dispatch, n)
+                    if n % 20 == 0:
+                        await trio.sleep(0)
+            client = one.driver.client
+            for n in range(1000, 1050):
+                assert await client.execute_command("ECHO", f"reply {n}") == f"reply {n}".encode()
+                handles[n] = await sent(one, Paid(n=n))
+            await until(lambda: 1049 in numbers(theirs))
+        assert numbers(theirs) == numbers(mine)
+        assert sorted(numbers(mine)) == sorted(handles)
+        assert 100 < len(mine) < 450  # some were cancelled, and some were not
+        assert all(handle.receivers == 1 for handle in handles.values())
+        assert not one.told
+        assert not two.told
+
+
+async def cancel_after(scope: trio.CancelScope, steps: int) -> None:
+    for _ in range(steps):
+        await trio.sleep(0)
+    scope.cancel()
+
+
+async def test_subscriptions_outlive_faults_while_they_change() -> None:
+    """Registering and unregistering go on while connections break; at the end all is right."""
+    chance = random.Random(7)
+    async with redis_server() as server, fault_proxy(server.port) as proxy:
+        one, two = bus_on(server), bus_at(proxy.addr)
+        seen = two.seen("order.**")
+        names = ["order.*", "order.paid", "**", "user.*", "user.created"]
+        async with opened(two, one):
+            kept: dict[str, Any] = {}
+            for turn in range(60):
+                name = chance.choice(names)
+                if name in kept:
+                    kept.pop(name).unregister()
+                else:
+                    kept[name] = two.subscribe(lambda event: None, name)
+                if turn % 6 == 5:
+                    proxy.reset()
+                await trio.sleep(chance.random() * 0.01)
+            await until(lambda: two.says(BACK) == two.says("is lost"))
+            with trio.fail_after(10):
+                await two.ready()
+            # Until all that has been unregistered is unsubscribed from, too.
+            for registration in kept.values():
+                registration.unregister()
+            with trio.fail_after(10):
+                while (await sent(one, User())).receivers:
+                    pass
+            for n in range(5):
+                assert (await sent(one, Paid(n=n))).receivers == 1
+            await until(lambda: len(seen) == 5)
+        assert numbers(seen) == list(range(5))
+        assert two.says("is lost") == two.says(BACK) > 0

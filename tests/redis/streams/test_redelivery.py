@@ -1,0 +1,237 @@
+"""What fails comes again, with pauses and a count, and becomes a dead letter in the end."""
+
+from __future__ import annotations
+
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import trio
+from tests.support.redis_buses import Paid, numbers, opened, until
+from tests.support.streams_buses import (
+    STREAM,
+    StreamsBus,
+    asking,
+    pending,
+    publish,
+    quiet,
+    streams_server,
+)
+
+from goevent import DecodeError, DriverConnectionError, UnsupportedError
+
+
+async def test_poison_among_nineteen_good_ones_is_tried_n_times_and_becomes_one_dead_letter() -> (
+    None
+):
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr, max_deliveries=4)
+        tries = bus.tries(fail=lambda event: event.n == 7)
+        async with bus:
+            ids = await publish(bus, *range(20))
+            await quiet(ask)
+            (letter,) = await bus.driver.dead_letters.list()
+            assert await bus.driver.dead_letters.count() == 1
+        assert await ask("XLEN", "goevent:dead:shop") == 1
+    assert [deliveries for n, deliveries in tries if n == 7] == [1, 2, 3, 4]
+    assert sorted(n for n, _ in tries if n != 7) == [n for n in range(20) if n != 7]
+    assert {deliveries for n, deliveries in tries if n != 7} == {1}
+    assert letter.event_name == "order.paid"
+    assert letter.event_id == ids[7]
+    assert b'"n":7' in letter.data
+    assert letter.deliveries == 4
+    assert "no 7" in letter.reason
+    assert "Traceback" in letter.details
+    assert letter.consumer
+    assert bus.says("is a dead letter after 4 deliveries") == 1
+
+
+async def test_pauses_between_deliveries_grow() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr, max_deliveries=4, backoff=0.1)
+        times: list[float] = []
+
+        def fail(event: Paid) -> None:
+            times.append(trio.current_time())
+            raise ValueError
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await publish(bus, 1)
+            await quiet(ask)
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    assert len(gaps) == 3
+    for gap, least in zip(gaps, (0.1, 0.2, 0.4), strict=True):
+        assert least <= gap < least + 0.5
+
+
+async def test_failure_of_one_listener_brings_the_event_to_all_again() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr)
+        seen = bus.seen()
+        tries = bus.tries(fail=lambda event: len(tries) < 2)
+        async with bus:
+            await publish(bus, 1)
+            await quiet(ask)
+    assert tries == [(1, 1), (1, 2)]
+    assert numbers(seen) == [1, 1]
+
+
+async def test_undecodable_bytes_are_a_dead_letter_at_once() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr)
+        seen = bus.seen()
+        async with bus:
+            await ask("XADD", STREAM, "*", "e", b"\xff{no json")
+            await ask("XADD", STREAM, "*", "other", "field")
+            await publish(bus, 1)
+            await quiet(ask)
+            first, second = await bus.driver.dead_letters.list()
+    assert numbers(seen) == [1]
+    assert first.data == b"\xff{no json"
+    assert first.deliveries == 1
+    assert "no field 'e'" in second.reason
+    assert len(bus.causes(DecodeError)) == 2
+
+
+async def test_dead_letters_are_replayed_inspected_and_discarded() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        broken = [True]
+        bus = StreamsBus(server.addr, max_deliveries=1)
+        tries = bus.tries(fail=lambda _: broken[0])
+        audit = StreamsBus(server.addr, "audit")
+        seen = audit.seen()
+        async with opened(bus, audit):
+            letters = bus.driver.dead_letters
+            await publish(bus, *range(6))
+            await until(lambda: len(tries) == 6)
+            await quiet(ask)
+            found = await letters.list(2)
+            assert [b'"n":0' in each.data for each in found] == [True, False]
+            rest = await letters.list(after=found[1].id)
+            assert len(rest) == 4
+            assert await letters.get(found[0].id) == found[0]
+            assert await letters.get("1-1") is None
+            assert await letters.discard(found[0], found[1].id, "1-1") == 2
+            broken[0] = False
+            tries.clear()
+            assert await letters.replay(rest[0], rest[1].id, "1-1") == 2
+            await until(lambda: len(tries) == 2, 3.0)
+            assert await letters.count() == 2
+            assert await letters.replay_all() == 2
+            await until(lambda: len(tries) == 4, 3.0)
+            assert sorted(tries) == [(n, 1) for n in range(2, 6)]
+            assert await letters.count() == 0
+            assert await letters.replay_all() == 0
+            # What is done is gone from the stream of what comes once more.
+            with trio.fail_after(5):
+                while await ask("XLEN", "goevent:again:shop:order.paid"):
+                    await trio.sleep(0.01)
+    assert sorted(numbers(seen)) == [*range(6)]  # the other group has nothing to do with it
+
+
+async def test_dead_letters_need_a_group_and_an_open_bus() -> None:
+    with pytest.raises(UnsupportedError, match="group"):
+        StreamsBus("127.0.0.1:1", None).driver.dead_letters  # noqa: B018
+    with pytest.raises(DriverConnectionError, match="open its bus"):
+        await StreamsBus("127.0.0.1:1").driver.dead_letters.count()
+
+
+async def test_entry_whose_consumers_died_with_it_runs_alone_and_is_given_up_in_the_end() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        sender = StreamsBus(server.addr, None)
+        bus = StreamsBus(server.addr, claim_idle=0.2, max_deliveries=3)
+        running: set[int] = set()
+        beside: dict[int, set[int]] = {}
+        tries: list[int] = []
+
+        async def work(event: Paid) -> None:
+            tries.append(event.n)
+            running.add(event.n)
+            await trio.sleep(0.01)
+            beside[event.n] = set(running)
+            running.discard(event.n)
+
+        bus.subscribe(work, Paid, concurrency=50)
+        await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
+        async with sender:
+            ids = await publish(sender, *range(10))
+        # A consumer that has died with ten entries, one of which has killed three before.
+        await ask("XREADGROUP", "GROUP", "shop", "dead", "COUNT", 10, "STREAMS", STREAM, ">")
+        claim = partial(ask, "XCLAIM", STREAM, "shop", "dead", 0)
+        await claim(ids[3], "RETRYCOUNT", 3, "JUSTID")
+        async with bus:
+            await publish(bus, *range(10, 20))
+            await quiet(ask)
+            (letter,) = await bus.driver.dead_letters.list()
+    assert sorted(tries) == [n for n in range(20) if n != 3]
+    assert letter.event_id == ids[3]
+    assert "have ended" in letter.reason
+    assert all(beside[n] == {n} for n in range(10) if n != 3)
+    assert any(len(beside[n]) > 1 for n in range(10, 20))
+
+
+async def test_trimmed_while_pending_is_reported_by_id() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        sender = StreamsBus(server.addr, None)
+        await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
+        async with sender:
+            ids = await publish(sender, *range(5))
+        await ask("XREADGROUP", "GROUP", "shop", "dead", "COUNT", 5, "STREAMS", STREAM, ">")
+        await ask("XTRIM", STREAM, "MINID", ids[3])
+        bus = StreamsBus(server.addr, claim_idle=0.2)
+        seen = bus.seen()
+        async with bus:
+            await quiet(ask)
+    assert sorted(numbers(seen)) == [3, 4]
+    assert [bus.says(f"{each} of 'order.paid' was trimmed") for each in ids] == [1, 1, 1, 0, 0]
+
+
+async def test_dead_consumers_are_forgotten_once_they_own_nothing() -> None:
+    async with streams_server() as server, asking(server) as ask:
+        await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
+        await ask("XADD", STREAM, "*", "e", "x")
+        await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", STREAM, ">")
+        await ask("XGROUP", "CREATECONSUMER", STREAM, "shop", "idle")
+        bus = StreamsBus(server.addr, claim_idle=0.2)
+        bus.seen()
+        async with bus:
+            with trio.fail_after(5):
+                names = [b"dead"]
+                while {b"dead", b"idle"} & {*names}:
+                    found = await ask("XINFO", "CONSUMERS", STREAM, "shop")
+                    names = [each[b"name"] for each in found]
+                    await trio.sleep(0.01)
+            assert len(names) == 1  # the bus itself
+        assert await ask("XINFO", "CONSUMERS", STREAM, "shop") == []
+        assert await pending(ask) == 0
+
+
+async def test_suspect_that_waits_for_a_long_listener_holds_up_the_others_for_a_moment_only() -> (
+    None
+):
+    async with streams_server() as server, asking(server) as ask:
+        bus = StreamsBus(server.addr, claim_idle=1.0)
+        done: list[int] = []
+        gate = trio.Event()
+
+        async def work(event: Paid) -> None:
+            if event.n == 0:
+                await gate.wait()
+            done.append(event.n)
+
+        bus.subscribe(work, Paid, concurrency=10)
+        await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
+        async with StreamsBus(server.addr, None) as sender:
+            await publish(sender, 1)
+            await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", STREAM, ">")
+            async with bus:
+                await publish(sender, 0)
+                await trio.sleep(1.5)  # the bus has taken over by now what had killed the other one
+                assert await pending(ask) == 2
+                await publish(sender, *range(2, 50))
+                await until(lambda: {*range(2, 50)} <= {*done}, 4.0)
+                assert 1 not in done
+                gate.set()
+                await quiet(ask)
+        assert sorted(done) == [*range(50)]

@@ -1,0 +1,1 @@
+"""Real servers, worker processes and builders of buses that the tests share."""

@@ -1,0 +1,31 @@
+"""The durable brokers of FastStream that tests can have: a line for each."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+from tests.support.nats_server import nats_server
+from tests.support.rabbit_server import rabbit
+
+
+@asynccontextmanager
+async def jetstream() -> AsyncGenerator[str]:
+    async with nats_server() as server:
+        yield f"nats+js://{server.addr}?backoff=0.02&claim_idle=1&max_deliveries=2"
+
+
+@asynccontextmanager
+async def rabbit_queues() -> AsyncGenerator[str]:
+    async with rabbit("shop", "mail") as place:
+        yield place.url(max_deliveries=2)
+
+
+DURABLE: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
+    "jetstream": jetstream,
+    "rabbit": rabbit_queues,
+}
+"""Each runs a broker and yields a URL to which options can be added."""
+
+# Those that can show their dead letters.
+BURYING = ("jetstream",)

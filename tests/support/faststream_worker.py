@@ -1,0 +1,29 @@
+"""A consumer in a process of its own: it notes what it begins on its stdout, and never ends it."""
+
+from __future__ import annotations
+
+import sys
+
+import trio
+
+from goevent import current_delivery
+from tests.support.faststream_buses import FastStreamBus
+from tests.support.redis_buses import Paid
+from tests.support.streams_worker import say
+
+
+async def main(url: str) -> None:
+    bus = FastStreamBus(url)
+
+    async def work(event: Paid) -> None:
+        say("begun", event.n, current_delivery().deliveries)
+        await trio.sleep_forever()
+
+    bus.subscribe(work, Paid, concurrency=20)
+    async with bus:
+        say("ready")
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main, sys.argv[1])

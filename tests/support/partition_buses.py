@@ -1,0 +1,125 @@
+"""Buses on names with partitions, for tests: events with keys, and who has which partition."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+from itertools import groupby
+from typing import Any
+
+import trio
+
+from goevent import Event, GoEvent, current_delivery
+from goevent_redis._streams.partitions.partitions import partition_of
+from tests.support.redis_buses import REGISTRY
+from tests.support.streams_buses import StreamsBus, left
+
+PARTITIONS = 4
+NAME = "account.moved"
+BASE = f"goevent:stream:{NAME}"
+LEASES = f"goevent:leases:shop:{NAME}"
+A0 = partition_of(NAME, "a0", PARTITIONS)
+
+Ask = Callable[..., Any]
+
+
+class Moved(Event, name=NAME, key="account", registry=REGISTRY):
+    account: str = ""
+    n: int = 0
+
+
+class PartitionedBus(StreamsBus):
+    """A bus whose names have partitions."""
+
+    def __init__(self, addr: str, group: str | None = "shop", **streams: Any) -> None:
+        streams.setdefault("partitions", PARTITIONS)
+        super().__init__(addr, group, **streams)
+
+    def moves(
+        self,
+        *,
+        fail: Callable[[Moved], bool] = lambda _: False,
+        wait: Callable[[Moved], Any] | None = None,
+        concurrency: int = 50,
+    ) -> list[tuple[str, int, int]]:
+        """Listen, and return a list to which (account, n, deliveries) come at the end of a run."""
+        arrived: list[tuple[str, int, int]] = []
+
+        async def note(event: Moved) -> None:
+            deliveries = current_delivery().deliveries
+            if wait is not None:
+                await wait(event)
+            arrived.append((event.account, event.n, deliveries))
+            if fail(event):
+                raise ValueError(f"no {event.n}")
+
+        self.subscribe(note, Moved, concurrency=concurrency)
+        return arrived
+
+
+class Gate:
+    """Holds up listeners until it is opened, and knows with which events they have begun."""
+
+    def __init__(self) -> None:
+        self.begun: list[int] = []
+        self._opened = trio.Event()
+
+    def open(self) -> None:
+        """Let them go on."""
+        self._opened.set()
+
+    async def __call__(self, event: Moved) -> None:
+        self.begun.append(event.n)
+        await self._opened.wait()
+
+
+async def move(bus: GoEvent, count: int, accounts: int, first: int = 0) -> None:
+    """Dispatch events of several accounts by turns, and wait until the server has them."""
+    handles = [
+        await bus.dispatch(Moved(account=f"a{n % accounts}", n=n))
+        for n in range(first, first + count)
+    ]
+    for handle in handles:
+        await handle.wait()
+        handle.raise_errors()
+
+
+def by_account(moves: list[tuple[str, int, int]]) -> dict[str, list[int]]:
+    """Return the numbers of each account, in order, repeats of the same one as one."""
+    found: dict[str, list[int]] = defaultdict(list)
+    for account, n, _ in moves:
+        found[account].append(n)
+    return {account: [n for n, _ in groupby(each)] for account, each in found.items()}
+
+
+def in_order(moves: list[tuple[str, int, int]], count: int, accounts: int) -> bool:
+    """Tell whether all came, those of each account one after another."""
+    return by_account(moves) == {f"a{a}": [*range(a, count, accounts)] for a in range(accounts)}
+
+
+async def owners(ask: Ask, name: str = NAME, group: str = "shop") -> dict[int, str]:
+    """Return who has which partition."""
+    found = await ask("HGETALL", f"goevent:leases:{group}:{name}")
+    return {
+        int(field.partition(b":")[0]): value.decode()
+        for field, value in found.items()
+        if field.endswith(b":owner")
+    }
+
+
+async def shared(ask: Ask, *counts: int, seconds: float = 5.0) -> None:
+    """Wait until the partitions are shared out like that."""
+    with trio.fail_after(seconds):
+        while True:
+            found = list((await owners(ask)).values())
+            if sorted(found.count(each) for each in {*found}) == sorted(counts):
+                return
+            await trio.sleep(0.01)
+
+
+async def calm(ask: Ask, name: str = NAME, group: str = "shop", seconds: float = 10.0) -> None:
+    """Wait until everything of all partitions is handed out and acknowledged."""
+    with trio.fail_after(seconds):
+        for number in range(PARTITIONS):
+            while await left(ask, f"goevent:stream:{name}:{number}", group):
+                await trio.sleep(0.01)
