@@ -18,6 +18,7 @@ from ._errors import EventError, leaves
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
 from ._kernel.dispatcher import Dispatcher
+from ._kernel.failures import Failures
 from ._kernel.ledger import Ledger, LedgerBook, Snapshot, snapshot_of
 from ._kernel.routing import Observer
 from ._kernel.scheduler import Scheduler
@@ -64,7 +65,7 @@ class GoEvent:
         self._config = config
         self._driver = find_driver(config.driver)
         self._supervisor = Supervisor()
-        self._scheduler = Scheduler(self._supervisor.report, config.slow_after)
+        self._scheduler = Scheduler(Failures(self._supervisor), config.slow_after)
         self._dispatcher = Dispatcher(config, self._scheduler, self._supervisor)
         self._inbox = BusInbox(self._dispatcher, config.registry, config.codec, self._supervisor)
         self._router = self._dispatcher.router

@@ -97,7 +97,12 @@ class Session:
         self._inbox.prepare(ignores_own=capabilities.fan_out)
         await nursery.start(self._run_driver)
         self._publisher = EventPublisher(
-            self._driver, capabilities, self._inbox, self._config, self._scheduler, self._supervisor
+            self._driver,
+            capabilities,
+            self._inbox,
+            self._config,
+            self._scheduler,
+            self._scheduler.failures,
         )
         self.subscriptions = Subscriptions(self._driver, self._inbox.report)
         self._router.connect(

@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
     from .._handle import DispatchHandle
     from .actor import Actor
+    from .failures import Failures
     from .routing import Route
     from .scheduler import Scheduler
-    from .supervisor import Supervisor
 
 
 class Admission:
     """The mailboxes of one bus, seen from where they are not simply filled and emptied."""
 
-    def __init__(self, scheduler: Scheduler, supervisor: Supervisor) -> None:
+    def __init__(self, scheduler: Scheduler, failures: Failures) -> None:
         self._scheduler = scheduler
-        self._supervisor = supervisor
+        self._failures = failures
         self.spend: Callable[[Actor], None] = forget  # takes away a listener that has had its event
 
     def commit(self, route: Route, handle: DispatchHandle) -> None:
@@ -75,8 +75,7 @@ class Admission:
     def drop(self, handle: DispatchHandle, actor: Actor, reason: str) -> None:
         """Settle an event that was taken out of a mailbox, or never got in."""
         error = EventDropped(handle.event_name, actor.name, reason=reason)
-        self._supervisor.report(error, handle, actor)
-        handle.settle_one()
+        self._failures.settle(actor, handle, error)
 
     def abandon(self, actor: Actor) -> None:
         """Settle all that an actor will not get to any more, as the bus has ended."""
@@ -90,8 +89,7 @@ class Admission:
             started = handle in hands
             reason = f"the bus ended {'while' if started else 'before'} the listener ran"
             error = EventAbandoned(handle.event_name, actor.name, reason=reason, started=started)
-            self._supervisor.report(error, handle, actor)
-            handle.settle_one()
+            self._failures.settle(actor, handle, error)
 
 
 def forget(actor: Actor) -> None:

@@ -58,14 +58,14 @@ class Dispatcher:
     def __init__(self, config: Config, scheduler: Scheduler, supervisor: Supervisor) -> None:
         self._slow_after = inf if config.slow_after is None else config.slow_after
         self.special_dispatch: SpecialDispatch = SpecialDispatch(
-            self, supervisor, config.middleware, self._slow_after
+            self, scheduler.failures, config.middleware, self._slow_after
         )
         self.underway: Mapping[DispatchHandle, object] = self.special_dispatch.handles
         self.router: Router = Router(self, special=bool(self.special_dispatch.hooks))
         self._owner = 0
         self._routes = self.router.by_type
         self.scheduler = scheduler
-        self.admission: Admission = Admission(scheduler, supervisor)
+        self.admission: Admission = Admission(scheduler, scheduler.failures)
         self._registry = config.registry
         self._supervisor = supervisor
         self.reentrancy: Reentrancy = Reentrancy(scheduler, self.router, self.special_dispatch)
@@ -334,10 +334,11 @@ class Dispatcher:
         finally:
             self._owner = owner
             self._depth -= level
-            # All at once, so that a snapshot taken by a listener adds up.
+            # The route counts the deliveries only now, when all of them have been made: until
+            # then a failed one counts itself, so that a snapshot taken by a listener adds up.
             route.ran += 1
             for actor in failures:
-                actor.failed += 1
+                actor.folded -= 1
             if index < len(calls):  # after a KeyboardInterrupt, say
                 for actor in route.inline[index:]:
                     actor.abandoned += 1
@@ -347,10 +348,11 @@ class Dispatcher:
 
     def _inline_failed(self, actor: Actor, handle: DispatchHandle, failure: Exception) -> None:
         forget_caller(failure)
-        actor.last_error = EventError(handle.event_name, actor.name, failure)
-        self._supervisor.report(actor.last_error, handle)
+        error = EventError(handle.event_name, actor.name, failure)
+        actor.folded += 1
+        self.scheduler.failures.fail(actor, handle, error)
         if actor.recovery is not None:
-            actor.recovery.supervise_inline(actor.last_error)
+            actor.recovery.supervise_inline(error)
 
     # -- what the bus and its handles ask
 

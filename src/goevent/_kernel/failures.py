@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .actor import Actor
     from .mailbox import Lane
+    from .supervisor import Supervisor
     from .worker import Worker
-
-    Report = Callable[[EventError, DispatchHandle, Actor | None], None]
 
 CRASHES = 5  # of our own loop that are survived
 WITHIN = 10.0  # seconds
@@ -33,10 +32,46 @@ logger = logging.getLogger("goevent")
 
 
 class Failures:
-    """What one scheduler does about failures."""
+    """The failed deliveries of one bus: counted here, recorded by the supervisor.
 
-    def __init__(self, report: Report, put_back: Callable[[Actor | Lane], None]) -> None:
-        self._report = report
+    Every part of the bus that fails a delivery calls `fail` or `settle`, and nothing else.
+    """
+
+    __slots__ = ("_record",)
+
+    def __init__(self, supervisor: Supervisor) -> None:
+        self._record = supervisor.record
+
+    def fail(self, actor: Actor | None, handle: DispatchHandle, error: EventError) -> None:
+        """Count a delivery that did not complete on its listener, and record the error.
+
+        Args:
+            actor: The listener. None if no listener is to be counted: the failure is that of
+                middleware around the dispatch, or the delivery was counted as abandoned before.
+            handle: The event. It is not settled here.
+            error: What happened; its `outcome` tells the column of the ledger.
+        """
+        if actor is not None:
+            actor.last_error = error
+            if error.outcome == "failed":
+                actor.failed += 1
+            elif error.outcome == "dropped":
+                actor.dropped += 1
+            else:
+                actor.abandoned += 1
+        self._record(error, handle)
+
+    def settle(self, actor: Actor | None, handle: DispatchHandle, error: EventError) -> None:
+        """Fail a delivery as `fail` does, and count it as finished on its handle."""
+        self.fail(actor, handle, error)
+        handle.settle_one()
+
+
+class FailedRuns:
+    """The runs of a scheduler's listeners that do not simply end."""
+
+    def __init__(self, failures: Failures, put_back: Callable[[Actor | Lane], None]) -> None:
+        self._fail = failures.fail
         self._put_back = put_back
         self._crashes: deque[float] = deque()
 
@@ -58,7 +93,7 @@ class Failures:
     ) -> EventError:
         late = actor.hand is not handle  # the bus gave the event up before the listener did
         failure = failure_of(handle.event_name, actor.name, error, earlier)
-        self._report(failure, handle, None if late else actor.listener)
+        self._fail(None if late else actor.listener, handle, failure)
         return failure
 
     async def recover(
@@ -176,7 +211,7 @@ class Failures:
         error = EventAbandoned(
             handle.event_name, actor.name, last, reason=reason, earlier=tuple(earlier)
         )
-        self._report(error, handle, actor.listener)
+        self._fail(actor.listener, handle, error)
         actor.hand = None
         handle.settle_one()
 
@@ -197,7 +232,7 @@ class Failures:
         else:
             reason = f"the bus itself failed: {describe(crash)}"
             error = EventError(handle.event_name, actor.name, crash, reason=reason)
-            self._report(error, handle, actor.listener)
+            self._fail(actor.listener, handle, error)
             handle.settle_one()
         try:
             self._put_back(actor)

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .._errors import EventError
     from .._handle import DispatchHandle
     from .actor import Actor
+    from .failures import Failures
     from .routing import Route
-    from .supervisor import Supervisor
 
 # The handles of the dispatches that await inline listeners, inside which the current task runs.
 underway: ContextVar[tuple[DispatchHandle, ...]] = ContextVar("goevent.underway", default=())
@@ -70,25 +70,25 @@ class InlineTurn:
     """The inline listeners of one event, some of which have to be awaited."""
 
     __slots__ = (
+        "_errors",
         "_failures",
         "_handle",
         "_host",
         "_over",
         "_running",
         "_scope",
-        "_supervisor",
         "_todo",
     )
 
     def __init__(
-        self, chosen: Route, handle: DispatchHandle, host: Host, supervisor: Supervisor
+        self, chosen: Route, handle: DispatchHandle, host: Host, failures: Failures
     ) -> None:
         self._todo: deque[Actor] = deque(chosen.inline)  # an awaited one that runs is the first
         self._handle = handle
         self._host = host
-        self._supervisor = supervisor
+        self._failures = failures
         self._scope = trio.CancelScope()
-        self._failures: list[Exception] = []
+        self._errors: list[Exception] = []
         self._running: Actor | None = None
         self._over = False
 
@@ -117,7 +117,7 @@ class InlineTurn:
         while self._todo:
             actor = self._todo.popleft()
             running = actor is self._running
-            causes = raised(self._failures) if running else ()
+            causes = raised(self._errors) if running else ()
             error = EventAbandoned(
                 self._handle.event_name,
                 actor.name,
@@ -127,7 +127,7 @@ class InlineTurn:
                 started=running,
             )
             actor.due -= 1
-            self._supervisor.report(error, self._handle, actor)
+            self._failures.fail(actor, self._handle, error)
         self._handle.settle_one()
         self._host.ended(self._handle)
 
@@ -140,7 +140,7 @@ class InlineTurn:
     async def _await(self, actor: Actor) -> None:
         """Run an `async def`, with its retries."""
         self._running = actor
-        failures = self._failures = []
+        failures = self._errors = []
         while True:
             try:
                 await self._attempt(actor, Delivery(actor.name, self._handle, len(failures) + 1))
@@ -170,7 +170,7 @@ class InlineTurn:
         earlier = raised(failures[:-1])
         failure = failure_of(self._handle.event_name, actor.name, failures[-1], earlier)
         # After the bus has given the event up, it is in the books as abandoned already.
-        self._supervisor.report(failure, self._handle, None if self._over else actor)
+        self._failures.fail(None if self._over else actor, self._handle, failure)
         self._succeeded(actor)
         return failure
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .actor import Actor
     from .backpressure import RoomWait
-    from .supervisor import Supervisor
+    from .failures import Failures
 
     Ready = deque["Actor | Lane"]
     Finished = Callable[[DispatchHandle], None]
@@ -144,11 +144,11 @@ class KeyedMailbox:
         concurrency: int,
         ready: Ready,
         key_of: Callable[[Any], Any],
-        supervisor: Supervisor,
+        failures: Failures,
     ) -> None:
         self._listener = listener
         self._key_of = key_of
-        self._supervisor = supervisor
+        self._failures = failures
         self._runnable = SharedMailbox(listener, concurrency, ready, self._finished)
         # The keys of all events that are queued or in hand, by age.
         self._keys: OrderedDict[DispatchHandle, Any] = OrderedDict()
@@ -189,10 +189,8 @@ class KeyedMailbox:
         forget_caller(error)
         reason = f"its ordering_key raised {describe(error)}"
         name = self._listener.name
-        self._supervisor.report(
-            EventError(handle.event_name, name, error, reason=reason), handle, self._listener
-        )
-        handle.settle_one()
+        failure = EventError(handle.event_name, name, error, reason=reason)
+        self._failures.settle(self._listener, handle, failure)
 
     def _finished(self, handle: DispatchHandle) -> None:
         if handle in self._keys:

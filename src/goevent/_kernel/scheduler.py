@@ -40,22 +40,20 @@ from trio.lowlevel import (
 )
 
 from .._delivery import Delivery, finder
-from .._errors import EventError
 from .._handle import WOKEN
 from .._trio_internals import park
 from .backpressure import let_in
-from .failures import Failures
+from .failures import FailedRuns
 from .timeouts import Timeouts
 from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from .._handle import DispatchHandle
+    from .._errors import EventError
     from .actor import Actor
+    from .failures import Failures
     from .mailbox import Lane
-
-    Report = Callable[[EventError, DispatchHandle, Actor | None], None]
 
 logger = logging.getLogger("goevent")
 
@@ -72,7 +70,7 @@ class Guest(Protocol):
 class Scheduler:
     """The workers of one bus, from `async with bus` until it closes."""
 
-    def __init__(self, report: Report, slow_after: float | None) -> None:
+    def __init__(self, failures: Failures, slow_after: float | None) -> None:
         self.ready: deque[Actor | Lane] = deque()
         self.awake: int = 0  # workers that will look at `ready` before they park
         self.suspended: int = 0  # workers suspended inside a listener
@@ -85,11 +83,12 @@ class Scheduler:
         self.guests: dict[Task, Guest] = {}  # tasks next to them that do a listener's work
         self.threads: set[int] = set()  # that do a listener's work
         self.timeouts: Timeouts = Timeouts()
+        self.failures: Failures = failures
         self.slow_after: float = inf if slow_after is None else slow_after
         self.open: bool = False
         self._idle: list[Worker] = []
         self._watchers: list[Task] = []
-        self._failures = Failures(report, self.put_back)
+        self._failed_runs = FailedRuns(failures, self.put_back)
         self._clean = contextvars.Context()
         self._escalated = False
 
@@ -110,7 +109,7 @@ class Scheduler:
         self._clean.run(decimal.getcontext)
         self._clean.run(finder.set, find)
         self.ready.clear()
-        self._failures.reset()
+        self._failed_runs.reset()
         self.awake = self.suspended = 0
         self._escalated = False
         try:
@@ -215,7 +214,7 @@ class Scheduler:
             with worker:
                 await worker
         except Exception as crash:  # noqa: BLE001 - it is counted, and reported
-            self._failures.crashed(worker, crash, self.clock())
+            self._failed_runs.crashed(worker, crash, self.clock())
         finally:
             del self.workers[worker.task]
             self.awake -= 1
@@ -239,7 +238,7 @@ class Scheduler:
 
     @enable_ki_protection
     async def loop(self, worker: Worker) -> None:
-        ready, task, clean, after = self.ready, worker.task, self._clean, self._failures
+        ready, task, clean, after = self.ready, worker.task, self._clean, self._failed_runs
         context, status = task.context, worker.status
         late = False
         while True:

@@ -37,8 +37,8 @@ if TYPE_CHECKING:
     from .._options.middleware import Hook, Middleware
     from .actor import Actor
     from .dispatcher import Dispatcher
+    from .failures import Failures
     from .routing import Route
-    from .supervisor import Supervisor
 
 
 class SpecialDispatch:
@@ -47,7 +47,7 @@ class SpecialDispatch:
     def __init__(
         self,
         dispatcher: Dispatcher,
-        supervisor: Supervisor,
+        failures: Failures,
         middleware: tuple[Middleware, ...],
         slow_after: float,
     ) -> None:
@@ -58,7 +58,7 @@ class SpecialDispatch:
         self._suspends = any(hook.suspends for hook in self.hooks)
         self.handles: dict[DispatchHandle, InlineTurn] = {}  # of dispatches that await listeners
         self._dispatcher = dispatcher
-        self._supervisor = supervisor
+        self._failures = failures
         self.slow_after: float = slow_after
         self._ending = False
         self._idle = trio.lowlevel.ParkingLot()
@@ -169,8 +169,8 @@ class SpecialDispatch:
             self._dispatcher.leave_inline(owner)
         reason = f"its predicate (when=) raised {describe(failure)}"
         actor.folded += 1
-        self._supervisor.report(
-            EventError(handle.event_name, actor.name, failure, reason=reason), handle, actor
+        self._failures.fail(
+            actor, handle, EventError(handle.event_name, actor.name, failure, reason=reason)
         )
         return False
 
@@ -179,10 +179,10 @@ class SpecialDispatch:
         name = error.middleware
         if isinstance(error, Vetoed):
             veto = EventVetoed(handle.event_name, name, reason=error.reason)
-            self._supervisor.report(veto, handle)
+            self._failures.fail(None, handle, veto)
         else:
             failure = EventError(handle.event_name, name, error.error)
-            self._supervisor.report(failure, handle)
+            self._failures.fail(None, handle, failure)
 
     # -- inline listeners
 
@@ -223,7 +223,7 @@ class SpecialDispatch:
             actor.due -= 1
             actor.abandoned += not ended  # a KeyboardInterrupt, say
         if failure is not None:
-            self._supervisor.report(failure, handle, actor)
+            self._failures.fail(actor, handle, failure)
             if actor.recovery is not None:
                 actor.recovery.supervise_inline(failure)
 
@@ -241,7 +241,7 @@ class SpecialDispatch:
 
     async def _await_all(self, chosen: Route, handle: DispatchHandle) -> None:
         """Run inline listeners of which some are async; the handle is not done before that."""
-        turn = self.handles[handle] = InlineTurn(chosen, handle, self, self._supervisor)
+        turn = self.handles[handle] = InlineTurn(chosen, handle, self, self._failures)
         if self._ending:
             turn.cancel()
         await turn.run()

@@ -20,7 +20,6 @@ from .._errors import EventError, EventVetoed
 
 if TYPE_CHECKING:
     from .._handle import DispatchHandle, HandleDetails
-    from .actor import Actor
 
 OnError = Callable[[EventError], Any]
 
@@ -49,36 +48,28 @@ class Supervisor:
 
     # -- recording
 
-    def report(self, error: EventError, handle: DispatchHandle, actor: Actor | None = None) -> None:
-        """Record a failure on its handle, on its listener and in the log; never blocks."""
+    def record(self, error: EventError, handle: DispatchHandle) -> None:
+        """Record a failure on its handle and in the log; never blocks."""
         notes = handle.noted()
         notes.add_error(error)
-        if actor is not None:
-            actor.last_error = error
-            if error.outcome == "failed":
-                actor.failed += 1
-            elif error.outcome == "dropped":
-                actor.dropped += 1
-            else:
-                actor.abandoned += 1
         if isinstance(error, EventVetoed):
             logger.info("%s", error)
             return
-        self._record(error)
+        self._log_error(error)
         if self.callbacks and self._running:
             self._hand_on(error)
         else:
             self._unseen.setdefault(weakref.ref(notes, self._unlooked), []).append(error)
 
-    def report_loose(self, error: EventError) -> None:
+    def record_loose(self, error: EventError) -> None:
         """Record a failure that belongs to no dispatch of this bus."""
-        self._record(error)
+        self._log_error(error)
         if self.callbacks and self._running:
             self._hand_on(error)
         else:
             self.unhandled(error)
 
-    def _record(self, error: EventError) -> None:
+    def _log_error(self, error: EventError) -> None:
         self.count += 1
         log = self._log
         log.append(error)

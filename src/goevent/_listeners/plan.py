@@ -163,7 +163,7 @@ class ListenerPlanner:
         if key_of is None:
             actor.share(SharedMailbox(actor, concurrency, ready))
         else:
-            actor.share(KeyedMailbox(actor, concurrency, ready, key_of, self._supervisor))
+            actor.share(KeyedMailbox(actor, concurrency, ready, key_of, self._scheduler.failures))
 
     def _key_of(
         self, asked: str | Callable[[Any], Any] | bool | None, names: tuple[str, ...]
@@ -207,7 +207,7 @@ class ListenerPlanner:
             except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
                 reason = f"it could not be built anew: {describe(error)}"
                 failure = EventError(actor.event_names[0], actor.name, error, reason=reason)
-                self._supervisor.report_loose(failure)
+                self._supervisor.record_loose(failure)
                 return failure
             self._listeners.rebuilt(actor, compose(handler))
             return None

@@ -196,13 +196,13 @@ class BusInbox:
 
     def report(self, error: Exception, event_name: str = "") -> None:
         """Tell the supervisor of something that went wrong, or was lost."""
-        self._supervisor.report_loose(EventError(event_name, "driver", error))
+        self._supervisor.record_loose(EventError(event_name, "driver", error))
 
     def lost(self, event_name: str) -> EventError:
         """Report an event that has arrived and cannot be delivered, as the bus ends."""
         reason = "the bus ended before it could be delivered"
         failure = EventAbandoned(event_name, "driver", reason=reason, started=False)
-        self._supervisor.report_loose(failure)
+        self._supervisor.record_loose(failure)
         return failure
 
     def _refuse(self, name: str, settle: Settle | None, error: Exception | None) -> None:
@@ -211,7 +211,7 @@ class BusInbox:
             failure: EventError = self.lost(name)
         else:
             failure = EventError(name, "driver", error)
-            self._supervisor.report_loose(failure)
+            self._supervisor.record_loose(failure)
         self._finish(name, settle, failure)
 
     def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:

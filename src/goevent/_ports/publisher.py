@@ -23,8 +23,8 @@ from .message import MessageEncoding, OutgoingMessage
 if TYPE_CHECKING:
     from .._config import Config
     from .._handle import DispatchHandle
+    from .._kernel.failures import Failures
     from .._kernel.scheduler import Scheduler
-    from .._kernel.supervisor import Supervisor
     from ..drivers.contract import Driver
     from .inbox import BusInbox
 
@@ -47,7 +47,7 @@ class EventPublisher(SharedMailbox):
         arrivals: BusInbox,
         config: Config,
         scheduler: Scheduler,
-        supervisor: Supervisor,
+        failures: Failures,
     ) -> None:
         self.actor: Actor = Actor("driver", (), self._publish, inline=False, capacity=CAPACITY)
         super().__init__(self.actor, capabilities.in_flight, scheduler.ready)
@@ -59,7 +59,7 @@ class EventPublisher(SharedMailbox):
             arrivals, config.codec, config.registry.key_of, capabilities.max_size
         )
         self._scheduler = scheduler
-        self._supervisor = supervisor
+        self._failures = failures
         self.posted: dict[DispatchHandle, None] = {}
         self.watchers = trio.lowlevel.ParkingLot()
 
@@ -106,8 +106,7 @@ class EventPublisher(SharedMailbox):
 
     def failed(self, handle: DispatchHandle, error: Exception) -> None:
         failure = EventError(handle.event_name, self.actor.name, error)
-        self._supervisor.report(failure, handle, self.actor)
-        handle.settle_one()
+        self._failures.settle(self.actor, handle, failure)
 
     def go_on(self) -> None:
         """Post what waits, or leave it to workers; called when the broker has replied."""
