@@ -12,7 +12,7 @@ from goevent import Capabilities, Driver, MemoryDriver, MemoryHub, UnsupportedEr
 from goevent_faststream import MAPPINGS, FastStreamDriver, Mapping
 from goevent_redis import RedisDriver, RedisStreamsDriver
 
-PAGE = Path(__file__).parent / "guides" / "choosing-a-broker.md"
+PAGE = Path(__file__).parent / "brokers" / "choosing-a-broker.md"
 
 TITLES = {
     "kafka": "Kafka",

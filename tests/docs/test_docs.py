@@ -1,4 +1,4 @@
-"""The docs hold together; `mkdocs build --strict` checks the rest, outside of pytest."""
+"""The sources of the docs hold together; `test_site.py` checks the built site."""
 
 import re
 from importlib.util import module_from_spec, spec_from_file_location
@@ -106,7 +106,7 @@ def test_tables_of_brokers_are_as_the_code_says() -> None:
     assert spec.loader is not None
     tables = module_from_spec(spec)
     spec.loader.exec_module(tables)
-    page = text_of(DOCS / "guides/choosing-a-broker.md")
+    page = text_of(DOCS / "brokers/choosing-a-broker.md")
     assert page == tables.written(page), "run: python docs/_tables.py"
 
 

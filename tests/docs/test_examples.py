@@ -22,27 +22,27 @@ ORDERS = [sys.executable, "-W", "error", "examples/orders.py"]
 # What each example prints, word for word, in these pages.
 SHOWN = {
     "quickstart.py": ["README.md", "docs/index.md"],
-    "tutorial/step1_first_event.py": ["docs/tutorial.md"],
-    "tutorial/step2_async_listener.py": ["docs/tutorial.md"],
-    "tutorial/step3_errors.py": ["docs/tutorial.md"],
-    "tutorial/step4_backpressure.py": ["docs/tutorial.md"],
-    "tutorial/step5_closing.py": ["docs/tutorial.md"],
-    "hub.py": ["docs/several-buses.md"],
-    "redis_pubsub.py": ["docs/guides/from-one-process-to-many.md"],
-    "nats_jobs.py": ["docs/for-faststream-users.md"],
+    "tutorial/step1_first_event.py": ["docs/start/tutorial.md"],
+    "tutorial/step2_async_listener.py": ["docs/start/tutorial.md"],
+    "tutorial/step3_errors.py": ["docs/start/tutorial.md"],
+    "tutorial/step4_backpressure.py": ["docs/start/tutorial.md"],
+    "tutorial/step5_closing.py": ["docs/start/tutorial.md"],
+    "hub.py": ["docs/use/several-buses.md"],
+    "redis_pubsub.py": ["docs/brokers/from-one-process-to-many.md"],
+    "nats_jobs.py": ["docs/start/for-faststream-users.md"],
 }
 # Those whose output is all that these pages show, in one block or in several.
 # Two processes print, or on_error does, which has a task of its own: the order is not ours.
 ANY_ORDER = {"redis_pubsub.py"}
 
 SHOWN_IN_PARTS = {
-    "blocking.py": "docs/guides/blocking.md",
-    "middleware.py": "docs/middleware.md",
-    "ordering.py": "docs/guides/ordering.md",
-    "patterns.py": "docs/guides/patterns.md",
-    "pipeline.py": "docs/guides/back-pressure.md",
-    "retries.py": "docs/guides/retries.md",
-    "supervision.py": "docs/guides/supervision.md",
+    "blocking.py": "docs/use/blocking.md",
+    "middleware.py": "docs/use/middleware.md",
+    "ordering.py": "docs/use/ordering.md",
+    "patterns.py": "docs/use/patterns.md",
+    "pipeline.py": "docs/use/back-pressure.md",
+    "retries.py": "docs/use/retries.md",
+    "supervision.py": "docs/use/supervision.md",
 }
 # What those say whose output is shown in parts, or not at all.
 SAID = {
@@ -118,7 +118,7 @@ def test_example_says_what_it_is_for(name: str) -> None:
 
 
 def test_overflow_policies_do_what_the_docs_show(capsys: pytest.CaptureFixture[str]) -> None:
-    page = (ROOT / "docs/concepts/mailboxes.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/use/mailboxes.md").read_text(encoding="utf-8")
     main = runpy.run_path(str(EXAMPLES / "backpressure.py"))["main"]
     trio.run(main, clock=MockClock(autojump_threshold=0))  # a burst takes none of its time
     lines = capsys.readouterr().out.splitlines()
@@ -128,7 +128,7 @@ def test_overflow_policies_do_what_the_docs_show(capsys: pytest.CaptureFixture[s
 
 
 def test_registry_and_codec_print_what_the_docs_show() -> None:
-    page = (ROOT / "docs/events.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/use/events.md").read_text(encoding="utf-8")
     for line in python(EXAMPLES / "versions.py").splitlines():
         assert f"\n{line}\n" in page
 
@@ -143,7 +143,7 @@ async def test_two_processes_use_the_server_that_they_are_told() -> None:
     async with redis_server() as server, plain_link(server) as link:
         program = EXAMPLES / "redis_pubsub.py"
         output = await trio.to_thread.run_sync(python, program, server.url)
-        blocks = blocks_of("docs/guides/from-one-process-to-many.md", "text")
+        blocks = blocks_of("docs/brokers/from-one-process-to-many.md", "text")
         assert by_speaker(output) in map(by_speaker, blocks)
         stats: bytes = await link.execute("INFO", "stats")
         assert b"total_connections_received:3\r" in stats  # the two, and ours

@@ -155,7 +155,7 @@ async def test_a_missing_right_to_a_pattern_is_on_ready_and_on_the_supervisor() 
 
 
 async def test_the_rights_that_the_docs_name_are_enough() -> None:
-    page = (Path(__file__).parents[3] / "docs/redis.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[3] / "docs/brokers/redis.md").read_text(encoding="utf-8")
     (rules,) = [line for line in page.splitlines() if line.startswith("user shop on >password ")]
     async with redis_server(rules) as server:
         one, two = (bus_on(server, username="shop", password="password") for _ in "ab")
