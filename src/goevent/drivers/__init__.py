@@ -1,7 +1,15 @@
-"""What a driver author imports: the contract, what durable drivers share, and the memory driver.
+"""The public names for authors of drivers: the contract, the durable core, the memory driver.
 
-A driver takes events to other buses over one transport. It imports `goevent` and this package, and
-nothing deeper; the bus finds it by its entry point and runs it inside `async with bus`.
+A driver carries events to other buses over one transport. It imports `goevent` and this package,
+and nothing deeper. The bus finds a driver by its entry point, or gets the object, and runs it
+inside `async with bus`. This room knows events, envelopes and errors. It never knows listeners,
+mailboxes or the bus; those reach it as an `Inbox`.
+
+- `contract`: the `Driver` and the `Inbox`, and the values that pass between them.
+- `durable`: the settings of every durable driver, and its verdicts on events.
+- `dead_letters`: the events that a group has given up.
+- `memory`: the default driver, and the hub that joins the buses of one process.
+- `discovery`: finds the driver that a URL or a name stands for.
 """
 
 from .contract import (
@@ -13,5 +21,33 @@ from .contract import (
     Message as Message,
     Receipt as Receipt,
     Settlement as Settlement,
+)
+from .dead_letters import (
+    DEAD_LETTERS_PER_CALL as DEAD_LETTERS_PER_CALL,
+    DEAD_LETTERS_PER_PAGE as DEAD_LETTERS_PER_PAGE,
+    MAX_REASON_CHARS as MAX_REASON_CHARS,
+    DeadLetter as DeadLetter,
+    DeadLetters as DeadLetters,
+    DeadLetterStore as DeadLetterStore,
+    dead_letter_report as dead_letter_report,
+    in_one_line as in_one_line,
+)
+from .durable import (
+    ACK as ACK,
+    EXHAUSTED as EXHAUSTED,
+    MAX_DETAILS_CHARS as MAX_DETAILS_CHARS,
+    RELEASE as RELEASE,
+    Action as Action,
+    DurableConfig as DurableConfig,
+    Verdict as Verdict,
+    check_count as check_count,
+    check_name as check_name,
+    check_seconds as check_seconds,
+    group_required as group_required,
+    in_utc as in_utc,
+    jittered as jittered,
+    read_options as read_options,
+    undecodable as undecodable,
+    verdict as verdict,
 )
 from .memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
