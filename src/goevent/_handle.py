@@ -47,7 +47,7 @@ class Ids:
         return self._drawn.pop()
 
 
-class Woken:
+class WakeUp:
     """The outcome that wakes a parked task; an `outcome.Value` can be used but once."""
 
     __slots__ = ()
@@ -56,7 +56,7 @@ class Woken:
         return None
 
 
-WOKEN = cast("outcome.Outcome[None]", Woken())
+WAKE_UP = cast("outcome.Outcome[None]", WakeUp())
 
 
 class Workers(Protocol):
@@ -273,7 +273,7 @@ class DispatchHandle:
     def _rouse(self, task: Task) -> None:
         """Wake a task, unless it is cancelled and has not run since."""
         if task.custom_sleep_data is self:
-            reschedule(task, WOKEN)
+            reschedule(task, WAKE_UP)
 
     def noted(self) -> HandleDetails:
         notes = self.notes

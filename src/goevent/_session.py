@@ -186,7 +186,7 @@ class Session:
         """Wait until no listener has anything to do."""
         special_dispatch, publisher = self._dispatcher.special_dispatch, self._publisher
         await self._scheduler.quiet()
-        while special_dispatch.handles or (publisher is not None and publisher.held):
+        while special_dispatch.handles or (publisher is not None and publisher.in_flight):
             await special_dispatch.quiet()
             if publisher is not None:
                 await publisher.quiet()

@@ -25,6 +25,7 @@ from goevent import (
     Retry,
     current_delivery,
 )
+from goevent._kernel.actor import Lane
 from goevent._kernel.mailbox import KeyedMailbox
 from goevent._options.options import Overflow
 
@@ -102,13 +103,13 @@ class Sequences:
             self.running[key] -= 1
 
 
-def mailbox_of(bus: GoEvent) -> KeyedMailbox:
+def mailbox_of(bus: GoEvent) -> KeyedMailbox[Lane]:
     (actor,) = bus._router.listeners()  # pyright: ignore[reportPrivateUsage]
     assert isinstance(actor.mail, KeyedMailbox)
     return actor.mail
 
 
-def is_empty(mail: KeyedMailbox) -> bool:
+def is_empty(mail: KeyedMailbox[Lane]) -> bool:
     """Tell whether nothing is remembered of any key."""
     return not (mail._keys or mail._backlogs or mail._waiting or len(mail))  # pyright: ignore
 
@@ -252,7 +253,7 @@ async def test_an_event_whose_key_fails_is_one_error_of_the_listener(
     assert is_empty(mailbox_of_first(bus))
 
 
-def mailbox_of_first(bus: GoEvent) -> KeyedMailbox:
+def mailbox_of_first(bus: GoEvent) -> KeyedMailbox[Lane]:
     mail = bus._router.listeners()[0].mail  # pyright: ignore[reportPrivateUsage]
     assert isinstance(mail, KeyedMailbox)
     return mail

@@ -19,7 +19,7 @@ import goevent._kernel.failures
 import goevent._kernel.scheduler
 from goevent import Config, DispatchHandle, Event, EventError, EventRegistry, GoEvent, Ledger, Retry
 from goevent._errors import forget_caller
-from goevent._kernel.backpressure import let_in
+from goevent._kernel.backpressure import Backpressure
 
 REGISTRY = EventRegistry()
 
@@ -83,6 +83,11 @@ class Breaks:
         if not self._calls or self.count in self._calls:
             raise KernelBugError
         return self._function(*arguments)
+
+    @property
+    def method(self) -> Callable[..., Any]:
+        """The same as a function, which a class can have as a method."""
+        return lambda *arguments: self(*arguments)
 
 
 def break_failures(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
@@ -260,14 +265,14 @@ async def test_a_crash_between_two_events_blames_neither(
         async def dispatch(n: int) -> None:
             handles.append(await bus.dispatch(Job(n)))
 
-        broken_let_in = Breaks(let_in, *broken)
-        monkeypatch.setattr(goevent._kernel.scheduler, "let_in", broken_let_in)
+        made_room = Breaks(Backpressure.made_room, *broken)
+        monkeypatch.setattr(Backpressure, "made_room", made_room.method)
         with trio.fail_after(50):
             async with trio.open_nursery() as nursery:
                 for n in range(6):
                     nursery.start_soon(dispatch, n)
             await bus.wait()
-        assert broken_let_in.count >= max(broken)
+        assert made_room.count >= max(broken)
         assert sorted(seen) == [0, 1, 2, 3, 4, 5]
         assert not any(handle.errors for handle in handles)
         assert bus.snapshot().ledger == Ledger(accepted=6, completed=6)
@@ -280,7 +285,7 @@ async def test_a_crash_that_repeats_itself_during_the_repair_ends_the_bus(
 ) -> None:
     handles: list[DispatchHandle] = []
     bus = make()
-    monkeypatch.setattr(goevent._kernel.scheduler, "let_in", Breaks(let_in))
+    monkeypatch.setattr(Backpressure, "made_room", Breaks(Backpressure.made_room).method)
     with trio.fail_after(50), crashes():
         async with bus:
             bus.subscribe(listen, Job, mailbox=1)

@@ -1,8 +1,9 @@
-"""A listener as an actor: its mailbox, what it is doing, and what became of its events.
+"""The actor: one registered listener with its mailbox, its current events and its counters.
 
-Owned by the bus from registration to unregistering. The dispatcher appends to `mail`; a worker of
-the scheduler takes from it, one event at a time, or several workers by the listener's lanes. An inline
-listener is an actor too, one without a mailbox: its turn runs on the task that dispatches.
+The bus owns an actor from the registration of the listener until it is unregistered. The dispatcher
+appends to `mail`; a worker of the scheduler takes events from it, one at a time. A listener with
+`concurrency=n` has n lanes: several workers then run the one listener, each by a lane of its own.
+An inline listener is an actor too. It has no mailbox: it runs on the task that dispatches.
 """
 
 from __future__ import annotations
@@ -21,19 +22,23 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .._options.middleware import Hook
     from .._options.options import Overflow
-    from .backpressure import RoomWait
-    from .mailbox import Lane, Mail
     from .recovery import Recovery
+
+    Mail = deque[DispatchHandle] | SharedMailbox["Lane"] | KeyedMailbox["Lane"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Traits:
-    """What dispatch has to know of a listener besides its call and its mailbox.
+class DispatchOptions:
+    """The options of a listener that dispatch has to respect.
 
     Attributes:
-        awaited: it is an `async def` that runs inline.
-        hooks: what stands around its runs, if they are inline.
-        contextual: it runs in its dispatcher's context.
+        priority: Listeners with a higher one come first.
+        awaited: The listener is an `async def` that runs inline.
+        contextual: The listener runs in the context of its dispatcher.
+        once: The listener is unregistered with its first event.
+        timeout: Seconds that a run of an awaited listener may take.
+        when: The predicate that selects events.
+        hooks: The middleware around the runs of an inline listener.
     """
 
     priority: int = 0
@@ -46,44 +51,60 @@ class Traits:
 
     @property
     def special(self) -> bool:
-        """True if it takes more than a call or a mailbox to bring it an event."""
+        """True if the listener's events need more than a call or an append to a mailbox."""
         return bool(
             self.awaited or self.contextual or self.once or self.hooks or self.when is not None
         )
 
 
-PLAIN = Traits()
+DEFAULT_DISPATCH_OPTIONS = DispatchOptions()
 
 
 class Actor:
-    """One registered listener."""
+    """One registered listener.
+
+    Attributes:
+        order: The number of the registration; set by the router.
+        recovery: The retries and the supervision. None: the listener just gets its next event.
+        mail: The mailbox. The scheduler's loop is fastest with a plain deque.
+        capacity: How many events the mailbox takes.
+        limit: The capacity that dispatch compares with; 0 while dispatches wait for room.
+        current: The event that the listener runs with; None for a listener with lanes.
+        attempt: The number of the current run of that event, from 1.
+        state: Why the listener pauses, or empty.
+        scheduled: True while a worker has the actor, or the actor is queued for one.
+        suspends: True if the listener suspended when it last ran.
+        pending_inline: Runs of an inline listener that special dispatch has not ended yet.
+        accepted: Deliveries, without those that routes still count.
+        stray_threads: Threads that run on after their timeout.
+    """
 
     __slots__ = (
+        "_lanes",
         "abandoned",
+        "accepted",
         "active",
         "attempt",
         "call",
         "capacity",
+        "current",
         "dropped",
-        "due",
         "event_names",
         "failed",
-        "folded",
-        "hand",
         "inline",
         "last_error",
         "limit",
         "mail",
         "name",
+        "options",
         "order",
         "overflow",
-        "queue",
+        "pending_inline",
         "recovery",
         "scheduled",
         "state",
-        "strays",
+        "stray_threads",
         "suspends",
-        "traits",
     )
 
     def __init__(
@@ -95,128 +116,203 @@ class Actor:
         inline: bool,
         capacity: int = 0,
         overflow: Overflow = "block",
-        traits: Traits = PLAIN,
+        options: DispatchOptions = DEFAULT_DISPATCH_OPTIONS,
     ) -> None:
         self.name: str = name
         self.event_names: tuple[str, ...] = event_names
         self.call: Callable[[Any], Any] = call
         self.inline: bool = inline
-        self.traits: Traits = traits
+        self.options: DispatchOptions = options
         self.active: bool = True
-        self.order: int = 0  # of registration; the router's
-        self.recovery: Recovery | None = None  # what follows a failure; None: the next event
+        self.order: int = 0
+        self.recovery: Recovery | None = None
 
-        self.mail: Any = (
-            NO_MAIL if inline else deque()
-        )  # a Mail; the scheduler's loop wants a deque
+        self.mail: Any = NO_MAIL if inline else deque()
         self.capacity: int = capacity
         self.overflow: Overflow = overflow
-        # What the dispatcher compares with: 0 while dispatches queue for room, so that a newcomer
-        # cannot overtake them and the common case needs one comparison.
+        # Back-pressure sets this to 0 while dispatches queue for room. So a newcomer cannot
+        # overtake them, and the common case of a dispatch needs one comparison.
         self.limit: int = capacity
-        self.queue: deque[RoomWait] | None = None
+        self._lanes: tuple[Lane, ...] = ()
 
-        self.hand: DispatchHandle | None = None  # the event in the listener's hands
+        self.current: DispatchHandle | None = None
         self.attempt: int = 1
-        self.state: str = ""  # why it pauses, if it does
-        self.scheduled: bool = False  # a worker has it, or it is queued for one
-        self.suspends: bool = False  # it suspended when it last ran
+        self.state: str = ""
+        self.scheduled: bool = False
+        self.suspends: bool = False
 
-        self.due: int = (
-            0  # runs that the special_dispatch still has to make or to end, if it is inline
-        )
-        self.folded: int = 0  # deliveries counted by routes that are no more
+        self.pending_inline: int = 0
+        self.accepted: int = 0
         self.failed: int = 0
         self.dropped: int = 0
         self.abandoned: int = 0
-        self.strays: int = 0  # threads that run on after their timeout
+        self.stray_threads: int = 0
         self.last_error: EventError | None = None
 
-    def share(self, mail: SharedMailbox | KeyedMailbox) -> None:
-        """Have lanes read the mailbox, which schedules them itself."""
+    # -- lanes
+
+    def make_lanes(self, concurrency: int) -> tuple[Lane, ...]:
+        """Return new lanes, for a mailbox to be made with."""
+        return tuple(Lane(self) for _ in range(concurrency))
+
+    def share(self, mail: SharedMailbox[Lane] | KeyedMailbox[Lane]) -> None:
+        """Have the lanes of a mailbox run the listener; the mailbox schedules them itself."""
         self.mail = mail
+        self._lanes = mail.lanes
         self.scheduled = True
+        for lane in mail.lanes:
+            lane.read(mail)
 
     @property
     def listener(self) -> Actor:
-        """The listener whose lane this is: itself, with one lane only."""
+        """The actor itself, as `Lane.listener` is the actor of a lane."""
         return self
 
     @property
-    def _shared(self) -> SharedMailbox | KeyedMailbox | None:
+    def _shared(self) -> SharedMailbox[Lane] | KeyedMailbox[Lane] | None:
         """The mailbox, if lanes read it."""
         mail: Mail = self.mail
         return mail if isinstance(mail, SharedMailbox | KeyedMailbox) else None
 
     @property
     def lanes(self) -> tuple[Actor | Lane, ...]:
-        """By which it works on events: itself, or one for each event at once."""
-        shared = self._shared
-        return (self,) if shared is None else shared.lanes
+        """The lanes that run the listener; an actor without lanes is its own only one."""
+        return self._lanes or (self,)
+
+    # -- the mailbox
+
+    def has_room(self, ahead: int = 0) -> bool:
+        """Tell whether the mailbox takes one more event, after `ahead` others."""
+        return len(self.mail) + ahead < self.capacity
 
     @property
-    def outlets(self) -> tuple[Actor | Lane, ...]:
-        """The lanes of which one has to get on before there is room in the mailbox."""
-        shared = self._shared
-        return (self,) if shared is None else shared.outlets
-
-    @property
-    def in_hand(self) -> list[DispatchHandle]:
-        """The events it works on."""
-        if (shared := self._shared) is not None:
-            return shared.held
-        return [] if self.hand is None else [self.hand]
-
-    @property
-    def blocked(self) -> bool:
+    def blocks_dispatch(self) -> bool:
         """True if a dispatch under `overflow="block"` has to wait for this mailbox."""
-        return self.overflow == "block" and (bool(self.queue) or len(self.mail) >= self.capacity)
+        return self.overflow == "block" and not (self.limit and self.has_room())
+
+    @property
+    def in_flight(self) -> list[DispatchHandle]:
+        """The events that the listener works on."""
+        if (shared := self._shared) is not None:
+            return shared.in_flight
+        return [] if self.current is None else [self.current]
 
     @property
     def unsettled(self) -> int:
-        return len(self.mail) + len(self.in_hand) + self.due
+        """How many deliveries have not ended yet."""
+        return len(self.mail) + len(self.in_flight) + self.pending_inline
+
+    # -- events
 
     @property
     def exclusive(self) -> bool:
-        """True if only one route leads to it."""
+        """True if only one route leads to the actor."""
         return len(self.event_names) == 1 and not is_pattern(self.event_names[0])
 
-    def covers(self, name: str) -> bool:
-        """Tell whether it listens to an event."""
+    def listens_to(self, name: str) -> bool:
+        """Tell whether the listener gets the events of a name."""
         return self.active and (
             name in self.event_names
             or any(compile_pattern(p)(name) for p in self.event_names if is_pattern(p))
         )
 
-    def enqueue(self, waiter: RoomWait) -> None:
-        """Let a dispatch queue for room in this mailbox."""
-        if self.queue is None:
-            self.queue = deque()
-        self.queue.append(waiter)
-        self.limit = 0
+    # -- waits
 
-    def dequeue(self, waiter: RoomWait) -> None:
-        if self.queue is not None and waiter in self.queue:
-            self.queue.remove(waiter)
-            if not self.queue:
-                self.queue = None
-                self.limit = self.capacity
+    @property
+    def needed_for_room(self) -> tuple[Actor | Lane, ...]:
+        """The lanes of which one has to proceed before the mailbox has room."""
+        shared = self._shared
+        return (self,) if shared is None else shared.needed_for_room
 
-    def before(self, handle: DispatchHandle) -> Iterable[Actor | Lane]:
-        """Return the lanes that have to get on before the listener is done with an event.
+    def needed_for_event(self, handle: DispatchHandle) -> Iterable[Actor | Lane]:
+        """Return the lanes of which one has to proceed before the listener ends with an event.
 
-        Of several, one has to; none if it does not hold the event or has a lane to spare.
+        There are none if the listener does not have the event, or has a lane to spare for it.
         """
         for lane in self.lanes:
-            if lane.hand is handle:
+            if lane.current is handle:
                 return (lane,)
         if any(queued is handle for queued in self.mail):
             shared = self._shared
-            return (self,) if shared is None else shared.before(handle)
+            return (self,) if shared is None else shared.needed_for_event(handle)
         return ()
 
     def __repr__(self) -> str:
         return f"<Actor {self.name!r} of {', '.join(self.event_names)}>"
+
+
+class Lane:
+    """One of the events that a listener works on at once.
+
+    The scheduler runs a lane as it runs an actor without lanes, and sees no difference.
+    """
+
+    __slots__ = (
+        "_current",
+        "_finished",
+        "_scheduled",
+        "attempt",
+        "listener",
+        "mail",
+        "state",
+        "suspends",
+    )
+
+    mail: SharedMailbox[Lane]
+
+    def __init__(self, listener: Actor) -> None:
+        self.listener: Actor = listener
+        self.suspends: bool = False
+        self.attempt: int = 1
+        self.state: str = ""
+        self._finished: Callable[[DispatchHandle], None] | None = None
+        self._current: DispatchHandle | None = None
+        self._scheduled = False
+
+    def read(self, mail: SharedMailbox[Lane] | KeyedMailbox[Lane]) -> None:
+        """Take events from a mailbox from now on."""
+        if isinstance(mail, KeyedMailbox):
+            self.mail = mail.runnable
+            self._finished = mail.finished
+        else:
+            self.mail = mail
+
+    @property
+    def name(self) -> str:
+        return self.listener.name
+
+    def call(self, event: Any) -> Any:
+        """Run the listener as it is now: another lane may have restarted it."""
+        return self.listener.call(event)
+
+    @property
+    def limit(self) -> int:
+        return self.listener.limit
+
+    @property
+    def current(self) -> DispatchHandle | None:
+        """The event that the lane works on. Setting another one ends the one before."""
+        return self._current
+
+    @current.setter
+    def current(self, handle: DispatchHandle | None) -> None:
+        done, self._current = self._current, handle
+        if done is not None and self._finished is not None:
+            self._finished(done)
+
+    @property
+    def scheduled(self) -> bool:
+        """True while a worker has the lane, or will have it; a lane that is not is free."""
+        return self._scheduled
+
+    @scheduled.setter
+    def scheduled(self, scheduled: bool) -> None:
+        if self._scheduled and not scheduled:
+            self.mail.free.append(self)
+        self._scheduled = scheduled
+
+    def __repr__(self) -> str:
+        return f"<Lane of {self.listener.name!r}>"
 
 
 NO_MAIL: deque[DispatchHandle] = deque(maxlen=0)

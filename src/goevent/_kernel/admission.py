@@ -32,7 +32,7 @@ class Admission:
             NoRoom: the dispatch has to wait; nothing was put anywhere.
             MailboxFull: one under `overflow="error"` is full; nothing was put anywhere.
         """
-        if any(actor.blocked for actor in route.actors):
+        if any(actor.blocks_dispatch for actor in route.actors):
             raise NoRoom(route, handle)
         self.put(route, handle)
 
@@ -45,7 +45,7 @@ class Admission:
             MailboxFull: one under `overflow="error"` is full; nothing was put anywhere.
         """
         scheduler = self._scheduler
-        full = [actor for actor in route.actors if len(actor.mail) >= actor.capacity]
+        full = [actor for actor in route.actors if not actor.has_room()]
         for actor in full:
             if actor.overflow == "error":
                 raise MailboxFull(f"{route.name!r} not dispatched: {actor.name} has no room for it")
@@ -53,8 +53,8 @@ class Admission:
         handle.since = scheduler.now = scheduler.clock()
         if route.special:
             for actor in route.listeners:
-                actor.folded += 1
-                actor.due += actor.inline
+                actor.accepted += 1
+                actor.pending_inline += actor.inline
         else:
             route.posted += 1
         for actor in route.actors:
@@ -79,11 +79,11 @@ class Admission:
 
     def abandon(self, actor: Actor) -> None:
         """Settle all that an actor will not get to any more, as the bus has ended."""
-        hands = actor.in_hand
+        hands = actor.in_flight
         handles = [*hands, *actor.mail]
         actor.mail.clear()
         for lane in actor.lanes:
-            lane.hand = None
+            lane.current = None
             lane.scheduled = False
         for handle in handles:
             started = handle in hands

@@ -1,45 +1,64 @@
-"""A dispatch that waits for room: back-pressure, first come, first served.
+"""Back-pressure: dispatches that wait for room in mailboxes, and the queues they wait in.
 
-It stands in the queue of every `overflow="block"` mailbox on its route. When it is first in all of
-them and all have room, whoever made the last room commits it, in that very step, or nudges it to
-commit itself; it keeps its place until then, so it can neither be overtaken nor be cancelled
-half-way.
+Owned by the bus. The dispatcher enters a dispatch here when a mailbox with `overflow="block"` has no
+room; the scheduler and the publisher call `made_room` when they have taken events from a mailbox.
+
+Theory of operation: each mailbox without room has a first-come-first-served queue of dispatches. A
+dispatch stands in the queues of all `overflow="block"` mailboxes on its route, as it commits to all
+of them at once or to none. It is admitted when it is the first in each of its queues and each of
+these mailboxes has room.
+
+The task that made the last room admits the dispatch: it commits the event in that same step and
+only then wakes the task that waits. So no newcomer can take the room in between, and a cancelled
+wait means for certain that nothing was sent. While a mailbox has a queue its actor's `limit` is 0;
+this one number sends every newcomer to the back of the queue.
+
+One dispatch that leaves the front of a queue (admitted, refused or cancelled) may let in the next
+one, also in the other queues that it stood in. `Backpressure.admit` follows these consequences to the end.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING
 
 import outcome
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
-from .._handle import WOKEN
+from .._handle import WAKE_UP
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .._handle import DispatchHandle
-    from .actor import Actor
-    from .mailbox import Lane
+    from .actor import Actor, Lane
     from .routing import Route
 
 
 class NoRoom(trio.WouldBlock):
-    """`dispatch_nowait` would have to wait for room; carries what a wait needs."""
+    """`dispatch_nowait` would have to wait for room; carries the arguments of that wait."""
 
     def __init__(self, route: Route, handle: DispatchHandle) -> None:
-        full = ", ".join(actor.name for actor in route.actors if actor.blocked)
+        full = ", ".join(actor.name for actor in route.actors if actor.blocks_dispatch)
         super().__init__(f"{route.name!r} was not dispatched: no room in the mailbox of {full}")
         self.route = route
         self.handle = handle
 
 
-class RoomWait:
-    """One parked dispatch."""
+class WaitingDispatch:
+    """One dispatch that waits for room.
+
+    Attributes:
+        route: The route that the event will take. It changes if a listener on it is unregistered.
+        from_outside: True if neither a listener nor another bus dispatches: such a dispatch is
+            refused once the bus drains.
+        mailboxes: The actors whose mailboxes have to have room.
+    """
 
     def __init__(
         self,
+        backpressure: Backpressure,
         route: Route,
         handle: DispatchHandle,
         actor: Actor | Lane | None,
@@ -47,152 +66,193 @@ class RoomWait:
         put: Callable[[Route, DispatchHandle], None],
     ) -> None:
         self.route: Route = route
-        # Neither from inside a listener nor from another bus: refused once the bus drains.
-        self.outside: bool = actor is None and not arrived
-        self.blocking: list[Actor] = [other for other in route.actors if other.overflow == "block"]
+        self.from_outside: bool = actor is None and not arrived
+        self.mailboxes: list[Actor] = [other for other in route.actors if other.overflow == "block"]
+        self.cancelled: bool = False
+        self._backpressure = backpressure
         self._handle = handle
         self._put = put
         self._task: Task | None = None  # while it is parked
         self._result: outcome.Outcome[None] | None = None
         self._decided = False
-        self._cancelled = False
 
-    async def wait(self) -> Route:
-        """Return when the event is in the mailboxes, with the route that it has taken.
+    # -- the waiting task
 
-        It is not the same route if listeners were unregistered meanwhile.
-        """
-        self.route.free = 0  # nobody overtakes
-        for actor in self.blocking:
-            actor.enqueue(self)
-        try:
-            while self._result is None:
-                let_in(self.blocking)
-                if self._result is None:
-                    self._task = current_task()
-                    await wait_task_rescheduled(self._abort)
-            self._result.unwrap()
-            return self.route
-        finally:
-            if self._cancelled:
-                let_in(self.blocking)
+    async def wait_for_result(self) -> Route:
+        """Park until the dispatch is admitted or refused; return the route that it has taken."""
+        while self._result is None:
+            self._backpressure.admit(self.mailboxes)
+            if self._result is None:
+                self._task = current_task()
+                await wait_task_rescheduled(self._abort)
+        self._result.unwrap()
+        return self.route
 
-    def nudge(self) -> None:
-        """Have it admitted by its own task, if there is room; for who may not wake others now."""
-        if self._task is not None and self.has_room():
+    def _abort(self, _: object) -> Abort:
+        # The dispatches behind this one are admitted when its task runs. To admit them may need a
+        # new worker, and Trio cannot spawn one here, in the middle of cancelling many tasks.
+        self._task = None
+        self.cancelled = True
+        self._backpressure.leave_queues(self)
+        return Abort.SUCCEEDED
+
+    def _wake(self) -> None:
+        if self._task is not None:
             task, self._task = self._task, None
-            reschedule(task, WOKEN)
+            reschedule(task, WAKE_UP)
 
-    def needs(self) -> list[Actor]:
-        """Return the listeners that must go on before this dispatch can."""
-        found: list[Actor] = []
-        waiters: list[RoomWait] = [self]
-        for waiter in waiters:  # grows by those who stand before it somewhere
-            for actor in waiter.blocking:
-                ahead = waiter.ahead(actor)
-                if len(actor.mail) + len(ahead) >= actor.capacity:
-                    found.append(actor)
-                waiters += [other for other in ahead if other not in waiters]
-        return found
-
-    def ahead(self, actor: Actor) -> list[RoomWait]:
-        """Return who stands before it in the queue of a mailbox, or would if it stood there."""
-        queue = list(actor.queue or ())
-        return queue[: queue.index(self)] if self in queue else queue
-
-    def has_room(self) -> bool:
-        return all(
-            actor.queue is not None and actor.queue[0] is self and len(actor.mail) < actor.capacity
-            for actor in self.blocking
-        )
+    # -- the decision
 
     @property
-    def waits(self) -> bool:
-        """False once it is decided what becomes of it."""
-        return not (self._decided or self._cancelled)
-
-    def leave_out(self, actor: Actor) -> None:
-        """Wait on without a listener that is gone, with the same place in all queues."""
-        self.route = self.route.without(actor)
-        if actor in self.blocking:
-            self.blocking.remove(actor)
-            actor.dequeue(self)
+    def undecided(self) -> bool:
+        """True until the dispatch is admitted, refused or cancelled."""
+        return not (self._decided or self.cancelled)
 
     def admit(self) -> None:
-        """Commit the event; there is room."""
+        """Commit the event; all mailboxes have room."""
         self._decide(lambda: outcome.capture(self._put, self.route, self._handle))
 
     def refuse(self, error: Exception) -> None:
+        """Have the dispatch raise an error, and admit the dispatches behind it."""
         self._decide(lambda: outcome.Error(error))
-        let_in(self.blocking)
+        self._backpressure.admit(self.mailboxes)
 
     def _decide(self, result: Callable[[], outcome.Outcome[None]]) -> None:
         if self._decided:
             return
-        self._decided = True  # before the commit, which may unregister listeners and let others in
-        for actor in self.blocking:
-            actor.dequeue(self)
+        # Before the commit: it may unregister listeners, which comes back here for other waits.
+        self._decided = True
+        self._backpressure.leave_queues(self)
         self._result = result()
-        if self._task is not None:
-            task, self._task = self._task, None
-            reschedule(task, WOKEN)
+        self._wake()
 
-    def _abort(self, _: object) -> Abort:
-        # Who stood behind it is let in when its task runs: that may need a new worker, and Trio, in
-        # the middle of cancelling many tasks, bears no new ones.
-        self._task = None
-        self._cancelled = True
-        for actor in self.blocking:
-            actor.dequeue(self)
-        return Abort.SUCCEEDED
+    def nudge(self) -> None:
+        """Wake the task to admit itself, if there is room."""
+        if self._task is not None and self._backpressure.may_admit(self):
+            self._wake()
+
+    # -- for the search for deadlocks
+
+    def needs(self) -> list[Actor]:
+        """Return the actors that have to take events before this dispatch can be admitted."""
+        found: list[Actor] = []
+        waiting: list[WaitingDispatch] = [self]
+        for waiter in waiting:  # grows by the dispatches that stand before one of these
+            for actor in waiter.mailboxes:
+                ahead = self._backpressure.ahead_of(waiter, actor)
+                if not actor.has_room(len(ahead)):
+                    found.append(actor)
+                waiting += [other for other in ahead if other not in waiting]
+        return found
 
 
 class Backpressure:
-    """The dispatches of one bus that wait for room."""
+    """The waiting dispatches of one bus."""
 
     def __init__(self) -> None:
-        self._waiters: list[RoomWait] = []
+        self._waiting: list[WaitingDispatch] = []
+        self._queues: dict[Actor, deque[WaitingDispatch]] = {}
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._waiting)
 
-    async def wait(self, waiter: RoomWait) -> Route:
-        """Wait until the event is in all mailboxes; returns the route that it has taken."""
-        self._waiters.append(waiter)
+    async def wait(self, waiter: WaitingDispatch) -> Route:
+        """Wait until the event is in all mailboxes; return the route that it has taken."""
+        self._waiting.append(waiter)
+        waiter.route.free = 0  # the counted room of the route must let nobody overtake
+        for actor in waiter.mailboxes:
+            self._queues.setdefault(actor, deque()).append(waiter)
+            actor.limit = 0
         try:
-            return await waiter.wait()
+            return await waiter.wait_for_result()
         finally:
-            self._waiters.remove(waiter)
+            try:
+                if waiter.cancelled:
+                    self.admit(waiter.mailboxes)
+            finally:
+                self._waiting.remove(waiter)
+
+    # -- the queues
+
+    def leave_queues(self, waiter: WaitingDispatch) -> None:
+        """Take a dispatch out of all its queues."""
+        for actor in waiter.mailboxes:
+            self._leave_queue(waiter, actor)
+
+    def _leave_queue(self, waiter: WaitingDispatch, actor: Actor) -> None:
+        queue = self._queues.get(actor)
+        if queue is not None and waiter in queue:
+            queue.remove(waiter)
+            if not queue:
+                del self._queues[actor]
+                actor.limit = actor.capacity
+
+    def ahead_of(self, waiter: WaitingDispatch, actor: Actor) -> list[WaitingDispatch]:
+        """Return the dispatches before this one in a queue, or all if it is not in it yet."""
+        queue = list(self._queues.get(actor, ()))
+        return queue[: queue.index(waiter)] if waiter in queue else queue
+
+    def may_admit(self, waiter: WaitingDispatch) -> bool:
+        """Tell whether a dispatch is first in all its queues, with room in all mailboxes."""
+        return all(
+            self._first_in_queue(actor) is waiter and actor.has_room() for actor in waiter.mailboxes
+        )
+
+    def _first_in_queue(self, actor: Actor) -> WaitingDispatch | None:
+        queue = self._queues.get(actor)
+        return queue[0] if queue else None
+
+    # -- admission
+
+    def made_room(self, actor: Actor) -> None:
+        """Admit the dispatches for which a mailbox has room now."""
+        self.admit((actor,))
+
+    def admit(self, actors: Iterable[Actor]) -> None:
+        """Admit the first dispatches in the queues of these mailboxes, while there is room."""
+        todo = list(actors)
+        while todo:
+            actor = todo.pop()
+            while (waiter := self._first_in_queue(actor)) and self.may_admit(waiter):
+                waiter.admit()
+                todo.extend(waiter.mailboxes)
+
+    def nudge(self, actor: Actor) -> None:
+        """Have the first dispatch in a queue admit itself, in its own task.
+
+        For a caller that cannot admit it: the commit might wake the very task that calls, and Trio
+        does not know yet that this task is about to wait.
+        """
+        if (waiter := self._first_in_queue(actor)) is not None:
+            waiter.nudge()
 
     def refuse(self, error: Callable[[], Exception], *, inside_too: bool) -> None:
-        """Send away who still waits, or only those that come neither from listeners nor buses."""
-        # From the last one on: the other way round, each would let in the one behind it.
-        for waiter in self._waiters[::-1]:
-            if inside_too or waiter.outside:
+        """Refuse the dispatches that wait; without `inside_too` only those from outside."""
+        # The last one first: in the other order each refusal would admit the next dispatch.
+        for waiter in self._waiting[::-1]:
+            if inside_too or waiter.from_outside:
                 waiter.refuse(error())
 
     def leave_out(self, actor: Actor) -> None:
-        """Let dispatches that wait go on without a listener that is gone."""
+        """Take an unregistered listener off the routes of dispatches that wait.
+
+        They keep their places in all other queues.
+        """
         stale = [
             waiter
-            for waiter in self._waiters
-            if waiter.waits
+            for waiter in self._waiting
+            if waiter.undecided
             and actor in waiter.route.listeners
-            and not actor.covers(waiter.route.name)
+            and not actor.listens_to(waiter.route.name)
         ]
-        for waiter in stale:  # all of them, or one would be let in where another stands before it
-            waiter.leave_out(actor)
+        # All leave the queue before one is admitted: else one would be admitted in a place where
+        # another one still stands before it.
         for waiter in stale:
-            if not waiter.blocking:
+            waiter.route = waiter.route.without(actor)
+            if actor in waiter.mailboxes:
+                waiter.mailboxes.remove(actor)
+                self._leave_queue(waiter, actor)
+        for waiter in stale:
+            if not waiter.mailboxes:
                 waiter.admit()
-        let_in([actor, *(other for waiter in stale for other in waiter.blocking)])
-
-
-def let_in(actors: Iterable[Actor]) -> None:
-    """Admit the dispatches that have queued longest, while there is room for them."""
-    todo = list(actors)
-    while todo:
-        actor = todo.pop()
-        while actor.queue and (waiter := actor.queue[0]).has_room():
-            waiter.admit()
-            todo.extend(waiter.blocking)
+        self.admit([actor, *(other for waiter in stale for other in waiter.mailboxes)])

@@ -27,7 +27,7 @@ from .._handle import DispatchHandle, Ids
 from .._options.signature import no_event_type
 from .._trio_internals import RUNNING, turn
 from .admission import Admission
-from .backpressure import Backpressure, NoRoom, RoomWait
+from .backpressure import Backpressure, NoRoom, WaitingDispatch
 from .inline_async import levels, underway
 from .reentrancy import Reentrancy
 from .routing import Router
@@ -77,7 +77,7 @@ class Dispatcher:
         self._was_open = False
         self._turn: tuple[int, int] | None = None
         self._breath_end = 0.0
-        self.backpressure: Backpressure = Backpressure()
+        self.backpressure: Backpressure = scheduler.backpressure
 
     # -- intake
 
@@ -231,16 +231,16 @@ class Dispatcher:
     async def room(self, route: Route, handle: DispatchHandle, *, arrived: bool = False) -> Route:
         """Wait until the event is in all mailboxes; returns the route that it has taken."""
         actor = self.reentrancy.inside()
-        waiter = RoomWait(route, handle, actor, arrived, self._let_in)
+        waiter = WaitingDispatch(self.backpressure, route, handle, actor, arrived, self._admit)
         with self.reentrancy.waiting_for_room(waiter, actor):
             taken = await self.backpressure.wait(waiter)
         if taken is not route:
             handle.route = taken
         return taken
 
-    def _let_in(self, route: Route, handle: DispatchHandle) -> None:
+    def _admit(self, route: Route, handle: DispatchHandle) -> None:
         self.admission.put(route, handle)
-        self.reentrancy.let_in(route, handle)
+        self.reentrancy.admitted(route, handle)
 
     def _unusual(self, event: object, ident: int, waiting: bool) -> DispatchHandle:
         """Dispatch when the bus is not simply open, or inside an inline listener."""
@@ -338,7 +338,7 @@ class Dispatcher:
             # then a failed one counts itself, so that a snapshot taken by a listener adds up.
             route.ran += 1
             for actor in failures:
-                actor.folded -= 1
+                actor.accepted -= 1
             if index < len(calls):  # after a KeyboardInterrupt, say
                 for actor in route.inline[index:]:
                     actor.abandoned += 1
@@ -349,7 +349,7 @@ class Dispatcher:
     def _inline_failed(self, actor: Actor, handle: DispatchHandle, failure: Exception) -> None:
         forget_caller(failure)
         error = EventError(handle.event_name, actor.name, failure)
-        actor.folded += 1
+        actor.accepted += 1
         self.scheduler.failures.fail(actor, handle, error)
         if actor.recovery is not None:
             actor.recovery.supervise_inline(error)
@@ -362,7 +362,7 @@ class Dispatcher:
         self.reentrancy.refuse("wait for")
         handles: list[DispatchHandle] = [*self.special_dispatch.handles]
         for actor in self.reentrancy.at_work():
-            handles.extend(actor.in_hand)
+            handles.extend(actor.in_flight)
             if actor.exclusive and actor.lanes == (actor,):
                 if actor.mail:  # FIFO: when the last event is settled, so are those before it
                     handles.append(actor.mail[-1])

@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._handle import DispatchHandle
-    from .actor import Actor
-    from .mailbox import Lane
+    from .actor import Actor, Lane
     from .supervisor import Supervisor
     from .worker import Worker
 
@@ -66,13 +65,19 @@ class Failures:
         self.fail(actor, handle, error)
         handle.settle_one()
 
+    def ordering_key_raised(self, actor: Actor, handle: DispatchHandle, error: Exception) -> None:
+        """Settle an event that was not put into a mailbox, as its key could not be told."""
+        forget_caller(error)
+        reason = f"its ordering_key raised {describe(error)}"
+        self.settle(actor, handle, EventError(handle.event_name, actor.name, error, reason=reason))
+
 
 class FailedRuns:
     """The runs of a scheduler's listeners that do not simply end."""
 
-    def __init__(self, failures: Failures, put_back: Callable[[Actor | Lane], None]) -> None:
+    def __init__(self, failures: Failures, requeue: Callable[[Actor | Lane], None]) -> None:
         self._fail = failures.fail
-        self._put_back = put_back
+        self._put_back = requeue
         self._crashes: deque[float] = deque()
 
     def reset(self) -> None:
@@ -91,7 +96,7 @@ class FailedRuns:
         error: Exception,
         earlier: tuple[Exception, ...],
     ) -> EventError:
-        late = actor.hand is not handle  # the bus gave the event up before the listener did
+        late = actor.current is not handle  # the bus gave the event up before the listener did
         failure = failure_of(handle.event_name, actor.name, error, earlier)
         self._fail(None if late else actor.listener, handle, failure)
         return failure
@@ -123,7 +128,7 @@ class FailedRuns:
                     await self.misbehaved(worker, actor, handle, last, raised(failures))
                     return False
         except (trio.Cancelled, BaseExceptionGroup):
-            if actor.hand is handle:
+            if actor.current is handle:
                 self._abandon(actor, handle, failures)
             raise
         finally:
@@ -131,7 +136,7 @@ class FailedRuns:
         if failed:
             await self._conclude(actor, handle, failures[-1], raised(failures[:-1]))
         else:
-            actor.hand = None
+            actor.current = None
             handle.settle_one()
         return True
 
@@ -199,7 +204,7 @@ class FailedRuns:
         earlier: tuple[Exception, ...],
     ) -> EventError:
         failure = self._tell(actor, handle, error, earlier)
-        actor.hand = None
+        actor.current = None
         handle.settle_one()
         return failure
 
@@ -212,7 +217,7 @@ class FailedRuns:
             handle.event_name, actor.name, last, reason=reason, earlier=tuple(earlier)
         )
         self._fail(actor.listener, handle, error)
-        actor.hand = None
+        actor.current = None
         handle.settle_one()
 
     def crashed(self, worker: Worker, crash: Exception, now: float) -> None:
@@ -226,7 +231,7 @@ class FailedRuns:
         if actor is None:
             logger.error("the bus itself failed, and goes on", exc_info=crash)
             return
-        handle, actor.hand = actor.hand, None
+        handle, actor.current = actor.current, None
         if handle is None:
             logger.error("the bus itself failed, and goes on", exc_info=crash)
         else:

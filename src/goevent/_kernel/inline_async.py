@@ -97,7 +97,7 @@ class InlineTurn:
         try:
             with self._scope:
                 while self._todo and not self._scope.cancel_called:
-                    if self._todo[0].traits.awaited:
+                    if self._todo[0].options.awaited:
                         await self._await(self._todo[0])
                     else:
                         self._call(self._todo.popleft())
@@ -126,7 +126,7 @@ class InlineTurn:
                 earlier=causes[:-1],
                 started=running,
             )
-            actor.due -= 1
+            actor.pending_inline -= 1
             self._failures.fail(actor, self._handle, error)
         self._handle.settle_one()
         self._host.ended(self._handle)
@@ -164,7 +164,7 @@ class InlineTurn:
     def _succeeded(self, actor: Actor) -> None:
         if not self._over:
             self._todo.popleft()
-            actor.due -= 1
+            actor.pending_inline -= 1
 
     def _failed(self, actor: Actor, failures: list[Exception]) -> EventError:
         earlier = raised(failures[:-1])
@@ -179,7 +179,7 @@ class InlineTurn:
         context.run(finder.set, self._host.shown(delivery))
         context.run(underway.set, (*underway.get(), delivery.handle))
         run = run_within(actor, delivery)
-        if actor.traits.hooks:
+        if actor.options.hooks:
             run = tidily(run)
         await Watched(context, run, actor.name, self._host)
 
@@ -211,7 +211,7 @@ class Watched(InContext):
 
 async def run_within(actor: Actor, delivery: Delivery) -> None:
     """Run a listener once, within its middleware and its timeout."""
-    traits = actor.traits
+    traits = actor.options
     async with within_async(traits.hooks, delivery) if traits.hooks else nullcontext():
         if traits.timeout == inf:
             await tidily(actor.call(delivery.event))

@@ -86,7 +86,7 @@ class Snapshot:
 
 def ledger_of(actor: Actor, counted: int) -> Ledger:
     """Return the books of one listener; `counted` are deliveries not yet folded into it."""
-    accepted = actor.folded + counted
+    accepted = actor.accepted + counted
     lost = actor.failed + actor.dropped + actor.abandoned
     return Ledger(
         accepted, accepted - lost - actor.unsettled, actor.failed, actor.dropped, actor.abandoned
@@ -101,16 +101,16 @@ def snapshot_of(actor: Actor, counted: int, now: float) -> ListenerSnapshot:
         inline=actor.inline,
         depth=len(actor.mail),
         oldest_age=max(0.0, now - next(iter(actor.mail)).since) if actor.mail else 0.0,
-        in_flight=len(actor.in_hand) + actor.due,
+        in_flight=len(actor.in_flight) + actor.pending_inline,
         completed=books.completed,
         failed=actor.failed,
         dropped=actor.dropped,
         abandoned=actor.abandoned,
         last_error=str(actor.last_error) if actor.last_error is not None else None,
         state=max((lane.state for lane in actor.lanes), default="")
-        or ("running" if actor.in_hand or actor.due else "idle"),
+        or ("running" if actor.in_flight or actor.pending_inline else "idle"),
         restarts=actor.recovery.restarts if actor.recovery is not None else 0,
-        strays=actor.strays,
+        strays=actor.stray_threads,
     )
 
 
@@ -128,7 +128,7 @@ class LedgerBook:
         self._gone.clear()
         self._closed = Ledger()
         for actor in self._router.listeners():
-            actor.folded = actor.failed = actor.dropped = actor.abandoned = 0
+            actor.accepted = actor.failed = actor.dropped = actor.abandoned = 0
             if actor.recovery is not None:
                 actor.recovery.reset()
 

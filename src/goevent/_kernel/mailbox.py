@@ -1,175 +1,133 @@
-"""Lanes: by which one listener works on several events at once, in order where order is asked for.
+"""The mailboxes that several lanes of one listener read.
 
-A listener with `concurrency=n` has n lanes. The scheduler runs a lane as it runs any actor, and knows no
-difference; all lanes of a listener read from one deque, so whichever is free takes the next event.
-With an `ordering_key`, that deque holds only events that may run now: of each key the first, while
-the ones behind it wait in a backlog of their own. A key is forgotten with its last event.
+A listener without lanes has a plain deque for its mailbox. With `concurrency=n` it has n lanes (see
+`actor`), and its mailbox is handed these lanes when it is made. The dispatcher appends to the
+mailbox; the workers that run the lanes take events from it.
+
+Theory of operation: all lanes read one deque, the `SharedMailbox`, so a free lane always takes the
+next event. An append schedules one free lane; a lane that finds the deque empty is free again.
+
+With an `ordering_key` a `KeyedMailbox` stands before that deque, and lets into it only events that
+may run now: of each key the oldest. The events behind it wait in the key's backlog. When a lane has
+finished with an event, the next one of the same key becomes runnable. A key is forgotten with its
+last event, so any number of keys costs only as much memory as there are events.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, Any
-
-from .._errors import EventError, describe, forget_caller
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .._handle import DispatchHandle
-    from .actor import Actor
-    from .backpressure import RoomWait
-    from .failures import Failures
-
-    Ready = deque["Actor | Lane"]
-    Finished = Callable[[DispatchHandle], None]
 
 
-class Lane:
-    """One of the events that a listener works on at once; to the scheduler, an actor."""
+class MailboxLane(Protocol):
+    """The part of a lane that its mailbox uses."""
 
-    __slots__ = (
-        "_finished",
-        "_hand",
-        "_scheduled",
-        "attempt",
-        "listener",
-        "mail",
-        "state",
-        "suspends",
-    )
-
-    def __init__(self, listener: Actor, mail: SharedMailbox, finished: Finished | None) -> None:
-        self.listener: Actor = listener
-        self.mail: SharedMailbox = mail
-        self.suspends: bool = False
-        self.attempt: int = 1
-        self.state: str = ""
-        self._finished = finished
-        self._hand: DispatchHandle | None = None
-        self._scheduled = False
+    scheduled: bool
 
     @property
-    def name(self) -> str:
-        return self.listener.name
-
-    def call(self, event: Any) -> Any:
-        """Run the listener: the one of now, which another lane may have restarted."""
-        return self.listener.call(event)
-
-    @property
-    def queue(self) -> deque[RoomWait] | None:
-        return self.listener.queue
-
-    @property
-    def hand(self) -> DispatchHandle | None:
-        """The event that the lane works on; when it takes another one, it is done with the last."""
-        return self._hand
-
-    @hand.setter
-    def hand(self, handle: DispatchHandle | None) -> None:
-        done, self._hand = self._hand, handle
-        if done is not None and self._finished is not None:
-            self._finished(done)
-
-    @property
-    def scheduled(self) -> bool:
-        """Whether a worker has the lane, or will have it; if not, it is free for an event."""
-        return self._scheduled
-
-    @scheduled.setter
-    def scheduled(self, scheduled: bool) -> None:
-        if self._scheduled and not scheduled:
-            self.mail.free.append(self)
-        self._scheduled = scheduled
-
-    def __repr__(self) -> str:
-        return f"<Lane of {self.listener.name!r}>"
+    def current(self) -> DispatchHandle | None: ...
 
 
-class SharedMailbox(deque["DispatchHandle"]):
-    """The mailbox of a listener with several lanes; events leave it in the order of arrival."""
+L = TypeVar("L", bound=MailboxLane)
 
-    def __init__(
-        self, listener: Actor, concurrency: int, ready: Ready, finished: Finished | None = None
-    ) -> None:
+
+class SharedMailbox(deque["DispatchHandle"], Generic[L]):
+    """The mailbox of a listener with several lanes; events leave it in the order of arrival.
+
+    Args:
+        lanes: The lanes that read the mailbox.
+        schedule: Queues a lane for a worker.
+
+    Attributes:
+        free: The lanes that no worker has.
+    """
+
+    def __init__(self, lanes: tuple[L, ...], schedule: Callable[[L], None]) -> None:
         super().__init__()
-        self.lanes: tuple[Lane, ...] = tuple(
-            Lane(listener, self, finished) for _ in range(concurrency)
-        )
-        self.free: list[Lane] = [*self.lanes]
-        self._ready = ready
+        self.lanes: tuple[L, ...] = lanes
+        self.free: list[L] = [*lanes]
+        self._schedule = schedule
 
     def append(self, handle: DispatchHandle, /) -> None:
         super().append(handle)
         if self.free:
             lane = self.free.pop()
             lane.scheduled = True
-            self._ready.append(lane)
+            self._schedule(lane)
 
     def engage(self, count: int) -> None:
-        """Have so many more lanes work, as far as there are any."""
+        """Schedule `count` more lanes, or as many as are free."""
         for _ in range(min(count, len(self.free))):
             lane = self.free.pop()
             lane.scheduled = True
-            self._ready.append(lane)
+            self._schedule(lane)
 
     def keep(self, handle: DispatchHandle) -> None:
-        """Take an event in that no lane is to work on yet."""
+        """Append an event without scheduling a lane for it."""
         super().append(handle)
 
     @property
-    def held(self) -> list[DispatchHandle]:
+    def in_flight(self) -> list[DispatchHandle]:
         """The events that the listener works on."""
         if len(self.free) == len(self.lanes):
             return []
-        return [lane.hand for lane in self.lanes if lane.hand is not None]
+        return [lane.current for lane in self.lanes if lane.current is not None]
 
     @property
-    def outlets(self) -> tuple[Lane, ...]:
-        """The lanes of which one has to get on before there are fewer events."""
+    def needed_for_room(self) -> tuple[L, ...]:
+        """The lanes of which one has to proceed before the mailbox holds fewer events."""
         return () if self.free else self.lanes
 
-    def before(self, handle: DispatchHandle) -> tuple[Lane, ...]:
-        """Return the lanes of which one has to get on before a queued event can run."""
-        return self.outlets
+    def needed_for_event(self, handle: DispatchHandle) -> tuple[L, ...]:
+        """Return the lanes of which one has to proceed before a queued event can run."""
+        return self.needed_for_room
 
 
-class KeyedMailbox:
-    """The mailbox of a listener with several lanes and an order per key."""
+class KeyedMailbox(Generic[L]):
+    """The mailbox of a listener with several lanes and an order per key.
+
+    Args:
+        lanes: The lanes that read the mailbox.
+        schedule: Queues a lane for a worker.
+        key_of: Returns the key of an event.
+        refuse: Fails and settles an event that has no key, as `key_of` raised an error.
+
+    Attributes:
+        runnable: The mailbox that the lanes read. It holds the oldest event of each key.
+    """
 
     def __init__(
         self,
-        listener: Actor,
-        concurrency: int,
-        ready: Ready,
+        lanes: tuple[L, ...],
+        schedule: Callable[[L], None],
         key_of: Callable[[Any], Any],
-        failures: Failures,
+        refuse: Callable[[DispatchHandle, Exception], None],
     ) -> None:
-        self._listener = listener
+        self.lanes: tuple[L, ...] = lanes
+        self.runnable: SharedMailbox[L] = SharedMailbox(lanes, schedule)
         self._key_of = key_of
-        self._failures = failures
-        self._runnable = SharedMailbox(listener, concurrency, ready, self._finished)
-        # The keys of all events that are queued or in hand, by age.
+        self._refuse = refuse
+        # The keys of all events that are queued or in flight, by age.
         self._keys: OrderedDict[DispatchHandle, Any] = OrderedDict()
-        # What waits behind the event of a key that is runnable or in hand; None for nothing.
+        # The events behind the one of a key that is runnable or in flight; None for no event.
         self._backlogs: dict[Any, deque[DispatchHandle] | None] = {}
         self._waiting = 0  # events in the backlogs
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
-        return self._runnable.lanes
-
-    @property
-    def held(self) -> list[DispatchHandle]:
+    def in_flight(self) -> list[DispatchHandle]:
         """The events that the listener works on."""
-        return self._runnable.held
+        return self.runnable.in_flight
 
     def append(self, handle: DispatchHandle, /) -> None:
         try:
             key = self._key_of(handle.event)
             hash(key)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+        except Exception as error:  # noqa: BLE001 - a function of the user's; it is reported
             return self._refuse(handle, error)
         return self._file(handle, key)
 
@@ -177,7 +135,7 @@ class KeyedMailbox:
         self._keys[handle] = key
         if key not in self._backlogs:
             self._backlogs[key] = None
-            self._runnable.append(handle)
+            self.runnable.append(handle)
             return
         if (backlog := self._backlogs[key]) is None:
             self._backlogs[key] = deque((handle,))
@@ -185,22 +143,17 @@ class KeyedMailbox:
             backlog.append(handle)
         self._waiting += 1
 
-    def _refuse(self, handle: DispatchHandle, error: Exception) -> None:
-        forget_caller(error)
-        reason = f"its ordering_key raised {describe(error)}"
-        name = self._listener.name
-        failure = EventError(handle.event_name, name, error, reason=reason)
-        self._failures.settle(self._listener, handle, failure)
-
-    def _finished(self, handle: DispatchHandle) -> None:
+    def finished(self, handle: DispatchHandle) -> None:
+        """Let the next event of the same key run; called by a lane that has ended with one."""
+        # A cleared mailbox knows the key of an event in flight, but not that of one it gave up.
         if handle in self._keys:
             self._advance(self._keys.pop(handle))
 
     def _advance(self, key: Any) -> None:
-        """Let the next event of a key run, or forget the key."""
+        """Make the next event of a key runnable, or forget the key."""
         if backlog := self._backlogs[key]:
             self._waiting -= 1
-            self._runnable.append(backlog.popleft())
+            self.runnable.append(backlog.popleft())
         else:
             del self._backlogs[key]
 
@@ -208,8 +161,8 @@ class KeyedMailbox:
         """Take out the event that has waited longest."""
         handle = next(iter(self))
         key = self._keys.pop(handle)
-        if handle in self._runnable:
-            self._runnable.remove(handle)
+        if handle in self.runnable:
+            self.runnable.remove(handle)
             self._advance(key)
         elif backlog := self._backlogs[key]:
             backlog.popleft()
@@ -217,47 +170,48 @@ class KeyedMailbox:
         return handle
 
     def clear(self) -> None:
-        self._runnable.clear()
+        self.runnable.clear()
         self._waiting = 0
-        held = self._in_hand()
+        current = self._current()
         self._keys = OrderedDict(
-            (handle, key) for handle, key in self._keys.items() if handle in held
+            (handle, key) for handle, key in self._keys.items() if handle in current
         )
         self._backlogs = dict.fromkeys(self._keys.values())
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
-        """Keep only these of the queued events; their keys are not asked for again."""
+        """Keep only these of the queued events; `key_of` is not called again for them."""
         keys = self._keys
         self.clear()
         for handle in handles:
             self._file(handle, keys[handle])
 
     @property
-    def outlets(self) -> tuple[Lane, ...]:
-        """The lanes of which one has to get on before there are fewer events."""
-        if self._runnable:
-            return self._runnable.outlets
-        held = [(lane, lane.hand) for lane in self.lanes if lane.hand in self._keys]
-        return tuple(lane for lane, hand in held if hand and self._backlogs[self._keys[hand]])
+    def needed_for_room(self) -> tuple[L, ...]:
+        """The lanes of which one has to proceed before the mailbox holds fewer events."""
+        if self.runnable:
+            return self.runnable.needed_for_room
+        # Each queued event waits in a backlog, so only the lanes with these keys can help.
+        busy = [(lane, lane.current) for lane in self.lanes if lane.current in self._keys]
+        return tuple(lane for lane, current in busy if current and self._backlog_of(current))
 
-    def before(self, handle: DispatchHandle) -> tuple[Lane, ...]:
-        """Return the lanes of which one has to get on before a queued event can run."""
-        if handle not in self._runnable and handle in self._keys:
+    def _backlog_of(self, handle: DispatchHandle) -> deque[DispatchHandle] | None:
+        return self._backlogs[self._keys[handle]]
+
+    def needed_for_event(self, handle: DispatchHandle) -> tuple[L, ...]:
+        """Return the lanes of which one has to proceed before a queued event can run."""
+        if handle not in self.runnable and handle in self._keys:
             key = self._keys[handle]
             for lane in self.lanes:
-                if lane.hand is not None and self._keys.get(lane.hand, self) == key:
+                if lane.current is not None and self._keys.get(lane.current, self) == key:
                     return (lane,)
-        return self._runnable.before(handle)
+        return self.runnable.needed_for_event(handle)
 
-    def _in_hand(self) -> set[DispatchHandle | None]:
-        return {lane.hand for lane in self.lanes}
+    def _current(self) -> set[DispatchHandle | None]:
+        return {lane.current for lane in self.lanes}
 
     def __len__(self) -> int:
-        return len(self._runnable) + self._waiting
+        return len(self.runnable) + self._waiting
 
     def __iter__(self) -> Iterator[DispatchHandle]:
-        held = self._in_hand()
-        return (handle for handle in self._keys if handle not in held)
-
-
-Mail = deque["DispatchHandle"] | KeyedMailbox
+        current = self._current()
+        return (handle for handle in self._keys if handle not in current)

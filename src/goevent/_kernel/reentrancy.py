@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from trio.lowlevel import Task
 
     from .._handle import DispatchHandle
-    from .actor import Actor
-    from .backpressure import RoomWait
-    from .mailbox import Lane
+    from .actor import Actor, Lane
+    from .backpressure import WaitingDispatch
     from .routing import Route, Router
     from .scheduler import Scheduler
     from .special_dispatch import SpecialDispatch
@@ -43,7 +42,7 @@ class Reentrancy:
         self._waits = WaitsForGraph()
         self.departed: Callable[[], Iterable[Actor]] = tuple  # who may still have mail
         # Who waits for room, and what raises when it waits in vain.
-        self._for_room: dict[RoomWait, tuple[Actor | Lane, Callable[[], None]]] = {}
+        self._for_room: dict[WaitingDispatch, tuple[Actor | Lane, Callable[[], None]]] = {}
 
     def inside(self) -> Actor | Lane | None:
         """Return the actor inside whose listener the caller runs, if it has a mailbox."""
@@ -82,12 +81,14 @@ class Reentrancy:
             return nullcontext()
         return self._waits.edge(
             actor,
-            lambda: [tuple(other.before(handle)) for other in self.at_work()],
+            lambda: [tuple(other.needed_for_event(handle)) for other in self.at_work()],
             f"the handle of {handle.event_name!r}",
         )
 
     @contextmanager
-    def waiting_for_room(self, waiter: RoomWait, actor: Actor | Lane | None) -> Generator[None]:
+    def waiting_for_room(
+        self, waiter: WaitingDispatch, actor: Actor | Lane | None
+    ) -> Generator[None]:
         """Guard a wait for room by a dispatch, which an actor's listener may have made.
 
         Raises:
@@ -98,7 +99,7 @@ class Reentrancy:
             return
 
         def needs() -> list[tuple[Actor | Lane, ...]]:
-            return [other.outlets for other in waiter.needs()]
+            return [other.needed_for_room for other in waiter.needs()]
 
         what = f"room for {waiter.route.name!r}"
         self._for_room[waiter] = actor, partial(self._waits.check, actor, needs, what)
@@ -108,14 +109,16 @@ class Reentrancy:
         finally:
             del self._for_room[waiter]
 
-    def let_in(self, route: Route, handle: DispatchHandle) -> None:
+    def admitted(self, route: Route, handle: DispatchHandle) -> None:
         """Look who waits for room in vain, now that others were let in before.
 
         Their events may stand in order behind the one of a listener that itself waits for room.
         """
         if self._for_room:
             lanes = [lane for lane, _ in self._for_room.values()]
-            if any(lane in lanes for actor in route.actors for lane in actor.before(handle)):
+            if any(
+                lane in lanes for actor in route.actors for lane in actor.needed_for_event(handle)
+            ):
                 for waiter, (_, check) in tuple(self._for_room.items()):
                     try:
                         check()

@@ -55,10 +55,10 @@ class Route:
         self.calls: tuple[Callable[[Any], Any], ...] = unique(actor.call for actor in self.inline)
         self.inner: Route | None = None  # its twin without the way to other buses
         # It takes more than calls and mailboxes: the special_dispatch brings events along it.
-        self.special: bool = special or any(actor.traits.special for actor in listeners)
-        self.once: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.traits.once)
+        self.special: bool = special or any(actor.options.special for actor in listeners)
+        self.once: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.options.once)
         # 1 if dispatch awaits listeners, and an event is not done before them.
-        self.awaits: int = int(any(actor.traits.awaited for actor in listeners))
+        self.awaits: int = int(any(actor.options.awaited for actor in listeners))
         # Events that surely fit into all mailboxes, if no other route fills them too.
         self.free: int = 0
         self.exclusive: bool = all(actor.exclusive for actor in self.actors)
@@ -89,9 +89,9 @@ class Route:
     def fold(self) -> None:
         """Hand the counters over to the listeners."""
         for actor in self.inline:
-            actor.folded += self.ran
+            actor.accepted += self.ran
         for actor in self.actors:
-            actor.folded += self.posted
+            actor.accepted += self.posted
         self.ran = self.posted = 0
 
 
@@ -162,7 +162,7 @@ class Router:
         self._count += 1
         actor.order = self._count
         actor.call = self.watched(actor)
-        self._ranked = self._ranked or bool(actor.traits.priority)
+        self._ranked = self._ranked or bool(actor.options.priority)
         for name in actor.event_names:
             if is_pattern(name):
                 self._ranked = True
@@ -307,7 +307,7 @@ class Router:
         if self._observer is None:
             return actor.call
         return self._observer.watch(
-            actor.name, actor.call, actor.inline and not actor.traits.awaited
+            actor.name, actor.call, actor.inline and not actor.options.awaited
         )
 
     def connect(
@@ -367,4 +367,4 @@ def by_order(actor: Actor) -> int:
 
 
 def by_priority(actor: Actor) -> tuple[int, int]:
-    return (-actor.traits.priority, actor.order)
+    return (-actor.options.priority, actor.order)

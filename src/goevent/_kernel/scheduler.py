@@ -40,9 +40,9 @@ from trio.lowlevel import (
 )
 
 from .._delivery import Delivery, finder
-from .._handle import WOKEN
+from .._handle import WAKE_UP
 from .._trio_internals import park
-from .backpressure import let_in
+from .backpressure import Backpressure
 from .failures import FailedRuns
 from .timeouts import Timeouts
 from .worker import Worker
@@ -51,16 +51,15 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from .._errors import EventError
-    from .actor import Actor
+    from .actor import Actor, Lane
     from .failures import Failures
-    from .mailbox import Lane
 
 logger = logging.getLogger("goevent")
 
 BURST = range(16)  # events between two looks at the clock
 
 
-class Guest(Protocol):
+class SideTask(Protocol):
     """What does a listener's work in a task of its own; with no lane, nobody waits for it."""
 
     @property
@@ -80,15 +79,16 @@ class Scheduler:
         self.clock: Callable[[], float] = perf_counter
         self.now: float = 0.0
         self.workers: dict[Task, Worker] = {}
-        self.guests: dict[Task, Guest] = {}  # tasks next to them that do a listener's work
+        self.side_tasks: dict[Task, SideTask] = {}  # tasks next to them that do a listener's work
         self.threads: set[int] = set()  # that do a listener's work
         self.timeouts: Timeouts = Timeouts()
         self.failures: Failures = failures
+        self.backpressure: Backpressure = Backpressure()
         self.slow_after: float = inf if slow_after is None else slow_after
         self.open: bool = False
         self._idle: list[Worker] = []
         self._watchers: list[Task] = []
-        self._failed_runs = FailedRuns(failures, self.put_back)
+        self._failed_runs = FailedRuns(failures, self.requeue)
         self._clean = contextvars.Context()
         self._escalated = False
 
@@ -145,7 +145,7 @@ class Scheduler:
         while task is not None:
             if worker := self.workers.get(task):
                 return worker.actor
-            if guest := self.guests.get(task):
+            if guest := self.side_tasks.get(task):
                 return guest.lane
             nursery = task.parent_nursery
             task = nursery.parent_task if nursery is not None else None
@@ -154,15 +154,15 @@ class Scheduler:
     def delivery(self) -> Delivery | None:
         """Return what the listener works on inside which the caller runs."""
         lane = self.owner(current_task())
-        if lane is None or lane.hand is None:
+        if lane is None or lane.current is None:
             return None
-        return Delivery(lane.name, lane.hand, lane.attempt)
+        return Delivery(lane.name, lane.current, lane.attempt)
 
     def context(self) -> contextvars.Context:
         """Return the context for a listener that does not run in its worker's."""
         lane = self.workers[current_task()].actor
-        if lane is not None and lane.hand is not None and lane.listener.traits.contextual:
-            context = lane.hand.noted().context
+        if lane is not None and lane.current is not None and lane.listener.options.contextual:
+            context = lane.current.noted().context
             if context is not None:
                 return context.copy()
         return contextvars.copy_context()
@@ -202,7 +202,7 @@ class Scheduler:
             return
         self.awake += 1
         if self._idle:
-            reschedule(self._idle.pop().task, WOKEN)
+            reschedule(self._idle.pop().task, WAKE_UP)
         else:
             self._clean.run(self._nursery.start_soon, self._work)
 
@@ -228,7 +228,7 @@ class Scheduler:
         elif self._watchers and not (self.open and (self.awake or self.suspended)):
             watchers, self._watchers = self._watchers, []
             for task in watchers:
-                reschedule(task, WOKEN)
+                reschedule(task, WAKE_UP)
 
     def leave(self, worker: Worker, _: object) -> Abort:
         """Let Trio cancel a parked worker: nobody may wake it any more."""
@@ -239,6 +239,7 @@ class Scheduler:
     @enable_ki_protection
     async def loop(self, worker: Worker) -> None:
         ready, task, clean, after = self.ready, worker.task, self._clean, self._failed_runs
+        backpressure = self.backpressure
         context, status = task.context, worker.status
         late = False
         while True:
@@ -249,7 +250,7 @@ class Scheduler:
                 worker.actor = worker.last = actor
                 while mail:
                     for _ in BURST:
-                        actor.hand = handle = mail.popleft()
+                        actor.current = handle = mail.popleft()
                         try:
                             await call(handle.event)
                             dirty = context != clean
@@ -276,14 +277,14 @@ class Scheduler:
                             handle.wake()
                         if not mail:
                             break
-                    if actor.queue:
-                        actor.hand = None  # it is settled, should this fail
-                        let_in((actor.listener,))
+                    if not actor.limit:
+                        actor.current = None  # it is settled, should this fail
+                        backpressure.made_room(actor.listener)
                     if mail or ready:
                         now = perf_counter()
                         if late := now > worker.slice_end:
                             break
-                actor.hand = worker.actor = handle = None
+                actor.current = worker.actor = handle = None
                 if not worker.slept:
                     actor.suspends = False
                 if mail:
@@ -302,10 +303,10 @@ class Scheduler:
                 self._look_around()
             await park(worker.rest)
 
-    def put_back(self, actor: Actor | Lane) -> None:
+    def requeue(self, actor: Actor | Lane) -> None:
         """Go on with an actor later, if it has mail."""
-        if actor.queue:
-            let_in((actor.listener,))
+        if not actor.limit:
+            self.backpressure.made_room(actor.listener)
         if actor.mail:
             self.ready.append(actor)
         else:

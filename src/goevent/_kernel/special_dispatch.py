@@ -73,7 +73,7 @@ class SpecialDispatch:
         """
         if self._suspends or route.awaits:
             awaited = [f"{hook.name}.around_dispatch" for hook in self.hooks if hook.suspends]
-            awaited += [actor.name for actor in route.inline if actor.traits.awaited]
+            awaited += [actor.name for actor in route.inline if actor.options.awaited]
             raise TypeError(
                 f"{', '.join(awaited)} is async and runs inline: use `await bus.dispatch(...)`"
             )
@@ -145,7 +145,7 @@ class SpecialDispatch:
         wanted = [actor for actor in route.listeners if self._wanted(actor, handle)]
         listeners = [actor for actor in wanted if actor.active]  # a predicate may dispatch, too
         for actor in listeners:
-            if actor.traits.contextual:
+            if actor.options.contextual:
                 notes = handle.noted()
                 if notes.context is None:
                     notes.context = copy_context()
@@ -156,7 +156,7 @@ class SpecialDispatch:
         return router.chosen(route, listeners)
 
     def _wanted(self, actor: Actor, handle: DispatchHandle) -> bool:
-        when = actor.traits.when
+        when = actor.options.when
         if when is None:
             return True
         owner = self._dispatcher.enter_inline()
@@ -168,7 +168,7 @@ class SpecialDispatch:
         finally:
             self._dispatcher.leave_inline(owner)
         reason = f"its predicate (when=) raised {describe(failure)}"
-        actor.folded += 1
+        actor.accepted += 1
         self._failures.fail(
             actor, handle, EventError(handle.event_name, actor.name, failure, reason=reason)
         )
@@ -200,7 +200,7 @@ class SpecialDispatch:
                 self.call(actor, handle)
         finally:
             for actor in todo:  # after a KeyboardInterrupt, say
-                actor.due -= 1
+                actor.pending_inline -= 1
                 actor.abandoned += 1
 
     def call(self, actor: Actor, handle: DispatchHandle) -> None:
@@ -209,7 +209,7 @@ class SpecialDispatch:
         ended = False
         owner = self._dispatcher.enter_inline()
         try:
-            if actor.traits.hooks:
+            if actor.options.hooks:
                 copy_context().run(self._call_within, actor, handle)
             else:
                 actor.call(handle.event)
@@ -220,7 +220,7 @@ class SpecialDispatch:
             ended = True
         finally:
             self._dispatcher.leave_inline(owner)
-            actor.due -= 1
+            actor.pending_inline -= 1
             actor.abandoned += not ended  # a KeyboardInterrupt, say
         if failure is not None:
             self._failures.fail(actor, handle, failure)
@@ -230,7 +230,7 @@ class SpecialDispatch:
     def _call_within(self, actor: Actor, handle: DispatchHandle) -> None:
         delivery = Delivery(actor.name, handle)
         finder.set(self.shown(delivery))
-        with within(actor.traits.hooks, delivery):
+        with within(actor.options.hooks, delivery):
             actor.call(handle.event)
 
     def shown(self, delivery: Delivery) -> Callable[[], Delivery | None]:

@@ -14,8 +14,7 @@ from .._errors import DeadlockError
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    from .actor import Actor
-    from .mailbox import Lane
+    from .actor import Actor, Lane
 
     # What a wait needs: of every group, at least one lane has to go on.
     Needs = Callable[[], Iterable[Sequence[Actor | Lane]]]

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
 
     from trio.lowlevel import Abort, Task
 
-    from .actor import Actor
-    from .mailbox import Lane
+    from .actor import Actor, Lane
+    from .backpressure import Backpressure
     from .timeouts import Timeouts
 
 SLICE = 0.0002  # seconds of listeners' work between two yields to Trio
@@ -43,6 +43,7 @@ class Employer(Protocol):
     suspended: int
     slow_after: float
     timeouts: Timeouts
+    backpressure: Backpressure
 
     def loop(self, worker: Worker) -> Coroutine[Any, Any, None]: ...
     def leave(self, worker: Worker, _: object) -> Abort: ...
@@ -125,8 +126,8 @@ class Worker:
             scheduler.suspended += 1
             scheduler.awake -= 1
             # Letting it in could wake this very task, of which Trio does not know that it waits.
-            if actor.queue:
-                actor.queue[0].nudge()
+            if not actor.limit:
+                scheduler.backpressure.nudge(actor.listener)
             if scheduler.ready and not scheduler.awake:
                 scheduler.post()
         return trap

@@ -96,9 +96,9 @@ class Listeners:
 
     def _drop(self, actor: Actor, reason: str) -> None:
         """Drop what is queued of events that the actor does not listen to any more."""
-        queued = [handle for handle in actor.mail if not actor.covers(handle.event_name)]
+        queued = [handle for handle in actor.mail if not actor.listens_to(handle.event_name)]
         if queued:
-            kept = [handle for handle in actor.mail if actor.covers(handle.event_name)]
+            kept = [handle for handle in actor.mail if actor.listens_to(handle.event_name)]
             if isinstance(actor.mail, KeyedMailbox):
                 actor.mail.retain(kept)
             else:

@@ -16,7 +16,7 @@ import trio
 from .._errors import EventError, UnsupportedError, describe
 from .._events.event import AdHocEvent
 from .._events.patterns import is_pattern
-from .._kernel.actor import PLAIN, Actor, Traits
+from .._kernel.actor import DEFAULT_DISPATCH_OPTIONS, Actor, DispatchOptions
 from .._kernel.mailbox import KeyedMailbox, SharedMailbox
 from .._kernel.recovery import Recovery
 from .._options.middleware import hooks_of
@@ -112,7 +112,7 @@ class ListenerPlanner:
             inline=inline,
             capacity=0 if inline else options.mailbox or DEFAULT_MAILBOX,
             overflow=options.overflow or "block",
-            traits=traits_of(options, kind, hooks),
+            options=dispatch_options(options, kind, hooks),
         )
         compose = partial(self._compose, actor, kind, options, hooks)
         actor.call = compose(handler)
@@ -159,11 +159,12 @@ class ListenerPlanner:
         if actor.inline or concurrency == 1:
             return
         key_of = self._key_of(options.ordering_key, actor.event_names)
-        ready = self._scheduler.ready
+        lanes, schedule = actor.make_lanes(concurrency), self._scheduler.ready.append
         if key_of is None:
-            actor.share(SharedMailbox(actor, concurrency, ready))
+            actor.share(SharedMailbox(lanes, schedule))
         else:
-            actor.share(KeyedMailbox(actor, concurrency, ready, key_of, self._scheduler.failures))
+            refuse = partial(self._scheduler.failures.ordering_key_raised, actor)
+            actor.share(KeyedMailbox(lanes, schedule, key_of, refuse))
 
     def _key_of(
         self, asked: str | Callable[[Any], Any] | bool | None, names: tuple[str, ...]
@@ -226,19 +227,21 @@ class ListenerPlanner:
         )
 
 
-def traits_of(options: ListenerOptions, kind: str, hooks: tuple[Hook, ...]) -> Traits:
+def dispatch_options(
+    options: ListenerOptions, kind: str, hooks: tuple[Hook, ...]
+) -> DispatchOptions:
     """Return what dispatch has to know of a listener."""
     inline = kind in ("inline", "awaited")
-    traits = Traits(
+    chosen = DispatchOptions(
         priority=options.priority or 0,
         awaited=kind == "awaited",
         contextual=bool(options.context),
         once=bool(options.once),
-        timeout=options.timeout if options.timeout and inline else PLAIN.timeout,
+        timeout=options.timeout if options.timeout and inline else DEFAULT_DISPATCH_OPTIONS.timeout,
         when=options.when,
         hooks=hooks if inline else (),
     )
-    return PLAIN if traits == PLAIN else traits
+    return DEFAULT_DISPATCH_OPTIONS if chosen == DEFAULT_DISPATCH_OPTIONS else chosen
 
 
 def attribute(name: str) -> Callable[[Any], Any]:

@@ -15,8 +15,7 @@ from .._kernel.worker import TimeLimit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .._kernel.actor import Actor
-    from .._kernel.mailbox import Lane
+    from .._kernel.actor import Actor, Lane
     from .._kernel.scheduler import Scheduler
 
 logger = logging.getLogger("goevent")
@@ -92,7 +91,7 @@ class ThreadCall:
     async def run(self) -> None:
         """Run it, to the end of the thread."""
         task = current_task()
-        self._scheduler.guests[task] = self
+        self._scheduler.side_tasks[task] = self
         try:
             with self._scope:
                 await trio.to_thread.run_sync(self._in_thread, limiter=self._limiter)
@@ -100,9 +99,9 @@ class ThreadCall:
             self._error = error
         finally:
             self._ended.set()
-            del self._scheduler.guests[task]
+            del self._scheduler.side_tasks[task]
         if self._stray:
-            self._actor.strays -= 1
+            self._actor.stray_threads -= 1
             logger.warning(
                 "the thread of %s has ended, after its event was given up",
                 self._actor.name,
@@ -121,7 +120,7 @@ class ThreadCall:
             if not self._ended.is_set():
                 self._scope.cancel()  # it may still wait for a place in the limiter
                 self._stray = not self._turn.acquire(blocking=False)
-                self._actor.strays += self._stray
+                self._actor.stray_threads += self._stray
                 self.lane = None
         if self._error is not None:
             raise self._error

@@ -14,8 +14,7 @@ import trio
 
 from .._errors import EventError, forget_caller
 from .._handle import HandleDetails
-from .._kernel.actor import Actor
-from .._kernel.backpressure import let_in
+from .._kernel.actor import Actor, Lane
 from .._kernel.mailbox import SharedMailbox
 from ..drivers.contract import Capabilities, Receipt
 from .message import MessageEncoding, OutgoingMessage
@@ -31,7 +30,7 @@ if TYPE_CHECKING:
 CAPACITY = 1024
 
 
-class EventPublisher(SharedMailbox):
+class EventPublisher(SharedMailbox[Lane]):
     """The events of one open bus on their way to its driver.
 
     Attributes:
@@ -50,7 +49,7 @@ class EventPublisher(SharedMailbox):
         failures: Failures,
     ) -> None:
         self.actor: Actor = Actor("driver", (), self._publish, inline=False, capacity=CAPACITY)
-        super().__init__(self.actor, capabilities.in_flight, scheduler.ready)
+        super().__init__(self.actor.make_lanes(capabilities.in_flight), scheduler.ready.append)
         self.actor.share(self)
         self._driver = driver
         self._post = getattr(driver, "publish_nowait", None)
@@ -66,9 +65,9 @@ class EventPublisher(SharedMailbox):
     # -- as a mailbox
 
     @property
-    def held(self) -> list[DispatchHandle]:
+    def in_flight(self) -> list[DispatchHandle]:
         """The events that the driver has and the broker has not accepted yet."""
-        return [*super().held, *self.posted]
+        return [*super().in_flight, *self.posted]
 
     def append(self, handle: DispatchHandle, /) -> None:
         busy = self._in_flight - len(self.free)
@@ -127,8 +126,8 @@ class EventPublisher(SharedMailbox):
             self.engage(min(len(self), self._in_flight - len(self.posted) - busy))
             if self._scheduler.ready and not self._scheduler.awake:
                 self._scheduler.post()
-        if self.actor.queue:
-            let_in((self.actor,))
+        if not self.actor.limit:
+            self._scheduler.backpressure.made_room(self.actor)
 
     async def _publish(self, _: Any) -> None:
         delivery = self._scheduler.delivery()
