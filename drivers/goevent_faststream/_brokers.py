@@ -13,7 +13,7 @@ from typing import Protocol, cast
 
 from goevent import DriverError, UnknownDriverError
 
-from ._adapter.contract import Dialect
+from ._adapter.contract import Adapter
 from ._config import BrokerConfig
 
 
@@ -23,7 +23,7 @@ class Mapping:
 
     Attributes:
         schemes: the URL schemes.
-        module: where the functions of `Dialects` are.
+        module: where the functions of `AdapterModule` are.
         broker: the module in which the class of FastStream's broker is defined.
         durable: it is the one that is meant when a group or an address is given with a broker
             object, and it needs a group to listen.
@@ -174,10 +174,10 @@ MAPPINGS: tuple[Mapping, ...] = (
 )
 
 
-class Dialects(Protocol):
+class AdapterModule(Protocol):
     """What the module of a broker has to define."""
 
-    def broker_at(self, url: str) -> object:
+    def make_broker(self, url: str) -> object:
         """Return FastStream's broker for a URL that has no options of ours any more.
 
         Raises:
@@ -185,7 +185,7 @@ class Dialects(Protocol):
         """
         ...
 
-    def dialect(self, broker: object, config: BrokerConfig, address: object) -> Dialect:
+    def make_adapter(self, broker: object, config: BrokerConfig, address: object) -> Adapter:
         """Return what knows such a broker.
 
         Raises:
@@ -195,7 +195,7 @@ class Dialects(Protocol):
         ...
 
 
-def of_scheme(scheme: str, *, durable: bool = False) -> Mapping:
+def mapping_for_scheme(scheme: str, *, durable: bool = False) -> Mapping:
     """Return the row of a URL scheme.
 
     Args:
@@ -213,7 +213,7 @@ def of_scheme(scheme: str, *, durable: bool = False) -> Mapping:
     raise UnknownDriverError(f"no broker of FastStream is mapped to the scheme {scheme!r}")
 
 
-def of_broker(broker: object, *, durable: bool) -> Mapping:
+def mapping_for_broker(broker: object, *, durable: bool) -> Mapping:
     """Return the row of a broker object.
 
     Args:
@@ -234,14 +234,14 @@ def of_broker(broker: object, *, durable: bool) -> Mapping:
     raise TypeError(f"a broker is one of FastStream's ({known}), not a {kind}")
 
 
-def dialects(mapping: Mapping) -> Dialects:
+def load_adapter_module(mapping: Mapping) -> AdapterModule:
     """Return the module that knows a broker.
 
     Raises:
         DriverError: what it needs is not installed; says what to install.
     """
     try:
-        return cast("Dialects", import_module(mapping.module))
+        return cast("AdapterModule", import_module(mapping.module))
     except ImportError as error:
         raise DriverError(
             f"{mapping.schemes[0]}:// needs a package that is not installed ({error}): "

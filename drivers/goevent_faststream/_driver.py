@@ -10,11 +10,11 @@ import trio
 from goevent import DriverConnectionError, UnsupportedError
 from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receipt
 
-from ._adapter.contract import Dialect, Result
-from ._adapter.dead_letters import Buries, DeadLetters
+from ._adapter.contract import Adapter, Result
+from ._adapter.dead_letters import DeadLetters, ShowsDeadLetters
 from ._adapter.formats import Format, format_of
-from ._bridge.trio_side import Session
-from ._brokers import MAPPINGS, Mapping, dialects, of_broker, of_scheme
+from ._bridge.trio_side import TrioSide
+from ._brokers import MAPPINGS, Mapping, load_adapter_module, mapping_for_broker, mapping_for_scheme
 from ._config import BrokerConfig, read_url
 
 T = TypeVar("T")
@@ -50,13 +50,13 @@ class FastStreamDriver:
         config = config or BrokerConfig()
         if mapping is None:
             durable = config.group is not None or config.stream is not None or address is not None
-            mapping = of_broker(broker, durable=durable)
+            mapping = mapping_for_broker(broker, durable=durable)
         self._name = mapping.schemes[0]
-        self._dialect: Dialect = dialects(mapping).dialect(broker, config, address)
+        self._adapter: Adapter = load_adapter_module(mapping).make_adapter(broker, config, address)
         self._broker = broker
         self._config = config
         self._format: Format = format_of(config.format if format is None else format)
-        self._session: Session | None = None
+        self._trio_side: TrioSide | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -67,15 +67,15 @@ class FastStreamDriver:
         scheme, _, _ = url.partition("://")
         plain, config = read_url(url if "://" in url else f"{url}://localhost")
         durable = config.group is not None or config.stream is not None
-        mapping = of_scheme(scheme.lower(), durable=durable)
-        module = dialects(mapping)
-        broker = module.broker_at(plain)
+        mapping = mapping_for_scheme(scheme.lower(), durable=durable)
+        module = load_adapter_module(mapping)
+        broker = module.make_broker(plain)
         return cls(broker, config, mapping=mapping)
 
     @property
     def capabilities(self) -> Capabilities:
         """What the broker promises."""
-        return self._dialect.capabilities
+        return self._adapter.capabilities
 
     @property
     def config(self) -> BrokerConfig:
@@ -94,11 +94,11 @@ class FastStreamDriver:
         Raises:
             UnsupportedError: this driver has none that it could show.
         """
-        if not isinstance(self._dialect, Buries):
+        if not isinstance(self._adapter, ShowsDeadLetters):
             raise UnsupportedError(f"the driver for {self._name} shows no dead letters")
         if self._config.group is None:
             raise UnsupportedError("dead letters belong to a group, and this bus has none")
-        return DeadLetters(self._dialect.dead_letters, self._ask)
+        return DeadLetters(self._adapter.dead_letters, self._ask)
 
     # -- the contract
 
@@ -111,16 +111,16 @@ class FastStreamDriver:
             DriverConnectionError: the broker cannot be reached, or does not let us in.
             DriverError: its client has given up, or the event loop has crashed.
         """
-        self._session = Session(self._dialect, self._name, inbox, self._config, self._format)
+        self._trio_side = TrioSide(self._adapter, self._name, inbox, self._config, self._format)
         try:
-            await self._session.run(task_status=task_status)
+            await self._trio_side.run(task_status=task_status)
         finally:
-            self._session = None
+            self._trio_side = None
 
     async def drain(self) -> None:
         """Receive no more; what no listener has got yet is handed over, or back if durable."""
-        if self._session is not None:
-            await self._session.drain()
+        if self._trio_side is not None:
+            await self._trio_side.drain()
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of names and patterns; returns when the broker has confirmed it."""
@@ -148,20 +148,22 @@ class FastStreamDriver:
         Raises:
             trio.WouldBlock: there is no connection.
         """
-        if self._session is None:
+        if self._trio_side is None:
             raise trio.WouldBlock
-        self._session.publish_nowait(message, replied)
+        self._trio_side.publish_nowait(message, replied)
 
     def snapshot(self) -> DriverSnapshot:
         """Tell whether there is a connection, and what the group has to do; a second old."""
-        if self._session is None:
+        if self._trio_side is None:
             return DriverSnapshot(connected=False)
-        return DriverSnapshot(connected=self._session.connected, backlogs=self._dialect.backlogs())
+        return DriverSnapshot(
+            connected=self._trio_side.connected, backlogs=self._adapter.backlogs()
+        )
 
     async def _ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
         return await self._running().ask(work, *args)
 
-    def _running(self) -> Session:
-        if self._session is None:
+    def _running(self) -> TrioSide:
+        if self._trio_side is None:
             raise DriverConnectionError("the FastStream driver does not run: open its bus first")
-        return self._session
+        return self._trio_side

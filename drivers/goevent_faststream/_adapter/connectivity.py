@@ -1,4 +1,9 @@
-"""Uptime: whether there is a connection, and waiting for one that was lost to come back."""
+"""The state of one connection: up or down, and the reports of each change.
+
+The `connection` module of each broker owns one `Connectivity` and tells it what its client says.
+Everything that needs a connection waits here for one that was lost. A loss and its end are reported
+to the host once each; the first connection and the end of the bus are not reported.
+"""
 
 from __future__ import annotations
 
@@ -6,59 +11,99 @@ import asyncio
 
 from goevent import DriverConnectionError
 
+from .contract import AdapterHost
 
-class Uptime:
-    """Whether there is a connection.
+
+class Connectivity:
+    """Whether there is a connection to a broker.
 
     Args:
-        what: the broker, as errors call it.
-        patience: seconds to wait for a connection, from when it was lost.
+        broker: The name of the broker in error texts.
+        wait_seconds: How long a caller waits for a connection, counted from its loss.
     """
 
-    def __init__(self, what: str, patience: float) -> None:
-        self._what = what
-        self._patience = patience
+    def __init__(self, broker: str, wait_seconds: float) -> None:
+        self._broker = broker
+        self._wait_seconds = wait_seconds
+        self._host: AdapterHost | None = None
         self._up = asyncio.Event()
+        self._is_lost = False
+        self._is_closing = False
         self._lost_at = 0.0
         self._reason = ""
 
     @property
-    def now(self) -> bool:
+    def host(self) -> AdapterHost:
+        """The host of the adapter.
+
+        Raises:
+            DriverConnectionError: The bus is not open.
+        """
+        if self._host is None:
+            raise DriverConnectionError(f"{self._broker}: the bus is not open")
+        return self._host
+
+    @property
+    def is_up(self) -> bool:
         """True while there is a connection."""
         return self._up.is_set()
 
-    def renew(self) -> None:
-        """Begin anew, on another loop, without a connection."""
+    @property
+    def is_closing(self) -> bool:
+        """True from `close` on, until the next `open`."""
+        return self._is_closing
+
+    def open(self, host: AdapterHost) -> None:
+        """Begin without a connection; each opening of a bus has a loop of its own."""
+        self._host = host
         self._up, self._reason = asyncio.Event(), ""
+        self._is_lost = self._is_closing = False
 
-    def begin(self) -> None:
-        """Take note that there is a connection."""
+    def close(self) -> None:
+        """Report no more changes: the adapter itself disconnects from now on."""
+        self._is_closing = True
+
+    def mark_up(self) -> None:
+        """Record that there is a connection; reported if one was lost before."""
         self._up.set()
+        if self._is_lost:
+            self._is_lost = False
+            self.host.connection_changed(True)
 
-    def lose(self, reason: str = "") -> None:
-        """Take note that it is lost, or why it is not back; the last reason is told."""
+    def mark_down(self, reason: str = "") -> bool:
+        """Record that there is no connection; returns True if that is news.
+
+        Args:
+            reason: Why it was lost, or why it is not back. Later errors tell the last reason.
+        """
         self._reason = reason
-        if self._up.is_set():
-            self._lost_at = asyncio.get_running_loop().time()
-            self._up.clear()
+        if not self._up.is_set():
+            return False
+        self._lost_at = asyncio.get_running_loop().time()
+        self._up.clear()
+        if self._is_closing:
+            return False
+        self._is_lost = True
+        self.host.connection_changed(False, reason)
+        return True
 
-    async def wait(self, patience: float | None = None) -> None:
+    async def wait_until_up(self, seconds: float | None = None) -> None:
         """Wait until there is a connection.
 
         Args:
-            patience: other than that of all who wait.
+            seconds: Wait so long instead of `wait_seconds`, also counted from the loss.
 
         Raises:
-            DriverConnectionError: it was not there in time.
+            DriverConnectionError: There was no connection in time.
         """
         if self._up.is_set():
             return
-        seconds = self._patience if patience is None else patience
+        seconds = self._wait_seconds if seconds is None else seconds
         try:
             async with asyncio.timeout_at(self._lost_at + seconds):
                 await self._up.wait()
         except TimeoutError:
-            text = f"{self._what}: there has been no connection for {seconds:g} s"
+            text = f"{self._broker}: there has been no connection for {seconds:g} s"
             raise DriverConnectionError(
                 f"{text}: {self._reason}" if self._reason else text
             ) from None

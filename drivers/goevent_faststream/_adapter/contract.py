@@ -1,9 +1,10 @@
-"""The dialect: all that the driver asks of one broker, and what it gives it for that.
+"""The contract between the bridge and the adapter of one broker.
 
-A dialect lives on the island: each of its coroutines runs on the asyncio loop, and it may use the
-FastStream broker there as it likes. It knows no Trio, no listeners, no retries and no envelopes: it
-turns event names into the broker's own, hands over what arrives, and does with each arrival what a
-verdict says.
+An `Adapter` runs on the loop side: each of its coroutines runs on the asyncio loop and may use
+FastStream's broker there. It turns event names into the broker's own names, delivers messages to
+its `AdapterHost`, and tells the broker what each `Decision` says. It knows no Trio, no listeners,
+no retry policy and no envelopes. The loop side of the bridge implements `AdapterHost`; the Trio
+side makes the decisions.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ class Outgoing:
     """One event on its way to the broker.
 
     Attributes:
-        name: the event's name.
-        body: the bytes.
-        headers: what the format wants beside them; the broker's own headers take them. Where it
-            has a place of its own for `content-type` or `correlation_id`, that takes it.
-        id: the handle's id, which the broker may use to tell what it has got twice.
-        key: what events have in common that must stay in order.
-        replied: what Trio is to be told by.
-        answer: where the answer goes to.
-        result: the answer.
+        name: The event name.
+        body: The bytes of the message.
+        headers: Headers of the format. They travel as the broker's own headers; a broker that has
+            a property for `content-type` or `correlation_id` uses that property instead.
+        id: The id of the handle. A broker may use it to drop an event that it has already.
+        key: The key of the event, or None. Events with the same key stay in order.
+        replied: Called on Trio's side with the result.
+        answer: Called on the loop side with this object when the result is known.
+        result: The receipt or the error, once `done` was called.
     """
 
     name: str
@@ -46,24 +47,24 @@ class Outgoing:
     result: Result = None
 
     def done(self, result: Result) -> None:
-        """Take the broker's answer, a receipt or an error; called on the island, exactly once."""
+        """Take the receipt or the error; the adapter calls this exactly once, on the loop side."""
         self.result = result
         self.answer(self)
 
 
 @dataclass(slots=True, eq=False)
 class Arrival:
-    """One message that has arrived, until it is settled.
+    """One message from the broker, until it is settled.
 
     Attributes:
-        name: the event's name.
-        via: the name or pattern, as it was subscribed to, by which it has come.
-        body: the bytes.
-        headers: the broker's own headers, as text, with `content-type` and `correlation_id`,
-            wherever the broker has them.
-        deliveries: how often it was handed out, this time included; 1 if the broker cannot tell.
-        id: what the broker calls it.
-        raw: the dialect's own: what it needs to carry out the verdict.
+        name: The event name.
+        via: The name or pattern, as it was subscribed to, that the message matches.
+        body: The bytes of the message.
+        headers: The broker's headers as text. `content-type` and `correlation_id` are among them,
+            also if the broker has properties for them.
+        deliveries: The number of deliveries, this one included; 1 if the broker does not count.
+        id: The broker's id of the message.
+        raw: The adapter's own data, which it needs to settle the message.
     """
 
     name: str
@@ -75,36 +76,36 @@ class Arrival:
     raw: Any = None
 
 
-class Fate(Enum):
-    """What is to become of an arrival.
+class Verdict(Enum):
+    """The ways to settle an arrival.
 
-    DONE: it is acknowledged.
-    AGAIN: its listeners failed; it comes again after the pause.
-    BACK: nobody has begun with it, or the bus ends; it is for others, at once, and if nobody has
-        begun, and the broker can be told so, it does not count as delivered.
-    DEAD: it is put among the dead letters, and then, not before, acknowledged.
+    ACK: Acknowledge it.
+    RETRY: Deliver it again after the pause, as its listeners failed.
+    RELEASE: Give it back at once for any bus of the group, as no listener started or the bus ends.
+        If no listener started and the broker can be told so, it does not count as a delivery.
+    DEAD_LETTER: Write it to the dead letters and then, not before, acknowledge it.
     """
 
-    DONE = "done"
-    AGAIN = "again"
-    BACK = "back"
-    DEAD = "dead"
+    ACK = "ack"
+    RETRY = "retry"
+    RELEASE = "release"
+    DEAD_LETTER = "dead_letter"
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """What is to become of one arrival.
+class Decision:
+    """The verdict on one arrival.
 
     Attributes:
-        pause: seconds until it comes again.
-        reason: why it is a dead letter, in one line.
-        details: the end of the traceback, if a listener failed on it.
-        reported: the supervisor knows of the reason.
-        begun: a listener has begun with it, so that it was delivered, whatever becomes of it.
+        pause: Seconds until a retry.
+        reason: The reason for a dead letter, in one line.
+        details: The end of the traceback, if a listener failed.
+        reported: True if the supervisor knows the reason already.
+        begun: True if a listener started, so that the delivery counts in any case.
     """
 
     arrival: Arrival
-    fate: Fate = Fate.DONE
+    verdict: Verdict = Verdict.ACK
     pause: float = 0.0
     reason: str = ""
     details: str = ""
@@ -112,104 +113,105 @@ class Verdict:
     begun: bool = False
 
 
-class Shore(Protocol):
-    """The driver, as a dialect sees it; every method is called on the island."""
+class AdapterHost(Protocol):
+    """The bridge, as an adapter sees it; every method is called on the loop side."""
 
-    async def arrived(self, arrival: Arrival) -> None:
-        """Hand an arrival over; waits while the bus holds as many as it may.
+    async def deliver(self, arrival: Arrival) -> None:
+        """Deliver an arrival to the bus; waits while the bus holds `prefetch` of them.
 
-        That wait is what has to reach the broker: receive no more while it lasts. Calls one after
-        the other keep the order.
+        This wait is the back-pressure: an adapter must not receive more while it lasts. Sequential
+        calls keep their order.
         """
         ...
 
-    def room(self) -> int:
-        """Return how many more may be handed over without waiting."""
+    def capacity(self) -> int:
+        """Return how many arrivals can be delivered without waiting."""
         ...
 
-    async def vacancy(self) -> None:
-        """Wait until there is room for one more."""
+    async def wait_for_capacity(self) -> None:
+        """Wait until one more arrival can be delivered without waiting."""
         ...
 
     def report(self, error: Exception, event_name: str = "") -> None:
-        """Tell the supervisor of what went wrong, or was lost."""
+        """Report an error or a loss to the supervisor."""
         ...
 
-    def is_connected(self, connected: bool, reason: str = "") -> None:
-        """Tell that the connection was lost, or is back; each change is reported, once."""
+    def connection_changed(self, connected: bool, reason: str = "") -> None:
+        """Report that the connection is lost or back; a repeated state is reported once."""
         ...
 
-    def end(self, error: DriverError) -> None:
-        """End the bus: the broker's client has given up."""
+    def fail(self, error: DriverError) -> None:
+        """Close the bus with an error: the client has given up."""
         ...
 
 
-class Dialect(Protocol):
-    """One broker.
+class Adapter(Protocol):
+    """The adapter of one broker.
 
-    A method that fails raises a `DriverError`; the driver maps nothing. They may run at the same
-    time, but for `open` and `close`.
+    A method that fails raises a `DriverError`: the adapter maps the errors of its client. All
+    methods but `open` and `close` may run concurrently.
     """
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the broker can do, as it is configured; asked for before `open`, too."""
+        """What the broker can do with this configuration; also asked for before `open`."""
         ...
 
-    async def open(self, shore: Shore) -> None:
-        """Connect, without subscriptions; within `CONNECT_TIMEOUT`.
+    async def open(self, host: AdapterHost) -> None:
+        """Connect, without subscriptions; within `CONNECT_TIMEOUT_SECONDS`.
 
-        From here on the dialect keeps the connection up by itself, and tells of its loss.
+        From here on the adapter keeps the connection up and reports when it is lost.
 
         Raises:
-            DriverConnectionError: the broker cannot be reached, or does not let us in.
+            DriverConnectionError: The broker cannot be reached, or refuses the login.
         """
         ...
 
     async def close(self) -> None:
-        """Disconnect and leave nothing behind; also if `open` has failed, or the loop crashed."""
+        """Disconnect and release everything; also if `open` has failed or the loop crashed."""
         ...
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of names and patterns; returns when the broker has confirmed it.
 
-        Each message arrives once, however many of them match it. If it fails, none counts.
+        A message that matches several of them is delivered once. If this fails, no subscription
+        of this call remains.
         """
         ...
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Receive them no more. What arrives nevertheless is given back by the driver."""
+        """Stop receiving names and patterns. The bridge releases messages that still arrive."""
         ...
 
     async def stop_receiving(self) -> None:
-        """Receive nothing more, and return when all that has arrived is handed over."""
+        """Stop receiving; returns when every message that has arrived is delivered."""
         ...
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst in order, and call `done` of each; raises nothing.
+        """Publish a burst in order and call `done` of each event; raises nothing.
 
-        It is not called again before it has begun with the whole burst, but while it waits for the
-        broker's answers.
+        The next call may come while this one waits for the broker's answers, but not before all
+        events of this burst are on their way.
         """
         ...
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
-        """Tell the broker what became of arrivals; only if `capabilities.durable`.
+    async def settle(self, decisions: Sequence[Decision]) -> None:
+        """Tell the broker the verdicts; called only if `capabilities.durable`.
 
-        One call after the other. What cannot be told, for want of a connection or otherwise, comes
-        again; a dead letter is written before the broker is told that it is done.
+        Calls do not overlap. The broker redelivers an arrival whose verdict cannot be told, for
+        example without a connection. A dead letter is written before it is acknowledged.
         """
         ...
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do, as last seen; called by Trio, so it only looks."""
+        """Return the group's work as last seen; called from Trio's thread, so it does no I/O."""
         ...
 
 
-async def each_alone(
+async def publish_each(
     burst: Sequence[Outgoing], publish: Callable[[Outgoing], Coroutine[Any, Any, Result]]
 ) -> None:
-    """Publish each event of a burst by a task of its own, begun in order."""
+    """Publish each event of a burst in a task of its own; the tasks start in order."""
 
     async def one(outgoing: Outgoing) -> None:
         result: Result

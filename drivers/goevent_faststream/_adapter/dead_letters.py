@@ -1,7 +1,7 @@
 """Dead letters: events that a group has given up, kept by the broker until somebody decides.
 
-A dialect whose broker can show them has a `dead_letters`, which lives on the island; this is their
-side on Trio. The vocabulary is that of `goevent_redis`.
+An adapter whose broker can show them has a `dead_letters`, which runs on the loop side; this is
+their Trio side. The vocabulary is that of `goevent_redis`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class DeadLetter:
     time: datetime
 
 
-class Cemetery(Protocol):
-    """Where a broker keeps the dead letters of one group; each method is called on the island.
+class DeadLetterStore(Protocol):
+    """Where a broker keeps the dead letters of one group; each method is called on the loop side.
 
     They raise `DriverError`, and nothing else. What is not there is no error.
     """
@@ -69,11 +69,11 @@ class Cemetery(Protocol):
 
 
 @runtime_checkable
-class Buries(Protocol):
-    """A dialect that can show its dead letters."""
+class ShowsDeadLetters(Protocol):
+    """An adapter that can show its dead letters."""
 
     @property
-    def dead_letters(self) -> Cemetery:
+    def dead_letters(self) -> DeadLetterStore:
         """Those of the group."""
         ...
 
@@ -84,29 +84,29 @@ class DeadLetters:
     Every method raises a `DriverError` if the broker cannot be asked.
     """
 
-    def __init__(self, cemetery: Cemetery, ask: Callable[..., Awaitable[Any]]) -> None:
-        self._cemetery = cemetery
+    def __init__(self, store: DeadLetterStore, ask: Callable[..., Awaitable[Any]]) -> None:
+        self._store = store
         self._ask = ask
 
     async def count(self) -> int:
         """Return how many there are."""
-        return int(await self._ask(self._cemetery.count))
+        return int(await self._ask(self._store.count))
 
     async def list(self, count: int = PAGE, *, after: str = "") -> list[DeadLetter]:
         """Return the oldest ones, or the oldest behind the one with the id `after`."""
-        found: list[DeadLetter] = await self._ask(self._cemetery.list, count, after)
+        found: list[DeadLetter] = await self._ask(self._store.list, count, after)
         return found
 
     async def get(self, id: str) -> DeadLetter | None:  # noqa: A002
         """Return one, or None if there is none of that id."""
-        found: DeadLetter | None = await self._ask(self._cemetery.get, id)
+        found: DeadLetter | None = await self._ask(self._store.get, id)
         return found
 
     async def replay(self, *letters: DeadLetter | str) -> int:
         """Have the group get some of them again, as if for the first time; returns how many."""
         done = 0
         for each in letters:
-            done += bool(await self._ask(self._cemetery.replay, _id(each)))
+            done += bool(await self._ask(self._store.replay, _id(each)))
         return done
 
     async def replay_all(self) -> int:
@@ -120,7 +120,7 @@ class DeadLetters:
         """Delete some of them for good; returns how many."""
         done = 0
         for each in letters:
-            done += bool(await self._ask(self._cemetery.discard, _id(each)))
+            done += bool(await self._ask(self._store.discard, _id(each)))
         return done
 
 

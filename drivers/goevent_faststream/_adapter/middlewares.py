@@ -1,4 +1,4 @@
-"""The passage: the middlewares of a broker, around messages that this driver receives itself."""
+"""The middlewares of a broker, around messages that an adapter receives itself."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 from faststream._internal.endpoint.subscriber import SubscriberUsecase
 
-from .subscribers import adopt
+from .subscribers import adopt_subscriber
 
 
-class Passage:
+class MiddlewareChain:
     """Lets messages pass the middlewares, if there are any."""
 
     def __init__(self) -> None:
@@ -28,16 +28,16 @@ class Passage:
         if broker.middlewares:
             self._subscriber = make()
             handler: Callable[[Any], Coroutine[Any, Any, None]] = self._passed
-            adopt(broker, self._subscriber, handler)
+            adopt_subscriber(broker, self._subscriber, handler)
             # All of the start of a subscriber but for what makes it receive.
             await SubscriberUsecase[Any].start(self._subscriber)
 
     @property
-    def is_open(self) -> bool:
+    def is_active(self) -> bool:
         """True if there is anything to pass."""
         return self._subscriber is not None
 
-    async def passes(self, raw: Any, arrives: Callable[[], object]) -> bool:
+    async def run(self, raw: Any, arrives: Callable[[], object]) -> bool:
         """Let a message pass, and call `arrives` behind the innermost middleware.
 
         Returns:

@@ -16,7 +16,7 @@ from goevent import compile_pattern
 REMEMBERED = 10_000  # messages of which copies may still come
 
 
-class Copies:
+class OverlapFilter:
     """What is subscribed to on one connection, and which copies have come."""
 
     def __init__(self) -> None:

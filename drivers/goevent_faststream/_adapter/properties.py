@@ -25,7 +25,7 @@ class Properties(NamedTuple):
     headers: dict[str, str]
 
 
-def properties(outgoing: Outgoing) -> Properties:
+def split_properties(outgoing: Outgoing) -> Properties:
     """Return what goes where; the correlation id is the handle's, unless the format says other."""
     if not outgoing.headers:
         return Properties(JSON, outgoing.id, {})
@@ -40,7 +40,7 @@ def all_headers(outgoing: Outgoing) -> list[tuple[str, bytes]]:
     return [(name, text.encode()) for name, text in named.items()]
 
 
-def joined(
+def merge_headers(
     headers: Mapping[str, str], content_type: str | None, correlation_id: str | None
 ) -> Mapping[str, str]:
     """Return what has arrived in either place as headers."""

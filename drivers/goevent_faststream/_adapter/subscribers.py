@@ -1,4 +1,4 @@
-"""What every dialect does with FastStream's subscribers."""
+"""What every adapter does with FastStream's subscribers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 
-async def whole(message: Any) -> Any:
+async def undecoded(message: Any) -> Any:
     """Decode a message to itself: its bytes are decoded on the other side."""
     return message
 
 
-def adopt(
+def adopt_subscriber(
     broker: Any, subscriber: Any, handler: Callable[[Any], Coroutine[Any, Any, None]]
 ) -> None:
     """Have a subscriber that was made for a name call a handler, and take it from its broker.

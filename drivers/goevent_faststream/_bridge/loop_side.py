@@ -1,7 +1,7 @@
-"""The harbour: the island's side of the driver, where ships of both directions are loaded.
+"""The loop side of an open bus: the host of the adapter.
 
-It lives on the island. Its shore is what the dialect sees; to Trio it sends arrivals and news, each
-by its quay, and what Trio sends lands here, burst by burst.
+It sends arrivals and notices to Trio, each through a queue of its own, and receives the requests
+of the Trio side burst by burst.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.contract import Arrival, Dialect, Outgoing, Verdict
-from .loop_thread import Quay
+from .._adapter.contract import Adapter, Arrival, Decision, Outgoing
+from .queues import ToTrioQueue
 
 UNLIMITED = 1 << 30
 LAST_WORDS = 0.75  # seconds to tell the last ends, as the bus ends
@@ -41,11 +41,11 @@ class End:
     error: DriverError
 
 
-News = Outgoing | Report | End
-Cargo = Outgoing | Verdict | Freed
+LoopNotice = Outgoing | Report | End
+LoopRequest = Outgoing | Decision | Freed
 
 
-class Harbour:
+class LoopSide:
     """The island's side of one open bus.
 
     Attributes:
@@ -54,39 +54,39 @@ class Harbour:
 
     def __init__(
         self,
-        dialect: Dialect,
+        adapter: Adapter,
         broker: str,
         prefetch: int,
-        arrivals: Quay[Arrival],
-        news: Quay[News],
+        arrivals: ToTrioQueue[Arrival],
+        news: ToTrioQueue[LoopNotice],
     ) -> None:
         self.connected = False
-        self._dialect = dialect
+        self._adapter = adapter
         self._broker = broker
         self._room = prefetch
         self._arrivals = arrivals
         self._news = news
         self._waiting: deque[asyncio.Future[None]] = deque()
-        self._verdicts: list[Verdict] = []
+        self._decisions: list[Decision] = []
         self._telling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # -- as the shore of the dialect
+    # -- as the host of the adapter
 
-    async def arrived(self, arrival: Arrival) -> None:
+    async def deliver(self, arrival: Arrival) -> None:
         """Hand an arrival over, when there is room."""
         if self._room <= 0 or self._waiting:
             await self._turn()
         self._room -= 1
         self._arrivals.post(arrival)
 
-    def room(self) -> int:
+    def capacity(self) -> int:
         """Return how many more may be handed over without waiting."""
         return 0 if self._waiting else max(0, self._room)
 
-    async def vacancy(self) -> None:
+    async def wait_for_capacity(self) -> None:
         """Wait until there is room for one more."""
-        if self.room() <= 0:
+        if self.capacity() <= 0:
             await self._turn()
             self._wake()
 
@@ -94,7 +94,7 @@ class Harbour:
         """Tell the supervisor."""
         self._news.post(Report(error, event_name))
 
-    def is_connected(self, connected: bool, reason: str = "") -> None:
+    def connection_changed(self, connected: bool, reason: str = "") -> None:
         """Take note of a connection that is lost, or back."""
         if connected == self.connected:
             return
@@ -105,7 +105,7 @@ class Harbour:
             text = f"the connection to {self._broker} is lost"
         self.report(DriverConnectionError(f"{text}: {reason}" if reason else text))
 
-    def end(self, error: DriverError) -> None:
+    def fail(self, error: DriverError) -> None:
         """End the bus."""
         self.connected = False
         self._news.post(End(error))
@@ -130,20 +130,20 @@ class Harbour:
 
     # -- what Trio sends
 
-    def land(self, burst: list[Cargo]) -> None:
+    def receive(self, burst: list[LoopRequest]) -> None:
         """Take over what has come from Trio."""
         outgoing: list[Outgoing] = []
-        for cargo in burst:
-            if isinstance(cargo, Outgoing):
-                outgoing.append(cargo)
-            elif isinstance(cargo, Verdict):
-                self._verdicts.append(cargo)
+        for request in burst:
+            if isinstance(request, Outgoing):
+                outgoing.append(request)
+            elif isinstance(request, Decision):
+                self._decisions.append(request)
                 self._room += 1
             else:
-                self._room += cargo.count
+                self._room += request.count
         if outgoing:
             self._start(self._publish(outgoing))
-        if self._verdicts and not self._telling.locked():
+        if self._decisions and not self._telling.locked():
             self._start(self.tell())
         if self._waiting:
             self._wake()
@@ -168,15 +168,15 @@ class Harbour:
     async def tell(self) -> None:
         """Tell the broker all that there is to tell; returns when it is told."""
         async with self._telling:
-            while self._verdicts:
-                verdicts, self._verdicts = self._verdicts, []
+            while self._decisions:
+                decisions, self._decisions = self._decisions, []
                 try:
-                    await self._dialect.settle(verdicts)
+                    await self._adapter.settle(decisions)
                 except DriverError as error:
                     self.report(error)
 
     async def _publish(self, outgoing: list[Outgoing]) -> None:
-        await self._dialect.publish(outgoing)
+        await self._adapter.publish(outgoing)
 
     def _start(self, work: object) -> None:
         if not asyncio.iscoroutine(work):
@@ -188,4 +188,4 @@ class Harbour:
     def _done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            self.end(DriverError(f"the driver for {self._broker} has failed: {error!r}"))
+            self.fail(DriverError(f"the driver for {self._broker} has failed: {error!r}"))

@@ -1,17 +1,15 @@
-"""The island: an asyncio loop in a thread of its own, under Trio's structured concurrency.
+"""An asyncio loop in a thread of its own, under Trio's structured concurrency.
 
-FastStream needs a running asyncio loop; this is where it has one. `Island.run` owns the thread: it
-starts it, and does not return before it has ended. What goes from one side to the other is laid on
-a quay, and the other side is called only if it does not know yet: one wake-up for a burst.
+FastStream needs a running asyncio loop. `LoopThread.run` owns the thread: it starts the thread and
+does not return before the thread has ended.
 """
 
 from __future__ import annotations
 
 import asyncio
 import threading
-from collections import deque
 from collections.abc import Callable, Coroutine
-from typing import Any, Generic, TypeVar, cast
+from typing import Any, TypeVar, cast
 
 import trio
 
@@ -19,7 +17,6 @@ from goevent import DriverError
 
 T = TypeVar("T")
 
-PLENTY = 100  # items of a burst, at which Trio is called before its end
 RESCUE = 2.0  # seconds to close connections, after a crash
 
 
@@ -27,108 +24,8 @@ class IslandClosed(DriverError):
     """The loop of the broker has ended, or has not begun."""
 
 
-class Quay(Generic[T]):
-    """What comes from the island and waits for one task of Trio.
-
-    To call Trio is to write to a socket, at which the interpreter changes over to Trio's thread.
-    So that does not happen for the first item of a burst, but when the step of the loop that lays
-    them down has ended, or when so many lie there that Trio may as well begin.
-    """
-
-    def __init__(self, token: trio.lowlevel.TrioToken) -> None:
-        self.items: deque[T] = deque()
-        self._token = token
-        self._announced = False
-        self._called = False
-        self._news = trio.Event()
-
-    def post(self, item: T) -> None:
-        """Lay something down; from the island."""
-        items = self.items
-        items.append(item)
-        if not self._announced:
-            self._announced = True
-            try:
-                asyncio.get_running_loop().call_soon(self._call)
-            except RuntimeError:  # it comes from a collection of garbage in another thread
-                self._call()
-        elif len(items) >= PLENTY and not self._called:
-            self._call()
-
-    def _call(self) -> None:
-        if not self._called:
-            self._called = True
-            self._token.run_sync_soon(self._arrive)
-
-    def _arrive(self) -> None:
-        self._news.set()
-
-    async def wait(self) -> None:
-        """Wait until there is something; nobody is called before the next time."""
-        items = self.items
-        if items:
-            await trio.lowlevel.checkpoint()
-        while not items:
-            # In this order: what is laid down from here on calls, what was before is in `items`.
-            self._called = self._announced = False
-            if not items:
-                await self._news.wait()
-                self._news = trio.Event()
-
-
-class Ferry(Generic[T]):
-    """What comes from Trio and waits for the loop of the island.
-
-    To call the loop is to write to a socket, too. So a task does it, after those that are about to
-    post in this turn of Trio, or whoever posts so much that the island may as well begin.
-    """
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, land: Callable[[list[T]], None]) -> None:
-        self._items: deque[T] = deque()
-        self._loop = loop
-        self._land = land
-        self._announced = False
-        self._called = False
-        self._idle = trio.lowlevel.ParkingLot()
-
-    def post(self, item: T) -> None:
-        """Lay something down; from Trio. If the loop has ended, it is lost."""
-        self._items.append(item)
-        if not self._announced:
-            self._announced = True
-            self._idle.unpark()
-        elif len(self._items) >= PLENTY:
-            self._call()
-
-    async def carry(self) -> None:
-        """Call the loop for what is posted, until cancelled; what is posted then waits."""
-        while True:
-            if self._announced:
-                self._call()
-            await self._idle.park()
-
-    def _call(self) -> None:
-        if not self._called:
-            self._called = True
-            try:
-                self._loop.call_soon_threadsafe(self.land)
-            except RuntimeError:
-                self._items.clear()
-
-    def land(self) -> None:
-        """Take over all that there is; on the island."""
-        # In this order: what is laid down from here on calls, what was before is in `items`.
-        self._called = self._announced = False
-        items = self._items
-        burst: list[T] = []
-        while items:
-            burst.append(items.popleft())
-        if burst:
-            self._land(burst)
-
-
 class _Call:
-    """One coroutine that Trio has run on the island, and waits for."""
+    """One coroutine that Trio has run on the loop side, and waits for."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
@@ -143,12 +40,12 @@ class _Call:
             self.done.set()
 
 
-class Island:
+class LoopThread:
     """An asyncio loop in a thread of its own; runs once.
 
     Args:
         name: of the thread.
-        unhandled: called on the island with what a task of the loop has failed with, when nobody
+        unhandled: called on the loop side with what a task of the loop has failed with, when nobody
             has looked at it.
         rescue: run on the loop when it has crashed, so that its connections do not stay open.
     """
@@ -213,7 +110,7 @@ class Island:
         await self._begun.wait()
 
     async def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """Run a coroutine on the island; if this is cancelled, so is that, and nobody waits.
+        """Run a coroutine on the loop side; if this is cancelled, so is that, and nobody waits.
 
         Raises:
             IslandClosed: The loop has ended before.
@@ -249,13 +146,13 @@ class Island:
             return False
         return True
 
-    # -- on the island
+    # -- on the loop side
 
     def _live(self) -> None:
         """Be the thread."""
         token = self._token
         if token is None:
-            raise RuntimeError("an island is run")
+            raise RuntimeError("the thread is started by `run`")
         try:
             with asyncio.Runner() as runner:
                 self._loop = runner.get_loop()

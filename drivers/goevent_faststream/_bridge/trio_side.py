@@ -1,8 +1,8 @@
-"""The session: one open bus of the driver, on Trio's side of the island.
+"""The Trio side of an open bus.
 
-It owns the island and the tasks that take what comes from it: one brings arrivals to the bus, in
-order; one passes on replies to publishes and what is to be reported. Neither waits for the other:
-a full mailbox holds back arrivals, and not the replies.
+It owns the loop thread and two tasks: one delivers arrivals to the bus in order; the other passes on
+replies to publishes, reports and the end of the client. Neither waits for the other: a full mailbox
+holds back arrivals but not replies.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import trio
 from goevent import DecodeError, DriverConnectionError, DriverError, EventError
 from goevent.drivers import Inbox, Message, Receipt, Settlement
 
-from .._adapter.contract import Arrival, Dialect, Fate, Outgoing, Result, Verdict
+from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result, Verdict
 from .._adapter.formats import Format
 from .._config import BrokerConfig
-from .loop_side import Cargo, End, Freed, Harbour, News, Report
-from .loop_thread import Ferry, Island, IslandClosed, Quay
+from .loop_side import End, Freed, LoopNotice, LoopRequest, LoopSide, Report
+from .loop_thread import IslandClosed, LoopThread
+from .queues import ToLoopQueue, ToTrioQueue
 
 T = TypeVar("T")
 
@@ -32,24 +33,24 @@ FAREWELL = 1.8  # seconds to tell the last ends and to disconnect, as the bus en
 EXCERPT = 4000  # characters of a traceback in a dead letter
 
 
-class Session:
+class TrioSide:
     """One open bus."""
 
     def __init__(
-        self, dialect: Dialect, broker: str, inbox: Inbox, config: BrokerConfig, form: Format
+        self, adapter: Adapter, broker: str, inbox: Inbox, config: BrokerConfig, form: Format
     ) -> None:
-        self._dialect = dialect
+        self._adapter = adapter
         self._broker = broker
         self._inbox = inbox
         self._config = config
         self._format = form
-        self._durable = dialect.capabilities.durable
+        self._durable = adapter.capabilities.durable
         token = trio.lowlevel.current_trio_token()
-        self._arrivals: Quay[Arrival] = Quay(token)
-        self._news: Quay[News] = Quay(token)
-        self._harbour = Harbour(dialect, broker, config.prefetch, self._arrivals, self._news)
-        self._island = Island(f"goevent-{broker}", self._harbour.report, dialect.close)
-        self._ferry: Ferry[Cargo] | None = None
+        self._arrivals: ToTrioQueue[Arrival] = ToTrioQueue(token)
+        self._news: ToTrioQueue[LoopNotice] = ToTrioQueue(token)
+        self._loop_side = LoopSide(adapter, broker, config.prefetch, self._arrivals, self._news)
+        self._loop_thread = LoopThread(f"goevent-{broker}", self._loop_side.report, adapter.close)
+        self._to_loop: ToLoopQueue[LoopRequest] | None = None
         self._names: set[str] = set()
         self._stopped = False
         self._busy = False
@@ -59,7 +60,7 @@ class Session:
     @property
     def connected(self) -> bool:
         """False while the broker cannot be reached."""
-        return self._ferry is not None and self._harbour.connected
+        return self._to_loop is not None and self._loop_side.connected
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Connect, and serve until cancelled.
@@ -70,13 +71,13 @@ class Session:
         """
         failure: DriverError | None = None
         # What is ours is to be handed back at the end, and a client that has begun must close.
-        island_scope = trio.CancelScope(shield=True)
+        thread_scope = trio.CancelScope(shield=True)
 
         async def live() -> None:
             nonlocal failure
             try:
-                with island_scope:
-                    await self._island.run()
+                with thread_scope:
+                    await self._loop_thread.run()
             except DriverError as error:  # it has crashed
                 failure = failure or error
                 nursery.cancel_scope.cancel()
@@ -85,53 +86,53 @@ class Session:
             nursery.start_soon(live)
             try:
                 try:
-                    await self._island.begun()
-                    ferry = await self._open()
+                    await self._loop_thread.begun()
+                    to_loop = await self._open()
                     async with trio.open_nursery() as works:
                         works.start_soon(self._take_arrivals)
                         works.start_soon(self._take_news)
-                        works.start_soon(ferry.carry)
+                        works.start_soon(to_loop.wake_loop)
                         task_status.started()
                 except* DriverError as group:
                     failure = _first(group)
             finally:
                 try:
                     await self._farewell()
-                finally:  # else the island would outlive whatever a client fails with as it closes
-                    island_scope.shield = False
-                    island_scope.cancel()
+                finally:  # else the thread would outlive whatever a client fails with as it closes
+                    thread_scope.shield = False
+                    thread_scope.cancel()
         if failure is not None:
             raise failure
 
-    async def _open(self) -> Ferry[Cargo]:
+    async def _open(self) -> ToLoopQueue[LoopRequest]:
         try:
             with trio.fail_after(CONNECT_TIMEOUT + 1):
-                await self._island.call(self._dialect.open, self._harbour)
+                await self._loop_thread.call(self._adapter.open, self._loop_side)
         except trio.TooSlowError:
             raise DriverConnectionError(
                 f"{self._broker} has not answered within {CONNECT_TIMEOUT:g} s"
             ) from None
-        self._harbour.connected = True
-        self._ferry = ferry = Ferry(self._island.loop, self._harbour.land)
-        return ferry
+        self._loop_side.connected = True
+        self._to_loop = to_loop = ToLoopQueue(self._loop_thread.loop, self._loop_side.receive)
+        return to_loop
 
     async def _farewell(self) -> None:
         """Tell the last ends, and disconnect."""
-        ferry, self._ferry = self._ferry, None
+        to_loop, self._to_loop = self._to_loop, None
         with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL):
             try:
-                if ferry is not None:
+                if to_loop is not None:
                     if self._durable:
                         for arrival in self._arrivals.items:
-                            ferry.post(Verdict(arrival, Fate.BACK))
-                    await self._island.call(self._last_words, ferry)
-                await self._island.call(self._dialect.close)
+                            to_loop.post(Decision(arrival, Verdict.RELEASE))
+                    await self._loop_thread.call(self._last_words, to_loop)
+                await self._loop_thread.call(self._adapter.close)
             except IslandClosed:
                 pass  # it has crashed, which is raised where it ran
 
-    async def _last_words(self, ferry: Ferry[Cargo]) -> None:
-        ferry.land()
-        await self._harbour.close(tells=self._durable)
+    async def _last_words(self, to_loop: ToLoopQueue[LoopRequest]) -> None:
+        to_loop.flush()
+        await self._loop_side.close(tells=self._durable)
 
     # -- names
 
@@ -139,7 +140,7 @@ class Session:
         """Receive events of names and patterns."""
         self._names.update(names)
         try:
-            await self.ask(self._dialect.subscribe, names)
+            await self.ask(self._adapter.subscribe, names)
         except DriverError:
             self._names.difference_update(names)
             raise
@@ -147,7 +148,7 @@ class Session:
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Receive them no more; what has arrived is handed back, or dropped."""
         self._names.difference_update(names)
-        await self.ask(self._dialect.unsubscribe, names)
+        await self.ask(self._adapter.unsubscribe, names)
 
     async def drain(self) -> None:
         """Receive no more, and return when all that has arrived is handed over, or back."""
@@ -155,25 +156,25 @@ class Session:
             self._stopped = True
         if self.connected:
             try:
-                await self._island.call(self._dialect.stop_receiving)
+                await self._loop_thread.call(self._adapter.stop_receiving)
             except DriverError as error:
                 self._inbox.report(error)
         if self._durable:
             while self._arrivals.items:  # nor must they wait for whoever waits for a mailbox
-                self._sentence(Verdict(self._arrivals.items.popleft(), Fate.BACK))
+                self._sentence(Decision(self._arrivals.items.popleft(), Verdict.RELEASE))
         while self._busy or self._arrivals.items:
             await self._idle.park()
         self._stopped = True
 
     async def ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
-        """Return what the dialect says.
+        """Return what the adapter says.
 
         Raises:
             DriverConnectionError: it has not said it in time.
         """
         try:
             with trio.fail_after(ANSWER_TIMEOUT):
-                return await self._island.call(work, *args)
+                return await self._loop_thread.call(work, *args)
         except trio.TooSlowError:
             raise DriverConnectionError(
                 f"{self._broker} has not confirmed it within {ANSWER_TIMEOUT:g} s"
@@ -183,7 +184,7 @@ class Session:
 
     def publish_nowait(self, message: Message, replied: Callable[[Result], None]) -> None:
         """Send an event on its way; `replied` gets the broker's answer."""
-        if self._ferry is None or not self._harbour.connected:
+        if self._to_loop is None or not self._loop_side.connected:
             raise trio.WouldBlock
         self._post(message, replied)
 
@@ -196,7 +197,7 @@ class Session:
             answers.append(result)
             answered.set()
 
-        if self._ferry is None:
+        if self._to_loop is None:
             raise IslandClosed(f"the driver for {self._broker} does not run: open its bus first")
         self._post(message, replied)
         await answered.wait()
@@ -205,10 +206,10 @@ class Session:
         return answers[0]
 
     def _post(self, message: Message, replied: Callable[[Result], None]) -> None:
-        if self._ferry is None:
+        if self._to_loop is None:
             raise trio.WouldBlock
         body, headers = self._format.write(message)
-        self._ferry.post(
+        self._to_loop.post(
             Outgoing(
                 message.event_name,
                 body,
@@ -255,10 +256,12 @@ class Session:
 
     async def _bring(self, arrival: Arrival) -> None:
         if arrival.via not in self._names or (self._durable and self._stopped):
-            self._sentence(Verdict(arrival, Fate.BACK))
+            self._sentence(Decision(arrival, Verdict.RELEASE))
             return
         if self._durable and arrival.deliveries > self._config.max_deliveries:
-            self._sentence(Verdict(arrival, Fate.DEAD, reason="the buses that had it have died"))
+            self._sentence(
+                Decision(arrival, Verdict.DEAD_LETTER, reason="the buses that had it have died")
+            )
             return
         settle = partial(self._settled, arrival) if self._durable else None
         deliveries = arrival.deliveries
@@ -266,7 +269,7 @@ class Session:
             envelope = self._format.read(arrival, self._inbox)
         except DecodeError as error:
             self._inbox.report(error, arrival.name)
-            self._sentence(Verdict(arrival, Fate.DEAD, reason=str(error), reported=True))
+            self._sentence(Decision(arrival, Verdict.DEAD_LETTER, reason=str(error), reported=True))
             return
         if not self._inbox.deliver_nowait(envelope, settle, deliveries=deliveries):
             self._tell_freed()
@@ -275,9 +278,9 @@ class Session:
             self._freed += 1
 
     def _tell_freed(self) -> None:
-        if self._freed and self._ferry is not None:
+        if self._freed and self._to_loop is not None:
             freed, self._freed = self._freed, 0
-            self._ferry.post(Freed(freed))
+            self._to_loop.post(Freed(freed))
 
     # -- what becomes of it
 
@@ -286,31 +289,31 @@ class Session:
         errors = end.errors
         if not errors:
             # Not begun with: nobody here listens to it any more.
-            self._sentence(Verdict(arrival, Fate.DONE if end.started else Fate.BACK))
+            self._sentence(Decision(arrival, Verdict.ACK if end.started else Verdict.RELEASE))
             return
         outcomes = {error.outcome for error in errors}
         if "abandoned" in outcomes:
-            self._sentence(Verdict(arrival, Fate.BACK, begun=end.started))
+            self._sentence(Decision(arrival, Verdict.RELEASE, begun=end.started))
         elif "failed" in outcomes:
             self._sentence(self._failed(arrival, errors))
         else:
-            self._sentence(Verdict(arrival))
+            self._sentence(Decision(arrival))
 
-    def _failed(self, arrival: Arrival, errors: Sequence[EventError]) -> Verdict:
+    def _failed(self, arrival: Arrival, errors: Sequence[EventError]) -> Decision:
         failed = next(error for error in errors if error.outcome == "failed")
         tries = arrival.deliveries
         if failed.listener == "driver" and isinstance(failed.error, DecodeError):
-            return Verdict(arrival, Fate.DEAD, reason=str(failed.error), reported=True)
+            return Decision(arrival, Verdict.DEAD_LETTER, reason=str(failed.error), reported=True)
         if tries >= self._config.max_deliveries:
             details = failed.details[-EXCERPT:]
-            return Verdict(arrival, Fate.DEAD, reason=str(failed), details=details)
-        return Verdict(arrival, Fate.AGAIN, pause=self._config.pause(tries))
+            return Decision(arrival, Verdict.DEAD_LETTER, reason=str(failed), details=details)
+        return Decision(arrival, Verdict.RETRY, pause=self._config.pause(tries))
 
-    def _sentence(self, verdict: Verdict) -> None:
-        if self._ferry is None:
+    def _sentence(self, decision: Decision) -> None:
+        if self._to_loop is None:
             return  # nothing can be told any more; it comes again
         if self._durable:
-            self._ferry.post(verdict)
+            self._to_loop.post(decision)
         else:
             self._freed += 1
 

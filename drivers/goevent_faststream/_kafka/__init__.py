@@ -1,1 +1,1 @@
-"""Kafka: one dialect over two clients, aiokafka and confluent-kafka."""
+"""Kafka: one adapter over two clients, aiokafka and confluent-kafka."""

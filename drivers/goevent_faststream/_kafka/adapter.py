@@ -14,21 +14,22 @@ from typing import Any
 from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Outgoing, Shore, Verdict
+from .._adapter.contract import AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
 from .client import KafkaClient
-from .connection import LOOK, KafkaLink
+from .connection import KafkaConnection
 from .consumer import Feed
 from .publisher import Publisher
 from .settler import Undertaker
 from .topics import name_of
 
+DISCOVERY_PAUSE_SECONDS = 1.0  # between two looks for new topics
 IN_FLIGHT = 1000  # publishes that wait for their acknowledgement
 MAX_SIZE = 1_000_000  # brokers take 1 MiB, headers included, unless told otherwise
 PREFIX = "goevent."
 
 
-class KafkaDialect:
+class KafkaAdapter:
     """Kafka, by one of two clients.
 
     Args:
@@ -45,7 +46,7 @@ class KafkaDialect:
         self._client = client
         self._config = config
         self._prefix = config.prefix or prefix or PREFIX
-        self._link = KafkaLink(client, config.publish_timeout)
+        self._link = KafkaConnection(client, config.publish_timeout)
         self._publisher = Publisher(client, self._link, self._prefix, config.publish_timeout)
         self._undertaker = Undertaker(client, self._link, config.group or "")
         self._feeds: dict[str, Feed] = {}
@@ -60,13 +61,13 @@ class KafkaDialect:
             fan_out=False, durable=True, ordered=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE
         )
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect."""
         self._making = asyncio.Lock()
         self._feeds.clear()
         self._patterns.clear()
         self._publisher.open()
-        await self._link.open(shore)
+        await self._link.open(host)
         create = asyncio.get_running_loop().create_task
         self._tasks = [create(self._link.watch()), create(self._look_after())]
 
@@ -128,8 +129,8 @@ class KafkaDialect:
                 if feed is None:
                     topic = await self._publisher.topic(name)
                     start = "earliest" if new else self._config.start
-                    shore = self._link.shore
-                    feed = Feed(self._broker, self._client, shore, self._config, name, topic, start)
+                    host = self._link.host
+                    feed = Feed(self._broker, self._client, host, self._config, name, topic, start)
                     made.append(feed)
                     self._feeds[name] = feed
                 feed.vias[via] = None
@@ -161,16 +162,16 @@ class KafkaDialect:
         """Publish a burst."""
         await self._publisher.publish(burst)
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def settle(self, decisions: Sequence[Decision]) -> None:
         """Settle, bring again, and bury."""
-        await self._undertaker.settle(verdicts)
+        await self._undertaker.settle(decisions)
 
     # -- what has to be looked after
 
     async def _look_after(self) -> None:
         """Look for new topics, and at what there is to do."""
         while True:
-            await asyncio.sleep(LOOK)
+            await asyncio.sleep(DISCOVERY_PAUSE_SECONDS)
             try:
                 if self._patterns:
                     await self._discover(new=True)
@@ -179,7 +180,7 @@ class KafkaDialect:
             except DriverConnectionError:
                 continue  # the link tells of it
             except DriverError as error:
-                self._link.shore.report(error)
+                self._link.host.report(error)
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return what there is to do with the partitions that this bus has, as last seen."""

@@ -17,12 +17,12 @@ from faststream.kafka import KafkaBroker, Topic
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
-from .._adapter.contract import Dialect, Outgoing
-from .._adapter.properties import all_headers, properties
+from .._adapter.contract import Adapter, Outgoing
+from .._adapter.properties import all_headers, split_properties
 from .._config import BrokerConfig
-from .adapter import KafkaDialect
+from .adapter import KafkaAdapter
 from .aiokafka_consumer import AioConsumer
-from .aiokafka_requests import ANSWER, FAILURES, Requests, refusal
+from .aiokafka_requests import ANSWER, FAILURES, Requests, to_driver_error
 from .client import Answer, KafkaConsumer, Owner
 from .url import read_kafka_url
 
@@ -37,7 +37,7 @@ STEADY = {
 }
 
 
-def broker_at(url: str) -> KafkaBroker:
+def make_broker(url: str) -> KafkaBroker:
     """Return FastStream's broker for a `kafka://` URL."""
     servers, security = read_kafka_url(url, context=True)
     return KafkaBroker(
@@ -45,14 +45,14 @@ def broker_at(url: str) -> KafkaBroker:
     )
 
 
-def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return Kafka for a broker of aiokafka."""
     if not isinstance(broker, KafkaBroker):
         raise TypeError(f"this is no KafkaBroker: {broker!r}")
     if address is not None and not isinstance(address, Topic):
         raise TypeError(f"the address of events in Kafka is a Topic of its broker, not {address!r}")
     prefix = None if address is None else address.name
-    return KafkaDialect(broker, AioKafka(broker, address), config, prefix)
+    return KafkaAdapter(broker, AioKafka(broker, address), config, prefix)
 
 
 class Dial:
@@ -182,7 +182,7 @@ class AioKafka:
         for answer in response.topic_errors:
             kind = errors.for_code(answer[1])
             if kind not in (errors.NoError, errors.TopicAlreadyExistsError):
-                raise refusal(kind(*answer[2:3]))
+                raise to_driver_error(kind(*answer[2:3]))
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
         """Send an event; by the broker if it has middlewares, which is a lot slower."""
@@ -195,7 +195,7 @@ class AioKafka:
                     topic,
                     key=key,
                     headers={**outgoing.headers},
-                    correlation_id=properties(outgoing).correlation_id,
+                    correlation_id=split_properties(outgoing).correlation_id,
                     no_confirm=True,
                 )
             else:
@@ -203,7 +203,7 @@ class AioKafka:
                     topic, outgoing.body, key, headers=all_headers(outgoing)
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-            answer(outgoing, refusal(error))
+            answer(outgoing, to_driver_error(error))
             return
         future.add_done_callback(partial(_answered, outgoing, answer))
 
@@ -236,7 +236,7 @@ def _answered(outgoing: Outgoing, answer: Answer, future: Any) -> None:
         return
     error = future.exception()
     if error is not None:
-        answer(outgoing, refusal(error))
+        answer(outgoing, to_driver_error(error))
         return
     done = future.result()
     answer(outgoing, Receipt(id=f"{done.topic}-{done.partition}@{done.offset}"))

@@ -17,7 +17,7 @@ from aiokafka import (  # type: ignore[import-untyped]
 
 from goevent import DriverError
 
-from .aiokafka_requests import FAILURES, Requests, refusal
+from .aiokafka_requests import FAILURES, Requests, to_driver_error
 from .client import Owner
 from .offsets import Place, Record
 
@@ -96,7 +96,7 @@ class AioConsumer(ConsumerRebalanceListener):  # type: ignore[misc]
         try:
             found = await self._consumer.getmany(timeout_ms=patience * 1000, max_records=most)
         except FAILURES as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
         return [
             Record(
                 raw.partition,

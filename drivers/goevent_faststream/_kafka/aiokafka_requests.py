@@ -27,7 +27,7 @@ UNREACHABLE = (
 FAILURES = (errors.KafkaError, OSError, TimeoutError)
 
 
-def refusal(error: BaseException) -> DriverError:
+def to_driver_error(error: BaseException) -> DriverError:
     """Return the error of the contract for one of aiokafka; one of the contract as it is."""
     if isinstance(error, DriverError):
         return error
@@ -61,7 +61,7 @@ class Requests:
         try:
             return task.result()
         except FAILURES as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
         except asyncio.CancelledError:
             raise DriverConnectionError(
                 "Kafka: the connection was closed before the answer"

@@ -1,6 +1,6 @@
-"""What the Kafka dialect asks of a client: aiokafka or confluent, behind FastStream's brokers.
+"""What the Kafka adapter asks of a client: aiokafka or confluent, behind FastStream's brokers.
 
-All of it runs on the island. A client maps its own exceptions: what it raises is a `DriverError`.
+All of it runs on the loop side. A client maps its own exceptions: it raises `DriverError`s only.
 """
 
 from __future__ import annotations

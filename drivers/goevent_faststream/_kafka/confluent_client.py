@@ -19,12 +19,12 @@ from faststream.confluent import KafkaBroker, Topic
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
-from .._adapter.contract import Dialect, Outgoing
-from .._adapter.properties import all_headers, properties
+from .._adapter.contract import Adapter, Outgoing
+from .._adapter.properties import all_headers, split_properties
 from .._config import BrokerConfig
-from .adapter import KafkaDialect
+from .adapter import KafkaAdapter
 from .client import Answer, KafkaConsumer, Owner
-from .confluent_consumer import ANSWER, ConfluentConsumer, asked, refusal
+from .confluent_consumer import ANSWER, ConfluentConsumer, asked, to_driver_error
 from .url import read_kafka_url
 
 DIAL = 5.0  # seconds until a broker has to have answered, at first
@@ -33,7 +33,7 @@ FLUSH = 0.4  # seconds for what waits to be sent, at the end
 STEADY = {"acks": -1, "enable_idempotence": True}  # what was accepted is there, and once
 
 
-def broker_at(url: str) -> KafkaBroker:
+def make_broker(url: str) -> KafkaBroker:
     """Return FastStream's broker for a `kafka+confluent://` URL."""
     servers, security = read_kafka_url(url, context=False)
     return KafkaBroker(
@@ -47,14 +47,14 @@ def broker_at(url: str) -> KafkaBroker:
     )
 
 
-def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return Kafka for a broker of confluent."""
     if not isinstance(broker, KafkaBroker):
         raise TypeError(f"this is no KafkaBroker of confluent: {broker!r}")
     if address is not None and not isinstance(address, Topic):
         raise TypeError(f"the address of events in Kafka is a Topic of its broker, not {address!r}")
     prefix = None if address is None else address.name
-    return KafkaDialect(broker, Confluent(broker, address), config, prefix)
+    return KafkaAdapter(broker, Confluent(broker, address), config, prefix)
 
 
 class Confluent:
@@ -161,7 +161,7 @@ class Confluent:
                 if not isinstance(said, KafkaError) or (
                     said.code() != KafkaError.TOPIC_ALREADY_EXISTS
                 ):
-                    raise refusal(error) from error
+                    raise to_driver_error(error) from error
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
         """Send an event; by the broker if it has middlewares, which is a lot slower."""
@@ -174,7 +174,7 @@ class Confluent:
                     topic,
                     key=key,
                     headers={**outgoing.headers},
-                    correlation_id=properties(outgoing).correlation_id,
+                    correlation_id=split_properties(outgoing).correlation_id,
                     no_confirm=True,
                 )
                 future.add_done_callback(partial(_published, outgoing, answer))
@@ -187,7 +187,7 @@ class Confluent:
                     on_delivery=partial(self._delivered, outgoing, answer, self._loop),
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-            answer(outgoing, refusal(error))
+            answer(outgoing, to_driver_error(error))
 
     def _delivered(
         self,
@@ -198,7 +198,7 @@ class Confluent:
         message: Any,
     ) -> None:
         """Take the answer of a broker, in the thread that asks for it; the loop is called once."""
-        result = receipt(message) if error is None else refusal(error)
+        result = receipt(message) if error is None else to_driver_error(error)
         self._done.append((outgoing, answer, result))
         if loop is not None and not self._called:
             self._called = True
@@ -231,10 +231,10 @@ class Confluent:
         try:
             self._client.produce(topic, value, key, headers=pairs, on_delivery=delivered)
         except (KafkaException, BufferError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
         failure = await written
         if failure is not None:
-            raise refusal(failure)
+            raise to_driver_error(failure)
 
     def consumer(self, topic: str, group: str, silence: float, owner: Owner) -> KafkaConsumer:
         """Make a member of a group."""
@@ -264,6 +264,8 @@ def _ignored(_: Any) -> None:
 def _published(outgoing: Outgoing, answer: Answer, future: Any) -> None:
     error = None if future.cancelled() else future.exception()
     if future.cancelled() or error is not None:
-        answer(outgoing, refusal(error or TimeoutError("the client has given the event up")))
+        answer(
+            outgoing, to_driver_error(error or TimeoutError("the client has given the event up"))
+        )
     else:
         answer(outgoing, receipt(future.result()))

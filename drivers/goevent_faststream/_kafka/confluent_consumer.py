@@ -42,7 +42,7 @@ ANOTHERS = {
 }
 
 
-def refusal(error: BaseException | KafkaError) -> DriverError:
+def to_driver_error(error: BaseException | KafkaError) -> DriverError:
     """Return the error of the contract for one of confluent; one of the contract as it is."""
     if isinstance(error, DriverError):
         return error
@@ -64,7 +64,7 @@ async def asked(work: Callable[..., T], *args: Any, **options: Any) -> T:
     try:
         return await asyncio.to_thread(work, *args, **options)
     except (KafkaException, OSError, TimeoutError) as error:
-        raise refusal(error) from error
+        raise to_driver_error(error) from error
 
 
 class ConfluentConsumer:
@@ -158,7 +158,7 @@ class ConfluentConsumer:
         try:
             return await answered
         except (KafkaException, RuntimeError, OSError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     def _on_loop(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Have the loop run a coroutine while the client calls back, and do what that asks."""
@@ -263,7 +263,7 @@ class ConfluentConsumer:
             futures = self._admin.list_offsets(wanted, request_timeout=ANSWER)
             found = await asyncio.gather(*map(asyncio.wrap_future, futures.values()))
         except (KafkaException, ValueError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
         return {part.partition: at.offset for part, at in zip(futures, found, strict=True)}
 
     def pause(self, partitions: Collection[int]) -> None:

@@ -1,6 +1,7 @@
-"""The link to Kafka: whether a broker can be reached, and what waits until one can.
+"""The connection to Kafka: whether a broker answers.
 
-Clients of Kafka connect again by themselves and say nothing of it, so somebody has to ask.
+Kafka's clients reconnect by themselves and tell nobody, so a task pings: every second while a
+broker answers, more often while none does, and at once when a client says that a connection broke.
 """
 
 from __future__ import annotations
@@ -9,105 +10,106 @@ import asyncio
 
 from goevent import DriverConnectionError
 
-from .._adapter.connectivity import Uptime
-from .._adapter.contract import Shore
+from .._adapter.connectivity import Connectivity
+from .._adapter.contract import AdapterHost
+from .._adapter.errors import no_answer
 from .client import KafkaClient
 
-DIAL = 8.0  # seconds until a broker has to have answered, at first
-LOOK = 1.0  # seconds between two pings
-AGAIN = 0.2  # seconds between two, while none was answered
-LONG = 3.0  # seconds that one may take
+CONNECT_SECONDS = 8.0  # until a broker must have answered, as the bus opens
+PING_PAUSE_SECONDS = 1.0
+PING_PAUSE_SECONDS_WHILE_DOWN = 0.2
+PING_TIMEOUT_SECONDS = 3.0
 
 
-class KafkaLink:
-    """What is known of the connection."""
+class KafkaConnection:
+    """The connection of one client to its cluster, and the task that watches it.
 
-    def __init__(self, client: KafkaClient, patience: float) -> None:
+    Args:
+        wait_seconds: How long a publish waits for a connection that was lost.
+    """
+
+    def __init__(self, client: KafkaClient, wait_seconds: float) -> None:
         self._client = client
-        self._patience = patience
-        self._shore: Shore | None = None
-        self._uptime = Uptime("Kafka", patience)
+        self._wait_seconds = wait_seconds
+        self._connectivity = Connectivity("Kafka", wait_seconds)
         self._broken = asyncio.Event()
 
     @property
-    def shore(self) -> Shore:
-        """Where the driver is.
+    def host(self) -> AdapterHost:
+        """The host of the adapter.
 
         Raises:
-            DriverConnectionError: the bus is not open.
+            DriverConnectionError: The bus is not open.
         """
-        if self._shore is None:
-            raise DriverConnectionError("Kafka: the bus is not open")
-        return self._shore
+        return self._connectivity.host
 
     @property
     def is_up(self) -> bool:
         """True while a broker answers."""
-        return self._uptime.now
+        return self._connectivity.is_up
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect.
 
         Raises:
-            DriverConnectionError: no broker answers.
+            DriverConnectionError: No broker answers.
         """
-        self._uptime.renew()
+        self._connectivity.open(host)
         self._broken = asyncio.Event()
         try:
-            async with asyncio.timeout(DIAL):
-                await self._client.open(self._patience, self._break)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await self._client.open(self._wait_seconds, self._connection_broke)
                 await self._client.ping()
         except TimeoutError:
-            raise DriverConnectionError(f"Kafka: no broker answers within {DIAL:g} s") from None
-        self._shore = shore
-        self._uptime.begin()
+            raise DriverConnectionError(
+                f"Kafka: no broker answers within {CONNECT_SECONDS:g} s"
+            ) from None
+        self._connectivity.mark_up()
 
     async def close(self) -> None:
         """Disconnect."""
-        lost = not self.is_up
-        self._shore = None
-        self._uptime.lose()
-        await self._client.close(lost=lost)
+        was_up = self.is_up
+        self._connectivity.close()
+        self._connectivity.mark_down()
+        await self._client.close(lost=not was_up)
 
-    def _break(self, reason: str) -> None:
-        if self._shore is not None and self.is_up:
-            self._lose(self._shore, reason)
+    def _connection_broke(self, reason: str) -> None:
+        """Ping at once; a client may have connections to other brokers that still answer."""
+        if self._connectivity.mark_down(reason):
             self._broken.set()
 
     async def watch(self) -> None:
-        """Ask again and again whether a broker answers, and tell of the change; until cancelled."""
+        """Ping until cancelled, and report each change."""
         while True:
+            pause = PING_PAUSE_SECONDS if self.is_up else PING_PAUSE_SECONDS_WHILE_DOWN
             try:
-                async with asyncio.timeout(LOOK if self.is_up else AGAIN):
+                async with asyncio.timeout(pause):
                     await self._broken.wait()
             except TimeoutError:
                 pass
             self._broken.clear()
-            await self._look(self.shore)
+            await self._ping()
 
-    async def _look(self, shore: Shore) -> None:
+    async def _ping(self) -> None:
         try:
-            async with asyncio.timeout(LONG):
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                 await self._client.ping()
         except TimeoutError:
-            self._lose(shore, f"no broker answers within {LONG:g} s")
+            self._mark_down(str(no_answer("Kafka", PING_TIMEOUT_SECONDS)))
         except DriverConnectionError as error:
-            self._lose(shore, str(error))
+            self._mark_down(str(error))
         else:
             if not self.is_up:
-                self._uptime.begin()
-                shore.is_connected(True)
+                self._connectivity.mark_up()
 
-    def _lose(self, shore: Shore, reason: str) -> None:
-        reason = reason.removeprefix("Kafka: ")
-        if self.is_up:
-            shore.is_connected(False, reason)
-        self._uptime.lose(reason)
+    def _mark_down(self, reason: str) -> None:
+        # Reports begin with the name of the driver already.
+        self._connectivity.mark_down(reason.removeprefix("Kafka: "))
 
     async def ready(self) -> None:
-        """Wait for the connection, for as long as a publish may take from when it was lost.
+        """Wait for the connection, for `wait_seconds` from its loss.
 
         Raises:
-            DriverConnectionError: it was not there in time.
+            DriverConnectionError: It was not there in time.
         """
-        await self._uptime.wait()
+        await self._connectivity.wait_until_up()

@@ -16,7 +16,7 @@ from typing import Any
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog
 
-from .._adapter.contract import Arrival, Shore
+from .._adapter.contract import AdapterHost, Arrival
 from .._config import BrokerConfig
 from .client import KafkaClient, KafkaConsumer
 from .flow_control import Brake
@@ -50,7 +50,7 @@ class Feed:
         self,
         broker: Any,
         client: KafkaClient,
-        shore: Shore,
+        host: AdapterHost,
         config: BrokerConfig,
         name: str,
         topic: str,
@@ -58,7 +58,7 @@ class Feed:
     ) -> None:
         self.name, self.topic = name, topic
         self.vias: dict[str, None] = {}
-        self._shore, self._config, self._start = shore, config, start
+        self._host, self._config, self._start = host, config, start
         # More than the bus holds, as one that hangs must not keep the others from running.
         self._brake = Brake(max(1000, 4 * config.prefetch))
         self._windows: dict[int, Window] = {}
@@ -133,7 +133,7 @@ class Feed:
             except (TimeoutError, DriverError) as error:
                 why = str(error) or f"no answer within {FAREWELL:g} s"
                 untold = DriverError(f"the end of some events could not be told: {why}")
-                self._shore.report(untold, self.name)
+                self._host.report(untold, self.name)
         self._closed = True
         for window in windows:
             window.live = False
@@ -178,7 +178,7 @@ class Feed:
             await self._calm(windows)
             await self._commit(windows)
         except DriverError as error:
-            self._shore.report(error, self.name)
+            self._host.report(error, self.name)
         finally:
             self.lost(partitions)
 
@@ -211,7 +211,7 @@ class Feed:
             except DriverError as error:
                 failures += 1
                 if self._joined.is_set():
-                    self._shore.report(error, self.name)
+                    self._host.report(error, self.name)
                 elif failures == TRIES:
                     self._failure = error
                     self._joined.set()
@@ -241,7 +241,7 @@ class Feed:
             return
         if record.offset < window.base:
             text = f"the partition {self.topic}-{record.partition} has begun anew"
-            self._shore.report(DriverError(text), self.name)
+            self._host.report(DriverError(text), self.name)
             window.live = False
             window = Window(record.partition, Place(record.offset))
             self._windows[record.partition] = window
@@ -267,12 +267,12 @@ class Feed:
     # -- to the bus
 
     async def _hand_over(self) -> None:
-        ready, shore = self._ready, self._shore
+        ready, host = self._ready, self._host
         while True:
             self._filled.clear()
             while ready:
-                if shore.room() <= 0:
-                    await shore.vacancy()  # meanwhile a partition may go
+                if host.capacity() <= 0:
+                    await host.wait_for_capacity()  # meanwhile a partition may go
                     if not ready:
                         break
                 record = ready.popleft()
@@ -290,7 +290,7 @@ class Feed:
             await self._filled.wait()
 
     async def _arrive(self, record: Record) -> None:
-        await self._shore.arrived(
+        await self._host.deliver(
             Arrival(
                 self.name,
                 next(iter(self.vias), self.name),
@@ -308,7 +308,7 @@ class Feed:
             self.again(record, self._config.pause(record.deliveries))
             return
         text = f"the middlewares of the broker keep the event {record.offset} of {self.name!r}"
-        self._shore.report(DriverError(text), self.name)
+        self._host.report(DriverError(text), self.name)
         self.settle(record)
 
     # -- what becomes of it
@@ -361,7 +361,7 @@ class Feed:
             except DriverError as error:
                 self._dirty.set()
                 if not isinstance(error, DriverConnectionError):
-                    self._shore.report(error, self.name)
+                    self._host.report(error, self.name)
                 await asyncio.sleep(PAUSE)
             await asyncio.sleep(COMMIT)
 

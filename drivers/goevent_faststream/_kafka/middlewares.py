@@ -7,7 +7,7 @@ from typing import Any
 
 from faststream.middlewares import AckPolicy
 
-from .._adapter.subscribers import adopt, whole
+from .._adapter.subscribers import adopt_subscriber, undecoded
 from .offsets import Record
 
 
@@ -28,12 +28,12 @@ class Gate:
             self._subscriber = subscriber = broker.subscriber(
                 topic,
                 group_id=group,
-                decoder=whole,
+                decoder=undecoded,
                 ack_policy=AckPolicy.MANUAL,
                 no_reply=True,
                 persistent=False,
             )
-            adopt(broker, subscriber, self._passed)
+            adopt_subscriber(broker, subscriber, self._passed)
             subscriber._build_fastdepends_model()
             subscriber._post_start()
 

@@ -10,7 +10,7 @@ from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing
 from .client import KafkaClient
-from .connection import KafkaLink
+from .connection import KafkaConnection
 from .topics import topic_of
 
 LOST = "Kafka: the bus has ended before the broker replied"
@@ -19,7 +19,9 @@ LOST = "Kafka: the bus has ended before the broker replied"
 class Publisher:
     """Publishes events, each key's in order, and answers each exactly once."""
 
-    def __init__(self, client: KafkaClient, link: KafkaLink, prefix: str, timeout: float) -> None:
+    def __init__(
+        self, client: KafkaClient, link: KafkaConnection, prefix: str, timeout: float
+    ) -> None:
         self._client = client
         self._link = link
         self._prefix = prefix

@@ -10,9 +10,9 @@ from urllib.parse import quote
 
 from goevent import DriverError
 
-from .._adapter.contract import Fate, Verdict
+from .._adapter.contract import Decision, Verdict
 from .client import KafkaClient
-from .connection import KafkaLink
+from .connection import KafkaConnection
 from .consumer import Feed
 from .offsets import Record
 from .topics import DEAD
@@ -23,33 +23,33 @@ PAUSE = 1.0  # seconds until it is tried again to write one
 
 
 class Undertaker:
-    """Carries verdicts out. It owns a task for each dead letter that is being written.
+    """Carries decisions out. It owns a task for each dead letter that is being written.
 
     A dead letter goes to the topic `<topic>..dead`, with the key and the bytes of the event; its
     headers tell why: goevent-reason, -details, -id, -deliveries, -group and -consumer, beside the
     event's own.
     """
 
-    def __init__(self, client: KafkaClient, link: KafkaLink, group: str) -> None:
+    def __init__(self, client: KafkaClient, link: KafkaConnection, group: str) -> None:
         self._client = client
         self._link = link
         self._group = group
         self._consumer = f"{socket.gethostname()}:{os.getpid()}"
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def settle(self, decisions: Sequence[Decision]) -> None:
         """Take note of what becomes of events; a dead letter is written before it is settled."""
         burials: list[asyncio.Task[None]] = []
-        for verdict in verdicts:
-            feed, record = verdict.arrival.raw
-            if verdict.fate is Fate.DONE:
+        for decision in decisions:
+            feed, record = decision.arrival.raw
+            if decision.verdict is Verdict.ACK:
                 feed.settle(record)
-            elif verdict.fate is Fate.AGAIN:
-                feed.again(record, verdict.pause)
-            elif verdict.fate is Fate.BACK:
-                feed.back(record, begun=verdict.begun)
+            elif decision.verdict is Verdict.RETRY:
+                feed.again(record, decision.pause)
+            elif decision.verdict is Verdict.RELEASE:
+                feed.back(record, begun=decision.begun)
             else:
-                burials.append(asyncio.create_task(self._bury(verdict, feed, record)))
+                burials.append(asyncio.create_task(self._bury(decision, feed, record)))
         if burials:
             self._tasks.update(burials)
             for task in burials:
@@ -63,13 +63,13 @@ class Undertaker:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _bury(self, verdict: Verdict, feed: Feed, record: Record) -> None:
-        arrival, told = verdict.arrival, False
+    async def _bury(self, decision: Decision, feed: Feed, record: Record) -> None:
+        arrival, told = decision.arrival, False
         topic = feed.topic + DEAD
         headers = {
             **arrival.headers,
-            "goevent-reason": " ".join(verdict.reason.split())[:LONGEST],
-            "goevent-details": quote(verdict.details, safe=" "),
+            "goevent-reason": " ".join(decision.reason.split())[:LONGEST],
+            "goevent-details": quote(decision.details, safe=" "),
             "goevent-id": arrival.id,
             "goevent-deliveries": str(arrival.deliveries),
             "goevent-group": self._group,
@@ -82,15 +82,15 @@ class Undertaker:
                 break
             except DriverError as error:
                 if not told:
-                    self._link.shore.report(error, arrival.name)
+                    self._link.host.report(error, arrival.name)
                 told = True
                 await asyncio.sleep(PAUSE)
         feed.settle(record)
-        if not verdict.reported:
-            self._link.shore.report(
+        if not decision.reported:
+            self._link.host.report(
                 DriverError(
                     f"the event {arrival.id} of {arrival.name!r} is a dead letter after "
-                    f"{arrival.deliveries} deliveries: {verdict.reason}"
+                    f"{arrival.deliveries} deliveries: {decision.reason}"
                 ),
                 arrival.name,
             )

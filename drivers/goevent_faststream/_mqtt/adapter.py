@@ -21,12 +21,12 @@ from faststream.mqtt import MQTTBroker
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Arrival, Dialect, Outgoing, Shore, Verdict
-from .._adapter.middlewares import Passage
-from .._adapter.properties import joined
-from .._adapter.subscribers import whole
+from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.middlewares import MiddlewareChain
+from .._adapter.properties import merge_headers
+from .._adapter.subscribers import undecoded
 from .._config import BrokerConfig
-from .connection import CLIENT, MqttLink, broker_at as broker_at, mqtt_broker, refusal
+from .connection import CLIENT, MqttLink, make_broker as make_broker, mqtt_broker, to_driver_error
 from .publisher import QOS, Publisher
 from .subscription import Buffer, Feed, key_of
 from .topics import cover, name_of, topic
@@ -37,16 +37,16 @@ BUFFER = 1000  # messages of QoS 0 that may wait
 LINGER = 1.0  # seconds for which copies may come of two filters, one of which is gone
 
 
-def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return MQTT for a broker."""
     if address is not None:
         raise TypeError(f"MQTT has no addresses of events but topics, not {address!r}")
     if config.stream is not None:
         raise ValueError("MQTT has no streams: it keeps nothing")
-    return MqttDialect(mqtt_broker(broker), config)
+    return MqttAdapter(mqtt_broker(broker), config)
 
 
-class MqttDialect:
+class MqttAdapter:
     """MQTT, over one connection."""
 
     def __init__(self, broker: MQTTBroker, config: BrokerConfig) -> None:
@@ -61,7 +61,7 @@ class MqttDialect:
         )
         self._link.set_up, self._link.on_lost = self._set_up, self._lost
         self._publisher = Publisher(broker, self._link, self._prefix)
-        self._passage = Passage()
+        self._middlewares = MiddlewareChain()
         self._tests: dict[str, Callable[[str], object]] = {}
         self._feeds: dict[str, Feed] = {}
         self._order = asyncio.Lock()
@@ -75,20 +75,20 @@ class MqttDialect:
             fan_out=self._group is None, lossless=False, ordered=False, in_flight=IN_FLIGHT
         )
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect."""
         self._tests.clear()
         self._feeds.clear()
         self._order = asyncio.Lock()
         self._twice = None
         self._publisher.open()
-        await self._link.open(shore)
-        await self._passage.open(self._broker, self._subscriber)
+        await self._link.open(host)
+        await self._middlewares.open(self._broker, self._subscriber)
 
     def _subscriber(self) -> Any:
         subscriber: Any = self._broker.subscriber(
             "goevent",
-            decoder=whole,
+            decoder=undecoded,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             persistent=False,
@@ -117,7 +117,7 @@ class MqttDialect:
         except (DriverError, *CLIENT) as error:
             for name in {*names} - before:
                 self._tests.pop(name, None)
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Unsubscribe from them."""
@@ -127,7 +127,7 @@ class MqttDialect:
             try:
                 await self._change()
             except CLIENT as error:
-                raise refusal(error) from error
+                raise to_driver_error(error) from error
 
     async def _change(self) -> None:
         """Have those filters that there should be; what goes, goes when its successor is there."""
@@ -170,7 +170,7 @@ class MqttDialect:
 
     def _dropped(self, message: zmqtt.Message) -> None:
         text = f"MQTT: messages of {message.topic!r} are lost, as too many wait already"
-        self._link.shore.report(DriverError(text))
+        self._link.host.report(DriverError(text))
 
     async def _stop(self, feed: Feed) -> None:
         """Unsubscribe; what has come is handed over by the feed's task, which then ends."""
@@ -212,10 +212,10 @@ class MqttDialect:
         via = next((via for via, test in self._tests.items() if name and test(name)), None)
         if via is not None and not message.retain and not self._is_copy(feed, message):
             arrival = Arrival(name, via, message.payload, _headers(message), raw=message)
-            if self._passage.is_open:
+            if self._middlewares.is_active:
                 await self._pass(message, arrival)
             else:
-                await self._link.shore.arrived(arrival)
+                await self._link.host.deliver(arrival)
         feed.handed(message)
         with suppress(*CLIENT):  # the connection is lost, and it comes again
             await message.ack()
@@ -234,11 +234,11 @@ class MqttDialect:
     async def _pass(self, message: Any, arrival: Arrival) -> None:
         arrived: list[Arrival] = []
         try:
-            await self._passage.passes(message, partial(arrived.append, arrival))
+            await self._middlewares.run(message, partial(arrived.append, arrival))
         except Exception as error:  # noqa: BLE001 - a middleware's own
-            self._link.shore.report(error, arrival.name)
+            self._link.host.report(error, arrival.name)
         for each in arrived:
-            await self._link.shore.arrived(each)
+            await self._link.host.deliver(each)
 
     # -- to the server
 
@@ -246,7 +246,7 @@ class MqttDialect:
         """Publish a burst; the server confirms each event, also one that nobody listens to."""
         await self._publisher.publish(burst)
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def settle(self, decisions: Sequence[Decision]) -> None:
         """Tell nothing: nothing is given back."""
 
     def backlogs(self) -> tuple[Backlog, ...]:
@@ -259,7 +259,7 @@ def _headers(message: Any) -> Mapping[str, str]:
     if given is None:
         return {}
     correlation = given.correlation_data
-    return joined(
+    return merge_headers(
         dict(given.user_properties),
         given.content_type,
         None if correlation is None else correlation.decode(errors="replace"),

@@ -1,6 +1,6 @@
 """The link to MQTT: the connection of FastStream's broker, its losses, and how it comes back.
 
-It lives on the island. The client of zmqtt could reconnect by itself, but tells nobody when. So
+It runs on the loop side. The client of zmqtt could reconnect by itself, but tells nobody when. So
 each connection is one client: when it ends, the broker is stopped and started, with its own
 subscribers, and whoever has subscriptions here puts them up again.
 """
@@ -19,8 +19,8 @@ from faststream.mqtt import MQTTBroker
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.connectivity import Uptime
-from .._adapter.contract import Shore
+from .._adapter.connectivity import Connectivity
+from .._adapter.contract import AdapterHost
 from .subscription import received
 
 DIAL = 5.0  # seconds until a connection has to be there
@@ -41,7 +41,7 @@ REFUSALS = {
 }
 
 
-def broker_at(url: str) -> MQTTBroker:
+def make_broker(url: str) -> MQTTBroker:
     """Return FastStream's broker for an `mqtt://` or `mqtts://` URL.
 
     Raises:
@@ -100,10 +100,8 @@ class MqttLink:
                 # The server keeps what comes while the connection is lost, for so long.
                 options["clean_session"] = False
                 options["session_expiry_interval"] = max(1, int(remembered))
-        self._uptime = Uptime("MQTT", patience)
-        self._shore: Shore | None = None
+        self._connectivity = Connectivity("MQTT", patience)
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
         self.room = asyncio.Semaphore()
 
     @property
@@ -125,25 +123,22 @@ class MqttLink:
         return broker._connection
 
     @property
-    def shore(self) -> Shore:
+    def host(self) -> AdapterHost:
         """Where the driver is."""
-        if self._shore is None:
-            raise DriverConnectionError("MQTT: the bus is not open")
-        return self._shore
+        return self._connectivity.host
 
     @property
     def is_up(self) -> bool:
         """True while there is a connection."""
-        return self._uptime.now
+        return self._connectivity.is_up
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect, and start the broker.
 
         Raises:
             DriverConnectionError: there is no server, or it does not let us in.
         """
-        self._shore, self._closing = shore, False
-        self._uptime.renew()
+        self._connectivity.open(host)
         if self._draws_id:
             self._options["client_id"] = f"goevent{uuid.uuid4().hex[:16]}"
         try:
@@ -151,7 +146,7 @@ class MqttLink:
         except TimeoutError as error:
             raise DriverConnectionError(f"MQTT: no server answers within {DIAL:g} s") from error
         except CLIENT as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def _connect(self) -> None:
         async with asyncio.timeout(DIAL):
@@ -167,17 +162,16 @@ class MqttLink:
         self.room = asyncio.Semaphore(most)
         async with asyncio.timeout(ANSWER):
             await self.set_up()
-        self._uptime.begin()
+        self._connectivity.mark_up()
         client._run_task.add_done_callback(self._ended)
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
-        self._closing = True
+        self._connectivity.close()
         for task in [*self._tasks]:
             task.cancel()
-        self._uptime.lose()
+        self._connectivity.mark_down()
         await self._stop()
-        self._shore = None
 
     async def _stop(self) -> None:
         broker: Any = self.broker
@@ -201,7 +195,7 @@ class MqttLink:
         Raises:
             DriverConnectionError: it was not there in time.
         """
-        await self._uptime.wait()
+        await self._connectivity.wait_until_up()
 
     async def take_room(self, most: int) -> tuple[asyncio.Semaphore, int]:
         """Return how many messages may be published now, and what each is to release once.
@@ -234,12 +228,9 @@ class MqttLink:
     def _ended(self, run: asyncio.Task[None]) -> None:
         if not run.cancelled():
             run.exception()  # it is what the loss is reported for
-        if self._closing or not self.is_up:
-            return
-        self._uptime.lose()
-        self.on_lost()
-        self.shore.is_connected(False)
-        self.do(self._come_back())
+        if self._connectivity.mark_down():
+            self.on_lost()
+            self.do(self._come_back())
 
     async def _come_back(self) -> None:
         tries, told = 0, ""
@@ -252,19 +243,12 @@ class MqttLink:
                 # That nobody answers goes without saying.
                 if isinstance(error, zmqtt.MQTTConnectError) and told != str(error):
                     told = str(error)
-                    self.shore.report(refusal(error))
+                    self.host.report(to_driver_error(error))
                 await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
                 tries += 1
-        if client_is_running(self.client):
-            self.shore.is_connected(True)
 
 
-def client_is_running(client: Any) -> bool:
-    """Tell whether a connection is still there."""
-    return client._run_task is not None and not client._run_task.done()
-
-
-def refusal(error: Exception) -> DriverError:
+def to_driver_error(error: Exception) -> DriverError:
     """Return the error of the contract for one of the client; one of the contract as it is."""
     if isinstance(error, DriverError):
         return error

@@ -18,9 +18,9 @@ from zmqtt._internal.state import QoS1Flight
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.contract import Outgoing, Result, each_alone
-from .._adapter.properties import properties
-from .connection import ANSWER, LOST, MqttLink, refusal
+from .._adapter.contract import Outgoing, Result, publish_each
+from .._adapter.properties import split_properties
+from .connection import ANSWER, LOST, MqttLink, to_driver_error
 from .topics import topic
 
 QOS = zmqtt.QoS.AT_LEAST_ONCE
@@ -43,7 +43,7 @@ class Publisher:
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst in order, and tell each event's end."""
         if self._broker.middlewares:
-            await each_alone(burst, self._by_broker)
+            await publish_each(burst, self._by_broker)
             return
         waiting: list[asyncio.Future[Any]] = []
         done = 0
@@ -89,11 +89,11 @@ class Publisher:
         except Exception as error:  # noqa: BLE001 - the client's own
             for future in futures:
                 if not future.done():
-                    future.set_exception(refusal(error))
+                    future.set_exception(to_driver_error(error))
 
     def _properties(self, outgoing: Outgoing) -> zmqtt.PublishProperties | None:
         if self._link.is_modern:
-            content_type, correlation_id, headers = properties(outgoing)
+            content_type, correlation_id, headers = split_properties(outgoing)
             return zmqtt.PublishProperties(
                 content_type=content_type,
                 correlation_data=correlation_id.encode(),
@@ -105,7 +105,7 @@ class Publisher:
 
     async def _by_broker(self, outgoing: Outgoing) -> Result:
         # FastStream's publish has no place for a content type: without one, JSON is tried.
-        _, correlation_id, headers = properties(outgoing)
+        _, correlation_id, headers = split_properties(outgoing)
         room, _ = await self._link.take_room(1)
         try:
             async with asyncio.timeout(ANSWER):
@@ -117,7 +117,7 @@ class Publisher:
                     correlation_id=correlation_id,
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-            return refusal(error)
+            return to_driver_error(error)
         finally:
             room.release()
         return None
@@ -137,7 +137,7 @@ def _acknowledged(room: asyncio.Semaphore, outgoing: Outgoing, future: asyncio.F
     else:
         error = future.exception()
     if isinstance(error, Exception):
-        outgoing.done(refusal(error))
+        outgoing.done(to_driver_error(error))
     elif error is not None:
         outgoing.done(DriverConnectionError(LOST))
     elif future.result().reason_code >= FAILURES:

@@ -1,7 +1,7 @@
 """The link to NATS: the connection of FastStream's broker, its losses, and what waits for it.
 
-It lives on the island. The client of nats-py reconnects by itself; this tells of it, and fails what
-waits for an answer that cannot come any more.
+It runs on the loop side. The client of nats-py reconnects by itself; this tells of it, and fails
+what waits for an answer that cannot come any more.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from nats.aio.transport import TcpTransport
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.connectivity import Uptime
-from .._adapter.contract import Shore
+from .._adapter.connectivity import Connectivity
+from .._adapter.contract import AdapterHost
 
 T = TypeVar("T")
 
@@ -30,7 +30,7 @@ LOST = "NATS: the connection was lost before the server replied"
 STOP = 0.8  # seconds for an orderly end
 
 
-def broker_at(url: str) -> NatsBroker:
+def make_broker(url: str) -> NatsBroker:
     """Return FastStream's broker for a `nats://` URL."""
     return NatsBroker(
         f"nats://{url.partition('://')[2] or 'localhost'}",
@@ -66,13 +66,11 @@ class NatsLink:
         self.broker = broker
         self.on_lost: Callable[[], object] = _nothing
         self.on_back: Callable[[], object] = _nothing
-        self._uptime = Uptime("NATS", patience)
-        self._shore: Shore | None = None
+        self._connectivity = Connectivity("NATS", patience)
         self._client: Any = None
         self.losses = 0
         self._dial: asyncio.Task[None] | None = None
         self._waiting: set[asyncio.Task[Any]] = set()
-        self._closing = False
 
     @property
     def client(self) -> Any:
@@ -86,20 +84,17 @@ class NatsLink:
         return self._client
 
     @property
-    def shore(self) -> Shore:
+    def host(self) -> AdapterHost:
         """Where the driver is."""
-        if self._shore is None:
-            raise DriverConnectionError("NATS: the bus is not open")
-        return self._shore
+        return self._connectivity.host
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect, and start the broker.
 
         Raises:
             DriverConnectionError: there is no server, or it does not let us in.
         """
-        self._shore, self._closing = shore, False
-        self._uptime.renew()
+        self._connectivity.open(host)
         # A dial that is cancelled would leave its socket behind, so it is left to `close`.
         self._dial = asyncio.get_running_loop().create_task(self.broker.start())
         await asyncio.wait({self._dial}, timeout=DIAL)
@@ -108,12 +103,12 @@ class NatsLink:
         try:
             self._dial.result()
         except (errors.Error, OSError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
         self._client = client = self.broker.connection
         self._listen(client)
         _steady(client)
         _lenient(client)
-        self._uptime.begin()
+        self._connectivity.mark_up()
 
     def _listen(self, client: Any) -> None:
         """Hear of losses; a broker that is given is configured, so its own callbacks go on."""
@@ -124,7 +119,7 @@ class NatsLink:
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
-        self._closing = True
+        self._connectivity.close()
         broker: Any = self.broker
         dial, self._dial = self._dial, None
         if dial is not None and not dial.done():
@@ -143,7 +138,6 @@ class NatsLink:
                 task.cancel()
             # FastStream forgets the connection only after an orderly end, and would use it again.
             broker._connection = None
-            self._shore = None
             broker.config.disconnect()
             if client is not None and not client.is_closed:
                 with suppress(errors.Error, OSError):
@@ -152,7 +146,7 @@ class NatsLink:
     @property
     def is_up(self) -> bool:
         """True while there is a connection; what is published otherwise would be kept."""
-        return self._uptime.now and bool(self.client.is_connected)
+        return self._connectivity.is_up and bool(self.client.is_connected)
 
     async def ready(self, *, patience: float | None = None) -> None:
         """Wait for the connection, for so many seconds from when it was lost.
@@ -160,9 +154,9 @@ class NatsLink:
         Raises:
             DriverConnectionError: it was not there in time.
         """
-        if self._uptime.now and not self.client.is_connected:
+        if self._connectivity.is_up and not self.client.is_connected:
             await self._lost()  # it does not say so at once, and keeps what is published until then
-        await self._uptime.wait(patience)
+        await self._connectivity.wait_until_up(patience)
 
     async def unbroken(self, work: Coroutine[Any, Any, T]) -> T:
         """Await the server's answer, but not longer than the connection lasts.
@@ -204,38 +198,39 @@ class NatsLink:
     # -- what the client tells
 
     async def _lost(self, *_: Any) -> None:
-        if self._closing or not self._uptime.now:
+        if not self._connectivity.mark_down():
             return
         self.losses += 1
-        self._uptime.lose()
         waiting, self._waiting = self._waiting, set()
         for task in waiting:
             task.cancel()
-        self.shore.is_connected(False)
         self.on_lost()
 
     async def _back(self, *_: Any) -> None:
-        if self._closing or self._uptime.now:
+        if self._connectivity.is_closing or self._connectivity.is_up:
             return
-        self._uptime.begin()
-        self.shore.is_connected(True)
+        self._connectivity.mark_up()
         self.on_back()
 
     async def _closed(self, *_: Any) -> None:
-        if not self._closing:
-            self.shore.end(DriverConnectionError("NATS: the client has given up connecting again"))
+        if not self._connectivity.is_closing:
+            self.host.fail(DriverConnectionError("NATS: the client has given up connecting again"))
 
     async def _troubled(self, error: Exception) -> None:
         if isinstance(error, errors.SlowConsumerError):
             subject = getattr(error, "subject", "")
-            self.shore.report(
+            self.host.report(
                 DriverError(f"NATS: a message of {subject!r} was lost, as too many wait already")
             )
-        elif not self._closing and self._uptime.now and not isinstance(error, OSError):
-            self.shore.report(refusal(error))
+        elif (
+            not self._connectivity.is_closing
+            and self._connectivity.is_up
+            and not isinstance(error, OSError)
+        ):
+            self.host.report(to_driver_error(error))
 
 
-def refusal(error: Exception) -> DriverError:
+def to_driver_error(error: Exception) -> DriverError:
     """Return the error of the contract for one of nats-py; one of the contract as it is."""
     if isinstance(error, DriverError):
         return error

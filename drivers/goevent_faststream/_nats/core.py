@@ -17,34 +17,34 @@ from nats import errors
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Arrival, Dialect, Outgoing, Shore, Verdict
-from .._adapter.overlap import Copies
-from .._adapter.subscribers import adopt, whole
+from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.overlap import OverlapFilter
+from .._adapter.subscribers import adopt_subscriber, undecoded
 from .._config import BrokerConfig
-from .connection import LOST, NatsLink, broker_at as broker_at, nats_broker, refusal
+from .connection import LOST, NatsLink, make_broker as make_broker, nats_broker, to_driver_error
 from .subjects import wildcard
 
 IN_FLIGHT = 1000  # publishes that wait for the PONG
 MAX_SIZE = 1_000_000  # the server's default is 1 MiB, headers included
 
 
-def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return core NATS for a broker."""
     if address is not None:
         raise TypeError(f"core NATS has no addresses of events but subjects, not {address!r}")
     if config.group is not None or config.stream is not None:
         raise ValueError("core NATS has no groups and no streams: all buses get all events")
-    return NatsDialect(nats_broker(broker), config)
+    return NatsAdapter(nats_broker(broker), config)
 
 
-class NatsDialect:
+class NatsAdapter:
     """Core NATS, over one connection."""
 
     def __init__(self, broker: NatsBroker, config: BrokerConfig) -> None:
         self._broker = broker
         self._prefix = "goevent." if config.prefix is None else config.prefix
         self._link = NatsLink(broker, config.publish_timeout)
-        self._copies = Copies()
+        self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
         self._order = asyncio.Lock()
         self._sent: list[tuple[Outgoing, int]] = []  # and how many losses there had been
@@ -55,13 +55,13 @@ class NatsDialect:
         """What core NATS promises."""
         return Capabilities(lossless=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE)
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect."""
-        self._copies = Copies()
+        self._overlap = OverlapFilter()
         self._order = asyncio.Lock()
         self._subscriptions.clear()
         self._sent, self._confirming = [], False
-        await self._link.open(shore)
+        await self._link.open(host)
 
     async def close(self) -> None:
         """Disconnect."""
@@ -79,15 +79,15 @@ class NatsDialect:
             await self._link.flush()
         except (errors.Error, OSError) as error:
             await self.unsubscribe(names)
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def _subscribe(self, via: str) -> None:
-        copies, prefix, link = self._copies, self._prefix, self._link
+        copies, prefix, link = self._overlap, self._prefix, self._link
 
         async def came(raw: Any) -> None:
             name, body = raw.subject.removeprefix(prefix), raw.data
             if copies.is_first(via, name, body):
-                await link.shore.arrived(Arrival(name, via, body, raw.headers or {}))
+                await link.host.deliver(Arrival(name, via, body, raw.headers or {}))
 
         copies.add(via)
         subject = prefix + wildcard(via)
@@ -107,12 +107,12 @@ class NatsDialect:
 
         subscriber = self._broker.subscriber(
             subject,
-            decoder=whole,
+            decoder=undecoded,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             persistent=False,
         )
-        adopt(self._broker, subscriber, handed)
+        adopt_subscriber(self._broker, subscriber, handed)
         await subscriber.start()
         subscription, subscriber.subscription = subscriber.subscription, None
         return subscription
@@ -120,13 +120,13 @@ class NatsDialect:
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Unsubscribe."""
         for name in names:
-            self._copies.remove(name)
+            self._overlap.remove(name)
             subscription = self._subscriptions.pop(name, None)
             if subscription is not None:
                 try:
                     await subscription.unsubscribe()
                 except (errors.Error, OSError) as error:
-                    raise refusal(error) from error
+                    raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
         """Unsubscribe from everything, and hand over what has arrived."""
@@ -134,7 +134,7 @@ class NatsDialect:
             try:
                 await self._link.unbroken(subscription.drain())
             except (errors.Error, OSError) as error:
-                raise refusal(error) from error
+                raise to_driver_error(error) from error
         self._subscriptions.clear()
 
     # -- to the server
@@ -161,7 +161,7 @@ class NatsDialect:
                 except DriverError as error:
                     outgoing.done(error)
                 except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-                    outgoing.done(refusal(error))
+                    outgoing.done(to_driver_error(error))
                 else:
                     self._sent.append((outgoing, self._link.losses))
         if self._sent and not self._confirming:
@@ -189,13 +189,13 @@ class NatsDialect:
         except DriverError as error:
             result = error
         except (errors.Error, OSError) as error:
-            result = refusal(error)
+            result = to_driver_error(error)
         for outgoing, losses in sent:
             # What was on its way when another connection was lost has not been asked about.
             lost = result is None and losses != self._link.losses
             outgoing.done(DriverConnectionError(LOST) if lost else result)
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def settle(self, decisions: Sequence[Decision]) -> None:
         """Tell nothing: nothing is acknowledged."""
 
     def backlogs(self) -> tuple[Backlog, ...]:

@@ -16,9 +16,9 @@ from urllib.parse import quote, unquote
 from nats import errors
 from nats.js import api, errors as js_errors
 
-from .._adapter.contract import Verdict
+from .._adapter.contract import Decision
 from .._adapter.dead_letters import DeadLetter
-from .connection import NatsLink, refusal
+from .connection import NatsLink, to_driver_error
 
 T = TypeVar("T")
 
@@ -32,7 +32,7 @@ GROUP, CONSUMER = "goevent-group", "goevent-consumer"
 _OURS = frozenset((REASON, DETAILS, ID, DELIVERIES, GROUP, CONSUMER, FOR))
 
 
-class JetStreamCemetery:
+class JetStreamDeadLetters:
     """The dead letters of one group."""
 
     def __init__(self, link: NatsLink, stream: str, prefix: str, group: str) -> None:
@@ -50,9 +50,9 @@ class JetStreamCemetery:
 
     # -- for those who bury
 
-    async def write(self, verdict: Verdict) -> None:
+    async def write(self, decision: Decision) -> None:
         """Keep a dead letter; returns when the server has it."""
-        arrival, js = verdict.arrival, self._js
+        arrival, js = decision.arrival, self._js
         if not self._ready:
             try:
                 await js.stream_info(self._stream)
@@ -66,8 +66,8 @@ class JetStreamCemetery:
             headers={
                 **_kept(arrival.headers),
                 api.Header.MSG_ID.value: f"{self._group}:{arrival.name}:{arrival.id}",
-                REASON: _line(verdict.reason),
-                DETAILS: quote(verdict.details, safe=" "),
+                REASON: _line(decision.reason),
+                DETAILS: quote(decision.details, safe=" "),
                 ID: arrival.id,
                 DELIVERIES: str(arrival.deliveries),
                 GROUP: self._group,
@@ -143,13 +143,13 @@ class JetStreamCemetery:
         except js_errors.NotFoundError:
             return None
         except (errors.Error, OSError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def _asked(self, work: Coroutine[Any, Any, T]) -> T:
         try:
             return await self._link.unbroken(work)
         except (errors.Error, OSError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     def _letter(self, raw: Any) -> DeadLetter:
         told = _headers(raw)

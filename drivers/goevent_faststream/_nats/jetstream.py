@@ -19,10 +19,10 @@ from nats.js import api, errors as js_errors
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Dialect, Outgoing, Shore, Verdict
+from .._adapter.contract import Adapter, AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
-from .connection import NatsLink, broker_at as broker_at, nats_broker, refusal
-from .dead_letters import JetStreamCemetery
+from .connection import NatsLink, make_broker as make_broker, nats_broker, to_driver_error
+from .dead_letters import JetStreamDeadLetters
 from .publisher import Publisher
 from .pull_consumer import Feed
 from .released import Returns
@@ -35,14 +35,14 @@ STREAM = "goevent-js"
 LOOK = 1.0  # seconds between two looks at what the group has to do
 
 
-def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return JetStream for a broker."""
     if address is not None and not isinstance(address, JStream):
         raise TypeError(f"the address of events in JetStream is a JStream, not {address!r}")
-    return JetStreamDialect(nats_broker(broker), config, address)
+    return JetStreamAdapter(nats_broker(broker), config, address)
 
 
-class JetStreamDialect:
+class JetStreamAdapter:
     """JetStream, over one connection."""
 
     def __init__(self, broker: NatsBroker, config: BrokerConfig, address: JStream | None) -> None:
@@ -65,7 +65,9 @@ class JetStreamDialect:
         self._publisher = Publisher(
             broker, self._link, self._stream, self._prefix, config.publish_timeout
         )
-        self._dead = JetStreamCemetery(self._link, self._stream, self._prefix, config.group or "")
+        self._dead = JetStreamDeadLetters(
+            self._link, self._stream, self._prefix, config.group or ""
+        )
         self._returns = Returns(self._link, self._stream)
 
     @property
@@ -76,7 +78,7 @@ class JetStreamDialect:
         )
 
     @property
-    def dead_letters(self) -> JetStreamCemetery:
+    def dead_letters(self) -> JetStreamDeadLetters:
         """Those of the group."""
         return self._dead
 
@@ -84,20 +86,20 @@ class JetStreamDialect:
     def _js(self) -> Any:
         return self._link.client.jetstream()
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect, and see to it that the stream exists."""
         self._making = asyncio.Lock()
         self._feeds.clear()
         self._patterns.clear()
         self._link.on_lost, self._link.on_back = self._lost, self._back
-        await self._link.open(shore)
+        await self._link.open(host)
         try:
             await self._ensure_stream()
             await self._publisher.open()
         except js_errors.ServiceUnavailableError as error:
             raise DriverError("NATS: this server has no JetStream; start it with -js") from error
         except (errors.Error, OSError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
         self._tasks = [asyncio.get_running_loop().create_task(self._look_after())]
 
     async def _ensure_stream(self) -> None:
@@ -134,7 +136,7 @@ class JetStreamDialect:
                     await self._feed(name, name)
         except (errors.Error, OSError) as error:
             await self.unsubscribe(names)
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def _subscribe_pattern(self, pattern: str) -> None:
         test = compile_pattern(pattern)
@@ -146,7 +148,7 @@ class JetStreamDialect:
                     await self._feed(name, pattern, new=True)
                 except (errors.Error, OSError) as error:
                     # The next event of that name is another occasion, and so is a reconnect.
-                    self._link.shore.report(refusal(error), name)
+                    self._link.host.report(to_driver_error(error), name)
 
         subject = self._prefix + wildcard(pattern)
         self._patterns[pattern] = await self._link.client.subscribe(subject, cb=seen)
@@ -184,7 +186,7 @@ class JetStreamDialect:
 
     def _share(self) -> int:
         """Return how many events one feed may ask for."""
-        return max(1, self._link.shore.room() // max(1, len(self._feeds)))
+        return max(1, self._link.host.capacity() // max(1, len(self._feeds)))
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Consume them no more; the consumers stay, and gather what comes."""
@@ -201,7 +203,7 @@ class JetStreamDialect:
                         del self._feeds[feed.name]
                         await feed.stop()
         except (errors.Error, OSError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
         """Pull no more, and hand over what the server has sent."""
@@ -212,7 +214,7 @@ class JetStreamDialect:
             for feed in self._feeds.values():
                 await feed.stop()
         except (errors.Error, OSError) as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     # -- to the server
 
@@ -220,9 +222,9 @@ class JetStreamDialect:
         """Publish a burst; each event has an acknowledgement of its own."""
         await self._publisher.publish(burst)
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def settle(self, decisions: Sequence[Decision]) -> None:
         """Acknowledge, give back, and bury."""
-        await settle(verdicts, self._dead, self._returns, self._link)
+        await settle(decisions, self._dead, self._returns, self._link)
 
     # -- what has to be looked after
 
@@ -256,7 +258,7 @@ class JetStreamDialect:
             try:
                 await self._discover(pattern, compile_pattern(pattern))
             except (errors.Error, OSError) as error:
-                self._link.shore.report(refusal(error), pattern)
+                self._link.host.report(to_driver_error(error), pattern)
 
 
 def _prefix_of(stream: JStream) -> str:

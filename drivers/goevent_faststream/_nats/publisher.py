@@ -19,8 +19,8 @@ from nats.js import api, errors as js_errors
 from goevent import DriverConnectionError
 from goevent.drivers import Receipt
 
-from .._adapter.contract import Outgoing, Result, each_alone
-from .connection import NatsLink, refusal
+from .._adapter.contract import Outgoing, Result, publish_each
+from .connection import NatsLink, to_driver_error
 
 TRY = 2.0  # seconds that one try may take
 PAUSE = 0.1  # seconds between two tries
@@ -69,7 +69,7 @@ class Publisher:
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst in order, and tell each event's end."""
         if self._broker.middlewares:
-            await each_alone(burst, self._insist)
+            await publish_each(burst, self._insist)
             return
         sent = Burst()
         again: list[Outgoing] = []
@@ -86,7 +86,7 @@ class Publisher:
             for token in sent.waiting:
                 self._bursts.pop(token, None)
         if again:
-            await each_alone(again, self._insist)
+            await publish_each(again, self._insist)
 
     async def _sent(self, outgoing: Outgoing, burst: Burst) -> bool:
         """Send an event; return False if it is to be tried in another way."""
@@ -147,7 +147,7 @@ class Publisher:
                 return Receipt(id=str(accepted.seq))
             except PASSING as error:
                 if loop.time() + PAUSE > until:
-                    return refusal(error)
+                    return to_driver_error(error)
                 await asyncio.sleep(PAUSE)
             except Exception as error:  # noqa: BLE001 - the server's, or a middleware's own
-                return refusal(error)
+                return to_driver_error(error)

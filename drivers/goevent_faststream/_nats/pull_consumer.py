@@ -22,9 +22,9 @@ from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog
 
 from .._adapter.contract import Arrival
-from .._adapter.subscribers import adopt, whole
+from .._adapter.subscribers import adopt_subscriber, undecoded
 from .._config import BrokerConfig
-from .connection import NatsLink, refusal
+from .connection import NatsLink, to_driver_error
 from .dead_letters import FOR
 from .released import Returns
 from .subjects import consumer_name
@@ -110,7 +110,7 @@ class Feed:
             stream=JStream(self._stream, declare=False),
             pull_sub=PullSub(),
             durable=self.durable,
-            decoder=whole,
+            decoder=undecoded,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             persistent=False,
@@ -119,7 +119,7 @@ class Feed:
         async def handed(message: Any) -> None:
             await self._handed(message.raw_message)
 
-        adopt(self._broker, subscriber, handed)
+        adopt_subscriber(self._broker, subscriber, handed)
         # One that has a subscription makes none of its own, and handles what it is given.
         subscriber.subscription = self._inbox_subscription
         await subscriber.start()
@@ -164,17 +164,17 @@ class Feed:
 
     async def _pull(self) -> None:
         """Ask for as much as there is room for, again and again."""
-        shore = self._link.shore
+        host = self._link.host
         while True:
             await self._link.ready(patience=float("inf"))
-            await shore.vacancy()
+            await host.wait_for_capacity()
             try:
                 await self._pull_once(min(BATCH, self._share()))
                 if self._gone:
                     await self._make_again()
             except (errors.Error, OSError, DriverError) as error:
                 if not isinstance(error, DriverConnectionError):
-                    shore.report(refusal(error), self.name)
+                    host.report(to_driver_error(error), self.name)
                 await asyncio.sleep(PAUSE)
 
     async def _pull_once(self, count: int) -> None:
@@ -199,7 +199,7 @@ class Feed:
             await self._js.consumer_info(self._stream, self.durable)
         except js_errors.NotFoundError:
             await self._ensure_consumer(start)
-            self._link.shore.report(
+            self._link.host.report(
                 DriverError(
                     f"the consumer {self.durable!r} of {self.name!r} had vanished, and begins "
                     f"anew behind {start}"
@@ -250,7 +250,7 @@ class Feed:
         )
         self.held[sequence] = arrival
         self._high = max(self._high, sequence)
-        await self._link.shore.arrived(arrival)
+        await self._link.host.deliver(arrival)
 
     def settled(self, sequence: int) -> None:
         """Take note that the bus does not hold it any more."""

@@ -15,7 +15,7 @@ from nats.js import api, errors as js_errors
 
 from goevent import DriverError
 
-from .connection import NatsLink, refusal
+from .connection import NatsLink, to_driver_error
 
 KEPT = 7 * 24 * 3600.0  # seconds; an event that lies for longer counts each time it was handed out
 
@@ -41,7 +41,7 @@ class Returns:
         except (js_errors.NotFoundError, ValueError):
             return 0
         except (errors.Error, OSError, DriverError) as error:
-            self._link.shore.report(refusal(error))
+            self._link.host.report(to_driver_error(error))
             return 0
 
     async def note(self, returned: Sequence[tuple[str, int, int]]) -> None:

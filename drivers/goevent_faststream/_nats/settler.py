@@ -8,66 +8,66 @@ from nats import errors
 
 from goevent import DriverError
 
-from .._adapter.contract import Arrival, Fate, Verdict
-from .connection import NatsLink, refusal
-from .dead_letters import JetStreamCemetery
+from .._adapter.contract import Arrival, Decision, Verdict
+from .connection import NatsLink, to_driver_error
+from .dead_letters import JetStreamDeadLetters
 from .released import Returns
 
 
 async def settle(
-    verdicts: Sequence[Verdict], dead: JetStreamCemetery, returns: Returns, link: NatsLink
+    decisions: Sequence[Decision], dead: JetStreamDeadLetters, returns: Returns, link: NatsLink
 ) -> None:
-    """Carry verdicts out; what cannot be told now comes again."""
-    await _note_returns(verdicts, returns, link)
-    for verdict in verdicts:
-        arrival = verdict.arrival
+    """Carry decisions out; what cannot be told now comes again."""
+    await _note_returns(decisions, returns, link)
+    for decision in decisions:
+        arrival = decision.arrival
         feed, sequence, message, _ = arrival.raw
         try:
-            if verdict.fate is Fate.DONE:
+            if decision.verdict is Verdict.ACK:
                 await message.ack()
-            elif verdict.fate is Fate.AGAIN:
-                await message.nak(delay=verdict.pause)
-            elif verdict.fate is Fate.BACK:
+            elif decision.verdict is Verdict.RETRY:
+                await message.nak(delay=decision.pause)
+            elif decision.verdict is Verdict.RELEASE:
                 await message.nak()
             else:
-                await _bury(verdict, dead, link)
+                await _bury(decision, dead, link)
         except (errors.Error, OSError) as error:
-            link.shore.report(refusal(error), arrival.name)
+            link.host.report(to_driver_error(error), arrival.name)
         finally:
             feed.settled(sequence)
 
 
-async def _note_returns(verdicts: Sequence[Verdict], returns: Returns, link: NatsLink) -> None:
+async def _note_returns(decisions: Sequence[Decision], returns: Returns, link: NatsLink) -> None:
     """Note what nobody has begun with; before it is handed back, or the next bus finds no note."""
     noted: list[tuple[str, int, int]] = []
-    for verdict in verdicts:
-        if verdict.fate is Fate.BACK and not verdict.begun:
-            feed, sequence, _, returned = verdict.arrival.raw
+    for decision in decisions:
+        if decision.verdict is Verdict.RELEASE and not decision.begun:
+            feed, sequence, _, returned = decision.arrival.raw
             noted.append((feed.durable, sequence, returned + 1))
     if noted:
         try:
             await returns.note(noted)
         except (errors.Error, OSError, DriverError) as error:
             returns.lost()
-            link.shore.report(refusal(error))
+            link.host.report(to_driver_error(error))
 
 
-async def _bury(verdict: Verdict, dead: JetStreamCemetery, link: NatsLink) -> None:
+async def _bury(decision: Decision, dead: JetStreamDeadLetters, link: NatsLink) -> None:
     """Write a dead letter and then, not before, end the event's deliveries."""
-    arrival: Arrival = verdict.arrival
+    arrival: Arrival = decision.arrival
     try:
-        await link.unbroken(dead.write(verdict))
+        await link.unbroken(dead.write(decision))
     except (errors.Error, OSError, DriverError) as error:
         dead.lost()
-        link.shore.report(refusal(error), arrival.name)
+        link.host.report(to_driver_error(error), arrival.name)
         await arrival.raw[2].nak(delay=1.0)
         return
     await arrival.raw[2].term()
-    if not verdict.reported:
-        link.shore.report(
+    if not decision.reported:
+        link.host.report(
             DriverError(
                 f"the event {arrival.id} of {arrival.name!r} is a dead letter after "
-                f"{arrival.deliveries} deliveries: {verdict.reason}"
+                f"{arrival.deliveries} deliveries: {decision.reason}"
             ),
             arrival.name,
         )

@@ -1,6 +1,6 @@
 """The link to RabbitMQ: the connection of FastStream's broker, its losses, and two channels on it.
 
-It lives on the island. The client of aio-pika reconnects by itself. Channels are opened on the
+It runs on the loop side. The client of aio-pika reconnects by itself. Channels are opened on the
 connection below it, as those of aio-pika bring back what they held in an order of their own: here
 whoever has something on a channel puts it up again, and only then the link is up.
 """
@@ -20,8 +20,8 @@ from pamqp.exceptions import PAMQPException
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.connectivity import Uptime
-from .._adapter.contract import Shore
+from .._adapter.connectivity import Connectivity
+from .._adapter.contract import AdapterHost
 from .pamqp_patch import be_lenient
 
 DIAL = 5.0  # seconds until the first connection has to be there
@@ -33,7 +33,7 @@ LOST = "RabbitMQ: the connection was lost before the server replied"
 CLIENT = (AMQPError, PAMQPException, OSError, RuntimeError)  # all that aio-pika raises
 
 
-def broker_at(url: str) -> RabbitBroker:
+def make_broker(url: str) -> RabbitBroker:
     """Return FastStream's broker for an `amqp://` or `amqps://` URL.
 
     Raises:
@@ -84,26 +84,22 @@ class RabbitLink:
     def __init__(self, broker: RabbitBroker, patience: float) -> None:
         self.broker = broker
         self.set_up: Callable[[], Awaitable[None]] = nothing
-        self._uptime = Uptime("RabbitMQ", patience)
-        self._shore: Shore | None = None
+        self._connectivity = Connectivity("RabbitMQ", patience)
         self._made: RobustConnection | None = None
         self._dial: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
-        self._closing = False
 
     @property
-    def shore(self) -> Shore:
+    def host(self) -> AdapterHost:
         """Where the driver is."""
-        if self._shore is None:
-            raise DriverConnectionError("RabbitMQ: the bus is not open")
-        return self._shore
+        return self._connectivity.host
 
     @property
     def is_up(self) -> bool:
         """True while there is a connection, with all that was on it."""
-        return self._uptime.now
+        return self._connectivity.is_up
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect, start the broker, and put up what is on the channels.
 
         Raises:
@@ -111,8 +107,7 @@ class RabbitLink:
             DriverError: it refuses what is to be put up.
         """
         be_lenient()
-        self._shore, self._closing = shore, False
-        self._uptime.renew()
+        self._connectivity.open(host)
         self._made = None
         # The client dials by a task that no cancellation ends, only the end of the connection that
         # it belongs to, and FastStream tells of that when it is there, not before.
@@ -129,7 +124,7 @@ class RabbitLink:
             connection.reconnect_callbacks.add(self._back)
             await self._put_up()
         except CLIENT as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     def _make(self, *args: Any, **kwargs: Any) -> RobustConnection:
         self._made = RobustConnection(*args, **kwargs)
@@ -157,11 +152,11 @@ class RabbitLink:
             await self.set_up()
         for channel in (self.publishing, self.consuming):
             channel.closing.add_done_callback(self._channel_closed)
-        self._uptime.begin()
+        self._connectivity.mark_up()
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
-        self._closing = True
+        self._connectivity.close()
         dial, self._dial = self._dial, None
         made, self._made = self._made, None
         broker: Any = self.broker
@@ -174,10 +169,9 @@ class RabbitLink:
         except (TimeoutError, *CLIENT):
             pass  # what there was to say was said before; the server sees the connection end
         finally:
-            self._uptime.lose()
+            self._connectivity.mark_down()
             # FastStream forgets these only after an orderly end, and would use them again.
             broker._connection, broker._channel = None, None
-            self._shore = None
             broker.config.disconnect()
             if made is not None:
                 with suppress(TimeoutError, *CLIENT):
@@ -193,7 +187,7 @@ class RabbitLink:
         Raises:
             DriverConnectionError: it was not there in time.
         """
-        await self._uptime.wait(patience)
+        await self._connectivity.wait_until_up(patience)
 
     def do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run something that ends with the bus."""
@@ -218,39 +212,34 @@ class RabbitLink:
     # -- what the client tells
 
     def _lost(self, *_: Any) -> None:
-        if self._closing or not self.is_up:
-            return
-        self._uptime.lose()
-        self.shore.is_connected(False)
+        self._connectivity.mark_down()
 
     def _back(self, *_: Any) -> None:
-        if not self._closing:
+        if not self._connectivity.is_closing:
             self.do(self._come_back())
 
     async def _come_back(self) -> None:
         try:
             await self._put_up()
         except (TimeoutError, DriverError, *CLIENT) as error:
-            if self._closing or not self._is_open():
+            if self._connectivity.is_closing or not self._is_open():
                 return  # it was lost again, and comes back again
-            self.shore.report(refusal(error))
+            self.host.report(to_driver_error(error))
             await asyncio.sleep(RECONNECT)
             self.do(self._cut())
-        else:
-            self.shore.is_connected(True)
 
     def _is_open(self) -> bool:
         transport: Any = self._connection.transport
         return transport is not None and not transport.connection.is_closed
 
     def _channel_closed(self, closing: asyncio.Future[Any]) -> None:
-        if self._closing or not self.is_up or not self._is_open():
+        if self._connectivity.is_closing or not self.is_up or not self._is_open():
             return
         error = None if closing.cancelled() else closing.exception()
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
             # The server closes a channel for a fault on it, and all that is unacknowledged comes
             # again. Both channels and what is on them are made anew with the connection.
-            self.shore.report(refusal(error))
+            self.host.report(to_driver_error(error))
             self.do(self._cut())
 
     async def _cut(self) -> None:
@@ -265,7 +254,7 @@ def _seen(task: asyncio.Task[None]) -> None:
         task.exception()  # whoever waits has it, and if nobody does, nobody wants it
 
 
-def refusal(error: Exception) -> DriverError:
+def to_driver_error(error: Exception) -> DriverError:
     """Return the error of the contract for one of the client; one of the contract as it is."""
     if isinstance(error, DriverError):
         return error

@@ -16,9 +16,15 @@ from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Arrival, Dialect, Outgoing, Shore, Verdict
+from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
 from .._config import BrokerConfig
-from .connection import CLIENT, RabbitLink, broker_at as broker_at, rabbit_broker, refusal
+from .connection import (
+    CLIENT,
+    RabbitLink,
+    make_broker as make_broker,
+    rabbit_broker,
+    to_driver_error,
+)
 from .names import binding
 from .publisher import LONGEST, Publisher
 from .receiver import Line, Raw, Receiver
@@ -27,9 +33,9 @@ IN_FLIGHT = 1000  # publishes that wait for their confirm
 EXCHANGE = "goevent"
 
 
-def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return RabbitMQ without a group for a broker."""
-    return RabbitDialect(rabbit_broker(broker), config, exchange_of(config, address))
+    return RabbitFanOutAdapter(rabbit_broker(broker), config, exchange_of(config, address))
 
 
 def exchange_of(config: BrokerConfig, address: object) -> RabbitExchange:
@@ -61,7 +67,7 @@ async def declare(channel: Any, exchange: RabbitExchange) -> None:
     )
 
 
-class RabbitDialect:
+class RabbitFanOutAdapter:
     """RabbitMQ without a group, over one connection."""
 
     def __init__(self, broker: RabbitBroker, config: BrokerConfig, exchange: RabbitExchange):
@@ -84,11 +90,11 @@ class RabbitDialect:
         """What it promises."""
         return Capabilities(lossless=False, in_flight=IN_FLIGHT)
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect."""
         self._vias.clear()
         self._line.begin()
-        await self._link.open(shore)
+        await self._link.open(host)
         await self._receiver.open()
 
     async def _set_up(self) -> None:
@@ -123,7 +129,7 @@ class RabbitDialect:
                 await self._bind(name)
         except CLIENT as error:
             await self._end(names)
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def _bind(self, via: str) -> None:
         await self._link.consuming.queue_bind(
@@ -142,7 +148,7 @@ class RabbitDialect:
                         self._queue, self._exchange.name, self._prefix + binding(name)
                     )
                 except CLIENT as error:
-                    raise refusal(error) from error
+                    raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
         """Consume no more, and hand over what has come."""
@@ -153,7 +159,7 @@ class RabbitDialect:
             try:
                 await self._link.consuming.basic_cancel(self._tag)
             except CLIENT as error:
-                raise refusal(error) from error
+                raise to_driver_error(error) from error
             # What came before the answer is with tasks that have not begun yet.
             await asyncio.sleep(0)
         await self._line.empty()
@@ -168,13 +174,13 @@ class RabbitDialect:
 
     async def _kept(self, arrival: Arrival, error: Exception | None) -> None:
         if error is not None:
-            self._link.shore.report(error, arrival.name)
+            self._link.host.report(error, arrival.name)
         await self._acknowledge(arrival)
 
     def _handed_over(self, arrival: Arrival) -> None:
         """Have the server send more; in groups, as one acknowledgement serves for all before."""
         waiting = self._line.waiting
-        if not waiting or self._link.shore.room() == 0 or len(waiting) % 64 == 0:
+        if not waiting or self._link.host.capacity() == 0 or len(waiting) % 64 == 0:
             self._link.do(self._acknowledge(arrival, all_before=True))
 
     async def _acknowledge(self, arrival: Arrival, *, all_before: bool = False) -> None:
@@ -189,7 +195,7 @@ class RabbitDialect:
         """Publish a burst; the server confirms each event, also one that no queue is bound to."""
         await self._publisher.publish(burst)
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def settle(self, decisions: Sequence[Decision]) -> None:
         """Tell nothing: nothing is given back."""
 
     def backlogs(self) -> tuple[Backlog, ...]:

@@ -23,9 +23,9 @@ from pamqp.header import ContentHeader
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
-from .._adapter.contract import Outgoing, Result, each_alone
-from .._adapter.properties import properties
-from .connection import ANSWER, CLIENT, LOST, RabbitLink, refusal
+from .._adapter.contract import Outgoing, Result, publish_each
+from .._adapter.properties import split_properties
+from .connection import ANSWER, CLIENT, LOST, RabbitLink, to_driver_error
 
 PERSISTENT = 2  # AMQP's delivery mode
 LONGEST = 255  # bytes of a routing key
@@ -96,7 +96,7 @@ def _confirmed(letter: Letter, confirm: asyncio.Future[Any]) -> None:
     elif isinstance(error, DeliveryError):
         letter.answer(DriverError("RabbitMQ: the server has not taken it"))
     elif isinstance(error, Exception) and not isinstance(error, OSError) and str(error):
-        letter.answer(refusal(error))  # the channel was closed for a reason
+        letter.answer(to_driver_error(error))  # the channel was closed for a reason
     else:
         letter.answer(DriverConnectionError(LOST))
 
@@ -116,7 +116,7 @@ class Publisher:
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst in order, and tell each event's end."""
         if self._broker.middlewares:
-            await each_alone(burst, self._by_broker)
+            await publish_each(burst, self._by_broker)
             return
         now = datetime.now(UTC)
         letters = [self._letter(outgoing, now) for outgoing in burst if self._fits(outgoing)]
@@ -129,7 +129,7 @@ class Publisher:
                 letter.answer(error)
 
     def _letter(self, outgoing: Outgoing, now: datetime) -> Letter:
-        content_type, correlation_id, headers = properties(outgoing)
+        content_type, correlation_id, headers = split_properties(outgoing)
         return Letter(
             self._exchange,
             self._prefix + outgoing.name,
@@ -154,7 +154,7 @@ class Publisher:
     async def _by_broker(self, outgoing: Outgoing) -> Result:
         if len(self._prefix) + len(outgoing.name) > LONGEST:
             return DriverError(f"RabbitMQ: a routing key has at most {LONGEST} bytes")
-        content_type, correlation_id, headers = properties(outgoing)
+        content_type, correlation_id, headers = split_properties(outgoing)
         await self._link.ready()
         try:
             async with asyncio.timeout(ANSWER):
@@ -170,7 +170,7 @@ class Publisher:
                     content_type=content_type,
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-            return refusal(error)
+            return to_driver_error(error)
         return Receipt(id=outgoing.id)
 
 

@@ -18,9 +18,9 @@ from faststream.middlewares import AckPolicy
 from faststream.rabbit import RabbitBroker, RabbitQueue
 
 from .._adapter.contract import Arrival
-from .._adapter.middlewares import Passage
-from .._adapter.properties import joined
-from .._adapter.subscribers import whole
+from .._adapter.middlewares import MiddlewareChain
+from .._adapter.properties import merge_headers
+from .._adapter.subscribers import undecoded
 from .connection import RabbitLink
 
 NAME = "goevent-name"
@@ -70,16 +70,16 @@ class Receiver:
         self._came = came
         self._handed = handed
         self._kept = kept
-        self._passage = Passage()
+        self._middlewares = MiddlewareChain()
 
     async def open(self) -> None:
         """Make what the middlewares run around; the broker has to be started."""
-        await self._passage.open(self._broker, self._subscriber)
+        await self._middlewares.open(self._broker, self._subscriber)
 
     def _subscriber(self) -> Any:
         return self._broker.subscriber(
             RabbitQueue("goevent", declare=False),
-            decoder=whole,
+            decoder=undecoded,
             ack_policy=AckPolicy.MANUAL,
             no_reply=True,
             persistent=False,
@@ -92,7 +92,7 @@ class Receiver:
             arrival = self._arrival(message, queue)
             if not self._came(arrival):
                 return
-            if self._passage.is_open:
+            if self._middlewares.is_active:
                 await self._pass(message, arrival)
             else:
                 self._handed(arrival)
@@ -101,7 +101,7 @@ class Receiver:
 
     async def _pass(self, message: Any, arrival: Arrival) -> None:
         try:
-            if not await self._passage.passes(
+            if not await self._middlewares.run(
                 IncomingMessage(message), partial(self._handed, arrival)
             ):
                 await self._kept(arrival, None)
@@ -119,7 +119,7 @@ class Receiver:
             str(name),
             "",
             message.body,
-            joined(
+            merge_headers(
                 {key: _text(value) for key, value in headers.items() if key not in COUNTS},
                 properties.content_type,
                 properties.correlation_id,
@@ -179,7 +179,7 @@ class Line:
 
     async def _hand_over(self) -> None:
         while self.waiting:
-            await self._link.shore.arrived(self.waiting[0])
+            await self._link.host.deliver(self.waiting[0])
             self._handed(self.waiting.popleft())
 
     async def empty(self) -> None:

@@ -25,9 +25,9 @@ from typing import Any
 
 from goevent import DriverError
 
-from .._adapter.contract import Arrival, Fate, Verdict
+from .._adapter.contract import Arrival, Decision, Verdict
 from .._config import BrokerConfig
-from .connection import CLIENT, RabbitLink, refusal
+from .connection import CLIENT, RabbitLink, to_driver_error
 from .names import Names
 from .publisher import PERSISTENT, Letter, send
 from .receiver import COUNTED, DELIVERIES, NAME, Raw
@@ -92,49 +92,49 @@ class Settler:
         key = _key(arrival)
         orphan = self._orphans.pop(key, None)
         if orphan is not None:
-            orphan.raw = raw  # its verdict settles this delivery
+            orphan.raw = raw  # its decision settles this delivery
             self.held[raw.tag] = orphan
             return False
         if key in self._done:
-            self._link.do(self.settle_quietly(Verdict(arrival)))
+            self._link.do(self.settle_quietly(Decision(arrival)))
             return False
         return True
 
-    async def settle_quietly(self, verdict: Verdict) -> None:
-        """Carry one verdict out; if the connection is lost meanwhile, the message comes again."""
+    async def settle_quietly(self, decision: Decision) -> None:
+        """Carry one decision out; if the connection is lost meanwhile, the message comes again."""
         with suppress(DriverError):
-            await self.settle([verdict])
+            await self.settle([decision])
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
-        """Carry verdicts out; what cannot be told now comes again."""
+    async def settle(self, decisions: Sequence[Decision]) -> None:
+        """Carry decisions out; what cannot be told now comes again."""
         done: list[int] = []
         back: list[Arrival] = []
         begun: list[Arrival] = []
-        for verdict in verdicts:
-            if verdict.fate is Fate.DONE:
-                self._remember(verdict.arrival)
-            if not self._is_ours(verdict.arrival):
-                self._orphans.pop(_key(verdict.arrival), None)
-                self._disown(verdict.arrival)
+        for decision in decisions:
+            if decision.verdict is Verdict.ACK:
+                self._remember(decision.arrival)
+            if not self._is_ours(decision.arrival):
+                self._orphans.pop(_key(decision.arrival), None)
+                self._disown(decision.arrival)
                 continue
-            raw: Raw = verdict.arrival.raw
-            if verdict.fate is Fate.DONE:
+            raw: Raw = decision.arrival.raw
+            if decision.verdict is Verdict.ACK:
                 done.append(raw.tag)
-            elif verdict.fate is Fate.BACK:
-                (begun if verdict.begun else back).append(verdict.arrival)
-            elif verdict.fate is Fate.AGAIN:
-                self._again_after(verdict)
+            elif decision.verdict is Verdict.RELEASE:
+                (begun if decision.begun else back).append(decision.arrival)
+            elif decision.verdict is Verdict.RETRY:
+                self._again_after(decision)
         try:
             await self._acknowledge(done)
             for at in range(0, len(back), MANY):
                 await self._copy(back[at : at + MANY], before=-1)
             for arrival in begun:
                 await self._again(arrival)
-            for verdict in verdicts:
-                if verdict.fate is Fate.DEAD and self._is_ours(verdict.arrival):
-                    await self._bury(verdict)
+            for decision in decisions:
+                if decision.verdict is Verdict.DEAD_LETTER and self._is_ours(decision.arrival):
+                    await self._bury(decision)
         except CLIENT as error:
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     def _is_ours(self, arrival: Arrival) -> bool:
         raw: Raw = arrival.raw
@@ -168,9 +168,9 @@ class Settler:
 
     # -- back to the queue
 
-    def _again_after(self, verdict: Verdict) -> None:
-        arrival = verdict.arrival
-        pause = 0.0 if self._hurry else verdict.pause
+    def _again_after(self, decision: Decision) -> None:
+        arrival = decision.arrival
+        pause = 0.0 if self._hurry else decision.pause
         begin: Callable[[], object] = partial(self._begin_again, arrival)
         timer = asyncio.get_running_loop().call_later(pause, begin)
         self._pausing[arrival.raw.tag] = timer, arrival
@@ -227,15 +227,15 @@ class Settler:
 
     # -- among the dead letters
 
-    async def _bury(self, verdict: Verdict) -> None:
+    async def _bury(self, decision: Decision) -> None:
         """Write a dead letter and then, not before, acknowledge."""
-        arrival, answers = verdict.arrival, list[DriverError | None]()
+        arrival, answers = decision.arrival, list[DriverError | None]()
         raw: Raw = arrival.raw
         headers = {
             NAME: arrival.name,
             DELIVERIES: arrival.deliveries,
-            "goevent-reason": " ".join(verdict.reason.split())[:REASON],
-            "goevent-details": verdict.details,
+            "goevent-reason": " ".join(decision.reason.split())[:REASON],
+            "goevent-details": decision.details,
             "goevent-id": arrival.id,
             "goevent-group": self._config.group or "",
         }
@@ -251,16 +251,16 @@ class Settler:
         except DriverError as error:
             answers.append(error)
         if answers[0] is not None:
-            self._link.shore.report(answers[0], arrival.name)
-            self._again_after(Verdict(arrival, Fate.AGAIN, pause=1.0))
+            self._link.host.report(answers[0], arrival.name)
+            self._again_after(Decision(arrival, Verdict.RETRY, pause=1.0))
             return
         if self._is_ours(arrival):
             await self._acknowledge([raw.tag])
-        if not verdict.reported:
-            self._link.shore.report(
+        if not decision.reported:
+            self._link.host.report(
                 DriverError(
                     f"the event {arrival.id} of {arrival.name!r} is a dead letter after "
-                    f"{arrival.deliveries} deliveries: {verdict.reason}"
+                    f"{arrival.deliveries} deliveries: {decision.reason}"
                 ),
                 arrival.name,
             )

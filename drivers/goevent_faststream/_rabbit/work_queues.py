@@ -20,10 +20,16 @@ from faststream.rabbit import QueueType, RabbitBroker, RabbitExchange, RabbitQue
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Arrival, Dialect, Fate, Outgoing, Shore, Verdict
+from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing, Verdict
 from .._config import BrokerConfig
-from .connection import CLIENT, RabbitLink, broker_at as broker_at, rabbit_broker, refusal
-from .fan_out import IN_FLIGHT, declare, dialect as fan_out, exchange_of
+from .connection import (
+    CLIENT,
+    RabbitLink,
+    make_broker as make_broker,
+    rabbit_broker,
+    to_driver_error,
+)
+from .fan_out import IN_FLIGHT, declare, exchange_of, make_adapter as make_fan_out_adapter
 from .names import Names, binding
 from .publisher import LONGEST, Publisher
 from .receiver import Line, Receiver
@@ -33,7 +39,7 @@ LOOK = 1.0  # seconds between two looks at what the group has to do
 PATTERNS = "**"
 
 
-def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return RabbitMQ for a broker.
 
     Args:
@@ -41,12 +47,12 @@ def dialect(broker: object, config: BrokerConfig, address: object) -> Dialect:
             queues of the group are like, and its name is what their names begin with.
     """
     if config.group is None:
-        return fan_out(broker, config, address)
+        return make_fan_out_adapter(broker, config, address)
     if config.start not in ("earliest", "latest"):
         raise ValueError("RabbitMQ keeps nothing from before a group's queue: start has no choice")
     queue = address if isinstance(address, RabbitQueue) else None
     exchange = exchange_of(config, None if queue else address)
-    return RabbitQueuesDialect(rabbit_broker(broker), config, exchange, queue)
+    return RabbitQueuesAdapter(rabbit_broker(broker), config, exchange, queue)
 
 
 @dataclass(slots=True, eq=False)
@@ -65,7 +71,7 @@ class Feed:
     lag: int | None = None
 
 
-class RabbitQueuesDialect:
+class RabbitQueuesAdapter:
     """RabbitMQ with a group, over one connection."""
 
     def __init__(
@@ -104,14 +110,14 @@ class RabbitQueuesDialect:
         """What RabbitMQ promises."""
         return Capabilities(fan_out=False, durable=True, ordered=False, in_flight=IN_FLIGHT)
 
-    async def open(self, shore: Shore) -> None:
+    async def open(self, host: AdapterHost) -> None:
         """Connect, and see to it that the exchanges exist."""
         self._tests.clear()
         self._feeds.clear()
         self._line.begin()
         self._settler.begin()
         self._order = asyncio.Lock()
-        await self._link.open(shore)
+        await self._link.open(host)
         await self._receiver.open()
         self._link.do(self._look_after())
 
@@ -164,7 +170,7 @@ class RabbitQueuesDialect:
         """Take note that the server has ended a consumer: its queue was deleted."""
         feed = next((f for f in self._feeds.values() if f.tag == frame.consumer_tag), None)
         if feed is not None:
-            self._link.shore.report(
+            self._link.host.report(
                 DriverError(f"the queue {feed.queue!r} had vanished, and is made anew"), feed.name
             )
             self._link.do(self._make_again(feed))
@@ -177,7 +183,7 @@ class RabbitQueuesDialect:
                         await self._bind(via)
                 await self._consume(feed)
         except CLIENT as error:
-            self._link.shore.report(refusal(error), feed.name)
+            self._link.host.report(to_driver_error(error), feed.name)
 
     # -- to us
 
@@ -199,7 +205,7 @@ class RabbitQueuesDialect:
                         self._feeds[name] = feed
         except (DriverError, *CLIENT) as error:
             await self._end(names)
-            raise refusal(error) from error
+            raise to_driver_error(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Consume them no more; the queues stay, and gather what comes."""
@@ -225,7 +231,7 @@ class RabbitQueuesDialect:
             try:
                 await self._link.consuming.basic_cancel(feed.tag)
             except CLIENT as error:
-                raise refusal(error) from error
+                raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
         """Consume no more, and give back what has come and was not handed over."""
@@ -238,7 +244,7 @@ class RabbitQueuesDialect:
             await self._stop(feed)
         await asyncio.sleep(0)  # what came before the answer is with tasks that have not begun yet
         left = await self._line.leave()
-        await self._settler.settle([Verdict(arrival, Fate.BACK) for arrival in left])
+        await self._settler.settle([Decision(arrival, Verdict.RELEASE) for arrival in left])
         await self._settler.hurry()
 
     def _take(self, arrival: Arrival) -> None:
@@ -257,18 +263,18 @@ class RabbitQueuesDialect:
     async def _kept(self, arrival: Arrival, error: Exception | None) -> None:
         """Take what has not passed the middlewares."""
         if error is None:
-            await self._settler.settle_quietly(Verdict(arrival))
+            await self._settler.settle_quietly(Decision(arrival))
             return
-        self._link.shore.report(error, arrival.name)
+        self._link.host.report(error, arrival.name)
         await self._fail(arrival, f"a middleware has failed: {error!r}", reported=True)
 
     async def _fail(self, arrival: Arrival, reason: str, *, reported: bool) -> None:
         tries = arrival.deliveries
         if tries >= self._config.max_deliveries:
-            verdict = Verdict(arrival, Fate.DEAD, reason=reason, reported=reported)
+            decision = Decision(arrival, Verdict.DEAD_LETTER, reason=reason, reported=reported)
         else:
-            verdict = Verdict(arrival, Fate.AGAIN, pause=self._config.pause(tries))
-        await self._settler.settle_quietly(verdict)
+            decision = Decision(arrival, Verdict.RETRY, pause=self._config.pause(tries))
+        await self._settler.settle_quietly(decision)
 
     # -- to the server
 
@@ -276,9 +282,9 @@ class RabbitQueuesDialect:
         """Publish a burst; the server confirms each event, also one that no queue is bound to."""
         await self._publisher.publish(burst)
 
-    async def settle(self, verdicts: Sequence[Verdict]) -> None:
+    async def settle(self, decisions: Sequence[Decision]) -> None:
         """Acknowledge, give back, and bury."""
-        await self._settler.settle(verdicts)
+        await self._settler.settle(decisions)
 
     # -- what has to be looked after
 

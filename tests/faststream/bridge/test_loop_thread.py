@@ -1,4 +1,4 @@
-"""The island: an asyncio loop in a thread of its own, as structured as any task of Trio."""
+"""The loop_thread: an asyncio loop in a thread of its own, as structured as any task of Trio."""
 
 from __future__ import annotations
 
@@ -18,29 +18,30 @@ from trio.testing import wait_all_tasks_blocked
 from goevent import DriverError
 from goevent_faststream import IslandClosed
 from goevent_faststream._adapter.contract import Arrival
-from goevent_faststream._bridge.loop_side import Freed, Harbour
-from goevent_faststream._bridge.loop_thread import PLENTY, Ferry, Island, Quay
+from goevent_faststream._bridge.loop_side import Freed, LoopSide
+from goevent_faststream._bridge.loop_thread import LoopThread
+from goevent_faststream._bridge.queues import LONG_BURST_ITEMS, ToLoopQueue, ToTrioQueue
 
 
-def island_threads() -> list[str]:
+def loop_threads() -> list[str]:
     return [thread.name for thread in threading.enumerate() if thread.name.startswith("isle")]
 
 
 @asynccontextmanager
 async def running(
     told: list[Exception] | None = None, name: str = "isle"
-) -> AsyncGenerator[Island]:
+) -> AsyncGenerator[LoopThread]:
     rescues: list[str] = []
 
     async def rescue() -> None:
         rescues.append(await where())
 
-    island = Island(name, (told if told is not None else []).append, rescue)
+    loop_thread = LoopThread(name, (told if told is not None else []).append, rescue)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(island.run)
-        await island.begun()
+        nursery.start_soon(loop_thread.run)
+        await loop_thread.begun()
         try:
-            yield island
+            yield loop_thread
         except trio.Cancelled:  # it has crashed
             assert rescues == [name]
             raise
@@ -66,25 +67,25 @@ async def fail(error: BaseException) -> None:
 
 
 async def test_coroutine_runs_in_the_thread_of_the_island_and_none_is_left() -> None:
-    async with running() as island:
-        assert await island.call(where) == "isle"
-        assert island_threads() == ["isle"]
-    assert island_threads() == []
+    async with running() as loop_thread:
+        assert await loop_thread.call(where) == "isle"
+        assert loop_threads() == ["isle"]
+    assert loop_threads() == []
     with pytest.raises(IslandClosed):
-        await island.call(where)
+        await loop_thread.call(where)
 
 
 async def test_several_islands_run_side_by_side() -> None:
     async with running(name="isle 1") as one, running(name="isle 2") as other:
         assert [await one.call(where), await other.call(where)] == ["isle 1", "isle 2"]
-    assert island_threads() == []
+    assert loop_threads() == []
 
 
 async def test_what_a_coroutine_raises_comes_to_the_caller() -> None:
-    async with running() as island:
+    async with running() as loop_thread:
         with pytest.raises(KeyError, match="gone"):
-            await island.call(fail, KeyError("gone"))
-        assert await island.call(where) == "isle"
+            await loop_thread.call(fail, KeyError("gone"))
+        assert await loop_thread.call(where) == "isle"
 
 
 async def test_cancelled_call_cancels_the_coroutine_and_does_not_wait() -> None:
@@ -99,9 +100,9 @@ async def test_cancelled_call_cancels_the_coroutine_and_does_not_wait() -> None:
             ended.set()
             raise
 
-    async with running() as island:
+    async with running() as loop_thread:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(island.call, stubborn)
+            nursery.start_soon(loop_thread.call, stubborn)
             assert await trio.to_thread.run_sync(begun.wait, 5)
             nursery.cancel_scope.cancel()
         assert await trio.to_thread.run_sync(ended.wait, 5)
@@ -110,56 +111,56 @@ async def test_cancelled_call_cancels_the_coroutine_and_does_not_wait() -> None:
 async def test_calls_under_way_end_with_the_island() -> None:
     errors: list[Exception] = []
 
-    async def ask(island: Island) -> None:
+    async def ask(loop_thread: LoopThread) -> None:
         try:
-            await island.call(asyncio.sleep, 3600)
+            await loop_thread.call(asyncio.sleep, 3600)
         except IslandClosed as error:
             errors.append(error)
 
-    async with trio.open_nursery() as nursery, running() as island:
-        nursery.start_soon(ask, island)
+    async with trio.open_nursery() as nursery, running() as loop_thread:
+        nursery.start_soon(ask, loop_thread)
         await wait_all_tasks_blocked()
     assert len(errors) == 1
-    assert island_threads() == []
+    assert loop_threads() == []
 
 
-async def crash(island: Island, work: Coroutine[Any, Any, None]) -> None:
+async def crash(loop_thread: LoopThread, work: Coroutine[Any, Any, None]) -> None:
     async def start() -> None:
         tasks.append(asyncio.get_running_loop().create_task(work))
 
     tasks: list[Any] = []
-    await island.call(start)
+    await loop_thread.call(start)
     await trio.sleep_forever()
 
 
 async def test_crash_of_the_loop_is_a_driver_error() -> None:
     with pytest.raises(ExceptionGroup) as caught:
-        async with running() as island:
-            await crash(island, fail(SystemExit(3)))
+        async with running() as loop_thread:
+            await crash(loop_thread, fail(SystemExit(3)))
     error = leaf(caught.value)
     assert isinstance(error, DriverError)
     assert isinstance(error.__cause__, SystemExit)
-    assert island_threads() == []
+    assert loop_threads() == []
 
 
-async def end_unseen(island: Island) -> None:
+async def end_unseen(loop_thread: LoopThread) -> None:
     """Let the loop end while Trio has its turn."""
     (thread,) = [each for each in threading.enumerate() if each.name == "isle"]
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(island.call, asyncio.sleep, 3600)
+        nursery.start_soon(loop_thread.call, asyncio.sleep, 3600)
         await wait_all_tasks_blocked()
-        island.loop.call_soon_threadsafe(sys.exit)
+        loop_thread.loop.call_soon_threadsafe(sys.exit)
         thread.join()
         with pytest.raises(IslandClosed):
-            await island.call(where)
+            await loop_thread.call(where)
         nursery.cancel_scope.cancel()  # of a call that cannot be taken back any more
     await trio.sleep_forever()
 
 
 async def test_loop_that_has_ended_before_trio_was_told_is_a_closed_island() -> None:
     with pytest.raises(ExceptionGroup) as caught:
-        async with running() as island:
-            await end_unseen(island)
+        async with running() as loop_thread:
+            await end_unseen(loop_thread)
     assert isinstance(leaf(caught.value), DriverError)
 
 
@@ -169,11 +170,11 @@ async def test_failure_that_nobody_looks_at_is_reported() -> None:
     async def let_it_fail() -> None:
         asyncio.get_running_loop().call_soon(lambda: 1 // 0)
 
-    async with running(told) as island:
-        await island.call(let_it_fail)
+    async with running(told) as loop_thread:
+        await loop_thread.call(let_it_fail)
         with trio.fail_after(5):
             while not told:
-                await island.call(asyncio.sleep, 0)
+                await loop_thread.call(asyncio.sleep, 0)
     assert isinstance(told[0], ZeroDivisionError)
 
 
@@ -186,7 +187,7 @@ def test_keyboard_interrupt_ends_trio_and_the_island() -> None:
     with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
         trio.run(main)
     assert isinstance(leaf(caught.value), KeyboardInterrupt)
-    assert island_threads() == []
+    assert loop_threads() == []
 
 
 def test_keyboard_interrupt_as_the_thread_starts_leaves_none(
@@ -207,7 +208,7 @@ def test_keyboard_interrupt_as_the_thread_starts_leaves_none(
     with pytest.raises((KeyboardInterrupt, BaseExceptionGroup)) as caught:
         trio.run(main)
     assert isinstance(leaf(caught.value), KeyboardInterrupt)
-    assert island_threads() == []
+    assert loop_threads() == []
 
 
 class CountingToken:
@@ -224,113 +225,113 @@ class CountingToken:
 
 async def test_burst_from_the_island_wakes_trio_once_and_not_while_it_is_at_work() -> None:
     token = CountingToken()
-    quay: Quay[int] = Quay(token)  # type: ignore[arg-type]
+    to_trio: ToTrioQueue[int] = ToTrioQueue(token)  # type: ignore[arg-type]
 
     async def burst(count: int) -> None:
         for n in range(count):
-            quay.post(n)
+            to_trio.post(n)
 
-    async with running() as island:
-        await island.call(burst, 50)
-        await island.call(asyncio.sleep, 0)
+    async with running() as loop_thread:
+        await loop_thread.call(burst, 50)
+        await loop_thread.call(asyncio.sleep, 0)
         assert token.calls == 1
-        await quay.wait()
-        await island.call(burst, 50)
+        await to_trio.wait()
+        await loop_thread.call(burst, 50)
         assert token.calls == 1  # it has not waited for more, so it will look by itself
-        assert [*quay.items] == [*range(50)] * 2
-        quay.items.clear()
+        assert [*to_trio.items] == [*range(50)] * 2
+        to_trio.items.clear()
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(quay.wait)
+            nursery.start_soon(to_trio.wait)
             await trio.testing.wait_all_tasks_blocked()
-            await island.call(burst, 500)
-        await island.call(asyncio.sleep, 0)
+            await loop_thread.call(burst, 500)
+        await loop_thread.call(asyncio.sleep, 0)
         assert token.calls == 2
-        assert [*quay.items] == [*range(500)]
+        assert [*to_trio.items] == [*range(500)]
 
 
 async def test_long_burst_calls_trio_before_its_end() -> None:
     token = CountingToken()
-    quay: Quay[int] = Quay(token)  # type: ignore[arg-type]
+    to_trio: ToTrioQueue[int] = ToTrioQueue(token)  # type: ignore[arg-type]
     calls: list[int] = []
 
     async def burst() -> None:
-        for n in range(PLENTY):
+        for n in range(LONG_BURST_ITEMS):
             calls.append(token.calls)
-            quay.post(n)
+            to_trio.post(n)
         calls.append(token.calls)
 
-    async with running() as island:
-        await island.call(burst)
-    assert calls == [*[0] * PLENTY, 1]
+    async with running() as loop_thread:
+        await loop_thread.call(burst)
+    assert calls == [*[0] * LONG_BURST_ITEMS, 1]
 
 
 async def test_burst_to_the_island_wakes_its_loop_once() -> None:
     landed: list[list[int]] = []
     calls: list[Any] = []
-    async with running() as island:
+    async with running() as loop_thread:
 
         class CountingLoop:
             def call_soon_threadsafe(self, *args: Any) -> None:
                 calls.append(args)
-                island.loop.call_soon_threadsafe(*args)
+                loop_thread.loop.call_soon_threadsafe(*args)
 
         async def hold() -> None:
             held.set()
             go.wait(5)
 
         held, go = threading.Event(), threading.Event()
-        ferry: Ferry[int] = Ferry(CountingLoop(), landed.append)  # type: ignore[arg-type]
+        to_loop: ToLoopQueue[int] = ToLoopQueue(CountingLoop(), landed.append)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(island.call, hold)
-            nursery.start_soon(ferry.carry)
+            nursery.start_soon(loop_thread.call, hold)
+            nursery.start_soon(to_loop.wake_loop)
             assert await trio.to_thread.run_sync(held.wait, 5)
-            for n in range(PLENTY - 1):
-                ferry.post(n)
+            for n in range(LONG_BURST_ITEMS - 1):
+                to_loop.post(n)
                 assert not calls
             await trio.testing.wait_all_tasks_blocked()
             assert len(calls) == 1
-            for n in range(PLENTY - 1, 2 * PLENTY):
-                ferry.post(n)  # the loop has not looked yet, and will find them
+            for n in range(LONG_BURST_ITEMS - 1, 2 * LONG_BURST_ITEMS):
+                to_loop.post(n)  # the loop has not looked yet, and will find them
             go.set()
-            await island.call(asyncio.sleep, 0)
-            assert landed == [[*range(2 * PLENTY)]]
+            await loop_thread.call(asyncio.sleep, 0)
+            assert landed == [[*range(2 * LONG_BURST_ITEMS)]]
             assert len(calls) == 1
-            ferry.post(-1)
+            to_loop.post(-1)
             await trio.testing.wait_all_tasks_blocked()
-            await island.call(asyncio.sleep, 0)
+            await loop_thread.call(asyncio.sleep, 0)
             assert landed[1:] == [[-1]]
             nursery.cancel_scope.cancel()
 
 
 async def test_long_burst_calls_the_island_before_its_end() -> None:
     landed: list[list[int]] = []
-    async with running() as island:
-        ferry: Ferry[int] = Ferry(island.loop, landed.append)
-        for n in range(PLENTY):
-            ferry.post(n)
-        await island.call(asyncio.sleep, 0)
-    assert landed == [[*range(PLENTY)]]
+    async with running() as loop_thread:
+        to_loop: ToLoopQueue[int] = ToLoopQueue(loop_thread.loop, landed.append)
+        for n in range(LONG_BURST_ITEMS):
+            to_loop.post(n)
+        await loop_thread.call(asyncio.sleep, 0)
+    assert landed == [[*range(LONG_BURST_ITEMS)]]
 
 
 async def test_what_is_posted_to_an_island_that_has_ended_is_dropped() -> None:
     landed: list[list[int]] = []
-    async with running() as island:
-        ferry: Ferry[int] = Ferry(island.loop, landed.append)
-    for n in range(PLENTY):
-        ferry.post(n)
+    async with running() as loop_thread:
+        to_loop: ToLoopQueue[int] = ToLoopQueue(loop_thread.loop, landed.append)
+    for n in range(LONG_BURST_ITEMS):
+        to_loop.post(n)
     assert landed == []
 
 
 def test_turn_of_who_is_cancelled_goes_to_the_next() -> None:
     async def isle(token: trio.lowlevel.TrioToken) -> None:
-        arrivals: Quay[Arrival] = Quay(token)
-        harbour = Harbour(cast("Any", None), "isle", 1, arrivals, Quay(token))
-        await harbour.arrived(Arrival("first", "", b""))
+        arrivals: ToTrioQueue[Arrival] = ToTrioQueue(token)
+        loop_side = LoopSide(cast("Any", None), "isle", 1, arrivals, ToTrioQueue(token))
+        await loop_side.deliver(Arrival("first", "", b""))
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
-            second = tasks.create_task(harbour.arrived(Arrival("second", "", b"")))
-            tasks.create_task(harbour.arrived(Arrival("third", "", b"")))
+            second = tasks.create_task(loop_side.deliver(Arrival("second", "", b"")))
+            tasks.create_task(loop_side.deliver(Arrival("third", "", b"")))
             await asyncio.sleep(0)
-            harbour.land([Freed(1)])
+            loop_side.receive([Freed(1)])
             second.cancel()
         assert [arrival.name for arrival in arrivals.items] == ["first", "third"]
 

@@ -56,8 +56,8 @@ def test_group_that_refuses_commits_is_asked_less_and_less() -> None:
         consumer = RefusingConsumer()
         client: Any = PaperClient(consumer)
         broker: Any = SimpleNamespace(middlewares=())
-        shore: Any = SimpleNamespace(room=lambda: 1)
-        feed = Feed(broker, client, shore, BrokerConfig(group="g"), "order", "order", "earliest")
+        host: Any = SimpleNamespace(room=lambda: 1)
+        feed = Feed(broker, client, host, BrokerConfig(group="g"), "order", "order", "earliest")
         joined = asyncio.get_running_loop().create_task(feed.start())
         for _ in range(20):
             await feed.assigned({0: None})

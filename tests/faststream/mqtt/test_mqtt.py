@@ -209,8 +209,8 @@ async def test_what_waits_for_room_as_the_connection_is_lost_comes_again() -> No
         receiver.subscribe(slow, Paid, mailbox=1)
         async with opened(sender, receiver):
             await accepted(sender, *range(10))
-            session: Any = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
-            await until(lambda: session._harbour._waiting)
+            trio_side: Any = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: trio_side._loop_side._waiting)
             proxy.reset()
             await until(lambda: receiver.says("connected to mqtt again"))
             gate.set()
@@ -280,8 +280,8 @@ async def test_slow_listener_holds_back_the_island() -> None:
         receiver.subscribe(slow, Paid, mailbox=5)
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
-            session: Any = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
-            await until(lambda: session._harbour.room() == 0)
+            trio_side: Any = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: trio_side._loop_side.capacity() == 0)
             gate.set()
             await until(lambda: len(done) == 200)
         assert sorted(done) == [*range(200)]

@@ -23,9 +23,9 @@ from tests.support.redis_server import fault_proxy
 
 from goevent import DriverConnectionError, DriverError, UnknownDriverError
 from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver
-from goevent_faststream._adapter.overlap import Copies
-from goevent_faststream._brokers import dialects, of_scheme
-from goevent_faststream._nats.core import NatsDialect
+from goevent_faststream._adapter.overlap import OverlapFilter
+from goevent_faststream._brokers import load_adapter_module, mapping_for_scheme
+from goevent_faststream._nats.core import NatsAdapter
 
 
 async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
@@ -181,9 +181,9 @@ async def test_crash_of_the_loop_ends_the_bus_with_a_driver_error() -> None:
 
     async def crashing(bus: FastStreamBus) -> None:
         async with bus:
-            session = bus.driver._session  # pyright: ignore[reportPrivateUsage]
-            assert session is not None
-            await session._island.call(crash)  # pyright: ignore[reportPrivateUsage]
+            trio_side = bus.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+            assert trio_side is not None
+            await trio_side._loop_thread.call(crash)  # pyright: ignore[reportPrivateUsage]
             await trio.sleep_forever()
 
     async with nats_server() as server:
@@ -203,9 +203,9 @@ async def test_client_that_cannot_be_closed_fails_the_bus_and_holds_up_nothing(
 
     async with nats_server() as server:
         bus = FastStreamBus(server.url)
-        dialect = bus.driver._dialect  # pyright: ignore[reportPrivateUsage]
-        close = dialect.close
-        monkeypatch.setattr(dialect, "close", fail)
+        adapter = bus.driver._adapter  # pyright: ignore[reportPrivateUsage]
+        close = adapter.close
+        monkeypatch.setattr(adapter, "close", fail)
         with (
             trio.fail_after(10),
             pytest.raises((TypeError, ExceptionGroup)) as caught,
@@ -244,17 +244,17 @@ async def test_slow_listener_holds_back_the_island() -> None:
         receiver.subscribe(slow, Paid, mailbox=5)
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
-            session = receiver.driver._session  # pyright: ignore[reportPrivateUsage]
-            assert session is not None
-            harbour = session._harbour  # pyright: ignore[reportPrivateUsage]
-            await until(lambda: harbour.room() == 0)
+            trio_side = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+            assert trio_side is not None
+            loop_side = trio_side._loop_side  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: loop_side.capacity() == 0)
             gate.set()
             await until(lambda: len(done) == 200)
         assert done == [*range(200)]
 
 
 def test_copies_are_told_from_equal_messages() -> None:
-    copies = Copies()
+    copies = OverlapFilter()
     copies.add("a.b")
     copies.add("a.*")
     came = [copies.is_first(via, "a.b", b"same") for via in ("a.*", "a.b", "a.b", "a.*", "a.*")]
@@ -303,7 +303,7 @@ def test_what_is_no_broker_is_refused() -> None:
     with pytest.raises(TypeError, match="JStream"):
         FastStreamDriver(NatsBroker(logger=None), address="orders")
     with pytest.raises(UnknownDriverError, match="gopher"):
-        of_scheme("gopher")
+        mapping_for_scheme("gopher")
 
 
 def test_missing_extra_is_named() -> None:
@@ -320,9 +320,9 @@ def test_missing_extra_is_named() -> None:
 
 def test_every_row_of_the_table_has_its_module() -> None:
     for mapping in MAPPINGS:
-        module = dialects(mapping)
-        assert callable(module.broker_at)
-        assert callable(module.dialect)
+        module = load_adapter_module(mapping)
+        assert callable(module.make_broker)
+        assert callable(module.make_adapter)
 
 
 async def test_bus_without_a_server_does_not_open() -> None:
@@ -351,13 +351,13 @@ def test_pause_doubles_up_to_its_limit() -> None:
 async def test_client_that_fails_as_it_closes_does_not_keep_the_bus(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    close = NatsDialect.close
+    close = NatsAdapter.close
 
-    async def fail(self: NatsDialect) -> None:
+    async def fail(self: NatsAdapter) -> None:
         await close(self)
         raise ValueError("no end")
 
-    monkeypatch.setattr(NatsDialect, "close", fail)
+    monkeypatch.setattr(NatsAdapter, "close", fail)
     async with nats_server() as server:
         with pytest.RaisesGroup(
             pytest.RaisesExc(ValueError, match="no end"), flatten_subgroups=True

@@ -184,8 +184,8 @@ async def test_slow_listener_holds_back_the_server() -> None:
         receiver.subscribe(slow, Paid, mailbox=5)
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
-            dialect: Any = receiver.driver._dialect  # pyright: ignore[reportPrivateUsage]
-            await until(lambda: len(dialect._line.waiting) == 10)
+            adapter: Any = receiver.driver._adapter  # pyright: ignore[reportPrivateUsage]
+            await until(lambda: len(adapter._line.waiting) == 10)
             gate.set()
             await until(lambda: len(done) == 200)
         assert done == [*range(200)]

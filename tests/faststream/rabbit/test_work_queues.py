@@ -377,14 +377,14 @@ async def test_channel_that_the_server_closes_is_made_anew_and_reported() -> Non
         seen = bus.seen()
 
         async def acknowledge_what_never_was() -> None:
-            await dialect._link.consuming.basic_ack(12345)
+            await adapter._link.consuming.basic_ack(12345)
 
         async with bus:
             await accepted(bus, 1)
             await until(lambda: seen)
-            dialect: Any = bus.driver._dialect  # pyright: ignore[reportPrivateUsage]
-            session: Any = bus.driver._session  # pyright: ignore[reportPrivateUsage]
-            await session._island.call(acknowledge_what_never_was)
+            adapter: Any = bus.driver._adapter  # pyright: ignore[reportPrivateUsage]
+            trio_side: Any = bus.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+            await trio_side._loop_thread.call(acknowledge_what_never_was)
             await until(lambda: bus.says("amqp again"))
             await accepted(bus, 2)
             await until(lambda: len(seen) == 2)
