@@ -1,8 +1,8 @@
 """The Trio side of an open bus.
 
-It owns the loop thread and two tasks: one delivers arrivals to the bus in order; the other passes on
-replies to publishes, reports and the end of the client. Neither waits for the other: a full mailbox
-holds back arrivals but not replies.
+It owns the loop thread and two tasks: one delivers arrivals to the bus in order; the other passes
+on replies to publishes, reports and the end of the client. Neither waits for the other: a full
+mailbox holds back arrivals but not replies.
 """
 
 from __future__ import annotations
