@@ -18,9 +18,9 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 import goevent._events.patterns as _patterns
 from goevent._events.patterns import (
-    Node,
+    PatternNode,
     PatternTrie,
-    State,
+    TrieState,
     compile_pattern,
     is_pattern,
     validate_pattern,
@@ -68,7 +68,7 @@ def no_collector() -> Generator[None]:
 
 def parts() -> int:
     """Count the nodes and states of all tries, also of those that only a collector would find."""
-    return sum(isinstance(each, (Node, State)) for each in gc.get_objects())
+    return sum(isinstance(each, (PatternNode, TrieState)) for each in gc.get_objects())
 
 
 def calls_during(call: Any, *args: Any) -> int:
@@ -184,7 +184,7 @@ def test_dotted_segments_and_wildcards_are_a_pattern(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "reason"),
     [
         ("", "an event pattern cannot be empty"),
         (".*", "empty segment at position 0"),
@@ -198,18 +198,18 @@ def test_dotted_segments_and_wildcards_are_a_pattern(text: str) -> None:
         ("a b.*", "' ' at position 1"),
         ("*\n", "must be a whole segment"),
         ("a\n.*", r"'\\n' at position 1"),
-        ("*." * 127 + "ab", "256 bytes, more than 255"),
+        ("*." * 127 + "ab", "256 bytes; the limit is 255"),
         ("x" * 1000 + "*", r"x' at position 0 .* a \* must be a whole segment"),
     ],
 )
-def test_a_bad_pattern_is_refused_with_what_is_wrong(text: str, complaint: str) -> None:
+def test_a_bad_pattern_is_refused_with_the_reason(text: str, reason: str) -> None:
     for use in (validate_pattern, compile_pattern, trie_of):
-        with pytest.raises(ValueError, match=complaint) as caught:
+        with pytest.raises(ValueError, match=reason) as caught:
             use(text)
         assert len(str(caught.value)) < 350
 
 
-def test_a_pattern_that_is_no_text_is_a_type_error() -> None:
+def test_a_pattern_that_is_not_a_str_is_a_type_error() -> None:
     pattern: Any = b"order.*"
     with pytest.raises(TypeError, match="bytes"):
         validate_pattern(pattern)
@@ -270,7 +270,7 @@ def test_an_item_added_twice_is_there_until_it_is_removed_twice() -> None:
     assert trie.match("a") == []
 
 
-def test_what_was_matched_belongs_to_the_caller() -> None:
+def test_the_list_of_matches_belongs_to_the_caller() -> None:
     trie = trie_of("*")
     trie.match("a").clear()
     assert trie.match("a") == ["*"]
@@ -280,9 +280,7 @@ def test_what_was_matched_belongs_to_the_caller() -> None:
     ("pattern", "item"),
     [("a.*", "b.*"), ("b.*", "a.*"), ("a", "a.*"), ("a.*.c", "a.*"), ("", "a.*")],
 )
-def test_removing_what_is_not_there_is_an_error_and_changes_nothing(
-    pattern: str, item: str
-) -> None:
+def test_removing_an_unknown_item_is_an_error_and_changes_nothing(pattern: str, item: str) -> None:
     trie = trie_of("a.*", "b.c")
     with pytest.raises(
         ValueError, match=f"'{item}' is not under the pattern '{pattern}'".replace("*", r"\*")
@@ -305,7 +303,7 @@ def test_a_pattern_that_begins_or_continues_another_stays_when_that_goes() -> No
     st.lists(patterns, max_size=20), st.lists(patterns, max_size=20), st.lists(names, max_size=8)
 )
 @settings(deadline=None)
-def test_removal_restores_exactly_what_was_matched_before(
+def test_removal_restores_the_earlier_matches_exactly(
     staying: list[str], passing: list[str], some: list[str]
 ) -> None:
     trie = trie_of(*staying)
@@ -365,11 +363,11 @@ TestChurn = Churn.TestCase
 
 @given(st.lists(patterns, max_size=20), st.lists(names, min_size=5, max_size=10))
 @settings(max_examples=30, deadline=None)
-def test_a_full_memory_is_forgotten_and_changes_no_answer(many: list[str], some: list[str]) -> None:
+def test_dropping_the_remembered_states_changes_no_match(many: list[str], some: list[str]) -> None:
     trie = trie_of(*many)
     expected = [trie.match(name) for name in some]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_patterns, "MEMORY", 5)
+        patch.setattr(_patterns, "MAX_REMEMBERED_NODES", 5)
         trie = trie_of(*many)
         for _ in range(2):
             assert [trie.match(name) for name in some] == expected
@@ -399,7 +397,7 @@ class Busy:
         assert not self.trie
 
 
-def test_memory_comes_back_when_the_patterns_go() -> None:
+def test_memory_is_freed_when_the_patterns_are_removed() -> None:
     busy = Busy()
     tracemalloc.start()
     try:
@@ -414,7 +412,7 @@ def test_memory_comes_back_when_the_patterns_go() -> None:
     assert left < 10_000
 
 
-def test_nothing_that_goes_waits_for_the_garbage_collector() -> None:
+def test_dropped_nodes_and_states_are_freed_without_the_garbage_collector() -> None:
     busy = Busy()
     with no_collector():
         before = parts()
@@ -424,7 +422,7 @@ def test_nothing_that_goes_waits_for_the_garbage_collector() -> None:
         assert parts() == before
 
 
-def test_a_removed_item_is_let_go_without_the_garbage_collector() -> None:
+def test_a_removed_item_is_freed_without_the_garbage_collector() -> None:
     class Item:
         pass
 
@@ -439,7 +437,7 @@ def test_a_removed_item_is_let_go_without_the_garbage_collector() -> None:
         assert gone() is None
 
 
-def test_names_nobody_has_foreseen_leave_nothing_in_memory() -> None:
+def test_names_without_a_matching_segment_are_not_remembered() -> None:
     trie = trie_of("order.*.paid", "order.**", "*.*.late", "**.a.**.b")
 
     def match(i: int) -> None:
@@ -459,10 +457,10 @@ def test_names_nobody_has_foreseen_leave_nothing_in_memory() -> None:
         assert parts() == before
 
 
-def test_names_nobody_has_foreseen_push_nothing_out_of_memory(
+def test_names_without_a_matching_segment_displace_no_remembered_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_patterns, "MEMORY", 100)
+    monkeypatch.setattr(_patterns, "MAX_REMEMBERED_NODES", 100)
     trie = trie_of("order.*.paid", "order.**", "**.a.**.b")
     trie.match("order.x.paid")
     known = calls_during(trie.match, "order.x.paid")
@@ -471,7 +469,7 @@ def test_names_nobody_has_foreseen_push_nothing_out_of_memory(
     assert calls_during(trie.match, "order.x.paid") == known
 
 
-def test_names_that_lead_to_the_same_nodes_share_what_is_remembered() -> None:
+def test_names_that_lead_to_the_same_nodes_share_one_state() -> None:
     trie = trie_of("**.a", "**.b.**")
     with no_collector():
         before = parts()
@@ -483,7 +481,7 @@ def test_names_that_lead_to_the_same_nodes_share_what_is_remembered() -> None:
 def test_names_made_of_the_patterns_words_cannot_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_patterns, "MEMORY", 500)
+    monkeypatch.setattr(_patterns, "MAX_REMEMBERED_NODES", 500)
     # Each set of these words that a name holds is a state of its own: there are 2 ** 10.
     trie = trie_of(*(f"**.w{i}.**.end" for i in range(10)))
     with no_collector():

@@ -80,12 +80,12 @@ def test_a_payload_that_does_not_fit_is_a_decode_error(cls: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("cls", [int, dict, object, Exception])
-def test_another_class_is_refused_and_told_what_is_taken(cls: type[Any]) -> None:
+def test_an_unsupported_class_is_refused_with_a_list_of_the_supported_ones(cls: type[Any]) -> None:
     with pytest.raises(TypeError, match=r"dataclass.*attrs.*msgspec.*pydantic"):
         EventRegistry().register_as("a.b", cls)
 
 
-def test_what_is_no_class_is_refused() -> None:
+def test_an_object_that_is_not_a_class_is_refused() -> None:
     function: Any = print
     with pytest.raises(TypeError, match="cannot be an event type"):
         EventRegistry().register_as("a.b", function)
@@ -107,14 +107,14 @@ def test_event_and_the_ad_hoc_event_are_no_event_types() -> None:
             EventRegistry().register_as("a.b", cls)
 
 
-def test_the_payload_of_an_ad_hoc_event_is_what_it_was_given() -> None:
+def test_the_payload_of_an_ad_hoc_event_is_unchanged() -> None:
     assert EventRegistry().payload_of(Event("a.b", {"x": 1})) == {"x": 1}
 
 
-def test_a_class_that_states_no_name_needs_one() -> None:
-    with pytest.raises(TypeError, match="states no event_name"):
+def test_a_class_without_an_event_name_needs_one() -> None:
+    with pytest.raises(TypeError, match="has no event_name"):
         EventRegistry().register(StructEvent)
-    with pytest.raises(TypeError, match="states no event_name"):
+    with pytest.raises(TypeError, match="has no event_name"):
         register_event_type(StructEvent)
     with pytest.raises(TypeError, match="register it with name="):
         register_event_type(StructEvent, key="payload")
@@ -184,7 +184,7 @@ def test_a_payload_may_use_python_names_or_wire_names() -> None:
         assert registry.create("letter", payload) == Letter(content="x")
 
 
-def test_a_payload_is_held_to_what_the_wire_takes() -> None:
+def test_a_payload_is_checked_against_the_rules_of_the_wire() -> None:
     registry = EventRegistry()
 
     class Dated(Event, name="dated", registry=registry):
@@ -234,11 +234,11 @@ def test_register_event_type_uses_the_default_registry() -> None:
     assert default_registry.type_of("test_registry.plain") is Plain
 
 
-def test_pydantic_is_not_imported_for_classes_that_are_none_of_its() -> None:
+def test_pydantic_is_not_imported_for_other_classes() -> None:
     script = (
         "import sys\n"
-        "from goevent._event import Event\n"
-        "from goevent._registry import default_registry as r\n"
+        "from goevent._events.event import Event\n"
+        "from goevent._events.registry import default_registry as r\n"
         "class A(Event, name='a'):\n    x: int\n"
         "r.payload_of(r.create('a', {'x': 1}))\n"
         "assert not {'pydantic', 'attr', 'attrs'} & sys.modules.keys()\n"
@@ -288,9 +288,9 @@ def test_creation_does_not_upgrade() -> None:
     assert versions().create("order.created", {"total": 7}) == OrderV1(7)
 
 
-def test_upcasts_that_go_round_in_a_circle_are_refused() -> None:
+def test_upcasts_that_form_a_cycle_are_refused() -> None:
     registry = versions()
-    with pytest.raises(ValueError, match=r"circle: .*OrderV3 -> .*OrderV1"):
+    with pytest.raises(ValueError, match=r"cycle: .*OrderV3 -> .*OrderV1"):
         registry.upcast(OrderV3, to=OrderV1)(lambda old: OrderV1(old.cents))
     with pytest.raises(ValueError, match="circle"):
         registry.upcast(OrderV3, to=OrderV3)(lambda old: old)

@@ -162,7 +162,7 @@ def test_an_envelope_arrives_as_it_was_sent(make: Callable[[], Codec]) -> None:
     assert sent.event_data is event
 
 
-def test_json_is_compact_and_ordered_and_leaves_out_what_is_empty() -> None:
+def test_json_is_compact_and_ordered_and_omits_empty_keys() -> None:
     event = Event("everything", {"z": 1, "a": "é"})
     head = '{"event_name":"everything","event_type":"everything","event_data":{"z":1,"a":"é"},'
     assert JsonCodec().encode(around(event)).decode() == f'{head}"handle_id":"","timestamp":0}}'
@@ -372,7 +372,7 @@ def test_every_kind_of_event_goes_there_and_back(make: Callable[[], Codec], cls:
         {"at": "2024-02-29T12:00:00Z", "number": 2**63},
     ],
 )
-def test_every_native_kind_is_held_to_the_wire(
+def test_every_native_kind_is_checked_against_the_rules_of_the_wire(
     make: Callable[[], Codec], cls: type[Any], bad: dict[str, Any]
 ) -> None:
     registry = EventRegistry()

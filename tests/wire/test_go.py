@@ -111,7 +111,7 @@ def test_a_recorded_event_without_escapes_encodes_to_the_same_bytes(index: int) 
     assert codec.encode(envelope) == data
 
 
-def test_what_is_recorded_has_the_values_that_go_sent() -> None:
+def test_the_recorded_messages_have_the_values_that_go_sent() -> None:
     events = [decode(r["payload"].encode(), name_of(r)) for r in RECORDED]
     assert events[0].handle_id == "d2a38f019c9bfc61"
     assert events[0].timestamp == 1795410955
@@ -178,7 +178,7 @@ def test_what_is_recorded_has_the_values_that_go_sent() -> None:
         changed("Ada", "A\nda"),
     ],
 )
-def test_what_go_rejects_is_one_decode_error(data: bytes) -> None:
+def test_a_message_that_go_rejects_is_one_decode_error(data: bytes) -> None:
     refusal(data, "lenient" if b'"lenient"' in data else "user.created")
 
 
@@ -228,7 +228,7 @@ def test_what_go_rejects_is_one_decode_error(data: bytes) -> None:
         (b"\x80\x04\x95", "UTF-8"),
     ],
 )
-def test_what_hurts_silently_is_one_decode_error(data: bytes, why: str) -> None:
+def test_a_silently_harmful_message_is_one_decode_error(data: bytes, why: str) -> None:
     assert why in refusal(data).reason
 
 

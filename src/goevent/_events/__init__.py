@@ -1,5 +1,7 @@
-"""Events: their names, their patterns, the classes that are event types, and the registry of them.
+"""Events: names, patterns, the classes that are event types, and the registry of these classes.
 
-The bus asks this room which name an object has, and the codecs ask it which values a class may
-hold. It knows no listener, no dispatch and no broker.
+The room owns the grammar of event names and patterns, the base class `Event`, the registry that
+maps names to classes, and the rules that values must meet on the wire. The bus asks it for the name
+of an event; the codecs ask it how to read and write an event. It must never know a listener, a
+dispatch or a broker.
 """

@@ -1,7 +1,12 @@
-"""`Event`, the frozen value class that events derive from, and the ad-hoc event.
+"""`Event`, the frozen base class of events, and the ad-hoc event.
 
-An event reserves two names, `event_name` and `payload`; every other one is free for fields.
-Import direction: this module registers its classes with `_registry`, which does not know it.
+`Event` reserves two names, `event_name` and `payload`; all other names are free for fields. A named
+subclass registers itself with `registry`, which in turn does not depend on this module.
+
+Three metaclasses share the work. `EventMeta` belongs to `Event` itself: calling `Event(...)` makes
+an ad-hoc event, and subclassing it makes an event type. `_SubclassMeta` belongs to all event types:
+it restores the constructor of msgspec, which is written in C, so that making an event runs no
+Python code. `_AdHocMeta` belongs to the one class of ad-hoc events and validates their arguments.
 """
 
 from __future__ import annotations
@@ -15,15 +20,16 @@ from typing_extensions import dataclass_transform
 from .names import validate_name
 from .registry import EventRegistry, default_registry
 
-RESERVED = ("event_name", "payload")
+RESERVED_NAMES = ("event_name", "payload")
+REFUSED_OPTIONS = {"frozen", "array_like", "tag", "tag_field", "eq"}
 
 
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class EventMeta(msgspec.StructMeta):
-    """Makes `Event` and its subclasses: frozen structs that know their event name."""
+    """The metaclass of `Event`. It makes the subclasses as frozen structs with an event name."""
 
-    # Type checkers read the class arguments here, and the constructors from dataclass_transform;
-    # a __call__ that they saw would hide those.
+    # Type checkers take the class arguments from this signature, and the constructors from
+    # dataclass_transform. A visible `__call__` would hide these constructors from them.
     if TYPE_CHECKING:
 
         def __new__(
@@ -60,7 +66,7 @@ class EventMeta(msgspec.StructMeta):
 
 class _SubclassMeta(EventMeta):
     if not TYPE_CHECKING:
-        # Creating an event must not run Python code; inheriting EventMeta.__call__ would.
+        # Making an event must not run Python code, as the inherited `EventMeta.__call__` would.
         __call__ = msgspec.StructMeta.__call__
 
 
@@ -84,30 +90,30 @@ def _new_event_type(
     registry: EventRegistry | None = None,
     **options: Any,
 ) -> type[Any]:
-    if refused := options.keys() & {"frozen", "array_like", "tag", "tag_field", "eq"}:
-        raise TypeError(f"{class_name}: an event class takes no option {min(refused)!r}")
-    for reserved in RESERVED:
+    if refused := options.keys() & REFUSED_OPTIONS:
+        raise TypeError(f"{class_name}: an event class has no option {min(refused)!r}")
+    for reserved in RESERVED_NAMES:
         if reserved in namespace:
-            raise TypeError(_reserved(class_name, reserved))
+            raise TypeError(_explain_reserved(class_name, reserved))
     namespace["event_name"] = "" if name is None else validate_name(name)
     cls: type[Any] = msgspec.StructMeta.__new__(
         _SubclassMeta, class_name, bases, namespace, frozen=True, **options
     )
-    for reserved in RESERVED:
+    for reserved in RESERVED_NAMES:
         if reserved in cls.__struct_fields__:
-            raise TypeError(_reserved(class_name, reserved))
+            raise TypeError(_explain_reserved(class_name, reserved))
     if name is None:
         if key is not None:
             raise TypeError(f"{class_name}: an event class without a name has no key")
     else:
-        into = default_registry if registry is None else registry
-        into.register_as(name, cls, key=key)
+        target = default_registry if registry is None else registry
+        target.register_as(name, cls, key=key)
     return cls
 
 
-def _reserved(class_name: str, field: str) -> str:
+def _explain_reserved(class_name: str, field: str) -> str:
     return (
-        f"{class_name}: the name {field!r} is reserved by Event; call the field something else "
+        f"{class_name}: the name {field!r} is reserved by Event; give the field another name "
         f'and alias it on the wire: {field}_: ... = msgspec.field(name="{field}")'
     )
 
@@ -119,42 +125,49 @@ def _checked_payload(payload: Mapping[str, Any] | None) -> dict[str, Any]:
         raise TypeError(f"the payload of an event is a mapping, not {type(payload).__name__}")
     for name in payload:
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"a payload has str keys, not {name!r}")
+            raise TypeError(f"the keys of a payload are str, not {name!r}")
     return dict(payload)
 
 
-# Again, for mypy: it does not look for the transform on the metaclass of a base class of msgspec.
+# The transform is repeated for mypy, which does not look for it on a metaclass here.
 @dataclass_transform(frozen_default=True, field_specifiers=(msgspec.field,))
 class Event(msgspec.Struct, metaclass=EventMeta):
-    """Derive an event type: a frozen, typed value, compared by its fields.
+    """The base class of event types: frozen, typed values that are compared by their fields.
 
-    ```python
-    class UserCreated(Event, name="user.created", key="user_id"):
-        user_id: int
-    ```
+    Derive a class with `name=` to define an event type. A subclass without `name=` is abstract: its
+    subclasses inherit its fields, its `event_name` is empty, and the bus refuses to dispatch it.
+    All names except `event_name` and `payload` may be fields.
 
-    A subclass without `name=` is abstract: it lends its fields to others, its `event_name` is empty
-    and the bus refuses to dispatch it. Only `event_name` and `payload` cannot be fields.
-    Called itself, `Event("user.created", {"user_id": 7})` makes an ad-hoc event, which the bus
-    validates into the registered type, if there is one, when it is dispatched.
+    `Event` itself can be called with a name and a payload. This makes an ad-hoc event. If a type is
+    registered under the name, the bus validates the payload into that type when the event is
+    dispatched.
+
+    Example:
+        >>> class UserCreated(Event, name="user.created", key="user_id"):
+        ...     user_id: int
+        >>> UserCreated(user_id=7).payload()
+        {'user_id': 7}
+        >>> Event("user.created", {"user_id": 7}).event_name
+        'user.created'
 
     Class arguments:
-        name: the event name; the class is registered under it.
-        key: the field that orders and partitions events of this type.
-        registry: where to register instead of the default registry.
-        Further ones are those of msgspec.Struct: `kw_only`, `rename`, `omit_defaults`,
-        `forbid_unknown_fields`, `order`, `gc`, `weakref`, `cache_hash`, `repr_omit_defaults`.
+        name: The event name. The class is registered under it.
+        key: The field that orders and partitions events of this type.
+        registry: The registry to use in place of the default one.
+        kw_only, rename, omit_defaults, forbid_unknown_fields, order, gc, weakref, cache_hash,
+            repr_omit_defaults: As in `msgspec.Struct`.
 
     Raises:
-        TypeError: a field has a reserved name; `key` is no field; the ad-hoc payload is no mapping.
-        ValueError: the name is not an event name, or belongs to a different class.
+        TypeError: A field has a reserved name, `key` is not a field, or the payload of an ad-hoc
+            event is not a mapping.
+        ValueError: The name is not an event name, or belongs to a different class.
     """
 
     event_name: ClassVar[str] = ""
 
     if TYPE_CHECKING:
-        # What calling Event itself takes; subclasses get theirs from dataclass_transform, save that
-        # mypy gives none to a class without fields: the first form is theirs.
+        # The signature of calling `Event` itself. Subclasses get theirs from dataclass_transform,
+        # except that mypy gives none to a class without fields: the first overload is for these.
         @overload
         def __init__(self) -> None: ...
 
@@ -166,12 +179,12 @@ class Event(msgspec.Struct, metaclass=EventMeta):
         def __init__(self, *args: Any) -> None: ...
 
     def payload(self) -> dict[str, Any]:
-        """Return the fields under their Python names, one level deep: values are not copied."""
+        """Return the fields under their Python names, one level deep. Values are not copied."""
         return msgspec.structs.asdict(self)
 
 
 class AdHocEvent(Event, metaclass=_AdHocMeta):
-    """The event that `Event(name, payload)` makes: no type of its own, only a name and a dict."""
+    """An event made by `Event(name, payload)`. It has no own type, only a name and a dict."""
 
     if not TYPE_CHECKING:
         event_name: str

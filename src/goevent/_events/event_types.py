@@ -1,7 +1,9 @@
-"""The kinds of class that can be an event type, told apart without importing their libraries.
+"""The kinds of classes that can be event types, told apart without an import of their libraries.
 
-`Event` is recognised by its two names, pydantic models and attrs classes by the attributes their
-libraries put on them: so nothing here depends on `_event`, and pydantic is never imported.
+The registry and the codecs ask `adapter_of` how to treat the instances of a class. `Event` is
+recognised by its two reserved names; pydantic models and attrs classes are recognised by the
+attributes that their libraries give them. So this module does not depend on `event`, and pydantic
+is never imported here.
 """
 
 from __future__ import annotations
@@ -12,20 +14,20 @@ from typing import Any
 
 import msgspec
 
-ACCEPTED = (
+SUPPORTED_CLASSES = (
     "a subclass of Event, a dataclass, an attrs class, a msgspec.Struct or a pydantic (v2) model"
 )
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class Kind:
-    """How to treat the instances of one kind of event class.
+class EventTypeAdapter:
+    """The operations on one kind of event class.
 
     Attributes:
-        fields: the field names of a class, as Python spells them.
-        payload: the fields of an instance, one level deep, under their Python names.
-        body: what an encoder is given for the instance.
-        native: msgspec encodes and validates the class by itself.
+        fields: Returns the field names of a class, as Python spells them.
+        payload: Returns the fields of an instance, one level deep, under their Python names.
+        body: Returns the object that an encoder is given for an instance.
+        native: True if msgspec encodes and validates the class itself.
     """
 
     fields: Callable[[Any], tuple[str, ...]]
@@ -34,7 +36,7 @@ class Kind:
     native: bool
 
 
-def _itself(event: Any) -> Any:
+def _identity(event: Any) -> Any:
     return event
 
 
@@ -60,62 +62,68 @@ def _pydantic_body(event: Any) -> Any:
     return event.model_dump(by_alias=True)
 
 
-EVENT = Kind(_struct_fields, _own_payload, _itself, native=True)
-AD_HOC = Kind(lambda cls: (), _own_payload, _own_payload, native=False)
-STRUCT = Kind(_struct_fields, msgspec.structs.asdict, _itself, native=True)
-DATACLASS = Kind(
+EVENT = EventTypeAdapter(_struct_fields, _own_payload, _identity, native=True)
+AD_HOC = EventTypeAdapter(lambda cls: (), _own_payload, _own_payload, native=False)
+STRUCT = EventTypeAdapter(_struct_fields, msgspec.structs.asdict, _identity, native=True)
+DATACLASS = EventTypeAdapter(
     _dataclass_fields,
     lambda event: {name: getattr(event, name) for name in _dataclass_fields(type(event))},
-    _itself,
+    _identity,
     native=True,
 )
-ATTRS = Kind(
+ATTRS = EventTypeAdapter(
     _attrs_fields,
     lambda event: {name: getattr(event, name) for name in _attrs_fields(type(event))},
-    _itself,
+    _identity,
     native=True,
 )
 # Iterating over a model gives its (name, value) pairs, extra fields included.
-PYDANTIC = Kind(lambda cls: tuple(cls.model_fields), dict, _pydantic_body, native=False)
+PYDANTIC = EventTypeAdapter(lambda cls: tuple(cls.model_fields), dict, _pydantic_body, native=False)
 
 
-def kind_of(cls: type[Any]) -> Kind | None:
-    """Return the kind of an event class, or None if it cannot be one."""
+def adapter_of(cls: type[Any]) -> EventTypeAdapter | None:
+    """Return the adapter for a class, or None if the class cannot be an event type."""
     if issubclass(cls, msgspec.Struct):
-        if not is_event_type(cls):
+        if not is_event_class(cls):
             return STRUCT
-        # Only the ad-hoc event carries its name in the instance.
+        # Only the ad-hoc event stores its name in the instance.
         return AD_HOC if "event_name" in cls.__struct_fields__ else EVENT
     if callable(getattr(cls, "model_validate", None)) and hasattr(cls, "model_fields"):
         return PYDANTIC
     if dataclasses.is_dataclass(cls):
         return DATACLASS
+    # The class itself must be decorated: an undecorated subclass inherits the attribute, but its
+    # own annotations are no fields.
     if "__attrs_attrs__" in vars(cls):
         return ATTRS
     return None
 
 
-def is_event_type(cls: type[Any]) -> bool:
-    """Tell whether a class has the two names of `Event`; a *field* called payload is no method."""
+def is_event_class(cls: type[Any]) -> bool:
+    """Tell whether a class has the two reserved names of `Event`.
+
+    `payload` must be a method: a struct may have a field of that name.
+    """
     return hasattr(cls, "event_name") and callable(getattr(cls, "payload", None))
 
 
 def own_name(cls: type[Any]) -> str:
-    """Return the event name that a class states for itself, or the empty string."""
+    """Return the event name in the class attribute `event_name`, or an empty string."""
     name = getattr(cls, "event_name", "")
     return name if isinstance(name, str) else ""
 
 
 def python_to_wire(cls: type[Any], payload: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the payload with the Python names of renamed Struct fields put as on the wire."""
+    """Return a payload with the Python names of renamed struct fields changed to wire names."""
     renamed = dict(payload)
     if issubclass(cls, msgspec.Struct):
         for ours, theirs in zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True):
+            # A Python name that is another field's wire name is left alone: it may be either.
             if ours != theirs and ours in renamed and ours not in cls.__struct_encode_fields__:
                 renamed.setdefault(theirs, renamed.pop(ours))
     return renamed
 
 
-def describe(cls: type[Any]) -> str:
-    """Return the module and qualified name of a class."""
+def describe_class(cls: type[Any]) -> str:
+    """Return the module and the qualified name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,6 +1,7 @@
-"""The grammar of event names: dotted segments of ASCII letters, digits, `_` and `-`.
+"""The grammar of event names: segments of ASCII letters, digits, `_` and `-`, joined by dots.
 
-Nothing in a name can act as a pattern in a broker: the alphabet has no glob characters.
+`Event` and the registry validate every name here once, when an event type or an ad-hoc event is
+made. The alphabet has no wildcard of any broker, so a name can never act as a pattern there.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 
 MAX_NAME_BYTES = 255
+MAX_SHOWN_CHARS = 80  # of a refused name, in an error message
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 
@@ -17,29 +19,35 @@ def validate_name(name: str) -> str:
 
     Raises:
         TypeError: `name` is not a string.
-        ValueError: it is empty, too long, has an empty segment or a character that is not allowed;
-            the message shows which.
+        ValueError: `name` is empty, is too long, has an empty segment or has a character that is
+            not allowed. The message shows the place.
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"an event name is a str, not {type(name).__name__}")
-    # The alphabet is ASCII, so characters count as bytes once the name matched.
+    # The alphabet is ASCII, so the number of characters is the number of bytes once a name matches.
     if len(name) <= MAX_NAME_BYTES and _NAME.fullmatch(name):
         return name
-    raise ValueError(complaint("event name", name))
+    raise ValueError(explain_invalid("event name", name))
 
 
-def complaint(kind: str, text: str, wildcard: str = "") -> str:
-    """Return what is wrong with `text`, an event name or, with a wildcard, what may contain it."""
-    shown = ascii(text if len(text) <= 80 else f"{text[:80]}...")
+def explain_invalid(kind: str, text: str, wildcard: str = "") -> str:
+    """Return the reason why `text` is not an event name or an event pattern.
+
+    Args:
+        kind: The noun for the message, `"event name"` or `"event pattern"`.
+        text: The refused text.
+        wildcard: A character that is allowed in addition to those of a name.
+    """
+    shown = ascii(text if len(text) <= MAX_SHOWN_CHARS else f"{text[:MAX_SHOWN_CHARS]}...")
     if not text:
         return f"an {kind} cannot be empty"
     if foreign := re.search(rf"[^A-Za-z0-9_.{wildcard}-]", text):
         letters = " ".join(("A-Z a-z 0-9 _ -", *wildcard))
         return (
             f"{kind} {shown}: character {foreign[0]!a} at position {foreign.start()} "
-            f"is not allowed; allowed are segments of {letters} joined by dots"
+            f"is not allowed; use segments of {letters} joined by dots"
         )
     if len(text) > MAX_NAME_BYTES:
-        return f"{kind} {shown} has {len(text)} bytes, more than {MAX_NAME_BYTES}"
+        return f"{kind} {shown} has {len(text)} bytes; the limit is {MAX_NAME_BYTES}"
     position = f".{text}.".index("..")
     return f"{kind} {shown} has an empty segment at position {position}"

@@ -1,6 +1,9 @@
-"""The registry: which class stands behind an event name, and how old versions become new ones.
+"""The registry: maps event names to classes, and old versions of events to new ones.
 
-It recognises event classes by what they have (see `_kinds`), so it knows nothing of `Event`.
+`Event` registers its subclasses here when they are defined, `register_event_type` registers other
+classes. The dispatcher asks for the name of an event's class, and the codecs ask for the class of a
+name. The registry recognises event classes by their attributes (see `event_types`), so it does not
+depend on `Event`.
 """
 
 from __future__ import annotations
@@ -13,18 +16,20 @@ import msgspec
 
 from .._errors import DecodeError, GoEventError
 from .event_types import (
-    ACCEPTED,
     AD_HOC,
     PYDANTIC,
-    Kind,
-    describe,
-    is_event_type,
-    kind_of,
+    SUPPORTED_CLASSES,
+    EventTypeAdapter,
+    adapter_of,
+    describe_class,
+    is_event_class,
     own_name,
     python_to_wire,
 )
 from .names import validate_name
-from .value_rules import Rules, convert
+from .value_rules import ValueRules, convert
+
+MAX_EXCERPT_CHARS = 120
 
 T = TypeVar("T")
 Old = TypeVar("Old")
@@ -38,80 +43,98 @@ class UnknownEventError(GoEventError, LookupError):
 class EventRegistry:
     """Maps event names to classes.
 
-    A name belongs to one class. The same class defined again (a reload, a notebook cell, a function
-    called twice: the same module and qualified name) replaces the older one silently; the older one
-    keeps its name, so that its live instances can still be dispatched.
+    A name belongs to one class. If the same class is defined again (by a reload, a notebook cell or
+    a function that is called twice), the new definition replaces the old one silently. Two classes
+    are the same if their module and qualified name are equal. The old definition keeps its name, so
+    its live instances can still be dispatched.
 
-    Not locked: registration belongs to import time, or to the thread of the bus.
+    The registry is not locked. Register classes at import time or on the thread of the bus.
+
+    Example:
+        >>> registry = EventRegistry()
+        >>> class OrderPaid(Event, name="order.paid", registry=registry):
+        ...     order_id: int
+        >>> registry.create("order.paid", {"order_id": 7})
+        OrderPaid(order_id=7)
     """
 
     def __init__(self) -> None:
         self._types: dict[str, type[Any]] = {}
         self._names: dict[type[Any], str] = {}
         self._keys: dict[type[Any], str] = {}
-        self._kinds: dict[type[Any], Kind] = {}
-        self._rules: dict[type[Any], Rules] = {}
+        self._adapters: dict[type[Any], EventTypeAdapter] = {}
+        self._rules: dict[type[Any], ValueRules] = {}
         self._upcasts: dict[type[Any], tuple[type[Any], Callable[[Any], Any]]] = {}
 
     def register(self, cls: type[T]) -> type[T]:
-        """Register a class under the `event_name` it states.
+        """Register a class under the name in its attribute `event_name`, and return the class.
 
         Raises:
-            TypeError: the class states no event name, or cannot be an event type.
-            ValueError: the name belongs to a different class.
+            TypeError: The class has no event name, or cannot be an event type.
+            ValueError: The name belongs to a different class.
         """
         name = own_name(cls)
         if not name:
-            raise TypeError(f"{describe(cls)} states no event_name; register it as one by name")
+            raise TypeError(
+                f"{describe_class(cls)} has no event_name; register it under a name with "
+                "register_as(name, cls)"
+            )
         return self.register_as(name, cls)
 
     def register_as(self, name: str, cls: type[T], *, key: str | None = None) -> type[T]:
-        """Register a class under a name; a class may have several, its first one is `name_of`.
+        """Register a class under a name, and return the class.
+
+        A class may have several names. Its instances are dispatched under the first one, which
+        `name_of` returns; the others are used for decoding only.
 
         Args:
-            key: the field that orders and partitions events of this type.
+            name: The event name.
+            cls: The class.
+            key: The field that orders and partitions events of this class.
 
         Raises:
-            TypeError: the class cannot be an event type, or has no field called `key`.
-            ValueError: the name is not an event name, or belongs to a different class.
+            TypeError: The class cannot be an event type, or has no field called `key`.
+            ValueError: The name is not an event name, or belongs to a different class.
         """
         validate_name(name)
-        kind = _accepted(cls)
-        if key is not None and key not in kind.fields(cls):
-            raise TypeError(f"{describe(cls)} has no field {key!r} that could be its key")
+        adapter = _require_adapter(cls)
+        if key is not None and key not in adapter.fields(cls):
+            raise TypeError(f"{describe_class(cls)} has no field {key!r} to be its key")
         taken = self._types.get(name)
-        if taken is not None and taken is not cls and describe(taken) != describe(cls):
+        if taken is not None and taken is not cls and describe_class(taken) != describe_class(cls):
             raise ValueError(
-                f"event name {name!r} belongs to {describe(taken)}, not to {describe(cls)}"
+                f"event name {name!r} belongs to {describe_class(taken)}, "
+                f"not to {describe_class(cls)}"
             )
-        if is_event_type(cls) and not own_name(cls):
+        if is_event_class(cls) and not own_name(cls):
             _name_abstract(cls, name)
         self._types[name] = cls
-        # An alias of an event class is for decoding; its instances go by their own name.
-        self._names.setdefault(cls, (is_event_type(cls) and own_name(cls)) or name)
-        self._kinds[cls] = kind
+        # A further name of an `Event` class is for decoding only. Its instances have their own
+        # name.
+        self._names.setdefault(cls, (is_event_class(cls) and own_name(cls)) or name)
+        self._adapters[cls] = adapter
         if key is not None:
             self._keys[cls] = key
         return cls
 
     def is_registered(self, name: str) -> bool:
-        """Tell whether a class stands behind the name."""
+        """Tell whether a class is registered under a name."""
         return name in self._types
 
     def type_of(self, name: str) -> type[Any] | None:
-        """Return the class behind a name."""
+        """Return the class that is registered under a name, or None."""
         return self._types.get(name)
 
     def name_of(self, cls: type[Any]) -> str | None:
-        """Return the event name of exactly this class, not of its bases."""
+        """Return the event name of exactly this class, or None. Base classes do not count."""
         return self._names.get(cls)
 
     def key_of(self, cls: type[Any]) -> str | None:
-        """Return the field that orders and partitions events of exactly this class."""
+        """Return the key field of exactly this class, or None. Base classes do not count."""
         return self._keys.get(cls)
 
     def names(self) -> tuple[str, ...]:
-        """Return the registered names, oldest first."""
+        """Return the registered names in the order of registration."""
         return tuple(self._types)
 
     def __contains__(self, name: object) -> bool:
@@ -124,40 +147,44 @@ class EventRegistry:
         return iter(self.names())
 
     def create(self, name: str, payload: Mapping[str, Any] | None = None) -> Any:
-        """Return a validated instance of the class behind a name.
+        """Return a validated instance of the class that is registered under a name.
 
-        The payload may use Python names or the names on the wire. An old version stays what it is;
-        `upgrade` makes the newest of it.
+        The payload may use the Python names of the fields or their names on the wire. An old
+        version of an event is not upcast; call `upgrade` for that.
 
         Raises:
-            UnknownEventError: nothing is registered under the name (a LookupError).
-            DecodeError: the payload does not fit the class.
+            UnknownEventError: No class is registered under the name (a LookupError).
+            DecodeError: The payload does not fit the class.
         """
         cls = self._types.get(name)
         if cls is None:
             raise UnknownEventError(f"no event type is registered as {name!r}")
         data: Mapping[str, Any] = {} if payload is None else payload
         if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise DecodeError(name, f"the payload is {type(data).__name__}, not a mapping")
+            raise DecodeError(name, f"the payload is a {type(data).__name__}, not a mapping")
         try:
-            if self._kinds[cls] is PYDANTIC:
+            if self._adapters[cls] is PYDANTIC:
                 return cls.model_validate(dict(data))
             rules = self._rules.get(cls)
             if rules is None:
-                rules = self._rules[cls] = Rules.of(cls)
+                rules = self._rules[cls] = ValueRules.of(cls)
             return convert(python_to_wire(cls, data), cls, rules)
         except Exception as error:
-            seen = ascii(reprlib.repr(data))[1:-1][:120]
-            raise DecodeError(name, str(error) or type(error).__name__, excerpt=seen) from error
+            excerpt = ascii(reprlib.repr(data))[1:-1][:MAX_EXCERPT_CHARS]
+            raise DecodeError(name, str(error) or type(error).__name__, excerpt=excerpt) from error
 
     def payload_of(self, event: object) -> dict[str, Any]:
-        """Return the fields of any supported event under their Python names, one level deep.
+        """Return the fields of an event under their Python names, one level deep.
+
+        This works for all supported classes. Values are not copied.
 
         Raises:
-            TypeError: the object is not of a kind that can be an event.
+            TypeError: The class of the object cannot be an event type.
         """
         cls = type(event)
-        return (self._kinds.get(cls) or kind_of(cls) or _accepted(cls)).payload(event)
+        # `_require_adapter` refuses the class of ad-hoc events, which does have a payload.
+        adapter = self._adapters.get(cls) or adapter_of(cls) or _require_adapter(cls)
+        return adapter.payload(event)
 
     @overload
     def upcast(
@@ -172,14 +199,30 @@ class EventRegistry:
     def upcast(
         self, old: type[Any] | str, *, to: type[Any]
     ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-        """Register, as a decorator, the function that makes a new version of an old event.
+        """Register the decorated function as the conversion from an old version to a new one.
 
-        What a decoder reads as the old version reaches listeners as the newest one, under the
-        *new* class's event name if the two differ: to listeners it is an event of the new class.
+        When a codec decodes an event of the old version, the listeners get the newest version. If
+        the two classes have different event names, the listeners of the *new* name get it.
+
+        Example:
+            >>> registry = EventRegistry()
+            >>> class PaidV1(Event, name="order.paid", registry=registry):
+            ...     total: int
+            >>> class PaidV2(Event, name="order.paid.v2", registry=registry):
+            ...     cents: int
+            >>> @registry.upcast(PaidV1, to=PaidV2)
+            ... def to_v2(old: PaidV1) -> PaidV2:
+            ...     return PaidV2(cents=100 * old.total)
+            >>> registry.upgrade(PaidV1(total=3))
+            PaidV2(cents=300)
+
+        Args:
+            old: The class of the old version, or its registered name.
+            to: The class of the new version.
 
         Raises:
-            LookupError: `old` is a name that nobody registered.
-            ValueError: the versions would go round in a circle, or `old` has another successor.
+            LookupError: `old` is a name that is not registered.
+            ValueError: The upcasts would form a cycle, or `old` has another successor already.
         """
         if isinstance(old, str):
             cls = self._types.get(old)
@@ -187,25 +230,28 @@ class EventRegistry:
                 raise UnknownEventError(f"no event type is registered as {old!r}")
         else:
             cls = old
-        _accepted(cls)
-        _accepted(to)
+        _require_adapter(cls)
+        _require_adapter(to)
 
         def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            self._refuse_circle(cls, to)
+            self._refuse_cycle(cls, to)
             known = self._upcasts.get(cls)
-            if known is not None and describe(known[0]) != describe(to):
-                raise ValueError(f"{describe(cls)} is already upcast to {describe(known[0])}")
+            if known is not None and describe_class(known[0]) != describe_class(to):
+                raise ValueError(
+                    f"{describe_class(cls)} is already upcast to {describe_class(known[0])}"
+                )
             self._upcasts[cls] = (to, function)
             return function
 
         return register
 
     def upgrade(self, event: Any) -> Any:
-        """Return the newest version of an event, by every upcast in turn; often the event itself.
+        """Return the newest version of an event, by applying the upcasts one after another.
+
+        An event without an upcast is returned as it is. An exception of an upcast is not wrapped.
 
         Raises:
-            TypeError: an upcast returned something else than it promised. What an upcast raises
-                leaves as itself.
+            TypeError: An upcast returned an object that is not of its target class.
         """
         upcasts = self._upcasts
         while (step := upcasts.get(event.__class__)) is not None:
@@ -214,42 +260,43 @@ class EventRegistry:
             cls: Any = event.__class__
             if not isinstance(upgraded, to) or type(upgraded) is cls:
                 raise TypeError(
-                    f"the upcast of {describe(cls)} returned a "
-                    f"{type(upgraded).__name__}, not a {describe(to)}"
+                    f"the upcast of {describe_class(cls)} returned a "
+                    f"{type(upgraded).__name__}, not a {describe_class(to)}"
                 )
             event = upgraded
         return event
 
-    def _refuse_circle(self, old: type[Any], new: type[Any]) -> None:
+    def _refuse_cycle(self, old: type[Any], new: type[Any]) -> None:
         path = [old]
         following: type[Any] | None = new
         while following is not None:
             path.append(following)
             if following is old:
-                circle = " -> ".join(describe(cls) for cls in path)
-                raise ValueError(f"upcasts would go round in a circle: {circle}")
+                cycle = " -> ".join(describe_class(cls) for cls in path)
+                raise ValueError(f"the upcasts would form a cycle: {cycle}")
             step = self._upcasts.get(following)
             following = None if step is None else step[0]
 
 
 def _name_abstract(cls: type[Any], name: str) -> None:
     if cls.__mro__[1] is msgspec.Struct:
-        raise TypeError(f"{describe(cls)} is what events derive from, not an event type")
+        raise TypeError(f"{describe_class(cls)} is the base class of events, not an event type")
     cls.event_name = name
 
 
-def _accepted(cls: type[Any]) -> Kind:
-    kind = kind_of(cls) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
-    if kind is None or kind is AD_HOC:
-        shown = describe(cls) if isinstance(cls, type) else repr(cls)  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"{shown} cannot be an event type: it takes {ACCEPTED}")
+def _require_adapter(cls: type[Any]) -> EventTypeAdapter:
+    adapter = adapter_of(cls) if isinstance(cls, type) else None  # pyright: ignore[reportUnnecessaryIsInstance]
+    if adapter is None or adapter is AD_HOC:
+        shown = describe_class(cls) if isinstance(cls, type) else repr(cls)  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"{shown} cannot be an event type; use {SUPPORTED_CLASSES}")
     config = getattr(cls, "__struct_config__", None)
     if config is not None and config.array_like:
-        raise TypeError(f"{describe(cls)} is array_like; an event is an object on the wire")
-    return kind
+        raise TypeError(f"{describe_class(cls)} is array_like; an event is an object on the wire")
+    return adapter
 
 
-# The one global: events register when their module is imported, long before there is a bus.
+# The one global object of the package. Events are registered when their module is imported, which
+# is before any bus exists.
 default_registry: EventRegistry = EventRegistry()
 
 
@@ -276,25 +323,37 @@ def register_event_type(
     key: str | None = None,
     registry: EventRegistry | None = None,
 ) -> type[T] | Callable[[type[T]], type[T]]:
-    """Make a class an event type, directly or as a decorator, as Go's RegisterEventTypeAs.
+    """Register a class as an event type, directly or as a decorator, as Go's RegisterEventTypeAs.
+
+    Use it for dataclasses, attrs classes, msgspec structs and pydantic models. Subclasses of
+    `Event` register themselves.
+
+    Example:
+        >>> @register_event_type(name="user.renamed", key="user_id")
+        ... @dataclass(frozen=True)
+        ... class UserRenamed:
+        ...     user_id: int
+        ...     new_name: str
 
     Args:
-        name: the event name, if the class states none in `event_name`.
-        key: the field that orders and partitions events of this type.
+        cls: The class; without it, the call returns a decorator.
+        name: The event name, if the class has no attribute `event_name`.
+        key: The field that orders and partitions events of this class.
+        registry: The registry to use in place of the default one.
 
     Raises:
-        TypeError: the class cannot be an event type, or has no name, or no field called `key`.
-        ValueError: the name is not an event name, or belongs to a different class.
+        TypeError: The class cannot be an event type, has no name, or has no field called `key`.
+        ValueError: The name is not an event name, or belongs to a different class.
     """
-    into = default_registry if registry is None else registry
+    target = default_registry if registry is None else registry
 
     def register(cls: type[T]) -> type[T]:
         if name is None and key is None:
-            return into.register(cls)
+            return target.register(cls)
         known = own_name(cls) if name is None else name
         if not known:
-            raise TypeError(f"{describe(cls)} states no event_name; register it with name=")
-        return into.register_as(known, cls, key=key)
+            raise TypeError(f"{describe_class(cls)} has no event_name; register it with name=")
+        return target.register_as(known, cls, key=key)
 
     return register if cls is None else register(cls)
 
@@ -314,5 +373,23 @@ def upcast(
 def upcast(
     old: type[Any] | str, *, to: type[Any]
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
-    """Register an upcast in the default registry; see `EventRegistry.upcast`."""
+    """Register the decorated function as an upcast in the default registry.
+
+    Example:
+        >>> class Moved(Event, name="user.moved"):
+        ...     town: str
+        >>> class MovedV2(Event, name="user.moved.v2"):
+        ...     address: str
+        >>> @upcast(Moved, to=MovedV2)
+        ... def moved_to_v2(old: Moved) -> MovedV2:
+        ...     return MovedV2(address=old.town)
+
+    Args:
+        old: The class of the old version, or its registered name.
+        to: The class of the new version.
+
+    Raises:
+        LookupError: `old` is a name that is not registered.
+        ValueError: The upcasts would form a cycle, or `old` has another successor already.
+    """
     return default_registry.upcast(old, to=to)

@@ -1,7 +1,18 @@
-"""What the wire demands of a value beyond what msgspec checks, per class.
+"""The wire's rules for values that go beyond what msgspec checks, collected per class.
 
-Integers in typed fields stay within int64 and datetimes are aware RFC 3339, as Go's reader wants.
-Checks run on built-in values keyed as on the wire: on what was parsed, or on what will be written.
+The wire format is read by Go programs. There an integer in a typed field is an int64, and a
+datetime is RFC 3339 with an offset. msgspec accepts larger integers and looser datetimes, so the
+codecs apply these rules in addition. `EventRegistry.create` applies them too.
+
+Theory of operation. The rules are checked on built-in values (dict, list, str, int, ...) whose keys
+are those of the wire: on the parsed JSON when an event is read, and on the body when it is written.
+The annotations of a class form a tree of msgspec's `inspect.Type` nodes, or a graph if the class
+refers to itself. `ValueRules.of` walks this graph once per class and notes which nodes have neither
+integers nor datetimes below them; `check` walks value and nodes in parallel and skips these nodes.
+
+Most events need no such walk. The codecs first look at the bytes for signs of a violation (see
+`json_codec`), and `direct_ints_fit` answers for the common class whose few integers are direct
+attributes. Only if these tests cannot rule a violation out is the value checked in full.
 """
 
 from __future__ import annotations
@@ -38,45 +49,52 @@ _SCALARS = (
     inspect.UnionType,
 )
 
-FEW = 4  # integers of an event that are sooner looked at than searched for
+# Up to this many integer attributes, it is faster to compare each one than to scan the bytes.
+MAX_DIRECT_INTS = 4
+
+# A longer key of a mapping with integer keys is not converted to be compared.
+MAX_KEY_DIGITS = 400
 
 T = TypeVar("T")
 
 
-class Refusal(ValueError):
-    """Something that msgspec let pass; the text is the reason of the DecodeError or EncodeError."""
+class WireFormatError(ValueError):
+    """A value or a message breaks a rule of the wire format that msgspec does not check.
+
+    The text becomes the reason of the `DecodeError` or `EncodeError`.
+    """
 
 
-class Rules(msgspec.Struct, frozen=True):
+class ValueRules(msgspec.Struct, frozen=True):
     """The extra rules of one class.
 
     Attributes:
-        root: the annotations of the class, as msgspec sees them.
-        dull: ids of the nodes under `root` that hold neither integers nor datetimes.
-        ints: some typed field holds integers.
-        datetimes: some typed field holds datetimes.
-        floats: some typed field holds floats.
-        few_ints: the attributes that hold all integers, if these are few; None if one has to look
-            deeper.
-        untyped: some field may hold anything.
-        flat: no field may hold objects or lists.
+        root: The annotations of the class, as msgspec represents them.
+        skipped: The ids of the nodes under `root` that have neither integers nor datetimes below.
+        ints: True if a typed field holds integers.
+        datetimes: True if a typed field holds datetimes.
+        floats: True if a typed field holds floats.
+        untyped: True if a field may hold any value.
+        flat: True if no field may hold objects or lists.
+        direct_ints: The attributes that together hold all integers of an event. None if there are
+            more than `MAX_DIRECT_INTS`, or if integers may stand deeper than in an attribute.
     """
 
     root: inspect.Type
-    dull: frozenset[int]
+    skipped: frozenset[int]
     ints: bool
     datetimes: bool
     floats: bool
     untyped: bool
     flat: bool
-    few_ints: tuple[str, ...] | None
+    direct_ints: tuple[str, ...] | None
 
     @classmethod
-    def of(cls, event_type: Any) -> Rules:
-        """Read the rules from the annotations of a class.
+    def of(cls, event_type: Any) -> ValueRules:
+        """Return the rules that follow from the annotations of a class.
 
         Raises:
-            Exception: whatever resolving the annotations raises, as NameError.
+            Exception: An annotation could not be resolved, for example with a `NameError`.
         """
         root = inspect.type_info(event_type)
         nodes: dict[int, inspect.Type] = {}
@@ -84,40 +102,46 @@ class Rules(msgspec.Struct, frozen=True):
         kinds = {type(node) for node in nodes.values()}
         return cls(
             root=root,
-            dull=frozenset(key for key, node in nodes.items() if _is_dull(node)),
+            skipped=frozenset(key for key, node in nodes.items() if _has_no_rules(node)),
             ints=inspect.IntType in kinds,
             datetimes=inspect.DateTimeType in kinds,
             floats=inspect.FloatType in kinds,
             untyped=not kinds.isdisjoint((inspect.AnyType, inspect.CustomType)),
             flat=_is_flat(root),
-            few_ints=_few_ints(root) if inspect.IntType in kinds else (),
+            direct_ints=_direct_ints(root) if inspect.IntType in kinds else (),
         )
 
-    def surely_int64(self, event: object) -> bool:
-        """Tell whether no typed integer is beyond int64; False if it is hard to say."""
-        if self.few_ints is None:
+    def direct_ints_fit(self, event: object) -> bool:
+        """Tell whether all typed integers fit into int64, by a look at the direct attributes.
+
+        Returns False if an integer does not fit, and also if integers may stand elsewhere.
+        """
+        if self.direct_ints is None:
             return False
-        for name in self.few_ints:
-            number = getattr(event, name, None)  # a dataclass need not have set it
+        for name in self.direct_ints:
+            # A dataclass need not have set the attribute.
+            number = getattr(event, name, None)
             if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX:
                 return False
         return True
 
     def check(self, value: object) -> None:
-        """Check a parsed value.
+        """Check built-in values against the rules.
 
         Raises:
-            Refusal: an integer beyond int64 or a datetime that is not aware RFC 3339.
+            WireFormatError: An integer is beyond int64, or a datetime is not RFC 3339 with an
+                offset.
         """
         if self.ints or self.datetimes:
-            _check(self.root, value, "$", self.dull)
+            _check(self.root, value, "$", self.skipped)
 
 
-def convert(data: dict[str, Any], cls: type[T], rules: Rules) -> T:
-    """Validate built-in values into an instance of a class that msgspec knows.
+def convert(data: dict[str, Any], cls: type[T], rules: ValueRules) -> T:
+    """Convert built-in values into a validated instance of a class that msgspec supports.
 
     Raises:
-        Exception: a Refusal, msgspec's error, or what the class's own initialiser raises.
+        Exception: A `WireFormatError`, an error of msgspec, or an error that the initialiser of the
+            class raised.
     """
     rules.check(data)
     return msgspec.convert(data, cls)
@@ -142,20 +166,21 @@ def _children(node: inspect.Type) -> Sequence[inspect.Type]:
             return [field.type for field in node.fields]
         case _:
             pass
-    if (key := getattr(node, "key_type", None)) is not None:  # dict, and newer mapping nodes
+    # `DictType`, and the mapping nodes of newer versions of msgspec.
+    if (key := getattr(node, "key_type", None)) is not None:
         return (key, node.value_type)  # type: ignore[attr-defined]  # pyright: ignore
     return ()
 
 
 def _collect(node: inspect.Type, nodes: dict[int, inspect.Type]) -> None:
-    # Classes that refer to themselves make circular nodes.
+    # A class that refers to itself makes a cycle of nodes.
     if id(node) not in nodes:
         nodes[id(node)] = node
         for child in _children(node):
             _collect(child, nodes)
 
 
-def _is_dull(node: inspect.Type) -> bool:
+def _has_no_rules(node: inspect.Type) -> bool:
     below: dict[int, inspect.Type] = {}
     _collect(node, below)
     return not any(isinstance(n, inspect.IntType | inspect.DateTimeType) for n in below.values())
@@ -170,20 +195,21 @@ def _is_flat(root: inspect.Type) -> bool:
     return all(isinstance(node, _SCALARS) for node in below.values())
 
 
-def _few_ints(root: inspect.Type) -> tuple[str, ...] | None:
+def _direct_ints(root: inspect.Type) -> tuple[str, ...] | None:
     if not isinstance(root, inspect.StructType | inspect.DataclassType):
         return None
     if hasattr(root.cls, "__post_init__") or hasattr(root.cls, "__attrs_post_init__"):
-        return None  # what the attributes hold need not be what was read
+        # The initialiser may have stored other values in the attributes than those that were read.
+        return None
     names: list[str] = []
     for field in root.fields:
         kind = field.type.type if isinstance(field.type, inspect.Metadata) else field.type
         members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
         if any(isinstance(member, inspect.IntType) for member in members):
             names.append(field.name)
-        if not all(isinstance(m, inspect.IntType) or _is_dull(m) for m in members):
+        if not all(isinstance(m, inspect.IntType) or _has_no_rules(m) for m in members):
             return None
-    return tuple(names) if len(names) <= FEW else None
+    return tuple(names) if len(names) <= MAX_DIRECT_INTS else None
 
 
 def _is_mapping(value: object) -> TypeGuard[Mapping[object, object]]:
@@ -194,48 +220,48 @@ def _is_collection(value: object) -> TypeGuard[Collection[object]]:
     return isinstance(value, Sequence | AbstractSet) and not isinstance(value, str | bytes)
 
 
-def _check(node: inspect.Type, value: object, path: str, dull: frozenset[int]) -> None:
-    if id(node) in dull:
+def _check(node: inspect.Type, value: object, path: str, skipped: frozenset[int]) -> None:
+    if id(node) in skipped:
         return
     match node:
         case inspect.IntType():
             if isinstance(value, int) and not INT64_MIN <= value <= INT64_MAX:
-                raise Refusal(f"an integer beyond int64 - at `{path}`")
+                raise WireFormatError(f"an integer beyond int64 - at `{path}`")
         case inspect.DateTimeType():
             _check_datetime(value, path)
         case inspect.Metadata():
-            _check(node.type, value, path, dull)
+            _check(node.type, value, path, skipped)
         case inspect.UnionType():
             for member in node.types:
                 if not isinstance(member, inspect.StructType) or _is_tagged_as(member, value):
-                    _check(member, value, path, dull)
+                    _check(member, value, path, skipped)
         case inspect.CollectionType():
             if _is_collection(value):
                 for item in value:
-                    _check(node.item_type, item, f"{path}[...]", dull)
+                    _check(node.item_type, item, f"{path}[...]", skipped)
         case inspect.TupleType() | inspect.NamedTupleType():
             types = _children(node)
             if _is_collection(value):
                 for item_type, item in zip(types, value, strict=False):
-                    _check(item_type, item, f"{path}[...]", dull)
+                    _check(item_type, item, f"{path}[...]", skipped)
         case inspect.StructType() if node.array_like:
             if _is_collection(value):
-                # A tagged array starts with its tag.
+                # A tagged array begins with its tag.
                 items = list(value)[1:] if node.tag is not None else value
                 for field, item in zip(node.fields, items, strict=False):
-                    _check(field.type, item, f"{path}[...]", dull)
+                    _check(field.type, item, f"{path}[...]", skipped)
         case inspect.StructType() | inspect.DataclassType() | inspect.TypedDictType():
             if _is_mapping(value):
                 for field in node.fields:
                     name = field.encode_name
-                    if id(field.type) not in dull and name in value:
-                        _check(field.type, value[name], f"{path}.{name}", dull)
+                    if id(field.type) not in skipped and name in value:
+                        _check(field.type, value[name], f"{path}.{name}", skipped)
         case _:
             children = _children(node)
             if len(children) == 2 and _is_mapping(value):
                 for key, item in value.items():
-                    _check_key(children[0], key, path, dull)
-                    _check(children[1], item, f"{path}[...]", dull)
+                    _check_key(children[0], key, path, skipped)
+                    _check(children[1], item, f"{path}[...]", skipped)
 
 
 def _is_tagged_as(node: inspect.StructType, value: object) -> bool:
@@ -246,55 +272,55 @@ def _is_tagged_as(node: inspect.StructType, value: object) -> bool:
     return isinstance(value, list) and value[:1] == [node.tag]
 
 
-def _check_key(node: inspect.Type, key: object, path: str, dull: frozenset[int]) -> None:
-    # The keys of a JSON object are strings, whatever the annotation says.
+def _check_key(node: inspect.Type, key: object, path: str, skipped: frozenset[int]) -> None:
+    # The keys of a JSON object are strings even if the annotation says int.
     if isinstance(key, str) and inspect.IntType in {type(node), *map(type, _children(node))}:
         digits = key.removeprefix("-")
-        if digits.isdecimal() and len(digits) < 400:
+        if digits.isdecimal() and len(digits) < MAX_KEY_DIGITS:
             key = int(key)
-    _check(node, key, f"key of {path}", dull)
+    _check(node, key, f"key of {path}", skipped)
 
 
 def _check_datetime(value: object, path: str) -> None:
     if isinstance(value, str):
         if not _RFC3339.fullmatch(value):
-            raise Refusal(f"a datetime that is not RFC 3339 with an offset - at `{path}`")
+            raise WireFormatError(f"a datetime that is not RFC 3339 with an offset - at `{path}`")
     elif isinstance(value, datetime) and value.utcoffset() is None:
-        raise Refusal(f"a datetime without an offset - at `{path}`")
+        raise WireFormatError(f"a datetime without an offset - at `{path}`")
 
 
-def presentable(value: Any) -> Any:
-    """Return built-in values with datetimes as text, ready to be written.
+def to_json_values(value: Any) -> Any:
+    """Return built-in values with each datetime replaced by its text.
 
     Raises:
-        Refusal: a number that is not finite, or a datetime without an offset.
+        WireFormatError: A number is not finite, or a datetime has no offset.
     """
     kind: Any = value.__class__
     if kind is str or kind is int or value is None or kind is bool:
         return value
     if kind is dict:
-        return {key: presentable(item) for key, item in value.items()}
+        return {key: to_json_values(item) for key, item in value.items()}
     if kind is list or kind is tuple:
-        return [presentable(item) for item in value]
+        return [to_json_values(item) for item in value]
     if isinstance(value, float):
         if not math.isfinite(value):
-            raise Refusal(f"{value} is not a number that JSON has")
+            raise WireFormatError(f"JSON has no number {value}")
     elif isinstance(value, datetime):
-        return rfc3339(value)
+        return format_rfc3339(value)
     return value
 
 
-def rfc3339(moment: datetime) -> str:
-    """Return an aware datetime as Go writes it: RFC 3339, trailing zeros of the fraction trimmed.
+def format_rfc3339(moment: datetime) -> str:
+    """Return an aware datetime as Go writes it: RFC 3339 without trailing zeros of the fraction.
 
     Raises:
-        Refusal: the datetime has no offset.
+        WireFormatError: The datetime has no offset.
     """
     offset = moment.utcoffset()
     if offset is None:
-        raise Refusal(f"the datetime {moment.isoformat()} has no offset")
+        raise WireFormatError(f"the datetime {moment.isoformat()} has no offset")
     if offset.seconds % 60 or offset.microseconds:
-        # RFC 3339 has no seconds in an offset; those of historical local times do.
+        # RFC 3339 has no seconds in an offset. Historical local times do, so they are moved to UTC.
         moment, offset = moment.astimezone(UTC), UTC.utcoffset(None)
     text = moment.replace(tzinfo=None).isoformat()
     if moment.microsecond:

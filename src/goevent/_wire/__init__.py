@@ -1,5 +1,6 @@
-"""The wire format: the envelope, and the codecs that turn it into bytes and back.
+"""The wire format: the envelope, and the codecs that turn envelopes into bytes and back.
 
-Drivers call it through the messages and the inbox of an open bus. It knows the room of events and
-nothing of listeners, dispatch or transports.
+Drivers call this room through the outgoing messages and the inbox of an open bus. It knows the room
+of events, because it validates an event against its registered class. It must never know a
+listener, a dispatch or a transport.
 """

@@ -1,6 +1,11 @@
-"""The envelope: what travels with an event, and its form on the wire.
+"""The envelope: an event together with its metadata, in the form that the wire has.
 
-The wire format is that of the Go library; the keys after `timestamp` are ours and Go ignores them.
+The wire format is that of the Go library: one JSON object, its keys in the order of the fields of
+`Envelope`. The keys after `timestamp` are additions of this library, which Go ignores. They are
+omitted when they are empty.
+
+Both codecs use this module. `to_wire` prepares an envelope for writing; `resolve_event_type` and
+`from_wire` check and complete one that was read.
 """
 
 from __future__ import annotations
@@ -13,11 +18,12 @@ import msgspec
 from typing_extensions import TypeVar
 
 from .._events.registry import EventRegistry
-from .._events.value_rules import INT64_MAX, INT64_MIN, Refusal
+from .._events.value_rules import INT64_MAX, INT64_MIN, WireFormatError
 
-# A Go type in the style of %T, which earlier builds of the Go library sent: "*main.UserCreated".
+# A Go type as %T prints it, "*main.UserCreated". Earlier builds of the Go library sent this.
 _GO_TYPE = re.compile(r"\*[\w./-]*\w\.\w+(?:\[.*\])?")
 
+MAX_SHOWN_CHARS = 80  # of a received text, in an error message
 
 E = TypeVar("E", default=Any)
 Int64 = Annotated[int, msgspec.Meta(ge=INT64_MIN, le=INT64_MAX)]
@@ -31,27 +37,29 @@ class Envelope(
     omit_defaults=True,
     forbid_unknown_fields=True,
 ):
-    """An event with what travels beside it. A struct, since one is made for each message.
+    """An event with its metadata.
 
-    Its fields stand in the order of the keys on the wire, so that one which says everything can be
-    written as it is, and what every bus sends can be read in one go.
+    The fields stand in the order of the keys on the wire. So a complete envelope is written as it
+    is, and the usual message is read in one call of msgspec. The class is a struct because one
+    instance is made for each message.
 
     Attributes:
-        event_name: the name under which the event was dispatched, and the channel it belongs to.
-        event_type: the registered name of the class that the data was written as.
-        event: the event; after decoding, in its newest version.
-        handle_id: 16 lower hex digits, or empty.
-        timestamp: unix time of the dispatch in whole seconds, 0 if unknown.
-        origin: hex id of the sending bus, or empty.
-        seq: position in the sequence of this origin and channel, None if it has none.
-        reply_to: where reports about the event go, or empty.
-        headers: context that travels with the event.
+        event_name: The name under which the event was dispatched, and the channel it belongs to.
+        event_type: The registered name of the class of the event data.
+        event: The event; after decoding, in its newest version.
+        handle_id: The id of the dispatch, 16 lower hex digits, or empty.
+        timestamp: The Unix time of the dispatch in whole seconds, 0 if unknown.
+        origin: The hex id of the sending bus, or empty.
+        seq: The position in the sequence of this origin and channel, None if there is none.
+        reply_to: The address for reports about the event, or empty.
+        headers: Key-value pairs that travel with the event, such as a trace context.
     """
 
     event_name: str
     event_type: str = ""
     event: E = msgspec.field(name="event_data")
-    # Made by a function, a default is written; the others are left out, as Go does not know them.
+    # msgspec writes a default made by a factory and omits the other defaults. Go requires these two
+    # keys; it does not know those below.
     handle_id: str = msgspec.field(default_factory=str)
     timestamp: Int64 = msgspec.field(default_factory=int)
     origin: str = ""
@@ -61,12 +69,12 @@ class Envelope(
 
     @property
     def event_data(self) -> E:
-        """The event, under the name that its data has on the wire."""
+        """The event, under the name of its key on the wire."""
         return self.event
 
 
-class Incoming(msgspec.Struct, kw_only=True):
-    """The envelope as it is read, in JSON: the data stays raw until its class is known."""
+class RawEnvelope(msgspec.Struct, kw_only=True):
+    """An envelope whose event data is not decoded yet, because its class is not known."""
 
     event_name: str | None = None
     event_type: str | None = None
@@ -79,29 +87,30 @@ class Incoming(msgspec.Struct, kw_only=True):
     headers: dict[str, str] | None = None
 
 
-KEYS = frozenset(Incoming.__struct_fields__)
+ENVELOPE_KEYS = frozenset(RawEnvelope.__struct_fields__)
 
 
-def enveloped(cls: Any) -> type[Envelope]:
-    """Return the type of an envelope that holds an event of a class."""
+def envelope_of(cls: Any) -> type[Envelope]:
+    """Return the type of envelopes that contain an event of a class."""
     return Envelope[cls]
 
 
-def outgoing(envelope: Envelope, body: Any) -> Envelope:
-    """Return an envelope as it is written: with an event type, and a body in place of the event.
+def to_wire(envelope: Envelope, body: Any) -> Envelope:
+    """Return the envelope to write: it has an event type, and `body` in place of the event.
 
     Raises:
-        Refusal: a value beside the event has a type that readers would refuse.
+        WireFormatError: A metadata value has a type that readers would refuse.
     """
     timestamp, seq, headers = envelope.timestamp, envelope.seq, envelope.headers
     if type(timestamp) is not int or not INT64_MIN <= timestamp <= INT64_MAX:
-        raise Refusal("the timestamp is not an integer within int64")
+        raise WireFormatError("the timestamp is not an integer within int64")
     if seq is not None and (type(seq) is not int or not INT64_MIN <= seq <= INT64_MAX):
-        raise Refusal("seq is not an integer within int64")
+        raise WireFormatError("seq is not an integer within int64")
     if headers:
         for name, value in headers.items():
             if type(name) is not str or type(value) is not str:
-                raise Refusal(f"header {name!r} is not text")
+                raise WireFormatError(f"header {name!r} is not text")
+    # The common case: the envelope is complete, and the event can be written itself.
     if body is envelope.event and envelope.event_type and type(headers) is dict:
         return envelope
     return msgspec.structs.replace(
@@ -112,46 +121,49 @@ def outgoing(envelope: Envelope, body: Any) -> Envelope:
     )
 
 
-def refuse_other_case(keys: Mapping[str, Any]) -> None:
-    """Refuse a known key written in another case, which Go would take for the known one.
+def check_key_case(keys: Mapping[str, Any]) -> None:
+    """Refuse an envelope key in another letter case. Go would accept it in place of the right one.
 
     Raises:
-        Refusal: there is such a key.
+        WireFormatError: There is such a key.
     """
     for key in keys:
-        if key not in KEYS and key.casefold() in KEYS:
-            raise Refusal(f"the envelope key {key[:80]!r} is not spelled {key.casefold()!r}")
+        if key not in ENVELOPE_KEYS and key.casefold() in ENVELOPE_KEYS:
+            shown = key[:MAX_SHOWN_CHARS]
+            raise WireFormatError(f"the envelope key {shown!r} is not spelled {key.casefold()!r}")
 
 
-def expected_type(
-    wire: Incoming, event_name: str, registry: EventRegistry, *, accept_go_type_names: bool
+def resolve_event_type(
+    wire: RawEnvelope, event_name: str, registry: EventRegistry, *, accept_go_type_names: bool
 ) -> tuple[str, type[Any]]:
-    """Return the registered name and class that the data of an incoming envelope claims to be.
+    """Return the registered name and the class of the event data in a received envelope.
 
     Raises:
-        Refusal: the envelope belongs to another name, or its event type is not registered.
+        WireFormatError: The envelope has another event name than its channel, a number is beyond
+            int64, or the event type is missing or not registered.
     """
     if wire.event_name != event_name:
         if wire.event_name is None:
-            raise Refusal("event_name is missing")
-        raise Refusal(f"event_name is {wire.event_name[:80]!r}, which is not the channel's")
+            raise WireFormatError("event_name is missing")
+        shown = wire.event_name[:MAX_SHOWN_CHARS]
+        raise WireFormatError(f"event_name is {shown!r}, which is not the channel's")
     for name, number in (("timestamp", wire.timestamp), ("seq", wire.seq)):
         if number is not None and not INT64_MIN <= number <= INT64_MAX:
-            raise Refusal(f"{name} is beyond int64")
+            raise WireFormatError(f"{name} is beyond int64")
     event_type = wire.event_type
     if not event_type:
-        raise Refusal("event_type is missing")
+        raise WireFormatError("event_type is missing")
     cls = registry.type_of(event_type)
     if cls is None and accept_go_type_names and _GO_TYPE.fullmatch(event_type):
         event_type = event_name
         cls = registry.type_of(event_name)
     if cls is None:
-        raise Refusal(f"event_type {event_type[:80]!r} is not registered")
+        raise WireFormatError(f"event_type {event_type[:MAX_SHOWN_CHARS]!r} is not registered")
     return event_type, cls
 
 
-def incoming(wire: Incoming, event_type: str, event: Any) -> Envelope:
-    """Return the envelope of a decoded event; what may be missing or null becomes empty."""
+def from_wire(wire: RawEnvelope, event_type: str, event: Any) -> Envelope:
+    """Return the envelope of a decoded event. A key that is missing or null becomes empty."""
     return Envelope(
         event_name=wire.event_name or "",
         event=event,

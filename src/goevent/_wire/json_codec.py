@@ -1,7 +1,31 @@
-"""Codecs: envelopes to bytes and back, refusing what would hurt silently.
+"""The JSON codec: envelopes to bytes and back, in the Go library's format.
 
-The fast path is one call of msgspec and a few scans of the bytes that cost tens of nanoseconds.
-Each scan is a cheap bound: only when it trips is the value looked at exactly.
+The messages and the inbox of an open bus call the codec, once for each event that leaves or enters
+the process. A codec keeps a prepared encoder and decoder for each event class.
+
+Theory of operation. One call of msgspec writes or reads a whole envelope. But msgspec accepts some
+values that Go would refuse or change silently: integers beyond int64, datetimes without an offset,
+and NaN, which it writes as null. It also sets no limit to size, depth and length of numbers, and
+input with extreme values would be slow to parse or would crash a reader. To look at every value in
+Python would cost more than all of msgspec's work.
+
+So each check comes twice: a cheap bound over the bytes, and an exact test. The bounds use
+operations that run in C (`len`, `replace`, `translate`, `in`) and cost tens of nanoseconds. A bound
+may be wrong in one direction only: it may suspect a message that is fine, but it never passes one
+that is not. Only a suspected message pays for the exact test:
+
+- Size: `len` is exact.
+- Depth: the number of opening brackets is at least the depth. Only if there are more than
+  `max_depth` of them is the nesting computed, with the strings removed first.
+- Digits: a number beyond int64 has 19 digits in a row, after all digits are made alike. A number of
+  more than 57 digits has such a run too, because sign, fraction and exponent split it into at most
+  three parts. Only if there is such a run are the numbers measured.
+- Datetimes: the text `-DDT` followed by a time that is not RFC 3339 is looked for, also in escapes.
+
+Encoding follows the same plan: the fast path writes the event itself, `EventEncoder.needs_check`
+looks for signs of trouble, and the slow path converts the event to built-in values, checks each of
+them and writes these. Decoding reads the envelope and the event in one call if the event has the
+registered class of its channel; otherwise in steps, which also find the exact reason of a refusal.
 """
 
 from __future__ import annotations
@@ -14,46 +38,81 @@ from typing import Any, Protocol
 import msgspec
 
 from .._errors import DecodeError, EncodeError
-from .._events.event_types import ACCEPTED, PYDANTIC, Kind, describe, kind_of
+from .._events.event_types import (
+    PYDANTIC,
+    SUPPORTED_CLASSES,
+    EventTypeAdapter,
+    adapter_of,
+    describe_class,
+)
 from .._events.registry import EventRegistry
-from .._events.value_rules import INT64_MAX, INT64_MIN, Refusal, Rules, presentable
+from .._events.value_rules import (
+    INT64_MAX,
+    INT64_MIN,
+    ValueRules,
+    WireFormatError,
+    to_json_values,
+)
 from .envelope import (
     Envelope,
-    Incoming,
-    enveloped,
-    expected_type,
-    incoming,
-    outgoing,
-    refuse_other_case,
+    RawEnvelope,
+    check_key_case,
+    envelope_of,
+    from_wire,
+    resolve_event_type,
+    to_wire,
 )
 
-MAX_SIZE = 1 << 20
+MAX_MESSAGE_BYTES = 1 << 20
+MAX_DEPTH_LEVELS = 64
+MAX_NUMBER_DIGITS = 400
+MAX_EXCERPT_CHARS = 120
 
-# All digits look alike; 19 in a row are the least that can leave int64. A number of more than 57
-# digits has such a row too: sign, fraction and exponent cut it into three parts at most.
-_ALIKE = bytes.maketrans(b"123456789", b"000000000")
-_LONG_RUN = b"0" * 19
-_LEAST_DIGITS = 3 * (len(_LONG_RUN) - 1)
+# All digits are made alike; 19 in a row are the shortest number that can be beyond int64.
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
+_DIGIT_RUN = b"0" * 19
+# A number with more digits than this has such a run: it has at most three parts.
+_MAX_DIGITS_WITHOUT_RUN = 3 * (len(_DIGIT_RUN) - 1)
 
-# A string runs to the end of the data if its quote is missing, so that no input is scanned twice.
+# If the closing quote is missing, a string extends to the end of the data. So no part of a hostile
+# input is scanned twice.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NUMBER = re.compile(rb"[-+.0-9eE]++")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
-_SQUARE = bytes.maketrans(b"{}", b"[]")
+_BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 
-# The time of day of a datetime that is not RFC 3339 with an offset; one that hides in escapes.
+# The time of day in a datetime that is not RFC 3339 with an offset.
 _LOOSE_DATETIME = re.compile(
     rb'-\d\d(?!T\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")[Tt ]\d\d:', re.ASCII
 )
+# An escaped character of a datetime: + - . : digits, T or t.
 _ESCAPED_DATETIME = re.compile(rb"\\u00(?:2[0bBdDeE]|3[0-9aA]|5[4aA]|7[4aA])")
 _DATETIME = re.compile(rb"-\d\dT\d\d:")
 
-# What pydantic validates, and what an ad-hoc event holds, has no annotations that msgspec reads.
-_UNTYPED = Rules.of(dict[str, Any])
+# Pydantic models and ad-hoc events have no annotations that msgspec can read.
+_UNTYPED = ValueRules.of(dict[str, Any])
 
 
 class Codec(Protocol):
-    """Turns envelopes into bytes and back; JSON is the default, any class with these will do."""
+    """Turns envelopes into bytes and back.
+
+    JSON is the default (`JsonCodec`). Any class with these three members can be `Config.codec`.
+
+    Example:
+        >>> import zlib
+        >>> class CompressedCodec:
+        ...     content_type = "application/zlib"
+        ...     json = JsonCodec()
+        ...     def encode(self, envelope):
+        ...         return zlib.compress(self.json.encode(envelope))
+        ...     def decode(self, data, *, event_name, registry):
+        ...         try:
+        ...             text = zlib.decompress(data)
+        ...         except zlib.error as error:
+        ...             raise DecodeError(event_name, "not compressed") from error
+        ...         return self.json.decode(text, event_name=event_name, registry=registry)
+        >>> config = Config(codec=CompressedCodec())
+    """
 
     @property
     def content_type(self) -> str:
@@ -64,133 +123,165 @@ class Codec(Protocol):
         """Return the bytes of an envelope.
 
         Raises:
-            EncodeError: the envelope cannot be written, whatever is wrong with it.
+            EncodeError: The envelope cannot be written. All other exceptions are wrapped in it.
         """
         ...
 
     def decode(self, data: bytes, *, event_name: str, registry: EventRegistry) -> Envelope:
-        """Return the envelope in the bytes, its event validated against the registered type.
+        """Return the envelope in the bytes, with its event validated against the registered class.
 
         Args:
-            event_name: the name that the channel stands for; the envelope must carry it.
+            data: The bytes of one message.
+            event_name: The event name of the channel. The envelope must have the same one.
+            registry: The registry that knows the class.
 
         Raises:
-            DecodeError: the bytes are not such an envelope, whatever is wrong with them.
+            DecodeError: The bytes are not such an envelope. All other exceptions are wrapped in it.
         """
         ...
 
 
-class Writer:
-    """How a codec treats the events of one class; made once per class and codec."""
+class EventEncoder:
+    """Prepares the events of one class for writing. A codec makes one for each class it meets.
+
+    Attributes:
+        rules: The rules for the values of the class.
+        body: Returns the object to write for an event.
+        native: True if this object is the event itself.
+        single_pass: True if the events may be written without a look at each value first.
+        flat: True if the events contain no objects and no lists.
+    """
 
     def __init__(self, cls: type[Any]) -> None:
-        kind = kind_of(cls)
-        if kind is None:
-            raise Refusal(f"{describe(cls)} is not an event: it takes {ACCEPTED}")
-        self.kind: Kind = kind
-        self.body = kind.body
-        self.native = kind.native
-        self.rules = Rules.of(cls) if kind.native else _UNTYPED
+        adapter = adapter_of(cls)
+        if adapter is None:
+            raise WireFormatError(
+                f"{describe_class(cls)} is not an event class; use {SUPPORTED_CLASSES}"
+            )
+        self.adapter: EventTypeAdapter = adapter
+        self.body = adapter.body
+        self.native = adapter.native
+        self.rules = ValueRules.of(cls) if adapter.native else _UNTYPED
         self._nullable = self.rules.floats or self.rules.untyped
-        self._few_ints = self.rules.few_ints or ()
-        self._deep_ints = self.rules.few_ints is None
-        self._wary = self._deep_ints or self._nullable
-        # msgspec writes the zeros that Go trims, so datetimes always go the careful way.
-        self.swift = not (kind.native and self.rules.datetimes)
-        self.flat = kind.native and self.rules.flat
+        self._direct_ints = self.rules.direct_ints or ()
+        self._deep_ints = self.rules.direct_ints is None
+        self._needs_scan = self._deep_ints or self._nullable
+        # msgspec writes the trailing zeros of a fraction, which Go trims. So datetimes always take
+        # the slow path.
+        self.single_pass = not (adapter.native and self.rules.datetimes)
+        self.flat = adapter.native and self.rules.flat
 
-    def needs_care(self, event: Any, data: bytes) -> bool:
-        """Tell whether the bytes of an event may hide what msgspec lets pass."""
-        for name in self._few_ints:
-            number = getattr(event, name, None)  # a dataclass need not have set it
+    def needs_check(self, event: Any, data: bytes) -> bool:
+        """Tell whether the written bytes may contain a value that msgspec should have refused."""
+        # The same loop as in `ValueRules.direct_ints_fit`, repeated on purpose: this is the hot
+        # path of every publish, and a call would cost more than the loop.
+        for name in self._direct_ints:
+            # A dataclass need not have set the attribute.
+            number = getattr(event, name, None)
             if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX:
                 return True
-        # NaN and the infinities are written as null.
-        return self._wary and (
-            (self._deep_ints and _has_long_run(data))
+        # msgspec writes NaN and the infinities as null.
+        return self._needs_scan and (
+            (self._deep_ints and _has_digit_run(data))
             or (self._nullable and b"null" in data)
             or (self.rules.untyped and _DATETIME.search(data) is not None)
         )
 
-    def careful_body(self, event: Any, *, kept: tuple[type[Any], ...] = (datetime,)) -> Any:
-        """Return built-in values for an event, every one of them looked at.
+    def checked_body(self, event: Any, *, kept: tuple[type[Any], ...] = (datetime,)) -> Any:
+        """Return built-in values for an event, after a look at each of them.
 
         Args:
-            kept: types that the format has, or that are looked at here.
+            event: The event.
+            kept: The types that are passed through in addition to the JSON types. The format has
+                them, or they are converted here.
 
         Raises:
-            Refusal: the event has a value that cannot be written.
+            WireFormatError: The event has a value that cannot be written.
         """
         body = self.body(event)
         text_only = bytes not in kept
         try:
             plain = msgspec.to_builtins(body, builtin_types=kept, str_keys=text_only)
         except TypeError:
-            if self.kind is not PYDANTIC:
+            if self.adapter is not PYDANTIC:
                 raise
-            # Values that only pydantic can write, as its URLs.
-            presentable(body)
+            # Only pydantic can write some of its values, such as its URLs.
+            to_json_values(body)
             plain = event.model_dump(mode="json", by_alias=True)
-        return presentable(plain)
+        return to_json_values(plain)
 
 
-class Reader:
-    """How the JSON codec reads the events of one class; made once per class and codec.
+class EventDecoder:
+    """Reads the events of one class. A JSON codec makes one for each class it meets.
 
     Attributes:
-        whole: reads an envelope with such an event; None if msgspec cannot do so by itself.
+        rules: The rules for the values of the class.
+        decode_envelope: Reads an envelope with such an event in one call. None for pydantic models,
+            which msgspec cannot read.
     """
 
     def __init__(self, cls: type[Any]) -> None:
-        if kind_of(cls) is PYDANTIC:
-            self.whole = None
+        if adapter_of(cls) is PYDANTIC:
+            self.decode_envelope = None
             self.rules = _UNTYPED
-            self._read = _pydantic_reader(cls)
+            self._decode = _pydantic_decoder(cls)
         else:
-            self.whole = msgspec.json.Decoder(enveloped(cls)).decode
-            self.rules = Rules.of(cls)
-            self._read = msgspec.json.Decoder(cls).decode
+            self.decode_envelope = msgspec.json.Decoder(envelope_of(cls)).decode
+            self.rules = ValueRules.of(cls)
+            self._decode = msgspec.json.Decoder(cls).decode
 
-    def event(self, raw: bytes) -> Any:
+    def decode_event(self, raw: bytes) -> Any:
         """Return the event in the bytes."""
-        event, rules = self._read(raw), self.rules
-        if (rules.ints and _has_long_run(raw)) or (rules.datetimes and _may_be_loose(raw)):
+        event, rules = self._decode(raw), self.rules
+        if (rules.ints and _has_digit_run(raw)) or (rules.datetimes and _has_loose_datetime(raw)):
             rules.check(msgspec.json.decode(raw))
         return event
 
 
-def _pydantic_reader(cls: Any) -> Callable[[bytes], Any]:
-    def read(raw: bytes) -> Any:
-        # msgspec first: pydantic's parser takes NaN and makes an infinity of 1e400.
+def _pydantic_decoder(cls: Any) -> Callable[[bytes], Any]:
+    def decode(raw: bytes) -> Any:
+        # msgspec first: pydantic's parser accepts NaN and reads 1e400 as infinity.
         msgspec.json.decode(raw, type=dict[str, Any])
         return cls.model_validate_json(raw)
 
-    return read
+    return decode
 
 
-def _has_long_run(data: bytes) -> bool:
-    """Tell whether there may be a number beyond int64."""
-    return _LONG_RUN in data.translate(_ALIKE)
+def _has_digit_run(data: bytes) -> bool:
+    """Tell whether the data may contain a number beyond int64."""
+    return _DIGIT_RUN in data.translate(_DIGITS_TO_ZERO)
 
 
-def _may_be_loose(data: bytes) -> bool:
-    """Tell whether there may be a datetime that is not RFC 3339 with an offset."""
+def _has_loose_datetime(data: bytes) -> bool:
+    """Tell whether the data may contain a datetime that is not RFC 3339 with an offset."""
     return _LOOSE_DATETIME.search(data) is not None or (
         b"\\" in data and _ESCAPED_DATETIME.search(data) is not None
     )
 
 
 class JsonCodec:
-    """Reads and writes the Go library's JSON.
+    """Writes and reads the JSON format of the Go library.
+
+    A codec belongs to one thread, because it keeps an encoder and a decoder for each class.
+
+    Example:
+        >>> class Renamed(Event, name="user.renamed.json"):
+        ...     user_id: int
+        >>> codec = JsonCodec(max_size=65_536)
+        >>> data = codec.encode(Envelope(event_name="user.renamed.json", event=Renamed(user_id=7)))
+        >>> codec.decode(data, event_name="user.renamed.json", registry=default_registry).event
+        Renamed(user_id=7)
 
     Args:
-        max_size: most bytes of a message, on send and on receive.
-        max_depth: most levels of objects and lists, the envelope's included.
-        max_digits: most digits of a number.
-        accept_go_type_names: take a Go type ("*main.UserCreated") for the channel's event type.
-        upgrade: hand over old versions of events as the newest, by the registry's upcasts.
+        max_size: The largest message in bytes, on send and on receive.
+        max_depth: The deepest nesting of objects and lists, the levels of the envelope included.
+        max_digits: The largest number of digits in a number.
+        accept_go_type_names: Accept a Go type ("*main.UserCreated") as the event type of the
+            channel.
+        upgrade: Apply the upcasts of the registry, so that listeners get the newest version.
 
-    A codec keeps a decoder per class and belongs to one thread.
+    Raises:
+        ValueError: A limit is below 1.
     """
 
     content_type = "application/json"
@@ -198,150 +289,160 @@ class JsonCodec:
     def __init__(
         self,
         *,
-        max_size: int = MAX_SIZE,
-        max_depth: int = 64,
-        max_digits: int = 400,
+        max_size: int = MAX_MESSAGE_BYTES,
+        max_depth: int = MAX_DEPTH_LEVELS,
+        max_digits: int = MAX_NUMBER_DIGITS,
         accept_go_type_names: bool = False,
         upgrade: bool = True,
     ) -> None:
         if min(max_size, max_depth, max_digits) < 1:
-            raise ValueError("max_size, max_depth and max_digits are at least 1")
+            raise ValueError("max_size, max_depth and max_digits must be at least 1")
         self._max_size = max_size
         self._max_depth = max_depth
         self._max_digits = max_digits
         self._accept_go_type_names = accept_go_type_names
         self._upgrade = upgrade
-        # What a flat event has at most to be within all limits, as two levels are. If a value in it
-        # is not of its field's type, it is for whoever reads it to refuse that.
-        self._least_excess = min(max_size, max_digits) if max_depth > 1 else 0
+        # A flat event has two levels, those of the envelope and its own. So up to this many bytes
+        # it is within all three limits. If one of its values does not have the annotated type, the
+        # reader refuses the message.
+        self._max_unchecked_bytes = min(max_size, max_digits) if max_depth > 1 else 0
         self._write = msgspec.json.Encoder().encode
-        self._read = msgspec.json.Decoder(Incoming).decode
-        self._writers: dict[type[Any], Writer] = {}
-        self._readers: dict[type[Any], Reader] = {}
+        self._read = msgspec.json.Decoder(RawEnvelope).decode
+        self._encoders: dict[type[Any], EventEncoder] = {}
+        self._decoders: dict[type[Any], EventDecoder] = {}
 
     def encode(self, envelope: Envelope) -> bytes:
-        """Return the compact JSON of an envelope, keys in Go's order.
+        """Return the compact JSON of an envelope, with the keys in Go's order.
 
         Raises:
-            EncodeError: too large or too deep, a value that JSON or Go does not have (NaN, a naive
-                datetime, an integer beyond int64 in a typed field, a lone surrogate, an object).
+            EncodeError: The message is too large or too deep, or the event has a value that JSON or
+                Go does not have: NaN, a naive datetime, an integer beyond int64 in a typed field, a
+                lone surrogate, or an arbitrary object.
         """
         event: object = envelope.event
         try:
             cls = type(event)
-            writer = self._writers.get(cls)
-            if writer is None:
-                writer = self._writers[cls] = Writer(cls)
-            # In one go, if what comes out cannot hide what msgspec lets pass.
+            encoder = self._encoders.get(cls)
+            if encoder is None:
+                encoder = self._encoders[cls] = EventEncoder(cls)
             data = None
-            if writer.swift:
+            if encoder.single_pass:
                 try:
-                    body = event if writer.native else writer.body(event)
-                    data = self._write(outgoing(envelope, body))
+                    body = event if encoder.native else encoder.body(event)
+                    data = self._write(to_wire(envelope, body))
                 except TypeError:
-                    pass  # perhaps pydantic can write it; the careful way says what is wrong
+                    # Perhaps pydantic can write it. If not, the slow path raises the exact reason.
+                    pass
                 else:
-                    if not writer.flat or len(data) > self._least_excess:
-                        self._refuse_excess(data)
-                    if writer.needs_care(event, data):
+                    if not encoder.flat or len(data) > self._max_unchecked_bytes:
+                        self._check_limits(data)
+                    if encoder.needs_check(event, data):
                         data = None
             if data is None:
-                data = self._carefully(envelope, writer)
+                data = self._encode_checked(envelope, encoder)
         except Exception as error:
-            raise EncodeError(envelope.event_name, reason(error)) from error
+            raise EncodeError(envelope.event_name, reason_of(error)) from error
         return data
 
-    def _carefully(self, envelope: Envelope, writer: Writer) -> bytes:
-        body = writer.careful_body(envelope.event)
-        data = self._write(outgoing(envelope, body))
-        self._refuse_excess(data)
-        if _has_long_run(data):
-            writer.rules.check(body)
+    def _encode_checked(self, envelope: Envelope, encoder: EventEncoder) -> bytes:
+        body = encoder.checked_body(envelope.event)
+        data = self._write(to_wire(envelope, body))
+        self._check_limits(data)
+        if _has_digit_run(data):
+            encoder.rules.check(body)
         return data
 
     def decode(self, data: bytes, *, event_name: str, registry: EventRegistry) -> Envelope:
-        """Return the envelope in the bytes; see `Codec.decode`.
+        """Return the envelope in the bytes, with its event validated; see `Codec.decode`.
 
         Raises:
-            DecodeError: the bytes are not a wanted envelope, whatever is wrong with them.
+            DecodeError: The bytes are not an envelope of this event name, or break a limit or a
+                rule of the wire format.
         """
         try:
             if not data.isascii():
-                _refuse_other_encodings(data)
-            self._refuse_excess(data)
-            envelope = self._at_once(data, event_name, registry)
+                _check_encoding(data)
+            # The limits come first: they bound the work of all that follows.
+            self._check_limits(data)
+            envelope = self._decode_in_one_call(data, event_name, registry)
             if envelope is None:
-                envelope = self._in_steps(data, event_name, registry)
+                envelope = self._decode_in_steps(data, event_name, registry)
             if self._upgrade:
                 event = registry.upgrade(envelope.event)
                 if event is not envelope.event:
                     envelope = msgspec.structs.replace(envelope, event=event)
         except Exception as error:
-            raise DecodeError(event_name, reason(error), excerpt=excerpt(data)) from error
+            raise DecodeError(event_name, reason_of(error), excerpt=excerpt_of(data)) from error
         return envelope
 
-    def _at_once(self, data: bytes, event_name: str, registry: EventRegistry) -> Envelope | None:
-        """Return the envelope, read in one go, or None if it is not as every bus sends it."""
+    def _decode_in_one_call(
+        self, data: bytes, event_name: str, registry: EventRegistry
+    ) -> Envelope | None:
+        """Return the envelope if it has the usual form, or None if it has to be read in steps."""
         cls = registry.type_of(event_name)
         if cls is None:
             return None
         try:
-            reader = self._reader(cls)
-            if reader.whole is None or (reader.rules.datetimes and _may_be_loose(data)):
+            decoder = self._decoder_of(cls)
+            if decoder.decode_envelope is None:
                 return None
-            envelope: Envelope = reader.whole(data)
-        except Exception:  # noqa: BLE001 - it may be of another class; if not, the steps raise it
+            if decoder.rules.datetimes and _has_loose_datetime(data):
+                return None
+            envelope: Envelope = decoder.decode_envelope(data)
+        except Exception:  # noqa: BLE001 - it may have another class; if not, the steps raise
             return None
-        rules = reader.rules
-        if rules.ints and not rules.surely_int64(envelope.event) and _has_long_run(data):
+        rules = decoder.rules
+        if rules.ints and not rules.direct_ints_fit(envelope.event) and _has_digit_run(data):
             return None
         return envelope if envelope.event_name == envelope.event_type == event_name else None
 
-    def _in_steps(self, data: bytes, event_name: str, registry: EventRegistry) -> Envelope:
-        refuse_other_case(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
+    def _decode_in_steps(self, data: bytes, event_name: str, registry: EventRegistry) -> Envelope:
+        check_key_case(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
         wire = self._read(data)
-        event_type, cls = expected_type(
+        event_type, cls = resolve_event_type(
             wire, event_name, registry, accept_go_type_names=self._accept_go_type_names
         )
         if wire.event_data is msgspec.UNSET:
-            raise Refusal("event_data is missing")
+            raise WireFormatError("event_data is missing")
         raw = bytes(wire.event_data)
-        event = self._reader(cls).event(b"{}" if raw == b"null" else raw)
-        return incoming(wire, event_type, event)
+        # As in Go, null data is read as an object without keys.
+        event = self._decoder_of(cls).decode_event(b"{}" if raw == b"null" else raw)
+        return from_wire(wire, event_type, event)
 
-    def _reader(self, cls: type[Any]) -> Reader:
-        reader = self._readers.get(cls)
-        if reader is None:
-            reader = self._readers[cls] = Reader(cls)
-        return reader
+    def _decoder_of(self, cls: type[Any]) -> EventDecoder:
+        decoder = self._decoders.get(cls)
+        if decoder is None:
+            decoder = self._decoders[cls] = EventDecoder(cls)
+        return decoder
 
-    def _refuse_excess(self, data: bytes) -> None:
-        """Refuse what is above the limits."""
+    def _check_limits(self, data: bytes) -> None:
+        """Refuse a message that is too large, too deep or has a number that is too long."""
         size = len(data)
         if size > self._max_size:
-            raise Refusal(f"{size} bytes are above the limit of {self._max_size}")
-        # By taking them away, brackets are counted three times as fast as by bytes.count.
+            raise WireFormatError(f"{size} bytes are above the limit of {self._max_size}")
+        # Counting brackets by removing them is three times as fast as `bytes.count`.
         opened = size - len(data.replace(b"{", b"").replace(b"[", b""))
         if opened > self._max_depth and _is_deeper(data, self._max_depth):
-            raise Refusal(f"nested deeper than {self._max_depth} levels")
+            raise WireFormatError(f"nested deeper than {self._max_depth} levels")
         if size > self._max_digits and (
-            (self._max_digits < _LEAST_DIGITS or _has_long_run(data))
+            (self._max_digits < _MAX_DIGITS_WITHOUT_RUN or _has_digit_run(data))
             and _most_digits(data) > self._max_digits
         ):
-            raise Refusal(f"a number of more than {self._max_digits} digits")
+            raise WireFormatError(f"a number of more than {self._max_digits} digits")
 
 
-def _refuse_other_encodings(data: bytes) -> None:
+def _check_encoding(data: bytes) -> None:
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
-        raise Refusal("a byte order mark; the format is UTF-8 without one")
+        raise WireFormatError("a byte order mark; the format is UTF-8 without one")
     data.decode()
 
 
 def _is_deeper(data: bytes, limit: int) -> bool:
-    brackets = _STRING.sub(b"", data).translate(_SQUARE, _NOT_BRACKETS)
+    brackets = _STRING.sub(b"", data).translate(_BRACES_TO_BRACKETS, _NOT_BRACKETS)
     if b"[" * (limit + 1) in brackets:
         return True
-    # Each round takes the innermost pairs away. Which bracket closes which is the parser's part.
+    # Each round removes the innermost pairs. A mismatch of braces and brackets does not matter
+    # here; the parser refuses it.
     for _ in range(limit):
         before = len(brackets)
         brackets = brackets.replace(b"[]", b"")
@@ -355,8 +456,8 @@ def _most_digits(data: bytes) -> int:
     return max((sum(48 <= byte <= 57 for byte in number) for number in numbers), default=0)
 
 
-def reason(error: Exception) -> str:
-    """Return in one sentence why an error refused a message."""
+def reason_of(error: Exception) -> str:
+    """Return the reason of a refusal in one sentence."""
     if isinstance(error, UnicodeError):
         return f"not UTF-8: {error}"
     if isinstance(error, RecursionError):
@@ -365,7 +466,10 @@ def reason(error: Exception) -> str:
     return text if isinstance(error, ValueError) and text else f"{type(error).__name__}: {text}"
 
 
-def excerpt(data: bytes) -> str:
-    """Return the first bytes of a message, escaped, at most 120 characters."""
-    shown = ascii(bytes(data[:118]))[2:-1]
-    return shown if len(shown) <= 120 and len(data) <= 118 else f"{shown[:117]}..."
+def excerpt_of(data: bytes) -> str:
+    """Return the first bytes of a message, escaped, in at most `MAX_EXCERPT_CHARS` characters."""
+    shown_bytes = MAX_EXCERPT_CHARS - 2
+    shown = ascii(bytes(data[:shown_bytes]))[2:-1]
+    if len(shown) <= MAX_EXCERPT_CHARS and len(data) <= shown_bytes:
+        return shown
+    return f"{shown[: MAX_EXCERPT_CHARS - 3]}..."

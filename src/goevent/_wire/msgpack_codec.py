@@ -1,6 +1,7 @@
-"""The MessagePack codec: the envelope of the JSON codec as a map, values as built-ins.
+"""The MessagePack codec: the envelope of the JSON codec as a map with built-in values.
 
-Every value is looked at in Python on the way, so this codec saves bytes, not time.
+The messages and the inbox of an open bus call the codec. It looks at every value in Python, so it
+saves bytes and not time.
 """
 
 from __future__ import annotations
@@ -12,21 +13,50 @@ from typing import Any
 import msgspec
 
 from .._errors import DecodeError, EncodeError
-from .._events.event_types import PYDANTIC, kind_of
+from .._events.event_types import PYDANTIC, adapter_of
 from .._events.registry import EventRegistry
-from .._events.value_rules import Refusal, Rules, convert
-from .envelope import Envelope, Incoming, expected_type, incoming, outgoing, refuse_other_case
-from .json_codec import MAX_SIZE, Writer, excerpt, reason
+from .._events.value_rules import ValueRules, WireFormatError, convert
+from .envelope import (
+    Envelope,
+    RawEnvelope,
+    check_key_case,
+    from_wire,
+    resolve_event_type,
+    to_wire,
+)
+from .json_codec import (
+    MAX_DEPTH_LEVELS,
+    MAX_MESSAGE_BYTES,
+    EventEncoder,
+    excerpt_of,
+    reason_of,
+)
 
-_KEPT = (datetime, bytes, bytearray, memoryview)
+_KEPT_TYPES = (datetime, bytes, bytearray, memoryview)
 _MISSING = object()
+# The event data is one level below the envelope.
+_ENVELOPE_LEVEL = 1
+_DATA_LEVEL = 2
 
 
 class MsgpackCodec:
-    """Reads and writes envelopes as MessagePack; datetimes stay RFC 3339 text.
+    """Writes and reads envelopes as MessagePack. Datetimes are RFC 3339 text, as in JSON.
 
-    Integers of untyped fields end at uint64, which is all that MessagePack has. Otherwise the
-    arguments and refusals are those of `JsonCodec`.
+    An integer in an untyped field must be within uint64, the largest integer of MessagePack. Apart
+    from that, the arguments and the refused values are those of `JsonCodec`.
+
+    Example:
+        >>> config = Config(codec=MsgpackCodec())
+
+    Args:
+        max_size: The largest message in bytes, on send and on receive.
+        max_depth: The deepest nesting of maps and arrays, the levels of the envelope included.
+        accept_go_type_names: Accept a Go type ("*main.UserCreated") as the event type of the
+            channel.
+        upgrade: Apply the upcasts of the registry, so that listeners get the newest version.
+
+    Raises:
+        ValueError: A limit is below 1.
     """
 
     content_type = "application/msgpack"
@@ -34,90 +64,93 @@ class MsgpackCodec:
     def __init__(
         self,
         *,
-        max_size: int = MAX_SIZE,
-        max_depth: int = 64,
+        max_size: int = MAX_MESSAGE_BYTES,
+        max_depth: int = MAX_DEPTH_LEVELS,
         accept_go_type_names: bool = False,
         upgrade: bool = True,
     ) -> None:
         if min(max_size, max_depth) < 1:
-            raise ValueError("max_size and max_depth are at least 1")
+            raise ValueError("max_size and max_depth must be at least 1")
         self._max_size = max_size
         self._max_depth = max_depth
         self._accept_go_type_names = accept_go_type_names
         self._upgrade = upgrade
         self._write = msgspec.msgpack.Encoder().encode
         self._read = msgspec.msgpack.Decoder().decode
-        self._writers: dict[type[Any], Writer] = {}
-        self._rules: dict[type[Any], Rules] = {}
+        self._encoders: dict[type[Any], EventEncoder] = {}
+        self._rules: dict[type[Any], ValueRules] = {}
 
     def encode(self, envelope: Envelope) -> bytes:
         """Return an envelope as MessagePack; see `Codec.encode`.
 
         Raises:
-            EncodeError: the envelope cannot be written, whatever is wrong with it.
+            EncodeError: The message is too large or too deep, or the event has a value that
+                MessagePack or Go does not have.
         """
         event: object = envelope.event
         try:
             cls = type(event)
-            writer = self._writers.get(cls)
-            if writer is None:
-                writer = self._writers[cls] = Writer(cls)
-            body = writer.careful_body(event, kept=_KEPT)
-            self._refuse_odd(body, 2)
-            writer.rules.check(body)
-            data = self._write(outgoing(envelope, body))
+            encoder = self._encoders.get(cls)
+            if encoder is None:
+                encoder = self._encoders[cls] = EventEncoder(cls)
+            body = encoder.checked_body(event, kept=_KEPT_TYPES)
+            self._check_values(body, _DATA_LEVEL)
+            encoder.rules.check(body)
+            data = self._write(to_wire(envelope, body))
             if len(data) > self._max_size:
-                raise Refusal(f"{len(data)} bytes are above the limit of {self._max_size}")
+                raise WireFormatError(f"{len(data)} bytes are above the limit of {self._max_size}")
         except Exception as error:
-            raise EncodeError(envelope.event_name, reason(error)) from error
+            raise EncodeError(envelope.event_name, reason_of(error)) from error
         return data
 
     def decode(self, data: bytes, *, event_name: str, registry: EventRegistry) -> Envelope:
-        """Return the envelope in the bytes; see `Codec.decode`.
+        """Return the envelope in the bytes, with its event validated; see `Codec.decode`.
 
         Raises:
-            DecodeError: the bytes are not a wanted envelope, whatever is wrong with them.
+            DecodeError: The bytes are not an envelope of this event name, or break a limit or a
+                rule of the wire format.
         """
         try:
             if len(data) > self._max_size:
-                raise Refusal(f"{len(data)} bytes are above the limit of {self._max_size}")
+                raise WireFormatError(f"{len(data)} bytes are above the limit of {self._max_size}")
             found: Any = self._read(data)
-            self._refuse_odd(found, 1)
+            self._check_values(found, _ENVELOPE_LEVEL)
             fields = msgspec.convert(found, dict[str, Any])
-            refuse_other_case(fields)
+            check_key_case(fields)
             body = fields.pop("event_data", _MISSING)
-            wire = msgspec.convert(fields, Incoming)
-            event_type, cls = expected_type(
+            wire = msgspec.convert(fields, RawEnvelope)
+            event_type, cls = resolve_event_type(
                 wire, event_name, registry, accept_go_type_names=self._accept_go_type_names
             )
             if body is _MISSING:
-                raise Refusal("event_data is missing")
+                raise WireFormatError("event_data is missing")
             event = self._event(cls, {} if body is None else body)
             if self._upgrade:
                 event = registry.upgrade(event)
-            return incoming(wire, event_type, event)
+            return from_wire(wire, event_type, event)
         except Exception as error:
-            raise DecodeError(event_name, reason(error), excerpt=excerpt(data)) from error
+            raise DecodeError(event_name, reason_of(error), excerpt=excerpt_of(data)) from error
 
     def _event(self, cls: type[Any], body: object) -> Any:
         if not isinstance(body, dict):
-            raise Refusal(f"event_data is a {type(body).__name__}, not a map")
+            raise WireFormatError(f"event_data is a {type(body).__name__}, not a map")
         fields = msgspec.convert(body, dict[str, Any])
-        if kind_of(cls) is PYDANTIC:
+        if adapter_of(cls) is PYDANTIC:
             return cls.model_validate(fields)
         rules = self._rules.get(cls)
         if rules is None:
-            rules = self._rules[cls] = Rules.of(cls)
+            rules = self._rules[cls] = ValueRules.of(cls)
         return convert(fields, cls, rules)
 
-    def _refuse_odd(self, value: Any, level: int) -> None:
+    def _check_values(self, value: Any, level: int) -> None:
+        """Refuse values that JSON does not have, and nesting beyond the limit."""
         if isinstance(value, dict | list | tuple):
             if level > self._max_depth:
-                raise Refusal(f"nested deeper than {self._max_depth} levels")
+                raise WireFormatError(f"nested deeper than {self._max_depth} levels")
             items: Any = value  # pyright: ignore[reportUnknownVariableType]
             for item in (*items, *items.values()) if isinstance(value, dict) else items:
-                self._refuse_odd(item, level + 1)
+                self._check_values(item, level + 1)
         elif isinstance(value, float) and not math.isfinite(value):
-            raise Refusal(f"{value} is not a finite number")
+            raise WireFormatError(f"{value} is not a finite number")
         elif isinstance(value, msgspec.msgpack.Ext):
-            raise Refusal(f"an extension type with code {value.code}")
+            raise WireFormatError(f"an extension type with code {value.code}")
