@@ -14,7 +14,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._config import Config
-from ._errors import EventError, leaves
+from ._errors import EventError, leaf_ids
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
 from ._kernel.dispatcher import Dispatcher
@@ -29,7 +29,7 @@ from ._listeners.plan import ListenerPlanner
 from ._listeners.registration import Registration
 from ._options.decorator import ListenerDecorator, NameDecorator
 from ._options.options import ListenerKeywords, ListenerOptions
-from ._options.signature import Listener, event_name_of, let_interrupt
+from ._options.signature import Listener, allow_interrupt, event_name_of
 from ._ports.inbox import BusInbox
 from ._session import Session
 from .drivers.contract import Driver, replayer
@@ -309,7 +309,7 @@ class GoEvent:
         callback, failures that nobody looks at are not logged any more.
         """
         self._dispatcher.check_thread()
-        let_interrupt(callback)
+        allow_interrupt(callback)
         self._supervisor.callbacks.append(callback)
         return callback
 
@@ -393,7 +393,7 @@ class GoEvent:
         try:
             return await self._opened.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as left:
-            if error is not None and leaves(left) == leaves(error):
+            if error is not None and leaf_ids(left) == leaf_ids(error):
                 return None  # Trio looked for cancellations in it, and made a copy
             raise
         finally:

@@ -198,11 +198,11 @@ def forget_caller(error: BaseException) -> None:
         error.__traceback__ = error.__traceback__.tb_next
 
 
-def leaves(error: BaseException | None) -> set[int]:
+def leaf_ids(error: BaseException | None) -> set[int]:
     """Return the ids of the exceptions in a group, which copies of it share."""
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
-        return {leaf for part in group.exceptions for leaf in leaves(part)}
+        return {leaf for part in group.exceptions for leaf in leaf_ids(part)}
     return {id(error)}
 
 

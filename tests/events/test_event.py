@@ -1,4 +1,4 @@
-"""Events: what their classes take and refuse, and how their instances behave."""
+"""Events: the fields and names that classes may have, and the behaviour of their instances."""
 
 from __future__ import annotations
 

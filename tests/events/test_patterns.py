@@ -1,4 +1,4 @@
-"""Name patterns: what they match, how they are refused, and the trie that finds them."""
+"""Event patterns: the names that they match, how they are refused, and the trie."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def calls_during(call: Any, *args: Any) -> int:
     return count
 
 
-# -- what a pattern matches
+# -- the names that a pattern matches
 
 
 def test_a_pattern_without_wildcards_matches_itself_only() -> None:

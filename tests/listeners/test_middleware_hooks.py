@@ -709,7 +709,7 @@ def test_a_hook_may_be_any_function_with_a_yield() -> None:
     ("middleware", "why"),
     [
         (Scope, r"write Scope\(\)"),
-        (object(), "is no middleware"),
+        (object(), "is not middleware"),
         (Middleware(lambda subject: None), r"Middleware\.around_call has no `yield`"),
         (Middleware(trio.sleep), "has no `yield`"),
     ],

@@ -108,7 +108,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(option: str, value: Any) -
 
 def test_middleware_that_is_no_tuple_is_refused_by_name() -> None:
     given: Any = Around()
-    with pytest.raises(TypeError, match=r"middleware is a tuple of objects, not .*Around"):
+    with pytest.raises(TypeError, match=r"middleware must be a tuple of objects, not .*Around"):
         ListenerOptions(middleware=given)
 
 

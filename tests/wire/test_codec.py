@@ -1,4 +1,4 @@
-"""The codecs: round trips of every kind of event, limits, and what cannot be written."""
+"""The codecs: round trips of every kind of event, limits, and values that cannot be written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The wire format of the Go library: what it recorded, what it accepts and what it rejects."""
+"""The wire format of the Go library: recorded, accepted and rejected messages."""
 
 from __future__ import annotations
 
@@ -353,7 +353,7 @@ def test_no_mutation_of_a_recorded_message_raises_anything_but_a_decode_error(
         except DecodeError as error:
             refused += len(error.excerpt) <= 120
         else:
-            # What is accepted can be sent on, and arrives as it was.
+            # An accepted message can be sent on, and arrives unchanged.
             again = codec.encode(envelope)
             assert codec.decode(again, event_name=name_of(record), registry=REGISTRY) == envelope
     assert 1000 < refused < 3000

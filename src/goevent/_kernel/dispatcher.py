@@ -24,7 +24,7 @@ from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 from .._errors import BusClosed, EventError, forget_caller
 from .._events.event import AdHocEvent
 from .._handle import DispatchHandle, Ids
-from .._options.signature import no_event_type
+from .._options.signature import explain_unregistered
 from .._trio_internals import RUNNING, turn
 from .admission import Admission
 from .backpressure import Backpressure, NoRoom, WaitingDispatch
@@ -275,7 +275,7 @@ class Dispatcher:
             event = self._registry.create(name, event.payload())
         known = self._registry.name_of(type(event))
         if known is None:
-            raise TypeError(no_event_type(type(event)))
+            raise TypeError(explain_unregistered(type(event)))
         cached = self._routes.get(type(event))
         return cached or self.router.cache(type(event), known), event
 

@@ -27,7 +27,7 @@ from .._errors import (
 )
 from .._handle import DispatchHandle
 from .._options.middleware import hooks_of, within, within_async
-from .._options.signature import let_interrupt
+from .._options.signature import allow_interrupt
 from .backpressure import NoRoom
 from .inline_async import InlineTurn, levels, underway
 
@@ -54,7 +54,7 @@ class SpecialDispatch:
         self.hooks: tuple[Hook, ...] = hooks_of(middleware, "around_dispatch")
         self.arrival_hooks: tuple[Hook, ...] = hooks_of(middleware, "around_delivery")
         for hook in self.hooks + self.arrival_hooks:
-            let_interrupt(hook.function)
+            allow_interrupt(hook.function)
         self._suspends = any(hook.suspends for hook in self.hooks)
         self.handles: dict[DispatchHandle, InlineTurn] = {}  # of dispatches that await listeners
         self._dispatcher = dispatcher

@@ -20,14 +20,14 @@ from .._kernel.actor import DEFAULT_DISPATCH_OPTIONS, Actor, DispatchOptions
 from .._kernel.mailbox import KeyedMailbox, SharedMailbox
 from .._kernel.recovery import Recovery
 from .._options.middleware import hooks_of
-from .._options.options import DEFAULT_CONCURRENCY, DEFAULT_MAILBOX, resolve
+from .._options.options import DEFAULT_KEYED_CONCURRENCY, DEFAULT_MAILBOX_EVENTS, resolve
 from .._options.signature import (
+    allow_interrupt,
     check_annotation,
     event_name_of,
     frame_above,
+    handler_name,
     is_async,
-    let_interrupt,
-    name_of,
 )
 from .._options.supervision import Supervision
 from .threaded import run_in_thread
@@ -85,7 +85,7 @@ class ListenerPlanner:
             raise TypeError("a listener needs at least one event name or event class")
         if isinstance(handler, type) or not callable(handler):
             raise TypeError(f"a listener is a function or has one, not {handler!r}")
-        name = asked.name or self._default.name or name_of(handler)
+        name = asked.name or self._default.name or handler_name(handler)
         if not self._capabilities.patterns and (wide := next(filter(is_pattern, names), None)):
             raise UnsupportedError(
                 f"{name} listens to the pattern {wide!r}, but the driver of this bus cannot "
@@ -96,21 +96,21 @@ class ListenerPlanner:
         kind, options = resolve(asked, self._default, suspends=suspends, listener=name)
         hooks = self._hooks + hooks_of(options.middleware or (), "around_call")
         for hook in hooks:
-            let_interrupt(hook.function)
+            allow_interrupt(hook.function)
             if hook.suspends and kind == "inline":
                 raise ValueError(
                     f"{hook.name}.around_call is async and cannot stand around {name}, which runs "
                     "inline; async_=True would give it a mailbox"
                 )
         if options.when is not None:
-            let_interrupt(options.when)
-        inline = kind in ("inline", "awaited")
+            allow_interrupt(options.when)
+        inline = kind in ("inline", "inline_async")
         actor = Actor(
             name,
             names,
             handler,
             inline=inline,
-            capacity=0 if inline else options.mailbox or DEFAULT_MAILBOX,
+            capacity=0 if inline else options.mailbox or DEFAULT_MAILBOX_EVENTS,
             overflow=options.overflow or "block",
             options=dispatch_options(options, kind, hooks),
         )
@@ -130,8 +130,8 @@ class ListenerPlanner:
         hooks: tuple[Hook, ...],
         handler: Callable[[Any], Any],
     ) -> Callable[[Any], Any]:
-        let_interrupt(handler)
-        if kind == "awaited":
+        allow_interrupt(handler)
+        if kind == "inline_async":
             return handler
         if kind == "inline":
             if options.slow_after is not None:
@@ -141,11 +141,11 @@ class ListenerPlanner:
             return handler
         if kind == "threaded":
             call = run_in_thread(handler, actor, self._scheduler, self._threads, options.timeout)
-        elif kind == "blocking":
+        elif kind == "sync_mailbox":
             call = as_async(handler)
         else:
             call = handler
-        if options.timeout is not None and kind == "mailbox":
+        if options.timeout is not None and kind == "async_mailbox":
             call = limited(call, options.timeout, actor.name, self._scheduler)
         if hooks:
             call = around(call, hooks, self._scheduler)
@@ -155,7 +155,9 @@ class ListenerPlanner:
 
     def _share(self, actor: Actor, options: ListenerOptions) -> None:
         """Give the actor lanes, if it is to work on several events at once."""
-        concurrency = options.concurrency or (DEFAULT_CONCURRENCY if options.ordering_key else 1)
+        concurrency = options.concurrency or (
+            DEFAULT_KEYED_CONCURRENCY if options.ordering_key else 1
+        )
         if actor.inline or concurrency == 1:
             return
         key_of = self._key_of(options.ordering_key, actor.event_names)
@@ -231,10 +233,10 @@ def dispatch_options(
     options: ListenerOptions, kind: str, hooks: tuple[Hook, ...]
 ) -> DispatchOptions:
     """Return what dispatch has to know of a listener."""
-    inline = kind in ("inline", "awaited")
+    inline = kind in ("inline", "inline_async")
     chosen = DispatchOptions(
         priority=options.priority or 0,
-        awaited=kind == "awaited",
+        awaited=kind == "inline_async",
         contextual=bool(options.context),
         once=bool(options.once),
         timeout=options.timeout if options.timeout and inline else DEFAULT_DISPATCH_OPTIONS.timeout,

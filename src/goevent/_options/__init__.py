@@ -1,5 +1,6 @@
-"""What a user may ask for: listener options, retries, supervision, middleware and signatures.
+"""Options: the values by which users configure listeners, and the checks of these values.
 
-Everything here is a value or a check that runs once, at registration. The kernel and the listeners'
-room read these values; this room knows nothing of actors, mailboxes or workers.
+The room owns listener options, retries, supervision, middleware and the signatures of listeners.
+The configuration, the kernel and the listeners' room read these values. All checks run once, at
+registration. The room must never know an actor, a mailbox or a worker.
 """

@@ -1,7 +1,7 @@
-"""The types of `@bus.listener(...)`: what it accepts as a handler, for type checkers.
+"""The types of `@bus.listener(...)`, by which type checkers check the decorated function.
 
-An event class accepts handlers of that class only. A name cannot be checked before it runs, so it
-accepts any handler of one argument; the annotation is then checked at registration.
+An event class accepts only handlers of that class. An event name says nothing to a type checker, so
+it accepts any handler of one argument; the annotation is checked at registration instead.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ F = TypeVar("F", bound=Callable[[Any], Awaitable[None] | None])
 
 
 class ListenerDecorator(Protocol[E]):
-    """Registers a handler of events of type `E`, and returns it as it was."""
+    """A decorator that registers a handler of events of type `E` and returns it unchanged."""
 
     def __call__(self, handler: Callable[[E], R], /) -> Callable[[E], R]: ...
 
 
 class NameDecorator(Protocol):
-    """Registers a handler, and returns it as it was."""
+    """A decorator that registers a handler of named events and returns it unchanged."""
 
     def __call__(self, handler: F, /) -> F: ...

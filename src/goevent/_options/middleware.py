@@ -1,9 +1,14 @@
-"""Middleware: what stands around dispatches, deliveries and the runs of listeners.
+"""Middleware: hooks that run around dispatches, deliveries and the runs of listeners.
 
-A hook is a generator function with one `yield`. What is above the yield runs before, what is below
-it runs after, and what fails inside is raised at the yield. It is the form of a
-`contextlib.contextmanager`, and behaves as one, save that it cannot swallow a failure: whatever it
-does about an exception at its yield, the exception goes on, or one that the hook is blamed for.
+A hook is a generator function with one `yield`. The code above the yield runs before the hooked
+operation, the code below it runs after it, and an exception of the operation is raised at the
+yield. This is the form of a `contextlib.contextmanager`, with one difference: a hook cannot swallow
+an exception. If it catches the exception at its yield, the exception is raised again after the
+hook; if it raises another one, that one is attributed to the hook.
+
+The kernel enters all hooks of an operation with `within` or `within_async`. These attribute
+exceptions: an exception of a hook leaves as `HookFailed`, a `Veto` as `Vetoed`, and an exception of
+the hooked operation as itself.
 """
 
 from __future__ import annotations
@@ -24,42 +29,79 @@ from typing import TYPE_CHECKING, Any, Protocol, Union, cast
 
 import trio
 
-from .._errors import HookFailed, Veto, Vetoed, leaves
+from .._errors import HookFailed, Veto, Vetoed, leaf_ids
 
 if TYPE_CHECKING:
     from .._delivery import Delivery
     from .._handle import DispatchHandle
 
-HOOKS = ("around_dispatch", "around_delivery", "around_call")
+HOOK_NAMES = ("around_dispatch", "around_delivery", "around_call")
 
 
 class AroundDispatch(Protocol):
-    """Middleware around the dispatches of a bus."""
+    """Middleware around the dispatches of a bus.
+
+    Example:
+        >>> class AddTenant:
+        ...     def around_dispatch(self, handle: DispatchHandle):
+        ...         handle.headers["tenant"] = "acme"
+        ...         yield
+        >>> bus = GoEvent(Config(middleware=(AddTenant(),)))
+    """
 
     def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None] | AsyncIterator[None]:
-        """Run around one dispatch: before the event goes anywhere, after the inline listeners.
+        """Run around one dispatch.
 
-        It may fill `handle.headers`, and raise `Veto`: then nobody gets the event.
+        The code above the yield runs before the event reaches any listener or driver. The code
+        below it runs after the inline listeners. The hook may fill `handle.headers`.
+
+        Raises:
+            Veto: Raised above the yield, it keeps the event from all listeners and from the driver.
         """
         ...
 
 
 class AroundDelivery(Protocol):
-    """Middleware around what arrives from other buses."""
+    """Middleware around the events that arrive from other buses.
+
+    Example:
+        >>> class OnlyOurTenant:
+        ...     def around_delivery(self, handle: DispatchHandle):
+        ...         if handle.headers.get("tenant") != "acme":
+        ...             raise Veto("another tenant")
+        ...         yield
+        >>> bus = GoEvent(Config(middleware=(OnlyOurTenant(),)))
+    """
 
     def around_delivery(self, handle: DispatchHandle, /) -> Iterator[None] | AsyncIterator[None]:
-        """Run around one event that a driver brings, as `around_dispatch` does."""
+        """Run around one event that a driver delivers, as `around_dispatch` around a dispatch.
+
+        Raises:
+            Veto: Raised above the yield, it keeps the event from all listeners of this bus.
+        """
         ...
 
 
 class AroundCall(Protocol):
-    """Middleware around the runs of listeners."""
+    """Middleware around the runs of listeners.
+
+    Example:
+        >>> class CountRuns:
+        ...     runs = 0
+        ...     def around_call(self, delivery: Delivery):
+        ...         self.runs += 1
+        ...         yield
+        >>> bus = GoEvent(Config(middleware=(CountRuns(),)))
+    """
 
     def around_call(self, delivery: Delivery, /) -> Iterator[None] | AsyncIterator[None]:
         """Run around one attempt of one listener on one event.
 
-        It runs in the context of the listener, which sees the context variables it sets. It may
-        raise `Veto`: then the listener does not get the event.
+        The hook runs in the context of the listener, so the listener sees the context variables
+        that the hook sets.
+
+        Raises:
+            Veto: Raised above the yield, it keeps the event from this listener.
         """
         ...
 
@@ -68,32 +110,39 @@ Middleware = Union[AroundDispatch, AroundDelivery, AroundCall]  # noqa: UP007 - 
 
 
 def check_middleware(middleware: Iterable[Any]) -> tuple[Any, ...]:
-    """Return middleware as a tuple, if each has hooks and all of them have the right form.
+    """Return middleware as a tuple, after a check of the hooks of each object.
 
     Raises:
-        TypeError: one has no hook, or a hook is no generator function.
+        TypeError: An object has no hook, or a hook is not a generator function.
     """
     if not isinstance(middleware, Iterable):
-        raise TypeError(f"middleware is a tuple of objects, not {middleware!r}")
-    chosen = tuple(middleware)
-    for each in chosen:
+        raise TypeError(f"middleware must be a tuple of objects, not {middleware!r}")
+    checked = tuple(middleware)
+    for each in checked:
         if isinstance(each, type):
-            raise TypeError(f"middleware is an object; write {each.__qualname__}()")
-        hooks = [name for name in HOOKS if hasattr(each, name)]
+            raise TypeError(f"middleware must be an object: write {each.__qualname__}()")
+        hooks = [name for name in HOOK_NAMES if hasattr(each, name)]
         if not hooks:
-            raise TypeError(f"{each!r} is no middleware: it has none of {', '.join(HOOKS)}")
+            raise TypeError(f"{each!r} is not middleware: it has none of {', '.join(HOOK_NAMES)}")
         for name in hooks:
             function = getattr(each, name)
             if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
                 raise TypeError(
-                    f"{type(each).__qualname__}.{name} has no `yield`: what stands before it runs "
-                    "before, what stands behind it runs after"
+                    f"{type(each).__qualname__}.{name} has no `yield`; the code above the yield "
+                    "runs before the event is processed, the code below it runs afterwards"
                 )
-    return chosen
+    return checked
 
 
 class Hook:
-    """One hook of one middleware."""
+    """One hook of one middleware object.
+
+    Attributes:
+        name: The name of the middleware's class, for error messages.
+        function: The bound generator function.
+        suspends: True if the function is an async generator function.
+        enter: Returns the context manager for one operation.
+    """
 
     __slots__ = ("enter", "function", "name", "suspends")
 
@@ -106,9 +155,10 @@ class Hook:
         )
 
     def forget_callers(self, error: BaseException) -> None:
-        """Take the frames above the hook's own off a traceback: they are the kernel's.
+        """Remove the kernel's frames, which are above those of the hook, from a traceback.
 
-        They hold the handle, which holds the error: they would keep each other.
+        These frames refer to the handle, and the handle refers to the error. Without this, error
+        and handle would keep each other alive until the garbage collector runs.
         """
         code = getattr(self.function, "__code__", None)
         entry = error.__traceback__
@@ -123,8 +173,11 @@ def hooks_of(middleware: Iterable[Any], name: str) -> tuple[Hook, ...]:
     return tuple(Hook(each, getattr(each, name)) for each in middleware if hasattr(each, name))
 
 
-class Blame:
-    """Who raised what comes out of the hooks; nobody, if it was what they stand around."""
+class ErrorAttribution:
+    """Records which hook of one operation raised an exception.
+
+    If no hook is recorded for an exception, the hooked operation raised it.
+    """
 
     __slots__ = ("_error", "_hook", "_vetoed")
 
@@ -133,26 +186,39 @@ class Blame:
         self._error: BaseException | None = None
         self._vetoed = False
 
-    def entering(self, hook: Hook, raised: Exception) -> None:
-        """Take note of what a hook raised above its yield."""
+    def record_entry(self, hook: Hook, raised: Exception) -> None:
+        """Record an exception that a hook raised above its yield."""
         self._hook, self._error, self._vetoed = hook, raised, isinstance(raised, Veto)
 
-    def leaving(self, hook: Hook, raised: Exception, error: BaseException | None) -> bool:
-        """Take note of what a hook raised at its yield or below; False if `error` is to go on.
+    def record_exit(self, hook: Hook, raised: Exception, error: BaseException | None) -> bool:
+        """Record an exception that a hook raised at its yield or below.
 
-        What a nursery of the hook has put into a group, or its cancel scope has left of one, is
-        still the failure of what it stands around.
+        Args:
+            hook: The hook.
+            raised: The exception that left the hook.
+            error: The exception of the hooked operation, which was raised at the yield.
+
+        Returns:
+            False if `error` must be raised in place of `raised`, because both are the same failure.
         """
-        if not leaves(raised) <= leaves(error):
+        # A nursery inside the hook wraps `error` in a group, and a cancel scope may leave only a
+        # part of a group. Both are still the failure of the hooked operation, so the two are
+        # compared by the exceptions in them and not by identity.
+        if not leaf_ids(raised) <= leaf_ids(error):
             self._hook, self._error, self._vetoed = hook, raised, False
             return True
         return not isinstance(error, Exception)
 
-    def accuse(self, error: Exception) -> None:
-        """Raise what says who raised `error`, if a hook did."""
-        hook, culprit = self._hook, self._error
+    def raise_attributed(self, error: Exception) -> None:
+        """Raise `Vetoed` or `HookFailed` if a hook raised `error`; otherwise return.
+
+        Raises:
+            Vetoed: A hook raised `error` as a `Veto` above its yield.
+            HookFailed: A hook raised `error`.
+        """
+        hook, recorded = self._hook, self._error
         self._error = None
-        if hook is not None and culprit is error:
+        if hook is not None and recorded is error:
             hook.forget_callers(error)
             if self._vetoed:
                 raise Vetoed(hook.name, str(error)) from error
@@ -160,10 +226,13 @@ class Blame:
 
 
 def check_swallowed(error: BaseException | None) -> None:
-    """Refuse what a hook must not keep to itself.
+    """Refuse that a hook swallows a cancellation.
 
-    A failure goes on all the same. A cancellation cannot: its scope may be the hook's own, and be
-    over, so that nobody would catch it.
+    A swallowed `Exception` is raised again after the hook. A `trio.Cancelled` cannot be raised
+    again: its cancel scope may be inside the hook and have ended, so nothing would catch it.
+
+    Raises:
+        RuntimeError: `error` is a cancellation.
     """
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
@@ -172,25 +241,29 @@ def check_swallowed(error: BaseException | None) -> None:
         lost = isinstance(error, trio.Cancelled)
     if lost:
         raise RuntimeError(
-            "a trio.Cancelled got lost at its yield; for a timeout, use trio.fail_after"
+            "the hook swallowed a trio.Cancelled at its yield; for a timeout, use trio.fail_after"
         )
 
 
-class Guard(AbstractContextManager[None]):
-    """One sync hook, entered."""
+# The sync and the async guard stay two classes, and so do the two stacks below. One class for both
+# would have to await in the sync case, where a dispatch must not suspend.
 
-    __slots__ = ("_blame", "_hook", "_manager")
 
-    def __init__(self, hook: Hook, subject: Any, blame: Blame) -> None:
+class SyncHookGuard(AbstractContextManager[None]):
+    """The context manager of one sync hook, with attribution of its exceptions."""
+
+    __slots__ = ("_attribution", "_hook", "_manager")
+
+    def __init__(self, hook: Hook, subject: Any, attribution: ErrorAttribution) -> None:
         self._hook = hook
         self._manager = hook.enter(subject)
-        self._blame = blame
+        self._attribution = attribution
 
     def __enter__(self) -> None:
         try:
             self._manager.__enter__()
         except Exception as error:
-            self._blame.entering(self._hook, error)
+            self._attribution.record_entry(self._hook, error)
             raise
 
     def __exit__(
@@ -203,25 +276,25 @@ class Guard(AbstractContextManager[None]):
             if self._manager.__exit__(kind, error, traceback):
                 check_swallowed(error)
         except Exception as raised:
-            if self._blame.leaving(self._hook, raised, error):
+            if self._attribution.record_exit(self._hook, raised, error):
                 raise
 
 
-class AsyncGuard(AbstractAsyncContextManager[None]):
-    """One async hook, entered."""
+class AsyncHookGuard(AbstractAsyncContextManager[None]):
+    """The context manager of one async hook, with attribution of its exceptions."""
 
-    __slots__ = ("_blame", "_hook", "_manager")
+    __slots__ = ("_attribution", "_hook", "_manager")
 
-    def __init__(self, hook: Hook, subject: Any, blame: Blame) -> None:
+    def __init__(self, hook: Hook, subject: Any, attribution: ErrorAttribution) -> None:
         self._hook = hook
         self._manager = hook.enter(subject)
-        self._blame = blame
+        self._attribution = attribution
 
     async def __aenter__(self) -> None:
         try:
             await self._manager.__aenter__()
         except Exception as error:
-            self._blame.entering(self._hook, error)
+            self._attribution.record_entry(self._hook, error)
             raise
 
     async def __aexit__(
@@ -234,19 +307,19 @@ class AsyncGuard(AbstractAsyncContextManager[None]):
             if await self._manager.__aexit__(kind, error, traceback):
                 check_swallowed(error)
         except Exception as raised:
-            if self._blame.leaving(self._hook, raised, error):
+            if self._attribution.record_exit(self._hook, raised, error):
                 raise
 
 
-class Within(AbstractContextManager[None]):
-    """Sync hooks, around something."""
+class SyncHookStack(AbstractContextManager[None]):
+    """Enters the sync hooks of one operation and leaves them in reverse order."""
 
-    __slots__ = ("_blame", "_hooks", "_stack", "_subject")
+    __slots__ = ("_attribution", "_hooks", "_stack", "_subject")
 
     def __init__(self, hooks: tuple[Hook, ...], subject: Any) -> None:
         self._hooks = hooks
         self._subject = subject
-        self._blame = Blame()
+        self._attribution = ErrorAttribution()
         self._stack = ExitStack()
 
     def __enter__(self) -> None:
@@ -254,13 +327,14 @@ class Within(AbstractContextManager[None]):
         try:
             try:
                 for hook in self._hooks:
-                    self._stack.enter_context(Guard(hook, self._subject, self._blame))
+                    guard = SyncHookGuard(hook, self._subject, self._attribution)
+                    self._stack.enter_context(guard)
                 entered = True
             finally:
                 if not entered:
                     self._stack.__exit__(*sys.exc_info())
         except Exception as error:
-            self._blame.accuse(error)
+            self._attribution.raise_attributed(error)
             raise
 
     def __exit__(
@@ -272,19 +346,19 @@ class Within(AbstractContextManager[None]):
         try:
             self._stack.__exit__(kind, error, traceback)
         except Exception as raised:
-            self._blame.accuse(raised)
+            self._attribution.raise_attributed(raised)
             raise
 
 
-class WithinAsync(AbstractAsyncContextManager[None]):
-    """Hooks of which some are async, around something."""
+class AsyncHookStack(AbstractAsyncContextManager[None]):
+    """Enters the sync and async hooks of one operation and leaves them in reverse order."""
 
-    __slots__ = ("_blame", "_hooks", "_stack", "_subject")
+    __slots__ = ("_attribution", "_hooks", "_stack", "_subject")
 
     def __init__(self, hooks: tuple[Hook, ...], subject: Any) -> None:
         self._hooks = hooks
         self._subject = subject
-        self._blame = Blame()
+        self._attribution = ErrorAttribution()
         self._stack = AsyncExitStack()
 
     async def __aenter__(self) -> None:
@@ -293,16 +367,19 @@ class WithinAsync(AbstractAsyncContextManager[None]):
             try:
                 for hook in self._hooks:
                     if hook.suspends:
-                        guard = AsyncGuard(hook, self._subject, self._blame)
-                        await self._stack.enter_async_context(guard)
+                        await self._stack.enter_async_context(
+                            AsyncHookGuard(hook, self._subject, self._attribution)
+                        )
                     else:
-                        self._stack.enter_context(Guard(hook, self._subject, self._blame))
+                        self._stack.enter_context(
+                            SyncHookGuard(hook, self._subject, self._attribution)
+                        )
                 entered = True
             finally:
                 if not entered:
                     await self._stack.__aexit__(*sys.exc_info())
         except Exception as error:
-            self._blame.accuse(error)
+            self._attribution.raise_attributed(error)
             raise
 
     async def __aexit__(
@@ -314,15 +391,33 @@ class WithinAsync(AbstractAsyncContextManager[None]):
         try:
             await self._stack.__aexit__(kind, error, traceback)
         except Exception as raised:
-            self._blame.accuse(raised)
+            self._attribution.raise_attributed(raised)
             raise
 
 
 def within(hooks: tuple[Hook, ...], subject: Any) -> AbstractContextManager[None]:
-    """Stand around something; raises `HookFailed` and `Vetoed` for what the hooks raise."""
-    return Within(hooks, subject)
+    """Return a context manager that runs sync hooks around its block.
+
+    Args:
+        hooks: The hooks, the outermost first.
+        subject: The argument of the hooks: a `DispatchHandle` or a `Delivery`.
+
+    Raises:
+        Vetoed: A hook raised `Veto` above its yield.
+        HookFailed: A hook raised another exception of its own.
+    """
+    return SyncHookStack(hooks, subject)
 
 
 def within_async(hooks: tuple[Hook, ...], subject: Any) -> AbstractAsyncContextManager[None]:
-    """Do as `within`, for hooks of which some are async."""
-    return WithinAsync(hooks, subject)
+    """Return an async context manager that runs sync and async hooks around its block.
+
+    Args:
+        hooks: The hooks, the outermost first.
+        subject: The argument of the hooks: a `DispatchHandle` or a `Delivery`.
+
+    Raises:
+        Vetoed: A hook raised `Veto` above its yield.
+        HookFailed: A hook raised another exception of its own.
+    """
+    return AsyncHookStack(hooks, subject)

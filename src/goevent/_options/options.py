@@ -1,4 +1,10 @@
-"""What a listener may ask for, and the check that it makes sense."""
+"""Listener options, and the rules that decide which of them fit a listener.
+
+`ListenerOptions` checks each value and the pairs that contradict each other. `resolve` runs once,
+at registration: it decides from the function and the options which kind of listener it is, merges
+the options with the defaults of the bus, and refuses an explicit option that the kind does not
+support. A default that does not fit is left out silently, because it was meant for other listeners.
+"""
 
 from __future__ import annotations
 
@@ -14,12 +20,17 @@ from .supervision import Supervision
 Overflow = Literal["block", "error", "drop_new", "drop_old"]
 OVERFLOWS = ("block", "error", "drop_new", "drop_old")
 OrderingKey = str | Callable[[Any], Any] | Literal[False]
-DEFAULT_MAILBOX = 1024
-DEFAULT_CONCURRENCY = 100  # of a listener that asks for an order per key only
+DEFAULT_MAILBOX_EVENTS = 1024
+DEFAULT_KEYED_CONCURRENCY = 100  # of a listener with an ordering_key and no concurrency
+
+# inline: a `def` that dispatch calls. inline_async: an `async def` that dispatch awaits.
+# async_mailbox: an `async def` with a mailbox. sync_mailbox: a `def` with a mailbox, which a worker
+# task calls. threaded: a `def` with a mailbox, which a worker thread calls.
+ListenerKind = Literal["inline", "inline_async", "async_mailbox", "sync_mailbox", "threaded"]
 
 
 class ListenerKeywords(TypedDict, total=False):
-    """The options of `ListenerOptions` as keywords of `@bus.listener`."""
+    """The options of `ListenerOptions`, as keyword arguments of `@bus.listener`."""
 
     async_: bool | None
     thread: bool | None
@@ -41,39 +52,54 @@ class ListenerKeywords(TypedDict, total=False):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerOptions:
-    """How one listener is run, as Go's `goevent.ListenerOptions`; None means the default.
+    """The options of one listener, as Go's `goevent.ListenerOptions`. None means the default.
+
+    The same options are keyword arguments of `@bus.listener` and `bus.subscribe`. The defaults are
+    those in `Config.listener`, and below it those given here.
+
+    Example:
+        >>> bus = GoEvent(Config(listener=ListenerOptions(timeout=5.0)))
+        >>> @bus.listener("order.*", concurrency=10, ordering_key="order_id", timeout=1.0)
+        ... async def charge(event: Event) -> None: ...
 
     Attributes:
-        async_: True gives the listener a mailbox and runs it after `dispatch` has returned; False
-            runs it inline, before. The default is what the function is: `def` runs inline,
+        async_: True gives the listener a mailbox, so that it runs after `dispatch` has returned.
+            False runs it inline, before `dispatch` returns. By default a `def` runs inline and an
             `async def` has a mailbox. An inline `async def` is awaited by `dispatch`, and
             `dispatch_nowait` refuses its events.
-        thread: True runs a `def` in a worker thread, so that it may block; it has a mailbox then.
-            How many threads a bus has at once is `Config.threads`.
-        mailbox: how many events may wait for the listener; 1024 by default.
-        overflow: what a dispatch meets at a full mailbox. `"block"` (default) waits for room, first
-            come, first served; `"error"` raises `MailboxFull` and delivers to nobody; `"drop_new"`
-            and `"drop_old"` drop the new or the oldest event and report it on that event's handle.
-        concurrency: how many events the listener works on at once; 1 by default, 100 with an
-            `ordering_key`.
-        ordering_key: what events have in common that must stay in order: the name of an attribute,
-            or a function of the event. Events of one key run one after another, in the order of
-            dispatch; different keys do not wait for each other. With `concurrency`, the default is
-            the `key` of the event's class; False asks for no order.
-        context: True runs the listener in a copy of the context variables of its dispatcher.
-        timeout: seconds after which a run of an `async def` is cancelled and fails with
-            `ListenerTimeout`. A thread cannot be stopped: the event fails, but the thread runs on.
-        retry: how a failed event is tried again.
-        supervision: what is done about the listener when an event has failed for good.
-        middleware: what stands around the listener's runs, inside the middleware of the bus.
-        priority: inline listeners of an event run by priority, the highest first, then in the order
-            of registration; 0 by default.
-        slow_after: seconds after which a run of an inline `def` is warned of, also in
-            `dispatch_nowait`. Elsewhere `Config.slow_after` says so.
-        when: only events for which this returns true are delivered, and counted, at all. It is
-            asked during dispatch, before the mailbox, so it has to be quick.
+        thread: True runs a `def` in a worker thread, so that it may block. It then has a mailbox.
+            `Config.threads` limits the threads of a bus.
+        mailbox: The number of events that may wait for the listener; 1024 by default.
+        overflow: The policy for a full mailbox. `"block"` (default) makes `dispatch` wait for room;
+            waiting dispatches are served in order. `"error"` raises `MailboxFull`, and no listener
+            gets the event. `"drop_new"` drops the new event and `"drop_old"` the oldest one; the
+            loss is reported on the handle of the dropped event.
+        concurrency: The number of events that the listener processes at the same time; 1 by
+            default, 100 with an `ordering_key`.
+        ordering_key: The key by which events are kept in order: the name of an attribute, or a
+            function of the event. Events with equal keys run one after another, in the order of
+            dispatch; events with different keys do not wait for each other. With `concurrency`, the
+            default is the `key` of the event class; False asks for no order.
+        context: True runs the listener in a copy of its dispatcher's context variables.
+        timeout: The time limit in seconds for one run. A run of an `async def` is cancelled at the
+            limit and fails with `ListenerTimeout`. A thread cannot be stopped: its event fails, but
+            the thread runs on.
+        retry: The retries of a failed event; none by default.
+        supervision: The reaction when all attempts for an event have failed.
+        middleware: Middleware around the runs of this listener, inside the middleware of the bus.
+        priority: Inline listeners of an event run in the order of descending priority, and with
+            equal priority in the order of registration; 0 by default.
+        slow_after: The time in seconds after which a run of an inline `def` is logged as slow, also
+            in `dispatch_nowait`. For other listeners, `Config.slow_after` decides.
+        when: A filter: the listener gets only the events for which this function returns true.
+            Others are not counted. It runs during dispatch, before the mailbox, so it must be
+            quick.
         once: True unregisters the listener with its first event.
-        name: how errors and snapshots call the listener; its qualified name by default.
+        name: The name of the listener in errors and snapshots; its qualified name by default.
+
+    Raises:
+        TypeError: An option has the wrong type.
+        ValueError: An option is out of range, or two options contradict each other.
     """
 
     async_: bool | None = None
@@ -95,30 +121,27 @@ class ListenerOptions:
 
     def __post_init__(self) -> None:
         for option in ("async_", "thread", "context", "once"):
-            check_kind(option, getattr(self, option), bool, "True or False")
-        if self.mailbox is not None:
-            if isinstance(self.mailbox, bool) or not isinstance(self.mailbox, int):
-                raise TypeError(f"mailbox is a number of events, not {self.mailbox!r}")
-            if self.mailbox < 1:
-                raise ValueError(f"mailbox must hold at least 1 event, not {self.mailbox}")
-        for option, least in (("concurrency", 1), ("priority", None)):
+            check_type(option, getattr(self, option), bool, "True or False")
+        for option, least in (("mailbox", 1), ("concurrency", 1), ("priority", None)):
             if getattr(self, option) is not None:
                 check_count(option, getattr(self, option), at_least=least)
         if self.overflow is not None and self.overflow not in OVERFLOWS:
-            raise ValueError(f"overflow is one of {', '.join(OVERFLOWS)}, not {self.overflow!r}")
+            raise ValueError(
+                f"overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}"
+            )
         if self.ordering_key is not None and self.ordering_key is not False:
             if not isinstance(self.ordering_key, str):
-                check_function("ordering_key", self.ordering_key, "an attribute's name or a")
+                check_function("ordering_key", self.ordering_key, "the name of an attribute or a")
             elif not self.ordering_key:
-                raise ValueError("ordering_key is the name of an attribute, and not empty")
+                raise ValueError("ordering_key must be the name of an attribute, not empty")
         for option in ("timeout", "slow_after"):
             if getattr(self, option) is not None:
                 check_seconds(option, getattr(self, option), positive=True)
-        check_kind("retry", self.retry, Retry, "a Retry")
-        check_kind("supervision", self.supervision, Supervision, "a Supervision")
-        check_kind("name", self.name, str, "text")
+        check_type("retry", self.retry, Retry, "a Retry")
+        check_type("supervision", self.supervision, Supervision, "a Supervision")
+        check_type("name", self.name, str, "a str")
         if self.name == "":
-            raise ValueError("name is not empty; without one, a listener is called by its function")
+            raise ValueError("name must not be empty; leave it out to use the function's name")
         if self.when is not None:
             check_function("when", self.when, "a")
         if self.middleware is not None:
@@ -129,108 +152,134 @@ class ListenerOptions:
                         f"{type(each).__qualname__} has no around_call; middleware around dispatch "
                         "or delivery belongs into Config.middleware"
                     )
-        self._check_together()
+        self._check_combinations()
 
-    def _check_together(self) -> None:
-        """Refuse options that contradict each other whatever the listener is."""
+    def _check_combinations(self) -> None:
+        """Refuse options that contradict each other for every kind of listener."""
         if self.async_ is False and (self.mailbox is not None or self.overflow is not None):
             raise ValueError("an inline listener (async_=False) has no mailbox and no overflow")
         if self.async_ is False and self.thread:
-            raise ValueError("thread=True needs a mailbox, which async_=False rules out")
+            raise ValueError("thread=True needs a mailbox, and async_=False gives none")
         if self.concurrency == 1 and self.ordering_key:
-            raise ValueError("ordering_key needs a concurrency above 1: one at a time is in order")
+            raise ValueError(
+                "ordering_key needs a concurrency above 1: a concurrency of 1 keeps all in order"
+            )
         if self.once and (self.concurrency or self.ordering_key):
             raise ValueError(
-                "once=True takes one event: concurrency and ordering_key are senseless"
+                "once=True accepts one event, so concurrency and ordering_key have no effect"
             )
 
     def over(self, default: ListenerOptions) -> ListenerOptions:
-        """Return these options with what they leave open filled from `default`."""
-        return ListenerOptions(**{**given(default), **given(self)})
+        """Return these options, with each one that is None replaced by that of `default`."""
+        return ListenerOptions(**{**explicit(default), **explicit(self)})
 
 
-def check_kind(option: str, value: object, kind: type, what: str) -> None:
-    if value is not None and not isinstance(value, kind):
-        raise TypeError(f"{option} is {what}, not {value!r}")
+def check_type(option: str, value: object, cls: type, expected: str) -> None:
+    """Refuse an option that is neither None nor of a type.
+
+    Raises:
+        TypeError: The option has another type. The message uses `expected` as the type's name.
+    """
+    if value is not None and not isinstance(value, cls):
+        raise TypeError(f"{option} must be {expected}, not {value!r}")
 
 
-def check_function(option: str, value: Any, what: str) -> None:
-    """Refuse what cannot be called with an event, or would have to be awaited."""
+def check_function(option: str, value: Any, expected: str) -> None:
+    """Refuse an option that is not a sync function of an event.
+
+    Raises:
+        TypeError: The option cannot be called, or is async.
+    """
     if not callable(value):
-        raise TypeError(f"{option} is {what} function of the event, not {value!r}")
+        raise TypeError(f"{option} must be {expected} function of the event, not {value!r}")
     called = value if isinstance(value, type) else value.__call__
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called):
-        raise TypeError(f"{option} is asked during dispatch and cannot be async: {value!r}")
+        raise TypeError(f"{option} is called during dispatch and cannot be async: {value!r}")
 
 
-def given(options: ListenerOptions) -> dict[str, Any]:
-    """Return the options that are not left open."""
+def explicit(options: ListenerOptions) -> dict[str, Any]:
+    """Return the options that are not None."""
     values = {field.name: getattr(options, field.name) for field in fields(options)}
     return {name: value for name, value in values.items() if value is not None}
 
 
-# What each kind of listener has no use for, and why.
-MISFITS: dict[str, dict[tuple[str, ...], str]] = {
+_NO_MAILBOX = {
+    ("mailbox", "overflow", "concurrency", "ordering_key"): (
+        "runs inline and has no mailbox; async_=True would give it one"
+    ),
+    ("context",): "runs inline, in its dispatcher's context anyway",
+}
+_NO_PRIORITY = {
+    ("priority",): "has a mailbox; priority is the order of inline listeners",
+}
+_NO_SLOW_AFTER = {
+    ("slow_after",): "has a mailbox; use Config.slow_after for such listeners",
+}
+
+# The options that each kind of listener does not support, with the reason.
+UNSUPPORTED_OPTIONS: dict[ListenerKind, dict[tuple[str, ...], str]] = {
     "inline": {
-        ("mailbox", "overflow", "concurrency", "ordering_key"): (
-            "runs inline and has no mailbox; async_=True would give it one"
-        ),
-        ("context",): "runs inline, in its dispatcher's context anyway",
-        ("timeout",): "is a `def` that runs inline, which nothing can stop; thread=True might help",
+        **_NO_MAILBOX,
+        ("timeout",): "is an inline `def`, which cannot be stopped; thread=True might help",
         ("retry",): "runs inline, and dispatch does not wait for another attempt; use async_=True",
     },
-    "awaited": {
-        ("mailbox", "overflow", "concurrency", "ordering_key"): (
-            "runs inline and has no mailbox; async_=True would give it one"
-        ),
-        ("context",): "runs inline, in its dispatcher's context anyway",
-        ("slow_after",): "is an `async def`; slow_after times an inline `def`",
+    "inline_async": {
+        **_NO_MAILBOX,
+        ("slow_after",): "is an `async def`; slow_after measures an inline `def`",
     },
-    "mailbox": {
-        ("priority",): "has a mailbox; only inline listeners run one after another by priority",
-        ("slow_after",): "has a mailbox; Config.slow_after is about such listeners",
-    },
-    "blocking": {
-        ("priority",): "has a mailbox; only inline listeners run one after another by priority",
-        ("slow_after",): "has a mailbox; Config.slow_after is about such listeners",
-        ("timeout",): "is a `def`, which nothing can stop; thread=True might help",
+    "async_mailbox": {**_NO_PRIORITY, **_NO_SLOW_AFTER},
+    "sync_mailbox": {
+        **_NO_PRIORITY,
+        **_NO_SLOW_AFTER,
+        ("timeout",): "is a `def`, which cannot be stopped; thread=True might help",
     },
     "threaded": {
-        ("priority",): "has a mailbox; only inline listeners run one after another by priority",
-        ("slow_after",): "runs in a thread and holds up nobody",
+        **_NO_PRIORITY,
+        ("slow_after",): "runs in a thread, where it delays no other task",
     },
 }
 
 
 def resolve(
     asked: ListenerOptions, default: ListenerOptions, *, suspends: bool, listener: str
-) -> tuple[str, ListenerOptions]:
-    """Return the kind of a listener and its options; defaults that do not fit it are left out.
+) -> tuple[ListenerKind, ListenerOptions]:
+    """Return the kind of a listener and its effective options.
+
+    Args:
+        asked: The explicit options of the listener.
+        default: The options of `Config.listener`. Those that do not fit the listener are left out.
+        suspends: True if the handler is an `async def`.
+        listener: The name of the listener, for error messages.
 
     Raises:
-        ValueError: it asks for something that makes no sense for its kind.
+        ValueError: The listener asks for an option that its kind does not support.
     """
-    own = given(asked)
-    merged = {**given(default), **own}
-    kind = kind_of(merged, suspends)
-    if (asked.async_ is False and asked.thread is None) or misfit(kind, own):
-        # The defaults may have made it another kind than the one that it asks for.
-        freed: dict[str, Any] = {**merged, "async_": asked.async_, "thread": asked.thread}
-        if not misfit(kind_of(freed, suspends), own):
-            merged = freed
+    own = explicit(asked)
+    merged = {**explicit(default), **own}
+    kind = listener_kind(merged, suspends)
+    if (asked.async_ is False and asked.thread is None) or unsupported_option(kind, own):
+        # The defaults may have made the listener another kind than the one that its own options
+        # need. If its options fit without these defaults, the defaults lose.
+        without_default_kind: dict[str, Any] = {
+            **merged,
+            "async_": asked.async_,
+            "thread": asked.thread,
+        }
+        if not unsupported_option(listener_kind(without_default_kind, suspends), own):
+            merged = without_default_kind
     if suspends and merged.get("thread"):
         if asked.thread:
             raise ValueError(f"{listener} is an `async def`; only a `def` can run in a thread")
         merged["thread"] = None
-    kind = kind_of(merged, suspends)
-    if found := misfit(kind, own):
+    kind = listener_kind(merged, suspends)
+    if found := unsupported_option(kind, own):
         raise ValueError(f"{listener} {found[1]} ({found[0]}=)")
-    for options in MISFITS[kind]:
+    for options in UNSUPPORTED_OPTIONS[kind]:
         for option in options:
             merged.pop(option, None)
     if kind == "threaded" and asked.async_ is None:
         merged["async_"] = None
-    settle(merged, asked)
+    drop_conflicting_defaults(merged, asked)
     if kind == "inline" and asked.middleware is None:
         around: tuple[Any, ...] = default.middleware or ()
         merged["middleware"] = tuple(
@@ -239,17 +288,17 @@ def resolve(
     return kind, ListenerOptions(**merged)
 
 
-def misfit(kind: str, asked: dict[str, Any]) -> tuple[str, str] | None:
-    """Return the first option that makes no sense for a kind of listener, and why."""
-    for options, why in MISFITS[kind].items():
+def unsupported_option(kind: ListenerKind, asked: dict[str, Any]) -> tuple[str, str] | None:
+    """Return the first option that a kind of listener does not support, with the reason."""
+    for options, reason in UNSUPPORTED_OPTIONS[kind].items():
         for option in options:
             if asked.get(option, False) is not False:
-                return option, why
+                return option, reason
     return None
 
 
-def settle(merged: dict[str, Any], asked: ListenerOptions) -> None:
-    """Leave out the defaults that contradict what a listener asks for."""
+def drop_conflicting_defaults(merged: dict[str, Any], asked: ListenerOptions) -> None:
+    """Remove the defaults that contradict the explicit options of a listener."""
     if asked.once:
         merged["concurrency"] = merged["ordering_key"] = None
     elif asked.concurrency or asked.ordering_key:
@@ -260,9 +309,10 @@ def settle(merged: dict[str, Any], asked: ListenerOptions) -> None:
         merged["concurrency"] = None
 
 
-def kind_of(options: dict[str, Any], suspends: bool) -> str:
+def listener_kind(options: dict[str, Any], suspends: bool) -> ListenerKind:
+    """Return the kind of a listener with these options; `suspends` is true for an `async def`."""
     if options.get("thread"):
         return "threaded"
     if suspends:
-        return "awaited" if options.get("async_") is False else "mailbox"
-    return "blocking" if options.get("async_") else "inline"
+        return "inline_async" if options.get("async_") is False else "async_mailbox"
+    return "sync_mailbox" if options.get("async_") else "inline"

@@ -1,4 +1,8 @@
-"""How often a failed event is tried again, and after how long a pause."""
+"""Retries: how often a failed event is tried again, and the pauses between the attempts.
+
+The kernel's recovery asks a `Retry` after each failure. Drivers and supervision share the formula
+of the pauses, `jittered_pause`.
+"""
 
 from __future__ import annotations
 
@@ -7,82 +11,128 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-Kinds = type[Exception] | tuple[type[Exception], ...]
+ExceptionTypes = type[Exception] | tuple[type[Exception], ...]
+
+MAX_DOUBLINGS = 1000  # 2.0 ** 1024 would overflow a float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """Run a listener again for an event on which it failed.
 
-    The pause doubles from attempt to attempt. While it lasts, a listener with one event at a time
-    takes no other, since order is the default; with `concurrency` or `ordering_key` only one of its
-    events pauses. A drain waits for pauses, and the end of the bus cuts them short.
+    The pause doubles after each attempt. During a pause, a listener that takes one event at a time
+    starts no other event, because order is the default. With `concurrency` or `ordering_key`, only
+    one of its events pauses. `bus.wait()` and the drain of a closing bus wait for pauses; the end
+    of the bus cuts them short.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> @bus.listener("order.paid", retry=Retry(attempts=5, on=ConnectionError))
+        ... async def send_invoice(event: Event) -> None: ...
 
     Attributes:
-        attempts: how often the listener runs at most, the first time included.
-        backoff: seconds of the first pause.
-        max_backoff: seconds that a pause never exceeds.
-        jitter: the part of each pause that is drawn by chance, from 0 (none of it) to 1 (all), so
-            that listeners which failed together do not come back together.
-        on: the exceptions that are worth another attempt, or a function that tells.
-        not_on: exceptions that are not, though `on` covers them.
+        attempts: The largest number of runs for one event, the first one included.
+        backoff: The first pause in seconds.
+        max_backoff: The longest pause in seconds.
+        jitter: The part of each pause that is random, from 0 (none) to 1 (all). It keeps listeners
+            that failed together from trying again together.
+        on: The exception classes that deserve another attempt, or a function that returns true for
+            such an exception.
+        not_on: Exception classes that do not deserve one although `on` covers them.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ValueError: A value is out of range.
     """
 
     attempts: int = 3
     backoff: float = 0.1
     max_backoff: float = 30.0
     jitter: float = 0.5
-    on: Kinds | Callable[[Exception], object] = Exception
-    not_on: Kinds = ()
+    on: ExceptionTypes | Callable[[Exception], object] = Exception
+    not_on: ExceptionTypes = ()
 
     def __post_init__(self) -> None:
         check_count("attempts", self.attempts, at_least=2)
-        check_seconds("backoff", self.backoff)
-        check_seconds("max_backoff", self.max_backoff)
-        if self.max_backoff < self.backoff:
-            raise ValueError(
-                f"max_backoff ({self.max_backoff}) is shorter than backoff ({self.backoff})"
-            )
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter is a part from 0 to 1, not {self.jitter!r}")
+        check_backoff(self.backoff, self.max_backoff, self.jitter)
         if not (are_exceptions(self.on) or callable(self.on)):
-            raise TypeError(f"retry on exception classes or a function, not {self.on!r}")
+            raise TypeError(f"on must be exception classes or a function, not {self.on!r}")
         if not are_exceptions(self.not_on):
-            raise TypeError(f"not_on takes exception classes, not {self.not_on!r}")
+            raise TypeError(f"not_on must be exception classes, not {self.not_on!r}")
 
     def covers(self, error: Exception) -> bool:
-        """Tell whether another attempt may help; raises what a function given as `on` raises."""
+        """Tell whether an exception deserves another attempt.
+
+        Raises:
+            Exception: The function given as `on` raised it.
+        """
         if isinstance(error, self.not_on):
             return False
         on: Any = self.on
         return isinstance(error, on) if are_exceptions(on) else bool(on(error))
 
     def pause(self, failures: int) -> float:
-        """Return the seconds to wait after so many failures."""
-        return drawn(self.backoff, self.max_backoff, self.jitter, failures)
+        """Return the pause in seconds after the given number of failures of one event."""
+        return jittered_pause(self.backoff, self.max_backoff, self.jitter, failures)
 
 
-def drawn(backoff: float, max_backoff: float, jitter: float, failures: int) -> float:
-    """Return an exponential pause, shortened by chance."""
-    full = min(max_backoff, backoff * 2.0 ** min(failures - 1, 1000))
+def jittered_pause(backoff: float, max_backoff: float, jitter: float, failures: int) -> float:
+    """Return an exponential pause in seconds, shortened by a random part.
+
+    Args:
+        backoff: The first pause in seconds.
+        max_backoff: The longest pause in seconds.
+        jitter: The part of the pause that is random, from 0 to 1.
+        failures: The number of failures so far, at least 1.
+    """
+    full = min(max_backoff, backoff * 2.0 ** min(failures - 1, MAX_DOUBLINGS))
     return full * (1 - jitter * random.random())  # noqa: S311 - not a secret
 
 
-def are_exceptions(kinds: object) -> bool:
-    """Tell whether something can stand behind `except` and catches only Exceptions."""
-    members = cast("tuple[object, ...]", kinds) if isinstance(kinds, tuple) else (kinds,)
-    return all(isinstance(kind, type) and issubclass(kind, Exception) for kind in members)
+def are_exceptions(types: object) -> bool:
+    """Tell whether an object is an `Exception` class or a tuple of such classes."""
+    members = cast("tuple[object, ...]", types) if isinstance(types, tuple) else (types,)
+    return all(isinstance(cls, type) and issubclass(cls, Exception) for cls in members)
 
 
 def check_count(name: str, value: Any, *, at_least: int | None) -> None:
+    """Refuse an option that is not an integer, or is below its minimum.
+
+    Raises:
+        TypeError: `value` is not an int.
+        ValueError: `value` is below `at_least`.
+    """
     if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} is a number, not {value!r}")
+        raise TypeError(f"{name} must be an int, not {value!r}")
     if at_least is not None and value < at_least:
-        raise ValueError(f"{name} is at least {at_least}, not {value}")
+        raise ValueError(f"{name} must be at least {at_least}, not {value}")
 
 
 def check_seconds(name: str, value: Any, *, positive: bool = False) -> None:
+    """Refuse an option that is not a finite number of seconds.
+
+    Raises:
+        TypeError: `value` is not a number.
+        ValueError: `value` is negative or not finite; or it is 0 and `positive` is true.
+    """
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+        raise TypeError(f"{name} must be a number of seconds, not {value!r}")
     if not 0 <= value < float("inf") or (positive and not value):
-        raise ValueError(f"{name} is {'more than' if positive else 'at least'} 0, not {value!r}")
+        raise ValueError(
+            f"{name} must be {'more than' if positive else 'at least'} 0, not {value!r}"
+        )
+
+
+def check_backoff(backoff: float, max_backoff: float, jitter: float) -> None:
+    """Refuse settings of `jittered_pause` that make no sense.
+
+    Raises:
+        TypeError: A pause is not a number.
+        ValueError: A value is out of range.
+    """
+    check_seconds("backoff", backoff)
+    check_seconds("max_backoff", max_backoff)
+    if max_backoff < backoff:
+        raise ValueError(f"max_backoff ({max_backoff}) is shorter than backoff ({backoff})")
+    if not 0 <= jitter <= 1:
+        raise ValueError(f"jitter must be from 0 to 1, not {jitter!r}")

@@ -1,4 +1,8 @@
-"""What a user hands over as a listener, and the check that it fits the events it asks for."""
+"""Signatures: the functions and objects that users hand over as listeners, and their checks.
+
+`ListenerPlanner` calls this module at registration. It finds the event names, tells a `def` from an
+`async def`, and refuses a handler whose annotation does not fit its events.
+"""
 
 from __future__ import annotations
 
@@ -22,78 +26,93 @@ if TYPE_CHECKING:
 
 @runtime_checkable
 class Listener(Protocol):
-    """An object that listens, as Go's `goevent.Listener`.
+    """An object that listens to an event, as Go's `goevent.Listener`.
 
     It may also have an attribute `options`, a `ListenerOptions`.
 
+    Example:
+        >>> class Invoices:
+        ...     event_name = "order.paid"
+        ...     def on_event(self, event):
+        ...         print("invoice for", event.payload())
+        >>> bus = GoEvent()
+        >>> registration = bus.register_listener(Invoices())
+
     Attributes:
-        event_name: the event it listens to.
+        event_name: The name or pattern of the events that it listens to.
     """
 
     @property
     def event_name(self) -> str: ...
 
     def on_event(self, event: Any, /) -> Any:
-        """Handle one event; a `def` runs inline, an `async def` in its own mailbox."""
+        """Handle one event. A `def` runs inline, an `async def` has a mailbox."""
         ...
 
 
 def event_name_of(event: str | type, registry: EventRegistry) -> str:
-    """Return the name or the pattern under which a listener is registered."""
+    """Return the name or the pattern for the first argument of a registration.
+
+    Raises:
+        TypeError: `event` is a class that is not registered, or neither a str nor a class.
+        ValueError: `event` is neither an event name nor an event pattern.
+    """
     if isinstance(event, str):
         return validate_pattern(event) if is_pattern(event) else validate_name(event)
     if isinstance(event, type):
         name = registry.name_of(event)
         if name is None:
-            raise TypeError(no_event_type(event))
+            raise TypeError(explain_unregistered(event))
         return name
     raise TypeError(f"a listener listens to event names and event classes, not to {event!r}")
 
 
-def no_event_type(cls: type[Any]) -> str:
-    """Say what is missing to a class that the bus's registry does not know."""
+def explain_unregistered(cls: type[Any]) -> str:
+    """Return the error message for a class that the registry of the bus does not know."""
     if name := getattr(cls, "event_name", None):
         return (
             f"{cls.__qualname__} ({name!r}) is not in the registry of this bus: register it there, "
             "or give the bus that registry (`Config(registry=...)`)"
         )
     return (
-        f"{cls.__qualname__} is no event type: give the class a name "
+        f"{cls.__qualname__} is not an event type: give the class a name "
         '(`class X(Event, name="...")`) or use register_event_type'
     )
 
 
-def name_of(handler: Callable[[Any], Any]) -> str:
-    """Return what errors and snapshots call a listener that has no name of its own."""
-    named = inner(handler)
+def handler_name(handler: Callable[[Any], Any]) -> str:
+    """Return the name in errors and snapshots of a listener without an explicit name."""
+    named = unwrap_partial(handler)
     return getattr(named, "__qualname__", None) or type(named).__qualname__
 
 
 def is_async(handler: Callable[[Any], Any]) -> bool:
-    handler = inner(handler)
+    """Tell whether a handler is an `async def`, or an object whose `__call__` is one."""
+    handler = unwrap_partial(handler)
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
         getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for, not its presence
     )
 
 
-def inner(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+def unwrap_partial(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return the function inside nested `functools.partial` objects."""
     while isinstance(handler, partial):
         handler = handler.func
     return handler
 
 
-def let_interrupt(handler: Callable[[Any], Any]) -> None:
-    """Let Ctrl-C interrupt a user's function anywhere, unlike the kernel that calls it.
+def allow_interrupt(handler: Callable[[Any], Any]) -> None:
+    """Let Ctrl-C interrupt a user's function at any point, unlike the kernel that calls it.
 
-    Trio keeps that permission with the function's code, so it costs nothing per call.
+    Trio stores this permission with the code of the function, so it costs nothing per call.
     """
-    handler = inner(handler)
+    handler = unwrap_partial(handler)
     if not isinstance(handler, types.FunctionType | types.MethodType):
         handler = getattr(type(handler), "__call__", handler)  # noqa: B004
     function = getattr(handler, "__func__", handler)
     if not isinstance(function, types.FunctionType):
         return
-    # Another bus's `dispatch_nowait` is a fine listener, and keeps its protection.
+    # The `dispatch_nowait` of another bus is a valid listener. It must keep its protection.
     if not (function.__module__ or "").startswith("goevent."):
         disable_ki_protection(function)
 
@@ -105,7 +124,21 @@ def check_annotation(
     registry: EventRegistry,
     frame: types.FrameType,
 ) -> None:
-    """Refuse a handler whose parameter cannot be one of the events it asks for."""
+    """Check that the annotation of a handler's parameter fits all events of the listener.
+
+    If a plain class is the only annotation and neither it nor the only name is registered, the
+    class is registered under the name.
+
+    Args:
+        handler: The function.
+        listener: The name of the listener, for error messages.
+        names: The event names and patterns.
+        registry: The registry of the bus.
+        frame: The frame of the user's code; annotations may use its local names.
+
+    Raises:
+        TypeError: The handler cannot be called with one event, or its annotation does not fit.
+    """
     accepted = accepted_types(handler, listener, frame)
     if accepted is None:
         return
@@ -115,45 +148,56 @@ def check_annotation(
             continue
         known = registry.type_of(name)
         if known is None:
-            fresh = [cls for cls in accepted if registry.name_of(cls) is None]
-            if len(names) == len(accepted) == len(fresh) == 1 and not issubclass(fresh[0], Event):
-                registry.register_as(name, fresh[0])
+            unnamed = [cls for cls in accepted if registry.name_of(cls) is None]
+            only_one = len(names) == len(accepted) == len(unnamed) == 1
+            if only_one and not issubclass(unnamed[0], Event):
+                registry.register_as(name, unnamed[0])
                 continue
         elif issubclass(known, accepted):
             continue
         wanted = " | ".join(registry.name_of(cls) or cls.__qualname__ for cls in accepted)
         raise TypeError(
-            f"{listener} is registered for {name!r} ({title(known)}), but its parameter is "
-            f"annotated as {wanted!r} ({' | '.join(title(cls) for cls in accepted)})"
+            f"{listener} is registered for {name!r} ({class_title(known)}), but its parameter is "
+            f"annotated as {wanted!r} ({' | '.join(class_title(cls) for cls in accepted)})"
         )
 
 
 def check_pattern(
     accepted: tuple[type[Any], ...], listener: str, pattern: str, registry: EventRegistry
 ) -> None:
-    """Refuse a handler if an event type that is known now matches its pattern and does not fit."""
+    """Check that all event types registered now that match a pattern fit the annotation.
+
+    Raises:
+        TypeError: One of them does not fit.
+    """
     matches = compile_pattern(pattern)
     for name in registry.names():
         known = registry.type_of(name)
         if known is not None and matches(name) and not issubclass(known, accepted):
             raise TypeError(
-                f"{listener} is registered for {pattern!r}, which {name!r} ({title(known)}) "
+                f"{listener} is registered for {pattern!r}, which {name!r} ({class_title(known)}) "
                 f"matches, but its parameter is annotated as "
-                f"{' | '.join(title(cls) for cls in accepted)}"
+                f"{' | '.join(class_title(cls) for cls in accepted)}"
             )
 
 
-def title(cls: type[Any] | None) -> str:
+def class_title(cls: type[Any] | None) -> str:
+    """Return the name of a class for an error message; None stands for a name without a class."""
     return cls.__qualname__ if cls is not None else "a name without a type"
 
 
 def accepted_types(
     handler: Callable[[Any], Any], listener: str, frame: types.FrameType
 ) -> tuple[type[Any], ...] | None:
-    """Return the event classes that the first parameter is annotated with; None if any will do."""
+    """Return the classes in the annotation of the first parameter, or None if any event fits.
+
+    Raises:
+        TypeError: The handler cannot be called with one event.
+    """
     try:
         signature = inspect.signature(handler)
-    except (ValueError, TypeError):  # a builtin
+    except (ValueError, TypeError):
+        # Some builtins have no signature.
         return None
     try:
         signature.bind(None)
@@ -162,14 +206,15 @@ def accepted_types(
     parameter = next(iter(signature.parameters.values()))
     annotation = parameter.annotation
     if isinstance(annotation, str):
-        function = inner(handler)
+        function = unwrap_partial(handler)
         if not isinstance(function, types.FunctionType | types.MethodType):
             function = type(function).__call__
         try:
             annotation = get_type_hints(function, localns=dict(frame.f_locals)).get(
                 parameter.name, Any
             )
-        except NameError:  # imported for type checkers only: they will check it
+        except NameError:
+            # The name was imported for type checkers only, and they will check it.
             return None
     members = typing.get_args(annotation) if is_union(annotation) else (annotation,)
     if any(
@@ -180,13 +225,19 @@ def accepted_types(
 
 
 def frame_above(depth: int) -> types.FrameType:
+    """Return the frame that is `depth` frames above the caller.
+
+    Raises:
+        ValueError: The stack has fewer frames.
+    """
     frame = inspect.currentframe()
     for _ in range(depth + 1):
         frame = frame.f_back if frame is not None else None
     if frame is None:
-        raise ValueError("the stack is not that deep")
+        raise ValueError("the stack has fewer frames")
     return frame
 
 
 def is_union(annotation: Any) -> bool:
+    """Tell whether an annotation is `A | B` or `Union[A, B]`."""
     return typing.get_origin(annotation) in (typing.Union, types.UnionType)

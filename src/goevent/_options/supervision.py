@@ -1,11 +1,14 @@
-"""What becomes of a listener that failed, when all its attempts are used up."""
+"""Supervision: the reaction to a listener that failed after all its attempts.
+
+The kernel's recovery applies the strategy after the failure was reported.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-from .retry import check_count, check_seconds, drawn
+from .retry import check_backoff, check_count, check_seconds, jittered_pause
 
 Strategy = Literal["resume", "restart", "stop", "escalate"]
 STRATEGIES = ("resume", "restart", "stop", "escalate")
@@ -13,21 +16,33 @@ STRATEGIES = ("resume", "restart", "stop", "escalate")
 
 @dataclass(frozen=True, slots=True)
 class Supervision:
-    """What the supervisor does about a listener that failed, as Akka's supervisor strategies.
+    """The reaction of the supervisor to a failed listener, as Akka's supervisor strategies.
 
-    Whatever the strategy, the failed event is reported once and does not run again; the events in
+    With every strategy, the failed event is reported once and does not run again, and the events in
     the mailbox stay there.
 
+    Example:
+        >>> bus = GoEvent()
+        >>> @bus.listener("order.paid", supervision=Supervision("restart", max_restarts=3))
+        ... async def send_invoice(event: Event) -> None: ...
+
     Attributes:
-        strategy: `"resume"` (default) goes on with the next event. `"restart"` waits, has the
-            listener rebuilt by its factory if it has one, and goes on. `"stop"` unregisters the
-            listener. `"escalate"` ends the bus: the `EventError` leaves `async with bus`.
-        max_restarts: restarts within the window that are fine; the failure after these escalates.
-        within: seconds of the window.
-        backoff: seconds before a restart that follows no other; they double from restart to
-            restart in the window. An inline `def` is rebuilt at once; `dispatch` does not wait.
-        max_backoff: seconds that such a pause never exceeds.
-        jitter: the part of each pause that is drawn by chance, from 0 to 1.
+        strategy: `"resume"` (default) goes on with the next event. `"restart"` pauses, has the
+            factory of the listener build a new one if it has a factory, and goes on. `"stop"`
+            unregisters the listener. `"escalate"` ends the bus: the `EventError` leaves
+            `async with bus`.
+        max_restarts: The number of restarts that are allowed within the window. The next failure
+            after them escalates.
+        within: The length of the window in seconds.
+        backoff: The pause in seconds before a restart that follows no other restart in the window.
+            It doubles from restart to restart. An inline `def` is rebuilt without a pause, because
+            `dispatch` does not wait.
+        max_backoff: The longest pause in seconds.
+        jitter: The part of each pause that is random, from 0 to 1.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ValueError: A value is out of range, or the strategy is unknown.
     """
 
     strategy: Strategy = "resume"
@@ -40,19 +55,12 @@ class Supervision:
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
             raise ValueError(
-                f"a supervision strategy is one of {', '.join(STRATEGIES)}, not {self.strategy!r}"
+                f"strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}"
             )
         check_count("max_restarts", self.max_restarts, at_least=1)
         check_seconds("within", self.within, positive=True)
-        check_seconds("backoff", self.backoff)
-        check_seconds("max_backoff", self.max_backoff)
-        if self.max_backoff < self.backoff:
-            raise ValueError(
-                f"max_backoff ({self.max_backoff}) is shorter than backoff ({self.backoff})"
-            )
-        if not 0 <= self.jitter <= 1:
-            raise ValueError(f"jitter is a part from 0 to 1, not {self.jitter!r}")
+        check_backoff(self.backoff, self.max_backoff, self.jitter)
 
     def pause(self, restarts: int) -> float:
-        """Return the seconds to wait before so many-th restart in the window."""
-        return drawn(self.backoff, self.max_backoff, self.jitter, restarts)
+        """Return the pause in seconds before the given restart in the window; 1 is the first."""
+        return jittered_pause(self.backoff, self.max_backoff, self.jitter, restarts)

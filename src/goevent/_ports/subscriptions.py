@@ -12,7 +12,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._errors import BusClosed, DriverConnectionError, DriverError
-from .._options.retry import drawn
+from .._options.retry import jittered_pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -94,7 +94,7 @@ class Subscriptions:
         self._settled.unpark_all()
         pause = trio.CancelScope()
         if self._failed:
-            seconds = drawn(BACKOFF, MAX_BACKOFF, 0.5, self._failures)
+            seconds = jittered_pause(BACKOFF, MAX_BACKOFF, 0.5, self._failures)
             pause.deadline = trio.current_time() + seconds
         with pause:
             await self._changed.wait()
