@@ -203,21 +203,23 @@ def explicit(options: ListenerOptions) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
-_NO_MAILBOX = {
+Reasons = dict[tuple[str, ...], str]
+
+_NO_MAILBOX: Reasons = {
     ("mailbox", "overflow", "concurrency", "ordering_key"): (
         "runs inline and has no mailbox; async_=True would give it one"
     ),
     ("context",): "runs inline, in its dispatcher's context anyway",
 }
-_NO_PRIORITY = {
+_NO_PRIORITY: Reasons = {
     ("priority",): "has a mailbox; priority is the order of inline listeners",
 }
-_NO_SLOW_AFTER = {
+_NO_SLOW_AFTER: Reasons = {
     ("slow_after",): "has a mailbox; use Config.slow_after for such listeners",
 }
 
 # The options that each kind of listener does not support, with the reason.
-UNSUPPORTED_OPTIONS: dict[ListenerKind, dict[tuple[str, ...], str]] = {
+UNSUPPORTED_OPTIONS: dict[ListenerKind, Reasons] = {
     "inline": {
         **_NO_MAILBOX,
         ("timeout",): "is an inline `def`, which cannot be stopped; thread=True might help",
