@@ -1,5 +1,7 @@
-"""The link: a multiplexed connection to one Redis server, on Trio.
+"""The link: one shared connection to a Redis server, and a pool of further ones, on Trio.
 
-The drivers of this package publish, subscribe and run commands through it. It reconnects by itself.
-It speaks RESP and must never know what an event is: nothing here imports goevent.
+It owns sockets, RESP, logins, reconnecting and the order of requests and replies. The drivers in
+`_pubsub` and `_streams` send everything through it, and users get it as `Link`, `Pool` and
+`RedisClient`. It must never know goevent: nothing here imports it, and no name here speaks of buses
+or listeners.
 """

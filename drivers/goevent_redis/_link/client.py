@@ -1,4 +1,7 @@
-"""A Redis client for Trio: the command surface of the redis package over the link."""
+"""A Redis client for Trio: the commands of the redis package, sent over the link.
+
+The drivers' `client` property returns one, for commands of the user's own.
+"""
 
 from __future__ import annotations
 
@@ -19,59 +22,60 @@ from .replies import is_list, is_map
 
 Command: TypeAlias = tuple[bytes, ...]
 
-BLOCKING = {
+BLOCKING_COMMANDS = {
     *("BLMOVE", "BLMPOP", "BLPOP", "BRPOP", "BRPOPLPUSH"),
     *("BZMPOP", "BZPOPMAX", "BZPOPMIN", "WAIT", "WAITAOF"),
 }
-"""Commands that may hold up everything behind them; they get a connection of their own."""
+"""Commands that may hold up all later ones; each takes a connection of the pool."""
 
-REFUSED = {
-    "AUTH": "say who you are in RedisConfig",
+REFUSED_COMMANDS = {
+    "AUTH": "set the user in RedisConfig",
     "DISCARD": "use RedisClient.pipeline",
     "EXEC": "use RedisClient.pipeline",
-    "HELLO": "the link has said it",
+    "HELLO": "the link has sent it",
     "MONITOR": "it needs a connection of its own",
     "MULTI": "use RedisClient.pipeline",
     "PSUBSCRIBE": "use Link.subscribe",
     "PSYNC": "it needs a connection of its own",
     "PUNSUBSCRIBE": "use Link.subscribe",
     "QUIT": "close the link",
-    "RESET": "the link keeps its connection as it is",
-    "SELECT": "say the database in RedisConfig",
+    "RESET": "it would change the shared connection",
+    "SELECT": "set the database in RedisConfig",
     "SSUBSCRIBE": "use Link.subscribe",
     "SUBSCRIBE": "use Link.subscribe",
     "SUNSUBSCRIBE": "use Link.subscribe",
     "SYNC": "it needs a connection of its own",
     "UNSUBSCRIBE": "use Link.subscribe",
-    "UNWATCH": "tasks share the connection, and its watched keys",
-    "WATCH": "tasks share the connection, and its watched keys",
+    "UNWATCH": "the watched keys would be those of all tasks",
+    "WATCH": "the watched keys would be those of all tasks",
 }
-"""Commands that would change the connection for all its users, and what to do instead."""
+"""Commands that would change the connection for all tasks, each with an alternative."""
 
 
 class RedisClient(AsyncCoreCommands):
     """A Redis client with the commands of `redis.asyncio.Redis`, for Trio.
 
-    ```python
-    async with Link(config).open() as link:
-        client = RedisClient(link)
-        await client.set("k", "v")
-    ```
+    All tasks share the link's connection, and waiting commands are sent together, so several
+    clients are no faster than one. Blocking commands take a connection from the pool. Transactions
+    go through `pipeline`. WATCH and subscriptions are refused, because the connection is shared.
 
-    All tasks share the link's connection, and commands that are waiting are sent together, so
-    there is nothing to gain from several clients. Blocking commands take a connection from the
-    pool. Transactions go through `pipeline`; WATCH and subscriptions are not for shared
-    connections and are refused.
+    Example:
+        ```python
+        async with Link(config).open() as link:
+            client = RedisClient(link)
+            await client.set("k", "v")
+        ```
 
     Args:
-        link: What sends the commands; it has to be open.
-        pool: Where blocking commands go; they are refused without.
+        link: The link that sends the commands; it has to be open.
+        pool: The pool for blocking commands; without one they are refused.
         decode_responses: True returns text instead of bytes.
         patience: Seconds that commands wait while the link is down; the link's own if None.
     """
 
     _is_async_client: Literal[True] = True
-    _event_dispatcher: Any = None  # that of redis-py's own connections, which are not used here
+    # redis-py looks for this attribute; it serves redis-py's own connections.
+    _event_dispatcher: Any = None
 
     def __init__(
         self,
@@ -85,22 +89,22 @@ class RedisClient(AsyncCoreCommands):
         self._pool = pool
         self._decode = decode_responses
         self._patience = patience
-        # A client that never connects is the public way to its table. That of redis-py 8 and newer
-        # turns RESP3 replies into what redis-py has always returned.
-        blueprint = redis.Redis()
-        self.response_callbacks: Any = blueprint.response_callbacks
-        self._encoder: Any = blueprint.get_encoder()
+        # A client that never connects is the public way to redis-py's table of callbacks. From
+        # redis-py 8 on, they turn RESP3 replies into the values that redis-py returned for RESP2.
+        unconnected = redis.Redis()
+        self.response_callbacks: Any = unconnected.response_callbacks
+        self._encoder: Any = unconnected.get_encoder()
 
     def set_response_callback(self, command: str, callback: Callable[..., Any]) -> None:
-        """Let `callback` make what `command` returns out of its reply."""
+        """Have `callback` turn the replies to `command` into the values that the client returns."""
         self.response_callbacks[command] = callback
 
     def get_encoder(self) -> Any:
-        """Return what turns arguments into bytes; the redis package asks for it."""
+        """Return the encoder of arguments; the redis package calls this."""
         return self._encoder
 
     def get_connection_kwargs(self) -> dict[str, Any]:
-        """Return how the connection was made, as far as the redis package asks for it."""
+        """Return the settings of the connection that the redis package asks for."""
         return {"db": self._link.config.db, "protocol": 3, "decode_responses": self._decode}
 
     async def execute_command(self, *args: Any, **options: Any) -> Any:
@@ -109,8 +113,8 @@ class RedisClient(AsyncCoreCommands):
         Raises:
             redis.exceptions.ResponseError: The server answers with an error.
             redis.exceptions.DataError: An argument is neither text nor bytes nor a number.
-            redis.exceptions.RedisError: The command is not for a shared connection.
-            RedisLinkError: There will be no reply; the class says why.
+            redis.exceptions.RedisError: The command must not run on a shared connection.
+            RedisLinkError: No reply will come; the class says why.
         """
         command = self._command(args)
         block = _blocks_for(command)
@@ -123,20 +127,21 @@ class RedisClient(AsyncCoreCommands):
             if EMPTY_RESPONSE in options:
                 return options[EMPTY_RESPONSE]
             raise
-        return await self._shape(args[0], reply, options)
+        return await self._convert(args[0], reply, options)
 
     async def pipeline(
         self, commands: Sequence[Sequence[Any]], *, transaction: bool = False
     ) -> list[Any]:
         """Send commands in one piece and return their replies.
 
-        Replies are as the server sends them; errors stand in the list as exceptions.
+        The replies are as the server sends them. Error replies are exceptions in the list.
 
         Args:
-            transaction: True lets the server run all of them with nothing in between, or none.
+            commands: The commands, each with its arguments.
+            transaction: True has the server run all commands with nothing in between, or none.
 
         Raises:
-            redis.exceptions.ExecAbortError: The server refused the transaction; nothing was done.
+            redis.exceptions.ExecAbortError: The server refused the transaction, all of it.
         """
         packed = [self._command(command) for command in commands]
         for command in packed:
@@ -146,25 +151,27 @@ class RedisClient(AsyncCoreCommands):
             replies = await self._link.pipeline(
                 [("MULTI",), *packed, ("EXEC",)], patience=self._patience
             )
-            done = replies[-1]
-            if isinstance(done, Exception):
-                raise done
-            replies = cast("list[Any]", done)
+            executed = replies[-1]
+            if isinstance(executed, Exception):
+                raise executed
+            replies = cast("list[Any]", executed)
         else:
             replies = await self._link.pipeline(packed, patience=self._patience)
         return [_decoded(reply) for reply in replies] if self._decode else replies
 
     def _command(self, args: Sequence[Any]) -> Command:
-        """Return a command with every argument as bytes; refuse what is not for a shared link."""
-        # The redis package writes CONFIG GET and its like as one argument.
+        """Return a command as bytes; refuse commands that would change the shared connection."""
+        # The redis package passes CONFIG GET and its like as one argument.
         words = args[0].split() if isinstance(args[0], str) else [args[0]]
         encode = self._encoder.encode
         command = tuple(bytes(encode(arg)) for arg in (*words, *args[1:]))
         name = _name(command)
         if name == "CLIENT" and len(command) > 1 and command[1].upper() == b"REPLY":
             raise redis_errors.RedisError("CLIENT REPLY is refused: every command has its reply")
-        if name in REFUSED:
-            raise redis_errors.RedisError(f"{name} is refused on a shared link: {REFUSED[name]}")
+        if name in REFUSED_COMMANDS:
+            raise redis_errors.RedisError(
+                f"{name} is refused on a shared link: {REFUSED_COMMANDS[name]}"
+            )
         return command
 
     async def _execute_blocking(self, command: Command, block: float) -> Any:
@@ -174,17 +181,17 @@ class RedisClient(AsyncCoreCommands):
             timeout = block + self._link.config.read_timeout
             return await connection.call(*command, timeout=timeout)
 
-    async def _shape(self, name: Any, reply: Any, options: dict[str, Any]) -> Any:
+    async def _convert(self, name: Any, reply: Any, options: dict[str, Any]) -> Any:
         options.pop(EMPTY_RESPONSE, None)
-        options.pop("keys", None)  # for the cache of redis-py only
-        never_decode = options.pop(NEVER_DECODE, None) is not None  # its value tells nothing
+        options.pop("keys", None)  # only for the cache of redis-py
+        never_decode = options.pop(NEVER_DECODE, None) is not None  # its value does not matter
         if self._decode and not never_decode:
             reply = _decoded(reply)
         callback = self.response_callbacks.get(name)
         if callback is None:
             return reply
-        shaped = callback(reply, **options)
-        return await shaped if inspect.isawaitable(shaped) else shaped
+        value = callback(reply, **options)
+        return await value if inspect.isawaitable(value) else value
 
 
 def _name(command: Command) -> str:
@@ -192,7 +199,7 @@ def _name(command: Command) -> str:
 
 
 def _blocks_for(command: Command) -> float | None:
-    """Return for how many seconds a command may block; None for one that does not."""
+    """Return how many seconds a command may block; None if it does not block."""
     name = _name(command)
     if name in ("XREAD", "XREADGROUP"):
         for word, after in pairwise(command):
@@ -201,7 +208,7 @@ def _blocks_for(command: Command) -> float | None:
             if word.upper() == b"BLOCK":
                 return _seconds(after, 1000)
         return None
-    if name not in BLOCKING:
+    if name not in BLOCKING_COMMANDS:
         return None
     if name in ("WAIT", "WAITAOF"):
         return _seconds(command[-1], 1000)
@@ -212,12 +219,12 @@ def _seconds(argument: bytes, per_second: float) -> float:
     try:
         seconds = float(argument) / per_second
     except ValueError:
-        return 0.0  # the server will say what is wrong with it
+        return 0.0  # the server answers with an error
     return seconds if seconds > 0 else math.inf
 
 
 def _decoded(reply: Any) -> Any:
-    """Return a reply with text in the place of bytes."""
+    """Return a reply with text in place of bytes."""
     if isinstance(reply, bytes):
         return reply.decode()
     if is_list(reply):

@@ -1,4 +1,8 @@
-"""Where the Redis server is, how to log in, and the limits of the connections to it."""
+"""The configuration of the connections: the server's address, the login, and the limits.
+
+Both drivers, the link and the pool read it. The values of a URL and of the fields are merged here,
+and every value is checked when the configuration is made.
+"""
 
 from __future__ import annotations
 
@@ -18,46 +22,51 @@ parse_url = cast("Callable[[str], dict[str, Any]]", getattr(redis_connection, "p
 
 
 class _DefaultText(str):
-    """A default, told apart from the same text given by the caller."""
+    """A default text, which differs from the same text given by the caller."""
 
     __slots__ = ()
 
 
 class _DefaultNumber(int):
-    """A default, told apart from the same number given by the caller."""
+    """A default number, which differs from the same number given by the caller."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RedisConfig:
-    """Says where the Redis server is, how to log in, and within which limits.
+    """The server's address, the login, and the limits of the connections.
 
     The fields are those of the Go library's `RedisConfig`, with its defaults, and a few more. The
     address is given either by `url` or by the fields; both may be given if they agree. Afterwards
-    the fields hold what the URL said. Passwords do not show in `repr`. Times are in seconds, and
-    `math.inf` means no limit; sizes are in bytes.
+    the fields have the values of the URL. `repr` does not show passwords. Times are in seconds, and
+    `math.inf` means no limit. Sizes are in bytes.
+
+    Example:
+        >>> RedisConfig(url="redis://cache.example:6380/2").addr
+        'cache.example:6380'
 
     Attributes:
-        addr: `host:port`; an IPv6 host stands in square brackets.
-        password: For `username`, or for the server's default user.
+        addr: `host:port`; an IPv6 host is written in square brackets.
+        password: The password of `username`, or of the server's default user.
         db: The number of the database; pub/sub does not know databases.
-        channel_prefix: Stands before the event name in each channel's name.
+        channel_prefix: Precedes the event name in the name of each channel.
         max_event_size: The largest event on the wire, in both directions.
-        pool_size: How many connections the pool may hold beside the shared one.
-        min_idle_conns: How many of those are opened ahead.
-        dial_timeout: Until a connection is ready: TCP, TLS and login together.
-        read_timeout: Until the server replies to a request.
-        write_timeout: Until the server takes a part of what is written.
-        tls: True verifies the server by the system's authorities and by its host name; a context
-            does what it says. A `rediss://` URL implies True.
+        pool_size: The number of connections that the pool may have beside the shared one.
+        min_idle_conns: The number of those that are opened in advance.
+        dial_timeout: The limit until a connection is ready: TCP, TLS and login together.
+        read_timeout: The limit until the server replies to a request.
+        write_timeout: The limit until the server accepts a piece of the data that is written.
+        tls: True verifies the server by the system's authorities and by its host name; an
+            `ssl.SSLContext` is used as it is. A `rediss://` URL implies True.
         username: The user of the server's access control list.
         url: `redis://`, `rediss://` or `unix://`, as the redis package reads it. Of its options
             `db`, `client_name`, `username`, `password`, `ssl_ca_certs`, `ssl_certfile`,
             `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname` are known.
         path: The path of the server's unix socket, instead of `addr`.
-        client_name: What `CLIENT LIST` shows for the connections.
-        max_reply_size: The largest reply; a server that sends a larger one is cut off.
+        client_name: The name that `CLIENT LIST` shows for the connections.
+        max_reply_size: The largest reply; the connection to a server that sends a larger one is
+            closed.
 
     Raises:
         ValueError: A field is out of its range, or the URL and a field contradict each other.
@@ -82,48 +91,48 @@ class RedisConfig:
 
     def __post_init__(self) -> None:
         if self.url is not None:
-            self._take_over(_read_url(self.url))
+            self._merge(_read_url(self.url))
         if self.path is None:
             self.host_and_port()
         elif self.tls:
             raise ValueError("tls does not go with a unix socket")
         elif not isinstance(self.addr, _DefaultText):
             raise ValueError("addr and path contradict each other")
-        _text("path", self.path)
-        _text("channel_prefix", self.channel_prefix)
-        _text("username", self.username)
+        _check_text("path", self.path)
+        _check_text("channel_prefix", self.channel_prefix)
+        _check_text("username", self.username)
         if self.password is not None:
             if not isinstance(self.password, str):
                 raise ValueError("password must be a str")
-            _unicode("password", self.password)
+            _check_unicode("password", self.password)
         name = self.client_name
         if name is not None and not all("!" <= character <= "~" for character in name):
             raise ValueError(f"client_name must be printable ASCII without spaces: {name!r}")
         if self.tls is not None and not isinstance(self.tls, (ssl.SSLContext, bool)):
             raise ValueError("tls must be an ssl.SSLContext, True or None")
-        _whole("db", self.db, 0)
-        _whole("max_event_size", self.max_event_size, 1)
-        _whole("pool_size", self.pool_size, 1)
-        _whole("min_idle_conns", self.min_idle_conns, 0)
-        _whole("max_reply_size", self.max_reply_size, 1)
+        _check_whole("db", self.db, 0)
+        _check_whole("max_event_size", self.max_event_size, 1)
+        _check_whole("pool_size", self.pool_size, 1)
+        _check_whole("min_idle_conns", self.min_idle_conns, 0)
+        _check_whole("max_reply_size", self.max_reply_size, 1)
         if self.min_idle_conns > self.pool_size:
             raise ValueError("min_idle_conns must not be above pool_size")
         if self.max_reply_size < self.max_event_size + 64 * KIB:
             raise ValueError("max_reply_size must be at least max_event_size and 64 KiB")
         for name in ("dial_timeout", "read_timeout", "write_timeout"):
-            _seconds(name, getattr(self, name))
+            _check_seconds(name, getattr(self, name))
 
     def host_and_port(self) -> tuple[str, int]:
         """Return the two parts of `addr`.
 
         Raises:
-            ValueError: It does not have two.
+            ValueError: `addr` is not `host:port`.
         """
         host, colon, port = self.addr.rpartition(":")
         if host.startswith("[") and host.endswith("]"):
             host = host[1:-1]
         elif ":" in host:
-            colon = ""  # an IPv6 address without brackets: where it ends is a guess
+            colon = ""  # an IPv6 address without brackets has no certain end
         valid = colon and host and port.isascii() and port.isdigit() and 0 < int(port) < 1 << 16
         if not valid or any(character <= " " for character in host):
             shown = "" if "@" in self.addr else f", not {self.addr!r}"  # it may hold a password
@@ -131,35 +140,35 @@ class RedisConfig:
         return host, int(port)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return what TLS connections are made with; None for connections without."""
+        """Return the context for TLS; None for connections without TLS."""
         if isinstance(self.tls, ssl.SSLContext):
             return self.tls
         return ssl.create_default_context() if self.tls else None
 
     def where(self) -> str:
-        """Return the server's address for people: no user, no password."""
+        """Return the server's address for error texts, without user and password."""
         return f"unix:{self.path}" if self.path is not None else self.addr
 
-    def _take_over(self, said: dict[str, Any]) -> None:
-        for name, value in said.items():
+    def _merge(self, from_url: dict[str, Any]) -> None:
+        for name, value in from_url.items():
             given = getattr(self, name)
-            unsaid = given is None or isinstance(given, (_DefaultText, _DefaultNumber))
+            is_default = given is None or isinstance(given, (_DefaultText, _DefaultNumber))
             if isinstance(given, ssl.SSLContext):
-                continue  # a rediss:// URL, and the context to do it with
-            if not unsaid and given != value:
+                continue  # for a rediss:// URL
+            if not is_default and given != value:
                 raise ValueError(f"the URL and the field {name} contradict each other")
             object.__setattr__(self, name, value)
-        if "tls" not in said and self.tls:
+        if "tls" not in from_url and self.tls:
             raise ValueError("tls needs a rediss:// URL")
-        if self.path is not None and "path" not in said:
+        if self.path is not None and "path" not in from_url:
             raise ValueError("the URL and the field path contradict each other")
 
 
 def _read_url(url: str) -> dict[str, Any]:
     """Return the fields that a URL sets.
 
-    Errors are raised outside of `except`: those of the URL parsers quote what they cannot read, and
-    in a URL with a stray `/` or `#` that is a part of the password.
+    Errors are raised outside of `except`: the URL parsers quote the part that they cannot read, and
+    in a URL with a stray `/` or `#` this is a part of the password.
     """
     options: dict[str, Any] | None = None
     parts, port = urlsplit(""), None
@@ -174,36 +183,36 @@ def _read_url(url: str) -> dict[str, Any]:
         )
     if parts.fragment:
         raise ValueError("url must not have a fragment: a # in it is written %23")
-    said: dict[str, Any] = {
+    fields: dict[str, Any] = {
         name: options.pop(name)
         for name in ("username", "password", "db", "client_name")
         if name in options
     }
     secure = options.pop("connection_class", None) is redis_connection.SSLConnection
     if parts.scheme == "unix":
-        said["path"] = options.pop("path", None)
-        if not said["path"]:
+        fields["path"] = options.pop("path", None)
+        if not fields["path"]:
             raise ValueError("a unix:// URL needs the path of the socket")
     else:
         host = str(options.pop("host", "localhost"))
         options.pop("port", None)
-        said["addr"] = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
+        fields["addr"] = f"[{host}]:{port or 6379}" if ":" in host else f"{host}:{port or 6379}"
         if port == 0:
             raise ValueError("url must not have the port 0")
-        if parts.path.strip("/") and "db" not in said:
+        if parts.path.strip("/") and "db" not in fields:
             raise ValueError("the path of the URL must be the number of a database")
     tls = {name: options.pop(name) for name in list(options) if name.startswith("ssl_")}
     if tls and not secure:
         raise ValueError("TLS options need a rediss:// URL")
     if secure:
-        said["tls"] = _context_of(tls) if tls else True
+        fields["tls"] = _context_from(tls) if tls else True
     if options:
         raise ValueError(f"url has unknown options: {', '.join(sorted(options))}")
-    return said
+    return fields
 
 
-def _context_of(options: dict[str, Any]) -> ssl.SSLContext:
-    """Return the context that the TLS options of a URL ask for."""
+def _context_from(options: dict[str, Any]) -> ssl.SSLContext:
+    """Return the context for the TLS options of a URL."""
     authorities = options.pop("ssl_ca_certs", None)
     certificate = options.pop("ssl_certfile", None)
     key = options.pop("ssl_keyfile", None)
@@ -223,31 +232,30 @@ def _context_of(options: dict[str, Any]) -> ssl.SSLContext:
     return context
 
 
-def _whole(name: str, value: int, least: int) -> int:
+def _check_whole(name: str, value: int, least: int) -> None:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value
 
 
-def _seconds(name: str, value: float) -> None:
+def _check_seconds(name: str, value: float) -> None:
     number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not number or math.isnan(value) or value <= 0:
         raise ValueError(f"{name} must be a number of seconds above 0, not {value!r}")
 
 
-def _text(name: str, value: str | None) -> None:
+def _check_text(name: str, value: str | None) -> None:
     if value is None:
         return
     if not isinstance(value, str):
         raise ValueError(f"{name} must be a str")
-    _unicode(name, value)
+    _check_unicode(name, value)
     if any(character in value for character in "\r\n\0"):
         raise ValueError(f"{name} must not hold line ends or NUL: {value!r}")
 
 
-def _unicode(name: str, value: str) -> None:
+def _check_unicode(name: str, value: str) -> None:
     valid = False
-    with suppress(UnicodeEncodeError):  # which shows the value
+    with suppress(UnicodeEncodeError):  # its text shows the value
         value.encode()
         valid = True
     if not valid:

@@ -1,7 +1,9 @@
-"""One connection to a Redis server: dialled, secured, logged in, and asked one thing at a time.
+"""One connection to a Redis server: opened, secured by TLS, and logged in.
 
-The texts of refused logins are ours, never the server's: a server before Redis 6 answers HELLO with
-an error that quotes its arguments, the password among them.
+The link hands a connection to a conversation. The pool lends one to a task, which uses `call`.
+
+The error texts of a refused login are written here and never taken from the server: a server before
+Redis 6 answers HELLO with an error that quotes its arguments, with the password among them.
 """
 
 from __future__ import annotations
@@ -29,22 +31,24 @@ from .errors import (
     WrongPassword,
 )
 from .replies import is_map
-from .resp import Encodable, Reader, make_reader, pack
+from .resp import Encodable, ReplyReader, pack
 
-READ_SIZE = 1 << 16
+MAX_READ_BYTES = 1 << 16
+"""The size of one read of the socket."""
 
 
-class Connection:
-    """A connection that is logged in; used by one task at a time.
+class RedisConnection:
+    """A connection that is logged in; for one task at a time.
 
     Attributes:
-        stream: The bytes.
-        reader: Turns what `stream` receives into frames.
-        usable: False if a request was cancelled or failed, so that replies may be out of step; the
-            connection is then only good for closing.
+        stream: The socket, with TLS over it if it is configured.
+        reader: Turns the bytes of `stream` into frames.
+        config: The configuration with which the connection was opened.
+        usable: False if a request was cancelled or failed. The next reply might be the one to that
+            request, so the connection is closed.
     """
 
-    def __init__(self, stream: trio.abc.Stream, reader: Reader, config: RedisConfig) -> None:
+    def __init__(self, stream: trio.abc.Stream, reader: ReplyReader, config: RedisConfig) -> None:
         self.stream = stream
         self.reader = reader
         self.config = config
@@ -52,9 +56,9 @@ class Connection:
         self._replies: deque[Any] = deque()
 
     def send_now(self, data: bytes) -> int:
-        """Send what can be sent without waiting; returns how many bytes, none over TLS.
+        """Send as many bytes as the socket takes at once; return how many, which is 0 over TLS.
 
-        Only while no task sends. That the connection is broken is for the next one to find out.
+        Only while no task sends.
         """
         stream = self.stream
         if not isinstance(stream, trio.SocketStream):
@@ -62,22 +66,25 @@ class Connection:
         try:
             return os.write(stream.socket.fileno(), data)
         except OSError:
+            # The buffer is full or the connection is broken. The writer or the reader finds out.
             return 0
 
     async def call(self, *args: Encodable, timeout: float | None = None) -> Any:
-        """Send a command and return its reply; push frames meanwhile are dropped.
+        """Send a command and return its reply; push frames that come meanwhile are dropped.
 
-        Cancellation closes the connection, because the server may have carried out the command and
-        its reply would be taken for that of the next one.
+        Cancellation closes the connection. The server may have executed the command, and the next
+        command would get its reply.
 
         Args:
+            args: The command.
             timeout: Seconds until the reply; `RedisConfig.read_timeout` if None. Blocking commands
                 need more than they block for.
 
         Raises:
             redis.exceptions.ResponseError: The server answers with an error.
-            ConnectionBroken: There will be no reply; `maybe_executed` tells whether it matters.
-            ReplyTimeout: There was none in time.
+            ConnectionBroken: The connection broke before the reply; `maybe_executed` tells if the
+                server may have executed the command.
+            ReplyTimeout: The reply did not come in time.
         """
         (reply,) = await self.call_many(args, timeout=timeout)
         if isinstance(reply, Exception):
@@ -87,11 +94,12 @@ class Connection:
     async def call_many(
         self, *commands: tuple[Encodable, ...], timeout: float | None = None
     ) -> list[Any]:
-        """Send commands at once and return their replies; error replies are returned, too."""
+        """Send commands in one piece and return their replies; error replies are returned, too."""
         data = b"".join(map(pack, commands))
         if not self.usable:
             raise ConnectionBroken("the connection is closed", maybe_executed=False)
         limit = self.config.read_timeout if timeout is None else timeout
+        # Until all replies are here, so that a cancelled call leaves it False.
         self.usable = False
         try:
             with trio.move_on_after(limit):
@@ -108,16 +116,16 @@ class Connection:
         try:
             await self.stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-            raise broken(self.config, error) from error
+            raise broken_connection(self.config, error) from error
 
     async def _reply(self) -> Any:
         while not self._replies:
             try:
-                chunk = await self.stream.receive_some(READ_SIZE)
+                chunk = await self.stream.receive_some(MAX_READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise broken(self.config, error) from error
+                raise broken_connection(self.config, error) from error
             if not chunk:
-                raise broken(self.config, None)
+                raise broken_connection(self.config, None)
             pushed = self.reader.push_type
             frames = self.reader.read(bytes(chunk))
             self._replies += (frame for frame in frames if not isinstance(frame, pushed))
@@ -126,49 +134,50 @@ class Connection:
         return self._replies.popleft()
 
     async def aclose(self) -> None:
-        """Close at once; there is nothing to say to the server that could take time."""
+        """Close the connection at once, without waiting for the server."""
         self.usable = False
         await _close(self.stream)
 
 
-def broken(config: RedisConfig, error: BaseException | None) -> ConnectionBroken:
-    """Return the error for a connection that ended with `error`, or by the server's closing it."""
+def broken_connection(config: RedisConfig, error: BaseException | None) -> ConnectionBroken:
+    """Return the error for a connection that failed with `error`, or that the server closed."""
     if error is None:
         return ConnectionBroken(f"{config.where()} closed the connection")
-    return ConnectionBroken(f"the connection to {config.where()} broke: {_cause(error)}")
+    return ConnectionBroken(f"the connection to {config.where()} broke: {_root_cause(error)}")
 
 
-async def open_connection(config: RedisConfig) -> Connection:
-    """Return a new connection: dialled, TLS verified, logged in, database selected.
+async def open_connection(config: RedisConfig) -> RedisConnection:
+    """Open a connection: connect, verify the certificate, log in and select the database.
 
-    Cancellation leaves nothing behind.
+    A cancelled call closes everything that it had opened.
 
     Raises:
-        ConnectRefused: Nothing answers there.
-        ConnectTimeout: It was not ready within `RedisConfig.dial_timeout`.
+        ConnectRefused: Nothing answers at the address.
+        ConnectTimeout: The connection was not ready within `RedisConfig.dial_timeout`.
         TLSFailure: The certificate does not verify, or the server does not speak TLS.
-        WrongPassword: The server refuses the login, or wants one.
-        NoPermission: The user may not do what opening needs.
-        UnsupportedServer: It is no Redis server, or one without RESP3.
-        ServerRefused: It takes no connection now, or has no such database.
+        WrongPassword: The server refuses the login, or requires one.
+        NoPermission: The user lacks a right that opening a connection needs.
+        UnsupportedServer: The server is no Redis server, or has no RESP3.
+        ServerRefused: The server takes no connection now, or has no such database.
     """
     timed_out: RedisLinkError = ConnectTimeout(
         f"no connection to {config.where()} within {config.dial_timeout:g} s"
     )
     with trio.move_on_after(config.dial_timeout):
-        stream = await _dial(config)
+        stream = await _connect(config)
         finished = False
         try:
             context = config.ssl_context()
             if context is not None:
-                # A plain Redis server may wait for more of what it takes for a command.
+                # A Redis server without TLS may take the handshake for a command, and wait for
+                # the end of it.
                 timed_out = TLSFailure(
                     f"{config.where()} did not answer the TLS handshake within "
                     f"{config.dial_timeout:g} s; a server without TLS does that"
                 )
-                stream = await _secure(stream, context, config)
+                stream = await _start_tls(stream, context, config)
                 timed_out = ConnectTimeout(f"{config.where()} did not answer the login in time")
-            connection = Connection(stream, make_reader(config.max_reply_size), config)
+            connection = RedisConnection(stream, ReplyReader(config.max_reply_size), config)
             await _log_in(connection)
             finished = True
             return connection
@@ -179,23 +188,23 @@ async def open_connection(config: RedisConfig) -> Connection:
 
 
 async def _close(stream: trio.abc.Stream) -> None:
-    # Shielded, or it would raise Cancelled and keep the caller from closing the next one. Forced,
-    # so that it does not wait for anything.
+    # Shielded: otherwise it would raise Cancelled before the caller has closed everything. Forced:
+    # a TLS goodbye could take for ever.
     with trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)
 
 
-async def _dial(config: RedisConfig) -> trio.abc.Stream:
+async def _connect(config: RedisConfig) -> trio.abc.Stream:
     try:
         if config.path is not None:
             return await trio.open_unix_socket(config.path)
         host, port = config.host_and_port()
         return await trio.open_tcp_stream(host, port)
     except (OSError, UnicodeError) as error:
-        raise ConnectRefused(f"cannot connect to {config.where()}: {_cause(error)}") from error
+        raise ConnectRefused(f"cannot connect to {config.where()}: {_root_cause(error)}") from error
 
 
-async def _secure(
+async def _start_tls(
     stream: trio.abc.Stream, context: ssl.SSLContext, config: RedisConfig
 ) -> trio.abc.Stream:
     host, _ = config.host_and_port()
@@ -207,21 +216,21 @@ async def _secure(
         if isinstance(cause, ssl.SSLCertVerificationError):
             text = f"the certificate of {config.where()} is not valid: {cause.verify_message}"
         elif isinstance(cause, ssl.SSLError) and cause.reason:
-            text = f"{config.where()} does not speak TLS as we do: {cause.reason}"
+            text = f"the TLS handshake with {config.where()} failed: {cause.reason}"
         else:
             text = f"{config.where()} ended the TLS handshake; a server without TLS does that"
         raise TLSFailure(text) from error
     return secure
 
 
-async def _log_in(connection: Connection) -> None:
+async def _log_in(connection: RedisConnection) -> None:
     """Switch to RESP3, log in and select the database, all in one round trip."""
     config = connection.config
     failure: RedisLinkError | None = None
     try:
-        hello, *selected = await connection.call_many(*_login(config), timeout=math.inf)
+        hello, *select_replies = await connection.call_many(*_login(config), timeout=math.inf)
     except RedisLinkError as error:
-        # Of the error only its kind: what a server says here may quote the password.
+        # Only the class of the error is used: its text may quote the password.
         if isinstance(error, ConnectionBroken):
             failure = ServerRefused(f"{config.where()} closed the connection during the login")
         else:
@@ -234,11 +243,11 @@ async def _log_in(connection: Connection) -> None:
             failure = _refusal(config, hello)
         elif not is_map(hello) or hello.get(b"proto") != 3:
             failure = UnsupportedServer(f"{config.where()} does not speak RESP3")
-        elif selected and isinstance(selected[0], redis_errors.NoPermissionError):
+        elif select_replies and isinstance(select_replies[0], redis_errors.NoPermissionError):
             failure = NoPermission(f"{config.where()} forbids SELECT {config.db} to this user")
-        elif selected and isinstance(selected[0], Exception):
-            failure = ServerRefused(f"{config.where()}: SELECT {config.db}: {selected[0]}")
-    # Outside of `except`: what the server said to a login must not be in the chain.
+        elif select_replies and isinstance(select_replies[0], Exception):
+            failure = ServerRefused(f"{config.where()}: SELECT {config.db}: {select_replies[0]}")
+    # Outside of `except`, so that the server's error is not in the exception chain.
     if failure is not None:
         raise failure
 
@@ -253,28 +262,28 @@ def _login(config: RedisConfig) -> list[tuple[Encodable, ...]]:
 
 
 def _refusal(config: RedisConfig, reply: Exception) -> RedisLinkError:
-    """Return what an error reply to HELLO means, without a word of it."""
-    where, said = config.where(), str(reply)
+    """Return the error for an error reply to HELLO, without any text of the reply."""
+    where, text = config.where(), str(reply)
     if isinstance(reply, redis_errors.AuthenticationError):
         if config.password is None:
-            return WrongPassword(f"{where} wants a password")
+            return WrongPassword(f"{where} requires a password")
         return WrongPassword(f"{where} refuses the user name or the password")
     if isinstance(reply, redis_errors.NoPermissionError):
         return NoPermission(f"{where} forbids HELLO to this user")
     if isinstance(reply, (redis_errors.BusyLoadingError, redis_errors.MasterDownError)):
         return ServerRefused(f"{where} is not ready: it loads its data or has lost its master")
-    if said.startswith("max number of clients"):
+    if text.startswith("max number of clients"):
         return ServerRefused(f"{where} has reached its maximum number of clients")
-    if said.startswith("DENIED"):
+    if text.startswith("DENIED"):
         return ServerRefused(f"{where} is in protected mode and serves only its own machine")
     return UnsupportedServer(f"{where} does not speak RESP3, which needs Redis 6.0 or newer")
 
 
-def _cause(error: BaseException) -> str:
-    """Return the innermost reason, which is the one that people can act on."""
+def _root_cause(error: BaseException) -> str:
+    """Return the text of the innermost cause, which is the one that people can act on."""
     while error.__cause__ is not None:
         error = error.__cause__
     if isinstance(error, BaseExceptionGroup):
         several = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        return "; ".join(dict.fromkeys(map(_cause, several)))
+        return "; ".join(dict.fromkeys(map(_root_cause, several)))
     return str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""What the link tells its owner about the connection."""
+"""Connectivity: the events by which the link tells its owner how the connection is."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ class Connected:
     """The link is up.
 
     Attributes:
-        count: How often it has been up, this time included.
-        downtime: Seconds since it went down; 0 for the first time.
+        count: How often the link has been up, this time included.
+        downtime: Seconds since the link went down; 0 for the first time.
     """
 
     count: int
@@ -20,11 +20,11 @@ class Connected:
 
 @dataclass(frozen=True)
 class Disconnected:
-    """The link is down, or a dial has failed.
+    """The connection broke, or an attempt to connect failed.
 
     Attributes:
-        reason: Why.
-        dials: How many dials in a row have failed; 0 if a connection broke.
+        reason: The error that ended the connection or the attempt.
+        dials: How many attempts in a row have failed; 0 if a connection broke.
     """
 
     reason: Exception

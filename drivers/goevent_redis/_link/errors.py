@@ -1,9 +1,8 @@
-"""What can go wrong between this process and a Redis server, one class each.
+"""The errors between this process and a Redis server, with one class for each cause.
 
-Every class is a `redis.exceptions.ConnectionError` as well, so that code written for
-`redis.asyncio` catches it. What the server *answers* with an error is a
-`redis.exceptions.ResponseError`, as it is there. No text in here ever holds a password, and no
-exception chain leads to one that does.
+Every class is a `redis.exceptions.ConnectionError` as well, so code for `redis.asyncio` catches it.
+An error that the server *answers* is a `redis.exceptions.ResponseError`, as in `redis.asyncio`. No
+error text here has a password in it, and neither has an exception in its chain.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from trio import ClosedResourceError
 
 
 class RedisLinkError(redis_errors.ConnectionError):
-    """The root of everything that the link to a Redis server raises by itself."""
+    """The base of all errors that the link and the pool raise by themselves."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)  # pyright: ignore[reportUnknownMemberType]
@@ -31,35 +30,35 @@ class ConnectTimeout(RedisLinkError, redis_errors.TimeoutError):
 
 
 class WrongPassword(RedisLinkError, redis_errors.AuthenticationError):
-    """The server refuses the user name and the password, or wants some and got none."""
+    """The server refuses the user name and the password, or requires them and got none."""
 
 
 class NoPermission(RedisLinkError):
-    """The server's access control list forbids what opening the connection needs."""
+    """The server's access control list forbids a command that opening a connection needs."""
 
 
 class TLSFailure(RedisLinkError):
-    """No TLS session came about: a certificate that does not verify, or a server without TLS."""
+    """The TLS handshake failed: the certificate does not verify, or the server has no TLS."""
 
 
 class UnsupportedServer(RedisLinkError):
-    """What answers is no Redis server, or one that does not speak RESP3 (Redis before 6.0)."""
+    """The server is no Redis server, or one that does not speak RESP3 (Redis before 6.0)."""
 
 
 class ServerRefused(RedisLinkError):
-    """The server is there but takes no connection: too many clients, still loading, no such db."""
+    """The server takes no connection: too many clients, still loading, no such database."""
 
 
 class ProtocolBroken(RedisLinkError):
-    """The server sent something that RESP3 does not allow, or a reply above the size limit."""
+    """The server sent bytes that RESP3 does not allow, or a reply above the size limit."""
 
 
 class ConnectionBroken(RedisLinkError):
     """The connection broke while a request was waiting for its reply.
 
     Attributes:
-        maybe_executed: True if the server may have carried out the request; False if its bytes
-            never left this process, so that sending it again cannot do it twice.
+        maybe_executed: True if the server may have executed the request. False if its bytes never
+            left this process: it can be sent again without being executed twice.
     """
 
     def __init__(self, text: str, *, maybe_executed: bool = True) -> None:
@@ -68,16 +67,16 @@ class ConnectionBroken(RedisLinkError):
 
 
 class ReplyTimeout(ConnectionBroken, redis_errors.TimeoutError):
-    """The server did not reply, or did not take the request, within the configured time."""
+    """The server did not reply, or did not accept the request, within the configured time."""
 
 
 class NotConnected(RedisLinkError):
-    """There is no connection now and the request did not wait for one; it was not sent."""
+    """There is no connection, and none came while the request waited; it was not sent."""
 
 
 class PoolTimeout(RedisLinkError, redis_errors.TimeoutError):
-    """Every connection of the pool stayed in use for as long as the request could wait."""
+    """All connections of the pool stayed in use for as long as the caller wanted to wait."""
 
 
 class LinkClosed(RedisLinkError, ClosedResourceError):
-    """The link or the pool has been closed, or was never opened."""
+    """The link or the pool is closed, or was never opened."""

@@ -1,9 +1,21 @@
-"""The link: one shared connection to a Redis server that stays up, whatever happens to it.
+"""The link: one connection to a Redis server, shared by many tasks, that is always opened again.
 
-`Link.run` is the actor: it dials, prepares the connection (`on_connect`), lets it live and dials
-again when it broke. It owns every task and dies with them. Requests of any task go straight into
-the write buffer of the connection, or stand in a queue, first come first served, while there is no
-connection or no room. Who lets them in from there acts in their place: at once, in their order.
+`Link.run` is the actor. It owns every task of the link: it opens a connection, lets the driver
+prepare it (`on_connect`), runs a conversation over it and opens the next connection when that one
+broke. The drivers call `execute`, `pipeline`, `subscribe` and `post_nowait`.
+
+Theory of operation
+-------------------
+A request goes straight into the write buffer of the current conversation. It waits in the request
+queue if there is no connection, if the write buffer is full, or if other requests wait already. So
+requests enter the write buffer in the order in which they were made. When the buffer has room, or a
+connection is up, `_submit_queued` submits the first requests on behalf of their tasks, at once: if
+it only woke them, a request made in between could overtake them.
+
+A request that has entered the write buffer is never sent again by the link. If the connection
+breaks, the request fails with `ConnectionBroken`, and `maybe_executed` tells if the server may have
+executed it. Requests in the queue were not sent, so they wait for the next connection, for their
+`patience`.
 """
 
 from __future__ import annotations
@@ -23,51 +35,65 @@ from .connection import open_connection
 from .connectivity import Connected, Disconnected
 from .conversation import Conversation
 from .errors import LinkClosed, NotConnected, RedisLinkError
-from .queue import Queue
-from .request import SUBSCRIBING, Batch, Confirmation, Posted, Request, no_reply
+from .queue import RequestQueue
+from .request import (
+    SUBSCRIBE_COMMANDS,
+    CallbackRequest,
+    CommandRequest,
+    PipelineRequest,
+    SubscribeRequest,
+    subscribe_command_error,
+)
 from .resp import Encodable, pack
-from .service import opened
+from .service import running
 
-FIRST_DELAY = 0.05
-"""Seconds before the second dial; each further one waits twice as long, at most `LAST_DELAY`."""
+MIN_RECONNECT_DELAY_SECONDS = 0.05
+"""The delay before the second attempt to connect; each further delay is twice as long."""
 
-LAST_DELAY = 0.8
+MAX_RECONNECT_DELAY_SECONDS = 0.8
 """Below a second, so that a server that is back is used within a second."""
 
-SETTLED = 2.0
-"""Seconds that a connection has to live for the next dial to be made at once again."""
+STABLE_AFTER_SECONDS = 2.0
+"""How long a connection has to live for the next attempt to be made without a delay again."""
 
 Extend = Callable[[], Sequence[Encodable] | None]
 
 
 def _ignore(_: Any) -> None:
-    """Be the callback that nobody gave."""
+    """Do nothing: the default callback."""
 
 
 async def _prepare_nothing(_: Conversation) -> None:
-    """Be the preparation that nobody gave."""
+    """Do nothing: the default preparation."""
 
 
 class Link:
-    """A connection to a Redis server that many tasks share and that comes back after it broke.
+    """A connection to a Redis server that many tasks share and that is opened again if it breaks.
 
     Use it as `async with link.open():`, or start `link.run` in a nursery of your own. All methods
     are for tasks of the same Trio run.
 
+    Example:
+        ```python
+        async with Link(RedisConfig(addr="localhost:6379")).open() as link:
+            await link.execute("SET", "greeting", "hello")
+            print(await link.execute("GET", "greeting"))
+        ```
+
     Args:
-        config: Where the server is.
+        config: The address of the server, the login and the limits.
         on_push: Called with the push frames of each read of the socket, in order; a frame is a
             list such as `[b"message", channel, payload]`. Confirmations of subscriptions are among
-            them. It must not block and must not raise: what it raises ends the link.
+            them. It must not block and must not raise: an exception ends the link.
         on_connect: Awaited for each new connection before the link is up, to subscribe again; a
-            Redis error in it counts as a failed dial. Push frames may come meanwhile.
+            Redis error in it counts as a failed attempt. Push frames may come meanwhile.
         on_connected: Called when the link is up.
-        on_disconnected: Called when a connection broke, and for each dial that failed after. As
-            with the other callbacks, what it raises ends the link.
-        keepalive: Seconds of silence until a PING. A server that vanished is noticed within these
-            and `RedisConfig.read_timeout`.
-        buffer_size: Bytes that the write buffer holds before requests have to wait for room; what
-            the server has not taken yet may be as much again.
+        on_disconnected: Called when a connection broke, and for each attempt to connect that failed
+            after it. An exception in this or the other callbacks ends the link.
+        keepalive: Seconds of silence until a PING. A server that vanished is noticed within the sum
+            of these and `RedisConfig.read_timeout`.
+        buffer_size: Bytes in the write buffer above which requests have to wait. The bytes that are
+            with the writer may be as many again.
         patience: Seconds that requests wait for a connection if they do not say otherwise.
     """
 
@@ -94,13 +120,13 @@ class Link:
         self._running = False
         self._conversation: Conversation | None = None  # None while the link is down
         self._reason: Exception | None = None  # why it is down
-        self._preparing = trio.CancelScope()  # around `on_connect`
-        self._changed = trio.Event()
-        self._queue = Queue()
-        self._count = 0
+        self._prepare_scope = trio.CancelScope()  # around `on_connect`
+        self._changed = trio.Event()  # replaced whenever the link goes up or down
+        self._queue = RequestQueue()
+        self._up_count = 0
         self._up_at = self._down_at = -math.inf
 
-    # -- asking ----------------------------------------------------------------------------------
+    # -- sending requests ------------------------------------------------------------------------
 
     @property
     def connected(self) -> bool:
@@ -109,14 +135,14 @@ class Link:
 
     @property
     def down_for(self) -> float:
-        """Seconds since the link was up last; 0 while it is."""
+        """Seconds since the link went down; 0 while it is up."""
         return 0.0 if self.connected else trio.current_time() - self._down_at
 
     async def ready(self) -> None:
         """Wait until the link is up.
 
         Raises:
-            LinkClosed: It is not running, or ended meanwhile.
+            LinkClosed: The link is not running, or has ended meanwhile.
         """
         await trio.lowlevel.checkpoint()
         while self._conversation is None:
@@ -132,32 +158,35 @@ class Link:
     ) -> Any:
         """Send a command and return its reply.
 
-        Cancellation before the bytes entered the write buffer means that nothing is sent; after
-        it, the command is sent and its reply dropped. Not for commands that block, that change
-        the connection (SELECT, MULTI, HELLO, CLIENT REPLY), or that subscribe.
+        Cancellation before the bytes enter the write buffer means that nothing is sent. After that
+        the command is sent, and its reply is dropped. This method is not for commands that block,
+        that change the connection (SELECT, MULTI, HELLO, CLIENT REPLY), or that subscribe.
 
         Args:
-            extend: Called at the moment the bytes enter the write buffer, in the order in which
-                they are sent, perhaps by another task; its result is appended to `args`.
-            patience: Seconds to wait for a connection while there is none; 0 fails at once. Room
-                in the write buffer is waited for in any case.
+            command: The name of the command.
+            args: Its arguments.
+            extend: Called when the bytes enter the write buffer, in the order in which they are
+                sent, perhaps by another task; its result is appended to `args`.
+            patience: Seconds to wait for a connection while there is none; 0 fails at once. A full
+                write buffer is waited for without a limit.
 
         Raises:
             redis.exceptions.ResponseError: The server answers with an error.
-            ConnectionBroken: There will be no reply; `maybe_executed` tells whether it matters.
+            ConnectionBroken: The connection broke before the reply; `maybe_executed` tells if the
+                server may have executed the command.
             NotConnected: There was no connection; nothing was sent.
             LinkClosed: The link does not run; nothing was sent.
-            ValueError: The command subscribes, so that it has no reply.
+            ValueError: The command subscribes, so it has no reply.
         """
-        if command in SUBSCRIBING:
-            raise no_reply(command)
-        request = Request()
+        if command in SUBSCRIBE_COMMANDS:
+            raise subscribe_command_error(command)
+        request = CommandRequest()
         await checkpoint_if_cancelled()
         conversation = self._conversation
         if conversation is None or self._queue or conversation.buffered >= self._buffer_size:
-            await self._take_turn(lambda: _packed(command, args, extend), request, patience)
+            await self._submit_in_turn(lambda: _pack(command, args, extend), request, patience)
         else:
-            conversation.enter(_packed(command, args, extend), request)
+            conversation.submit(_pack(command, args, extend), request)
         return await request.answer()
 
     async def pipeline(
@@ -165,8 +194,8 @@ class Link:
     ) -> list[Any]:
         """Send commands in one piece, with nothing in between, and return their replies.
 
-        Error replies stand in the list as exceptions; everything else is as for `execute`. MULTI
-        and EXEC may be used here, in pairs.
+        Error replies are exceptions in the list; everything else is as for `execute`. MULTI and
+        EXEC may be used here, in pairs.
         """
         await checkpoint_if_cancelled()
         if not commands:
@@ -174,26 +203,28 @@ class Link:
         for command in commands:
             if not command:
                 raise ValueError("a command of the pipeline is empty")
-            if command[0] in SUBSCRIBING:
-                raise no_reply(command[0])
+            if command[0] in SUBSCRIBE_COMMANDS:
+                raise subscribe_command_error(command[0])
         data = b"".join(map(pack, commands))
-        return list(await self._ask(data, Batch(len(commands)), patience))
+        return list(await self._request(data, PipelineRequest(len(commands)), patience))
 
     async def subscribe(
         self, command: str, *channels: str | bytes, patience: float | None = None
     ) -> None:
         """Send SUBSCRIBE, PSUBSCRIBE, UNSUBSCRIBE or their like, and wait for the confirmations.
 
-        The confirmations are push frames, and have been handed to `on_push` when this returns.
+        The confirmations are push frames. `on_push` has got them when this method returns.
         Everything else is as for `execute`.
 
         Args:
-            channels: At least one, because only then it is known how many confirmations come.
+            command: SUBSCRIBE or its like.
+            channels: At least one channel, because the server sends one confirmation for each.
+            patience: As for `execute`.
         """
-        if not channels or command not in SUBSCRIBING:
-            raise ValueError(f"{command} does not subscribe, or not to a channel")
+        if not channels or command not in SUBSCRIBE_COMMANDS:
+            raise ValueError(f"{command} is no SUBSCRIBE or its like, or has no channel")
         await checkpoint_if_cancelled()
-        await self._ask(pack((command, *channels)), Confirmation(len(channels)), patience)
+        await self._request(pack((command, *channels)), SubscribeRequest(len(channels)), patience)
 
     def post_nowait(
         self,
@@ -202,9 +233,11 @@ class Link:
         extend: Extend | None = None,
         then: Callable[[Any], None] = _ignore,
     ) -> None:
-        """Send a command; its reply, or the exception in its place, goes to a callback.
+        """Send a command; the reply, or the exception in its place, goes to a callback.
 
         Args:
+            command: The name of the command.
+            args: Its arguments.
             extend: As for `execute`.
             then: Called once, by another task; it must not raise.
 
@@ -212,67 +245,67 @@ class Link:
             trio.WouldBlock: The write buffer is full.
             NotConnected: There is no connection.
             LinkClosed: The link does not run.
-            ValueError: The command subscribes, so that it has no reply.
+            ValueError: The command subscribes, so it has no reply.
         """
-        if command in SUBSCRIBING:
-            raise no_reply(command)
+        if command in SUBSCRIBE_COMMANDS:
+            raise subscribe_command_error(command)
         conversation = self.writable()
         if conversation is None:
             self._check_running()
             if self._conversation is None:
                 raise self._not_connected()
             raise trio.WouldBlock
-        conversation.enter(_packed(command, args, extend), Posted(then))
+        conversation.submit(_pack(command, args, extend), CallbackRequest(then))
 
     def writable(self) -> Conversation | None:
-        """Return what a request may enter right now, or None if it would have to wait."""
+        """Return the conversation that takes a request right now; None if it would have to wait."""
         conversation = self._conversation
         if conversation is None or self._queue or conversation.buffered >= self._buffer_size:
             return None
         return conversation
 
     async def drain(self) -> None:
-        """Wait until everything that was sent before has been answered."""
+        """Wait until all requests that were sent before have been answered."""
         await self.execute(b"PING")
 
     def renew(self, reason: Exception) -> None:
-        """Give up the connection and make another one; everything that was sent has failed."""
+        """Close the connection and open another one; all pending requests fail with `reason`."""
         if self._conversation is not None:
             self._conversation.end(reason)
 
-    async def _ask(self, data: bytes, request: Request, patience: float | None) -> Any:
+    async def _request(self, data: bytes, request: CommandRequest, patience: float | None) -> Any:
         conversation = self._conversation
         if conversation is None or self._queue or conversation.buffered >= self._buffer_size:
-            await self._take_turn(lambda: data, request, patience)
+            await self._submit_in_turn(lambda: data, request, patience)
         else:
-            conversation.enter(data, request)
+            conversation.submit(data, request)
         return await request.answer()
 
-    async def _take_turn(
-        self, make: Callable[[], bytes], request: Request, patience: float | None
+    async def _submit_in_turn(
+        self, encode: Callable[[], bytes], request: CommandRequest, patience: float | None
     ) -> None:
-        """Wait until the request has entered a conversation, behind those that wait already."""
+        """Wait until a request has been submitted, after the requests that wait already."""
         patience = self._patience if patience is None else patience
-        with self._queue.turn(make, request) as turn:
-            while not turn.over:
+        with self._queue.place(encode, request) as queued:
+            while not queued.done:
                 await checkpoint_if_cancelled()
                 self._check_running()
                 down = self._conversation is None
                 if down and patience <= 0:
                     raise self._not_connected()
                 with trio.move_on_after(patience if down else math.inf) as waiting:
-                    await turn.wait()
+                    await queued.wait()
                 if waiting.cancelled_caught:
                     raise self._not_connected()
-        if turn.error is not None:
-            raise turn.error
+        if queued.error is not None:
+            raise queued.error
 
-    def _admit(self) -> None:
-        """Let waiting requests into the write buffer while there is room."""
+    def _submit_queued(self) -> None:
+        """Submit queued requests, in their order, while the write buffer has room."""
         while (conversation := self._conversation) is not None and self._queue:
             if conversation.buffered >= self._buffer_size:
                 return
-            self._queue.pop().enter(conversation)
+            self._queue.pop().submit(conversation)
 
     def _check_running(self) -> None:
         if not self._running:
@@ -283,109 +316,116 @@ class Link:
         error.__cause__ = self._reason
         return error
 
-    # -- living ----------------------------------------------------------------------------------
+    # -- running ---------------------------------------------------------------------------------
 
     def open(self) -> AbstractAsyncContextManager[Link]:
-        """Run the link while the body runs; entered when it is up.
+        """Run the link while the body runs; the body begins when the link is up.
 
-        What the first connection fails with, and what the body raises, leaves as itself.
+        An exception of the first connection or of the body is raised as it is, not in a group.
         """
-        return opened(self)
+        return running(self)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Connect, and stay connected until cancelled; started when the link is up.
 
-        Only the first connection may fail; later on the link dials for ever, at once after a
-        connection that had lived for a while, then with growing pauses of up to 0.8 s.
+        Only the first attempt may fail. Later the link tries for ever: at once after a connection
+        that had lived for a while, then with growing delays of up to 0.8 s.
 
         Raises:
             RedisLinkError: The first connection failed; the class says why.
-            redis.exceptions.ResponseError: What `on_connect` asked was refused, the first time.
+            redis.exceptions.ResponseError: The server refused a request of `on_connect`, the first
+                time.
         """
         if self._running:
             raise RuntimeError("the link is running already")
-        self._running, self._count, self._reason = True, 0, None
+        self._running, self._up_count, self._reason = True, 0, None
         try:
-            await self._stay_up(task_status)
+            await self._stay_connected(task_status)
         finally:
             self._running = False
-            self._queue.wake()
-            self._change()
+            self._queue.wake_all()
+            self._notify_changed()
 
-    async def _stay_up(self, task_status: trio.TaskStatus[None]) -> None:
+    async def _stay_connected(self, task_status: trio.TaskStatus[None]) -> None:
         dials, delay = 0, 0.0
         while True:
-            count = self._count
-            reason = await self._live(task_status)
-            if not self._count:
+            up_count = self._up_count
+            reason = await self._connect_and_talk(task_status)
+            if not self._up_count:
                 raise reason
-            if self._count == count:
+            if self._up_count == up_count:
                 dials += 1
                 self._reason = reason
                 self._on_disconnected(Disconnected(reason, dials))
             else:
                 dials = 0
-            if self._count > count and trio.current_time() - self._up_at >= SETTLED:
+            lived = trio.current_time() - self._up_at if self._up_count > up_count else 0.0
+            if lived >= STABLE_AFTER_SECONDS:
                 delay = 0.0
             else:
-                delay = min(max(2 * delay, FIRST_DELAY), LAST_DELAY)
-            # Many clients lose the same server at the same time: they must not return in step.
+                delay = min(
+                    max(2 * delay, MIN_RECONNECT_DELAY_SECONDS), MAX_RECONNECT_DELAY_SECONDS
+                )
+            # Many clients lose the same server at the same time. Jitter keeps them from coming back
+            # at the same time.
             await trio.sleep(random.uniform(0.5, 1) * delay)  # noqa: S311
 
-    async def _live(self, task_status: trio.TaskStatus[None]) -> Exception:
-        """Live through one connection; return why it ended or never came to be."""
+    async def _connect_and_talk(self, task_status: trio.TaskStatus[None]) -> Exception:
+        """Use one connection until it ends; return why it ended, or could not be opened."""
         try:
             connection = await open_connection(self.config)
         except RedisLinkError as error:
             return error
-        self._preparing = trio.CancelScope()
+        self._prepare_scope = trio.CancelScope()
         conversation = Conversation(
             connection,
             on_push=self._on_push,
-            on_room=self._admit,
-            on_end=self._down,
+            on_writable=self._submit_queued,
+            on_end=self._go_down,
             keepalive=self._keepalive,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(conversation.run)
             try:
-                with self._preparing:
+                with self._prepare_scope:
                     await self._on_connect(conversation)
             except redis_errors.RedisError as error:
                 conversation.end(error)
             if conversation.reason is None:
-                self._up(conversation)
-                if self._count == 1:
+                self._go_up(conversation)
+                if self._up_count == 1:
                     task_status.started()
         return conversation.reason or LinkClosed("the link was closed")
 
-    def _up(self, conversation: Conversation) -> None:
+    def _go_up(self, conversation: Conversation) -> None:
         now = trio.current_time()
-        downtime = now - self._down_at if self._count else 0.0
+        downtime = now - self._down_at if self._up_count else 0.0
         self._conversation, self._reason, self._up_at = conversation, None, now
-        self._count += 1
-        self._admit()
-        self._queue.wake()
-        self._change()
-        self._on_connected(Connected(self._count, downtime))
+        self._up_count += 1
+        # Before any task runs: the queued requests were made before those that see the link up.
+        self._submit_queued()
+        self._queue.wake_all()
+        self._notify_changed()
+        self._on_connected(Connected(self._up_count, downtime))
 
-    def _down(self, reason: Exception) -> None:
+    def _go_down(self, reason: Exception) -> None:
         if self._conversation is None:
-            # It had not been up yet; what else the preparation waits for may never come.
-            self._preparing.cancel()
+            # The link was not up yet, so `on_connect` still runs. It may wait for something that
+            # never comes.
+            self._prepare_scope.cancel()
             return
         self._conversation, self._reason = None, reason
         self._down_at = trio.current_time()
-        self._queue.wake()
-        self._change()
+        self._queue.wake_all()
+        self._notify_changed()
         if not isinstance(reason, LinkClosed):
             self._on_disconnected(Disconnected(reason, 0))
 
-    def _change(self) -> None:
+    def _notify_changed(self) -> None:
         self._changed.set()
         self._changed = trio.Event()
 
 
-def _packed(command: Encodable, args: tuple[Encodable, ...], extend: Extend | None) -> bytes:
+def _pack(command: Encodable, args: tuple[Encodable, ...], extend: Extend | None) -> bytes:
     more = extend() if extend is not None else None
     return pack((command, *args, *more)) if more else pack((command, *args))

@@ -1,7 +1,17 @@
-"""The pool: connections for those who need one for themselves, such as blocking readers.
+"""The pool: connections that a task needs for itself, for instance for blocking commands.
 
-`Pool.run` is the actor: it opens the idle connections ahead and, when it ends, closes what is idle.
-A connection that is taken belongs to the task that took it, until it gives it back.
+`Pool.run` is the actor. It opens idle connections in advance, and closes the idle ones when it
+ends. The readers of streams and `RedisClient` borrow connections; a borrowed connection belongs to
+the task that borrowed it, until the task returns it.
+
+Theory of operation
+-------------------
+Each borrower holds one of `RedisConfig.pool_size` permits, and so does a connection that is being
+opened in advance. The permits are handed out in order. Idle connections hold no permit; the one
+that was used last is lent first, so the others may grow old. A server closes old connections, and a
+firewall may drop them silently. So a connection is checked before it is lent: it must have nothing
+to read, because unread bytes are the end of the stream or a reply that nobody expects. After
+`PING_AFTER_IDLE_SECONDS` it must also answer a PING.
 """
 
 from __future__ import annotations
@@ -16,20 +26,22 @@ from typing import cast
 import trio
 
 from .config import RedisConfig
-from .connection import Connection, open_connection
+from .connection import RedisConnection, open_connection
 from .errors import LinkClosed, PoolTimeout, RedisLinkError
-from .service import opened
+from .service import running
 
-DOUBTFUL = 15.0
-"""Seconds of rest after which a connection has to answer a PING before it is used."""
+PING_AFTER_IDLE_SECONDS = 15.0
+"""How long a connection may be idle and still be lent without a PING."""
 
-PAUSE = 1.0
-"""Seconds until idle connections are opened ahead again after it has failed."""
+REFILL_PAUSE_SECONDS = 1.0
+"""The pause after a failed attempt to open connections in advance."""
 
 
 @dataclass
-class _Idle:
-    connection: Connection
+class IdleConnection:
+    """A connection that can be lent, and the time since when it is idle."""
+
+    connection: RedisConnection
     since: float
 
 
@@ -37,38 +49,49 @@ class Pool:
     """At most `RedisConfig.pool_size` connections, each used by one task at a time.
 
     Use it as `async with pool.open():`, or start `pool.run` in a nursery of your own.
+
+    Example:
+        ```python
+        async with Pool(RedisConfig()).open() as pool, pool.connection() as connection:
+            await connection.call("BLPOP", "jobs", 10, timeout=15)
+        ```
+
+    Args:
+        config: The address of the server, the login and the size of the pool.
     """
 
     def __init__(self, config: RedisConfig) -> None:
         self.config = config
-        self._idle: deque[_Idle] = deque()  # the one used last is at the right end
+        self._idle: deque[IdleConnection] = (
+            deque()
+        )  # the one that was used last is at the right end
         self._permits = trio.CapacityLimiter(config.pool_size)
         self._running = False
-        self._wanted = trio.Event()
+        self._refill = trio.Event()
 
     @property
     def idle(self) -> int:
-        """How many connections wait for somebody to take them."""
+        """How many connections can be lent without opening one."""
         return len(self._idle)
 
     @property
     def in_use(self) -> int:
-        """How many connections are taken or being opened."""
+        """How many connections are lent or being opened."""
         return self._permits.borrowed_tokens
 
     @asynccontextmanager
-    async def connection(self, *, patience: float = math.inf) -> AsyncGenerator[Connection]:
-        """Take a connection while the body runs; first come, first served.
+    async def connection(self, *, patience: float = math.inf) -> AsyncGenerator[RedisConnection]:
+        """Borrow a connection while the body runs; tasks are served in order.
 
-        A connection whose request failed or was cancelled is closed instead of given back: a
-        cancelled `XREADGROUP BLOCK` would swallow the next entry otherwise.
+        A connection with a failed or cancelled request is closed and not returned to the pool:
+        after a cancelled `XREADGROUP BLOCK`, the server would still send it the next entry.
 
         Args:
-            patience: Seconds to wait until one is free.
+            patience: Seconds to wait for a free connection.
 
         Raises:
-            PoolTimeout: None was free in time.
-            RedisLinkError: A new one was needed and could not be opened; the class says why.
+            PoolTimeout: No connection was free in time.
+            RedisLinkError: A new connection could not be opened; the class says why.
             LinkClosed: The pool does not run.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -79,23 +102,23 @@ class Pool:
         if waiting.cancelled_caught:
             raise PoolTimeout(f"none of {self.config.pool_size} connections was free in time")
         try:
-            connection = await self._take()
+            connection = await self._get()
             try:
                 yield connection
             finally:
                 if connection.usable and self._running:
-                    self._idle.append(_Idle(connection, trio.current_time()))
+                    self._idle.append(IdleConnection(connection, trio.current_time()))
                 else:
                     await connection.aclose()
         finally:
             self._permits.release_on_behalf_of(owner)
-            self._wanted.set()
+            self._refill.set()
 
-    async def _take(self) -> Connection:
+    async def _get(self) -> RedisConnection:
         while self._idle:
             idle = self._idle.pop()
             connection = idle.connection
-            self._wanted.set()
+            self._refill.set()
             if await _is_alive(connection, trio.current_time() - idle.since):
                 return connection
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -105,9 +128,9 @@ class Pool:
     def open(self) -> AbstractAsyncContextManager[Pool]:
         """Run the pool while the body runs.
 
-        What opening ahead fails with, and what the body raises, leaves as itself.
+        An exception of the start or of the body is raised as it is, not in a group.
         """
-        return opened(self)
+        return running(self)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Keep `RedisConfig.min_idle_conns` connections open ahead; started when they are.
@@ -122,20 +145,20 @@ class Pool:
             await self._fill()
             task_status.started()
             while True:
-                self._wanted = trio.Event()
+                self._refill = trio.Event()
                 try:
                     await self._fill()
                 except RedisLinkError:
-                    await trio.sleep(PAUSE)
+                    await trio.sleep(REFILL_PAUSE_SECONDS)
                 else:
-                    await self._wanted.wait()
+                    await self._refill.wait()
         finally:
             self._running = False
             while self._idle:
                 await self._idle.pop().connection.aclose()
 
     async def _fill(self) -> None:
-        """Open connections until enough are idle, or all that the pool may have are there."""
+        """Open connections until enough are idle, or the pool has its full size."""
         owner = object()
         while len(self._idle) < self.config.min_idle_conns:
             if len(self._idle) + self._permits.borrowed_tokens >= self.config.pool_size:
@@ -143,8 +166,8 @@ class Pool:
             self._permits.acquire_on_behalf_of_nowait(owner)
             try:
                 connection = await open_connection(self.config)
-                # At the left end: those that have been used lately are used first.
-                self._idle.appendleft(_Idle(connection, trio.current_time()))
+                # At the left end: connections that were used lately are lent first.
+                self._idle.appendleft(IdleConnection(connection, trio.current_time()))
             finally:
                 self._permits.release_on_behalf_of(owner)
 
@@ -153,11 +176,11 @@ class Pool:
             raise LinkClosed("the pool is not open")
 
 
-async def _is_alive(connection: Connection, rest: float) -> bool:
-    """Tell whether a connection that has rested can be used; closed if not."""
-    # Nothing is due to arrive: what is readable is the end of the stream, or out of step.
+async def _is_alive(connection: RedisConnection, idle_for: float) -> bool:
+    """Return True if an idle connection can be lent; close it if not."""
+    # No reply is due. Unread bytes are the end of the stream, or an unexpected reply.
     alive = not _is_readable(connection.stream)
-    if alive and rest > DOUBTFUL:
+    if alive and idle_for > PING_AFTER_IDLE_SECONDS:
         try:
             await connection.call("PING")
         except RedisLinkError:

@@ -1,7 +1,8 @@
-"""Where requests wait that cannot enter the write buffer: first come, first served.
+"""The queue of requests that cannot enter the write buffer yet: first come, first served.
 
-There may be no room, or no connection. Whoever makes room lets the first ones in, in their place
-and at once, so that no later request can slip in between.
+A request waits here while there is no connection, or while the write buffer is full. When there is
+room, the link moves the first requests into the conversation itself, before their tasks run. So no
+later request can overtake them.
 """
 
 from __future__ import annotations
@@ -13,85 +14,90 @@ from contextlib import contextmanager
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 from .conversation import Conversation
-from .request import Request
+from .request import CommandRequest
 
 
-class Turn:
-    """A request's place in the queue.
+class QueuedRequest:
+    """A request and its place in the queue.
 
     Attributes:
-        over: True if the request has entered, or failed to.
-        error: Why it failed to: its arguments are no command, or its hook raised.
+        done: True if the request has been submitted, or could not be.
+        error: The reason why it could not: its arguments cannot be encoded, or its hook raised.
     """
 
-    __slots__ = ("_leave", "_make", "_request", "_task", "error", "over")
+    __slots__ = ("_encode", "_remove", "_request", "_task", "done", "error")
 
     def __init__(
-        self, leave: Callable[[Turn], None], make: Callable[[], bytes], request: Request
+        self,
+        remove: Callable[[QueuedRequest], None],
+        encode: Callable[[], bytes],
+        request: CommandRequest,
     ) -> None:
-        self.over = False
+        self.done = False
         self.error: Exception | None = None
-        self._leave = leave
-        self._make = make
+        self._remove = remove
+        self._encode = encode
         self._request = request
         self._task: Task | None = None
 
-    def enter(self, conversation: Conversation) -> None:
-        """Put the request into a conversation, in place of its task."""
+    def submit(self, conversation: Conversation) -> None:
+        """Put the request into a conversation, on behalf of its task."""
         try:
-            conversation.enter(self._make(), self._request)
-        except Exception as error:  # noqa: BLE001 - its task raises it
+            conversation.submit(self._encode(), self._request)
+        except Exception as error:  # noqa: BLE001 - the request's own task raises it
             self.error = error
-        self.over = True
+        self.done = True
         self.wake()
 
     async def wait(self) -> None:
-        """Wait until something has changed; cancellation gives up the place."""
+        """Wait until something has changed; cancellation gives up the place in the queue."""
         self._task = current_task()
         await wait_task_rescheduled(self._abort)
 
     def wake(self) -> None:
-        """Let the task look what has changed."""
+        """Let the request's task look again."""
         task, self._task = self._task, None
         if task is not None:
             reschedule(task)
 
     def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
         self._task = None
-        # Now, not when the task runs: it must not be let in meanwhile.
-        self._leave(self)
+        # At once, and not when the task runs: the link must not submit the request in between.
+        self._remove(self)
         return Abort.SUCCEEDED
 
 
-class Queue:
+class RequestQueue:
     """Requests that wait, in order."""
 
     def __init__(self) -> None:
-        # Not a deque: those that give up leave from the middle.
-        self._turns: OrderedDict[Turn, None] = OrderedDict()
+        # Not a deque: a request that is cancelled leaves from the middle.
+        self._waiting: OrderedDict[QueuedRequest, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._waiting)
 
     @contextmanager
-    def turn(self, make: Callable[[], bytes], request: Request) -> Generator[Turn]:
-        """Stand in the queue while the body runs."""
-        turn = Turn(self._leave, make, request)
-        self._turns[turn] = None
+    def place(
+        self, encode: Callable[[], bytes], request: CommandRequest
+    ) -> Generator[QueuedRequest]:
+        """Keep a request in the queue while the body runs."""
+        queued = QueuedRequest(self._remove, encode, request)
+        self._waiting[queued] = None
         try:
-            yield turn
+            yield queued
         finally:
-            self._leave(turn)
+            self._remove(queued)
 
-    def pop(self) -> Turn:
-        """Take the first one out."""
-        turn, _ = self._turns.popitem(last=False)
-        return turn
+    def pop(self) -> QueuedRequest:
+        """Remove the first request and return it."""
+        queued, _ = self._waiting.popitem(last=False)
+        return queued
 
-    def _leave(self, turn: Turn) -> None:
-        self._turns.pop(turn, None)
+    def wake_all(self) -> None:
+        """Let the tasks of all requests look again; the requests keep their places."""
+        for queued in self._waiting:
+            queued.wake()
 
-    def wake(self) -> None:
-        """Let all look what has changed; they keep their places."""
-        for turn in self._turns:
-            turn.wake()
+    def _remove(self, queued: QueuedRequest) -> None:
+        self._waiting.pop(queued, None)

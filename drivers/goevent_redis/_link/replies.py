@@ -1,4 +1,4 @@
-"""Replies: what kind they are, and error replies as the exceptions of the redis package."""
+"""Replies: their types, and error replies as the exceptions of the redis package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, TypeGuard
 
 from redis import exceptions as redis_errors
 
-_BY_CODE: dict[str, type[redis_errors.RedisError]] = {
+_CLASS_BY_CODE: dict[str, type[redis_errors.RedisError]] = {
     "ASK": redis_errors.AskError,
     "CLUSTERDOWN": redis_errors.ClusterDownError,
     "CROSSSLOT": redis_errors.ClusterCrossSlotError,
@@ -25,22 +25,22 @@ _BY_CODE: dict[str, type[redis_errors.RedisError]] = {
 
 
 def error_reply(text: str) -> redis_errors.RedisError:
-    """Return the exception of the redis package that says what an error reply says."""
+    """Return the exception of the redis package for the text of an error reply."""
     code, _, rest = text.partition(" ")
-    kind = _BY_CODE.get(code)
-    if kind is not None:
+    error_class = _CLASS_BY_CODE.get(code)
+    if error_class is not None:
         try:
-            return kind(rest)
+            return error_class(rest)
         except (ValueError, TypeError, IndexError):
-            return redis_errors.ResponseError(text)  # a MOVED that does not say where to
+            return redis_errors.ResponseError(text)  # a MOVED without an address
     return redis_errors.ResponseError(text.removeprefix("ERR "))
 
 
 def is_map(reply: object) -> TypeGuard[dict[Any, Any]]:
-    """Tell whether a reply is a map."""
+    """Return True for a map."""
     return isinstance(reply, dict)
 
 
 def is_list(reply: object) -> TypeGuard[list[Any]]:
-    """Tell whether a reply is a list."""
+    """Return True for a list."""
     return isinstance(reply, list)

@@ -1,8 +1,8 @@
-"""What waits for replies: a request of a task, several at once, a subscription, or a callback.
+"""Requests that wait for replies: one command, a pipeline, a subscription, or a callback.
 
-A request stands in its conversation's line from the moment its bytes enter the write buffer until
-its last reply. A cancelled one stays there, because the server replies in order; its reply is
-dropped.
+The conversation keeps a request in its queue from the moment the request's bytes enter the write
+buffer until the last reply has arrived. A cancelled request keeps its slot, because the server
+replies in order: the reply to it is dropped, and the next reply belongs to the next request.
 """
 
 from __future__ import annotations
@@ -12,141 +12,154 @@ from typing import Any, ClassVar, Protocol
 
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
-SUBSCRIBING = frozenset(
+SUBSCRIBE_COMMANDS = frozenset(
     spelled
     for kind in ("", "P", "S")
     for name in (f"{kind}SUBSCRIBE", f"{kind}UNSUBSCRIBE")
     for spelled in (name, name.lower(), name.encode(), name.lower().encode())
 )
-"""The commands that are answered by push frames."""
+"""The commands that the server answers with push frames."""
 
-_UNSETTLED: Any = object()
+_NO_RESULT: Any = object()
 
 
-class Awaited(Protocol):
-    """What stands in a conversation's line."""
+class PendingRequest(Protocol):
+    """A request in a conversation, as the conversation sees it."""
 
-    confirms: ClassVar[bool]
+    answered_by_push: ClassVar[bool]
     """True if push frames are the answer, as for SUBSCRIBE."""
 
-    def take(self, frame: Any, /) -> bool:
+    def receive_reply(self, frame: Any, /) -> bool:
         """Take the next reply; return True if it was the last one."""
         ...
 
-    def settle(self, result: Any, /) -> None:
-        """Take what is the end of it: most often what says that there will be no reply."""
+    def fail(self, error: Exception, /) -> None:
+        """End the request with an error, in place of the replies that are still missing."""
         ...
 
 
-class Request:
-    """One command, whose task waits for the one reply."""
+class CommandRequest:
+    """One command; its task waits for the reply.
+
+    Attributes:
+        result: The reply, or the exception in its place.
+        task: The task that is parked in `wait`, if it has to wait.
+    """
 
     __slots__ = ("result", "task")
 
-    confirms: ClassVar[bool] = False
+    answered_by_push: ClassVar[bool] = False
 
     def __init__(self) -> None:
-        self.result: Any = _UNSETTLED
+        self.result: Any = _NO_RESULT
         self.task: Task | None = None
 
-    def take(self, frame: Any) -> bool:
-        """Take the next reply; return True if it was the last one."""
-        self.settle(frame)
+    def receive_reply(self, frame: Any) -> bool:
+        """Take the reply, which is the only one."""
+        self._finish(frame)
         return True
 
-    def settle(self, result: Any) -> None:
-        """End the wait: with what was asked for, or with an exception that says why not."""
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error."""
+        self._finish(error)
+
+    async def wait(self) -> Any:
+        """Return the result, or the exception that stands in its place."""
+        if self.result is _NO_RESULT:
+            self.task = current_task()
+            await wait_task_rescheduled(self._abort)
+        return self.result
+
+    async def answer(self) -> Any:
+        """Return the result, or raise the exception that stands in its place."""
+        result = await self.wait()
+        if isinstance(result, Exception):
+            try:
+                raise result
+            finally:
+                # The exception refers to this frame by its traceback. Without the two references
+                # from the frame back to the exception there is no cycle for the collector.
+                del result, self.result
+        return result
+
+    def _finish(self, result: Any) -> None:
         self.result = result
         task = self.task
         if task is not None:
             self.task = None
             reschedule(task)
 
-    async def wait(self) -> Any:
-        """Return the result, or the exception that stands in its place."""
-        if self.result is _UNSETTLED:
-            self.task = current_task()
-            await wait_task_rescheduled(self._abort)
-        return self.result
-
-    async def answer(self) -> Any:
-        """Return the result, or raise what stands in its place."""
-        result = await self.wait()
-        if isinstance(result, Exception):
-            try:
-                raise result
-            finally:
-                del result, self.result  # else the exception and this frame keep each other
-        return result
-
     def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
+        # The request stays in the conversation; only nobody is woken when the reply arrives.
         self.task = None
         return Abort.SUCCEEDED
 
 
-class Batch(Request):
-    """Several commands, whose task waits for all their replies."""
+class PipelineRequest(CommandRequest):
+    """Several commands; their task waits for all replies."""
 
-    __slots__ = ("_replies", "_want")
+    __slots__ = ("_expected", "_replies")
 
-    def __init__(self, want: int) -> None:
+    def __init__(self, expected: int) -> None:
         super().__init__()
-        self._want = want
+        self._expected = expected
         self._replies: list[Any] = []
 
-    def take(self, frame: Any) -> bool:
+    def receive_reply(self, frame: Any) -> bool:
         """Take the next reply; return True if it was the last one."""
         self._replies.append(frame)
-        if len(self._replies) < self._want:
+        if len(self._replies) < self._expected:
             return False
-        self.settle(self._replies)
+        self._finish(self._replies)
         return True
 
 
-class Confirmation(Request):
+class SubscribeRequest(CommandRequest):
     """A SUBSCRIBE or its like: answered by one push frame for each channel, or by one error."""
 
-    __slots__ = ("_want",)
+    __slots__ = ("_expected",)
 
-    confirms = True
+    answered_by_push = True
 
-    def __init__(self, want: int) -> None:
+    def __init__(self, expected: int) -> None:
         super().__init__()
-        self._want = want
+        self._expected = expected
 
-    def confirm(self) -> bool:
+    def receive_confirmation(self) -> bool:
         """Take the next push frame; return True if it was the last one."""
-        self._want -= 1
-        if self._want:
+        self._expected -= 1
+        if self._expected:
             return False
-        self.settle(None)
+        self._finish(None)
         return True
 
 
-class Posted(Request):
-    """One command whose reply goes to a callback; no task waits."""
+class CallbackRequest:
+    """One command whose reply goes to a callback; no task waits for it."""
 
-    __slots__ = ("_then",)
+    __slots__ = ("_callback",)
 
-    def __init__(self, then: Callable[[Any], None]) -> None:
-        super().__init__()
-        self._then = then
+    answered_by_push: ClassVar[bool] = False
 
-    def take(self, frame: Any) -> bool:
-        """Take the reply, which is the only one."""
-        then, self._then = self._then, ignore  # once, even if it raises
-        then(frame)
+    def __init__(self, callback: Callable[[Any], None]) -> None:
+        self._callback = callback
+
+    def receive_reply(self, frame: Any) -> bool:
+        """Call back with the reply, which is the only one."""
+        # At most once, even if the callback raises and the conversation fails its requests then.
+        callback, self._callback = self._callback, ignore_reply
+        callback(frame)
         return True
 
-    def settle(self, result: Any) -> None:
-        """Call back: with an exception, as there will be no reply."""
-        self.take(result)
+    def fail(self, error: Exception) -> None:
+        """Call back with an exception, because no reply will arrive."""
+        self.receive_reply(error)
 
 
-def ignore(reply: Any) -> None:
-    """Be the callback of a request whose reply tells nothing."""
+def ignore_reply(reply: Any) -> None:
+    """Do nothing: the callback of a request whose reply does not matter."""
 
 
-def no_reply(command: object) -> ValueError:
-    """Return the error for a command that is sent as if it had a reply."""
+def subscribe_command_error(command: object) -> ValueError:
+    """Return the error for a SUBSCRIBE or its like that is sent as an ordinary command."""
     return ValueError(f"{command!r} is answered by push frames: use Link.subscribe")

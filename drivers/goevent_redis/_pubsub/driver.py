@@ -18,7 +18,7 @@ from .._link.conversation import Conversation
 from .._link.errors import LinkClosed, NotConnected, RedisLinkError
 from .._link.link import Link
 from .._link.pool import Pool
-from .._link.resp import pack_but_last
+from .._link.resp import pack_prefix
 from .channels import Channels
 from .receiver import MARKS, Inbound
 from .sequencer import Tally
@@ -245,7 +245,7 @@ class RedisDriver:
         tally.post(conversation, message, replied)
 
     def _head(self, name: str) -> bytes:
-        return pack_but_last("PUBLISH", self._wanted.channel(name))
+        return pack_prefix("PUBLISH", self._wanted.channel(name))
 
     def _answer(self, name: str, reply: Any) -> Receipt | Exception:
         return self._mapped(reply) if isinstance(reply, Exception) else self._receipt(name, reply)

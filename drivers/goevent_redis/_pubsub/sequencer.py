@@ -21,7 +21,7 @@ from goevent.drivers import Inbox, Message, Receipt
 from .._link.conversation import Conversation
 from .._link.errors import RedisLinkError
 from .._link.link import Link
-from .._link.resp import complete
+from .._link.resp import complete_command
 from .gaps import Numbers, Series
 
 EVERY = 5.0  # seconds between two tellings of the highest numbers
@@ -75,7 +75,7 @@ class Tally:
         """Send a message with its number, and have the bus told of the reply."""
         data, series, number = self.encode(message)
         publication = Publication(series, number, replied, self._answer)
-        conversation.enter(complete(series.head, data), publication)
+        conversation.submit(complete_command(series.head, data), publication)
 
     def encode(self, message: Message) -> tuple[bytes, Series, int]:
         """Return a message with its number, which is taken if the message can be encoded."""
@@ -146,14 +146,14 @@ class Publication(msgspec.Struct, eq=False):
         answer: see `Tally`.
     """
 
-    confirms: ClassVar[bool] = False
+    answered_by_push: ClassVar[bool] = False
 
     series: Series
     number: int
     replied: Callable[[Receipt | Exception], None]
     answer: Callable[[str, Any], Receipt | Exception]
 
-    def take(self, frame: Any, /) -> bool:
+    def receive_reply(self, frame: Any, /) -> bool:
         """Take the reply, or what says that there will be none."""
         series = self.series
         if not frame:
@@ -165,9 +165,9 @@ class Publication(msgspec.Struct, eq=False):
             self.replied(self.answer(series.name, frame))
         return True
 
-    def settle(self, result: Any, /) -> None:
+    def fail(self, error: Exception, /) -> None:
         """Take what says that there will be no reply."""
-        self.take(result)
+        self.receive_reply(error)
 
 
 class Publish:

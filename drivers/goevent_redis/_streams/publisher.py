@@ -20,8 +20,8 @@ from goevent.drivers import Message, Receipt
 
 from .._link.errors import ConnectionBroken, LinkClosed, RedisLinkError
 from .._link.link import Link
-from .._link.request import Posted, ignore
-from .._link.resp import Encodable, complete, pack, pack_but_last
+from .._link.request import CallbackRequest, ignore_reply
+from .._link.resp import Encodable, complete_command, pack, pack_prefix
 from .config import StreamsConfig
 from .faults import Troubles, refusal
 from .keys import Keys
@@ -83,20 +83,22 @@ class Publisher:
         now = self._now()
         if now >= self._known.get(name, 0.0):
             self._known[name] = now + KNOWN
-            conversation.enter(pack(("SADD", self._keys.names, name)), Posted(ignore))
+            conversation.submit(
+                pack(("SADD", self._keys.names, name)), CallbackRequest(ignore_reply)
+            )
         attempt = Attempt(self, name, data, now, replied)
         head = self._heads.get(name)
         if head is None:
-            conversation.enter(pack(self._command(name, data)), attempt)
+            conversation.submit(pack(self._command(name, data)), attempt)
             self._learn_head(name)
         else:
-            conversation.enter(complete(head, data), attempt)
+            conversation.submit(complete_command(head, data), attempt)
 
     def _learn_head(self, name: str) -> None:
         """Remember what all commands for a name begin with, if nothing in them changes."""
         *head, data = self._command(name, b"")
         if len(head) == PLAIN and not data:
-            self._heads[name] = pack_but_last(*head)
+            self._heads[name] = pack_prefix(*head)
 
     async def publish(self, message: Message) -> Receipt:
         """Put an event into its stream; returns when the server has it.
@@ -202,7 +204,7 @@ class Publisher:
 class Attempt(msgspec.Struct, eq=False):
     """One event that was sent, and whose reply goes to the bus."""
 
-    confirms: ClassVar[bool] = False
+    answered_by_push: ClassVar[bool] = False
 
     publisher: Publisher
     name: str
@@ -211,7 +213,7 @@ class Attempt(msgspec.Struct, eq=False):
     replied: Replied
     retried: bool = False
 
-    def take(self, frame: Any, /) -> bool:
+    def receive_reply(self, frame: Any, /) -> bool:
         """Take the reply, or what says that there will be none."""
         if isinstance(frame, Exception):
             self.publisher.failed(self, frame)
@@ -222,6 +224,6 @@ class Attempt(msgspec.Struct, eq=False):
             self.replied(Receipt(id=receipt))
         return True
 
-    def settle(self, result: Any, /) -> None:
+    def fail(self, error: Exception, /) -> None:
         """Take what says that there will be no reply."""
-        self.take(result)
+        self.receive_reply(error)

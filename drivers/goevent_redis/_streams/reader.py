@@ -15,7 +15,7 @@ from typing import Any
 import trio
 from redis import exceptions as redis_errors
 
-from .._link.connection import Connection
+from .._link.connection import RedisConnection
 from .._link.errors import RedisLinkError
 from .._link.link import Link
 from .._link.pool import Pool
@@ -178,7 +178,7 @@ class Reader:
         looked, self._looked = self._looked, trio.Event()
         looked.set()
 
-    async def _read_on(self, connection: Connection) -> None:
+    async def _read_on(self, connection: RedisConnection) -> None:
         """Read over one connection, until there is nothing to read."""
         client = await connection.call("CLIENT", "ID")
         # The server may not know yet that an earlier connection is gone, and give out to it.
@@ -198,7 +198,7 @@ class Reader:
             self.blocked = None
             self._end()
 
-    async def _read(self, connection: Connection, feeds: dict[bytes, Feed]) -> None:
+    async def _read(self, connection: RedisConnection, feeds: dict[bytes, Feed]) -> None:
         room = min(self._window.room, connection.config.max_reply_size // 2 // (self._weight + 1))
         count = max(1, room // len(feeds))
         command: list[Any] = ["XREADGROUP", "GROUP", self._keys.group, self._consumer]

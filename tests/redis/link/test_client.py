@@ -13,7 +13,7 @@ import trio
 from redis import exceptions as redis_errors
 from tests.support.redis_server import RedisServer, redis_server
 
-from goevent_redis._link.client import REFUSED, RedisClient
+from goevent_redis._link.client import REFUSED_COMMANDS, RedisClient
 from goevent_redis._link.config import RedisConfig
 from goevent_redis._link.link import Link
 from goevent_redis._link.pool import Pool
@@ -282,7 +282,7 @@ async def test_errors_are_those_of_the_redis_package() -> None:
                 await client.set("k", bad)
 
 
-@pytest.mark.parametrize("name", sorted(REFUSED))
+@pytest.mark.parametrize("name", sorted(REFUSED_COMMANDS))
 async def test_what_would_change_the_connection_for_all_is_refused(name: str) -> None:
     async with connected() as (_, client):
         for spelled in (name, name.lower(), name.encode()):

@@ -16,7 +16,7 @@ from tests.support.redis_server import FaultProxy, acl_user, fault_proxy, free_p
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent_redis._link.config import RedisConfig
-from goevent_redis._link.connection import Connection, open_connection
+from goevent_redis._link.connection import RedisConnection, open_connection
 from goevent_redis._link.errors import (
     ConnectionBroken,
     ConnectRefused,
@@ -34,7 +34,7 @@ SECRET = "s3cr3t-p4ss"
 
 
 @asynccontextmanager
-async def opened(config: RedisConfig) -> AsyncGenerator[Connection]:
+async def opened(config: RedisConfig) -> AsyncGenerator[RedisConnection]:
     connection = await open_connection(config)
     try:
         yield connection

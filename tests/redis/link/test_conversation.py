@@ -14,12 +14,16 @@ from redis import exceptions as redis_errors
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from goevent_redis._link.config import RedisConfig
-from goevent_redis._link.connection import Connection
-from goevent_redis._link.conversation import PATIENCE, WRITE_SIZE, Conversation
+from goevent_redis._link.connection import RedisConnection
+from goevent_redis._link.conversation import (
+    MAX_READ_TIMEOUTS_PER_REPLY,
+    MAX_WRITE_BYTES,
+    Conversation,
+)
 from goevent_redis._link.errors import ConnectionBroken, ProtocolBroken, ReplyTimeout
-from goevent_redis._link.queue import Queue
-from goevent_redis._link.request import Batch, Posted, Request
-from goevent_redis._link.resp import make_reader, pack
+from goevent_redis._link.queue import RequestQueue
+from goevent_redis._link.request import CallbackRequest, CommandRequest, PipelineRequest
+from goevent_redis._link.resp import ReplyReader, pack
 
 Pair = Callable[[], tuple[Any, Any]]
 
@@ -42,9 +46,9 @@ class Peer:
         self.ended: list[Exception] = []
         self.ended_at = math.nan
         self.conversation = Conversation(
-            Connection(ours, make_reader(config.max_reply_size), config),
+            RedisConnection(ours, ReplyReader(config.max_reply_size), config),
             on_push=self.pushes.append,
-            on_room=lambda: None,
+            on_writable=lambda: None,
             on_end=self._note_end,
             keepalive=keepalive,
         )
@@ -287,9 +291,9 @@ class Gate:
 
 async def test_what_left_in_part_may_have_been_executed_in_part() -> None:
     async with talking(pair=socket_pair) as peer:
-        several = Batch(2)
+        several = PipelineRequest(2)
         first = pack(("SET", "a", 1))
-        peer.conversation.enter(first + pack(("SET", "b", bytes(1 << 24))), several)
+        peer.conversation.submit(first + pack(("SET", "b", bytes(1 << 24))), several)
         peer.conversation.end(ProtocolBroken("enough"))
         assert (await peer.hear()).startswith(first)
         with pytest.raises(ConnectionBroken) as caught:
@@ -304,7 +308,7 @@ async def test_what_leaves_at_once_in_part_or_later_leaves_in_order() -> None:
             replies: list[Any] = []
             for number in range(count):
                 data = pack(("ECHO", bytes([65 + number]) * (1 if number % 2 else 1 << 20)))
-                peer.conversation.enter(data, Posted(replies.append))
+                peer.conversation.submit(data, CallbackRequest(replies.append))
                 asked += data
                 await trio.lowlevel.checkpoint()  # the writer is in the middle of it
             while len(heard) < len(asked):
@@ -336,7 +340,7 @@ async def test_pieces_leave_in_order_and_what_the_peer_has_got_may_have_been_exe
         async with trio.open_nursery() as nursery:
             nursery.start_soon(listen)
             for data in commands:
-                peer.conversation.enter(data, Posted(results.append))
+                peer.conversation.submit(data, CallbackRequest(results.append))
                 for _ in range(random.choice((0, 0, 0, 0, 1, 2))):
                     await trio.lowlevel.checkpoint()
         assert asked.startswith(heard)
@@ -351,8 +355,8 @@ async def test_pieces_leave_in_order_and_what_the_peer_has_got_may_have_been_exe
 async def test_callback_gets_the_reply_or_the_failure() -> None:
     async with talking() as peer:
         got: list[Any] = []
-        peer.conversation.enter(pack(("ONE",)), Posted(got.append))
-        peer.conversation.enter(pack(("TWO",)), Posted(got.append))
+        peer.conversation.submit(pack(("ONE",)), CallbackRequest(got.append))
+        peer.conversation.submit(pack(("TWO",)), CallbackRequest(got.append))
         await peer.say(b":1\r\n")
         await peer.stream.aclose()
         await wait_all_tasks_blocked()
@@ -364,12 +368,12 @@ async def test_callback_that_raises_does_not_keep_the_others_from_their_end() ->
     def raises(_: Any) -> None:
         raise RuntimeError("mine")
 
-    asking = Request()
+    asking = CommandRequest()
 
     async def scenario() -> None:
         async with talking() as peer:
-            peer.conversation.enter(pack(("ONE",)), Posted(raises))
-            peer.conversation.enter(pack(("TWO",)), asking)
+            peer.conversation.submit(pack(("ONE",)), CallbackRequest(raises))
+            peer.conversation.submit(pack(("TWO",)), asking)
             await peer.stream.aclose()
             await wait_all_tasks_blocked()
 
@@ -416,7 +420,7 @@ async def test_trickle_is_no_excuse_for_ever(autojump_clock: MockClock) -> None:
             await peer.stream.send_all(b"x")
             await trio.sleep(1)
         assert isinstance(asking.outcome, ReplyTimeout)
-        assert peer.ended_at - start == PATIENCE * 3.0
+        assert peer.ended_at - start == MAX_READ_TIMEOUTS_PER_REPLY * 3.0
 
 
 async def test_silence_is_broken_by_a_ping(autojump_clock: MockClock) -> None:
@@ -455,7 +459,7 @@ async def test_server_that_takes_nothing_loses_the_connection(autojump_clock: Mo
         assert gate.waiting
         await trio.sleep(20)
         assert isinstance(asking.outcome, ReplyTimeout)
-        assert "took nothing" in str(asking.outcome)
+        assert "accepted no data" in str(asking.outcome)
         assert peer.ended_at - start == 3.0
 
 
@@ -467,7 +471,9 @@ async def test_slow_writing_goes_on_piece_by_piece(autojump_clock: MockClock) ->
             await trio.sleep(2)
 
         stream.send_stream.send_all_hook = slowly
-        asking = await ask(nursery, peer.conversation.execute, "SET", "k", b"x" * 5 * WRITE_SIZE)
+        asking = await ask(
+            nursery, peer.conversation.execute, "SET", "k", b"x" * 5 * MAX_WRITE_BYTES
+        )
         await trio.sleep(11)
         await peer.say(b"+OK\r\n")
         assert asking.outcome == b"OK"
@@ -511,12 +517,12 @@ async def test_infinite_timeouts_wait_for_ever(autojump_clock: MockClock) -> Non
 
 
 async def test_request_that_was_cancelled_in_the_queue_is_not_let_in() -> None:
-    queue = Queue()
+    queue = RequestQueue()
     scope = trio.CancelScope()
 
     async def wait() -> None:
-        with scope, queue.turn(lambda: b"", Request()) as turn:
-            await turn.wait()
+        with scope, queue.place(lambda: b"", CommandRequest()) as queued:
+            await queued.wait()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(wait)
@@ -533,9 +539,9 @@ async def test_what_on_push_raises_ends_the_conversation() -> None:
 
     ours, theirs = memory_stream_pair()
     conversation = Conversation(
-        Connection(ours, make_reader(1 << 20), RedisConfig()),
+        RedisConnection(ours, ReplyReader(1 << 20), RedisConfig()),
         on_push=raises,
-        on_room=lambda: None,
+        on_writable=lambda: None,
         on_end=lambda _: None,
         keepalive=math.inf,
     )

@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import trio
 from redis import exceptions as redis_errors
+from tests.support.redis_resp import PythonReader
 from tests.support.redis_server import RedisServer, acl_user, fault_proxy, free_port, redis_server
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from goevent_redis._link import connection as _connection, link as _link
 from goevent_redis._link.config import RedisConfig
-from goevent_redis._link.connection import Connection
+from goevent_redis._link.connection import RedisConnection
 from goevent_redis._link.connectivity import Connected, Disconnected
 from goevent_redis._link.conversation import Conversation
 from goevent_redis._link.errors import (
@@ -33,7 +34,6 @@ from goevent_redis._link.errors import (
     WrongPassword,
 )
 from goevent_redis._link.link import Link
-from goevent_redis._link.resp_python import PythonReader
 
 
 def config_of(server: RedisServer, **fields: Any) -> RedisConfig:
@@ -43,7 +43,7 @@ def config_of(server: RedisServer, **fields: Any) -> RedisConfig:
 @pytest.fixture(params=["hiredis", "python"])
 def any_reader(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if request.param == "python":
-        monkeypatch.setattr(_connection, "make_reader", PythonReader)
+        monkeypatch.setattr(_connection, "ReplyReader", PythonReader)
 
 
 @pytest.mark.usefixtures("any_reader")
@@ -475,12 +475,13 @@ async def test_dials_are_bounded(
     dials: list[float] = []
     ours, theirs = memory_stream_pair()
 
-    async def dial(config: RedisConfig) -> Connection:
+    async def dial(config: RedisConfig) -> RedisConnection:
         await trio.lowlevel.checkpoint()
         dials.append(trio.current_time())
         if len(dials) > 1:
             raise ConnectRefused("no")
-        return Connection(ours, PythonReader(1 << 20), config)
+        reader: Any = PythonReader(1 << 20)
+        return RedisConnection(ours, reader, config)
 
     monkeypatch.setattr(_link, "open_connection", dial)
     log = Log()

@@ -125,7 +125,7 @@ async def test_opening_ahead_fails_with_its_own_error() -> None:
 
 
 async def test_opening_ahead_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_pool, "PAUSE", 0.01)
+    monkeypatch.setattr(_pool, "REFILL_PAUSE_SECONDS", 0.01)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         pool = Pool(RedisConfig(addr=proxy.addr, min_idle_conns=1))
         async with pool.open():
@@ -155,7 +155,7 @@ async def test_dead_connections_are_not_handed_out() -> None:
 async def test_connections_that_rested_have_to_answer_first(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(_pool, "DOUBTFUL", 0.0)
+    monkeypatch.setattr(_pool, "PING_AFTER_IDLE_SECONDS", 0.0)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         pool = Pool(RedisConfig(addr=proxy.addr, read_timeout=0.05))
         async with pool.open():

@@ -1,4 +1,4 @@
-"""RESP3: both readers give the same frames, however the bytes are split, and stay in bounds."""
+"""RESP3: the reader agrees with the one in Python however the bytes are split, within bounds."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import pytest
 from hypothesis import example, given, settings, strategies as st
 from redis import exceptions as redis_errors
+from tests.support.redis_resp import PythonReader, pack_python
 
 from goevent_redis._link.replies import error_reply, is_list, is_map
-from goevent_redis._link.resp import Encodable, Reader
-from goevent_redis._link.resp_hiredis import HiredisReader, pack_hiredis
-from goevent_redis._link.resp_python import PythonReader, pack_python
+from goevent_redis._link.resp import Encodable, ReplyReader, pack
 
-LIMIT = 1 << 20
-READERS = pytest.mark.parametrize("make", [HiredisReader, PythonReader])
+Reader = ReplyReader | PythonReader
+LIMIT = 1 << 20  # bytes
+READERS = pytest.mark.parametrize("make", [ReplyReader, PythonReader])
 
 
 def plain(reader: Reader, frame: object) -> Any:
@@ -101,11 +101,11 @@ CUTS = st.lists(st.integers(0, 10_000), max_size=12)
 @example([b"*3\r\n:1\r\n%1\r\n+a\r\n:2\r\n>1\r\n_\r\n"], [3, 5, 6])
 def test_readers_agree_on_frames_split_anywhere(frames: list[bytes], cuts: list[int]) -> None:
     data = b"".join(frames)
-    by_hiredis, failed = read_all(HiredisReader, data, cuts)
+    by_hiredis, failed = read_all(ReplyReader, data, cuts)
     assert read_all(PythonReader, data, cuts) == (by_hiredis, failed)
     if not failed:  # floats that are too small or too large for C are refused
         assert len(by_hiredis) == len(frames)
-        assert read_all(HiredisReader, data, []) == (by_hiredis, failed)
+        assert read_all(ReplyReader, data, []) == (by_hiredis, failed)
 
 
 @settings(max_examples=400, deadline=None)
@@ -121,7 +121,7 @@ def test_readers_agree_on_damaged_frames(
     for at, content in damage:
         at %= len(data) + 1
         data[at : at + len(content)] = content
-    by_hiredis, failed = read_all(HiredisReader, bytes(data), cuts)
+    by_hiredis, failed = read_all(ReplyReader, bytes(data), cuts)
     in_python, also_failed = read_all(PythonReader, bytes(data), cuts)
     # One may look at a frame before the other does, but they never read different things.
     common = min(len(by_hiredis), len(in_python))
@@ -133,7 +133,7 @@ def test_readers_agree_on_damaged_frames(
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=60), CUTS)
 def test_readers_never_raise(data: bytes, cuts: list[int]) -> None:
-    for make in (HiredisReader, PythonReader):
+    for make in (ReplyReader, PythonReader):
         read_all(make, data, cuts)
 
 
@@ -230,16 +230,16 @@ def test_many_frames_in_a_row_do_not_add_up(make: type[Any]) -> None:
 )
 @example([math.inf, 1.0, "ä", b""])
 def test_packers_agree(args: list[Encodable]) -> None:
-    assert pack_python(tuple(args)) == pack_hiredis(tuple(args))
+    assert pack_python(tuple(args)) == pack(tuple(args))
 
 
 @pytest.mark.parametrize("arg", [None, True, object(), ["a"], bytearray(b"a")])
 def test_packers_refuse_what_is_no_argument(arg: Any) -> None:
-    for pack in (pack_python, pack_hiredis):
+    for packer in (pack_python, pack):
         with pytest.raises(TypeError):
-            pack(("SET", arg))
+            packer(("SET", arg))
         with pytest.raises(ValueError, match="surrogate"):
-            pack(("SET", "\ud800"))
+            packer(("SET", "\ud800"))
 
 
 @pytest.mark.parametrize(
@@ -263,11 +263,18 @@ def test_error_replies_are_the_exceptions_of_the_redis_package(
     assert str(error) == said
 
 
-def test_without_hiredis_python_reads() -> None:
-    code = (
-        "import sys; sys.modules['hiredis'] = None\n"
-        "from goevent_redis import _resp, _resp_python\n"
-        "assert type(_resp.make_reader(1 << 20)) is _resp_python.PythonReader\n"
-        "assert _resp.pack is _resp_python.pack_python"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)
+@pytest.mark.parametrize(
+    "code",
+    [
+        "sys.modules['hiredis'] = None",
+        "import hiredis; hiredis.__version__ = '3.4.9'",
+    ],
+    ids=["missing", "too old"],
+)
+def test_an_import_without_a_usable_hiredis_tells_what_to_install(code: str) -> None:
+    script = f"import sys; {code}; import goevent_redis"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode != 0
+    *_, last_line = result.stderr.splitlines()
+    assert last_line.startswith("ImportError: goevent_redis needs hiredis 3.5 or newer")
+    assert 'pip install "goevent[redis]"' in last_line

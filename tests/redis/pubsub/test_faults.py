@@ -20,12 +20,12 @@ from tests.support.redis_buses import (
     tls_contexts,
     until,
 )
+from tests.support.redis_resp import PythonReader
 from tests.support.redis_server import fault_proxy, redis_server
 
 from goevent import DecodeError, DispatchHandle, DriverConnectionError, Envelope, JsonCodec
 from goevent_redis import RedisConfig, RedisDriver
 from goevent_redis._link.connection import open_connection
-from goevent_redis._link.resp_python import PythonReader
 
 BACK = "connected to Redis again"
 
@@ -137,7 +137,7 @@ async def test_faults_are_survived_without_hiredis(monkeypatch: pytest.MonkeyPat
         made.append(PythonReader(limit))
         return made[-1]
 
-    monkeypatch.setattr("goevent_redis._link.resp._reader", make)
+    monkeypatch.setattr("goevent_redis._link.connection.ReplyReader", make)
     await test_a_cut_in_the_middle_of_a_frame_delivers_no_half_and_no_double(9)
     assert len(made) >= 10  # two connections, and eight more
 

@@ -16,10 +16,10 @@ from tests.support.redis_buses import (
     sent,
     until,
 )
+from tests.support.redis_resp import PythonReader
 from tests.support.redis_server import redis_server
 
 from goevent import DecodeError, Event, GapDetected
-from goevent_redis._link.resp_python import PythonReader
 
 GOOD = (
     b'{"event_name":"order.paid","event_type":"order.paid","event_data":{"n":1,"text":"abc"},'
@@ -164,7 +164,7 @@ async def test_mutants_of_marks_are_reported_and_hurt_nobody() -> None:
 async def test_hand_made_payloads_are_delivered_or_reported_without_hiredis(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goevent_redis._link.resp._reader", PythonReader)
+    monkeypatch.setattr("goevent_redis._link.connection.ReplyReader", PythonReader)
     await expect_all_told(HAND_MADE, where)
 
 

@@ -21,7 +21,7 @@ from goevent.drivers import Message, Receipt
 from ..._link.conversation import Conversation
 from ..._link.errors import ConnectionBroken, LinkClosed, RedisLinkError
 from ..._link.link import Link
-from ..._link.request import Posted
+from ..._link.request import CallbackRequest
 from ..._link.resp import Encodable, pack
 from ..config import StreamsConfig
 from ..faults import Troubles, refusal
@@ -78,8 +78,8 @@ class OrderedPublisher(Publisher):
             self._known[name] = attempt.since + KNOWN
             script, keys, args = establishing(self._keys, name)
             told = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
-            conversation.enter(told, Posted(lambda found: self._is_known(name, found)))
-        conversation.enter(pack(self._adding(attempt)), attempt)
+            conversation.submit(told, CallbackRequest(lambda found: self._is_known(name, found)))
+        conversation.submit(pack(self._adding(attempt)), attempt)
 
     async def publish(self, message: Message) -> Receipt:
         """Put an event into its stream; returns when the server has it.

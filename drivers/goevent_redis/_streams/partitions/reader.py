@@ -16,7 +16,7 @@ from typing import Any
 
 import trio
 
-from ..._link.connection import Connection
+from ..._link.connection import RedisConnection
 from ..keys import HEIR
 from ..reader import BLOCK, PAUSE, Reader
 from ..scripts import Call, call_many
@@ -45,7 +45,7 @@ class PartitionReader(Reader):
         """Return the feeds that can be read at the moment: those with a lease."""
         return [feed for feed in super().readable() if feed.lease is not None and feed.lease.open]
 
-    async def _read_on(self, connection: Connection) -> None:
+    async def _read_on(self, connection: RedisConnection) -> None:
         client = await connection.call("CLIENT", "ID")
         while not self._stopped and self.readable():
             self._stale = False
@@ -74,7 +74,7 @@ class PartitionReader(Reader):
         with trio.move_on_after(seconds):
             await self._woken.wait()
 
-    async def _watch(self, connection: Connection, feeds: dict[bytes, Feed]) -> None:
+    async def _watch(self, connection: RedisConnection, feeds: dict[bytes, Feed]) -> None:
         """Wait until there is news of streams that have none."""
         readings = {
             key: feed.lease.reading(feed) for key, feed in feeds.items() if feed.lease is not None

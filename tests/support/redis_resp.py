@@ -1,7 +1,7 @@
-"""RESP3 in Python: what reads and packs when hiredis is not there.
+"""RESP3 in pure Python: the oracle for the reader of goevent_redis, which uses hiredis.
 
-It gives the same frames as hiredis, byte for byte, and refuses what hiredis refuses; the tests hold
-the two against each other. Only its speed differs.
+It gives the same frames as the reader with hiredis, byte for byte, and refuses the same bytes. The
+tests compare the two, and run the link with this one, too.
 """
 
 from __future__ import annotations
@@ -10,40 +10,35 @@ import math
 import re
 from typing import Any
 
-from .errors import ProtocolBroken
-from .replies import error_reply
-
-Encodable = str | bytes | int | float | memoryview
-"""What a command may consist of."""
+from goevent_redis._link.errors import ProtocolBroken
+from goevent_redis._link.replies import error_reply
+from goevent_redis._link.resp import MIN_ELEMENT_BYTES, Encodable
 
 MAX_DEPTH = 1024
 """How deep frames may be nested; as in hiredis."""
-
-MIN_ELEMENT = 3
-"""The fewest bytes that an element of an aggregate takes, as in `_` and its line end."""
 
 _INTEGER = re.compile(rb"0|-?[1-9][0-9]*")
 _BIG_NUMBER = re.compile(rb"-?[0-9]*")
 _DOUBLE = re.compile(rb"-?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][-+]?[0-9]+)?")
 _DOUBLE_NAMES = {b"inf": math.inf, b"-inf": -math.inf, b"nan": math.nan, b"-nan": math.nan}
-_MAX_DOUBLE = 325
+_MAX_DOUBLE_CHARS = 325
 _BOOLEANS = {b"t": True, b"T": True, b"f": False, b"F": False}
 _INCOMPLETE = object()
 _OPENED = object()
 
 
-class Push(list[Any]):
-    """A push frame: what the server sends without having been asked."""
+class PythonPush(list[Any]):
+    """A push frame: the server sends it without a request."""
 
 
-class _Open:
+class _OpenAggregate:
     """An aggregate whose elements are still arriving."""
 
-    __slots__ = ("items", "kind", "want")
+    __slots__ = ("expected", "items", "kind")
 
-    def __init__(self, kind: int, want: int) -> None:
+    def __init__(self, kind: int, expected: int) -> None:
         self.kind = kind
-        self.want = want
+        self.expected = expected
         self.items: list[Any] = []
 
     def close(self) -> Any:
@@ -53,26 +48,26 @@ class _Open:
                 return dict(zip(items, items, strict=True))
             except TypeError:
                 raise ProtocolBroken("a map has a key that Python cannot hash") from None
-        return Push(self.items) if self.kind == _PUSH else self.items
+        return PythonPush(self.items) if self.kind == _PUSH else self.items
 
 
 _MAP, _PUSH = ord("%"), ord(">")
 
 
 class PythonReader:
-    """Reads the frames of one connection in Python; see `Reader`."""
+    """Turns the bytes of one connection into frames, as `ReplyReader` does with hiredis."""
 
-    push_type: type[list[Any]] = Push
+    push_type: type[list[Any]] = PythonPush
 
     def __init__(self, limit: int) -> None:
         self.failure: ProtocolBroken | None = None
         self._limit = limit
         self._buffer = bytearray()
-        self._at = 0  # where the next element starts
-        self._searched = 0  # up to where no line end was found
+        self._at = 0  # the position of the next element
+        self._searched = 0  # no line end is before this position
         self._size = 0  # bytes of the open frame that have left the buffer
         self._declared = 0  # elements that the open frame has announced
-        self._stack: list[_Open] = []
+        self._stack: list[_OpenAggregate] = []
 
     def read(self, chunk: bytes) -> list[Any]:
         """Return the frames that are complete now, in order; error replies are exceptions."""
@@ -106,7 +101,7 @@ class PythonReader:
             while stack:
                 innermost = stack[-1]
                 innermost.items.append(value)
-                if len(innermost.items) < innermost.want:
+                if len(innermost.items) < innermost.expected:
                     break
                 value = stack.pop().close()
             else:
@@ -160,11 +155,11 @@ class PythonReader:
         count = _length(line)
         if count < 0:
             return None
-        aggregate = _Open(kind, 2 * count if kind == _MAP else count)
+        aggregate = _OpenAggregate(kind, 2 * count if kind == _MAP else count)
         if not count:
             return aggregate.close()
-        self._declared += aggregate.want
-        if self._declared * MIN_ELEMENT > self._limit:
+        self._declared += aggregate.expected
+        if self._declared * MIN_ELEMENT_BYTES > self._limit:
             raise ProtocolBroken(f"a reply of {self._declared} elements is above the size limit")
         if len(self._stack) >= MAX_DEPTH:
             raise ProtocolBroken("a reply is nested too deep")
@@ -216,7 +211,7 @@ def _length(line: bytes) -> int:
 def _double(line: bytes) -> float | None:
     if (named := _DOUBLE_NAMES.get(line.lower())) is not None:
         return named
-    if len(line) > _MAX_DOUBLE or not _DOUBLE.fullmatch(line):
+    if len(line) > _MAX_DOUBLE_CHARS or not _DOUBLE.fullmatch(line):
         return None
     value = float(line)
     return value if math.isfinite(value) else None
@@ -227,10 +222,10 @@ def _unknown(kind: int) -> ProtocolBroken:
 
 
 def pack_python(args: tuple[Encodable, ...]) -> bytes:
-    """Return a command as the server reads it; as `hiredis.pack_command` does.
+    """Return a command in the form in which the server reads it, as `hiredis.pack_command` does.
 
     Raises:
-        TypeError: Something is neither text nor bytes nor a number.
+        TypeError: A part is neither text nor bytes nor a number.
     """
     parts = [b"*%d\r\n" % len(args)]
     for arg in args:
