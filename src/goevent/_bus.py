@@ -355,7 +355,7 @@ class GoEvent:
 
     def _collect_unhandled(self, into: list[EventError]) -> None:
         self._supervisor.unhandled = into.append
-        self._supervisor.pardon = into.clear
+        self._supervisor.all_seen = into.clear
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:

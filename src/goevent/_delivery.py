@@ -44,8 +44,8 @@ class Delivery:
     @property
     def deliveries(self) -> int:
         """How often the broker has handed the event out, this time included; 1 without one."""
-        notes = self.handle.notes
-        return getattr(notes, "deliveries", 1)
+        details = self.handle.details
+        return getattr(details, "deliveries", 1)
 
     @property
     def redelivered(self) -> bool:

@@ -1,7 +1,10 @@
-"""The handle of one dispatch: who is still at work on the event, what failed, who waits.
+"""The handle of one dispatch: its unfinished listeners, its errors and the tasks that wait for it.
 
-Owned by whoever dispatched. Workers count it down; it wakes its waiters at zero. It is made for
-every dispatch, so what only some need (errors, a second waiter, an id) lives in `HandleDetails`.
+The dispatching code owns the handle. Workers count it down, and at zero it wakes the waiting tasks.
+The kernel makes one for every dispatch, so the parts that few handles need (errors, a second
+waiting task, an id, headers) live in `HandleDetails`, which is made on demand.
+
+A handle knows nothing of routing: the protocols below say what it asks of its bus.
 """
 
 from __future__ import annotations
@@ -27,17 +30,20 @@ if TYPE_CHECKING:
     import outcome
 
 IDS_PER_BLOCK = 256
-"""Ids drawn at once: for each one alone, asking the system would cost half of a publish."""
+"""Ids drawn at once. To ask the system for each one alone would cost half of a publish."""
 
 
-class Ids:
-    """Ids that nobody has drawn before. A forked process must not go on with those of another."""
+class IdGenerator:
+    """Draws unique ids for the handles of one bus."""
 
     def __init__(self) -> None:
         self._drawn: list[str] = []
 
     def forget(self) -> None:
-        """Draw anew, as this may be a fork of the process that drew."""
+        """Throw away the ids drawn in advance.
+
+        A forked process has a copy of them, and must not use the ids of its parent.
+        """
         self._drawn.clear()
 
     def draw(self) -> str:
@@ -48,7 +54,7 @@ class Ids:
 
 
 class WakeUp:
-    """The outcome that wakes a parked task; an `outcome.Value` can be used but once."""
+    """The outcome that wakes a parked task. An `outcome.Value` can be unwrapped only once."""
 
     __slots__ = ()
 
@@ -59,33 +65,38 @@ class WakeUp:
 WAKE_UP = cast("outcome.Outcome[None]", WakeUp())
 
 
-class Workers(Protocol):
-    """Where listeners run: without any, a task is surely not inside a listener."""
+class WorkerTable(Protocol):
+    """The workers of a bus. If none is suspended, no task runs inside a listener but a worker."""
 
     suspended: int
     workers: dict[Task, Any]
 
 
-class Kernel(Protocol):
-    """What a handle needs of the bus it comes from."""
+class DispatchKernel(Protocol):
+    """The part of a bus that its handles use.
 
-    home: int  # the thread that the bus runs on
-    ids: Ids
-    underway: Mapping[DispatchHandle, object]  # the dispatches that await inline listeners
+    Attributes:
+        home: The id of the thread that the bus runs on.
+        underway: The dispatches that await inline listeners.
+    """
+
+    home: int
+    ids: IdGenerator
+    underway: Mapping[DispatchHandle, object]
 
     @property
-    def scheduler(self) -> Workers: ...
+    def scheduler(self) -> WorkerTable: ...
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
-        """Guard a wait from inside a listener, or raise `DeadlockError`."""
+        """Guard the wait of a task for a handle; raise `DeadlockError` if it would never end."""
         ...
 
-    def looked_at(self, notes: HandleDetails) -> None:
-        """Take note that somebody has seen the errors of a handle."""
+    def mark_seen(self, details: HandleDetails) -> None:
+        """Record that the application has seen the errors of a handle."""
         ...
 
 
-class Receipt(Protocol):
-    """What a broker says of an event that it has accepted."""
+class BrokerReceipt(Protocol):
+    """The answer of a broker that has accepted an event."""
 
     @property
     def id(self) -> str: ...
@@ -93,13 +104,13 @@ class Receipt(Protocol):
     def receivers(self) -> int | None: ...
 
 
-class Origin(Protocol):
-    """The route that the event took."""
+class HandleRoute(Protocol):
+    """The part of a route that its handles use."""
 
     @property
     def name(self) -> str: ...
     @property
-    def kernel(self) -> Kernel: ...
+    def kernel(self) -> DispatchKernel: ...
     @property
     def listeners(self) -> Sequence[object]: ...
     @property
@@ -107,18 +118,26 @@ class Origin(Protocol):
 
 
 class HandleDetails(msgspec.Struct, eq=False, weakref=True):
-    """The part of a handle that most handles never need; it lives as long as its handle."""
+    """The part of a handle that most handles never need. It lives as long as its handle.
+
+    Attributes:
+        first: The task that waits, before there is a second one.
+        waiters: The other tasks that wait.
+        settle: Tells the driver that brought the event that all listeners have finished.
+        deliveries: How often the event's broker has delivered it.
+        context: The context of the dispatcher, if a listener runs in it.
+    """
 
     first: Task | None
-    # Lists once something is in them: most events on their way to a broker need neither.
+    # Lists only when they hold something: most events that go to a broker need neither.
     waiters: list[Task] | tuple[()] = ()
     errors: list[EventError] | tuple[()] = ()
     id: str = ""
     headers: dict[str, str] | None = None
-    receipt: Receipt | None = None
-    settle: Settle | None = None  # the driver that brought the event
-    deliveries: int = 1  # how often its broker has handed it out
-    context: Context | None = None  # the dispatcher's, if a listener wants it
+    receipt: BrokerReceipt | None = None
+    settle: Settle | None = None
+    deliveries: int = 1
+    context: Context | None = None
 
     def add_waiter(self, task: Task) -> None:
         if isinstance(self.waiters, list):
@@ -138,22 +157,37 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
 
 
 class DispatchHandle:
-    """What became of one dispatched event, as Go's `goevent.DispatchHandle`.
+    """The progress of one dispatched event, as Go's `goevent.DispatchHandle`.
 
-    Inline listeners have run when you get it; the others are counted in `pending`.
+    `dispatch` returns it. By then all inline listeners have run; `pending` counts the others.
 
     Attributes:
-        event: the event that was dispatched.
+        event: The event that was dispatched.
+
+    Example:
+        >>> import trio
+        >>> from goevent import Event, GoEvent
+        >>> class OrderPaid(Event, name="handle.order.paid"):
+        ...     order_id: int
+        >>> async def main() -> None:
+        ...     async with GoEvent() as bus:
+        ...         handle = await bus.dispatch(OrderPaid(7))
+        ...         await handle.wait()
+        ...         handle.raise_errors()
+        >>> trio.run(main)
     """
 
-    __slots__ = ("event", "left", "notes", "route", "since")
+    __slots__ = ("details", "event", "left", "route", "since")
 
-    # Set by the dispatcher, not by an __init__, which would double the price of a dispatch.
+    # The dispatcher sets these. An __init__ would double the price of a dispatch.
     event: object
-    left: int  # below zero when a listener finished after its event was abandoned
-    route: Origin
+    # Deliveries that have not finished. Below zero when a listener finished an abandoned event.
+    left: int
+    route: HandleRoute
+    # When the event was put into mailboxes, by the clock of the scheduler.
     since: float
-    notes: Task | HandleDetails | None
+    # Most handles have one waiting task at most. They store it here, and need no details.
+    details: Task | HandleDetails | None
 
     @property
     def event_name(self) -> str:
@@ -162,72 +196,73 @@ class DispatchHandle:
 
     @property
     def id(self) -> str:
-        """16 lower hex digits, drawn when first asked for."""
-        notes = self.noted()
-        if not notes.id:
-            notes.id = self.route.kernel.ids.draw()
-        return notes.id
+        """The id of the dispatch: 16 lower hex digits, drawn on first use."""
+        details = self.ensure_details()
+        if not details.id:
+            details.id = self.route.kernel.ids.draw()
+        return details.id
 
     @property
     def headers(self) -> dict[str, str]:
-        """What travels with the event, besides it; middleware around dispatch may fill it."""
-        notes = self.noted()
-        if notes.headers is None:
-            notes.headers = {}
-        return notes.headers
+        """The headers that travel with the event; middleware around dispatch may fill them."""
+        details = self.ensure_details()
+        if details.headers is None:
+            details.headers = {}
+        return details.headers
 
     @property
     def receipt(self) -> str:
-        """What the broker calls the event, once it has accepted it; empty before, and without."""
-        notes = self.notes
-        receipt = notes.receipt if isinstance(notes, HandleDetails) else None
+        """The broker's id of the event. Empty without a broker, and until it accepts the event."""
+        details = self.details
+        receipt = details.receipt if isinstance(details, HandleDetails) else None
         return "" if receipt is None else receipt.id
 
     @property
     def receivers(self) -> int | None:
-        """How many others the broker sent the event to; None if it does not tell, or not yet."""
-        notes = self.notes
-        receipt = notes.receipt if isinstance(notes, HandleDetails) else None
+        """How many other buses the broker sent the event to; None if the broker did not say."""
+        details = self.details
+        receipt = details.receipt if isinstance(details, HandleDetails) else None
         return None if receipt is None else receipt.receivers
 
     @property
     def pending(self) -> int:
-        """How many listeners have not finished with the event yet."""
+        """How many listeners have not finished the event yet."""
         return max(self.left, 0)
 
     @property
     def done(self) -> bool:
-        """True once every listener has finished, failed, or will not get the event any more."""
+        """True once every listener has finished or failed, or will not get the event any more."""
         return self.left <= 0
 
     @property
     def errors(self) -> tuple[EventError, ...]:
-        """What failed so far, in the order in which it failed."""
-        notes = self.notes
-        if not isinstance(notes, HandleDetails) or not notes.errors:
+        """The failures so far, in their order."""
+        details = self.details
+        if not isinstance(details, HandleDetails) or not details.errors:
             return ()
-        self.route.kernel.looked_at(notes)
-        return tuple(notes.errors)
+        self.route.kernel.mark_seen(details)
+        return tuple(details.errors)
 
     def raise_errors(self) -> None:
-        """Raise what failed so far.
+        """Raise the failures so far; return if there are none.
 
         Raises:
-            ExceptionGroup: of `EventError`s, when at least one listener failed.
+            ExceptionGroup: At least one listener failed. The group holds `EventError`s.
         """
         if errors := self.errors:
             raise ExceptionGroup(f"{len(errors)} listener(s) failed on {self.event_name!r}", errors)
 
     @enable_ki_protection
     async def wait(self) -> None:
-        """Wait until every listener has finished with the event.
+        """Wait until every listener has finished the event.
 
-        Always a checkpoint. Cancelling the wait changes nothing about the event. It always ends: a
-        delivery that is dropped, unregistered or abandoned is finished, and `errors` says so.
+        Always a checkpoint. A cancelled wait changes nothing for the event. Every wait ends: a
+        delivery that is dropped, unregistered or abandoned counts as finished, and has an error in
+        `errors`.
 
         Raises:
-            DeadlockError: the caller runs inside a listener which that event is waiting for.
-            RuntimeError: this is not the bus's thread.
+            DeadlockError: The caller runs inside a listener that has to finish first.
+            RuntimeError: This is not the thread of the bus.
         """
         if self.left <= 0:
             await checkpoint()
@@ -239,20 +274,20 @@ class DispatchHandle:
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
             if scheduler.suspended or task in scheduler.workers or kernel.underway:
                 with kernel.waiting(self, task):
-                    await self.parked(task)
+                    await self.park(task)
             else:
-                await self.parked(task)
+                await self.park(task)
 
     @types.coroutine
-    def parked(self, task: Task) -> Generator[object, outcome.Outcome[None], None]:
-        """Park the running task until nothing is left."""
-        notes = self.notes
-        if notes is None:
-            self.notes = task
-        elif type(notes) is HandleDetails and notes.first is None and not notes.waiters:
-            notes.first = task
+    def park(self, task: Task) -> Generator[object, outcome.Outcome[None], None]:
+        """Park the running task until no delivery is left."""
+        details = self.details
+        if details is None:
+            self.details = task
+        elif type(details) is HandleDetails and details.first is None and not details.waiters:
+            details.first = task
         else:
-            self.noted().add_waiter(task)
+            self.ensure_details().add_waiter(task)
         task.custom_sleep_data = self
         try:
             (yield PARKED).unwrap()
@@ -261,62 +296,65 @@ class DispatchHandle:
             raise
 
     def _forget(self, task: Task) -> None:
-        notes = self.notes
-        if notes is task:
-            self.notes = None
-        elif isinstance(notes, HandleDetails):
-            if notes.first is task:
-                notes.first = None
+        details = self.details
+        if details is task:
+            self.details = None
+        elif isinstance(details, HandleDetails):
+            if details.first is task:
+                details.first = None
             else:
-                notes.remove_waiter(task)
+                details.remove_waiter(task)
 
-    def _rouse(self, task: Task) -> None:
+    def _reschedule(self, task: Task) -> None:
         """Wake a task, unless it is cancelled and has not run since."""
+        # Trio sets `custom_sleep_data` to None when it cancels the task: then the task wakes by
+        # itself, and to reschedule it a second time would be an error.
         if task.custom_sleep_data is self:
             reschedule(task, WAKE_UP)
 
-    def noted(self) -> HandleDetails:
-        notes = self.notes
-        if not isinstance(notes, HandleDetails):
-            self.notes = notes = HandleDetails(notes)
-        return notes
+    def ensure_details(self) -> HandleDetails:
+        """Return the details, made now if there were none."""
+        details = self.details
+        if not isinstance(details, HandleDetails):
+            self.details = details = HandleDetails(details)
+        return details
 
     def when_done(self, settle: Settle) -> None:
-        """Have a function called with the errors, once, when every listener has finished."""
+        """Call a function with the errors, once, when every listener has finished."""
         if self.left <= 0:
             settle(self._failed())
         else:
-            self.noted().settle = settle
+            self.ensure_details().settle = settle
 
     def _failed(self) -> tuple[EventError, ...]:
-        return tuple(self.notes.errors) if isinstance(self.notes, HandleDetails) else ()
+        return tuple(self.details.errors) if isinstance(self.details, HandleDetails) else ()
 
     def wake(self) -> None:
-        """Wake everybody who waits; called once, when nothing is left."""
-        notes = self.notes
-        if type(notes) is Task:
-            self.notes = None
-            self._rouse(notes)
-        elif isinstance(notes, HandleDetails):
-            if notes.first is not None:
-                first, notes.first = notes.first, None
-                self._rouse(first)
-            if notes.waiters:
-                waiters, notes.waiters = notes.waiters, ()
+        """Wake all waiting tasks; called once, when no delivery is left."""
+        details = self.details
+        if type(details) is Task:
+            self.details = None
+            self._reschedule(details)
+        elif isinstance(details, HandleDetails):
+            if details.first is not None:
+                first, details.first = details.first, None
+                self._reschedule(first)
+            if details.waiters:
+                waiters, details.waiters = details.waiters, ()
                 for task in waiters:
-                    self._rouse(task)
-            if notes.settle is not None:
-                settle, notes.settle = notes.settle, None
+                    self._reschedule(task)
+            if details.settle is not None:
+                settle, details.settle = details.settle, None
                 settle(self._failed())
 
     def settle_one(self) -> None:
-        """Count one delivery as finished; the cold twin of what workers do inline."""
+        """Count one delivery as finished, as the loop of the workers does inline."""
         self.left -= 1
         if not self.left:
             self.wake()
 
     def __repr__(self) -> str:
         state = "done" if self.done else f"{self.pending} pending"
-        notes = self.notes
-        failed = len(notes.errors) if isinstance(notes, HandleDetails) else 0
+        details = self.details
+        failed = len(details.errors) if isinstance(details, HandleDetails) else 0
         return f"<DispatchHandle {self.event_name!r} {state}, {failed} error(s)>"

@@ -1,4 +1,4 @@
-"""Ids of dispatches."""
+"""IdGenerator of dispatches."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from goevent import Config, Event, EventRegistry, GoEvent
-from goevent._handle import IDS_PER_BLOCK, Ids
+from goevent._handle import IDS_PER_BLOCK, IdGenerator
 
 REGISTRY = EventRegistry()
 
@@ -17,7 +17,7 @@ class Noted(Event, name="ids.noted", registry=REGISTRY):
 
 
 def test_an_id_has_16_lower_hex_digits_and_comes_once() -> None:
-    ids = Ids()
+    ids = IdGenerator()
     drawn = [ids.draw() for _ in range(3 * IDS_PER_BLOCK)]
     assert all(re.fullmatch("[0-9a-f]{16}", one) for one in drawn)
     assert len(set(drawn)) == 3 * IDS_PER_BLOCK
@@ -26,7 +26,7 @@ def test_an_id_has_16_lower_hex_digits_and_comes_once() -> None:
 def test_what_was_drawn_before_is_not_used_after_forgetting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    ids = Ids()
+    ids = IdGenerator()
     ids.draw()
     monkeypatch.setattr("goevent._handle.urandom", bytes)
     assert ids.draw() != "0" * 16

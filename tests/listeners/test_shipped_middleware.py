@@ -263,7 +263,7 @@ async def test_nothing_is_put_together_for_a_level_that_is_off(
 
         handle = await bus.dispatch(Paid())
         # An id is drawn when it is asked for first, and nobody else does.
-        assert handle.notes is None or not handle.noted().id
+        assert handle.details is None or not handle.ensure_details().id
     assert records == []
 
 

@@ -70,7 +70,7 @@ class Admission:
         for actor in route.once:
             self.spend(actor)
         if scheduler.ready and not scheduler.awake:
-            scheduler.post()
+            scheduler.wake_workers()
 
     def drop(self, handle: DispatchHandle, actor: Actor, reason: str) -> None:
         """Settle an event that was taken out of a mailbox, or never got in."""

@@ -1,7 +1,7 @@
 """Back-pressure: dispatches that wait for room in mailboxes, and the queues they wait in.
 
-Owned by the bus. The dispatcher enters a dispatch here when a mailbox with `overflow="block"` has no
-room; the scheduler and the publisher call `made_room` when they have taken events from a mailbox.
+The dispatcher enters a dispatch here when a mailbox with `overflow="block"` has no room. The
+scheduler and the publisher call `made_room` when they have taken events from a mailbox.
 
 Theory of operation: each mailbox without room has a first-come-first-served queue of dispatches. A
 dispatch stands in the queues of all `overflow="block"` mailboxes on its route, as it commits to all
@@ -14,7 +14,8 @@ wait means for certain that nothing was sent. While a mailbox has a queue its ac
 this one number sends every newcomer to the back of the queue.
 
 One dispatch that leaves the front of a queue (admitted, refused or cancelled) may let in the next
-one, also in the other queues that it stood in. `Backpressure.admit` follows these consequences to the end.
+one, also in the other queues that it stood in. `Backpressure.admit` follows these consequences to
+the end.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 
 from .._errors import BusClosed, EventError, forget_caller
 from .._events.event import AdHocEvent
-from .._handle import DispatchHandle, Ids
+from .._handle import DispatchHandle, IdGenerator
 from .._options.signature import explain_unregistered
 from .._trio_internals import RUNNING, turn
 from .admission import Admission
@@ -71,7 +71,7 @@ class Dispatcher:
         self.reentrancy: Reentrancy = Reentrancy(scheduler, self.router, self.special_dispatch)
         self.max_nesting: int = config.max_nesting
         self._depth = 0
-        self.ids: Ids = Ids()
+        self.ids: IdGenerator = IdGenerator()
         self.home: int = 0  # the thread that the bus runs on, while it is open
         self._draining = False
         self._was_open = False
@@ -142,7 +142,7 @@ class Dispatcher:
         handle = DispatchHandle()
         handle.event = event
         handle.route = route
-        handle.notes = None
+        handle.details = None
         if actors := route.actors:
             room = route.free or route.room()
             if room > 0:
@@ -160,7 +160,7 @@ class Dispatcher:
                         ready.append(actor)
                 route.posted += 1
                 if ready and not scheduler.awake:
-                    scheduler.post()
+                    scheduler.wake_workers()
             else:
                 self.admission.commit(route, handle)
         else:
@@ -217,7 +217,7 @@ class Dispatcher:
     def warn_if_slow(self, route: Route, seconds: float) -> None:
         """Say that an inline listener has held up all other tasks, if one has."""
         if seconds > self._slow_after and route.inline:
-            self.scheduler.warn_of(" or ".join(actor.name for actor in route.inline), seconds)
+            self.scheduler.warn_slow(" or ".join(actor.name for actor in route.inline), seconds)
 
     async def finish(
         self, route: Route, handle: DispatchHandle, *, arrived: bool = False
@@ -371,10 +371,10 @@ class Dispatcher:
         await checkpoint()
         for handle in handles:
             if handle.left > 0:
-                await handle.parked(current_task())
+                await handle.park(current_task())
 
-    def looked_at(self, notes: HandleDetails) -> None:
-        self._supervisor.looked_at(notes)
+    def mark_seen(self, details: HandleDetails) -> None:
+        self._supervisor.mark_seen(details)
 
     def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
         return self.reentrancy.waiting(handle, task)

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from .._errors import EventAbandoned, EventError, describe, failure_of, forget_caller
-from .._trio_internals import cancel_status
 from .recovery import raised
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ class FailedRuns:
                 except (trio.Cancelled, BaseExceptionGroup) as end:
                     await self.interrupted(worker, actor, handle, end, raised(failures))
                     return False
-                if worker.changed:
+                if worker.is_dirty:
                     last = failures.pop() if failed else None
                     await self.misbehaved(worker, actor, handle, last, raised(failures))
                     return False
@@ -149,7 +148,7 @@ class FailedRuns:
         earlier: tuple[Exception, ...] = (),
     ) -> None:
         """Report a listener that did not leave its worker as it was, and clean up after it."""
-        left_open = cancel_status(worker.task) is not worker.status
+        left_open = not worker.in_own_scope
         what = "a cancel scope or a nursery open" if left_open else "a context variable set"
         rest = await worker.clean_up(error)
         failure = RuntimeError(f"the listener left {what} on a task it shares with other listeners")
@@ -172,7 +171,7 @@ class FailedRuns:
         earlier: tuple[Exception, ...] = (),
     ) -> None:
         """Pass on a cancellation, or what else is no Exception; what is one is reported."""
-        if cancel_status(worker.task) is not worker.status:
+        if not worker.in_own_scope:
             return await self.misbehaved(worker, actor, handle, error, earlier)
         failure, rest = split(error)
         if failure is not None:

@@ -19,11 +19,11 @@ from trio.lowlevel import current_task
 
 from .._delivery import Delivery, finder
 from .._errors import EventAbandoned, failure_of, forget_caller
-from .._listeners.wrappers import InContext
 from .._options.middleware import within_async
 from .._trio_internals import cancel_status, close_leftovers
+from .context import InContext
 from .recovery import raised
-from .worker import OwnTimeLimit
+from .timeouts import OwnTimeLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -46,7 +46,7 @@ def levels() -> int:
     return LEVELS * len(underway.get())
 
 
-class Host(Protocol):
+class InlineHost(Protocol):
     """What a turn needs of the special_dispatch."""
 
     slow_after: float
@@ -59,7 +59,7 @@ class Host(Protocol):
         """Return what finds `delivery` for all that happens inside it now."""
         ...
 
-    def warn_of(self, name: str, seconds: float) -> None: ...
+    def warn_slow(self, name: str, seconds: float) -> None: ...
 
     def ended(self, handle: DispatchHandle) -> None:
         """Take note that the turn is over."""
@@ -81,7 +81,7 @@ class InlineTurn:
     )
 
     def __init__(
-        self, chosen: Route, handle: DispatchHandle, host: Host, failures: Failures
+        self, chosen: Route, handle: DispatchHandle, host: InlineHost, failures: Failures
     ) -> None:
         self._todo: deque[Actor] = deque(chosen.inline)  # an awaited one that runs is the first
         self._handle = handle
@@ -135,7 +135,7 @@ class InlineTurn:
         start = perf_counter()
         self._host.call(actor, self._handle)
         if (taken := perf_counter() - start) > self._host.slow_after:
-            self._host.warn_of(actor.name, taken)
+            self._host.warn_slow(actor.name, taken)
 
     async def _await(self, actor: Actor) -> None:
         """Run an `async def`, with its retries."""
@@ -190,7 +190,7 @@ class Watched(InContext):
     __slots__ = ("_host", "_name", "_step")
 
     def __init__(
-        self, context: Context, coroutine: Coroutine[Any, Any, None], name: str, host: Host
+        self, context: Context, coroutine: Coroutine[Any, Any, None], name: str, host: InlineHost
     ) -> None:
         super().__init__(context, coroutine)
         self._step = coroutine.send
@@ -206,7 +206,7 @@ class Watched(InContext):
             return self._run(self._step, value)
         finally:
             if (taken := perf_counter() - start) > self._host.slow_after:
-                self._host.warn_of(self._name, taken)
+                self._host.warn_slow(self._name, taken)
 
 
 async def run_within(actor: Actor, delivery: Delivery) -> None:

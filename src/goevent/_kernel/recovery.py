@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from .actor import Actor
 
 
-class Turn(Protocol):
+class RecoverableRun(Protocol):
     """What runs a listener: a lane, or an inline call."""
 
     state: str
@@ -62,7 +62,7 @@ class Recovery:
 
     # -- another attempt
 
-    async def again(self, turn: Turn, failures: list[Exception]) -> bool:
+    async def again(self, run: RecoverableRun, failures: list[Exception]) -> bool:
         """Wait for the time of another attempt, and tell whether there is to be one."""
         retry = self._retry
         error = failures[-1]
@@ -74,23 +74,23 @@ class Recovery:
             if not retry.covers(error):
                 return False
         except Exception as broken:  # noqa: BLE001 - a predicate of the user's
-            failures[-1] = HookFailed(f"the retry predicate of {turn.listener.name}", broken)
+            failures[-1] = HookFailed(f"the retry predicate of {run.listener.name}", broken)
             return False
-        return await self._nap(turn, retry.pause(len(failures)), "backing off")
+        return await self._nap(run, retry.pause(len(failures)), "backing off")
 
-    async def _nap(self, turn: Turn, seconds: float, state: str) -> bool:
+    async def _nap(self, run: RecoverableRun, seconds: float, state: str) -> bool:
         """Sleep, unless the listener is unregistered; tell whether it still is to run."""
         if self._unregistered:  # a listener that has got the only event it takes is not, yet
             return False
         nap = trio.CancelScope()
         self._naps.add(nap)
-        turn.state = state
+        run.state = state
         try:
             with nap:
                 await trio.sleep(seconds)
         finally:
             self._naps.discard(nap)
-            turn.state = ""
+            run.state = ""
         return not self._unregistered
 
     def wake(self) -> None:
@@ -101,11 +101,11 @@ class Recovery:
 
     # -- supervision
 
-    async def supervise(self, turn: Turn, error: EventError | None) -> None:
+    async def supervise(self, run: RecoverableRun, error: EventError | None) -> None:
         """Do about a listener what is to be done when an event has failed for good."""
         while error is not None and (pause := self._decide(error)) is not None:
             state = "escalating" if pause == inf else "restarting"
-            if not await self._nap(turn, pause, state):
+            if not await self._nap(run, pause, state):
                 return
             error = self._rebuild()
 

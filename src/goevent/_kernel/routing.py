@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._events.patterns import PatternTrie, compile_pattern, is_pattern
-from .._handle import Kernel
+from .._handle import DispatchKernel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,10 +44,15 @@ class Route:
     )
 
     def __init__(
-        self, name: str, kernel: Kernel, listeners: Sequence[Actor], *, special: bool = False
+        self,
+        name: str,
+        kernel: DispatchKernel,
+        listeners: Sequence[Actor],
+        *,
+        special: bool = False,
     ) -> None:
         self.name: str = name
-        self.kernel: Kernel = kernel
+        self.kernel: DispatchKernel = kernel
         self.unheard: bool = not listeners
         self.types: tuple[type, ...] = ()  # the classes for which the router has cached this route
         self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
@@ -104,7 +109,7 @@ def unique(calls: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any],
     return tuple(chosen.values())
 
 
-class Dispatches(Kernel, Protocol):
+class Dispatches(DispatchKernel, Protocol):
     """What the router needs of the dispatcher, besides what handles need."""
 
     @property

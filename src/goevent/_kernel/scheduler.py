@@ -133,12 +133,12 @@ class Scheduler:
 
     # -- what the dispatcher uses
 
-    def post(self) -> None:
+    def wake_workers(self) -> None:
         """Get workers going; called with actors ready and no worker awake."""
-        self._wake()
+        self._wake_one()
         if len(self.ready) > 1:
             for _ in range(sum([actor.suspends for actor in self.ready]) - 1):
-                self._wake()
+                self._wake_one()
 
     def owner(self, task: Task | None) -> Actor | Lane | None:
         """Return the actor inside whose listener `task` runs, directly or as a child task."""
@@ -162,7 +162,7 @@ class Scheduler:
         """Return the context for a listener that does not run in its worker's."""
         lane = self.workers[current_task()].actor
         if lane is not None and lane.current is not None and lane.listener.options.contextual:
-            context = lane.current.noted().context
+            context = lane.current.ensure_details().context
             if context is not None:
                 return context.copy()
         return contextvars.copy_context()
@@ -179,7 +179,7 @@ class Scheduler:
         self._clean.run(self._nursery.start_soon, fail, error)
         return True
 
-    def warn_of(self, name: str, seconds: float) -> None:
+    def warn_slow(self, name: str, seconds: float) -> None:
         """Say that a listener has held up all other tasks."""
         logger.warning("%s held the event loop for %.3f s", name, seconds)
 
@@ -197,7 +197,7 @@ class Scheduler:
 
     # -- the workers
 
-    def _wake(self) -> None:
+    def _wake_one(self) -> None:
         if not self.open:
             return
         self.awake += 1
@@ -224,7 +224,7 @@ class Scheduler:
         """Before a worker goes: see that the others suffice, and tell who waits for quiet."""
         if self.ready:
             if not self.awake and self.open:
-                self.post()
+                self.wake_workers()
         elif self._watchers and not (self.open and (self.awake or self.suspended)):
             watchers, self._watchers = self._watchers, []
             for task in watchers:
@@ -246,8 +246,8 @@ class Scheduler:
             while ready:
                 actor = ready.popleft()
                 mail, call = actor.mail, actor.call
-                worker.slept = False
-                worker.actor = worker.last = actor
+                worker.has_suspended = False
+                worker.actor = worker.last_actor = actor
                 while mail:
                     for _ in BURST:
                         actor.current = handle = mail.popleft()
@@ -255,7 +255,7 @@ class Scheduler:
                             await call(handle.event)
                             dirty = context != clean
                         except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-                            if worker.changed:
+                            if worker.is_dirty:
                                 return await after.misbehaved(worker, actor, handle, error)
                             if actor.listener.recovery is not None:
                                 if not await after.recover(worker, actor, handle, error):
@@ -273,7 +273,7 @@ class Scheduler:
                                     return await after.misbehaved(worker, actor, handle, None)
                                 status = worker.status  # it has a timeout, and a new scope for it
                         handle.left = left = handle.left - 1
-                        if not left and handle.notes is not None:
+                        if not left and handle.details is not None:
                             handle.wake()
                         if not mail:
                             break
@@ -285,7 +285,7 @@ class Scheduler:
                         if late := now > worker.slice_end:
                             break
                 actor.current = worker.actor = handle = None
-                if not worker.slept:
+                if not worker.has_suspended:
                     actor.suspends = False
                 if mail:
                     ready.append(actor)
@@ -301,7 +301,7 @@ class Scheduler:
             self._idle.append(worker)
             if self._watchers:
                 self._look_around()
-            await park(worker.rest)
+            await park(worker.park_request)
 
     def requeue(self, actor: Actor | Lane) -> None:
         """Go on with an actor later, if it has mail."""

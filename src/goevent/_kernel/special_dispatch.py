@@ -110,7 +110,7 @@ class SpecialDispatch:
         if headers:
             handle.headers.update(headers)
         if deliveries > 1:
-            handle.noted().deliveries = deliveries
+            handle.ensure_details().deliveries = deliveries
         hooks = self.arrival_hooks if arrived else self.hooks
         try:
             async with within_async(hooks, handle) if hooks else nullcontext():
@@ -146,11 +146,11 @@ class SpecialDispatch:
         listeners = [actor for actor in wanted if actor.active]  # a predicate may dispatch, too
         for actor in listeners:
             if actor.options.contextual:
-                notes = handle.noted()
-                if notes.context is None:
-                    notes.context = copy_context()
-                    notes.context.run(finder.set, self._dispatcher.delivery)
-                    notes.context.run(underway.set, ())
+                details = handle.ensure_details()
+                if details.context is None:
+                    details.context = copy_context()
+                    details.context.run(finder.set, self._dispatcher.delivery)
+                    details.context.run(underway.set, ())
         if len(listeners) == len(route.listeners) and route.special:
             return route
         return router.chosen(route, listeners)
@@ -252,9 +252,9 @@ class SpecialDispatch:
         if not self.handles:
             self._idle.unpark_all()
 
-    def warn_of(self, name: str, seconds: float) -> None:
+    def warn_slow(self, name: str, seconds: float) -> None:
         """Say that a listener has held up all other tasks."""
-        self._dispatcher.scheduler.warn_of(name, seconds)
+        self._dispatcher.scheduler.warn_slow(name, seconds)
 
     # -- the end
 
@@ -294,7 +294,13 @@ class Special(Exception):
 def begun(route: Route, event: object) -> DispatchHandle:
     """Return the handle of a dispatch that has brought the event to nobody yet."""
     handle = DispatchHandle()
-    handle.event, handle.route, handle.notes, handle.left, handle.since = event, route, None, 0, 0.0
+    handle.event, handle.route, handle.details, handle.left, handle.since = (
+        event,
+        route,
+        None,
+        0,
+        0.0,
+    )
     return handle
 
 

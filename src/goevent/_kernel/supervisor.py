@@ -36,7 +36,7 @@ class Supervisor:
         self.count: int = 0
         self.callbacks: list[OnError] = []
         self.unhandled: OnError = self.log  # gets what nobody has looked at
-        self.pardon: Callable[[], None] = no_pardon  # somebody has looked at all there is
+        self.all_seen: Callable[[], None] = ignore_seen  # somebody has looked at all there is
         self._log: deque[EventError] = deque(maxlen=LOG_SIZE)
         self._unseen: dict[weakref.ref[HandleDetails], list[EventError]] = {}
         self._mail: deque[EventError] = deque()
@@ -50,8 +50,8 @@ class Supervisor:
 
     def record(self, error: EventError, handle: DispatchHandle) -> None:
         """Record a failure on its handle and in the log; never blocks."""
-        notes = handle.noted()
-        notes.add_error(error)
+        details = handle.ensure_details()
+        details.add_error(error)
         if isinstance(error, EventVetoed):
             logger.info("%s", error)
             return
@@ -59,7 +59,7 @@ class Supervisor:
         if self.callbacks and self._running:
             self._hand_on(error)
         else:
-            self._unseen.setdefault(weakref.ref(notes, self._unlooked), []).append(error)
+            self._unseen.setdefault(weakref.ref(details, self._unlooked), []).append(error)
 
     def record_loose(self, error: EventError) -> None:
         """Record a failure that belongs to no dispatch of this bus."""
@@ -88,26 +88,26 @@ class Supervisor:
     @property
     def errors(self) -> tuple[EventError, ...]:
         self._unseen.clear()
-        self.pardon()
+        self.all_seen()
         return tuple(self._log)
 
     def clear(self) -> None:
         self._log.clear()
         self._unseen.clear()
-        self.pardon()
+        self.all_seen()
 
-    def looked_at(self, notes: HandleDetails) -> None:
-        self._unseen.pop(weakref.ref(notes), None)
+    def mark_seen(self, details: HandleDetails) -> None:
+        self._unseen.pop(weakref.ref(details), None)
 
-    def raised(self, error: EventError) -> None:
+    def mark_raised(self, error: EventError) -> None:
         """Take note of an error that leaves `async with bus`, where somebody gets to see it."""
         for errors in self._unseen.values():
             if error in errors:
                 errors.remove(error)
 
-    def _unlooked(self, notes: weakref.ref[HandleDetails]) -> None:
+    def _unlooked(self, details: weakref.ref[HandleDetails]) -> None:
         """Log what failed on a handle that was dropped without anybody looking at it."""
-        for error in self._unseen.pop(notes, ()):
+        for error in self._unseen.pop(details, ()):
             self.unhandled(error)
 
     @staticmethod
@@ -163,5 +163,5 @@ class Supervisor:
         self._tell_lost()
 
 
-def no_pardon() -> None:
+def ignore_seen() -> None:
     """Leave it at that: what was logged stays in the log."""

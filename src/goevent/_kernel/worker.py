@@ -1,11 +1,18 @@
-"""A worker: one task of the scheduler, and the cancel scope by which it gives up a listener.
+"""The worker: one task that runs listeners for the scheduler.
 
-Owned by the scheduler, which spawns it when listeners are ready and no worker is free, and retires it
-when a listener has not left it as it was.
+The scheduler owns its workers: it spawns one when listeners are ready and no worker is free, and
+retires one whose task a listener has not left as it was.
+
+Theory of operation: the scheduler has to know when a listener suspends, for then the worker's task
+is blocked and another one has to run the other listeners. To drive each call of a listener by hand
+would show it, but costs 150 ns a call. Instead the worker drives the *loop* by hand, the coroutine
+that calls all the listeners (`Scheduler.loop`). While listeners do not suspend, the loop does not
+either, and the worker sees nothing and costs nothing. When a step of the loop ends while an actor
+is set, its listener has suspended, and the worker counts itself as suspended until its next step.
+
+Listeners share the task of the worker. Around them there may be a cancel scope, by which `timeouts`
+cancels a run. It stays open from one listener to the next, so a run pays nothing for it.
 """
-
-# pyright: reportPrivateUsage=false
-# Trio's private `_cancel_status` is read here without the detour over _task_state.
 
 from __future__ import annotations
 
@@ -17,12 +24,11 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from .._errors import ListenerTimeout
-from .._trio_internals import close_leftovers, request_to_park
+from .._trio_internals import cancel_status, close_leftovers, request_to_park
 
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable, Coroutine, Generator
+    from collections.abc import Coroutine, Generator
     from contextvars import Context
     from types import TracebackType
 
@@ -30,73 +36,89 @@ if TYPE_CHECKING:
 
     from .actor import Actor, Lane
     from .backpressure import Backpressure
-    from .timeouts import Timeouts
 
-SLICE = 0.0002  # seconds of listeners' work between two yields to Trio
+SLICE_SECONDS = 0.0002
+"""How long a worker runs listeners between two yields to Trio."""
 
 
-class Employer(Protocol):
-    """What a worker needs of its scheduler."""
+class WorkerScheduler(Protocol):
+    """The part of the scheduler that its workers use."""
 
     ready: deque[Actor | Lane]
     awake: int
     suspended: int
     slow_after: float
-    timeouts: Timeouts
     backpressure: Backpressure
 
     def loop(self, worker: Worker) -> Coroutine[Any, Any, None]: ...
     def leave(self, worker: Worker, _: object) -> Abort: ...
-    def post(self) -> None: ...
-    def warn_of(self, name: str, seconds: float) -> None: ...
+    def wake_workers(self) -> None: ...
+    def warn_slow(self, name: str, seconds: float) -> None: ...
 
 
 class Worker:
-    """One task of the scheduler. Awaits its loop, and tells the scheduler when a listener suspends in it.
+    """One task of a scheduler.
 
-    Driving every listener by hand would show the same and cost 150 ns a call; this costs nothing
-    for listeners that do not suspend. It looks like a coroutine to `Task.iter_await_frames`.
+    The task awaits the worker, which drives the loop. To Trio and to debuggers the worker looks
+    like a coroutine (`Task.iter_await_frames`).
+
+    Attributes:
+        actor: The actor whose listener runs; None between two of them.
+        last_actor: The actor whose listener ran last.
+        has_suspended: True if the listener of the actor has suspended since its turn began.
+        slice_end: When the worker has to yield to Trio.
+        park_request: The request by which the worker parks, for `park`.
+        status: The cancel status of the task between two listeners.
+        scope: The cancel scope around the listeners; None until the first of them has a timeout.
+        deadline: When the running listener has to be cancelled; set by `timeouts`.
     """
 
     __slots__ = (
-        "_away",
+        "_base_status",
         "_clean",
+        "_is_suspended",
         "_loop",
-        "_outside",
         "_scheduler",
         "_send",
         "actor",
-        "due",
-        "last",
-        "rest",
+        "deadline",
+        "has_suspended",
+        "last_actor",
+        "park_request",
         "scope",
-        "slept",
         "slice_end",
         "status",
         "task",
     )
 
-    def __init__(self, scheduler: Employer, task: Task, clean: Context) -> None:
+    def __init__(self, scheduler: WorkerScheduler, task: Task, clean: Context) -> None:
         self.task: Task = task
-        self.actor: Actor | Lane | None = None  # whose listener runs
-        self.last: Actor | Lane | None = None  # whose listener ran last
-        self.slept: bool = False  # it suspended
+        self.actor: Actor | Lane | None = None
+        self.last_actor: Actor | Lane | None = None
+        self.has_suspended: bool = False
         self.slice_end: float = 0.0
-        self.rest: object = request_to_park(partial(scheduler.leave, self))
-        self.status: object = task._cancel_status  # as it must be between two listeners
-        self._outside = self.status  # of its own scope
-        self.scope: trio.CancelScope | None = None  # around listeners; once one has a timeout
-        self.due: float = inf  # when the running listener has to be cancelled
+        self.park_request: object = request_to_park(partial(scheduler.leave, self))
+        self.status: object = cancel_status(task)
+        self._base_status = self.status  # outside of the worker's own scope
+        self.scope: trio.CancelScope | None = None
+        self.deadline: float = inf
         self._clean = clean
         self._scheduler = scheduler
-        self._away = False
+        self._is_suspended = False
         self._loop: Any = scheduler.loop(self)
         self._send = self._loop.send
 
+    # -- the state of the task
+
     @property
-    def changed(self) -> bool:
+    def in_own_scope(self) -> bool:
+        """True if no scope is open inside the worker's own."""
+        return cancel_status(self.task) is self.status
+
+    @property
+    def is_dirty(self) -> bool:
         """True if a listener has not left the task as it was."""
-        return self.task._cancel_status is not self.status or differ(self.task.context, self._clean)
+        return not self.in_own_scope or differ(self.task.context, self._clean)
 
     # -- driving the loop
 
@@ -112,28 +134,30 @@ class Worker:
     @enable_ki_protection
     def send(self, value: Any) -> Any:
         scheduler = self._scheduler
-        if self._away:
-            self._away = False
+        if self._is_suspended:
+            self._is_suspended = False
             scheduler.suspended -= 1
             scheduler.awake += 1
-        self.slice_end = perf_counter() + SLICE
+        self.slice_end = perf_counter() + SLICE_SECONDS
         trap = self._send(value)
         over = perf_counter() - self.slice_end
-        if over > scheduler.slow_after and self.last is not None:
-            scheduler.warn_of(self.last.name, over + SLICE)
+        if over > scheduler.slow_after and self.last_actor is not None:
+            scheduler.warn_slow(self.last_actor.name, over + SLICE_SECONDS)
         if (actor := self.actor) is not None:
-            self._away = self.slept = actor.suspends = True
+            self._is_suspended = self.has_suspended = actor.suspends = True
             scheduler.suspended += 1
             scheduler.awake -= 1
-            # Letting it in could wake this very task, of which Trio does not know that it waits.
+            # The mailbox has room: the event that the listener runs with was taken out of it. To
+            # admit a dispatch from here could wake this very task, and Trio does not know yet that
+            # the task waits. So the dispatch is woken to admit itself.
             if not actor.limit:
                 scheduler.backpressure.nudge(actor.listener)
             if scheduler.ready and not scheduler.awake:
-                scheduler.post()
+                scheduler.wake_workers()
         return trap
 
     def throw(self, error: Any, *old_style: Any) -> Any:
-        # Trio throws only to tell that something else than Trio was awaited.
+        # Trio throws into a task for one reason only: it has awaited something foreign to Trio.
         self._send = partial(self._throw, error, *old_style)
         return self.send(None)
 
@@ -152,7 +176,7 @@ class Worker:
     def cr_await(self) -> Any:
         return self._loop.cr_await
 
-    # -- its cancel scope, which stays on the task from one listener to the next
+    # -- the cancel scope, which stays on the task from one listener to the next
 
     def __enter__(self) -> Self:
         return self
@@ -165,112 +189,26 @@ class Worker:
     ) -> bool | None:
         return self.scope.__exit__(kind, error, traceback) if self.scope is not None else None
 
-    async def clean_up(self, error: BaseException | None) -> BaseException | None:
-        """Leave all scopes, also its own, as that may be cancelled; returns the rest of `error`."""
-        rest = await close_leftovers(self.task, self._outside, error)
-        self.scope, self.status = None, self._outside
-        return rest
-
-    def renew(self) -> None:
-        """Enter a new scope, as the old one is cancelled, or there was none."""
+    def renew_scope(self) -> None:
+        """Enter a new scope, as there was none, or the old one was cancelled and left."""
         self.scope = trio.CancelScope()
         self.scope.__enter__()
-        self.status = self.task._cancel_status
+        self.status = cancel_status(self.task)
 
+    async def clean_up(self, error: BaseException | None) -> BaseException | None:
+        """Close the scopes and nurseries that a listener left open; return the rest of `error`.
 
-class TimeLimit:
-    """Cancels what the listener of a worker does within it, after some seconds.
-
-    A scope for every event would cost 6 microseconds, and moving the deadline of one scope 3. So a
-    worker has one scope for all its listeners, and the scheduler's timeouts cancels it when one is
-    overdue. Then, and only then, it is replaced.
-    """
-
-    __slots__ = ("_complaint", "_own", "_seconds", "_worker")
-
-    def __init__(self, worker: Worker, seconds: float, complaint: Callable[[], str]) -> None:
-        self._worker = worker
-        self._seconds = seconds
-        self._complaint = complaint
-        self._own: OwnTimeLimit | None = None
-
-    def __enter__(self) -> None:
-        worker = self._worker
-        if worker.task._cancel_status is not worker.status:
-            # Middleware has opened a scope, which the worker's cannot be inside of and outlast.
-            self._own = OwnTimeLimit(self._seconds, self._complaint)
-            self._own.__enter__()
-            return
-        if worker.scope is None:
-            worker.renew()
-        worker._scheduler.timeouts.watch(worker, self._seconds)
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        if self._own is not None:
-            return self._own.__exit__(kind, error, traceback)
-        worker = self._worker
-        worker.due = inf
-        scope = worker.scope
-        if scope is None or not scope.cancel_called:
-            return None
-        if worker.task._cancel_status is not worker.status:
-            return None  # the listener left something open; the scheduler sees to it
-        rest: BaseException | None = error
-        try:
-            if scope.__exit__(kind, error, traceback):
-                rest = None
-        except Exception as left:  # noqa: BLE001 - what was raised besides the cancellation
-            rest = left
-        finally:
-            worker.renew()
-        # One that got done after all, in the very moment or by ignoring it, got done.
-        if error is not None and (rest is None or isinstance(rest, Exception)):
-            raise ListenerTimeout(self._complaint()) from rest
-        return None
-
-
-class OwnTimeLimit:
-    """As `TimeLimit`, with a scope of its own, for where no worker's is at hand."""
-
-    __slots__ = ("_complaint", "_scope", "_seconds")
-
-    def __init__(self, seconds: float, complaint: Callable[[], str]) -> None:
-        self._seconds = seconds
-        self._complaint = complaint
-        self._scope = trio.CancelScope()
-
-    def __enter__(self) -> None:
-        self._scope.deadline = trio.current_time() + self._seconds
-        self._scope.__enter__()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> bool | None:
-        late = self._scope.cancel_called
-        rest: BaseException | None = error
-        try:
-            if self._scope.__exit__(kind, error, traceback):
-                rest = None
-        except Exception as left:
-            if not late:
-                raise
-            rest = left
-        if late and error is not None and (rest is None or isinstance(rest, Exception)):
-            raise ListenerTimeout(self._complaint()) from rest
-        return None
+        The worker's own scope is closed too, as it may be cancelled: the worker retires.
+        """
+        rest = await close_leftovers(self.task, self._base_status, error)
+        self.scope, self.status = None, self._base_status
+        return rest
 
 
 def differ(one: Context, other: Context) -> bool:
-    """Compare two contexts, whose values may refuse to be compared."""
+    """Compare two contexts; values that refuse to be compared count as different."""
+    # Python compares values by identity first, so an unchanged one never gets this far.
     try:
         return one != other
-    except Exception:  # noqa: BLE001 - equal values are not compared at all
+    except Exception:  # noqa: BLE001 - raised by an __eq__ of the application
         return True

@@ -136,7 +136,7 @@ class ListenerPlanner:
         if kind == "inline":
             if options.slow_after is not None:
                 return timed(
-                    handler, options.slow_after, partial(self._scheduler.warn_of, actor.name)
+                    handler, options.slow_after, partial(self._scheduler.warn_slow, actor.name)
                 )
             return handler
         if kind == "threaded":
@@ -217,7 +217,7 @@ class ListenerPlanner:
 
         def escalate(error: EventError) -> None:
             if self._scheduler.escalate(error):
-                self._supervisor.raised(error)
+                self._supervisor.mark_raised(error)
 
         actor.recovery = Recovery(
             options.retry,

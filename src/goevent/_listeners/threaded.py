@@ -10,7 +10,7 @@ import trio
 from trio.lowlevel import current_task
 
 from .._delivery import finder
-from .._kernel.worker import TimeLimit
+from .._kernel.timeouts import TimeLimit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +56,7 @@ def run_in_thread(
         worker = scheduler.workers[current_task()]
         call = ThreadCall(bind(event), actor, scheduler, worker.actor, limiter)
         scheduler.spawn(call.run)
-        with TimeLimit(worker, timeout, lambda: call.complaint(timeout)):
+        with TimeLimit(scheduler.timeouts, worker, timeout, lambda: call.complaint(timeout)):
             await call.wait()
 
     return run_limited

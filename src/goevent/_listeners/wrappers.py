@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import current_task
 
-from .._kernel.worker import TimeLimit
+from .._kernel.context import InContext
+from .._kernel.timeouts import TimeLimit
 from .._options.middleware import within_async
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Generator
-    from contextvars import Context
+    from collections.abc import Callable
 
     from .._kernel.scheduler import Scheduler
     from .._options.middleware import Hook
@@ -45,13 +45,13 @@ def timed(handler: Call, threshold: float, warn: Callable[[float], None]) -> Cal
 
 def limited(call: Call, seconds: float, name: str, scheduler: Scheduler) -> Call:
     """Cancel each run that takes too long."""
-    workers = scheduler.workers
+    workers, timeouts = scheduler.workers, scheduler.timeouts
 
     def complaint() -> str:
         return f"{name} took longer than {seconds:g} s"
 
     async def run(event: Any) -> None:
-        with TimeLimit(workers[current_task()], seconds, complaint):
+        with TimeLimit(timeouts, workers[current_task()], seconds, complaint):
             await call(event)
 
     return run
@@ -74,39 +74,3 @@ def within_context(call: Call, scheduler: Scheduler) -> Call:
         await InContext(scheduler.context(), call(event))
 
     return run
-
-
-class InContext:
-    """Awaits a coroutine in a context of its own; as `Task.context`, but for a part of a task."""
-
-    __slots__ = ("_coroutine", "_run")
-
-    def __init__(self, context: Context, coroutine: Coroutine[Any, Any, None]) -> None:
-        self._run = context.run
-        self._coroutine = coroutine
-
-    def __await__(self) -> Generator[Any, Any, None]:
-        return cast("Generator[Any, Any, None]", self)
-
-    def __iter__(self) -> InContext:
-        return self
-
-    def __next__(self) -> Any:
-        return self._run(self._coroutine.send, None)
-
-    def send(self, value: Any) -> Any:
-        return self._run(self._coroutine.send, value)
-
-    def throw(self, *error: Any) -> Any:
-        return self._run(self._coroutine.throw, *error)
-
-    def close(self) -> None:
-        self._coroutine.close()
-
-    @property
-    def cr_frame(self) -> Any:
-        return getattr(self._coroutine, "cr_frame", None)
-
-    @property
-    def cr_await(self) -> Any:
-        return getattr(self._coroutine, "cr_await", None)

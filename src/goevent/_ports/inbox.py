@@ -180,7 +180,7 @@ class BusInbox:
         if headers := envelope.headers:
             handle.headers.update(headers)
         if deliveries > 1:
-            handle.noted().deliveries = deliveries
+            handle.ensure_details().deliveries = deliveries
 
     def _fits(self, route: Route, handle: DispatchHandle) -> bool:
         """Put an event into the mailboxes, if they have room."""
@@ -217,7 +217,7 @@ class BusInbox:
     def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
         if handle.route.unheard:
             self._finish(name, settle, of=0)
-        elif handle.notes is None and handle.left <= 0:
+        elif handle.details is None and handle.left <= 0:
             self._finish(name, settle)
         else:
             # Not the handle, which will refer to this.

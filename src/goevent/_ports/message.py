@@ -65,18 +65,18 @@ class OutgoingMessage(msgspec.Struct, eq=False):
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
         """Return the envelope, for a driver that hands over objects."""
         handle, name = self._handle, self.event_name
-        notes = handle.notes
-        if not isinstance(notes, HandleDetails):
-            handle.notes = notes = HandleDetails(notes, id=handle.route.kernel.ids.draw())
+        details = handle.details
+        if not isinstance(details, HandleDetails):
+            handle.details = details = HandleDetails(details, id=handle.route.kernel.ids.draw())
         return Envelope(
             event_name=name,
             event_type=name,
             event=handle.event,
-            handle_id=notes.id or handle.id,
+            handle_id=details.id or handle.id,
             timestamp=int(time()),
             origin=self._encoding.sender.origin if origin is None else origin,
             seq=seq,
-            headers=notes.headers or {},
+            headers=details.headers or {},
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:

@@ -125,7 +125,7 @@ class EventPublisher(SharedMailbox[Lane]):
         if self and not posts:
             self.engage(min(len(self), self._in_flight - len(self.posted) - busy))
             if self._scheduler.ready and not self._scheduler.awake:
-                self._scheduler.post()
+                self._scheduler.wake_workers()
         if not self.actor.limit:
             self._scheduler.backpressure.made_room(self.actor)
 
@@ -135,7 +135,7 @@ class EventPublisher(SharedMailbox[Lane]):
             raise RuntimeError("publishing is a delivery")
         handle = delivery.handle
         message = OutgoingMessage(handle.route.name, handle, self._encoding)
-        handle.noted().receipt = await self._driver.publish(message)
+        handle.ensure_details().receipt = await self._driver.publish(message)
 
 
 class Posting(OutgoingMessage, eq=False):
@@ -152,10 +152,10 @@ class Posting(OutgoingMessage, eq=False):
         if isinstance(result, Exception):
             publisher.failed(handle, result)
         else:
-            notes = handle.notes
-            if not isinstance(notes, HandleDetails):
-                notes = handle.noted()
-            notes.receipt = result
+            details = handle.details
+            if not isinstance(details, HandleDetails):
+                details = handle.ensure_details()
+            details.receipt = result
             handle.left = left = handle.left - 1
             if not left:
                 handle.wake()
