@@ -1,7 +1,8 @@
 """Every broker that FastStream speaks, on Trio: FastStream on an asyncio loop of its own."""
 
+from goevent.drivers import DeadLetter as DeadLetter, DeadLetters as DeadLetters
+
 from ._adapter.contract import Arrival as Arrival
-from ._adapter.dead_letters import DeadLetter as DeadLetter, DeadLetters as DeadLetters
 from ._adapter.formats import (
     EnvelopeFormat as EnvelopeFormat,
     FastStreamFormat as FastStreamFormat,

@@ -8,10 +8,9 @@ from typing import Any, Self, TypeVar
 import trio
 
 from goevent import DriverConnectionError, UnsupportedError
-from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receipt
+from goevent.drivers import Capabilities, DeadLetters, DriverSnapshot, Inbox, Message, Receipt
 
-from ._adapter.contract import Adapter, Result
-from ._adapter.dead_letters import DeadLetters, ShowsDeadLetters
+from ._adapter.contract import Adapter, Result, ShowsDeadLetters
 from ._adapter.formats import Format, format_of
 from ._bridge.trio_side import TrioSide
 from ._brokers import MAPPINGS, Mapping, load_adapter_module, mapping_for_broker, mapping_for_scheme

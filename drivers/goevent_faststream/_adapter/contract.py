@@ -12,11 +12,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from goevent import DriverError
-from goevent.drivers import Backlog, Capabilities, Receipt
+from goevent.drivers import Backlog, Capabilities, DeadLetterStore, Receipt, Verdict
 
 Result = Receipt | Exception | None
 
@@ -76,41 +75,12 @@ class Arrival:
     raw: Any = None
 
 
-class Verdict(Enum):
-    """The ways to settle an arrival.
-
-    ACK: Acknowledge it.
-    RETRY: Deliver it again after the pause, as its listeners failed.
-    RELEASE: Give it back at once for any bus of the group, as no listener started or the bus ends.
-        If no listener started and the broker can be told so, it does not count as a delivery.
-    DEAD_LETTER: Write it to the dead letters and then, not before, acknowledge it.
-    """
-
-    ACK = "ack"
-    RETRY = "retry"
-    RELEASE = "release"
-    DEAD_LETTER = "dead_letter"
-
-
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The verdict on one arrival.
-
-    Attributes:
-        pause: Seconds until a retry.
-        reason: The reason for a dead letter, in one line.
-        details: The end of the traceback, if a listener failed.
-        reported: True if the supervisor knows the reason already.
-        begun: True if a listener started, so that the delivery counts in any case.
-    """
+    """The verdict on one arrival."""
 
     arrival: Arrival
-    verdict: Verdict = Verdict.ACK
-    pause: float = 0.0
-    reason: str = ""
-    details: str = ""
-    reported: bool = False
-    begun: bool = False
+    verdict: Verdict
 
 
 class AdapterHost(Protocol):
@@ -205,6 +175,16 @@ class Adapter(Protocol):
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return the group's work as last seen; called from Trio's thread, so it does no I/O."""
+        ...
+
+
+@runtime_checkable
+class ShowsDeadLetters(Protocol):
+    """An adapter whose broker can list the dead letters of the group."""
+
+    @property
+    def dead_letters(self) -> DeadLetterStore:
+        """The store; its methods run on the loop side."""
         ...
 
 

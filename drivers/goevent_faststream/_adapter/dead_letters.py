@@ -1,128 +1,43 @@
-"""Dead letters: events that a group has given up, kept by the broker until somebody decides.
+"""The message of a dead letter and its report, the same for every broker that keeps them.
 
-An adapter whose broker can show them has a `dead_letters`, which runs on the loop side; this is
-their Trio side. The vocabulary is that of `goevent_redis`.
+The headers of the event are kept, and more headers tell why it was given up. `settler` modules
+write the message; `goevent.drivers` decides which event becomes a dead letter.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from datetime import datetime
-from typing import Any, Protocol, runtime_checkable
+import os
+import socket
+from urllib.parse import quote
 
-PAGE = 100
+from goevent.drivers import dead_letter_report, in_one_line
 
+from .contract import AdapterHost, Decision
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DeadLetter:
-    """An event that was given up.
-
-    Attributes:
-        id: what the dead letter is called.
-        event_name: the name of the event.
-        event_id: what the broker called the event.
-        data: the bytes of its message.
-        reason: why it was given up, in one line.
-        details: the end of the traceback, if a listener failed on it.
-        deliveries: how often it was handed out.
-        consumer: which bus has given it up; empty if that is not known.
-        time: when.
-    """
-
-    id: str
-    event_name: str
-    event_id: str
-    data: bytes
-    reason: str
-    details: str
-    deliveries: int
-    consumer: str
-    time: datetime
+REASON_HEADER, DETAILS_HEADER = "goevent-reason", "goevent-details"
+ID_HEADER, DELIVERIES_HEADER = "goevent-id", "goevent-deliveries"
+GROUP_HEADER, CONSUMER_HEADER = "goevent-group", "goevent-consumer"
 
 
-class DeadLetterStore(Protocol):
-    """Where a broker keeps the dead letters of one group; each method is called on the loop side.
-
-    They raise `DriverError`, and nothing else. What is not there is no error.
-    """
-
-    async def count(self) -> int:
-        """Return how many there are."""
-        ...
-
-    async def list(self, count: int, after: str) -> list[DeadLetter]:
-        """Return the oldest ones, or the oldest behind the one with the id `after`."""
-        ...
-
-    async def get(self, id: str) -> DeadLetter | None:  # noqa: A002
-        """Return one, or None if there is none of that id."""
-        ...
-
-    async def replay(self, id: str) -> bool:  # noqa: A002
-        """Have this group get one again, as if for the first time, and then delete it."""
-        ...
-
-    async def discard(self, id: str) -> bool:  # noqa: A002
-        """Delete one."""
-        ...
+def dead_letter_headers(decision: Decision, group: str) -> dict[str, str]:
+    """Return the headers that are added to those of the event."""
+    arrival, verdict = decision.arrival, decision.verdict
+    return {
+        REASON_HEADER: in_one_line(verdict.reason),
+        # A traceback has line breaks, which some brokers refuse in headers.
+        DETAILS_HEADER: quote(verdict.details, safe=" "),
+        ID_HEADER: arrival.id,
+        DELIVERIES_HEADER: str(arrival.deliveries),
+        GROUP_HEADER: group,
+        CONSUMER_HEADER: f"{socket.gethostname()}:{os.getpid()}",
+    }
 
 
-@runtime_checkable
-class ShowsDeadLetters(Protocol):
-    """An adapter that can show its dead letters."""
-
-    @property
-    def dead_letters(self) -> DeadLetterStore:
-        """Those of the group."""
-        ...
-
-
-class DeadLetters:
-    """The dead letters of one group; works while its bus is open.
-
-    Every method raises a `DriverError` if the broker cannot be asked.
-    """
-
-    def __init__(self, store: DeadLetterStore, ask: Callable[..., Awaitable[Any]]) -> None:
-        self._store = store
-        self._ask = ask
-
-    async def count(self) -> int:
-        """Return how many there are."""
-        return int(await self._ask(self._store.count))
-
-    async def list(self, count: int = PAGE, *, after: str = "") -> list[DeadLetter]:
-        """Return the oldest ones, or the oldest behind the one with the id `after`."""
-        found: list[DeadLetter] = await self._ask(self._store.list, count, after)
-        return found
-
-    async def get(self, id: str) -> DeadLetter | None:  # noqa: A002
-        """Return one, or None if there is none of that id."""
-        found: DeadLetter | None = await self._ask(self._store.get, id)
-        return found
-
-    async def replay(self, *letters: DeadLetter | str) -> int:
-        """Have the group get some of them again, as if for the first time; returns how many."""
-        done = 0
-        for each in letters:
-            done += bool(await self._ask(self._store.replay, _id(each)))
-        return done
-
-    async def replay_all(self) -> int:
-        """Have the group get all of them again that there are now; returns how many."""
-        ids: list[str] = []
-        while page := await self.list(after=ids[-1] if ids else ""):
-            ids += [letter.id for letter in page]
-        return await self.replay(*ids)
-
-    async def discard(self, *letters: DeadLetter | str) -> int:
-        """Delete some of them for good; returns how many."""
-        done = 0
-        for each in letters:
-            done += bool(await self._ask(self._store.discard, _id(each)))
-        return done
-
-
-def _id(letter: DeadLetter | str) -> str:
-    return letter if isinstance(letter, str) else letter.id
+def report_dead_letter(host: AdapterHost, decision: Decision) -> None:
+    """Report a dead letter that is written, unless the supervisor knows its reason already."""
+    arrival, verdict = decision.arrival, decision.verdict
+    if not verdict.reported:
+        host.report(
+            dead_letter_report(arrival.name, arrival.id, arrival.deliveries, verdict.reason),
+            arrival.name,
+        )

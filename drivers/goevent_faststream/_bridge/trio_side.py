@@ -14,10 +14,20 @@ from typing import Any, TypeVar
 
 import trio
 
-from goevent import DecodeError, DriverConnectionError, DriverError, EventError
-from goevent.drivers import Inbox, Message, Receipt, Settlement
+from goevent import DecodeError, DriverConnectionError, DriverError
+from goevent.drivers import (
+    EXHAUSTED,
+    RELEASE,
+    Inbox,
+    Message,
+    Receipt,
+    Settlement,
+    Verdict,
+    undecodable,
+    verdict,
+)
 
-from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result, Verdict
+from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result
 from .._adapter.formats import Format
 from .._config import BrokerConfig
 from .loop_side import End, Freed, LoopNotice, LoopRequest, LoopSide, Report
@@ -30,7 +40,6 @@ SLICE = 0.0005  # seconds of work between two yields to Trio
 CONNECT_TIMEOUT = 10.0
 ANSWER_TIMEOUT = 10.0  # for subscriptions, and whatever else is asked
 FAREWELL = 1.8  # seconds to tell the last ends and to disconnect, as the bus ends
-EXCERPT = 4000  # characters of a traceback in a dead letter
 
 
 class TrioSide:
@@ -124,7 +133,7 @@ class TrioSide:
                 if to_loop is not None:
                     if self._durable:
                         for arrival in self._arrivals.items:
-                            to_loop.post(Decision(arrival, Verdict.RELEASE))
+                            to_loop.post(Decision(arrival, RELEASE))
                     await self._loop_thread.call(self._last_words, to_loop)
                 await self._loop_thread.call(self._adapter.close)
             except IslandClosed:
@@ -161,7 +170,7 @@ class TrioSide:
                 self._inbox.report(error)
         if self._durable:
             while self._arrivals.items:  # nor must they wait for whoever waits for a mailbox
-                self._sentence(Decision(self._arrivals.items.popleft(), Verdict.RELEASE))
+                self._settle(self._arrivals.items.popleft(), RELEASE)
         while self._busy or self._arrivals.items:
             await self._idle.park()
         self._stopped = True
@@ -256,12 +265,10 @@ class TrioSide:
 
     async def _bring(self, arrival: Arrival) -> None:
         if arrival.via not in self._names or (self._durable and self._stopped):
-            self._sentence(Decision(arrival, Verdict.RELEASE))
+            self._settle(arrival, RELEASE)
             return
         if self._durable and arrival.deliveries > self._config.max_deliveries:
-            self._sentence(
-                Decision(arrival, Verdict.DEAD_LETTER, reason="the buses that had it have died")
-            )
+            self._settle(arrival, EXHAUSTED)
             return
         settle = partial(self._settled, arrival) if self._durable else None
         deliveries = arrival.deliveries
@@ -269,7 +276,7 @@ class TrioSide:
             envelope = self._format.read(arrival, self._inbox)
         except DecodeError as error:
             self._inbox.report(error, arrival.name)
-            self._sentence(Decision(arrival, Verdict.DEAD_LETTER, reason=str(error), reported=True))
+            self._settle(arrival, undecodable(error))
             return
         if not self._inbox.deliver_nowait(envelope, settle, deliveries=deliveries):
             self._tell_freed()
@@ -282,38 +289,16 @@ class TrioSide:
             freed, self._freed = self._freed, 0
             self._to_loop.post(Freed(freed))
 
-    # -- what becomes of it
+    # -- settlements
 
-    def _settled(self, arrival: Arrival, end: Settlement) -> None:
-        """Take note that the listeners are done with an arrival."""
-        errors = end.errors
-        if not errors:
-            # Not begun with: nobody here listens to it any more.
-            self._sentence(Decision(arrival, Verdict.ACK if end.started else Verdict.RELEASE))
-            return
-        outcomes = {error.outcome for error in errors}
-        if "abandoned" in outcomes:
-            self._sentence(Decision(arrival, Verdict.RELEASE, begun=end.started))
-        elif "failed" in outcomes:
-            self._sentence(self._failed(arrival, errors))
-        else:
-            self._sentence(Decision(arrival))
+    def _settled(self, arrival: Arrival, settlement: Settlement) -> None:
+        self._settle(arrival, verdict(settlement, arrival.deliveries, self._config))
 
-    def _failed(self, arrival: Arrival, errors: Sequence[EventError]) -> Decision:
-        failed = next(error for error in errors if error.outcome == "failed")
-        tries = arrival.deliveries
-        if failed.listener == "driver" and isinstance(failed.error, DecodeError):
-            return Decision(arrival, Verdict.DEAD_LETTER, reason=str(failed.error), reported=True)
-        if tries >= self._config.max_deliveries:
-            details = failed.details[-EXCERPT:]
-            return Decision(arrival, Verdict.DEAD_LETTER, reason=str(failed), details=details)
-        return Decision(arrival, Verdict.RETRY, pause=self._config.pause(tries))
-
-    def _sentence(self, decision: Decision) -> None:
+    def _settle(self, arrival: Arrival, decided: Verdict) -> None:
         if self._to_loop is None:
-            return  # nothing can be told any more; it comes again
+            return  # nothing can be told any more; the broker delivers it again
         if self._durable:
-            self._to_loop.post(decision)
+            self._to_loop.post(Decision(arrival, decided))
         else:
             self._freed += 1
 

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import socket
 from collections.abc import Sequence
-from urllib.parse import quote
 
 from goevent import DriverError
+from goevent.drivers import Action
 
-from .._adapter.contract import Decision, Verdict
+from .._adapter.contract import Decision
+from .._adapter.dead_letters import dead_letter_headers, report_dead_letter
 from .client import KafkaClient
 from .connection import KafkaConnection
 from .consumer import Feed
 from .offsets import Record
 from .topics import DEAD
 
-LONGEST = 1000  # characters of a reason
 PATIENCE = 0.7  # seconds to wait for what is being written, before others are settled
 PAUSE = 1.0  # seconds until it is tried again to write one
 
@@ -34,7 +32,6 @@ class Undertaker:
         self._client = client
         self._link = link
         self._group = group
-        self._consumer = f"{socket.gethostname()}:{os.getpid()}"
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
@@ -42,12 +39,12 @@ class Undertaker:
         burials: list[asyncio.Task[None]] = []
         for decision in decisions:
             feed, record = decision.arrival.raw
-            if decision.verdict is Verdict.ACK:
+            if decision.verdict.action is Action.ACK:
                 feed.settle(record)
-            elif decision.verdict is Verdict.RETRY:
-                feed.again(record, decision.pause)
-            elif decision.verdict is Verdict.RELEASE:
-                feed.back(record, begun=decision.begun)
+            elif decision.verdict.action is Action.RETRY:
+                feed.again(record, decision.verdict.after)
+            elif decision.verdict.action is Action.RELEASE:
+                feed.back(record, begun=decision.verdict.started)
             else:
                 burials.append(asyncio.create_task(self._bury(decision, feed, record)))
         if burials:
@@ -66,15 +63,7 @@ class Undertaker:
     async def _bury(self, decision: Decision, feed: Feed, record: Record) -> None:
         arrival, told = decision.arrival, False
         topic = feed.topic + DEAD
-        headers = {
-            **arrival.headers,
-            "goevent-reason": " ".join(decision.reason.split())[:LONGEST],
-            "goevent-details": quote(decision.details, safe=" "),
-            "goevent-id": arrival.id,
-            "goevent-deliveries": str(arrival.deliveries),
-            "goevent-group": self._group,
-            "goevent-consumer": self._consumer,
-        }
+        headers = {**arrival.headers, **dead_letter_headers(decision, self._group)}
         while True:
             try:
                 await self._client.ensure(topic)
@@ -86,11 +75,4 @@ class Undertaker:
                 told = True
                 await asyncio.sleep(PAUSE)
         feed.settle(record)
-        if not decision.reported:
-            self._link.host.report(
-                DriverError(
-                    f"the event {arrival.id} of {arrival.name!r} is a dead letter after "
-                    f"{arrival.deliveries} deliveries: {decision.reason}"
-                ),
-                arrival.name,
-            )
+        report_dead_letter(self._link.host, decision)

@@ -6,30 +6,44 @@ headers tell why it is there: goevent-reason, -details, -id, -deliveries, -group
 
 from __future__ import annotations
 
-import os
-import socket
 from base64 import b64decode
-from collections.abc import Coroutine, Mapping
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from nats import errors
 from nats.js import api, errors as js_errors
 
+from goevent.drivers import DeadLetter
+
 from .._adapter.contract import Decision
-from .._adapter.dead_letters import DeadLetter
+from .._adapter.dead_letters import (
+    CONSUMER_HEADER,
+    DELIVERIES_HEADER,
+    DETAILS_HEADER,
+    GROUP_HEADER,
+    ID_HEADER,
+    REASON_HEADER,
+    dead_letter_headers,
+)
 from .connection import NatsLink, to_driver_error
 
 T = TypeVar("T")
 
-LONGEST = 1000  # characters of a reason
 FOR = "goevent-for"
 """The header that says which group a replayed event is for; others acknowledge it unseen."""
 
-REASON, DETAILS = "goevent-reason", "goevent-details"
-ID, DELIVERIES = "goevent-id", "goevent-deliveries"
-GROUP, CONSUMER = "goevent-group", "goevent-consumer"
-_OURS = frozenset((REASON, DETAILS, ID, DELIVERIES, GROUP, CONSUMER, FOR))
+_OURS = frozenset(
+    (
+        REASON_HEADER,
+        DETAILS_HEADER,
+        ID_HEADER,
+        DELIVERIES_HEADER,
+        GROUP_HEADER,
+        CONSUMER_HEADER,
+        FOR,
+    )
+)
 
 
 class JetStreamDeadLetters:
@@ -53,6 +67,8 @@ class JetStreamDeadLetters:
     async def write(self, decision: Decision) -> None:
         """Keep a dead letter; returns when the server has it."""
         arrival, js = decision.arrival, self._js
+        headers = dead_letter_headers(decision, self._group)
+        headers[REASON_HEADER] = _ascii(headers[REASON_HEADER])
         if not self._ready:
             try:
                 await js.stream_info(self._stream)
@@ -66,12 +82,7 @@ class JetStreamDeadLetters:
             headers={
                 **_kept(arrival.headers),
                 api.Header.MSG_ID.value: f"{self._group}:{arrival.name}:{arrival.id}",
-                REASON: _line(decision.reason),
-                DETAILS: quote(decision.details, safe=" "),
-                ID: arrival.id,
-                DELIVERIES: str(arrival.deliveries),
-                GROUP: self._group,
-                CONSUMER: f"{socket.gethostname()}:{os.getpid()}",
+                **headers,
             },
         )
 
@@ -106,8 +117,11 @@ class JetStreamDeadLetters:
         raw = await self._raw(id)
         return None if raw is None else self._letter(raw)
 
-    async def replay(self, id: str) -> bool:  # noqa: A002
-        """Publish one anew, for this group only, and then delete it."""
+    async def replay(self, ids: Sequence[str]) -> int:
+        """Publish dead letters anew, for this group only, and then delete them."""
+        return sum([await self._replay(each) for each in ids])
+
+    async def _replay(self, id: str) -> bool:  # noqa: A002
         raw = await self._raw(id)
         if raw is None:
             return False
@@ -121,10 +135,13 @@ class JetStreamDeadLetters:
         body = raw.data or b""
         publish = self._js.publish(subject, body, stream=self._events, headers=headers)
         await self._asked(publish)
-        return await self.discard(id)
+        return await self._discard(id)
 
-    async def discard(self, id: str) -> bool:  # noqa: A002
-        """Delete one."""
+    async def discard(self, ids: Sequence[str]) -> int:
+        """Delete dead letters."""
+        return sum([await self._discard(each) for each in ids])
+
+    async def _discard(self, id: str) -> bool:  # noqa: A002
         if await self._raw(id) is None:
             return False
         return bool(await self._found(self._js.delete_msg(self._stream, int(id))))
@@ -156,12 +173,12 @@ class JetStreamDeadLetters:
         return DeadLetter(
             id=str(raw.seq),
             event_name=raw.subject.removeprefix(self._subject),
-            event_id=told.get(ID, ""),
+            event_id=told.get(ID_HEADER, ""),
             data=raw.data or b"",
-            reason=told.get(REASON, ""),
-            details=unquote(told.get(DETAILS, "")),
-            deliveries=int(told.get(DELIVERIES, "0")),
-            consumer=told.get(CONSUMER, ""),
+            reason=told.get(REASON_HEADER, ""),
+            details=unquote(told.get(DETAILS_HEADER, "")),
+            deliveries=int(told.get(DELIVERIES_HEADER, "0")),
+            consumer=told.get(CONSUMER_HEADER, ""),
             time=raw.time,
         )
 
@@ -185,5 +202,5 @@ def _kept(headers: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _line(text: str) -> str:
-    return " ".join(text.split())[:LONGEST].encode("ascii", "backslashreplace").decode()
+def _ascii(text: str) -> str:
+    return text.encode("ascii", "backslashreplace").decode()

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from nats import errors
 
 from goevent import DriverError
+from goevent.drivers import Action
 
-from .._adapter.contract import Arrival, Decision, Verdict
+from .._adapter.contract import Arrival, Decision
+from .._adapter.dead_letters import report_dead_letter
 from .connection import NatsLink, to_driver_error
 from .dead_letters import JetStreamDeadLetters
 from .released import Returns
@@ -23,11 +25,11 @@ async def settle(
         arrival = decision.arrival
         feed, sequence, message, _ = arrival.raw
         try:
-            if decision.verdict is Verdict.ACK:
+            if decision.verdict.action is Action.ACK:
                 await message.ack()
-            elif decision.verdict is Verdict.RETRY:
-                await message.nak(delay=decision.pause)
-            elif decision.verdict is Verdict.RELEASE:
+            elif decision.verdict.action is Action.RETRY:
+                await message.nak(delay=decision.verdict.after)
+            elif decision.verdict.action is Action.RELEASE:
                 await message.nak()
             else:
                 await _bury(decision, dead, link)
@@ -41,7 +43,7 @@ async def _note_returns(decisions: Sequence[Decision], returns: Returns, link: N
     """Note what nobody has begun with; before it is handed back, or the next bus finds no note."""
     noted: list[tuple[str, int, int]] = []
     for decision in decisions:
-        if decision.verdict is Verdict.RELEASE and not decision.begun:
+        if decision.verdict.action is Action.RELEASE and not decision.verdict.started:
             feed, sequence, _, returned = decision.arrival.raw
             noted.append((feed.durable, sequence, returned + 1))
     if noted:
@@ -63,11 +65,4 @@ async def _bury(decision: Decision, dead: JetStreamDeadLetters, link: NatsLink) 
         await arrival.raw[2].nak(delay=1.0)
         return
     await arrival.raw[2].term()
-    if not decision.reported:
-        link.host.report(
-            DriverError(
-                f"the event {arrival.id} of {arrival.name!r} is a dead letter after "
-                f"{arrival.deliveries} deliveries: {decision.reason}"
-            ),
-            arrival.name,
-        )
+    report_dead_letter(link.host, decision)

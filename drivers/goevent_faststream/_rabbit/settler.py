@@ -24,15 +24,16 @@ from functools import partial
 from typing import Any
 
 from goevent import DriverError
+from goevent.drivers import ACK, Action, Verdict, in_one_line
 
-from .._adapter.contract import Arrival, Decision, Verdict
+from .._adapter.contract import Arrival, Decision
+from .._adapter.dead_letters import report_dead_letter
 from .._config import BrokerConfig
 from .connection import CLIENT, RabbitLink, to_driver_error
 from .names import Names
 from .publisher import PERSISTENT, Letter, send
 from .receiver import COUNTED, DELIVERIES, NAME, Raw
 
-REASON = 1000  # characters of a reason
 REMEMBERED = 10_000  # acknowledged messages, of which the acknowledgement may be lost
 MANY = 100  # copies at a time, so that the first are confirmed while the last are written
 
@@ -96,7 +97,7 @@ class Settler:
             self.held[raw.tag] = orphan
             return False
         if key in self._done:
-            self._link.do(self.settle_quietly(Decision(arrival)))
+            self._link.do(self.settle_quietly(Decision(arrival, ACK)))
             return False
         return True
 
@@ -111,18 +112,18 @@ class Settler:
         back: list[Arrival] = []
         begun: list[Arrival] = []
         for decision in decisions:
-            if decision.verdict is Verdict.ACK:
+            if decision.verdict.action is Action.ACK:
                 self._remember(decision.arrival)
             if not self._is_ours(decision.arrival):
                 self._orphans.pop(_key(decision.arrival), None)
                 self._disown(decision.arrival)
                 continue
             raw: Raw = decision.arrival.raw
-            if decision.verdict is Verdict.ACK:
+            if decision.verdict.action is Action.ACK:
                 done.append(raw.tag)
-            elif decision.verdict is Verdict.RELEASE:
-                (begun if decision.begun else back).append(decision.arrival)
-            elif decision.verdict is Verdict.RETRY:
+            elif decision.verdict.action is Action.RELEASE:
+                (begun if decision.verdict.started else back).append(decision.arrival)
+            elif decision.verdict.action is Action.RETRY:
                 self._again_after(decision)
         try:
             await self._acknowledge(done)
@@ -131,7 +132,9 @@ class Settler:
             for arrival in begun:
                 await self._again(arrival)
             for decision in decisions:
-                if decision.verdict is Verdict.DEAD_LETTER and self._is_ours(decision.arrival):
+                if decision.verdict.action is Action.DEAD_LETTER and self._is_ours(
+                    decision.arrival
+                ):
                     await self._bury(decision)
         except CLIENT as error:
             raise to_driver_error(error) from error
@@ -170,7 +173,7 @@ class Settler:
 
     def _again_after(self, decision: Decision) -> None:
         arrival = decision.arrival
-        pause = 0.0 if self._hurry else decision.pause
+        pause = 0.0 if self._hurry else decision.verdict.after
         begin: Callable[[], object] = partial(self._begin_again, arrival)
         timer = asyncio.get_running_loop().call_later(pause, begin)
         self._pausing[arrival.raw.tag] = timer, arrival
@@ -234,8 +237,8 @@ class Settler:
         headers = {
             NAME: arrival.name,
             DELIVERIES: arrival.deliveries,
-            "goevent-reason": " ".join(decision.reason.split())[:REASON],
-            "goevent-details": decision.details,
+            "goevent-reason": in_one_line(decision.verdict.reason),
+            "goevent-details": decision.verdict.details,
             "goevent-id": arrival.id,
             "goevent-group": self._config.group or "",
         }
@@ -252,18 +255,11 @@ class Settler:
             answers.append(error)
         if answers[0] is not None:
             self._link.host.report(answers[0], arrival.name)
-            self._again_after(Decision(arrival, Verdict.RETRY, pause=1.0))
+            self._again_after(Decision(arrival, Verdict(Action.RETRY, after=1.0)))
             return
         if self._is_ours(arrival):
             await self._acknowledge([raw.tag])
-        if not decision.reported:
-            self._link.host.report(
-                DriverError(
-                    f"the event {arrival.id} of {arrival.name!r} is a dead letter after "
-                    f"{arrival.deliveries} deliveries: {decision.reason}"
-                ),
-                arrival.name,
-            )
+        report_dead_letter(self._link.host, decision)
 
 
 def _key(arrival: Arrival) -> tuple[str, str]:

@@ -18,9 +18,9 @@ from typing import Any
 from faststream.rabbit import QueueType, RabbitBroker, RabbitExchange, RabbitQueue
 
 from goevent import DriverError, compile_pattern
-from goevent.drivers import Backlog, Capabilities
+from goevent.drivers import ACK, RELEASE, Action, Backlog, Capabilities, Verdict
 
-from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing, Verdict
+from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
 from .._config import BrokerConfig
 from .connection import (
     CLIENT,
@@ -244,7 +244,7 @@ class RabbitQueuesAdapter:
             await self._stop(feed)
         await asyncio.sleep(0)  # what came before the answer is with tasks that have not begun yet
         left = await self._line.leave()
-        await self._settler.settle([Decision(arrival, Verdict.RELEASE) for arrival in left])
+        await self._settler.settle([Decision(arrival, RELEASE) for arrival in left])
         await self._settler.hurry()
 
     def _take(self, arrival: Arrival) -> None:
@@ -263,7 +263,7 @@ class RabbitQueuesAdapter:
     async def _kept(self, arrival: Arrival, error: Exception | None) -> None:
         """Take what has not passed the middlewares."""
         if error is None:
-            await self._settler.settle_quietly(Decision(arrival))
+            await self._settler.settle_quietly(Decision(arrival, ACK))
             return
         self._link.host.report(error, arrival.name)
         await self._fail(arrival, f"a middleware has failed: {error!r}", reported=True)
@@ -271,10 +271,10 @@ class RabbitQueuesAdapter:
     async def _fail(self, arrival: Arrival, reason: str, *, reported: bool) -> None:
         tries = arrival.deliveries
         if tries >= self._config.max_deliveries:
-            decision = Decision(arrival, Verdict.DEAD_LETTER, reason=reason, reported=reported)
+            verdict = Verdict(Action.DEAD_LETTER, reason=reason, reported=reported)
         else:
-            decision = Decision(arrival, Verdict.RETRY, pause=self._config.pause(tries))
-        await self._settler.settle_quietly(decision)
+            verdict = Verdict(Action.RETRY, after=self._config.pause(tries))
+        await self._settler.settle_quietly(Decision(arrival, verdict))
 
     # -- to the server
 
