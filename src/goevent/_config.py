@@ -1,4 +1,7 @@
-"""The settings of a bus."""
+"""The settings of a bus.
+
+`GoEvent` takes a `Config` and hands its parts to the kernel, the listeners and the ports.
+"""
 
 from __future__ import annotations
 
@@ -14,29 +17,44 @@ from ._wire.json_codec import Codec, JsonCodec
 if TYPE_CHECKING:
     from .drivers.contract import Driver
 
+# Each level of nesting takes several frames of Python's stack, whose default limit is 1,000.
+MAX_NESTING_LIMIT = 150
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Bus-wide settings, as Go's `goevent.Config`.
+    """The settings of a bus, as Go's `goevent.Config`.
+
+    Example:
+        >>> config = Config(close_timeout=2.0, listener=ListenerOptions(timeout=5.0))
+        >>> async with GoEvent(config) as bus:
+        ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
 
     Attributes:
-        driver: how events reach other buses: a URL (`"memory://"`), the name of an installed
-            driver (`"memory"`), or a driver object.
-        registry: the event types the bus knows; all of the program's by default.
-        listener: options for listeners that do not say otherwise.
-        codec: how events become bytes for drivers that need bytes; JSON as the Go library writes
-            it by default.
-        close_timeout: seconds that leaving `async with bus` gives listeners to finish.
-        max_nesting: how deep inline listeners may dispatch inside each other, at most 150. A level
-            with options or middleware counts as two, that of an inline `async def` as five.
-        middleware: what stands around dispatches, deliveries and runs, the outermost first.
-        threads: how many listeners with `thread=True` run at once.
-        slow_after: seconds after which a warning names a listener that has not let other tasks
-            run; None for no warnings. It finds the listeners of `await bus.dispatch`, of deliveries
-            and those with a mailbox; `ListenerOptions.slow_after` finds the others.
+        driver: The way to other buses: a URL (`"memory://"`), the name of an installed driver
+            (`"memory"`), or a driver object.
+        registry: The event types of the bus; by default the registry of the whole program.
+        listener: The default options of listeners.
+        codec: Turns events into bytes, for drivers that send bytes. The default is the JSON format
+            of the Go library.
+        close_timeout: The time in seconds that listeners have to finish when `async with bus` ends.
+        max_nesting: The depth to which inline listeners may dispatch inside each other, at most
+            150. A level with options or middleware counts as two, that of an inline `async def` as
+            five.
+        middleware: Middleware around dispatches, deliveries and runs, the outermost first.
+        threads: The number of worker threads for listeners with `thread=True`.
+        slow_after: The time in seconds after which a listener that lets no other task run is named
+            in a warning; None for no warnings. It covers the inline listeners of `await
+            bus.dispatch` and of deliveries, and the listeners with a mailbox.
+            `ListenerOptions.slow_after` covers the others.
+
+    Raises:
+        TypeError: A value has the wrong type.
+        ValueError: A value is out of range.
     """
 
-    driver: str | Driver = field(default="memory", repr=False)  # it may hold a password
+    # Not shown in the repr: a URL may contain a password.
+    driver: str | Driver = field(default="memory", repr=False)
     registry: EventRegistry = field(default_factory=lambda: default_registry)
     listener: ListenerOptions = ListenerOptions()  # noqa: RUF009 - frozen
     codec: Codec = field(default_factory=JsonCodec)
@@ -48,12 +66,14 @@ class Config:
 
     def __post_init__(self) -> None:
         if not isinstance(self.listener, ListenerOptions):
-            raise TypeError(f"listener is a ListenerOptions, not {self.listener!r}")
+            raise TypeError(f"listener must be a ListenerOptions, not {self.listener!r}")
         if not self.close_timeout >= 0:
-            raise ValueError(f"close_timeout is seconds from 0 up, not {self.close_timeout!r}")
+            raise ValueError(f"close_timeout must be at least 0 seconds, not {self.close_timeout!r}")
         check_count("max_nesting", self.max_nesting, at_least=1)
-        if self.max_nesting > 150:
-            raise ValueError(f"max_nesting is from 1 to 150, not {self.max_nesting!r}")
+        if self.max_nesting > MAX_NESTING_LIMIT:
+            raise ValueError(
+                f"max_nesting must be from 1 to {MAX_NESTING_LIMIT}, not {self.max_nesting!r}"
+            )
         check_count("threads", self.threads, at_least=1)
         if self.slow_after is not None:
             check_seconds("slow_after", self.slow_after, positive=True)

@@ -1,7 +1,8 @@
-"""The errors of the bus: one root, one branch per thing that can go wrong.
+"""The errors of goevent: one root, `GoEventError`, and one class for each kind of failure.
 
-Wrong *use* raises the standard library's `TypeError`, `ValueError` and `RuntimeError`; what is here
-goes wrong while a correct program runs.
+Wrong *use* raises `TypeError`, `ValueError` or `RuntimeError` of the standard library. The classes
+here stand for failures that happen while a correct program runs. This module is below all others,
+so every room may raise and catch them.
 """
 
 from __future__ import annotations
@@ -13,30 +14,42 @@ from typing import ClassVar, Literal, cast
 import trio
 
 Outcome = Literal["failed", "dropped", "abandoned"]
-MAX_FRAMES = 20
-MAX_REASON = 1000  # characters of an error that is kept as text
+MAX_KEPT_FRAMES = 20  # of the traceback of an error that is kept as text
+MAX_REASON_CHARS = 1000  # of an error that is kept as text
 
 
 class GoEventError(Exception):
-    """The root of goevent's own errors."""
+    """The base class of all errors of goevent."""
 
 
 class EventError(GoEventError):
     """One listener did not complete one event, as Go's `goevent.EventError`.
 
-    Its `__cause__` is what the listener raised. The bus keeps the newest 10,000 of these, but only
-    the newest 100 with their live exception: a traceback pins every frame and event in it. The
-    older ones keep the text, so `details` works for all.
+    Its `__cause__` is the exception that the listener raised. The bus keeps the newest 10,000
+    errors, but only the newest 100 with their live exception, because a traceback keeps all its
+    frames and their events in memory. The older ones keep the text, so `details` works for all.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> @bus.on_error
+        ... def log(error: EventError) -> None:
+        ...     print(error.listener, error.outcome, "on", error.event_name, error.reason)
+        >>> @bus.listener("order.paid", name="invoices")
+        ... def fail(event: Event) -> None:
+        ...     raise ValueError("no address")
+        >>> async with bus:
+        ...     handle = await bus.dispatch(Event("order.paid"))
+        ...     await handle.wait()
+        invoices failed on order.paid ValueError: no address
 
     Attributes:
-        event_name: the event that was not completed.
-        listener: the name of the listener, or of the part of the bus that failed.
-        reason: what happened, in one line.
-        outcome: the column of the ledger that counted the delivery.
-        attempts: how often the listener has tried; above 1 with `ListenerOptions.retry` only.
+        event_name: The name of the event that was not completed.
+        listener: The name of the listener, or of the part of the bus that failed.
+        outcome: The column of the ledger that counts the delivery.
+        attempts: The number of attempts; above 1 only with `ListenerOptions.retry`.
     """
 
-    # Ten thousand of these are kept: no instance dictionaries.
+    # Ten thousand of these are kept, so they have no instance dictionaries.
     __slots__ = ("_earlier", "_frames", "_reason", "attempts", "event_name", "listener")
 
     outcome: ClassVar[Outcome] = "failed"
@@ -61,40 +74,43 @@ class EventError(GoEventError):
 
     @property
     def error(self) -> BaseException | None:
-        """What the listener raised; None if it raised nothing, or if only the text was kept."""
+        """The exception of the listener. None if it raised none, or if only the text was kept."""
         return self.__cause__
 
     @property
     def causes(self) -> tuple[BaseException, ...]:
-        """What every attempt raised, in order; `error` is the last of them."""
+        """The exceptions of all attempts, in order. `error` is the last of them."""
         return self._earlier if self.__cause__ is None else (*self._earlier, self.__cause__)
 
     @property
     def reason(self) -> str:
+        """The reason in one line, "Type: message" for an exception."""
         if self._reason or self.__cause__ is None:
             return self._reason
         return describe(self.__cause__)
 
     @property
     def details(self) -> str:
-        """The traceback as text, ending with the reason."""
+        """The traceback as text, followed by the reason."""
         if self.__cause__ is not None:
             return "".join(traceback.format_exception(self.__cause__)).rstrip()
         frames = [(code.co_filename, line, code.co_name, None) for code, line in self._frames]
         return "".join([*traceback.StackSummary.from_list(frames).format(), self.reason])
 
     def as_text(self) -> EventError:
-        """Return this error without its live exception, which may pin megabytes."""
+        """Return this error without its live exception, which may keep megabytes in memory."""
         if self.__cause__ is None:
             return self
         reason = self.reason
-        if len(reason) > MAX_REASON:  # it may well quote the event
-            reason = f"{reason[:MAX_REASON]}..."
+        # The reason may quote the whole event.
+        if len(reason) > MAX_REASON_CHARS:
+            reason = f"{reason[:MAX_REASON_CHARS]}..."
         text = type(self)(self.event_name, self.listener, reason=reason)
         text.attempts = self.attempts
+        # Code objects and line numbers, and not frames: a frame keeps its local variables alive.
         frames: list[tuple[CodeType, int]] = []
         entry = self.__cause__.__traceback__
-        while entry is not None and len(frames) < MAX_FRAMES:
+        while entry is not None and len(frames) < MAX_KEPT_FRAMES:
             frames.append((entry.tb_frame.f_code, entry.tb_lineno))
             entry = entry.tb_next
         text._frames = tuple(frames)
@@ -109,26 +125,26 @@ class EventError(GoEventError):
 
 
 class EventDropped(EventError):
-    """A mailbox's overflow policy, or unregistering, took the event before its listener ran."""
+    """An event was dropped before its listener ran, by the overflow policy or by unregistering."""
 
     __slots__ = ()
     outcome: ClassVar[Outcome] = "dropped"
 
 
 class EventVetoed(EventDropped):
-    """Middleware kept the event from its listeners, or from one of them.
+    """Middleware kept an event from all its listeners, or from one of them.
 
-    It is on the event's handle, but as nothing has failed, in no log of errors.
+    The error is on the handle of the event. It is not in `bus.errors`, because nothing has failed.
     """
 
     __slots__ = ()
 
 
 class EventAbandoned(EventError):
-    """The bus ended before the listener had run, or while it was running.
+    """The bus ended before the listener ran, or while it ran.
 
     Attributes:
-        started: False if the listener has surely not begun with the event.
+        started: False if the listener has certainly not started with the event.
     """
 
     __slots__ = ("started",)
@@ -153,15 +169,22 @@ class ListenerTimeout(GoEventError, trio.TooSlowError):
 
 
 class Veto(Exception):
-    """Raised by middleware, above its `yield`, to keep an event from what it stands around.
+    """Middleware raises it above its `yield` to keep an event from the listeners.
+
+    Example:
+        >>> class OnlyOrders:
+        ...     def around_dispatch(self, handle: DispatchHandle):
+        ...         if not handle.event_name.startswith("order."):
+        ...             raise Veto("not an order")
+        ...         yield
 
     Args:
-        reason: why, in one line.
+        reason: The reason in one line. It appears on the handle of the event.
     """
 
 
 class Vetoed(Exception):
-    """What becomes of a `Veto` outside the middleware; knows who raised it."""
+    """A `Veto` on its way out of the middleware, with the name of the middleware that raised it."""
 
     def __init__(self, middleware: str, reason: str) -> None:
         super().__init__(middleware, reason)
@@ -170,7 +193,7 @@ class Vetoed(Exception):
 
 
 class HookFailed(Exception):
-    """Tells that an error was raised by middleware, and not by the listener."""
+    """An exception of middleware on its way out, marked so that the listener is not accused."""
 
     def __init__(self, middleware: str, error: Exception) -> None:
         super().__init__(middleware, error)
@@ -181,7 +204,7 @@ class HookFailed(Exception):
 def failure_of(
     event_name: str, listener: str, error: BaseException, earlier: tuple[BaseException, ...] = ()
 ) -> EventError:
-    """Return the EventError for what a run of a listener raised, with the right culprit."""
+    """Return the `EventError` for an exception of a run, naming the listener or the middleware."""
     if isinstance(error, Vetoed):
         return EventVetoed(event_name, listener, reason=f"{error.middleware}: {error.reason}")
     if isinstance(error, HookFailed):
@@ -190,16 +213,20 @@ def failure_of(
 
 
 def forget_caller(error: BaseException) -> None:
-    """Take the frame that caught `error` off its traceback.
+    """Remove the frame that caught `error`, a frame of the kernel, from its traceback.
 
-    It is the kernel's and holds the handle, which holds the error: they would keep each other.
+    This frame refers to the handle, and the handle refers to the error. Without this, error and
+    handle would keep each other alive until the garbage collector runs.
     """
     if error.__traceback__ is not None:
         error.__traceback__ = error.__traceback__.tb_next
 
 
 def leaf_ids(error: BaseException | None) -> set[int]:
-    """Return the ids of the exceptions in a group, which copies of it share."""
+    """Return the ids of the exceptions in a group, or of the exception itself.
+
+    Copies of a group, as `split` and cancel scopes make them, contain the same exceptions.
+    """
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
         return {leaf for part in group.exceptions for leaf in leaf_ids(part)}
@@ -207,7 +234,7 @@ def leaf_ids(error: BaseException | None) -> set[int]:
 
 
 def describe(error: BaseException) -> str:
-    """Return "Type: message", also for an exception whose `__str__` raises."""
+    """Return "Type: message", also if the `__str__` of the exception raises."""
     kind = type(error).__name__
     try:
         message = str(error)
@@ -217,28 +244,28 @@ def describe(error: BaseException) -> str:
 
 
 class BusClosed(GoEventError, trio.ClosedResourceError):
-    """The bus is closed or closing, and the event was not taken."""
+    """The bus is closed or closing, and did not accept the event."""
 
 
 class DeadlockError(GoEventError, RuntimeError):
-    """The wait could never end, because what it waits for waits for the caller."""
+    """The wait could never end, because it would wait for the caller itself."""
 
 
 class NestingError(GoEventError, RuntimeError):
-    """Sync listeners dispatch inside each other deeper than `Config.max_nesting`."""
+    """Inline listeners dispatch inside each other deeper than `Config.max_nesting`."""
 
 
 class MailboxFull(GoEventError):
-    """A mailbox with `overflow="error"` had no room; the event was delivered to no listener."""
+    """A mailbox with `overflow="error"` was full; no listener got the event."""
 
 
 class DecodeError(GoEventError, ValueError):
-    """Bytes or a payload that are not the event they claim to be.
+    """Bytes or a payload do not form the event that they should.
 
     Attributes:
-        event_name: the name under which the data arrived.
-        reason: what is wrong, in one sentence.
-        excerpt: the first bytes of the data, escaped, at most 120 characters.
+        event_name: The name under which the data arrived.
+        reason: The reason, in one sentence.
+        excerpt: The first bytes of the data, escaped, in at most 120 characters.
     """
 
     def __init__(self, event_name: str, reason: str, *, excerpt: str = "") -> None:
@@ -253,11 +280,11 @@ class DecodeError(GoEventError, ValueError):
 
 
 class EncodeError(GoEventError, ValueError):
-    """An event that cannot be written as bytes, or becomes more bytes than the limit allows.
+    """An event cannot be written as bytes, or becomes larger than the limit.
 
     Attributes:
-        event_name: the name of the event.
-        reason: what is wrong, in one sentence.
+        event_name: The name of the event.
+        reason: The reason, in one sentence.
     """
 
     def __init__(self, event_name: str, reason: str) -> None:
@@ -270,20 +297,24 @@ class EncodeError(GoEventError, ValueError):
 
 
 class DriverError(GoEventError):
-    """A driver could not do its work."""
+    """A driver failed, or its broker refused a request."""
 
 
 class DriverConnectionError(DriverError):
-    """A driver has no connection to its broker, or has lost one or got it back."""
+    """A driver has no connection to its broker.
+
+    A driver also reports it when a connection is lost and when it is restored.
+    """
 
 
 class GapDetected(DriverError):
-    """Events of another bus were lost on the way to this one.
+    """Events of another bus were lost on their way to this one.
 
     Attributes:
-        origin: the id of the bus that sent them.
-        channel: where they were sent to.
-        missing: how many; below zero for one that has come after it was counted as lost.
+        origin: The id of the sending bus.
+        channel: The channel of the broker.
+        missing: The number of lost events. It is negative for an event that arrived after it was
+            counted as lost.
     """
 
     def __init__(self, origin: str, channel: str, missing: int) -> None:
@@ -299,8 +330,8 @@ class GapDetected(DriverError):
 
 
 class UnsupportedError(DriverError, ValueError):
-    """The bus was asked for something that its driver cannot do."""
+    """The driver of the bus does not support the requested operation."""
 
 
 class UnknownDriverError(DriverError, ValueError):
-    """No installed driver answers to the scheme or name that was asked for."""
+    """No installed driver has the requested name or URL scheme."""

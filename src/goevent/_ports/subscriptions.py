@@ -1,7 +1,19 @@
-"""The subscriptions of a bus: keeps what the driver receives in step with who listens.
+"""The subscriptions of a bus: keeps the driver's subscriptions in step with the listeners.
 
-An actor of the bus while a driver runs. Registering a listener only notes that its events are
-wanted; this actor asks the driver, in batches, and tries again if that fails.
+The router calls `want` and `forget` when the first listener of a name or pattern comes and when the
+last one goes. `Subscriptions.run` is a task of the bus while a driver runs. `bus.ready()` and
+`Registration.ready()` wait here.
+
+Theory of operation. Registering a listener is synchronous, but subscribing takes a round trip to
+the broker. So `want` and `forget` change only the set of *wanted* names, and the task compares it
+with the set of *confirmed* names and asks the driver for the difference, in one batch each. A name
+moves to the confirmed ones when the driver has returned. Whatever the order of the calls during a
+round trip, the next comparison finds the remaining difference.
+
+If the driver raises, the names stay wanted and become *failed*; the task tries all of them again
+after a pause that doubles. A batch may have failed because of one refused name, so it is tried name
+by name, unless the connection was lost. `ready` raises the error of a failed name and otherwise
+waits until the names it was asked for are confirmed or no longer wanted.
 """
 
 from __future__ import annotations
@@ -19,34 +31,41 @@ if TYPE_CHECKING:
 
     from ..drivers.contract import Driver
 
-BACKOFF = 0.5  # seconds before a failed subscription is tried again; doubles
-MAX_BACKOFF = 30.0
+FIRST_RETRY_PAUSE_SECONDS = 0.5
+MAX_RETRY_PAUSE_SECONDS = 30.0
+RETRY_JITTER = 0.5
 
 
 class Subscriptions:
-    """What one bus has asked its driver for."""
+    """The names and patterns that one bus receives, or wants to receive, from its driver."""
 
     def __init__(self, driver: Driver, report: Callable[[Exception, str], object]) -> None:
         self._driver = driver
         self._report = report
+        # Dicts in place of sets keep the order of registration.
         self._wanted: dict[str, None] = {}
         self._confirmed: dict[str, None] = {}
         self._failed: dict[str, DriverError] = {}
+        # Failed requests since the last successful one, for the length of the pause.
         self._failures = 0
-        self._underway: list[str] = []  # the driver is being asked about these
+        # The names of the request that the driver is working on. If the task is cancelled
+        # meanwhile, nobody knows whether the broker has them, so `drop_all` unsubscribes from them
+        # too.
+        self._in_flight: list[str] = []
         self._changed = trio.Event()
-        self._settled = trio.lowlevel.ParkingLot()
+        self._updated = trio.lowlevel.ParkingLot()
         self._ended = False
 
     def want(self, name: str) -> None:
-        """Have events of a name or pattern received, soon."""
+        """Ask the driver soon to receive the events of a name or pattern."""
         if name not in self._wanted:
             self._wanted[name] = None
             self._failed.pop(name, None)
             self._changed.set()
 
     def forget(self, name: str) -> None:
-        """Have them received no more, soon."""
+        """Ask the driver soon to stop receiving the events of a name or pattern."""
+        # The default `self` tells a name that was not wanted from one with the value None.
         if self._wanted.pop(name, self) is None:
             self._failed.pop(name, None)
             self._changed.set()
@@ -54,9 +73,11 @@ class Subscriptions:
     async def ready(self, names: Iterable[str] | None = None) -> None:
         """Wait until the broker has confirmed these names, or all that are wanted now.
 
+        Always a checkpoint. A name that is forgotten meanwhile is not waited for.
+
         Raises:
-            DriverError: it has refused one.
-            BusClosed: the bus has ended before.
+            DriverError: The broker has refused a name; the task tries again later.
+            BusClosed: The bus has ended before the broker confirmed all names.
         """
         asked = list(self._wanted if names is None else names)
         await trio.lowlevel.checkpoint()
@@ -70,20 +91,21 @@ class Subscriptions:
             if self._ended:
                 await trio.lowlevel.checkpoint_if_cancelled()
                 raise BusClosed("the bus was closed before its driver had subscribed")
-            await self._settled.park()
+            await self._updated.park()
 
     @enable_ki_protection
     async def run(self) -> None:
-        """Ask the driver for what is wanted, until cancelled."""
+        """Keep the driver's subscriptions up to date until cancelled."""
         try:
             while True:
-                await self._catch_up()
+                await self._update()
         finally:
             self._ended = True
-            self._settled.unpark_all()
+            self._updated.unpark_all()
 
-    async def _catch_up(self) -> None:
-        """Ask for what has changed, and wait for the next change."""
+    async def _update(self) -> None:
+        """Ask the driver for the difference, and wait for the next change or the next attempt."""
+        # Before the comparison: a change during the requests below sets the new event.
         self._changed = trio.Event()
         wanted = [n for n in self._wanted if n not in self._confirmed]
         unwanted = [n for n in self._confirmed if n not in self._wanted]
@@ -91,27 +113,31 @@ class Subscriptions:
             await self._subscribe(wanted)
         if unwanted:
             await self._unsubscribe(unwanted)
-        self._settled.unpark_all()
+        self._updated.unpark_all()
         pause = trio.CancelScope()
         if self._failed:
-            seconds = jittered_pause(BACKOFF, MAX_BACKOFF, 0.5, self._failures)
+            seconds = jittered_pause(
+                FIRST_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS, RETRY_JITTER, self._failures
+            )
             pause.deadline = trio.current_time() + seconds
         with pause:
             await self._changed.wait()
 
     async def _subscribe(self, names: list[str]) -> None:
-        self._underway = names
+        self._in_flight = names
         try:
             await self._driver.subscribe(names)
-            self._underway = []
+            self._in_flight = []
         except DriverError as error:
-            self._underway = []
+            self._in_flight = []
             if len(names) > 1 and not isinstance(error, DriverConnectionError):
-                for name in names:  # one that is refused must not hold up the others
+                # One refused name must not keep the others from being subscribed.
+                for name in names:
                     await self._subscribe([name])
                 return
             self._failures += 1
             for name in names:
+                # The first failure of a name is reported, its repetitions are not.
                 if name not in self._failed:
                     self._report(error, name)
                 self._failed[name] = error
@@ -122,19 +148,21 @@ class Subscriptions:
                 self._failed.pop(name, None)
 
     async def _unsubscribe(self, names: list[str]) -> None:
-        self._underway = names
+        self._in_flight = names
+        # Before the request: a name that is wanted again meanwhile must be subscribed to anew.
         for name in names:
             self._confirmed.pop(name, None)
         try:
             await self._driver.unsubscribe(names)
-            self._underway = []
-        except DriverError as error:  # the broker may go on sending; nobody listens
-            self._underway = []
+            self._in_flight = []
+        except DriverError as error:
+            # The broker may go on sending these events, but no listener gets them.
+            self._in_flight = []
             for name in names:
                 self._report(error, name)
 
     async def drop_all(self) -> None:
         """Unsubscribe from everything, as the bus ends."""
-        names = [*dict.fromkeys((*self._confirmed, *self._underway))]
+        names = [*dict.fromkeys((*self._confirmed, *self._in_flight))]
         if names:
             await self._unsubscribe(names)

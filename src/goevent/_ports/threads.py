@@ -1,4 +1,9 @@
-"""The way in for other threads."""
+"""The way into an open bus for other threads.
+
+`GoEvent.dispatch_from_thread` calls it on the foreign thread. It dispatches the event in a task of
+the bus's nursery and blocks the thread until the dispatch has returned. The session opens it with
+the bus and closes it before the nursery ends, so that no thread stays blocked.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +22,7 @@ from .._handle import DispatchHandle
 
 
 class ThreadPort:
-    """Takes events from foreign threads into an open bus, one task of its nursery for each."""
+    """Accepts events from other threads, with one task of the bus's nursery for each."""
 
     def __init__(
         self,
@@ -28,22 +33,30 @@ class ThreadPort:
         self._token = token
         self._nursery = nursery
         self._dispatch = dispatch
+        # Guards `_open` and `_waiting`, which both sides use.
         self._lock = threading.Lock()
+        # The calls whose event no task of the bus has yet.
         self._waiting: set[Future[DispatchHandle]] = set()
-        self._scopes: set[trio.CancelScope] = set()  # of the tasks that dispatch
+        # The scopes of the tasks that dispatch; used on the bus's thread only.
+        self._scopes: set[trio.CancelScope] = set()
         self._open = True
 
     def dispatch(self, event: Any) -> DispatchHandle:
-        """Dispatch on the bus's thread, and block this one until that is done."""
+        """Dispatch on the bus's thread, and block the calling thread until that has returned.
+
+        Raises:
+            BusClosed: The bus is closed, or closed before it accepted the event.
+            Exception: An exception of `dispatch`, unchanged.
+        """
         future: Future[DispatchHandle] = Future()
         with self._lock:
             if not self._open:
-                raise BusClosed("the bus is closed and takes no events")
+                raise BusClosed("the bus is closed and accepts no events")
             self._waiting.add(future)
         try:
             self._token.run_sync_soon(self._enter, future, event, copy_context())
         except trio.RunFinishedError:
-            raise BusClosed("the bus's event loop has ended") from None
+            raise BusClosed("the event loop of the bus has ended") from None
         try:
             return future.result()
         finally:
@@ -51,9 +64,11 @@ class ThreadPort:
                 self._waiting.discard(future)
 
     def _enter(self, future: Future[DispatchHandle], event: Any, context: Context) -> None:
+        # If the port has closed meanwhile, `close` has answered the future.
         if self._open:
             with self._lock:
-                self._waiting.discard(future)  # `_serve` will tell what became of the event
+                # From here on `_serve` answers the future.
+                self._waiting.discard(future)
             context.run(self._nursery.start_soon, self._serve, future, event)
 
     async def _serve(self, future: Future[DispatchHandle], event: Any) -> None:
@@ -68,19 +83,20 @@ class ThreadPort:
             elif isinstance(result.error, Exception):
                 future.set_exception(result.error)
             else:
-                future.set_exception(BusClosed("the bus ended before it took the event"))
+                # A cancellation or a KeyboardInterrupt belongs to this task, not to the thread.
+                future.set_exception(BusClosed("the bus ended before it accepted the event"))
                 result.unwrap()
 
     def cancel(self) -> None:
-        """Give up the dispatches that still wait for something, middleware perhaps."""
+        """Cancel the dispatches that still wait, for example for room or in middleware."""
         for scope in self._scopes:
             scope.cancel()
 
     def close(self) -> None:
-        """Send everybody away who still waits; no thread stays blocked."""
+        """Accept no more events, and raise `BusClosed` in the threads that wait for a task."""
         with self._lock:
             self._open = False
             waiting = tuple(self._waiting)
         for future in waiting:
             if not future.done():
-                future.set_exception(BusClosed("the bus closed before it took the event"))
+                future.set_exception(BusClosed("the bus closed before it accepted the event"))
