@@ -68,7 +68,9 @@ class Config:
         if not isinstance(self.listener, ListenerOptions):
             raise TypeError(f"listener must be a ListenerOptions, not {self.listener!r}")
         if not self.close_timeout >= 0:
-            raise ValueError(f"close_timeout must be at least 0 seconds, not {self.close_timeout!r}")
+            raise ValueError(
+                f"close_timeout must be at least 0 seconds, not {self.close_timeout!r}"
+            )
         check_count("max_nesting", self.max_nesting, at_least=1)
         if self.max_nesting > MAX_NESTING_LIMIT:
             raise ValueError(

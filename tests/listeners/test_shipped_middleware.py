@@ -599,11 +599,11 @@ async def test_a_long_key_is_cut_short_in_the_reason() -> None:
 @pytest.mark.parametrize(
     ("arguments", "error", "why"),
     [
-        ({"key": 3}, TypeError, "key is"),
-        ({"window": 0}, ValueError, "window is at least 1"),
-        ({"window": 1.5}, TypeError, "window is a number"),
-        ({"window": True}, TypeError, "window is a number"),
-        ({"ttl": 0}, ValueError, "ttl is more than 0"),
+        ({"key": 3}, TypeError, "key must be"),
+        ({"window": 0}, ValueError, "window must be at least 1"),
+        ({"window": 1.5}, TypeError, "window must be a number"),
+        ({"window": True}, TypeError, "window must be a number"),
+        ({"ttl": 0}, ValueError, "ttl must be more than 0"),
     ],
 )
 def test_deduplication_refuses_senseless_settings(
@@ -769,7 +769,7 @@ async def test_excess_is_vetoed_for_inline_listeners_and_those_with_mailboxes(
             await trio.sleep(0.25)
         vetoed = [sorted(error.listener for error in handle.errors) for handle in handles]
         assert vetoed == [[], [], [], ["inline", "mailbox"], [], ["inline", "mailbox"]]
-        assert reasons(handles[3]) == ["RateLimit: over the limit of 2 in 1 s"] * 2
+        assert reasons(handles[3]) == ["RateLimit: above the limit of 2 in 1 s"] * 2
         assert isinstance(handles[3].errors[0], EventVetoed)
         assert bus.errors == ()
         ledger = await bus.close()
@@ -857,14 +857,14 @@ async def test_limits_of_listeners_that_are_no_more_are_forgotten(
 @pytest.mark.parametrize(
     ("arguments", "error", "why"),
     [
-        ({"rate": 0}, ValueError, "rate is more than 0"),
-        ({"rate": float("inf")}, ValueError, "rate is more than 0"),
-        ({"rate": "2"}, TypeError, "rate is a number"),
-        ({"per": -1}, ValueError, "per is more than 0"),
-        ({"per": True}, TypeError, "per is a number"),
-        ({"burst": 0}, ValueError, "burst is at least 1"),
-        ({"burst": 1.5}, TypeError, "burst is a number"),
-        ({"excess": "drop"}, ValueError, "excess is 'wait' or 'veto'"),
+        ({"rate": 0}, ValueError, "rate must be more than 0"),
+        ({"rate": float("inf")}, ValueError, "rate must be more than 0"),
+        ({"rate": "2"}, TypeError, "rate must be a number"),
+        ({"per": -1}, ValueError, "per must be more than 0"),
+        ({"per": True}, TypeError, "per must be a number"),
+        ({"burst": 0}, ValueError, "burst must be at least 1"),
+        ({"burst": 1.5}, TypeError, "burst must be a number"),
+        ({"excess": "drop"}, ValueError, "excess must be 'wait' or 'veto'"),
     ],
 )
 def test_a_rate_limit_refuses_senseless_settings(

@@ -1,4 +1,7 @@
-"""Middleware that is ready to use, in `Config.middleware` or `ListenerOptions.middleware`."""
+"""Middleware that is ready to use, in `Config.middleware` or `ListenerOptions.middleware`.
+
+The classes here use only the public names of `goevent`, as a user's middleware does.
+"""
 
 from ._deduplication import Deduplicate as Deduplicate
 from ._logging import LogEvents as LogEvents

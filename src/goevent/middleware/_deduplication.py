@@ -1,4 +1,9 @@
-"""Keeps an event that comes twice from being delivered twice."""
+"""Deduplication: drops an event that was dispatched, or has arrived, before.
+
+`Deduplicate` remembers the keys of events in the order in which they were last seen. An entry is
+made when a dispatch begins and removed when the dispatch fails, so a repetition may follow a
+failure.
+"""
 
 from __future__ import annotations
 
@@ -13,22 +18,35 @@ from .. import DispatchHandle, Event, Veto
 
 
 class Deduplicate:
-    """Veto events that were dispatched, or have arrived, before.
+    """Veto an event that was dispatched, or has arrived, before.
 
-    Two events are the same if they have the same name and the same key. It goes into
-    `Config.middleware`. One object is for one bus: it has one memory for what the bus dispatches
-    and for what arrives from other buses. The memory is not kept from one run of the program to the
-    next.
+    Two events are duplicates if their names and their keys are equal. Put the object into
+    `Config.middleware` of one bus. It has one memory for the events that the bus dispatches and for
+    those that arrive from other buses. The memory ends with the process.
 
-    An event counts from the moment its dispatch begins. If the dispatch raises, or is cancelled
-    before it is over, the event may come again: so one may be delivered twice after all, but none
-    is refused for the sake of another that went nowhere. A listener that fails changes nothing.
+    An event is remembered when its dispatch begins. If the dispatch raises or is cancelled, the
+    event is forgotten and may come again. So an event may be delivered twice after a failure, but
+    an event is never dropped in favour of another one that was not delivered. A failing listener
+    does not change this.
+
+    Example:
+        >>> config = Config(middleware=(Deduplicate("order_id", window=1000, ttl=60.0),))
+        >>> async with GoEvent(config) as bus:
+        ...     for _ in range(2):
+        ...         handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
+        >>> handle.errors[0].reason
+        'Deduplicate: a duplicate with the key 7'
 
     Args:
-        key: what is the same in duplicates: the name of an attribute, or a function of the event.
-            An event without that attribute, or whose key is None, is never a duplicate.
-        window: how many keys are remembered, those seen last.
-        ttl: seconds after which a key may come again; without it, only the window counts.
+        key: The name of the attribute that duplicates have in common, or a function of the event.
+            An event without this attribute, or with the key None, is never a duplicate.
+        window: The number of keys to remember, the most recently seen ones.
+        ttl: The time in seconds after which a key may come again. By default only the window
+            counts.
+
+    Raises:
+        TypeError: `key` or `window` has the wrong type.
+        ValueError: `window` or `ttl` is out of range.
     """
 
     def __init__(
@@ -39,24 +57,24 @@ class Deduplicate:
         ttl: float | None = None,
     ) -> None:
         if not isinstance(key, str) and not callable(key):
-            raise TypeError(f"key is an attribute's name or a function, not {key!r}")
+            raise TypeError(f"key must be the name of an attribute or a function, not {key!r}")
         if isinstance(window, bool) or not isinstance(window, int):
-            raise TypeError(f"window is a number of keys, not {window!r}")
+            raise TypeError(f"window must be a number of keys, not {window!r}")
         if window < 1:
-            raise ValueError(f"window is at least 1 key, not {window}")
+            raise ValueError(f"window must be at least 1 key, not {window}")
         if ttl is not None and not ttl > 0:
-            raise ValueError(f"ttl is more than 0 seconds, not {ttl!r}")
+            raise ValueError(f"ttl must be more than 0 seconds, not {ttl!r}")
         self._key = key
         self._window = window
         self._ttl = ttl
-        self._seen: OrderedDict[tuple[str, Hashable], Sighting] = OrderedDict()
+        self._seen: OrderedDict[tuple[str, Hashable], SeenEvent] = OrderedDict()
 
     def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
-        """Let an event go its way only once."""
+        """Veto the dispatch of a duplicate."""
         yield from self._once(handle)
 
     def around_delivery(self, handle: DispatchHandle, /) -> Iterator[None]:
-        """Let an event in only once."""
+        """Veto a duplicate that arrives from another bus."""
         yield from self._once(handle)
 
     def _once(self, handle: DispatchHandle) -> Iterator[None]:
@@ -64,41 +82,48 @@ class Deduplicate:
         if key is None:
             yield
             return
-        place = (handle.event_name, key)
-        earlier = self._seen.get(place)
-        if earlier is not None and self._remembers(earlier):
-            self._seen.move_to_end(place)
-            raise Veto(f"a duplicate, by its key {reprlib.repr(key)}")
-        sighting = self._seen[place] = Sighting()
-        self._seen.move_to_end(place)
+        identity = (handle.event_name, key)
+        earlier = self._seen.get(identity)
+        if earlier is not None and self._is_remembered(earlier):
+            self._seen.move_to_end(identity)
+            raise Veto(f"a duplicate with the key {reprlib.repr(key)}")
+        seen = self._seen[identity] = SeenEvent()
+        self._seen.move_to_end(identity)
         if len(self._seen) > self._window:
             self._seen.popitem(last=False)
         try:
             yield
-            sighting.ended = trio.current_time()
+            seen.ended = trio.current_time()
         finally:
-            if sighting.ended is None and self._seen.get(place) is sighting:
-                del self._seen[place]
+            # The dispatch failed. Its entry may have left the window and been made anew meanwhile.
+            if seen.ended is None and self._seen.get(identity) is seen:
+                del self._seen[identity]
 
     def _key_of(self, event: object) -> Hashable:
         if callable(self._key):
             return self._key(event)
         if isinstance(event, Event) and not hasattr(event, self._key):
-            key: Hashable = event.payload().get(self._key)  # an ad-hoc event has no attributes
+            # An ad-hoc event has no attributes for its fields.
+            key: Hashable = event.payload().get(self._key)
             return key
         return getattr(event, self._key, None)
 
-    def _remembers(self, earlier: Sighting) -> bool:
+    def _is_remembered(self, earlier: SeenEvent) -> bool:
         if earlier.ended is None or self._ttl is None:
             return True
-        # Below zero, if the bus is used in a second `trio.run`, whose clock is another one.
+        # The difference is negative if the entry is from an earlier `trio.run`, whose clock
+        # differs.
         return 0 <= trio.current_time() - earlier.ended < self._ttl
 
 
-class Sighting:
-    """One event that was let through."""
+class SeenEvent:
+    """An event that was not vetoed.
+
+    Attributes:
+        ended: The time at which its dispatch ended, None while the dispatch is in progress.
+    """
 
     __slots__ = ("ended",)
 
     def __init__(self) -> None:
-        self.ended: float | None = None  # None while its dispatch is under way
+        self.ended: float | None = None

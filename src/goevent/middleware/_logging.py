@@ -1,4 +1,4 @@
-"""Logs what a bus does."""
+"""Logging: one record for each dispatch, each arrival and each run of a listener."""
 
 from __future__ import annotations
 
@@ -14,26 +14,35 @@ from .. import Delivery, DispatchHandle, EventError, Veto, default_registry
 class LogEvents:
     """Log every dispatch, every arrival from another bus, and every run of a listener.
 
-    There is one record for each, when it has ended. What went well, was vetoed or was cancelled is
-    logged at `level`; what failed, at WARNING at least and without a traceback: a failure that
-    nobody handles the bus logs itself, as an ERROR. Middleware that stands outside of this one, and
-    vetoes, leaves nothing to log, so put it first.
+    There is one record for each operation, made when it has ended. A failure is logged at WARNING
+    or above and without a traceback; the bus itself logs a failure that nothing handles, as an
+    ERROR. All other outcomes are logged at `level`. Put this object first: if middleware outside of
+    it vetoes an event, it logs nothing.
 
     Each record has these attributes, for formatters and filters:
 
     - `stage`: `"dispatch"`, `"delivery"` (an arrival) or `"call"` (a run of a listener)
     - `event_name`, `handle_id`
     - `listener`, `attempt`: None unless the stage is `"call"`
-    - `duration`: seconds, as a float
-    - `outcome`: `"completed"`, `"failed"`, `"vetoed"` or `"cancelled"`. A dispatch has completed
-      when it has brought the event to the listeners, whatever becomes of it there.
-    - `reason`: what was raised, or why it was vetoed; empty otherwise
-    - `payload`: the fields of the event, only if asked for
+    - `duration`: The duration in seconds, as a float
+    - `outcome`: `"completed"`, `"failed"`, `"vetoed"` or `"cancelled"`. A dispatch is completed
+      when the event has reached the listeners, also if they fail later.
+    - `reason`: The exception or the reason of the veto, otherwise empty
+    - `payload`: The fields of the event, only with `payload=True`
+
+    Example:
+        >>> import logging
+        >>> config = Config(middleware=(LogEvents(level=logging.INFO),))
+        >>> async with GoEvent(config) as bus:
+        ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
 
     Args:
-        logger: where to log; `goevent.middleware` by default.
-        level: of what has not failed.
-        payload: whether to log what is in the events. It may be large, or secret.
+        logger: The logger; `goevent.middleware` by default.
+        level: The level of operations that have not failed.
+        payload: Whether to log the fields of events. These may be large or secret.
+
+    Raises:
+        TypeError: `level` is not a number.
     """
 
     def __init__(
@@ -44,10 +53,10 @@ class LogEvents:
         payload: bool = False,
     ) -> None:
         if isinstance(level, bool) or not isinstance(level, int):
-            raise TypeError(f"level is a number such as logging.INFO, not {level!r}")
+            raise TypeError(f"level must be a number such as logging.INFO, not {level!r}")
         self._logger = logging.getLogger("goevent.middleware") if logger is None else logger
         self._level = level
-        self._level_of_failures = max(level, logging.WARNING)
+        self._failure_level = max(level, logging.WARNING)
         self._payload = payload
 
     def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
@@ -69,7 +78,8 @@ class LogEvents:
         listener: str | None = None,
         attempt: int | None = None,
     ) -> Iterator[None]:
-        if not self._logger.isEnabledFor(self._level_of_failures):
+        # The outcome is not known yet. If not even a failure would be logged, nothing will be.
+        if not self._logger.isEnabledFor(self._failure_level):
             yield
             return
         start = trio.current_time()
@@ -81,13 +91,13 @@ class LogEvents:
             outcome, reason = "vetoed", str(veto)
             raise
         except Exception as error:
-            level, outcome = self._level_of_failures, "failed"
-            # It survives an exception whose __str__ raises.
+            level, outcome = self._failure_level, "failed"
+            # `EventError.reason` also describes an exception whose `__str__` raises.
             reason = EventError(handle.event_name, stage, error).reason
             raise
         finally:
             if self._logger.isEnabledFor(level):
-                facts: dict[str, Any] = {
+                attributes: dict[str, Any] = {
                     "stage": stage,
                     "event_name": handle.event_name,
                     "handle_id": handle.id,
@@ -97,21 +107,21 @@ class LogEvents:
                     "outcome": outcome,
                     "reason": reason,
                 }
-                self._log(level, handle.event, facts)
+                self._log(level, handle.event, attributes)
 
-    def _log(self, level: int, event: object, facts: dict[str, Any]) -> None:
-        attempt = facts["attempt"]
+    def _log(self, level: int, event: object, attributes: dict[str, Any]) -> None:
+        attempt = attributes["attempt"]
         if self._payload:
-            facts["payload"] = default_registry.payload_of(event)
+            attributes["payload"] = default_registry.payload_of(event)
         self._logger.log(
             level,
             "%s: %s %s in %.3f s%s%s%s",
-            facts["event_name"],
-            facts["listener"] or facts["stage"],
-            facts["outcome"],
-            facts["duration"],
+            attributes["event_name"],
+            attributes["listener"] or attributes["stage"],
+            attributes["outcome"],
+            attributes["duration"],
             f" (attempt {attempt})" if attempt is not None and attempt > 1 else "",
-            f": {facts['reason']}" if facts["reason"] else "",
-            f": {facts['payload']!r}" if self._payload else "",
-            extra=facts,
+            f": {attributes['reason']}" if attributes["reason"] else "",
+            f": {attributes['payload']!r}" if self._payload else "",
+            extra=attributes,
         )

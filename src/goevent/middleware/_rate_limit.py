@@ -1,4 +1,14 @@
-"""Limits how often listeners run."""
+"""The rate limit: a token bucket for each listener.
+
+Theory of operation. A token bucket holds up to `burst` tokens and gains one every `per / rate`
+seconds; each run takes one. In place of a count that would have to be updated all the time, a
+bucket stores the time at which it will be full again. Taking a token moves this time one interval
+into the future, and a token is available if the time is at most `burst - 1` intervals ahead. So an
+idle bucket costs nothing, and one whose time has passed equals a new one and can be forgotten.
+
+Runs that must wait queue at the lock of their bucket. The first one sleeps until a token is there
+and takes it only then, so a run that is cancelled while it waits takes no token from the others.
+"""
 
 from __future__ import annotations
 
@@ -9,31 +19,42 @@ import trio
 
 from .. import Delivery, Veto
 
-CROWD = 1000  # buckets, before idle ones are looked for
-SLIP = 1e-6  # seconds that a sum of floats may be off
+MIN_BUCKETS_TO_SWEEP = 1000  # below this number, idle buckets are not searched for
+MAX_ROUNDING_SECONDS = 1e-6  # the rounding error that a sum of floats may have
+MAX_ROUNDING_PART = 1 / 1000  # the same, as a part of the interval between two tokens
 
 
 class RateLimit:
-    """Let each listener run so many times in so many seconds, by a token bucket.
+    """Limit the number of runs per time of each listener, with a token bucket.
 
-    In `Config.middleware` it limits every listener by itself, in `ListenerOptions.middleware` the
-    one that asks. Listeners of the same name share a limit, also one that was registered anew. The
-    middleware of each bus and listener counts for itself, unless it is the same object.
+    In `Config.middleware` it limits each listener of the bus separately; in
+    `ListenerOptions.middleware` it limits that listener. Listeners of the same name share a limit,
+    also one that is registered again later. Two `RateLimit` objects count separately.
 
-    A run is an attempt: a retry counts. Up to `burst` runs may begin at once, after that they begin
-    at even intervals. So the first `per` seconds of a busy listener may see up to twice the rate,
-    and `burst=1` spaces all runs evenly.
+    A run is an attempt, so a retry counts. Up to `burst` runs may begin at once; further ones begin
+    at even intervals. So a busy listener may run at up to twice the rate in the first `per`
+    seconds. With `burst=1` all runs are evenly spaced.
 
-    With `excess="wait"` a listener waits before it runs, first come, first served; it holds its
-    mailbox meanwhile, as any slow listener, and its `timeout` has not begun. It cannot stand around
-    an inline `def`. With `excess="veto"` an event that comes too early is not delivered to the
-    listener: its handle says so, and it is counted as dropped.
+    With `excess="wait"` a listener waits before it runs. Waiting runs are served in order.
+    Meanwhile the next events stay in the mailbox, as with any slow listener, and the `timeout` of
+    the run has not begun. An inline `def` cannot wait, so this mode does not fit it. With
+    `excess="veto"` the listener does not get the event; the event's handle reports it, and the
+    ledger counts it as dropped.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> @bus.listener("mail.requested", middleware=(RateLimit(5, per=1.0),))
+        ... async def send_mail(event: Event) -> None: ...
 
     Args:
-        rate: how many runs may begin in `per` seconds, in the long run.
-        per: seconds.
-        burst: how many may begin at once; `rate` by default, but at least 1.
-        excess: what happens to a run that is too much.
+        rate: The number of runs that may begin in `per` seconds, in the long run.
+        per: The period in seconds.
+        burst: The number of runs that may begin at once; `rate` by default, but at least 1.
+        excess: `"wait"` delays a run above the limit, `"veto"` drops its event for this listener.
+
+    Raises:
+        TypeError: `rate`, `per` or `burst` has the wrong type.
+        ValueError: An argument is out of range, or `excess` is unknown.
     """
 
     def __init__(
@@ -46,79 +67,86 @@ class RateLimit:
     ) -> None:
         for name, value in (("rate", rate), ("per", per)):
             if isinstance(value, bool) or not isinstance(value, int | float):
-                raise TypeError(f"{name} is a number, not {value!r}")
+                raise TypeError(f"{name} must be a number, not {value!r}")
             if not 0 < value < float("inf"):
-                raise ValueError(f"{name} is more than 0, and finite, not {value!r}")
+                raise ValueError(f"{name} must be more than 0 and finite, not {value!r}")
         if burst is not None:
             if isinstance(burst, bool) or not isinstance(burst, int):
-                raise TypeError(f"burst is a number of runs, not {burst!r}")
+                raise TypeError(f"burst must be a number of runs, not {burst!r}")
             if burst < 1:
-                raise ValueError(f"burst is at least 1, not {burst}")
+                raise ValueError(f"burst must be at least 1, not {burst}")
         if excess not in ("wait", "veto"):
-            raise ValueError(f"excess is 'wait' or 'veto', not {excess!r}")
+            raise ValueError(f"excess must be 'wait' or 'veto', not {excess!r}")
         self._limit = f"{rate:g} in {per:g} s"
         self._interval = per / rate
         self._burst = burst or max(1, int(rate))
-        self._buckets: dict[str, Bucket] = {}
-        self._crowd = CROWD
+        self._buckets: dict[str, TokenBucket] = {}
+        self._buckets_to_sweep = MIN_BUCKETS_TO_SWEEP
         self.around_call: Callable[[Delivery], Iterator[None] | AsyncIterator[None]] = (
-            self._in_time if excess == "wait" else self._or_not_at_all
+            self._wait_for_token if excess == "wait" else self._veto_without_token
         )
-        """Begin one run of a listener when its rate allows it; async if that means to wait."""
+        """Begin one run of a listener when its rate allows it. Async with `excess="wait"`."""
 
-    async def _in_time(self, delivery: Delivery, /) -> AsyncIterator[None]:
+    async def _wait_for_token(self, delivery: Delivery, /) -> AsyncIterator[None]:
         bucket = self._bucket_of(delivery.listener)
-        if bucket.turn.locked() or self._early(bucket):
-            # Nothing is taken while waiting: who is cancelled leaves the others their times.
-            async with bucket.turn:
-                await trio.sleep(self._early(bucket))
+        if bucket.first_in_line.locked() or self._seconds_to_token(bucket):
+            async with bucket.first_in_line:
+                # The token is taken after the sleep and not before: a cancelled run takes none.
+                await trio.sleep(self._seconds_to_token(bucket))
                 self._take(bucket)
         else:
             self._take(bucket)
         yield
 
-    def _or_not_at_all(self, delivery: Delivery, /) -> Iterator[None]:
+    def _veto_without_token(self, delivery: Delivery, /) -> Iterator[None]:
         bucket = self._bucket_of(delivery.listener)
-        if self._early(bucket):
-            raise Veto(f"over the limit of {self._limit}")
+        if self._seconds_to_token(bucket):
+            raise Veto(f"above the limit of {self._limit}")
         self._take(bucket)
         yield
 
-    def _early(self, bucket: Bucket) -> float:
-        """Return how many seconds it takes until there is a token."""
+    def _seconds_to_token(self, bucket: TokenBucket) -> float:
         now = trio.current_time()
-        # It cannot be empty for longer than that, except by the clock of an earlier `trio.run`.
+        # A bucket is full after `burst` intervals at the latest. It can be later only if the time
+        # is from the clock of an earlier `trio.run`.
         bucket.full_at = min(bucket.full_at, now + self._burst * self._interval)
-        early = bucket.full_at - (self._burst - 1) * self._interval - now
-        return early if early > min(SLIP, self._interval / 1000) else 0.0
+        seconds = bucket.full_at - (self._burst - 1) * self._interval - now
+        rounding = min(MAX_ROUNDING_SECONDS, self._interval * MAX_ROUNDING_PART)
+        return seconds if seconds > rounding else 0.0
 
-    def _take(self, bucket: Bucket) -> None:
+    def _take(self, bucket: TokenBucket) -> None:
         bucket.full_at = max(bucket.full_at, trio.current_time()) + self._interval
 
-    def _bucket_of(self, listener: str) -> Bucket:
+    def _bucket_of(self, listener: str) -> TokenBucket:
         bucket = self._buckets.get(listener)
         if bucket is None:
-            if len(self._buckets) >= self._crowd:
-                self._forget_full_ones()
-            bucket = self._buckets[listener] = Bucket()
+            if len(self._buckets) >= self._buckets_to_sweep:
+                self._forget_full_buckets()
+            bucket = self._buckets[listener] = TokenBucket()
         return bucket
 
-    def _forget_full_ones(self) -> None:
-        """Forget listeners that have not run for a while, or are no more."""
+    def _forget_full_buckets(self) -> None:
+        """Forget the buckets of listeners that have not run for a while or are unregistered."""
         now = trio.current_time()
         self._buckets = {
             name: bucket
             for name, bucket in self._buckets.items()
-            if bucket.full_at > now or bucket.turn.locked()
+            if bucket.full_at > now or bucket.first_in_line.locked()
         }
-        self._crowd = max(CROWD, 2 * len(self._buckets))
+        # The next sweep comes when the number has doubled, so that sweeping stays cheap per bucket.
+        self._buckets_to_sweep = max(MIN_BUCKETS_TO_SWEEP, 2 * len(self._buckets))
 
 
-class Bucket:
-    """The tokens of one listener, as the time at which there are as many as can be."""
+class TokenBucket:
+    """The tokens of one listener.
 
-    __slots__ = ("full_at", "turn")
+    Attributes:
+        full_at: The time at which the bucket is full.
+        first_in_line: Held by the run that takes the next token; the others wait for it in order.
+    """
+
+    __slots__ = ("first_in_line", "full_at")
 
     def __init__(self) -> None:
         self.full_at: float = float("-inf")
-        self.turn: trio.Lock = trio.Lock()  # who has it is the next to take one
+        self.first_in_line: trio.Lock = trio.Lock()
