@@ -8,6 +8,7 @@ from types import ModuleType
 import pytest
 
 import goevent
+import goevent.drivers
 import goevent.middleware
 import goevent.testing
 import goevent_faststream
@@ -89,6 +90,12 @@ def test_reference_lists_every_name_of_the_test_kit() -> None:
     page = text_of(DOCS / "reference/testing.md")
     listed = re.findall(r"^::: goevent\.testing\.(\w+)$", page, re.MULTILINE)
     assert set(listed) == public_names(goevent.testing) | {"pytest_plugin"}
+
+
+def test_reference_lists_every_name_for_authors_of_drivers() -> None:
+    page = text_of(DOCS / "reference/drivers.md")
+    listed = re.findall(r"^::: goevent\.drivers\.(\w+)$", page, re.MULTILINE)
+    assert sorted(listed) == sorted(public_names(goevent.drivers) - public_names(goevent))
 
 
 def test_reference_lists_every_name_of_faststream_s_driver() -> None:
