@@ -1,4 +1,4 @@
-"""The four things that can happen at a full mailbox."""
+"""The four overflow policies of a full mailbox."""
 
 import trio
 from trio.testing import wait_all_tasks_blocked
@@ -11,16 +11,16 @@ class Tick(Event, name="tick"):
 
 
 def expected(error: EventError) -> None:
-    """Keep quiet about drops, which are wanted here."""
+    """Ignore drops, which this example expects; without a callback they would be logged."""
 
 
 async def burst(bus: GoEvent) -> None:
-    """Dispatch more than there is room for while the listener is busy; show what became of it."""
+    """Dispatch more events than the mailbox holds, and print the listener's counts."""
     bus.on_error(expected)
     async with bus:
         refused = 0
         await bus.dispatch(Tick(number=0))
-        await wait_all_tasks_blocked()  # the listener is at work on it
+        await wait_all_tasks_blocked()  # the listener is busy with this event
         for number in range(1, 6):
             try:
                 await bus.dispatch(Tick(number=number))
@@ -51,7 +51,7 @@ async def main() -> None:
 
     bus = GoEvent()
 
-    @bus.listener(Tick, name="drop_new", mailbox=2, overflow="drop_new")  # what is queued stays
+    @bus.listener(Tick, name="drop_new", mailbox=2, overflow="drop_new")  # keep the queue
     async def busy(event: Tick) -> None:
         await trio.sleep(0.01)
 
@@ -59,7 +59,7 @@ async def main() -> None:
 
     bus = GoEvent()
 
-    @bus.listener(Tick, name="drop_old", mailbox=2, overflow="drop_old")  # only the newest matter
+    @bus.listener(Tick, name="drop_old", mailbox=2, overflow="drop_old")  # keep the newest
     async def display(event: Tick) -> None:
         await trio.sleep(0.01)
 

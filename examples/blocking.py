@@ -1,4 +1,4 @@
-"""Code that blocks runs in threads, and holds up nobody."""
+"""Blocking listeners run in threads and do not stop the rest of the program."""
 
 import threading
 import time
@@ -21,7 +21,7 @@ both = threading.Barrier(2, lambda: print("two back-ups at once"))
 
 
 # --8<-- [start:thread]
-@bus.listener(PhotoUploaded, thread=True)  # a thread, but one photo at a time
+@bus.listener(PhotoUploaded, thread=True)  # in a thread, one photo at a time
 def scale(event: PhotoUploaded) -> None:
     time.sleep(0.1)
     bus.dispatch_from_thread(PhotoScaled(number=event.number))
@@ -29,7 +29,7 @@ def scale(event: PhotoUploaded) -> None:
 
 @bus.listener(PhotoUploaded, thread=True, concurrency=2)  # up to two threads
 def back_up(event: PhotoUploaded) -> None:
-    both.wait(5)  # blocks until a second thread has come here
+    both.wait(5)  # blocks until a second thread is here
 
 
 @bus.listener(PhotoScaled)

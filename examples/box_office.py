@@ -13,7 +13,7 @@ class SoldOut(Event, name="show.sold-out"):
 
 
 class BoxOffice:
-    """Listens to bookings, and tells when a show is sold out."""
+    """Listens to bookings and announces when a show is sold out."""
 
     def __init__(self, bus: GoEvent, seats: int) -> None:
         self._bus = bus

@@ -1,4 +1,4 @@
-"""What can fail, and where it shows."""
+"""The failures of listeners and dispatches, and the places where you see them."""
 
 import trio
 

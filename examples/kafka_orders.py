@@ -1,7 +1,7 @@
-"""Kafka: two services read the same orders, each order's events in order, and one is given up.
+"""Kafka: two services read the same orders in order per key; one event becomes a dead letter.
 
-Run it with `kafka://host:9092`, or without: then it starts a broker of its own in this process, the
-one that confluent-kafka has for tests. `kafka+confluent://...` is the same by the other client.
+Run it with `kafka://host:9092`, or without a URL. Then it starts its own broker in this process,
+the mock that confluent-kafka ships for tests. `kafka+confluent://...` uses the other client.
 """
 
 import os
@@ -32,11 +32,11 @@ async def serve(url: str) -> tuple[dict[str, list[int]], list[str]]:
     mail = GoEvent(f"{url}?group=mail-{RUN}&max_deliveries=3&backoff=0.05")
     billed: dict[str, list[int]] = {}
     mailed: list[str] = []
-    buried: list[str] = []
+    given_up: list[str] = []
     finished = trio.Event()
 
     def check() -> None:
-        if sum(map(len, billed.values())) >= TOTAL and len(mailed) >= TOTAL - 1 and buried:
+        if sum(map(len, billed.values())) >= TOTAL and len(mailed) >= TOTAL - 1 and given_up:
             finished.set()
 
     @billing.listener(OrderMoved)
@@ -54,14 +54,14 @@ async def serve(url: str) -> tuple[dict[str, list[int]], list[str]]:
     @mail.on_error
     def look(error: EventError) -> None:
         if "dead letter" in str(error):
-            buried.append(str(error).rpartition(" after ")[2])
+            given_up.append(str(error).rpartition(" after ")[2])
             check()
 
     async with billing, mail, GoEvent(url) as shop:
         await send(shop)
         with trio.fail_after(30):
             await finished.wait()
-    return billed, buried
+    return billed, given_up
 
 
 # --8<-- [end:services]
@@ -75,7 +75,7 @@ async def send(shop: GoEvent) -> None:
         for order in range(ORDERS)
     ]
     for handle in handles:
-        await handle.wait()  # the brokers have it
+        await handle.wait()  # the brokers have accepted it
         handle.raise_errors()
     print(f"accepted: {len(handles)} events, the first as {handles[0].receipt.partition('-')[0]}")
 
@@ -92,10 +92,10 @@ def main() -> None:
         )
         (broker,) = brokers.list_topics(timeout=10).brokers.values()
         url = f"kafka://{broker.host}:{broker.port}"
-    billed, buried = trio.run(serve, url)
+    billed, given_up = trio.run(serve, url)
     in_order = all(steps == sorted(steps) for steps in billed.values())
     print(f"billed: {sum(map(len, billed.values()))}, each order in order: {in_order}")
-    print(f"mail gave up after {buried[0]}")
+    print(f"mail gave up after {given_up[0]}")
 
 
 if __name__ == "__main__":

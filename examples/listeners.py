@@ -1,4 +1,4 @@
-"""The ways to register a listener, and to get rid of it."""
+"""The ways to register and unregister a listener."""
 
 from dataclasses import dataclass
 
@@ -19,7 +19,7 @@ bus = GoEvent()
 
 
 # --8<-- [start:decorator]
-@bus.listener(UserCreated)  # by class: a type checker sees a handler of another type
+@bus.listener(UserCreated)  # by class: type checkers refuse another handler type
 def greet(event: UserCreated) -> None:
     print(f"hello {event.user_id}")
 
@@ -42,7 +42,7 @@ class Counter:
 
     event_name: str
     seen: int = 0
-    options = ListenerOptions(name="counter")  # may be left out
+    options = ListenerOptions(name="counter")  # optional
 
     def on_event(self, event: Event) -> None:
         self.seen += 1

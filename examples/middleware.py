@@ -1,4 +1,4 @@
-"""What stands around dispatches and listeners: middleware of one's own, and what is shipped."""
+"""Middleware around dispatches and listeners: your own, and the shipped ones."""
 
 import logging
 import sys
@@ -20,7 +20,7 @@ request: ContextVar[str] = ContextVar("request")
 
 
 class Tracing:
-    """Takes the id of a request to the listeners of all it dispatches, also on other buses."""
+    """Carries the id of a request to the listeners of its events, also on other buses."""
 
     def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
         handle.headers["request"] = request.get()
@@ -32,7 +32,7 @@ class Tracing:
 
 
 class OpeningHours:
-    """Keeps events from everybody while the shop is closed."""
+    """Vetoes events while the shop is closed."""
 
     closed = False
 
@@ -43,7 +43,7 @@ class OpeningHours:
 
 
 class Kettle:
-    """Runs no more than one listener at a time, as there is only one."""
+    """Lets one listener at a time use the only kettle."""
 
     def __init__(self) -> None:
         self.lock = trio.Lock()

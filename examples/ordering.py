@@ -9,7 +9,7 @@ from goevent import Event, GoEvent
 class StockChanged(Event, name="stock.changed", key="item"):
     item: str
     left: int
-    seconds: float  # that the web shop takes to store it
+    seconds: float  # the time that the web shop takes to store it
 
 
 CHANGES = [
@@ -21,7 +21,7 @@ CHANGES = [
 
 
 class Shop:
-    """A web shop that takes its time; what is stored last is what customers see."""
+    """A slow web shop. Customers see the value that was stored last."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -46,7 +46,7 @@ async def in_order(event: StockChanged) -> None:
     await one.store(event)
 
 
-@bus.listener(StockChanged, concurrency=10)  # those of one item one after another
+@bus.listener(StockChanged, concurrency=10)  # one after another per item
 async def in_order_per_item(event: StockChanged) -> None:
     await keyed.store(event)
 

@@ -1,12 +1,12 @@
-"""An order desk: reads order events as JSON lines and works on them while it reads.
+"""Reads order events as JSON lines, processes them while it reads, and prints a report.
 
-python examples/orders.py                 the data set that comes with it
-python examples/orders.py FILE            a file of your own
+python examples/orders.py                 the data set of the example
+python examples/orders.py FILE            your own file
 cat FILE | python examples/orders.py -    standard input
 
-Inline listeners keep the books. `charge` asks a payment gateway that is slow and fails sometimes,
-`notify` sends mail. Their mailboxes are small: when one is full, `await bus.dispatch(...)` waits,
-so the reader is never more than a few events ahead of the slowest listener.
+Inline listeners keep the totals. `charge` calls a payment gateway that is slow and sometimes
+fails; `notify` sends mail. Their mailboxes are small. When one is full, `await bus.dispatch(...)`
+waits, so the reader is never more than a few events ahead of the slowest listener.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from goevent import (
 
 DATA = Path(__file__).parent / "data" / "orders.jsonl"
 CHUNK = 1 << 16
-SHOWN = 4  # examples of each kind of trouble
+SHOWN = 4  # messages of each kind of failure
 
 # -- the events
 
@@ -71,7 +71,7 @@ class PaymentTaken(Event, name="payment.taken", key="order", registry=registry):
     cents: Cents
 
 
-# -- what the listeners work with
+# -- the payment gateway and the totals
 
 
 class GatewayTimeout(Exception):
@@ -79,11 +79,11 @@ class GatewayTimeout(Exception):
 
 
 class CardDeclined(Exception):
-    """The payment gateway said no."""
+    """The payment gateway refused the card."""
 
 
 class Gateway:
-    """Stands in for a payment service: it takes a moment, and fails in a way one can count on."""
+    """Stands in for a payment service: it takes a moment and fails at predictable calls."""
 
     calls = 0
 
@@ -96,8 +96,8 @@ class Gateway:
             raise CardDeclined(f"{order.customer} cannot pay {order.cents / 100:.2f}")
 
 
-class Books:
-    """What the desk knows at the end."""
+class Totals:
+    """The totals that the report shows."""
 
     def __init__(self) -> None:
         self.events: Counter[str] = Counter()
@@ -110,24 +110,24 @@ class Books:
 # -- the bus and its listeners
 
 gateway = Gateway()
-books = Books()
+totals = Totals()
 failures: dict[str, list[str]] = {}
 bus = GoEvent(Config(registry=registry, close_timeout=30.0))
 
 
 @bus.listener(*registry.names())
 def count(event: Event) -> None:
-    books.events[event.event_name] += 1
+    totals.events[event.event_name] += 1
 
 
 @bus.listener(OrderPlaced, OrderShipped, OrderCancelled)
 def follow(event: OrderPlaced | OrderShipped | OrderCancelled) -> None:
     if isinstance(event, OrderPlaced):
-        books.open.add(event.order)
-    elif event.order not in books.open:
+        totals.open.add(event.order)
+    elif event.order not in totals.open:
         raise LookupError(f"{event.order} was never placed")
     else:
-        books.open.discard(event.order)
+        totals.open.discard(event.order)
 
 
 @bus.listener(OrderPlaced, mailbox=16)
@@ -138,18 +138,18 @@ async def charge(event: OrderPlaced) -> None:
 
 @bus.listener(PaymentTaken)
 def bank(event: PaymentTaken) -> None:
-    books.taken += event.cents
+    totals.taken += event.cents
 
 
 @bus.listener(PaymentTaken, OrderShipped, mailbox=64)
 async def notify(event: PaymentTaken | OrderShipped) -> None:
-    await trio.lowlevel.checkpoint()  # as if it wrote to a mail server
-    books.mails += 1
+    await trio.lowlevel.checkpoint()  # stands in for a mail server
+    totals.mails += 1
 
 
 @bus.listener(OrderRated, name="ratings")
 async def rate(event: OrderRated) -> None:
-    books.stars.append(event.stars)
+    totals.stars.append(event.stars)
 
 
 @bus.on_error
@@ -176,8 +176,8 @@ class Input:
             self.size = os.fstat(self._fd).st_size or None
         os.read(self._fd, 0)  # a directory can be opened, but not read
 
-    async def chunks(self) -> AsyncGenerator[bytes]:
-        """Yield what there is to read, a line at a time."""
+    async def read_lines(self) -> AsyncGenerator[bytes]:
+        """Yield the lines as they arrive."""
         rest = b""
         while chunk := await trio.to_thread.run_sync(
             os.read, self._fd, CHUNK, abandon_on_cancel=True
@@ -189,23 +189,23 @@ class Input:
             yield rest
 
     def event_of(self, line: bytes) -> Event | None:
-        """Return the event in a line; note why there is none."""
+        """Return the event in a line, or note the reason why the line is refused."""
         try:
             payload = msgspec.json.decode(line, type=dict[str, Any])
             name = str(payload.pop("event", ""))
             event: Event = registry.create(name, payload)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            why = f"not a JSON object: {error}"
+            reason = f"not a JSON object: {error}"
         except (UnknownEventError, DecodeError) as error:
-            why = str(error)
+            reason = str(error)
         else:
             return event
-        self.refused.append(f"line {self.lines}: {why}")
+        self.refused.append(f"line {self.lines}: {reason}")
         return None
 
     async def feed(self, advance: Callable[[int], None]) -> None:
         """Dispatch every line on the bus."""
-        async with aclosing(self.chunks()) as lines:
+        async with aclosing(self.read_lines()) as lines:
             async for line in lines:
                 self.lines += 1
                 if line.strip() and (event := self.event_of(line)) is not None:
@@ -218,7 +218,7 @@ class Input:
 
 @contextmanager
 def progress(size: int | None) -> Generator[Callable[[int], None]]:
-    """Show on a terminal how far we are: a bar if rich is installed, else a counter."""
+    """Show the progress on a terminal: a bar if rich is installed, else a counter."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return
@@ -246,7 +246,7 @@ def progress(size: int | None) -> Generator[Callable[[int], None]]:
 
 
 def report(source: Input, seconds: float) -> None:
-    """Print what happened."""
+    """Print the report."""
     snapshot = bus.snapshot()
     ledger = snapshot.ledger
     print(
@@ -255,7 +255,7 @@ def report(source: Input, seconds: float) -> None:
     )
 
     print("\nEvents")
-    for name, number in sorted(books.events.items()):
+    for name, number in sorted(totals.events.items()):
         print(f"  {name:<18}{number:>8,}")
 
     columns = ("completed", "failed", "dropped", "abandoned")
@@ -276,12 +276,12 @@ def report(source: Input, seconds: float) -> None:
         f" + {ledger.failed:,} failed + {ledger.dropped:,} dropped"
         f" + {ledger.abandoned:,} abandoned"
     )
-    stars = sum(books.stars) / len(books.stars) if books.stars else 0
+    stars = sum(totals.stars) / len(totals.stars) if totals.stars else 0
     print(
-        f"Books: {books.taken / 100:,.2f} taken, {len(books.open):,} orders open,"
-        f" {books.mails:,} mails, {stars:.1f} stars"
+        f"Totals: {totals.taken / 100:,.2f} taken, {len(totals.open):,} orders open,"
+        f" {totals.mails:,} mails, {stars:.1f} stars"
     )
-    total = sum(books.events.values())
+    total = sum(totals.events.values())
     print(
         f"Time: {seconds:.2f} s, {total / seconds:,.0f} events/s,"
         f" {ledger.accepted / seconds:,.0f} deliveries/s;"
@@ -301,14 +301,14 @@ def show(title: str, messages: list[str]) -> None:
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line."""
+    """Reports wrong usage in one line."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message} (--help shows how)\n")
 
 
 async def run(source: Input) -> None:
-    """Feed the bus; leaving `async with` waits until all listeners have finished."""
+    """Feed the bus. Leaving `async with` waits until all listeners have finished."""
     with progress(source.size) as advance:
         async with bus:
             await source.feed(advance)
@@ -318,7 +318,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; return the exit code."""
     parser = Parser(
         prog="orders.py",
-        description="Work on order events.",
+        description="Process order events.",
         formatter_class=argparse.HelpFormatter,
     )
     parser.add_argument(
@@ -334,12 +334,13 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         trio.run(run, source)
     except KeyboardInterrupt:
-        print("Interrupted. What had happened so far:\n")
+        print("Interrupted. The report so far:\n")
         code = 130
     try:
         report(source, perf_counter() - started)
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads the report, such as head, has seen enough
+    except BrokenPipeError:
+        # The reader of the report, such as head, has closed the pipe.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return code
 

@@ -1,4 +1,4 @@
-"""Listeners that choose their events: by pattern, by predicate, in turn, and only once."""
+"""Listeners that select their events: by pattern, predicate and priority, or only once."""
 
 import trio
 
@@ -24,12 +24,12 @@ def orders(event: Event) -> None:
     print(f"  order.*   {event.event_name}")
 
 
-@bus.listener("order.**")  # one or more
+@bus.listener("order.**")  # one or more segments
 def everything(event: Event) -> None:
     print(f"  order.**  {event.event_name}")
 
 
-@bus.listener("*.placed", OrderPlaced)  # matches twice, and gets the event once
+@bus.listener("*.placed", OrderPlaced)  # both match; it gets the event once
 def placed(event: OrderPlaced) -> None:
     print(f"  *.placed  {event.order}")
 

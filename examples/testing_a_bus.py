@@ -13,7 +13,7 @@ async def test_last_seat_makes_a_show_sold_out(bus: GoEvent, recorder: Recorder)
     BoxOffice(bus, seats=2)
     for _ in range(2):
         await bus.dispatch(SeatBooked(show="Hamlet", seat=1))
-    await wait_idle(bus)  # also what listeners dispatch
+    await wait_idle(bus)  # includes events that listeners dispatch
     assert recorder.events(SoldOut) == [SoldOut(show="Hamlet")]
     assert len(recorder.ran(BoxOffice.book)) == 2
     # --8<-- [end:bus]
@@ -25,7 +25,7 @@ async def test_unknown_show_is_an_error(bus: GoEvent) -> None:
     handle = await bus.dispatch(SeatBooked(show="Cats", seat=1))
     await handle.wait()
     with pytest.raises(ExceptionGroup) as caught:
-        handle.raise_errors()  # looking at the errors is what the fixture insists on
+        handle.raise_errors()  # the fixture insists that the test looks at the errors
     assert "Cats is not on" in str(caught.value.exceptions[0])
     # --8<-- [end:errors]
 

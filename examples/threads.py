@@ -1,4 +1,4 @@
-"""Events from a thread: `dispatch_from_thread` is the one method it may call."""
+"""Dispatch events from a thread with `dispatch_from_thread`, the only method it may call."""
 
 import trio
 

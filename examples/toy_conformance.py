@@ -14,7 +14,7 @@ from goevent.testing import DriverConformance
 
 # --8<-- [start:suite]
 class TestToyDriver(DriverConformance):
-    reconnects = False  # it ends its bus when the connection is lost
+    reconnects = False  # the driver ends its bus when the connection is lost
 
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], ToyDriver]]:

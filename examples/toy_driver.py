@@ -1,4 +1,4 @@
-"""A driver for a toy broker: a TCP server that repeats each line to everybody else.
+"""A driver for a toy broker: a TCP server that repeats each line to all other clients.
 
 Run `python examples/toy_driver.py`: it starts the broker and two buses that talk over it.
 """
@@ -38,7 +38,8 @@ class ToyDriver:
         try:
             self._stream = await trio.open_tcp_stream(self._host, self._port)
             async with self._stream:
-                if await self._stream.receive_some(1):  # it greets whom it knows
+                # The broker greets a client that it has registered.
+                if await self._stream.receive_some(1):
                     task_status.started()
                 rest = b""
                 async for chunk in self._stream:
@@ -74,7 +75,7 @@ class ToyDriver:
 async def broker(
     port: int = 0, *, task_status: trio.TaskStatus[int] = trio.TASK_STATUS_IGNORED
 ) -> None:
-    """Repeat each line to everybody but its sender."""
+    """Repeat each line to every client but its sender."""
     clients: dict[trio.SocketStream, trio.Lock] = {}
 
     async def serve(stream: trio.SocketStream) -> None:

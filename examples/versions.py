@@ -1,10 +1,10 @@
-"""Event types, codecs, and an old version of an event that becomes the newest."""
+"""Event types, codecs, and an upcast from an old version of an event to the newest."""
 
 import dataclasses
 
 from goevent import DecodeError, Envelope, Event, EventRegistry, JsonCodec, register_event_type
 
-registry = EventRegistry()  # the default one would do, too
+registry = EventRegistry()  # the default registry works, too
 
 
 # --8<-- [start:upcast]

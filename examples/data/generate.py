@@ -22,7 +22,7 @@ BROKEN = {
 
 
 def main() -> None:
-    """Let orders run through their lives, a few at a time, and break some lines."""
+    """Write the events of many overlapping orders, and break some lines."""
     random = Random(7).random  # noqa: S311 - the same numbers in every version of Python
 
     def pick(*values: str) -> str:

@@ -1,4 +1,4 @@
-"""Every example runs as a user would run it, and says what the docs say it says."""
+"""Every example runs as a user runs it, and prints the output that the docs show."""
 
 import os
 import re
@@ -19,7 +19,7 @@ EXAMPLES = ROOT / "examples"
 DATA = EXAMPLES / "data" / "orders.jsonl"
 ORDERS = [sys.executable, "-W", "error", "examples/orders.py"]
 
-# What each example prints, word for word, in these pages.
+# The whole output of each example stands in these pages, in one block.
 SHOWN = {
     "quickstart.py": ["README.md", "docs/index.md"],
     "tutorial/step1_first_event.py": ["docs/start/tutorial.md"],
@@ -31,10 +31,10 @@ SHOWN = {
     "redis_pubsub.py": ["docs/brokers/from-one-process-to-many.md"],
     "nats_jobs.py": ["docs/start/for-faststream-users.md"],
 }
-# Those whose output is all that these pages show, in one block or in several.
-# Two processes print, or on_error does, which has a task of its own: the order is not ours.
+# Two processes print, so the order of the lines is not fixed.
 ANY_ORDER = {"redis_pubsub.py"}
 
+# The text blocks of these pages, put together, are the output of the example.
 SHOWN_IN_PARTS = {
     "blocking.py": "docs/use/blocking.md",
     "middleware.py": "docs/use/middleware.md",
@@ -44,8 +44,8 @@ SHOWN_IN_PARTS = {
     "retries.py": "docs/use/retries.md",
     "supervision.py": "docs/use/supervision.md",
 }
-# What those say whose output is shown in parts, or not at all.
-SAID = {
+# A line that each of these examples prints. Its page shows less than the output, or none.
+PRINTED = {
     "backpressure.py": "no room in the mailbox of slow",
     "redis_streams.py": "lost: 0",
     "kafka_orders.py": "billed: 40, each order in order: True\nmail gave up after 3 deliveries",
@@ -76,7 +76,7 @@ def run(
 
 
 def python(path: Path | str, *arguments: str) -> str:
-    """Run an example, which writes no warning and no log; return what it printed."""
+    """Run an example, which must write no warning and no log; return its output."""
     done = run(sys.executable, "-W", "error", str(path), *arguments)
     assert done.stderr == ""
     return done.stdout
@@ -93,11 +93,11 @@ def blocks_of(page: str, language: str) -> list[str]:
 
 def test_no_example_is_forgotten() -> None:
     found = {path.relative_to(EXAMPLES).as_posix() for path in EXAMPLES.rglob("*.py")}
-    assert found == {*SHOWN, *SHOWN_IN_PARTS, *SAID, *OTHERS}
+    assert found == {*SHOWN, *SHOWN_IN_PARTS, *PRINTED, *OTHERS}
 
 
 @pytest.mark.parametrize("name", SHOWN)
-def test_output_is_what_the_docs_show(name: str) -> None:
+def test_docs_show_the_output_of_the_example(name: str) -> None:
     output = python(EXAMPLES / name).splitlines()
     assert output
     for page in SHOWN[name]:
@@ -108,48 +108,49 @@ def test_output_is_what_the_docs_show(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SHOWN_IN_PARTS)
-def test_output_is_what_the_blocks_of_its_guide_show(name: str) -> None:
+def test_blocks_of_a_guide_are_the_output_of_its_example(name: str) -> None:
     assert python(EXAMPLES / name) == "".join(blocks_of(SHOWN_IN_PARTS[name], "text"))
 
 
-@pytest.mark.parametrize("name", SAID)
-def test_example_says_what_it_is_for(name: str) -> None:
-    assert SAID[name] in python(EXAMPLES / name)
+@pytest.mark.parametrize("name", PRINTED)
+def test_example_prints_its_result(name: str) -> None:
+    assert PRINTED[name] in python(EXAMPLES / name)
 
 
-def test_overflow_policies_do_what_the_docs_show(capsys: pytest.CaptureFixture[str]) -> None:
+def test_overflow_policies_behave_as_the_docs_show(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs/use/mailboxes.md").read_text(encoding="utf-8")
     main = runpy.run_path(str(EXAMPLES / "backpressure.py"))["main"]
-    trio.run(main, clock=MockClock(autojump_threshold=0))  # a burst takes none of its time
+    trio.run(main, clock=MockClock(autojump_threshold=0))  # the clock jumps over sleeps
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
     for line in lines:
         assert f"\n{line}\n" in page
 
 
-def test_registry_and_codec_print_what_the_docs_show() -> None:
+def test_docs_show_the_output_of_registry_and_codec() -> None:
     page = (ROOT / "docs/use/events.md").read_text(encoding="utf-8")
     for line in python(EXAMPLES / "versions.py").splitlines():
         assert f"\n{line}\n" in page
 
 
 def by_speaker(output: str) -> dict[str, list[str]]:
-    """Return the lines of each speaker: which process prints first is up to the system."""
+    """Return the lines of each process. Which process prints first is not fixed."""
     lines = output.splitlines()
-    return {who: [line for line in lines if line.startswith(who)] for who in ("--", "shop", "kit")}
+    speakers = ("--", "shop", "kit")
+    return {name: [line for line in lines if line.startswith(name)] for name in speakers}
 
 
-async def test_two_processes_use_the_server_that_they_are_told() -> None:
+async def test_two_processes_use_the_given_server() -> None:
     async with redis_server() as server, plain_link(server) as link:
         program = EXAMPLES / "redis_pubsub.py"
         output = await trio.to_thread.run_sync(python, program, server.url)
         blocks = blocks_of("docs/brokers/from-one-process-to-many.md", "text")
         assert by_speaker(output) in map(by_speaker, blocks)
         stats: bytes = await link.execute("INFO", "stats")
-        assert b"total_connections_received:3\r" in stats  # the two, and ours
+        assert b"total_connections_received:3\r" in stats  # two buses and this test
 
 
-def test_two_processes_refuse_a_wrong_call() -> None:
+def test_two_processes_refuse_wrong_arguments() -> None:
     done = run(sys.executable, "examples/redis_pubsub.py", "redis://h", "a", "b", check=1)
     assert "python examples/redis_pubsub.py redis://localhost:6379" in done.stderr
 
@@ -162,7 +163,7 @@ def test_example_of_tests_passes() -> None:
     assert "4 passed" in done.stdout
 
 
-def test_example_of_a_conformance_suite_passes_and_says_what_it_skips() -> None:
+def test_example_of_a_conformance_suite_passes_and_names_the_skipped_tests() -> None:
     done = run(
         *(sys.executable, "-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"),
         str(EXAMPLES / "toy_conformance.py"),
@@ -185,14 +186,14 @@ def test_python_blocks_of_the_readme_run(tmp_path: Path) -> None:
         assert python(program)
 
 
-def test_commands_of_the_readme_name_what_exists() -> None:
+def test_readme_shows_the_commands_to_install_and_run() -> None:
     commands = "".join(blocks_of("README.md", "console"))
     assert 'python -m pip install -e ".[dev]" && python examples/orders.py' in commands
     assert 'python -m pip install -e ".[dev]" && python -m pytest' in commands
     assert 'python -m pip install -e ".[bench]" && python -m benchmarks' in commands
 
 
-# -- the order desk
+# -- the orders example
 
 
 def number(pattern: str, report: str) -> int:
@@ -239,7 +240,7 @@ def check_report(report: str) -> dict[str, int]:
     }
 
 
-def test_order_desk_works_on_its_data_set() -> None:
+def test_orders_processes_its_data_set() -> None:
     lines = DATA.read_text(encoding="utf-8").splitlines()
     assert len(lines) > 3000
     done = run(*ORDERS)
@@ -253,13 +254,13 @@ def test_order_desk_works_on_its_data_set() -> None:
     assert "line 217: not a JSON object" in done.stdout
 
 
-def test_order_desk_reads_standard_input() -> None:
+def test_orders_reads_standard_input() -> None:
     lines = DATA.read_bytes().splitlines(keepends=True)[:500]
     numbers = check_report(run(*ORDERS, "-", stdin=b"".join(lines)).stdout)
     assert (numbers["lines"], numbers["refused"]) == (500, 1)
 
 
-def test_order_desk_reads_a_file_of_ones_own(tmp_path: Path) -> None:
+def test_orders_reads_a_given_file(tmp_path: Path) -> None:
     placed = '{"event":"order.placed","order":"X-1","customer":"c","cents":100}'
     own = tmp_path / "own.jsonl"
     own.write_text(f"{placed}\n\n  \n" + '{"event":"order.shipped","order":"X-1","carrier":"DHL"}')
@@ -269,14 +270,14 @@ def test_order_desk_reads_a_file_of_ones_own(tmp_path: Path) -> None:
     assert "0 orders open, 2 mails" in report
 
 
-def test_order_desk_has_a_report_for_no_input() -> None:
+def test_orders_reports_an_empty_input() -> None:
     report = run(*ORDERS, "-", stdin=b"").stdout
     assert "Read 0 lines" in report
     assert "Ledger: 0 accepted = 0 completed" in report
 
 
 @pytest.mark.parametrize(
-    ("line", "why"),
+    ("line", "reason"),
     [
         (b"nonsense", "not a JSON object"),
         (b"\xff\xfe\x00", "not a JSON object"),
@@ -290,16 +291,16 @@ def test_order_desk_has_a_report_for_no_input() -> None:
         (b'{"event":"order.rated","order":"A","stars":6}', "Expected `int` <= 5"),
     ],
 )
-def test_order_desk_refuses_a_bad_line_and_goes_on(line: bytes, why: str) -> None:
+def test_orders_refuses_a_bad_line_and_goes_on(line: bytes, reason: str) -> None:
     good = b'{"event":"order.rated","order":"A","stars":5}'
     report = run(*ORDERS, "-", stdin=b"\n".join([good, line, good])).stdout
     assert "Read 3 lines: 2 events dispatched, 1 lines refused." in report
     shown = re.search(r"^    line 2: (.*)$", report, re.M)
     assert shown is not None
-    assert why in shown[1]
+    assert reason in shown[1]
 
 
-def test_order_desk_reports_a_listener_that_fails() -> None:
+def test_orders_reports_a_listener_that_fails() -> None:
     line = b'{"event":"order.shipped","order":"Z-9","carrier":"UPS"}'
     report = run(*ORDERS, "-", stdin=line).stdout
     assert "1 x follow: LookupError" in report
@@ -307,7 +308,7 @@ def test_order_desk_reports_a_listener_that_fails() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "why"),
+    ("arguments", "reason"),
     [
         (["no-such-file"], "cannot read 'no-such-file': No such file or directory"),
         (["examples"], "cannot read 'examples': Is a directory"),
@@ -315,14 +316,14 @@ def test_order_desk_reports_a_listener_that_fails() -> None:
         (["--fast"], "unrecognized arguments: --fast"),
     ],
 )
-def test_order_desk_refuses_a_wrong_call_in_one_line(arguments: list[str], why: str) -> None:
+def test_orders_refuses_wrong_arguments_in_one_line(arguments: list[str], reason: str) -> None:
     done = run(*ORDERS, *arguments, check=2)
     assert done.stdout == ""
     assert done.stderr.count("\n") == 1
-    assert why in done.stderr
+    assert reason in done.stderr
 
 
-def test_order_desk_ends_quietly_if_nobody_reads_the_report() -> None:
+def test_orders_ends_quietly_if_its_output_is_closed() -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     try:
@@ -335,21 +336,21 @@ def test_order_desk_ends_quietly_if_nobody_reads_the_report() -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="sends SIGINT")
-def test_order_desk_ends_with_a_report_on_control_c() -> None:
+def test_orders_ends_with_a_report_on_control_c() -> None:
     child = subprocess.Popen(
         [*ORDERS, "-"],
         cwd=ROOT,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        # A shell's background jobs ignore it, and so would their children.
+        # A background job of a shell ignores SIGINT, and its children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
     )
     with child:
         assert child.stdin is not None
         assert child.stdout is not None
         assert child.stderr is not None
-        # More than a pipe holds: when this returns, the desk has begun to read.
+        # More than a pipe holds, so the program has begun to read when this returns.
         child.stdin.write(DATA.read_bytes()[:150_000])
         child.stdin.flush()
         child.send_signal(signal.SIGINT)
@@ -367,11 +368,11 @@ def test_order_desk_ends_with_a_report_on_control_c() -> None:
     assert accepted == sum(settled)
 
 
-# -- the order desk on a terminal
+# -- the orders example on a terminal
 
 
 def on_terminal(*prelude: str) -> tuple[str, str]:
-    """Run the desk with a terminal for stderr; return what it and stdout got."""
+    """Run the example with a terminal as stderr; return the output on stderr and stdout."""
     pty = pytest.importorskip("pty")
     program = "; ".join(
         [
@@ -394,7 +395,7 @@ def on_terminal(*prelude: str) -> tuple[str, str]:
     try:
         while chunk := os.read(ours, 4096):
             seen += chunk
-    except OSError:  # how Linux says that the other side is closed
+    except OSError:  # Linux: the other side is closed
         pass
     finally:
         os.close(ours)
@@ -403,13 +404,13 @@ def on_terminal(*prelude: str) -> tuple[str, str]:
     return seen.decode(), report.decode()
 
 
-def test_order_desk_shows_a_bar_on_a_terminal() -> None:
+def test_orders_shows_a_bar_on_a_terminal() -> None:
     seen, report = on_terminal()
     assert "100%" in seen
     check_report(report)
 
 
-def test_order_desk_counts_on_a_terminal_without_rich() -> None:
+def test_orders_counts_on_a_terminal_without_rich() -> None:
     seen, report = on_terminal("import sys", "sys.modules['rich'] = None")
     assert "64 kB" in seen
     assert "%" not in seen

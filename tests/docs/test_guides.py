@@ -1,4 +1,4 @@
-"""What the guides promise, where no other test has come across it."""
+"""Statements of the guides that no other test covers."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ async def test_a_listener_in_a_thread_may_dispatch_while_the_bus_drains(
 
     @bus.listener(Asked, thread=True, timeout=timeout)
     def answer(event: Asked) -> None:
-        trio.from_thread.run(trio.sleep, 0)  # so that the bus drains by now
+        trio.from_thread.run(trio.sleep, 0)  # lets the bus begin to drain
         bus.dispatch_from_thread(Answered(event.n))
         trio.from_thread.run(bus.dispatch, Answered(-event.n))
 
@@ -70,7 +70,7 @@ async def test_a_listener_in_a_thread_may_dispatch_while_the_bus_drains(
 
 
 @TIMEOUTS
-async def test_a_thread_that_would_wait_for_its_own_mailbox_is_told_so(
+async def test_a_thread_that_would_wait_for_its_own_mailbox_gets_a_deadlock_error(
     timeout: float | None,
 ) -> None:
     bus = GoEvent()
@@ -134,7 +134,7 @@ async def test_the_context_of_a_thread_that_dispatches_reaches_listeners_that_as
     assert seen == ["from the thread"]
 
 
-# -- once, and what becomes of its event
+# -- once, with a retry
 
 
 async def test_the_only_event_of_a_listener_is_tried_again(autojump_clock: object) -> None:
@@ -159,7 +159,7 @@ async def test_the_only_event_of_a_listener_is_tried_again(autojump_clock: objec
 
 
 async def ended(bus: GoEvent, *events: Asked) -> EventError:
-    """Dispatch events of which one ends the bus; return the error that leaves it."""
+    """Dispatch events, one of which ends the bus; return the error that leaves the bus."""
     with trio.fail_after(DEADLINE):
         try:
             async with bus:
@@ -216,11 +216,11 @@ async def test_a_bus_that_ends_says_so_in_its_snapshot() -> None:
     assert states == ["escalating"]
 
 
-# -- a thread that may be asked to stop
+# -- a thread that checks for cancellation
 
 
 @TIMEOUTS
-async def test_a_thread_can_find_out_that_it_is_to_stop(timeout: float | None) -> None:
+async def test_a_thread_can_check_whether_it_should_stop(timeout: float | None) -> None:
     bus = GoEvent()
     stopped = threading.Event()
 

@@ -1,7 +1,8 @@
-"""Type checkers accept what is right and refuse what is wrong, line by line.
+"""Type checkers accept correct listeners and refuse wrong ones, line by line.
 
 A line of a `must_fail` file with the mark `# E: why` must have an error in mypy --strict and in
-strict pyright; no other line may have one. `# E[pyright]: why` marks what mypy cannot see.
+strict pyright; no other line may have one. `# E[pyright]: why` marks
+an error that only pyright finds.
 """
 
 from __future__ import annotations
@@ -124,7 +125,7 @@ def test_pyright_refuses_the_marked_lines_and_no_other(file: Path, pyright_error
     check(file, "pyright", pyright_errors)
 
 
-def test_every_file_says_in_its_name_what_must_happen() -> None:
+def test_file_names_say_whether_lines_are_refused() -> None:
     assert {file.name.split("_")[1] for file in FILES} == {"pass", "fail"}
     for file in FILES:
         assert bool(marked(file, "mypy")) == file.name.startswith("must_fail")
