@@ -225,7 +225,7 @@ class Session:
     def _give_up(self) -> None:
         """Take no events any more, and settle what nobody will run."""
         self._dispatcher.shut()
-        for actor in (*self._router.actors(), *self._books.gone):
+        for actor in (*self._router.actors(), *self._books.unregistered):
             self._dispatcher.admission.abandon(actor)
 
 

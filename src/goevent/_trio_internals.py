@@ -1,14 +1,17 @@
-"""The private parts of Trio that the kernel needs: task state, and parking a task cheaply.
+"""The private parts of Trio that the kernel needs: the state of a task, and a cheap way to park it.
 
-A cancel scope or a nursery that is entered and never left stays on the *task*: the next listener
-would run inside it. Trio has no public way to close them from outside, so this module, and only
-this one, reads Trio's private attributes; `tests/dispatch/test_trio_internals.py` fails if Trio
-renames one.
+Only this module reads private attributes of Trio, with two exceptions for speed: the hot paths of
+`_kernel/dispatcher` and `_kernel/scheduler` read `task._cancel_status` inline, once per event, as a
+call of a function costs a tenth of such a path. `tests/dispatch/test_trio_internals.py` fails if
+Trio renames an attribute, and if any other module reads one.
 
-`wait_task_rescheduled` makes a request object and three coroutines for every park, which would be
-a thirtieth of what an event costs its listener, and half of what the wait for one costs. A worker
-parks after every batch and always in the same way, so it keeps the request. All who wait for
-handles share one: cancelling tells nobody, so that they have to look themselves why they wake.
+Why private attributes: a cancel scope or a nursery that is entered and never left stays on the
+*task*, so the next listener would run inside it. Trio has no public way to close it from outside.
+
+Why a park of its own: `wait_task_rescheduled` makes a request object and three coroutines for every
+park. That is a thirtieth of the cost of an event for its listener, and half of the cost of waiting
+for a handle. A worker parks after every batch and always in the same way, so it makes its request
+once. All tasks that wait for handles share a single request.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -27,42 +30,56 @@ if TYPE_CHECKING:
     from trio.lowlevel import Task
 
 
-# Its `task` is the running one; `task._cancel_status.effectively_cancelled` tells whether the next
-# checkpoint would raise `trio.Cancelled`, for a third of what asking Trio costs.
 RUNNING = GLOBAL_RUN_CONTEXT
+"""Its `task` is the running task.
+
+`task._cancel_status.effectively_cancelled` tells whether the next checkpoint would raise
+`trio.Cancelled`, for a third of the price of asking Trio's public functions.
+"""
 
 
 def turn() -> tuple[int, int]:
-    """Return what is the same while the running task has not waited since."""
+    """Return a value that changes whenever the running task has waited."""
     task = RUNNING.task
     return (task._counter, task._schedule_points)
 
 
 def cancel_status(task: Task) -> object:
-    """Return an object that is the same exactly while `task` is in the same cancel scopes."""
+    """Return an object that stays the same while `task` is in the same cancel scopes."""
     return task._cancel_status
 
 
 async def close_leftovers(task: Task, status: object, error: Any) -> BaseException | None:
     """Leave every scope and nursery that was entered since `cancel_status` was `status`.
 
-    Children of such a nursery are cancelled and waited for. Returns what is left of `error`, which
-    is passed through the scopes on its way out, so that a scope takes the cancellation it caused.
+    Children of such a nursery are cancelled and waited for.
+
+    Args:
+        task: The running task.
+        status: The earlier result of `cancel_status`.
+        error: The exception that is on its way out, or None. It is passed through the scopes, so
+            that each scope takes the cancellation that it has caused.
+
+    Returns:
+        The rest of `error`.
     """
     while (left := task._cancel_status) is not status:
         scope = left._scope
         nursery = task.child_nurseries[-1] if task.child_nurseries else None
+        # A nursery has a scope of its own. It has to end before its scope is closed.
         if nursery is not None and nursery.cancel_scope is scope:
             nursery.cancel_scope.cancel()
             error = await nursery._nested_child_finished(error)
         error = scope._close(error)
+        # Closing had no effect, so this scope belongs to another task. Without this the loop would
+        # never end.
         if task._cancel_status is left:
-            break  # closing it had no effect: it is not ours to close
+            break
     return error if isinstance(error, BaseException) else None
 
 
 def request_to_park(abort: Callable[[object], Abort]) -> object:
-    """Return what `wait_task_rescheduled(abort)` asks Trio for."""
+    """Return the request that `wait_task_rescheduled(abort)` makes to Trio's run loop."""
     waiting = wait_task_rescheduled(abort)  # noqa: ASYNC105 - only its request is wanted
     request: object = waiting.send(None)
     waiting.close()
@@ -80,4 +97,8 @@ def _abort(_: object) -> Abort:
 
 
 PARKED = request_to_park(_abort)
-"""A request of any task: as it is cancelled, only its own `custom_sleep_data` changes, to None."""
+"""The request that any task may use to park.
+
+Its abort function is told nothing, so it cannot take the task off a list of waiting tasks. A waker
+has to look at `task.custom_sleep_data` instead: Trio sets it to None when the task is cancelled.
+"""

@@ -1,7 +1,21 @@
-"""What the scheduler does when a listener does not simply come to its end.
+"""Failures: every delivery that does not complete is counted and recorded here.
 
-It fails, it fails and is to be tried again, it is cancelled, it leaves its worker in a mess, or the
-scheduler itself has an error. Whatever it is, the event is settled and reported, once.
+`Failures` is the one entrance for all parts of the bus: the scheduler, the dispatcher, admission,
+mailboxes and the publisher. It counts the delivery on its actor and passes the error on to the
+supervisor, which only records it.
+
+Theory of operation: `FailedRuns` belongs to the scheduler. Its loop comes here when a run of a
+listener does not simply end:
+
+* the listener raised an exception (`failed`), and may get other attempts (`recover`);
+* the listener left a scope, a nursery or a context variable behind (`left_dirty`);
+* a cancellation or another BaseException passes through (`interrupted`);
+* the loop itself crashed, which is a bug of the kernel (`crashed`).
+
+In each case the event is settled once and its failure is recorded once. A worker whose task is not
+as it was before the run retires, and so does one that a crash or a BaseException has ended; its
+actor is scheduled again with the mailbox kept. `actor.current` tells who settles an event: if it is
+no longer the handle, the bus has given the event up already, and the late failure is only recorded.
 """
 
 from __future__ import annotations
@@ -23,17 +37,15 @@ if TYPE_CHECKING:
     from .supervisor import Supervisor
     from .worker import Worker
 
-CRASHES = 5  # of our own loop that are survived
-WITHIN = 10.0  # seconds
+MAX_CRASHES = 5
+"""The crashes of the loop within `CRASH_WINDOW_SECONDS` that a bus survives."""
+CRASH_WINDOW_SECONDS = 10.0
 
 logger = logging.getLogger("goevent")
 
 
 class Failures:
-    """The failed deliveries of one bus: counted here, recorded by the supervisor.
-
-    Every part of the bus that fails a delivery calls `fail` or `settle`, and nothing else.
-    """
+    """The failed deliveries of one bus."""
 
     __slots__ = ("_record",)
 
@@ -76,26 +88,27 @@ class FailedRuns:
 
     def __init__(self, failures: Failures, requeue: Callable[[Actor | Lane], None]) -> None:
         self._fail = failures.fail
-        self._put_back = requeue
+        self._requeue = requeue
         self._crashes: deque[float] = deque()
 
     def reset(self) -> None:
-        """Forget what was, as the bus is opened again."""
+        """Forget the crashes, as the bus is opened again."""
         self._crashes.clear()
 
     def failed(self, actor: Actor | Lane, handle: DispatchHandle, error: Exception) -> None:
-        """Report what a run of a listener raised; the event is not settled yet."""
+        """Fail an event for the exception of its listener; the loop settles the event itself."""
         forget_caller(error)
-        self._tell(actor, handle, error, ())
+        self._fail_run(actor, handle, error, ())
 
-    def _tell(
+    def _fail_run(
         self,
         actor: Actor | Lane,
         handle: DispatchHandle,
         error: Exception,
         earlier: tuple[Exception, ...],
     ) -> EventError:
-        late = actor.current is not handle  # the bus gave the event up before the listener did
+        # The bus may have given the event up before its listener ended: it is counted already.
+        late = actor.current is not handle
         failure = failure_of(handle.event_name, actor.name, error, earlier)
         self._fail(None if late else actor.listener, handle, failure)
         return failure
@@ -103,7 +116,7 @@ class FailedRuns:
     async def recover(
         self, worker: Worker, actor: Actor | Lane, handle: DispatchHandle, error: Exception
     ) -> bool:
-        """Run a failed event again, and see to its listener; False if the worker has to end."""
+        """Run a failed event again and supervise its listener; return False to end the worker."""
         recovery = actor.listener.recovery
         assert recovery is not None  # noqa: S101 - for type checkers
         forget_caller(error)
@@ -115,7 +128,7 @@ class FailedRuns:
                 actor.attempt = len(failures) + 1
                 try:
                     await actor.call(handle.event)
-                except Exception as again:  # noqa: BLE001 - whatever it is, it is reported
+                except Exception as again:  # noqa: BLE001 - it is reported
                     forget_caller(again)
                     failures.append(again)
                     failed = True
@@ -124,9 +137,10 @@ class FailedRuns:
                     return False
                 if worker.is_dirty:
                     last = failures.pop() if failed else None
-                    await self.misbehaved(worker, actor, handle, last, raised(failures))
+                    await self.left_dirty(worker, actor, handle, last, raised(failures))
                     return False
         except (trio.Cancelled, BaseExceptionGroup):
+            # Not if `interrupted` has settled the event already.
             if actor.current is handle:
                 self._abandon(actor, handle, failures)
             raise
@@ -139,7 +153,7 @@ class FailedRuns:
             handle.settle_one()
         return True
 
-    async def misbehaved(
+    async def left_dirty(
         self,
         worker: Worker,
         actor: Actor | Lane,
@@ -147,20 +161,22 @@ class FailedRuns:
         error: BaseException | None,
         earlier: tuple[Exception, ...] = (),
     ) -> None:
-        """Report a listener that did not leave its worker as it was, and clean up after it."""
+        """Close what a listener left on the task of its worker, and fail the event for it."""
         left_open = not worker.in_own_scope
-        what = "a cancel scope or a nursery open" if left_open else "a context variable set"
+        leftover = "a cancel scope or a nursery open" if left_open else "a context variable set"
         rest = await worker.clean_up(error)
-        failure = RuntimeError(f"the listener left {what} on a task it shares with other listeners")
+        failure = RuntimeError(
+            f"the listener left {leftover} on a task it shares with other listeners"
+        )
         failure.__cause__ = rest
         if rest is not None and not isinstance(rest, Exception):
             self._settle(actor, handle, failure, earlier)
             worker.actor = None
-            self._put_back(actor)
+            self._requeue(actor)
             raise split(rest)[1] or rest
         await self._conclude(actor, handle, failure, earlier)
         worker.actor = None
-        self._put_back(actor)
+        self._requeue(actor)
 
     async def interrupted(
         self,
@@ -170,15 +186,15 @@ class FailedRuns:
         error: BaseException,
         earlier: tuple[Exception, ...] = (),
     ) -> None:
-        """Pass on a cancellation, or what else is no Exception; what is one is reported."""
+        """Raise a cancellation or another BaseException again, and report the rest of a group."""
         if not worker.in_own_scope:
-            return await self.misbehaved(worker, actor, handle, error, earlier)
+            return await self.left_dirty(worker, actor, handle, error, earlier)
         failure, rest = split(error)
         if failure is not None:
             forget_caller(failure)
             self._settle(actor, handle, failure, earlier)
             worker.actor = None
-            self._put_back(actor)
+            self._requeue(actor)
         if rest is not None:
             raise rest
         return None
@@ -190,7 +206,7 @@ class FailedRuns:
         error: Exception,
         earlier: tuple[Exception, ...] = (),
     ) -> None:
-        """Settle an event that has failed for good, and see to its listener."""
+        """Settle an event that has failed for good, and supervise its listener."""
         failure = self._settle(actor, handle, error, earlier)
         if actor.listener.recovery is not None:
             await actor.listener.recovery.supervise(actor, failure)
@@ -202,7 +218,7 @@ class FailedRuns:
         error: Exception,
         earlier: tuple[Exception, ...],
     ) -> EventError:
-        failure = self._tell(actor, handle, error, earlier)
+        failure = self._fail_run(actor, handle, error, earlier)
         actor.current = None
         handle.settle_one()
         return failure
@@ -220,11 +236,15 @@ class FailedRuns:
         handle.settle_one()
 
     def crashed(self, worker: Worker, crash: Exception, now: float) -> None:
-        """Go on after an error of our own, with the mailbox kept; but not again and again."""
+        """Report a crash of the loop and schedule the actor again, with its mailbox kept.
+
+        Raises:
+            Exception: The crash itself, if there were too many of them lately.
+        """
         self._crashes.append(now)
-        while self._crashes[0] < now - WITHIN:
+        while self._crashes[0] < now - CRASH_WINDOW_SECONDS:
             self._crashes.popleft()
-        if len(self._crashes) > CRASHES:
+        if len(self._crashes) > MAX_CRASHES:
             raise crash
         actor, worker.actor = worker.actor, None
         if actor is None:
@@ -239,8 +259,8 @@ class FailedRuns:
             self._fail(actor.listener, handle, error)
             handle.settle_one()
         try:
-            self._put_back(actor)
-        except Exception as again:  # noqa: BLE001 - it is counted, and reported
+            self._requeue(actor)
+        except Exception as again:  # noqa: BLE001 - it counts as another crash
             worker.actor = actor
             self.crashed(worker, again, now)
 

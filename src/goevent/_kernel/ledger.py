@@ -1,4 +1,9 @@
-"""The books of a bus: where every delivery went, in total and per listener."""
+"""The ledger: the end of every delivery, counted in total and per listener.
+
+The bus asks here for `Ledger` and `Snapshot`. Nothing is counted in this module: routes count the
+deliveries that they accept, and actors count those that fail. Completed deliveries are the rest, so
+an event that succeeds costs no counting.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +22,15 @@ if TYPE_CHECKING:
 class Ledger:
     """Deliveries (event times listener) since the bus was opened.
 
-    After `close`, `accepted == completed + failed + dropped + abandoned`; before, the difference is
-    what listeners still have to do.
+    After `close`, `accepted == completed + failed + dropped + abandoned`. Before, the difference is
+    the number of deliveries that have not ended yet.
+
+    Attributes:
+        accepted: Deliveries that a dispatch has committed to.
+        completed: Deliveries whose listener returned.
+        failed: Deliveries whose listener raised an exception, after its last attempt.
+        dropped: Deliveries that overflow, middleware or unregistering took away.
+        abandoned: Deliveries that the end of the bus cut off.
     """
 
     accepted: int = 0
@@ -42,15 +54,15 @@ class ListenerSnapshot:
     """One listener at one moment.
 
     Attributes:
-        inline: True if it runs inside `dispatch`, False if it has a mailbox.
-        depth: events waiting in the mailbox.
-        oldest_age: seconds that the oldest of them has waited; 0.0 if none does.
-        in_flight: events that the listener is working on.
-        last_error: the newest failure in one line.
+        inline: True if the listener runs inside `dispatch`, False if it has a mailbox.
+        depth: The number of events in the mailbox.
+        oldest_age: Seconds that the oldest of them has waited; 0.0 if there is none.
+        in_flight: The number of events that the listener works on.
+        last_error: The newest failure in one line.
         state: `"idle"`, `"running"`, `"backing off"` before another attempt, `"restarting"` or
-            `"escalating"`; with several events at once, what one of them is at.
-        restarts: how often its supervision has restarted it.
-        strays: threads of it that run on after their timeout.
+            `"escalating"`. A listener with several events in flight shows the state of one of them.
+        restarts: How often the supervision has restarted the listener.
+        strays: The number of its threads that run on after their timeout.
     """
 
     name: str
@@ -74,7 +86,7 @@ class Snapshot:
     """A bus at one moment; `state` is `"new"`, `"open"`, `"draining"` or `"closed"`.
 
     Attributes:
-        driver: what the driver tells of itself; None if it tells nothing.
+        driver: The snapshot of the driver; None if the driver has none.
     """
 
     state: str
@@ -85,7 +97,12 @@ class Snapshot:
 
 
 def ledger_of(actor: Actor, counted: int) -> Ledger:
-    """Return the books of one listener; `counted` are deliveries not yet folded into it."""
+    """Return the ledger of one listener.
+
+    Args:
+        actor: The listener.
+        counted: The deliveries that its routes count and that `Actor.accepted` does not hold yet.
+    """
     accepted = actor.accepted + counted
     lost = actor.failed + actor.dropped + actor.abandoned
     return Ledger(
@@ -94,7 +111,8 @@ def ledger_of(actor: Actor, counted: int) -> Ledger:
 
 
 def snapshot_of(actor: Actor, counted: int, now: float) -> ListenerSnapshot:
-    books = ledger_of(actor, counted)
+    """Return the snapshot of one listener; for `counted` see `ledger_of`."""
+    ledger = ledger_of(actor, counted)
     return ListenerSnapshot(
         name=actor.name,
         event_names=actor.event_names,
@@ -102,7 +120,7 @@ def snapshot_of(actor: Actor, counted: int, now: float) -> ListenerSnapshot:
         depth=len(actor.mail),
         oldest_age=max(0.0, now - next(iter(actor.mail)).since) if actor.mail else 0.0,
         in_flight=len(actor.in_flight) + actor.pending_inline,
-        completed=books.completed,
+        completed=ledger.completed,
         failed=actor.failed,
         dropped=actor.dropped,
         abandoned=actor.abandoned,
@@ -115,40 +133,48 @@ def snapshot_of(actor: Actor, counted: int, now: float) -> ListenerSnapshot:
 
 
 class LedgerBook:
-    """Adds up the ledger of listeners that are there and of those that are gone."""
+    """Adds up the ledgers of registered and of unregistered listeners.
+
+    An unregistered listener stays here until its last delivery has ended. Then only its numbers are
+    kept.
+    """
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._gone: list[Actor] = []
+        self._unregistered: list[Actor] = []
         self._closed = Ledger()
 
     def reset(self) -> None:
-        """Begin a new ledger, as the bus is opened."""
+        """Start a new ledger, as the bus is opened."""
         self._router.fold_all()
-        self._gone.clear()
+        self._unregistered.clear()
         self._closed = Ledger()
         for actor in self._router.listeners():
             actor.accepted = actor.failed = actor.dropped = actor.abandoned = 0
             if actor.recovery is not None:
                 actor.recovery.reset()
 
-    def depart(self, actor: Actor) -> None:
-        """Keep the books of a listener that was unregistered."""
-        self._gone.append(actor)
+    def add_unregistered(self, actor: Actor) -> None:
+        """Keep the ledger of a listener that was unregistered."""
+        self._unregistered.append(actor)
 
     def fold(self) -> None:
-        """Forget departed listeners that have finished; only while no dispatch is under way."""
+        """Forget unregistered listeners that have finished; only while no dispatch is under way."""
         self._router.fold()
-        self._closed += total(ledger_of(actor, 0) for actor in self._gone if not actor.unsettled)
-        self._gone = [actor for actor in self._gone if actor.unsettled]
+        self._closed += total(
+            ledger_of(actor, 0) for actor in self._unregistered if not actor.unsettled
+        )
+        self._unregistered = [actor for actor in self._unregistered if actor.unsettled]
 
     @property
-    def gone(self) -> list[Actor]:
-        return self._gone
+    def unregistered(self) -> list[Actor]:
+        """The unregistered listeners that may still have deliveries."""
+        return self._unregistered
 
     def ledger(self) -> Ledger:
+        """Return the ledger of the bus."""
         counts = self._router.counts()
-        actors = [*self._router.listeners(), *self._gone]
+        actors = [*self._router.listeners(), *self._unregistered]
         return self._closed + total(ledger_of(actor, counts.get(actor, 0)) for actor in actors)
 
 

@@ -1,7 +1,16 @@
-"""What follows when a listener has failed: another attempt, and in the end its supervision.
+"""Recovery: the retries of one listener, and its supervision when the last attempt has failed.
 
-One for each listener that asks for a retry or a supervision strategy. Whoever runs the listener
-asks here after each failure: the scheduler for those with a mailbox, the special_dispatch for inline ones.
+A listener that asks for a retry or for a supervision strategy has one. The code that runs the
+listener calls it after each failure: the scheduler for a listener with a mailbox, dispatch for an
+inline one.
+
+Theory of operation: `again` decides after each failed attempt whether there is to be another one,
+and sleeps for the pause before it. `supervise` applies the strategy to an event that has failed for
+good: go on with the next event, stop the listener, rebuild it after a pause, or escalate, which
+ends the bus. A listener whose rebuilding fails has failed once more. Restarts are counted in a
+sliding window; one restart too many within it escalates.
+
+Every pause runs in a cancel scope of its own. To unregister the listener ends all pauses at once.
 """
 
 from __future__ import annotations
@@ -19,20 +28,31 @@ if TYPE_CHECKING:
 
     from .._options.retry import Retry
     from .._options.supervision import Supervision
-    from .actor import Actor
 
 
 class RecoverableRun(Protocol):
-    """What runs a listener: a lane, or an inline call."""
+    """The actor or the lane whose run has failed; shows the state of its pause."""
 
     state: str
 
     @property
-    def listener(self) -> Actor: ...
+    def name(self) -> str: ...
 
 
 class Recovery:
-    """The retries and the supervision of one listener."""
+    """The retries and the supervision of one listener.
+
+    Args:
+        retry: The options of the retries; None for no retries.
+        supervision: The strategy and its limits.
+        clock: Tells the time for the window of restarts.
+        rebuild: Makes the listener anew; returns the error if that fails.
+        stop: Unregisters the listener.
+        escalate: Ends the bus with an error.
+
+    Attributes:
+        restarts: How often the listener was restarted since the bus was opened.
+    """
 
     def __init__(
         self,
@@ -51,19 +71,25 @@ class Recovery:
         self._rebuild = rebuild
         self._stop = stop
         self._escalate = escalate
-        self._window: deque[float] = deque()  # when it was restarted
-        self._naps: set[trio.CancelScope] = set()
+        self._restart_times: deque[float] = deque()
+        self._pauses: set[trio.CancelScope] = set()
         self._unregistered = False
 
     def reset(self) -> None:
-        """Forget what was, as the bus is opened again."""
+        """Forget all restarts, as the bus is opened again."""
         self.restarts = 0
-        self._window.clear()
+        self._restart_times.clear()
 
     # -- another attempt
 
     async def again(self, run: RecoverableRun, failures: list[Exception]) -> bool:
-        """Wait for the time of another attempt, and tell whether there is to be one."""
+        """Pause before another attempt; return False at once if there is to be none.
+
+        Args:
+            run: The actor or the lane that runs the listener.
+            failures: The exceptions of all attempts so far. The last one is replaced if the
+                predicate of the retry fails on it.
+        """
         retry = self._retry
         error = failures[-1]
         if retry is None or len(failures) >= retry.attempts or isinstance(error, Vetoed):
@@ -73,49 +99,59 @@ class Recovery:
         try:
             if not retry.covers(error):
                 return False
-        except Exception as broken:  # noqa: BLE001 - a predicate of the user's
-            failures[-1] = HookFailed(f"the retry predicate of {run.listener.name}", broken)
+        except Exception as broken:  # noqa: BLE001 - raised by a predicate of the application
+            failures[-1] = HookFailed(f"the retry predicate of {run.name}", broken)
             return False
-        return await self._nap(run, retry.pause(len(failures)), "backing off")
+        return await self._pause(run, retry.pause(len(failures)), "backing off")
 
-    async def _nap(self, run: RecoverableRun, seconds: float, state: str) -> bool:
-        """Sleep, unless the listener is unregistered; tell whether it still is to run."""
-        if self._unregistered:  # a listener that has got the only event it takes is not, yet
+    async def _pause(self, run: RecoverableRun, seconds: float, state: str) -> bool:
+        """Sleep; return False if the listener was unregistered before or meanwhile."""
+        # A listener with `once` is off its routes, but `wake` is not called for it: the only event
+        # that it takes may be retried.
+        if self._unregistered:
             return False
-        nap = trio.CancelScope()
-        self._naps.add(nap)
+        pause = trio.CancelScope()
+        self._pauses.add(pause)
         run.state = state
         try:
-            with nap:
+            with pause:
                 await trio.sleep(seconds)
         finally:
-            self._naps.discard(nap)
+            self._pauses.discard(pause)
             run.state = ""
         return not self._unregistered
 
     def wake(self) -> None:
         """End all pauses, as the listener was unregistered."""
         self._unregistered = True
-        for nap in self._naps:
-            nap.cancel()
+        for pause in self._pauses:
+            pause.cancel()
 
     # -- supervision
 
     async def supervise(self, run: RecoverableRun, error: EventError | None) -> None:
-        """Do about a listener what is to be done when an event has failed for good."""
+        """Apply the strategy when an event has failed for good; returns after the restart.
+
+        Args:
+            run: The actor or the lane that ran the listener.
+            error: The failure; None does nothing.
+        """
         while error is not None and (pause := self._decide(error)) is not None:
             state = "escalating" if pause == inf else "restarting"
-            if not await self._nap(run, pause, state):
+            if not await self._pause(run, pause, state):
                 return
             error = self._rebuild()
 
     def supervise_inline(self, error: EventError | None) -> None:
-        """Do as `supervise` for a listener that runs inline, and whose dispatch does not wait."""
+        """Apply the strategy to an inline listener without pauses, as its dispatch cannot wait."""
         while error is not None and self._decide(error) not in (None, inf):
             error = self._rebuild()
 
     def _decide(self, error: EventError) -> float | None:
-        """Apply the strategy; the seconds before a restart, None to go on, infinity not to."""
+        """Apply the strategy; return the seconds before a restart.
+
+        None means that the listener goes on without a restart, infinity that the bus ends.
+        """
         supervision = self._supervision
         if error.outcome != "failed" or supervision.strategy == "resume":
             return None
@@ -123,17 +159,17 @@ class Recovery:
             self._stop()
             return None
         if supervision.strategy == "restart":
-            now, window = self._clock(), self._window
-            while window and window[0] <= now - supervision.within:
-                window.popleft()
-            if len(window) < supervision.max_restarts:
-                window.append(now)
+            now, recent = self._clock(), self._restart_times
+            while recent and recent[0] <= now - supervision.within:
+                recent.popleft()
+            if len(recent) < supervision.max_restarts:
+                recent.append(now)
                 self.restarts += 1
-                return supervision.pause(len(window))
+                return supervision.pause(len(recent))
         self._escalate(error)
         return inf
 
 
 def raised(failures: Sequence[Exception]) -> tuple[Exception, ...]:
-    """Return what was raised, without the wrapper that names middleware."""
+    """Return the exceptions that were raised, without the wrappers that name middleware."""
     return tuple(error.error if isinstance(error, HookFailed) else error for error in failures)

@@ -1,22 +1,32 @@
-"""The scheduler: a few worker tasks that run all the listener actors.
+"""The scheduler: runs all listener actors of a bus on a few worker tasks.
 
-How actors get to run is this module's secret; others see `post` (an actor has mail) and `quiet`
-(nothing left to do). One task per actor would do the same, three times slower for many listeners.
+The bus owns one scheduler and starts its `run` with `async with`. The dispatcher appends actors to
+`ready` and calls `wake_workers`; `quiet` waits until nothing is left to do. Nothing outside of this
+module and `worker` knows how actors get to run: one task per actor would do the same, but three
+times slower for many listeners.
 
-An actor with mail stands in `ready`. A worker takes it and runs its events until the mailbox is
-empty or a time slice is over. When a listener suspends, its worker is suspended with it, and if
-other actors are ready another worker is woken. So there are never more workers than listeners, and
-one is enough while listeners do not suspend. Workers live in a nursery of the scheduler's own task,
-which the bus starts and cancels; each was spawned in the context of `async with bus`.
+Theory of operation: an actor is *scheduled* from its first event on until its mailbox is empty: it
+stands in `ready`, or a worker has it. A worker takes the actor at the front, runs its events until
+the mailbox is empty or the worker's time slice is over, and appends an actor that has events left
+to the back. It yields to Trio once per slice, not per event, and parks when `ready` is empty.
 
-A worker is shared, so after each call it must be as it was before: same context, same cancel
-scopes, no nursery left open. If it is not, what was left open is closed, the listener gets an error
-and the worker ends, never to be reused.
+When a listener suspends, its worker is suspended with it. If other actors are ready and no other
+worker is *awake* (running, or on its way to look at `ready`), another one is woken or spawned. So
+there are never more workers than listeners, and listeners that do not suspend need only one. Each
+change of a worker's state is counted in `awake` and `suspended`, so a dispatch finds out with one
+comparison whether it has to wake a worker.
+
+A task is shared by listeners, so a listener must leave it as it was: the same context, the same
+cancel scopes, no open nursery. The loop compares after each event. If a listener has left anything
+behind, it is closed, the listener gets an error, and the worker retires. A worker also retires when
+a listener was unregistered, as there may be one worker too many (`surplus`).
+
+Workers are spawned in a nursery of the scheduler's own task, in the context of `async with bus`:
+else a worker would inherit the context of the request that happened to need it.
 """
 
 # pyright: reportPrivateUsage=false
-# Trio's private `_cancel_status` is read here without the detour over _task_state.
-
+# The loop reads Trio's private `_cancel_status` inline; `_trio_internals` says why.
 from __future__ import annotations
 
 import contextvars
@@ -56,31 +66,47 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("goevent")
 
-BURST = range(16)  # events between two looks at the clock
+BURST = range(16)
+"""The events that a worker runs between two looks at the clock."""
 
 
 class SideTask(Protocol):
-    """What does a listener's work in a task of its own; with no lane, nobody waits for it."""
+    """A task beside the workers that does the work of a listener.
+
+    Attributes:
+        lane: The lane of the listener; None once the listener no longer waits for the task.
+    """
 
     @property
     def lane(self) -> Actor | Lane | None: ...
 
 
 class Scheduler:
-    """The workers of one bus, from `async with bus` until it closes."""
+    """The workers of one bus, from `async with bus` until it closes.
+
+    Attributes:
+        ready: The scheduled actors that no worker has.
+        awake: The workers that will look at `ready` before they park.
+        suspended: The workers that are suspended inside a listener.
+        surplus: True if there may be more workers than listeners.
+        clock: The clock for the age of events and for timeouts.
+        now: The time of the last dispatch that read the clock.
+        side_tasks: The tasks beside the workers that do the work of listeners.
+        threads: The ids of the threads that do the work of listeners.
+    """
 
     def __init__(self, failures: Failures, slow_after: float | None) -> None:
         self.ready: deque[Actor | Lane] = deque()
-        self.awake: int = 0  # workers that will look at `ready` before they park
-        self.suspended: int = 0  # workers suspended inside a listener
-        self.surplus: bool = False  # there may be more workers than listeners
-        # By which the age of mail is told. While workers are awake the time is not read for every
-        # event: it costs as much as a third of a dispatch, and every event would carry its own.
+        self.awake: int = 0
+        self.suspended: int = 0
+        self.surplus: bool = False
+        # While workers are awake, a dispatch takes `now` and does not read the clock. To read it
+        # costs a third of a dispatch, and each event would need a float of its own.
         self.clock: Callable[[], float] = perf_counter
         self.now: float = 0.0
         self.workers: dict[Task, Worker] = {}
-        self.side_tasks: dict[Task, SideTask] = {}  # tasks next to them that do a listener's work
-        self.threads: set[int] = set()  # that do a listener's work
+        self.side_tasks: dict[Task, SideTask] = {}
+        self.threads: set[int] = set()
         self.timeouts: Timeouts = Timeouts()
         self.failures: Failures = failures
         self.backpressure: Backpressure = Backpressure()
@@ -95,19 +121,25 @@ class Scheduler:
     @enable_ki_protection
     async def run(
         self,
-        find: Callable[[], Delivery | None],
+        find_delivery: Callable[[], Delivery | None],
         *,
         task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
     ) -> None:
-        """Be the scheduler until cancelled; `find` is what listeners get as `current_delivery`."""
+        """Run the workers until cancelled.
+
+        Args:
+            find_delivery: Returns the result of `current_delivery` inside a listener.
+            task_status: Of `trio.Nursery.start`.
+        """
         clock = current_clock()
-        # Trio's own clock is this one plus an offset; another one is a test's.
+        # Trio's system clock is `perf_counter` plus an offset. Any other clock belongs to a test.
         is_system = type(clock).__name__ == "SystemClock"
         self.clock = perf_counter if is_system else clock.current_time
         self._clean = contextvars.copy_context()
-        # The first use of decimal sets a context variable; no listener is to blame for that.
+        # The first use of decimal in a context sets a variable there. Do it now: a listener that
+        # is the first to use decimal must not look as if it had left its worker dirty.
         self._clean.run(decimal.getcontext)
-        self._clean.run(finder.set, find)
+        self._clean.run(finder.set, find_delivery)
         self.ready.clear()
         self._failed_runs.reset()
         self.awake = self.suspended = 0
@@ -115,27 +147,28 @@ class Scheduler:
         try:
             async with trio.open_nursery() as self._nursery:
                 self.open = True
-                self._nursery.start_soon(self._stay_open)
+                self._nursery.start_soon(self._hold_nursery_open)
                 self._nursery.start_soon(self.timeouts.run, self.clock, self.workers.values)
                 task_status.started()
         finally:
             self.open = False
             self.ready.clear()
-            self._look_around()
+            self._check_idle()
 
     @enable_ki_protection
-    async def _stay_open(self) -> None:
-        """Keep the nursery open without workers, and call for none once it may have closed."""
+    async def _hold_nursery_open(self) -> None:
+        """Keep the nursery open without workers; spawn none any more once it is cancelled."""
         try:
             await trio.sleep_forever()
         finally:
             self.open = False
 
-    # -- what the dispatcher uses
+    # -- for the dispatcher, the listeners and the bus
 
     def wake_workers(self) -> None:
-        """Get workers going; called with actors ready and no worker awake."""
+        """Wake a worker; called with actors in `ready` and no worker awake."""
         self._wake_one()
+        # Each listener that suspended the last time will block its worker again, so it gets one.
         if len(self.ready) > 1:
             for _ in range(sum([actor.suspends for actor in self.ready]) - 1):
                 self._wake_one()
@@ -152,14 +185,17 @@ class Scheduler:
         return None
 
     def delivery(self) -> Delivery | None:
-        """Return what the listener works on inside which the caller runs."""
+        """Return the delivery of the listener inside which the caller runs."""
         lane = self.owner(current_task())
         if lane is None or lane.current is None:
             return None
         return Delivery(lane.name, lane.current, lane.attempt)
 
     def context(self) -> contextvars.Context:
-        """Return the context for a listener that does not run in its worker's."""
+        """Return a context for a listener that must not run in that of its worker.
+
+        It is a copy of the dispatcher's context if the listener asks for it, else of the worker's.
+        """
         lane = self.workers[current_task()].actor
         if lane is not None and lane.current is not None and lane.listener.options.contextual:
             context = lane.current.ensure_details().context
@@ -168,23 +204,23 @@ class Scheduler:
         return contextvars.copy_context()
 
     def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Run something next to the workers, until it ends or the bus does."""
+        """Run a function in a task beside the workers; it is cancelled when the bus ends."""
         self._nursery.start_soon(function)
 
     def escalate(self, error: EventError) -> bool:
-        """End the bus with an error; False if it ends already, as only the first one counts."""
+        """End the bus with an error; return False if the bus is ending already."""
         if self._escalated or not self.open:
             return False
         self._escalated = True
-        self._clean.run(self._nursery.start_soon, fail, error)
+        self._clean.run(self._nursery.start_soon, raise_error, error)
         return True
 
     def warn_slow(self, name: str, seconds: float) -> None:
-        """Say that a listener has held up all other tasks."""
+        """Log that a listener has blocked the event loop for too long."""
         logger.warning("%s held the event loop for %.3f s", name, seconds)
 
     async def quiet(self) -> None:
-        """Wait until no listener runs and no mail waits."""
+        """Wait until no listener runs and no event is queued."""
         while self.open and (self.ready or self.awake or self.suspended):
             task = current_task()
 
@@ -218,10 +254,10 @@ class Scheduler:
         finally:
             del self.workers[worker.task]
             self.awake -= 1
-            self._look_around()
+            self._check_idle()
 
-    def _look_around(self) -> None:
-        """Before a worker goes: see that the others suffice, and tell who waits for quiet."""
+    def _check_idle(self) -> None:
+        """Have `ready` looked at after a worker has gone, and wake the tasks in `quiet`."""
         if self.ready:
             if not self.awake and self.open:
                 self.wake_workers()
@@ -230,15 +266,22 @@ class Scheduler:
             for task in watchers:
                 reschedule(task, WAKE_UP)
 
-    def leave(self, worker: Worker, _: object) -> Abort:
-        """Let Trio cancel a parked worker: nobody may wake it any more."""
+    def abort_park(self, worker: Worker, _: object) -> Abort:
+        """Let Trio cancel a parked worker; no dispatch may wake it any more."""
         self._idle.remove(worker)
-        self.awake += 1  # on its way out
+        # The worker counts as awake until its task has ended; `_work` counts it out.
+        self.awake += 1
         return Abort.SUCCEEDED
 
     @enable_ki_protection
     async def loop(self, worker: Worker) -> None:
-        ready, task, clean, after = self.ready, worker.task, self._clean, self._failed_runs
+        """Run the listeners of ready actors; the worker drives this coroutine.
+
+        It returns when the worker has to retire.
+        """
+        # The hottest code of the bus. Everything that each event needs is a local variable, and
+        # settling an event is written out here (as in `DispatchHandle.settle_one`).
+        ready, task, clean, failed_runs = self.ready, worker.task, self._clean, self._failed_runs
         backpressure = self.backpressure
         context, status = task.context, worker.status
         late = False
@@ -253,33 +296,38 @@ class Scheduler:
                         actor.current = handle = mail.popleft()
                         try:
                             await call(handle.event)
+                            # A comparison that raises ends below like a listener that raises, and
+                            # `is_dirty` then says that the context has changed.
                             dirty = context != clean
-                        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+                        except Exception as error:  # noqa: BLE001 - it is reported
                             if worker.is_dirty:
-                                return await after.misbehaved(worker, actor, handle, error)
+                                return await failed_runs.left_dirty(worker, actor, handle, error)
                             if actor.listener.recovery is not None:
-                                if not await after.recover(worker, actor, handle, error):
+                                if not await failed_runs.recover(worker, actor, handle, error):
                                     return None
                                 status, call = worker.status, actor.call
                                 if mail:
                                     continue
                                 break
-                            after.failed(actor, handle, error)
+                            failed_runs.failed(actor, handle, error)
                         except (trio.Cancelled, BaseExceptionGroup) as error:
-                            return await after.interrupted(worker, actor, handle, error)
+                            return await failed_runs.interrupted(worker, actor, handle, error)
                         else:
                             if dirty or task._cancel_status is not status:
+                                # A listener with a timeout may have got the worker a new scope.
                                 if dirty or task._cancel_status is not worker.status:
-                                    return await after.misbehaved(worker, actor, handle, None)
-                                status = worker.status  # it has a timeout, and a new scope for it
+                                    return await failed_runs.left_dirty(worker, actor, handle, None)
+                                status = worker.status
                         handle.left = left = handle.left - 1
                         if not left and handle.details is not None:
                             handle.wake()
                         if not mail:
                             break
                     if not actor.limit:
-                        actor.current = None  # it is settled, should this fail
+                        # The event is settled. Should the next call fail, it must not be reported.
+                        actor.current = None
                         backpressure.made_room(actor.listener)
+                    # Without other work the worker parks, which is a yield too.
                     if mail or ready:
                         now = perf_counter()
                         if late := now > worker.slice_end:
@@ -300,11 +348,11 @@ class Scheduler:
             self.awake -= 1
             self._idle.append(worker)
             if self._watchers:
-                self._look_around()
+                self._check_idle()
             await park(worker.park_request)
 
     def requeue(self, actor: Actor | Lane) -> None:
-        """Go on with an actor later, if it has mail."""
+        """Schedule an actor again after its worker has retired, if it has events."""
         if not actor.limit:
             self.backpressure.made_room(actor.listener)
         if actor.mail:
@@ -313,5 +361,5 @@ class Scheduler:
             actor.scheduled = False
 
 
-async def fail(error: Exception) -> None:
+async def raise_error(error: Exception) -> None:
     raise error

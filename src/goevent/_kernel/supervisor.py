@@ -1,8 +1,11 @@
-"""The supervisor: collects every failure of the bus and hands it to those who care.
+"""The supervisor: records every failure of the bus and passes it to the `on_error` callbacks.
 
-Owned by the bus. Listeners' workers, dispatchers and drivers send to it by `report`, which records
-at once; a task of its own runs the `on_error` callbacks, so that none of them delays a listener. It
-is the last actor of the bus to stop.
+Owned by the bus. `Failures.fail` calls `record`, and the inbox calls `record_loose` for a failure
+that belongs to no dispatch. Both record at once and never block. The supervisor's own task runs the
+callbacks, so no callback delays a listener. It is the last actor of the bus to stop.
+
+Without a callback, an error counts as handled once the application has looked at it, on its handle
+or in `bus.errors`. An unseen error is logged when its handle is garbage, or when the bus closes.
 """
 
 from __future__ import annotations
@@ -23,33 +26,44 @@ if TYPE_CHECKING:
 
 OnError = Callable[[EventError], Any]
 
-LOG_SIZE = 10_000
-LIVE_SIZE = 100
+MAX_LOGGED_ERRORS = 10_000
+MAX_LIVE_ERRORS = 100
+"""The newest errors, which keep their exceptions. Older ones are kept as text."""
 
 logger = logging.getLogger("goevent")
 
 
 class Supervisor:
-    """The failures of one bus."""
+    """The recorded failures of one bus.
+
+    Attributes:
+        count: All failures since the bus was made.
+        callbacks: The `on_error` callbacks.
+        unhandled: Called with each error that the application has not looked at.
+        all_seen: Called when the application has looked at all errors.
+    """
 
     def __init__(self) -> None:
         self.count: int = 0
         self.callbacks: list[OnError] = []
-        self.unhandled: OnError = self.log  # gets what nobody has looked at
-        self.all_seen: Callable[[], None] = ignore_seen  # somebody has looked at all there is
-        self._log: deque[EventError] = deque(maxlen=LOG_SIZE)
+        self.unhandled: OnError = self.log
+        self.all_seen: Callable[[], None] = ignore_seen
+        self._log: deque[EventError] = deque(maxlen=MAX_LOGGED_ERRORS)
         self._unseen: dict[weakref.ref[HandleDetails], list[EventError]] = {}
         self._mail: deque[EventError] = deque()
         self._lost = 0
         self._busy = False
         self._running = False
-        self._mailed = trio.lowlevel.ParkingLot()  # where the actor waits for mail
-        self._flushed = trio.lowlevel.ParkingLot()  # where others wait for it to have none
+        self._mailed = trio.lowlevel.ParkingLot()  # the supervisor's task waits for mail here
+        self._flushed = trio.lowlevel.ParkingLot()  # others wait here until there is no mail left
 
     # -- recording
 
     def record(self, error: EventError, handle: DispatchHandle) -> None:
-        """Record a failure on its handle and in the log; never blocks."""
+        """Record a failure on its handle and in the log.
+
+        A veto is no failure: it is only recorded on the handle.
+        """
         details = handle.ensure_details()
         details.add_error(error)
         if isinstance(error, EventVetoed):
@@ -57,15 +71,16 @@ class Supervisor:
             return
         self._log_error(error)
         if self.callbacks and self._running:
-            self._hand_on(error)
+            self._pass_on(error)
         else:
-            self._unseen.setdefault(weakref.ref(details, self._unlooked), []).append(error)
+            # The weak reference tells when the handle is garbage; by then nobody can look any more.
+            self._unseen.setdefault(weakref.ref(details, self._log_unseen), []).append(error)
 
     def record_loose(self, error: EventError) -> None:
         """Record a failure that belongs to no dispatch of this bus."""
         self._log_error(error)
         if self.callbacks and self._running:
-            self._hand_on(error)
+            self._pass_on(error)
         else:
             self.unhandled(error)
 
@@ -73,67 +88,71 @@ class Supervisor:
         self.count += 1
         log = self._log
         log.append(error)
-        if len(log) > LIVE_SIZE:
-            log[-LIVE_SIZE - 1] = log[-LIVE_SIZE - 1].as_text()
+        if len(log) > MAX_LIVE_ERRORS:
+            log[-MAX_LIVE_ERRORS - 1] = log[-MAX_LIVE_ERRORS - 1].as_text()
 
-    def _hand_on(self, error: EventError) -> None:
-        if len(self._mail) < LOG_SIZE:
-            self._mail.append(error if len(self._mail) < LIVE_SIZE else error.as_text())
+    def _pass_on(self, error: EventError) -> None:
+        if len(self._mail) < MAX_LOGGED_ERRORS:
+            self._mail.append(error if len(self._mail) < MAX_LIVE_ERRORS else error.as_text())
             self._mailed.unpark()
         else:
             self._lost += 1
 
-    # -- what was seen
+    # -- errors that the application has looked at
 
     @property
     def errors(self) -> tuple[EventError, ...]:
+        """The newest errors, oldest first; to look at them marks all as seen."""
         self._unseen.clear()
         self.all_seen()
         return tuple(self._log)
 
     def clear(self) -> None:
+        """Forget all errors; `count` stays."""
         self._log.clear()
         self._unseen.clear()
         self.all_seen()
 
     def mark_seen(self, details: HandleDetails) -> None:
+        """Mark the errors of a handle as seen."""
         self._unseen.pop(weakref.ref(details), None)
 
     def mark_raised(self, error: EventError) -> None:
-        """Take note of an error that leaves `async with bus`, where somebody gets to see it."""
+        """Mark an error as seen, as it is raised from `async with bus`."""
         for errors in self._unseen.values():
             if error in errors:
                 errors.remove(error)
 
-    def _unlooked(self, details: weakref.ref[HandleDetails]) -> None:
-        """Log what failed on a handle that was dropped without anybody looking at it."""
+    def _log_unseen(self, details: weakref.ref[HandleDetails]) -> None:
+        """Log the errors of a handle that is garbage and that nobody has looked at."""
         for error in self._unseen.pop(details, ()):
             self.unhandled(error)
 
     @staticmethod
     def log(error: EventError) -> None:
+        """Log an error that nobody has handled."""
         logger.error("nobody handled: %s", error, exc_info=error.__cause__)
 
     # -- the actor
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Hand errors to the callbacks, one at a time, in the order of the failures."""
+        """Pass errors to the callbacks, one at a time, in the order of the failures."""
         self._running = True
         task_status.started()
         try:
             while True:
                 while self._mail:
                     self._busy = True
-                    await self._tell(self._mail.popleft())
+                    await self._run_callbacks(self._mail.popleft())
                 self._busy = False
-                self._tell_lost()
+                self._log_lost()
                 self._flushed.unpark_all()
                 await self._mailed.park()
         finally:
             self._running = self._busy = False
             self._flushed.unpark_all()
 
-    async def _tell(self, error: EventError) -> None:
+    async def _run_callbacks(self, error: EventError) -> None:
         for callback in tuple(self.callbacks):
             try:
                 result = callback(error)
@@ -142,26 +161,26 @@ class Supervisor:
             except Exception:
                 logger.exception("an on_error callback failed on: %s", error)
 
-    def _tell_lost(self) -> None:
+    def _log_lost(self) -> None:
         if self._lost:
             logger.error("on_error is too slow: %d errors never reached it", self._lost)
             self._lost = 0
 
     async def flush(self) -> None:
-        """Wait until every callback has run; called when nothing can fail any more."""
+        """Wait until every callback has run; called when no failure can follow."""
         while self._running and (self._mail or self._busy):
             await self._flushed.park()
 
     def finish(self) -> None:
-        """Log what nobody has looked at, and what no callback was told; the actor is to end."""
+        """Log the errors that nobody has looked at, and those that reached no callback."""
         self._running = False
         unseen = [error for errors in self._unseen.values() for error in errors]
         self._unseen.clear()
         for error in (*unseen, *self._mail):
             self.unhandled(error)
         self._mail.clear()
-        self._tell_lost()
+        self._log_lost()
 
 
 def ignore_seen() -> None:
-    """Leave it at that: what was logged stays in the log."""
+    """Do nothing: errors that were logged stay in the log."""

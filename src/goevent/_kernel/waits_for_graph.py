@@ -1,7 +1,21 @@
-"""Who waits for whom: finds, before a listener parks, that it would wait for itself.
+"""The waits-for graph: finds a deadlock before a listener parks.
 
-An edge says: this listener cannot go on before those listeners have gone on. The edges live only
-while something inside a listener waits, so an application that never does pays nothing.
+Owned by `reentrancy`, which describes each wait that a listener is about to begin.
+
+Theory of operation: the nodes are lanes; a listener without lanes is its own only lane. A waiting
+lane has an edge for the time of its wait. The edge leads to *groups* of lanes: the wait ends only
+when at least one lane of every group proceeds. For example, a dispatch that needs room in two
+mailboxes has two groups, and each group holds the lanes that take events from one mailbox. So the
+graph is one of AND over OR, and a cycle alone is no deadlock: another lane of the same group may
+still proceed.
+
+The check therefore computes the *stuck* lanes first. It takes all waiting lanes, and then removes
+each lane whose groups all have a lane that is not stuck, until nothing changes. A lane that stays in
+the set is in a deadlock. The path through stuck lanes back to it becomes the message.
+
+A wait keeps a function that returns its groups, not the groups: listeners come and go meanwhile.
+Edges exist only while something inside a listener waits, so an application whose listeners never
+wait for their own bus pays nothing.
 """
 
 from __future__ import annotations
@@ -16,7 +30,7 @@ if TYPE_CHECKING:
 
     from .actor import Actor, Lane
 
-    # What a wait needs: of every group, at least one lane has to go on.
+    # Returns the groups of a wait: at least one lane of every group has to proceed.
     Needs = Callable[[], Iterable[Sequence[Actor | Lane]]]
 
 
@@ -29,13 +43,18 @@ class WaitsForGraph:
         self._edges: list[tuple[Actor | Lane, Needs]] = []
 
     @contextmanager
-    def edge(self, waiter: Actor | Lane, needs: Needs, what: str) -> Generator[None]:
-        """Hold the edge from `waiter` to what it `needs` for the time of a wait.
+    def edge(self, waiter: Actor | Lane, needs: Needs, goal: str) -> Generator[None]:
+        """Hold an edge for the time of a wait.
+
+        Args:
+            waiter: The lane whose listener waits.
+            needs: Returns the groups of the wait.
+            goal: The object of the wait, for the message of the error.
 
         Raises:
-            DeadlockError: the edge would close a cycle.
+            DeadlockError: The wait would never end.
         """
-        self.check(waiter, needs, what)
+        self.check(waiter, needs, goal)
         edge = (waiter, needs)
         self._edges.append(edge)
         try:
@@ -43,30 +62,33 @@ class WaitsForGraph:
         finally:
             self._edges.remove(edge)
 
-    def check(self, waiter: Actor | Lane, needs: Needs, what: str) -> None:
-        """Look whether `waiter` can ever get what it needs.
+    def check(self, waiter: Actor | Lane, needs: Needs, goal: str) -> None:
+        """Raise an error if a wait can never end.
 
         Raises:
-            DeadlockError: it cannot.
+            DeadlockError: The wait can never end.
         """
         if cycle := self._path(waiter, needs()):
             names = " -> ".join(lane.name for lane in (waiter, *cycle))
-            raise DeadlockError(f"{waiter.name} would wait forever for {what}: {names}")
+            raise DeadlockError(f"{waiter.name} would wait forever for {goal}: {names}")
 
     def _path(
         self, goal: Actor | Lane, groups: Iterable[Sequence[Actor | Lane]]
     ) -> list[Actor | Lane]:
-        """Return the chain of waits that leads from the groups back to `goal`, or nothing."""
+        """Return the chain of stuck lanes from the groups back to `goal`, or an empty list."""
         edges = [(waiter, tuple(needs())) for waiter, needs in self._edges]
         edges.append((goal, tuple(groups)))
-        # Who waits is stuck unless all it needs can go on: so the lanes of one listener, each of
-        # which waits for any of them, are stuck together.
+        # All lanes of one listener may wait for any lane of that listener. No cycle of single
+        # edges shows this, but the fixed point does: they are stuck together.
         stuck = {id(waiter) for waiter, _ in edges}
-        while stuck != (still := {id(waiter) for waiter, needed in edges if dead(needed, stuck)}):
+        while stuck != (
+            still := {id(waiter) for waiter, needed in edges if stuck_group(needed, stuck)}
+        ):
             stuck = still
-        paths: list[list[Actor | Lane]] = [[lane] for lane in dead(edges[-1][1], stuck)]
+        paths: list[list[Actor | Lane]] = [[lane] for lane in stuck_group(edges[-1][1], stuck)]
         passed: set[int] = set()
-        for path in paths:  # grows by longer ones, so the first to arrive is the shortest
+        # The list grows by longer paths while it is read, so the first one to arrive is a shortest.
+        for path in paths:
             lane = path[-1]
             if lane is goal:
                 return path
@@ -74,12 +96,15 @@ class WaitsForGraph:
                 passed.add(id(lane))
                 for waiter, needed in edges:
                     if waiter is lane:
-                        paths += [[*path, further] for further in dead(needed, stuck)]
+                        paths += [[*path, further] for further in stuck_group(needed, stuck)]
+        # The lane is stuck behind a cycle that it is not part of.
         return paths[0] if paths else []
 
 
-def dead(groups: Iterable[Sequence[Actor | Lane]], stuck: set[int]) -> Sequence[Actor | Lane]:
-    """Return the first group of which every lane is stuck, or nothing."""
+def stuck_group(
+    groups: Iterable[Sequence[Actor | Lane]], stuck: set[int]
+) -> Sequence[Actor | Lane]:
+    """Return the first group of which every lane is stuck, or an empty one."""
     for group in groups:
         if group and all(id(lane) in stuck for lane in group):
             return group

@@ -51,7 +51,7 @@ class WorkerScheduler(Protocol):
     backpressure: Backpressure
 
     def loop(self, worker: Worker) -> Coroutine[Any, Any, None]: ...
-    def leave(self, worker: Worker, _: object) -> Abort: ...
+    def abort_park(self, worker: Worker, _: object) -> Abort: ...
     def wake_workers(self) -> None: ...
     def warn_slow(self, name: str, seconds: float) -> None: ...
 
@@ -97,7 +97,7 @@ class Worker:
         self.last_actor: Actor | Lane | None = None
         self.has_suspended: bool = False
         self.slice_end: float = 0.0
-        self.park_request: object = request_to_park(partial(scheduler.leave, self))
+        self.park_request: object = request_to_park(partial(scheduler.abort_park, self))
         self.status: object = cancel_status(task)
         self._base_status = self.status  # outside of the worker's own scope
         self.scope: trio.CancelScope | None = None

@@ -30,7 +30,7 @@ class Listeners:
         self._dispatcher = dispatcher
         self._books = books
         dispatcher.admission.spend = self.spend
-        dispatcher.reentrancy.departed = lambda: books.gone
+        dispatcher.reentrancy.departed = lambda: books.unregistered
 
     @enable_ki_protection
     def add(self, actor: Actor) -> None:
@@ -64,7 +64,7 @@ class Listeners:
     def _depart(self, actor: Actor) -> None:
         actor.active = False
         self._router.remove(actor)
-        self._books.depart(actor)
+        self._books.add_unregistered(actor)
 
     @enable_ki_protection
     def remove_name(self, name: str) -> None:
