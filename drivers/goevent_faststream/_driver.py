@@ -97,7 +97,7 @@ class FastStreamDriver:
             raise UnsupportedError(f"the driver for {self._name} shows no dead letters")
         if self._config.group is None:
             raise UnsupportedError("dead letters belong to a group, and this bus has none")
-        return DeadLetters(self._adapter.dead_letters, self._ask)
+        return DeadLetters(self._adapter.dead_letters, self._call)
 
     # -- the contract
 
@@ -159,8 +159,8 @@ class FastStreamDriver:
             connected=self._trio_side.connected, backlogs=self._adapter.backlogs()
         )
 
-    async def _ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
-        return await self._running().ask(work, *args)
+    async def _call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        return await self._running().call(work, *args)
 
     def _running(self) -> TrioSide:
         if self._trio_side is None:

@@ -1,55 +1,64 @@
 """The loop side of an open bus: the host of the adapter.
 
-It sends arrivals and notices to Trio, each through a queue of its own, and receives the requests
-of the Trio side burst by burst.
+It counts the arrivals that the bus holds, starts publishes and settlements as Trio asks for them,
+and posts notices for Trio. All of it runs in the loop's thread.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any
 
 from goevent import DriverConnectionError, DriverError
 
 from .._adapter.contract import Adapter, Arrival, Decision, Outgoing
 from .queues import ToTrioQueue
 
-UNLIMITED = 1 << 30
-LAST_WORDS = 0.75  # seconds to tell the last ends, as the bus ends
+UNLIMITED_CAPACITY = 1 << 30
+SETTLE_ON_CLOSE_SECONDS = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """So many arrivals are with their listeners, and the broker hears no more of them."""
+    """A request to free capacity: so many arrivals have left a broker that expects no verdicts."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Something for the supervisor."""
+class LoopReport:
+    """A notice for the supervisor."""
 
     error: Exception
     event_name: str
 
 
 @dataclass(frozen=True, slots=True)
-class End:
-    """The end of the bus."""
+class LoopFailure:
+    """The notice that the adapter cannot go on; the bus closes with the error."""
 
     error: DriverError
 
 
-LoopNotice = Outgoing | Report | End
+LoopNotice = Outgoing | LoopReport | LoopFailure
+"""The items for Trio: an event whose result is known, a report, or the end."""
+
 LoopRequest = Outgoing | Decision | Freed
+"""The items for the loop: an event to publish, a verdict to tell, or freed capacity."""
 
 
 class LoopSide:
-    """The island's side of one open bus.
+    """The loop side of one open bus; the `AdapterHost` of its adapter.
+
+    Args:
+        broker: The name of the broker in reports.
+        prefetch: The largest number of arrivals that the bus holds.
 
     Attributes:
-        connected: False while the client tries to reach the broker; Trio may look.
+        connected: Whether the broker can be reached; Trio's thread may read it.
     """
 
     def __init__(
@@ -58,44 +67,44 @@ class LoopSide:
         broker: str,
         prefetch: int,
         arrivals: ToTrioQueue[Arrival],
-        news: ToTrioQueue[LoopNotice],
+        notices: ToTrioQueue[LoopNotice],
     ) -> None:
         self.connected = False
         self._adapter = adapter
         self._broker = broker
-        self._room = prefetch
+        self._capacity = prefetch
         self._arrivals = arrivals
-        self._news = news
+        self._notices = notices
         self._waiting: deque[asyncio.Future[None]] = deque()
         self._decisions: list[Decision] = []
-        self._telling = asyncio.Lock()
+        self._settling = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
 
-    # -- as the host of the adapter
+    # -- the host of the adapter
 
     async def deliver(self, arrival: Arrival) -> None:
-        """Hand an arrival over, when there is room."""
-        if self._room <= 0 or self._waiting:
-            await self._turn()
-        self._room -= 1
+        """Post an arrival once there is capacity for it."""
+        if self._capacity <= 0 or self._waiting:
+            await self._wait_in_order()
+        self._capacity -= 1
         self._arrivals.post(arrival)
 
     def capacity(self) -> int:
-        """Return how many more may be handed over without waiting."""
-        return 0 if self._waiting else max(0, self._room)
+        """Return how many arrivals can be delivered without waiting."""
+        return 0 if self._waiting else max(0, self._capacity)
 
     async def wait_for_capacity(self) -> None:
-        """Wait until there is room for one more."""
+        """Wait until one more arrival can be delivered without waiting."""
         if self.capacity() <= 0:
-            await self._turn()
-            self._wake()
+            await self._wait_in_order()
+            self._wake_waiting()
 
     def report(self, error: Exception, event_name: str = "") -> None:
-        """Tell the supervisor."""
-        self._news.post(Report(error, event_name))
+        """Report an error to the supervisor."""
+        self._notices.post(LoopReport(error, event_name))
 
     def connection_changed(self, connected: bool, reason: str = "") -> None:
-        """Take note of a connection that is lost, or back."""
+        """Report that the connection is lost or back."""
         if connected == self.connected:
             return
         self.connected = connected
@@ -106,68 +115,69 @@ class LoopSide:
         self.report(DriverConnectionError(f"{text}: {reason}" if reason else text))
 
     def fail(self, error: DriverError) -> None:
-        """End the bus."""
+        """Close the bus with an error."""
         self.connected = False
-        self._news.post(End(error))
+        self._notices.post(LoopFailure(error))
 
-    async def _turn(self) -> None:
-        """Wait for room, first come, first served."""
-        while self._room <= 0:
+    async def _wait_in_order(self) -> None:
+        while self._capacity <= 0:
             future = asyncio.get_running_loop().create_future()
             self._waiting.append(future)
             try:
                 await future
             except asyncio.CancelledError:
                 self._waiting.remove(future)
-                self._wake()  # it may have been woken, and then it is another's turn
+                # The wake-up may have been sent to this future already: pass it to the next one.
+                self._wake_waiting()
                 raise
             self._waiting.remove(future)
 
-    def _wake(self) -> None:
-        for future in list(self._waiting)[: self._room]:
+    def _wake_waiting(self) -> None:
+        for future in list(self._waiting)[: self._capacity]:
             if not future.done():
                 future.set_result(None)
 
-    # -- what Trio sends
+    # -- requests of the Trio side
 
     def receive(self, burst: list[LoopRequest]) -> None:
-        """Take over what has come from Trio."""
+        """Start the work that Trio asks for."""
         outgoing: list[Outgoing] = []
         for request in burst:
             if isinstance(request, Outgoing):
                 outgoing.append(request)
             elif isinstance(request, Decision):
                 self._decisions.append(request)
-                self._room += 1
+                self._capacity += 1
             else:
-                self._room += request.count
+                self._capacity += request.count
         if outgoing:
-            self._start(self._publish(outgoing))
-        if self._decisions and not self._telling.locked():
-            self._start(self.tell())
+            self._start(self._adapter.publish(outgoing))
+        # One call of `settle` at a time; a call under way takes up the new decisions afterwards.
+        if self._decisions and not self._settling.locked():
+            self._start(self.settle_all())
         if self._waiting:
-            self._wake()
+            self._wake_waiting()
 
-    async def close(self, *, tells: bool) -> None:
-        """Hold nobody back any more, as the bus ends, and tell the last ends.
+    async def close(self, *, settle: bool) -> None:
+        """Stop holding back arrivals, and settle those that are decided.
 
         Args:
-            tells: there is somebody to tell; not for long, as a broker that does not answer has to
-                be left, too.
+            settle: The broker expects verdicts. It gets them within a deadline, as a broker that
+                does not answer must not keep the bus open.
         """
-        self._room += UNLIMITED
-        self._wake()
-        if tells and self.connected:
+        self._capacity += UNLIMITED_CAPACITY
+        self._wake_waiting()
+        if settle and self.connected:
             try:
-                async with asyncio.timeout(LAST_WORDS):
-                    await self.tell()
+                async with asyncio.timeout(SETTLE_ON_CLOSE_SECONDS):
+                    await self.settle_all()
             except TimeoutError:
                 for task in [*self._tasks]:
                     task.cancel()
 
-    async def tell(self) -> None:
-        """Tell the broker all that there is to tell; returns when it is told."""
-        async with self._telling:
+    async def settle_all(self) -> None:
+        """Tell the broker all decisions; returns when it is told."""
+        async with self._settling:
             while self._decisions:
                 decisions, self._decisions = self._decisions, []
                 try:
@@ -175,17 +185,12 @@ class LoopSide:
                 except DriverError as error:
                     self.report(error)
 
-    async def _publish(self, outgoing: list[Outgoing]) -> None:
-        await self._adapter.publish(outgoing)
-
-    def _start(self, work: object) -> None:
-        if not asyncio.iscoroutine(work):
-            raise TypeError("only a coroutine can be started")
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
-        task.add_done_callback(self._done)
+        task.add_done_callback(self._task_done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _task_done(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             self.fail(DriverError(f"the driver for {self._broker} has failed: {error!r}"))

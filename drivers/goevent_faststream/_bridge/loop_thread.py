@@ -1,7 +1,8 @@
 """An asyncio loop in a thread of its own, under Trio's structured concurrency.
 
-FastStream needs a running asyncio loop. `LoopThread.run` owns the thread: it starts the thread and
-does not return before the thread has ended.
+FastStream needs a running asyncio loop. `LoopThread.run` owns the thread: it starts it and does not
+return before the thread has ended. `LoopThread.call` runs one coroutine on the loop and waits for
+it. Events do not travel by `call`; they use the queues.
 """
 
 from __future__ import annotations
@@ -17,22 +18,22 @@ from goevent import DriverError
 
 T = TypeVar("T")
 
-RESCUE = 2.0  # seconds to close connections, after a crash
+RESCUE_SECONDS = 2.0
 
 
 class IslandClosed(DriverError):
-    """The loop of the broker has ended, or has not begun."""
+    """The broker's event loop has ended, or has not begun."""
 
 
-class _Call:
-    """One coroutine that Trio has run on the loop side, and waits for."""
+class _LoopCall:
+    """A coroutine that runs on the loop while a task of Trio waits for it."""
 
     def __init__(self) -> None:
         self.done = trio.Event()
         self.value: Any = None
         self.error: BaseException | None = None
         self.task: asyncio.Task[Any] | None = None
-        self.given_up = False
+        self.cancelled = False
 
     def settle(self, value: Any, error: BaseException | None) -> None:
         if not self.done.is_set():
@@ -41,13 +42,12 @@ class _Call:
 
 
 class LoopThread:
-    """An asyncio loop in a thread of its own; runs once.
+    """An asyncio loop in a thread of its own; it runs once.
 
     Args:
-        name: of the thread.
-        unhandled: called on the loop side with what a task of the loop has failed with, when nobody
-            has looked at it.
-        rescue: run on the loop when it has crashed, so that its connections do not stay open.
+        name: The name of the thread.
+        unhandled: Called on the loop with an error that no task has handled.
+        rescue: Run on the loop when it has crashed, to close connections.
     """
 
     def __init__(
@@ -60,10 +60,10 @@ class LoopThread:
         self._unhandled = unhandled
         self._rescue = rescue
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._over: asyncio.Event | None = None
+        self._stop_requested: asyncio.Event | None = None
         self._failure: BaseException | None = None
-        self._calls: set[_Call] = set()
-        self._begun = trio.Event()
+        self._calls: set[_LoopCall] = set()
+        self._started = trio.Event()
         self._ended = trio.Event()
         self._token: trio.lowlevel.TrioToken | None = None
 
@@ -78,26 +78,29 @@ class LoopThread:
             raise IslandClosed("the event loop of the broker does not run")
         return self._loop
 
-    # -- on Trio's side
+    # -- in Trio's thread
 
-    @trio.lowlevel.enable_ki_protection  # or it could come between the thread and who ends it
+    # Without this a KeyboardInterrupt could arrive between the start of the thread and the `try`.
+    @trio.lowlevel.enable_ki_protection
     async def run(self) -> None:
-        """Have the loop run until cancelled; leaves no thread behind.
+        """Run the loop until cancelled; leaves no thread behind.
 
         Raises:
             DriverError: The loop has ended by itself.
         """
         self._token = trio.lowlevel.current_trio_token()
-        thread = threading.Thread(target=self._live, name=self._name)
+        thread = threading.Thread(target=self._run_thread, name=self._name)
         thread.start()
         try:
             await self._ended.wait()
         finally:
             with trio.CancelScope(shield=True):
-                await self._begun.wait()
+                # Only a loop that has started can be told to stop.
+                await self._started.wait()
                 self._stop()
                 await self._ended.wait()
-            thread.join()  # it has said that it is at its end
+            # This blocks Trio, but not for long: setting `_ended` is the last act of the thread.
+            thread.join()
             self._loop = None
             for call in [*self._calls]:
                 call.settle(None, IslandClosed("the event loop of the broker has ended"))
@@ -105,25 +108,27 @@ class LoopThread:
             f"the event loop of the broker has ended: {self._failure!r}"
         ) from self._failure
 
-    async def begun(self) -> None:
+    async def wait_started(self) -> None:
         """Wait until the loop runs."""
-        await self._begun.wait()
+        await self._started.wait()
 
     async def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
-        """Run a coroutine on the loop side; if this is cancelled, so is that, and nobody waits.
+        """Run a coroutine on the loop and return its result.
+
+        If this is cancelled, the coroutine is cancelled too, and this does not wait for its end.
 
         Raises:
-            IslandClosed: The loop has ended before.
+            IslandClosed: The loop has ended before the coroutine.
         """
-        call = _Call()
-        if not self._tell(self._begin, call, work, args):
+        call = _LoopCall()
+        if not self._call_soon(self._begin, call, work, args):
             raise IslandClosed("the event loop of the broker does not run")
         self._calls.add(call)
         try:
             await call.done.wait()
         except trio.Cancelled:
-            call.given_up = True
-            self._tell(self._give_up, call)
+            call.cancelled = True
+            self._call_soon(self._cancel, call)
             raise
         finally:
             self._calls.discard(call)
@@ -133,58 +138,58 @@ class LoopThread:
         return cast("T", call.value)
 
     def _stop(self) -> None:
-        if self._over is not None:
-            self._tell(self._over.set)
+        if self._stop_requested is not None:
+            self._call_soon(self._stop_requested.set)
 
-    def _tell(self, do: Callable[..., object], *args: Any) -> bool:
-        """Have the loop do something, or return False: it has ended, maybe just now."""
+    def _call_soon(self, function: Callable[..., object], *args: Any) -> bool:
+        """Call a function on the loop; return False if the loop has ended, perhaps just now."""
         if self._loop is None:
             return False
         try:
-            self._loop.call_soon_threadsafe(do, *args)
+            self._loop.call_soon_threadsafe(function, *args)
         except RuntimeError:
             return False
         return True
 
-    # -- on the loop side
+    # -- in the loop's thread
 
-    def _live(self) -> None:
-        """Be the thread."""
+    def _run_thread(self) -> None:
         token = self._token
         if token is None:
             raise RuntimeError("the thread is started by `run`")
         try:
             with asyncio.Runner() as runner:
                 self._loop = runner.get_loop()
-                self._over = asyncio.Event()
+                self._stop_requested = asyncio.Event()
                 self._loop.set_exception_handler(self._report)
-                token.run_sync_soon(self._begun.set)
+                token.run_sync_soon(self._started.set)
                 try:
-                    runner.run(self._over.wait())
-                except BaseException as error:  # noqa: BLE001 - as below
+                    runner.run(self._stop_requested.wait())
+                except BaseException as error:  # noqa: BLE001 - `run` raises it in Trio's thread
                     self._failure = error
                     runner.run(self._save())
                 finally:
-                    runner.run(self._leave_nothing())
-        except BaseException as error:  # noqa: BLE001 - there is nobody above; Trio raises it
+                    runner.run(self._close_leftovers())
+        except BaseException as error:  # noqa: BLE001 - as above
             self._failure = self._failure or error
         finally:
-            token.run_sync_soon(self._begun.set)
+            token.run_sync_soon(self._started.set)
             token.run_sync_soon(self._ended.set)
 
     async def _save(self) -> None:
-        async with asyncio.timeout(RESCUE):
+        async with asyncio.timeout(RESCUE_SECONDS):
             await self._rescue()
 
-    async def _leave_nothing(self) -> None:
-        """Close what clients have left open, as some do when they are not let in."""
+    async def _close_leftovers(self) -> None:
+        """Close the tasks and transports that a client leaves open, as after a refused login."""
         for task in asyncio.all_tasks() - {asyncio.current_task()}:
             task.cancel()
         await asyncio.sleep(0)
-        left: Any = getattr(asyncio.get_running_loop(), "_transports", {})
-        for transport in [*left.values()]:
+        transports: Any = getattr(asyncio.get_running_loop(), "_transports", {})
+        for transport in [*transports.values()]:
             transport.abort()
-        await asyncio.sleep(0)  # they close in the next step of the loop
+        # Aborted transports close in the next step of the loop.
+        await asyncio.sleep(0)
 
     def _report(self, _: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
@@ -193,22 +198,22 @@ class LoopThread:
         self._unhandled(error)
 
     def _begin(
-        self, call: _Call, work: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
+        self, call: _LoopCall, work: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
     ) -> None:
-        if call.given_up:
+        if call.cancelled:
             return
         call.task = self.loop.create_task(work(*args))
         call.task.add_done_callback(lambda task: self._finish(call, task))
 
-    def _finish(self, call: _Call, task: asyncio.Task[Any]) -> None:
+    def _finish(self, call: _LoopCall, task: asyncio.Task[Any]) -> None:
         if task.cancelled():
             error: BaseException | None = IslandClosed("the broker's client was cancelled")
         else:
             error = task.exception()
         value = task.result() if error is None else None
-        if self._token is not None and not call.given_up:
+        if self._token is not None and not call.cancelled:
             self._token.run_sync_soon(call.settle, value, error)
 
-    def _give_up(self, call: _Call) -> None:
+    def _cancel(self, call: _LoopCall) -> None:
         if call.task is not None:
             call.task.cancel()

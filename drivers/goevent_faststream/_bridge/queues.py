@@ -1,4 +1,19 @@
-"""The two queues between an asyncio loop and Trio, each with one wake-up for a burst."""
+"""The two queues between the asyncio loop and Trio, with one wake-up for a burst of items.
+
+Theory of operation
+-------------------
+
+To wake the other thread means to write to a socket, after which the interpreter soon switches
+threads. So a queue does not wake it for the first item of a burst. It waits for the end of the
+current step of its own scheduler, and wakes the other side then, or earlier once `LONG_BURST_ITEMS`
+items are there and the other side may as well begin. While the other side is awake or about to be
+woken, appending costs nothing more: the receiver takes all items before it sleeps again.
+
+Each queue has two flags. `_announced` says that a wake-up is planned, `_called` that it has been
+sent. The receiver clears both before it looks at the items for the last time. An item that is
+appended earlier is seen by that look, and one that is appended later finds the flags cleared and
+plans a wake-up. So no item is left behind without a wake-up.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +26,14 @@ import trio
 
 T = TypeVar("T")
 
-LONG_BURST_ITEMS = 100  # at which the other side is woken before the burst has ended
+LONG_BURST_ITEMS = 100
 
 
 class ToTrioQueue(Generic[T]):
-    """What comes from the loop side and waits for one task of Trio.
+    """Items from the loop for one task of Trio.
 
-    To call Trio is to write to a socket, at which the interpreter changes over to Trio's thread.
-    So that does not happen for the first item of a burst, but when the step of the loop that lays
-    them down has ended, or when so many lie there that Trio may as well begin.
+    Attributes:
+        items: The items. The receiving task takes them from the left.
     """
 
     def __init__(self, token: trio.lowlevel.TrioToken) -> None:
@@ -27,17 +41,18 @@ class ToTrioQueue(Generic[T]):
         self._token = token
         self._announced = False
         self._called = False
-        self._news = trio.Event()
+        self._woken = trio.Event()
 
     def post(self, item: T) -> None:
-        """Lay something down; from the loop side."""
+        """Append an item; called on the loop side. Never blocks."""
         items = self.items
         items.append(item)
         if not self._announced:
             self._announced = True
             try:
                 asyncio.get_running_loop().call_soon(self._call)
-            except RuntimeError:  # it comes from a collection of garbage in another thread
+            except RuntimeError:
+                # A report from a garbage collection in another thread, which has no loop.
                 self._call()
         elif len(items) >= LONG_BURST_ITEMS and not self._called:
             self._call()
@@ -45,29 +60,29 @@ class ToTrioQueue(Generic[T]):
     def _call(self) -> None:
         if not self._called:
             self._called = True
-            self._token.run_sync_soon(self._arrive)
+            self._token.run_sync_soon(self._wake)
 
-    def _arrive(self) -> None:
-        self._news.set()
+    def _wake(self) -> None:
+        self._woken.set()
 
     async def wait(self) -> None:
-        """Wait until there is something; nobody is called before the next time."""
+        """Wait until there are items; always a checkpoint. Called by the one receiving task."""
         items = self.items
         if items:
             await trio.lowlevel.checkpoint()
         while not items:
-            # In this order: what is laid down from here on calls, what was before is in `items`.
+            # The order matters: clear the flags, then look again.
             self._called = self._announced = False
             if not items:
-                await self._news.wait()
-                self._news = trio.Event()
+                await self._woken.wait()
+                self._woken = trio.Event()
 
 
 class ToLoopQueue(Generic[T]):
-    """What comes from Trio and waits for the loop of the island.
+    """Items from Trio for the loop.
 
-    To call the loop is to write to a socket, too. So a task does it, after those that are about to
-    post in this turn of Trio, or whoever posts so much that the island may as well begin.
+    Args:
+        receive: Called on the loop with all items of a burst.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, receive: Callable[[list[T]], None]) -> None:
@@ -79,7 +94,7 @@ class ToLoopQueue(Generic[T]):
         self._idle = trio.lowlevel.ParkingLot()
 
     def post(self, item: T) -> None:
-        """Lay something down; from Trio. If the loop has ended, it is lost."""
+        """Append an item; called in Trio's thread. Never blocks; dropped if the loop has ended."""
         self._items.append(item)
         if not self._announced:
             self._announced = True
@@ -88,7 +103,10 @@ class ToLoopQueue(Generic[T]):
             self._call()
 
     async def wake_loop(self) -> None:
-        """Call the loop for what is posted, until cancelled; what is posted then waits."""
+        """Wake the loop for posted items, until cancelled.
+
+        Trio runs this task after the tasks that are about to post in the current step.
+        """
         while True:
             if self._announced:
                 self._call()
@@ -103,8 +121,8 @@ class ToLoopQueue(Generic[T]):
                 self._items.clear()
 
     def flush(self) -> None:
-        """Take over all that there is; on the loop side."""
-        # In this order: what is laid down from here on calls, what was before is in `items`.
+        """Hand all items to `receive`; called on the loop side."""
+        # The order matters: clear the flags, then look at the items.
         self._called = self._announced = False
         items = self._items
         burst: list[T] = []

@@ -1,8 +1,8 @@
 """The Trio side of an open bus.
 
 It owns the loop thread and two tasks: one delivers arrivals to the bus in order; the other passes
-on replies to publishes, reports and the end of the client. Neither waits for the other: a full
-mailbox holds back arrivals but not replies.
+on replies to publishes, reports and the failure of the adapter. Neither waits for the other: a full
+mailbox holds back arrivals but not replies. `FastStreamDriver` calls it; the adapter never does.
 """
 
 from __future__ import annotations
@@ -30,40 +30,47 @@ from goevent.drivers import (
 from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result
 from .._adapter.formats import Format
 from .._config import BrokerConfig
-from .loop_side import End, Freed, LoopNotice, LoopRequest, LoopSide, Report
+from .loop_side import Freed, LoopFailure, LoopNotice, LoopReport, LoopRequest, LoopSide
 from .loop_thread import IslandClosed, LoopThread
 from .queues import ToLoopQueue, ToTrioQueue
 
 T = TypeVar("T")
 
-SLICE = 0.0005  # seconds of work between two yields to Trio
-CONNECT_TIMEOUT = 10.0
-ANSWER_TIMEOUT = 10.0  # for subscriptions, and whatever else is asked
-FAREWELL = 1.8  # seconds to tell the last ends and to disconnect, as the bus ends
+SECONDS_BETWEEN_YIELDS = 0.0005
+CONNECT_TIMEOUT_SECONDS = 10.0
+CALL_TIMEOUT_SECONDS = 10.0
+CLOSE_SECONDS = 1.8
 
 
 class TrioSide:
-    """One open bus."""
+    """The Trio side of one open bus.
+
+    Args:
+        broker: The name of the broker in errors and in the name of the thread.
+    """
 
     def __init__(
-        self, adapter: Adapter, broker: str, inbox: Inbox, config: BrokerConfig, form: Format
+        self, adapter: Adapter, broker: str, inbox: Inbox, config: BrokerConfig, format_: Format
     ) -> None:
         self._adapter = adapter
         self._broker = broker
         self._inbox = inbox
         self._config = config
-        self._format = form
+        self._format = format_
         self._durable = adapter.capabilities.durable
         token = trio.lowlevel.current_trio_token()
         self._arrivals: ToTrioQueue[Arrival] = ToTrioQueue(token)
-        self._news: ToTrioQueue[LoopNotice] = ToTrioQueue(token)
-        self._loop_side = LoopSide(adapter, broker, config.prefetch, self._arrivals, self._news)
-        self._loop_thread = LoopThread(f"goevent-{broker}", self._loop_side.report, adapter.close)
+        self._notices: ToTrioQueue[LoopNotice] = ToTrioQueue(token)
+        self._loop_side = LoopSide(adapter, broker, config.prefetch, self._arrivals, self._notices)
+        self._loop_thread = LoopThread(
+            f"goevent-{broker}-loop", self._loop_side.report, adapter.close
+        )
+        # None until the adapter is open, and again as soon as the bus closes.
         self._to_loop: ToLoopQueue[LoopRequest] | None = None
         self._names: set[str] = set()
-        self._stopped = False
-        self._busy = False
-        self._idle = trio.lowlevel.ParkingLot()
+        self._is_drained = False
+        self._is_delivering = False
+        self._delivered = trio.lowlevel.ParkingLot()
         self._freed = 0
 
     @property
@@ -75,39 +82,41 @@ class TrioSide:
         """Connect, and serve until cancelled.
 
         Raises:
-            DriverConnectionError: the broker cannot be reached, or does not let us in.
-            DriverError: the client has given up, or its loop has ended.
+            DriverConnectionError: The broker cannot be reached, or refuses the login.
+            DriverError: The adapter cannot go on, or its loop has ended.
         """
         failure: DriverError | None = None
-        # What is ours is to be handed back at the end, and a client that has begun must close.
+        # The loop outlives a cancellation: held events are released on it, and its client closes.
         thread_scope = trio.CancelScope(shield=True)
 
-        async def live() -> None:
+        async def run_thread() -> None:
             nonlocal failure
             try:
                 with thread_scope:
                     await self._loop_thread.run()
-            except DriverError as error:  # it has crashed
+            except DriverError as error:
+                # The loop has crashed.
                 failure = failure or error
                 nursery.cancel_scope.cancel()
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(live)
+            nursery.start_soon(run_thread)
             try:
                 try:
-                    await self._loop_thread.begun()
+                    await self._loop_thread.wait_started()
                     to_loop = await self._open()
-                    async with trio.open_nursery() as works:
-                        works.start_soon(self._take_arrivals)
-                        works.start_soon(self._take_news)
-                        works.start_soon(to_loop.wake_loop)
+                    async with trio.open_nursery() as tasks:
+                        tasks.start_soon(self._deliver_arrivals)
+                        tasks.start_soon(self._pass_on_notices)
+                        tasks.start_soon(to_loop.wake_loop)
                         task_status.started()
                 except* DriverError as group:
                     failure = _first(group)
             finally:
                 try:
-                    await self._farewell()
-                finally:  # else the thread would outlive whatever a client fails with as it closes
+                    await self._close()
+                finally:
+                    # Also if the client fails as it closes, or the thread would outlive the bus.
                     thread_scope.shield = False
                     thread_scope.cancel()
         if failure is not None:
@@ -115,90 +124,98 @@ class TrioSide:
 
     async def _open(self) -> ToLoopQueue[LoopRequest]:
         try:
-            with trio.fail_after(CONNECT_TIMEOUT + 1):
+            # An adapter has a limit of its own; this one is for a loop that is blocked.
+            with trio.fail_after(CONNECT_TIMEOUT_SECONDS + 1):
                 await self._loop_thread.call(self._adapter.open, self._loop_side)
         except trio.TooSlowError:
             raise DriverConnectionError(
-                f"{self._broker} has not answered within {CONNECT_TIMEOUT:g} s"
+                f"{self._broker} has not answered within {CONNECT_TIMEOUT_SECONDS:g} s"
             ) from None
         self._loop_side.connected = True
         self._to_loop = to_loop = ToLoopQueue(self._loop_thread.loop, self._loop_side.receive)
         return to_loop
 
-    async def _farewell(self) -> None:
-        """Tell the last ends, and disconnect."""
+    async def _close(self) -> None:
+        """Release the arrivals that no listener has, settle the others, and disconnect."""
         to_loop, self._to_loop = self._to_loop, None
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
             try:
                 if to_loop is not None:
                     if self._durable:
                         for arrival in self._arrivals.items:
                             to_loop.post(Decision(arrival, RELEASE))
-                    await self._loop_thread.call(self._last_words, to_loop)
+                    await self._loop_thread.call(self._close_loop_side, to_loop)
                 await self._loop_thread.call(self._adapter.close)
             except IslandClosed:
-                pass  # it has crashed, which is raised where it ran
+                # The loop has crashed; `run_thread` has the error.
+                pass
 
-    async def _last_words(self, to_loop: ToLoopQueue[LoopRequest]) -> None:
+    async def _close_loop_side(self, to_loop: ToLoopQueue[LoopRequest]) -> None:
+        # No task wakes the loop any more, so the last posts are flushed here.
         to_loop.flush()
-        await self._loop_side.close(tells=self._durable)
+        await self._loop_side.close(settle=self._durable)
 
-    # -- names
+    # -- subscriptions
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of names and patterns."""
         self._names.update(names)
         try:
-            await self.ask(self._adapter.subscribe, names)
+            await self.call(self._adapter.subscribe, names)
         except DriverError:
             self._names.difference_update(names)
             raise
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Receive them no more; what has arrived is handed back, or dropped."""
+        """Stop receiving them; their waiting arrivals are released, or dropped if not durable."""
         self._names.difference_update(names)
-        await self.ask(self._adapter.unsubscribe, names)
+        await self.call(self._adapter.unsubscribe, names)
 
     async def drain(self) -> None:
-        """Receive no more, and return when all that has arrived is handed over, or back."""
+        """Stop receiving; returns when every arrival is delivered, or released if durable."""
         if self._durable:
-            self._stopped = True
+            self._is_drained = True
         if self.connected:
             try:
                 await self._loop_thread.call(self._adapter.stop_receiving)
             except DriverError as error:
                 self._inbox.report(error)
         if self._durable:
-            while self._arrivals.items:  # nor must they wait for whoever waits for a mailbox
+            # Not by the delivering task: it may wait for a full mailbox.
+            while self._arrivals.items:
                 self._settle(self._arrivals.items.popleft(), RELEASE)
-        while self._busy or self._arrivals.items:
-            await self._idle.park()
-        self._stopped = True
+        while self._is_delivering or self._arrivals.items:
+            await self._delivered.park()
+        self._is_drained = True
 
-    async def ask(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
-        """Return what the adapter says.
+    async def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+        """Run a method of the adapter on the loop, and return its result.
 
         Raises:
-            DriverConnectionError: it has not said it in time.
+            DriverConnectionError: It has not returned in time.
         """
         try:
-            with trio.fail_after(ANSWER_TIMEOUT):
+            with trio.fail_after(CALL_TIMEOUT_SECONDS):
                 return await self._loop_thread.call(work, *args)
         except trio.TooSlowError:
             raise DriverConnectionError(
-                f"{self._broker} has not confirmed it within {ANSWER_TIMEOUT:g} s"
+                f"{self._broker} has not confirmed it within {CALL_TIMEOUT_SECONDS:g} s"
             ) from None
 
-    # -- to the broker
+    # -- events to the broker
 
     def publish_nowait(self, message: Message, replied: Callable[[Result], None]) -> None:
-        """Send an event on its way; `replied` gets the broker's answer."""
+        """Post an event; `replied` gets the broker's answer.
+
+        Raises:
+            trio.WouldBlock: There is no connection.
+        """
         if self._to_loop is None or not self._loop_side.connected:
             raise trio.WouldBlock
-        self._post(message, replied)
+        self._post(self._to_loop, message, replied)
 
     async def publish(self, message: Message) -> Receipt | None:
-        """Send an event, and wait for the broker's answer."""
+        """Post an event, and wait for the broker's answer."""
         answered = trio.Event()
         answers: list[Result] = []
 
@@ -208,17 +225,20 @@ class TrioSide:
 
         if self._to_loop is None:
             raise IslandClosed(f"the driver for {self._broker} does not run: open its bus first")
-        self._post(message, replied)
+        self._post(self._to_loop, message, replied)
         await answered.wait()
         if isinstance(answers[0], Exception):
             raise answers[0]
         return answers[0]
 
-    def _post(self, message: Message, replied: Callable[[Result], None]) -> None:
-        if self._to_loop is None:
-            raise trio.WouldBlock
+    def _post(
+        self,
+        to_loop: ToLoopQueue[LoopRequest],
+        message: Message,
+        replied: Callable[[Result], None],
+    ) -> None:
         body, headers = self._format.write(message)
-        self._to_loop.post(
+        to_loop.post(
             Outgoing(
                 message.event_name,
                 body,
@@ -226,45 +246,43 @@ class TrioSide:
                 message.handle_id,
                 message.key,
                 replied,
-                self._news.post,
+                self._notices.post,
             )
         )
 
-    # -- from the broker
+    # -- arrivals and notices from the loop
 
-    async def _take_news(self) -> None:
-        """Pass on replies and reports, until cancelled."""
-        items = self._news.items
+    async def _pass_on_notices(self) -> None:
+        items = self._notices.items
         while True:
-            await self._news.wait()
+            await self._notices.wait()
             while items:
-                news = items.popleft()
-                if isinstance(news, Report):
-                    self._inbox.report(news.error, news.event_name)
-                elif isinstance(news, End):
-                    raise news.error
+                notice = items.popleft()
+                if isinstance(notice, LoopReport):
+                    self._inbox.report(notice.error, notice.event_name)
+                elif isinstance(notice, LoopFailure):
+                    raise notice.error
                 else:
-                    news.replied(news.result)
+                    notice.replied(notice.result)
 
-    async def _take_arrivals(self) -> None:
-        """Bring what arrives to the bus, in order, until cancelled."""
+    async def _deliver_arrivals(self) -> None:
         items = self._arrivals.items
         while True:
             await self._arrivals.wait()
-            self._busy = True
-            until = perf_counter() + SLICE
+            self._is_delivering = True
+            until = perf_counter() + SECONDS_BETWEEN_YIELDS
             while items:
-                await self._bring(items.popleft())
+                await self._deliver(items.popleft())
                 if perf_counter() > until:
-                    self._tell_freed()
+                    self._post_freed()
                     await trio.lowlevel.checkpoint()
-                    until = perf_counter() + SLICE
-            self._tell_freed()
-            self._busy = False
-            self._idle.unpark_all()
+                    until = perf_counter() + SECONDS_BETWEEN_YIELDS
+            self._post_freed()
+            self._is_delivering = False
+            self._delivered.unpark_all()
 
-    async def _bring(self, arrival: Arrival) -> None:
-        if arrival.via not in self._names or (self._durable and self._stopped):
+    async def _deliver(self, arrival: Arrival) -> None:
+        if arrival.via not in self._names or (self._durable and self._is_drained):
             self._settle(arrival, RELEASE)
             return
         if self._durable and arrival.deliveries > self._config.max_deliveries:
@@ -279,12 +297,14 @@ class TrioSide:
             self._settle(arrival, undecodable(error))
             return
         if not self._inbox.deliver_nowait(envelope, settle, deliveries=deliveries):
-            self._tell_freed()
+            # The wait for a full mailbox may be long; the loop need not wait for what is freed.
+            self._post_freed()
             await self._inbox.deliver(envelope, settle, deliveries=deliveries)
         if not self._durable:
             self._freed += 1
 
-    def _tell_freed(self) -> None:
+    def _post_freed(self) -> None:
+        # One request for a slice of work, as these brokers expect no verdicts one by one.
         if self._freed and self._to_loop is not None:
             freed, self._freed = self._freed, 0
             self._to_loop.post(Freed(freed))
@@ -296,7 +316,8 @@ class TrioSide:
 
     def _settle(self, arrival: Arrival, decided: Verdict) -> None:
         if self._to_loop is None:
-            return  # nothing can be told any more; the broker delivers it again
+            # The bus has closed; the broker delivers the event again.
+            return
         if self._durable:
             self._to_loop.post(Decision(arrival, decided))
         else:

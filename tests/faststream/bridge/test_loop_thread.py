@@ -24,12 +24,12 @@ from goevent_faststream._bridge.queues import LONG_BURST_ITEMS, ToLoopQueue, ToT
 
 
 def loop_threads() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("isle")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("loop ")]
 
 
 @asynccontextmanager
 async def running(
-    told: list[Exception] | None = None, name: str = "isle"
+    told: list[Exception] | None = None, name: str = "loop 0"
 ) -> AsyncGenerator[LoopThread]:
     rescues: list[str] = []
 
@@ -39,10 +39,10 @@ async def running(
     loop_thread = LoopThread(name, (told if told is not None else []).append, rescue)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(loop_thread.run)
-        await loop_thread.begun()
+        await loop_thread.wait_started()
         try:
             yield loop_thread
-        except trio.Cancelled:  # it has crashed
+        except trio.Cancelled:  # the loop has crashed
             assert rescues == [name]
             raise
         assert not rescues
@@ -66,29 +66,29 @@ async def fail(error: BaseException) -> None:
     raise error
 
 
-async def test_coroutine_runs_in_the_thread_of_the_island_and_none_is_left() -> None:
+async def test_coroutine_runs_in_the_loop_thread_and_no_thread_is_left() -> None:
     async with running() as loop_thread:
-        assert await loop_thread.call(where) == "isle"
-        assert loop_threads() == ["isle"]
+        assert await loop_thread.call(where) == "loop 0"
+        assert loop_threads() == ["loop 0"]
     assert loop_threads() == []
     with pytest.raises(IslandClosed):
         await loop_thread.call(where)
 
 
-async def test_several_islands_run_side_by_side() -> None:
-    async with running(name="isle 1") as one, running(name="isle 2") as other:
-        assert [await one.call(where), await other.call(where)] == ["isle 1", "isle 2"]
+async def test_several_loop_threads_run_side_by_side() -> None:
+    async with running(name="loop 1") as one, running(name="loop 2") as other:
+        assert [await one.call(where), await other.call(where)] == ["loop 1", "loop 2"]
     assert loop_threads() == []
 
 
-async def test_what_a_coroutine_raises_comes_to_the_caller() -> None:
+async def test_exception_of_a_coroutine_is_raised_in_its_caller() -> None:
     async with running() as loop_thread:
         with pytest.raises(KeyError, match="gone"):
             await loop_thread.call(fail, KeyError("gone"))
-        assert await loop_thread.call(where) == "isle"
+        assert await loop_thread.call(where) == "loop 0"
 
 
-async def test_cancelled_call_cancels_the_coroutine_and_does_not_wait() -> None:
+async def test_cancelled_call_cancels_the_coroutine_and_does_not_wait_for_it() -> None:
     ended = threading.Event()
     begun = threading.Event()
 
@@ -108,7 +108,7 @@ async def test_cancelled_call_cancels_the_coroutine_and_does_not_wait() -> None:
         assert await trio.to_thread.run_sync(ended.wait, 5)
 
 
-async def test_calls_under_way_end_with_the_island() -> None:
+async def test_calls_under_way_end_with_the_loop_thread() -> None:
     errors: list[Exception] = []
 
     async def ask(loop_thread: LoopThread) -> None:
@@ -124,7 +124,7 @@ async def test_calls_under_way_end_with_the_island() -> None:
     assert loop_threads() == []
 
 
-async def crash(loop_thread: LoopThread, work: Coroutine[Any, Any, None]) -> None:
+async def crash_in(loop_thread: LoopThread, work: Coroutine[Any, Any, None]) -> None:
     async def start() -> None:
         tasks.append(asyncio.get_running_loop().create_task(work))
 
@@ -136,16 +136,16 @@ async def crash(loop_thread: LoopThread, work: Coroutine[Any, Any, None]) -> Non
 async def test_crash_of_the_loop_is_a_driver_error() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with running() as loop_thread:
-            await crash(loop_thread, fail(SystemExit(3)))
+            await crash_in(loop_thread, fail(SystemExit(3)))
     error = leaf(caught.value)
     assert isinstance(error, DriverError)
     assert isinstance(error.__cause__, SystemExit)
     assert loop_threads() == []
 
 
-async def end_unseen(loop_thread: LoopThread) -> None:
-    """Let the loop end while Trio has its turn."""
-    (thread,) = [each for each in threading.enumerate() if each.name == "isle"]
+async def end_unnoticed(loop_thread: LoopThread) -> None:
+    """End the loop while Trio's thread is busy and cannot notice."""
+    (thread,) = [each for each in threading.enumerate() if each.name == "loop 0"]
     async with trio.open_nursery() as nursery:
         nursery.start_soon(loop_thread.call, asyncio.sleep, 3600)
         await wait_all_tasks_blocked()
@@ -153,18 +153,18 @@ async def end_unseen(loop_thread: LoopThread) -> None:
         thread.join()
         with pytest.raises(IslandClosed):
             await loop_thread.call(where)
-        nursery.cancel_scope.cancel()  # of a call that cannot be taken back any more
+        nursery.cancel_scope.cancel()  # cancels a call whose loop is gone
     await trio.sleep_forever()
 
 
-async def test_loop_that_has_ended_before_trio_was_told_is_a_closed_island() -> None:
+async def test_call_to_a_loop_that_ended_unnoticed_raises_island_closed() -> None:
     with pytest.raises(ExceptionGroup) as caught:
         async with running() as loop_thread:
-            await end_unseen(loop_thread)
+            await end_unnoticed(loop_thread)
     assert isinstance(leaf(caught.value), DriverError)
 
 
-async def test_failure_that_nobody_looks_at_is_reported() -> None:
+async def test_unhandled_error_on_the_loop_is_reported() -> None:
     told: list[Exception] = []
 
     async def let_it_fail() -> None:
@@ -178,7 +178,7 @@ async def test_failure_that_nobody_looks_at_is_reported() -> None:
     assert isinstance(told[0], ZeroDivisionError)
 
 
-def test_keyboard_interrupt_ends_trio_and_the_island() -> None:
+def test_keyboard_interrupt_ends_trio_and_the_loop_thread() -> None:
     async def main() -> None:
         async with running():
             signal.raise_signal(signal.SIGINT)
@@ -190,14 +190,14 @@ def test_keyboard_interrupt_ends_trio_and_the_island() -> None:
     assert loop_threads() == []
 
 
-def test_keyboard_interrupt_as_the_thread_starts_leaves_none(
+def test_keyboard_interrupt_as_the_thread_starts_leaves_no_thread(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     start = threading.Thread.start
 
     def interrupted(thread: threading.Thread) -> None:
         start(thread)
-        if thread.name == "isle":
+        if thread.name == "loop 0":
             signal.raise_signal(signal.SIGINT)
 
     async def main() -> None:
@@ -212,7 +212,7 @@ def test_keyboard_interrupt_as_the_thread_starts_leaves_none(
 
 
 class CountingToken:
-    """A token of Trio that counts."""
+    """A token of Trio that counts its calls."""
 
     def __init__(self) -> None:
         self.token = trio.lowlevel.current_trio_token()
@@ -223,7 +223,7 @@ class CountingToken:
         self.token.run_sync_soon(*args)
 
 
-async def test_burst_from_the_island_wakes_trio_once_and_not_while_it_is_at_work() -> None:
+async def test_burst_to_trio_wakes_it_once_and_not_while_it_is_awake() -> None:
     token = CountingToken()
     to_trio: ToTrioQueue[int] = ToTrioQueue(token)  # type: ignore[arg-type]
 
@@ -237,7 +237,7 @@ async def test_burst_from_the_island_wakes_trio_once_and_not_while_it_is_at_work
         assert token.calls == 1
         await to_trio.wait()
         await loop_thread.call(burst, 50)
-        assert token.calls == 1  # it has not waited for more, so it will look by itself
+        assert token.calls == 1  # Trio has not slept since, so it looks again by itself
         assert [*to_trio.items] == [*range(50)] * 2
         to_trio.items.clear()
         async with trio.open_nursery() as nursery:
@@ -249,7 +249,7 @@ async def test_burst_from_the_island_wakes_trio_once_and_not_while_it_is_at_work
         assert [*to_trio.items] == [*range(500)]
 
 
-async def test_long_burst_calls_trio_before_its_end() -> None:
+async def test_long_burst_wakes_trio_before_its_end() -> None:
     token = CountingToken()
     to_trio: ToTrioQueue[int] = ToTrioQueue(token)  # type: ignore[arg-type]
     calls: list[int] = []
@@ -265,8 +265,8 @@ async def test_long_burst_calls_trio_before_its_end() -> None:
     assert calls == [*[0] * LONG_BURST_ITEMS, 1]
 
 
-async def test_burst_to_the_island_wakes_its_loop_once() -> None:
-    landed: list[list[int]] = []
+async def test_burst_to_the_loop_wakes_it_once() -> None:
+    received: list[list[int]] = []
     calls: list[Any] = []
     async with running() as loop_thread:
 
@@ -280,7 +280,7 @@ async def test_burst_to_the_island_wakes_its_loop_once() -> None:
             go.wait(5)
 
         held, go = threading.Event(), threading.Event()
-        to_loop: ToLoopQueue[int] = ToLoopQueue(CountingLoop(), landed.append)  # type: ignore[arg-type]
+        to_loop: ToLoopQueue[int] = ToLoopQueue(CountingLoop(), received.append)  # type: ignore[arg-type]
         async with trio.open_nursery() as nursery:
             nursery.start_soon(loop_thread.call, hold)
             nursery.start_soon(to_loop.wake_loop)
@@ -291,41 +291,41 @@ async def test_burst_to_the_island_wakes_its_loop_once() -> None:
             await trio.testing.wait_all_tasks_blocked()
             assert len(calls) == 1
             for n in range(LONG_BURST_ITEMS - 1, 2 * LONG_BURST_ITEMS):
-                to_loop.post(n)  # the loop has not looked yet, and will find them
+                to_loop.post(n)  # the loop was woken and has not looked yet
             go.set()
             await loop_thread.call(asyncio.sleep, 0)
-            assert landed == [[*range(2 * LONG_BURST_ITEMS)]]
+            assert received == [[*range(2 * LONG_BURST_ITEMS)]]
             assert len(calls) == 1
             to_loop.post(-1)
             await trio.testing.wait_all_tasks_blocked()
             await loop_thread.call(asyncio.sleep, 0)
-            assert landed[1:] == [[-1]]
+            assert received[1:] == [[-1]]
             nursery.cancel_scope.cancel()
 
 
-async def test_long_burst_calls_the_island_before_its_end() -> None:
-    landed: list[list[int]] = []
+async def test_long_burst_wakes_the_loop_before_its_end() -> None:
+    received: list[list[int]] = []
     async with running() as loop_thread:
-        to_loop: ToLoopQueue[int] = ToLoopQueue(loop_thread.loop, landed.append)
+        to_loop: ToLoopQueue[int] = ToLoopQueue(loop_thread.loop, received.append)
         for n in range(LONG_BURST_ITEMS):
             to_loop.post(n)
         await loop_thread.call(asyncio.sleep, 0)
-    assert landed == [[*range(LONG_BURST_ITEMS)]]
+    assert received == [[*range(LONG_BURST_ITEMS)]]
 
 
-async def test_what_is_posted_to_an_island_that_has_ended_is_dropped() -> None:
-    landed: list[list[int]] = []
+async def test_items_posted_to_an_ended_loop_are_dropped() -> None:
+    received: list[list[int]] = []
     async with running() as loop_thread:
-        to_loop: ToLoopQueue[int] = ToLoopQueue(loop_thread.loop, landed.append)
+        to_loop: ToLoopQueue[int] = ToLoopQueue(loop_thread.loop, received.append)
     for n in range(LONG_BURST_ITEMS):
         to_loop.post(n)
-    assert landed == []
+    assert received == []
 
 
-def test_turn_of_who_is_cancelled_goes_to_the_next() -> None:
-    async def isle(token: trio.lowlevel.TrioToken) -> None:
+def test_cancelled_delivery_passes_its_capacity_to_the_next() -> None:
+    async def on_loop(token: trio.lowlevel.TrioToken) -> None:
         arrivals: ToTrioQueue[Arrival] = ToTrioQueue(token)
-        loop_side = LoopSide(cast("Any", None), "isle", 1, arrivals, ToTrioQueue(token))
+        loop_side = LoopSide(cast("Any", None), "loop 0", 1, arrivals, ToTrioQueue(token))
         await loop_side.deliver(Arrival("first", "", b""))
         async with asyncio.timeout(5), asyncio.TaskGroup() as tasks:
             second = tasks.create_task(loop_side.deliver(Arrival("second", "", b"")))
@@ -336,6 +336,6 @@ def test_turn_of_who_is_cancelled_goes_to_the_next() -> None:
         assert [arrival.name for arrival in arrivals.items] == ["first", "third"]
 
     async def main() -> None:
-        await trio.to_thread.run_sync(asyncio.run, isle(trio.lowlevel.current_trio_token()))
+        await trio.to_thread.run_sync(asyncio.run, on_loop(trio.lowlevel.current_trio_token()))
 
     trio.run(main)
