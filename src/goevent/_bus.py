@@ -23,7 +23,7 @@ from ._kernel.ledger import Ledger, LedgerBook, Snapshot, snapshot_of
 from ._kernel.routing import Observer
 from ._kernel.scheduler import Scheduler
 from ._kernel.supervisor import OnError, Supervisor
-from ._listeners.factory import handler_of, made, needs_nothing, no_listener
+from ._listeners.factory import make_handler, make_listener, not_a_listener, takes_no_arguments
 from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
 from ._listeners.registration import Registration
@@ -155,9 +155,9 @@ class GoEvent:
         actors: list[Actor] = []
         for given in listeners:
             if isinstance(given, type) or not isinstance(given, Listener):
-                if not needs_nothing(given):
-                    raise no_listener(given)
-                factory = partial(made, given)
+                if not takes_no_arguments(given):
+                    raise not_a_listener(given)
+                factory = partial(make_listener, given)
                 listener = factory()
             else:
                 factory, listener = None, given
@@ -169,7 +169,7 @@ class GoEvent:
                 (listener.event_name,),
                 options,
                 depth=1,
-                factory=None if factory is None else partial(handler_of, factory),
+                factory=None if factory is None else partial(make_handler, factory),
             )
             actors.append(actor)
         for actor in actors:

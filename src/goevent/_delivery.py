@@ -1,4 +1,7 @@
-"""What a listener may know of the event it works on, besides the event."""
+"""The delivery: information that a listener can get about the event it processes.
+
+The kernel makes a `Delivery` for each run with middleware and for each call of `current_delivery`.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,11 @@ class Delivery:
     """One event at one listener.
 
     Attributes:
-        listener: what errors and snapshots call the listener.
-        handle: the handle of the event's dispatch. A listener that waits for it waits for itself.
-        attempt: 1 when the event runs for the first time, 2 when it is tried again, and so on.
+        listener: The name of the listener, as in errors and snapshots.
+        handle: The handle of the event's dispatch. A listener must not wait for it, because that
+            would be a wait for itself.
+        attempt: The number of the attempt: 1 for the first run with the event, 2 for the first
+            retry, and so on.
     """
 
     __slots__ = ("attempt", "handle", "listener")
@@ -33,44 +38,57 @@ class Delivery:
 
     @property
     def event_name(self) -> str:
-        """The name under which it was dispatched."""
+        """The name under which the event was dispatched."""
         return self.handle.event_name
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What middleware has put on the event on its way."""
+        """The headers that middleware has added to the event, on this bus or on the sending one."""
         return self.handle.headers
 
     @property
     def deliveries(self) -> int:
-        """How often the broker has handed the event out, this time included; 1 without one."""
+        """The number of times that the broker has delivered the event; 1 without a broker."""
         details = self.handle.details
         return getattr(details, "deliveries", 1)
 
     @property
     def redelivered(self) -> bool:
-        """True if the event came before, to a listener that may have got as far as you."""
+        """True if the event was delivered before. An earlier run may have done part of the work."""
         return self.deliveries > 1
 
     def __repr__(self) -> str:
         return f"<Delivery of {self.event_name!r} to {self.listener}, attempt {self.attempt}>"
 
 
-# How to find the delivery that the current task or thread is about: a scheduler's workers all have the
-# same function here, so it costs nothing per event.
+# Finds the delivery of the current task or thread. All workers of a scheduler have the same
+# function in their context, which looks up the worker when it is called. So it costs nothing per
+# event.
 finder: ContextVar[Callable[[], Delivery | None]] = ContextVar("goevent.delivery")
 
 
 def current_delivery() -> Delivery:
-    """Return the delivery inside whose listener the caller runs, also in its tasks and threads.
+    """Return the delivery of the listener that is running.
 
-    An inline `def` has none unless middleware stands around it: `dispatch` calls it straight away.
+    It also works in the tasks and threads that the listener has started. An inline `def` has a
+    delivery only with middleware around it, because `dispatch` calls it directly.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> @bus.listener("order.paid")
+        ... async def invoice(event: Event) -> None:
+        ...     print("attempt", current_delivery().attempt)
+        >>> async with bus:
+        ...     handle = await bus.dispatch(Event("order.paid"))
+        attempt 1
 
     Raises:
-        RuntimeError: no listener runs here, or just an inline one.
+        RuntimeError: No listener is running here, or an inline `def` without middleware is.
     """
     find = finder.get(None)
     delivery = find() if find is not None else None
     if delivery is None:
-        raise RuntimeError("no delivery here: this is no listener, or one that runs inline")
+        raise RuntimeError(
+            "there is no current delivery: no listener is running here, or only an inline `def`"
+        )
     return delivery

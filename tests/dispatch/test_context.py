@@ -311,12 +311,12 @@ async def test_awaiting_something_foreign_is_a_failure_of_the_listener(
 
 
 async def test_outside_of_listeners_there_is_no_delivery(bus: GoEvent) -> None:
-    with pytest.raises(RuntimeError, match="no delivery here"):
+    with pytest.raises(RuntimeError, match="no current delivery"):
         current_delivery()
 
 
 def test_outside_of_trio_there_is_no_delivery() -> None:
-    with pytest.raises(RuntimeError, match="no delivery here"):
+    with pytest.raises(RuntimeError, match="no current delivery"):
         current_delivery()
 
 

@@ -108,7 +108,7 @@ async def test_an_inline_listener_is_not_taken_for_the_thread_that_dispatched(
 
     @bus.listener(Answered)
     def inline(event: Answered) -> None:
-        with pytest.raises(RuntimeError, match="no delivery here"):
+        with pytest.raises(RuntimeError, match="no current delivery"):
             current_delivery()
 
     async with bus:

@@ -1,4 +1,8 @@
-"""Listeners that are made by a factory, and made again when their supervision restarts them."""
+"""Listener factories: make a listener object at registration, and again when it is restarted.
+
+`GoEvent.register_listener` accepts listener objects and factories, and uses these functions to tell
+them apart.
+"""
 
 from __future__ import annotations
 
@@ -9,33 +13,40 @@ from typing import Any, cast
 from .._options.signature import Listener
 
 
-def made(factory: Callable[[], Any]) -> Listener:
-    """Have a factory make a listener."""
+def make_listener(factory: Callable[[], Any]) -> Listener:
+    """Return a new listener made by a factory.
+
+    Raises:
+        TypeError: The factory returned an object that is not a listener.
+    """
     listener = factory()
     if isinstance(listener, type) or not isinstance(listener, Listener):
-        raise no_listener(listener)
+        raise not_a_listener(listener)
     return listener
 
 
-def needs_nothing(given: object) -> bool:
-    """Tell whether something can be called without arguments, as a factory can."""
+def takes_no_arguments(candidate: object) -> bool:
+    """Tell whether an object can be called without arguments, as a factory must be."""
     try:
-        inspect.signature(cast("Callable[..., Any]", given)).bind()
+        inspect.signature(cast("Callable[..., Any]", candidate)).bind()
     except (TypeError, ValueError):
         return False
     return True
 
 
-def handler_of(factory: Callable[[], Listener]) -> Callable[[Any], Any]:
-    return factory().on_event
+def make_handler(make: Callable[[], Listener]) -> Callable[[Any], Any]:
+    """Return the `on_event` of a new listener."""
+    return make().on_event
 
 
-def no_listener(given: object) -> TypeError:
-    if isinstance(given, type) and isinstance(given, Listener):
+def not_a_listener(candidate: object) -> TypeError:
+    """Return the error for an object that is neither a listener nor a factory of listeners."""
+    if isinstance(candidate, type) and isinstance(candidate, Listener):
         return TypeError(
-            f"{given.__qualname__} cannot be made without arguments: register an object, or a "
-            "function that makes one"
+            f"{candidate.__qualname__} needs arguments: register an object of it, or a function "
+            "without arguments that makes one"
         )
     return TypeError(
-        f"a listener is an object with event_name and on_event, or a class of such: {given!r}"
+        "a listener must be an object with event_name and on_event, or a class of such objects, "
+        f"not {candidate!r}"
     )

@@ -87,7 +87,7 @@ class Listeners:
         else:
             await self._router.interest.ready(names)
 
-    def rebuilt(self, actor: Actor, call: Callable[[Any], Any]) -> None:
+    def replace_call(self, actor: Actor, call: Callable[[Any], Any]) -> None:
         """Have a listener's events brought to its successor from now on."""
         actor.call = call
         actor.call = self._router.watched(actor)

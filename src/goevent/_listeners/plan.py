@@ -1,15 +1,20 @@
-"""Builds the actor for a listener: what its options ask for, put together once and for all.
+"""The plan of a listener: all decisions made once, at registration, and the actor made of it.
 
-What a run of a listener consists of is decided here, at registration, so a listener pays for
-nothing that it has not asked for.
+`GoEvent` calls `ListenerPlanner.build` for each registration. It checks the request against the
+registry, the driver and the options, makes a `ListenerPlan` of it, and builds the actor.
+
+A run of a listener consists of the handler and of wrappers around it: a timeout, middleware, a
+context. They are composed here, from the inside out, and only those that the options ask for. So a
+listener pays nothing per event for an option that it does not use.
 """
 
 from __future__ import annotations
 
 from contextvars import copy_context
+from dataclasses import dataclass
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
@@ -31,20 +36,79 @@ from .._options.signature import (
 )
 from .._options.supervision import Supervision
 from .threaded import run_in_thread
-from .wrappers import around, as_async, limited, timed, within_context
+from .wrappers import as_async, with_context, with_middleware, with_slow_warning, with_timeout
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
+    from types import FrameType
 
     from .._config import Config
     from .._kernel.scheduler import Scheduler
     from .._kernel.supervisor import Supervisor
     from .._options.middleware import Hook
-    from .._options.options import ListenerOptions
+    from .._options.options import ListenerKind, ListenerOptions
     from ..drivers.contract import Capabilities
     from .listeners import Listeners
+    from .wrappers import Call
+
+    # Makes the handler of a listener anew.
+    HandlerFactory = Callable[[], Call]
 
 RESUME = Supervision()
+
+
+@dataclass(frozen=True, slots=True)
+class ListenerPlan:
+    """The decisions about one listener.
+
+    Attributes:
+        name: The name of the listener in errors and snapshots.
+        event_names: The event names and patterns that it listens to.
+        kind: The way in which it runs.
+        options: Its effective options: those of the listener, then those of the bus.
+        hooks: The middleware around its runs, the outermost first.
+    """
+
+    name: str
+    event_names: tuple[str, ...]
+    kind: ListenerKind
+    options: ListenerOptions
+    hooks: tuple[Hook, ...]
+
+    @property
+    def inline(self) -> bool:
+        """True if the listener runs inside dispatch and has no mailbox."""
+        return self.kind in ("inline", "inline_async")
+
+    @property
+    def mailbox_events(self) -> int:
+        """The capacity of the mailbox."""
+        return 0 if self.inline else self.options.mailbox or DEFAULT_MAILBOX_EVENTS
+
+    @property
+    def concurrency(self) -> int:
+        """The number of events that the listener may process at the same time."""
+        if self.inline:
+            return 1
+        default = DEFAULT_KEYED_CONCURRENCY if self.options.ordering_key else 1
+        return self.options.concurrency or default
+
+    @property
+    def dispatch_options(self) -> DispatchOptions:
+        """The part of the options that dispatch needs for each event."""
+        options = self.options
+        timeout = options.timeout if options.timeout and self.inline else None
+        chosen = DispatchOptions(
+            priority=options.priority or 0,
+            awaited=self.kind == "inline_async",
+            contextual=bool(options.context),
+            once=bool(options.once),
+            timeout=DEFAULT_DISPATCH_OPTIONS.timeout if timeout is None else timeout,
+            when=options.when,
+            hooks=self.hooks if self.inline else (),
+        )
+        # Most listeners have no such option. They share one object.
+        return DEFAULT_DISPATCH_OPTIONS if chosen == DEFAULT_DISPATCH_OPTIONS else chosen
 
 
 class ListenerPlanner:
@@ -69,29 +133,65 @@ class ListenerPlanner:
 
     def build(
         self,
-        handler: Callable[[Any], Any],
+        handler: Call,
         events: Iterable[str | type],
         asked: ListenerOptions,
         depth: int,
-        factory: Callable[[], Callable[[Any], Any]] | None = None,
+        factory: HandlerFactory | None = None,
     ) -> Actor:
-        """Return the actor for a handler, after checking all that can be checked now.
+        """Return the actor for a handler. It is not registered yet.
 
-        `depth` tells how many frames up the user's code is, whose local names annotations may use;
-        `factory` makes the handler anew when the listener is restarted.
+        Args:
+            handler: The function of the user.
+            events: The event names, patterns and event classes.
+            asked: The explicit options.
+            depth: The number of frames between the caller of this method and the user's code.
+                Annotations may use the local names there.
+            factory: Makes the handler anew when the supervision restarts the listener.
+
+        Raises:
+            TypeError: The handler or its annotation does not fit the events.
+            ValueError: A name is not an event name, or the options make no sense.
+            UnsupportedError: The driver cannot subscribe to a pattern.
         """
+        plan = self._plan(handler, events, asked, frame_above(depth + 1))
+        actor = Actor(
+            plan.name,
+            plan.event_names,
+            handler,
+            inline=plan.inline,
+            capacity=plan.mailbox_events,
+            overflow=plan.options.overflow or "block",
+            options=plan.dispatch_options,
+        )
+        actor.call = self._compose(actor, plan, handler)
+        if plan.concurrency > 1:
+            self._add_lanes(actor, plan)
+        self._add_recovery(actor, plan, factory)
+        return actor
+
+    # -- checks
+
+    def _plan(
+        self,
+        handler: Call,
+        events: Iterable[str | type],
+        asked: ListenerOptions,
+        frame: FrameType,
+    ) -> ListenerPlan:
         names = tuple(dict.fromkeys(event_name_of(event, self._registry) for event in events))
         if not names:
             raise TypeError("a listener needs at least one event name or event class")
         if isinstance(handler, type) or not callable(handler):
-            raise TypeError(f"a listener is a function or has one, not {handler!r}")
+            raise TypeError(f"a listener must be a function or have one, not {handler!r}")
         name = asked.name or self._default.name or handler_name(handler)
-        if not self._capabilities.patterns and (wide := next(filter(is_pattern, names), None)):
+        pattern = next(filter(is_pattern, names), None)
+        if pattern is not None and not self._capabilities.patterns:
             raise UnsupportedError(
-                f"{name} listens to the pattern {wide!r}, but the driver of this bus cannot "
+                f"{name} listens to the pattern {pattern!r}, but the driver of this bus cannot "
                 "subscribe to patterns: list the names instead"
             )
-        check_annotation(handler, name, names, self._registry, frame_above(depth + 1))
+        check_annotation(handler, name, names, self._registry, frame)
         suspends = is_async(handler)
         kind, options = resolve(asked, self._default, suspends=suspends, listener=name)
         hooks = self._hooks + hooks_of(options.middleware or (), "around_call")
@@ -99,120 +199,100 @@ class ListenerPlanner:
             allow_interrupt(hook.function)
             if hook.suspends and kind == "inline":
                 raise ValueError(
-                    f"{hook.name}.around_call is async and cannot stand around {name}, which runs "
+                    f"{hook.name}.around_call is async and cannot run around {name}, which runs "
                     "inline; async_=True would give it a mailbox"
                 )
         if options.when is not None:
             allow_interrupt(options.when)
-        inline = kind in ("inline", "inline_async")
-        actor = Actor(
-            name,
-            names,
-            handler,
-            inline=inline,
-            capacity=0 if inline else options.mailbox or DEFAULT_MAILBOX_EVENTS,
-            overflow=options.overflow or "block",
-            options=dispatch_options(options, kind, hooks),
-        )
-        compose = partial(self._compose, actor, kind, options, hooks)
-        actor.call = compose(handler)
-        self._share(actor, options)
-        self._supervise(actor, options, compose, factory)
-        return actor
+        return ListenerPlan(name, names, kind, options, hooks)
 
     # -- a run of a listener, from the inside out
 
-    def _compose(
-        self,
-        actor: Actor,
-        kind: str,
-        options: ListenerOptions,
-        hooks: tuple[Hook, ...],
-        handler: Callable[[Any], Any],
-    ) -> Callable[[Any], Any]:
+    def _compose(self, actor: Actor, plan: ListenerPlan, handler: Call) -> Call:
+        """Return the function that runs the listener for one event."""
+        options, scheduler = plan.options, self._scheduler
         allow_interrupt(handler)
-        if kind == "inline_async":
+        if plan.kind == "inline_async":
+            # Special dispatch adds the middleware, the timeout and the context of these.
             return handler
-        if kind == "inline":
-            if options.slow_after is not None:
-                return timed(
-                    handler, options.slow_after, partial(self._scheduler.warn_slow, actor.name)
-                )
-            return handler
-        if kind == "threaded":
-            call = run_in_thread(handler, actor, self._scheduler, self._threads, options.timeout)
-        elif kind == "sync_mailbox":
+        if plan.kind == "inline":
+            if options.slow_after is None:
+                return handler
+            warn = partial(scheduler.warn_slow, plan.name)
+            return with_slow_warning(handler, options.slow_after, warn)
+        if plan.kind == "threaded":
+            # The timeout of a thread is special, because a thread cannot be cancelled.
+            call = run_in_thread(handler, actor, scheduler, self._threads, options.timeout)
+        elif plan.kind == "sync_mailbox":
             call = as_async(handler)
         else:
             call = handler
-        if options.timeout is not None and kind == "async_mailbox":
-            call = limited(call, options.timeout, actor.name, self._scheduler)
-        if hooks:
-            call = around(call, hooks, self._scheduler)
-        if hooks or options.context:
-            call = within_context(call, self._scheduler)
+        if options.timeout is not None and plan.kind == "async_mailbox":
+            call = with_timeout(call, options.timeout, plan.name, scheduler)
+        if plan.hooks:
+            call = with_middleware(call, plan.hooks, scheduler)
+        # Middleware may set context variables. A worker is shared, so they must not stay in its own
+        # context.
+        if plan.hooks or options.context:
+            call = with_context(call, scheduler)
         return call
 
-    def _share(self, actor: Actor, options: ListenerOptions) -> None:
-        """Give the actor lanes, if it is to work on several events at once."""
-        concurrency = options.concurrency or (
-            DEFAULT_KEYED_CONCURRENCY if options.ordering_key else 1
-        )
-        if actor.inline or concurrency == 1:
-            return
-        key_of = self._key_of(options.ordering_key, actor.event_names)
-        lanes, schedule = actor.make_lanes(concurrency), self._scheduler.ready.append
+    # -- several events at the same time
+
+    def _add_lanes(self, actor: Actor, plan: ListenerPlan) -> None:
+        """Give the actor lanes, which process several events at the same time."""
+        key_of = self._key_function(plan)
+        lanes, schedule = actor.make_lanes(plan.concurrency), self._scheduler.ready.append
         if key_of is None:
             actor.share(SharedMailbox(lanes, schedule))
         else:
             refuse = partial(self._scheduler.failures.ordering_key_raised, actor)
             actor.share(KeyedMailbox(lanes, schedule, key_of, refuse))
 
-    def _key_of(
-        self, asked: str | Callable[[Any], Any] | bool | None, names: tuple[str, ...]
-    ) -> Callable[[Any], Any] | None:
-        """Return the function that gives the key of an event; None if there is no order."""
+    def _key_function(self, plan: ListenerPlan) -> Call | None:
+        """Return the function that gives the key of an event, or None if no order is kept."""
+        asked: Any = plan.options.ordering_key
         if asked is False:
             return None
         if isinstance(asked, str):
-            return attribute(asked)
+            return field_getter(asked)
         if callable(asked):
-            return asked
-        types = [None if is_pattern(name) else self._registry.type_of(name) for name in names]
-        if all(cls is not None and self._registry.key_of(cls) is None for cls in types):
+            return cast("Call", asked)
+        types = [self._registry.type_of(name) for name in plan.event_names if not is_pattern(name)]
+        known = len(types) == len(plan.event_names)
+        # If all classes are known now and none has a key, no event will ever have one.
+        if known and all(cls is not None and self._registry.key_of(cls) is None for cls in types):
             return None
-        return self._own_key
+        return self._class_key
 
-    def _own_key(self, event: object) -> object:
-        """Return the key that the event's class has chosen; without one, it is in no order."""
+    def _class_key(self, event: object) -> object:
+        """Return the key that the event's class declares. An event without one keeps no order."""
         key = self._registry.key_of(type(event))
         return object() if key is None else getattr(event, key)
 
-    # -- what follows a failure
+    # -- failures
 
-    def _supervise(
-        self,
-        actor: Actor,
-        options: ListenerOptions,
-        compose: Callable[[Callable[[Any], Any]], Callable[[Any], Any]],
-        factory: Callable[[], Callable[[Any], Any]] | None,
+    def _add_recovery(
+        self, actor: Actor, plan: ListenerPlan, factory: HandlerFactory | None
     ) -> None:
-        supervision = options.supervision or RESUME
-        if options.retry is None and supervision.strategy == "resume":
+        """Give the actor its retries and its supervision, if the options ask for any."""
+        supervision = plan.options.supervision or RESUME
+        if plan.options.retry is None and supervision.strategy == "resume":
             return
 
         def rebuild() -> EventError | None:
             if factory is None:
                 return None
             try:
-                # In a context of its own, or the listener would be blamed for what it sets there.
+                # In a context of its own: the factory runs on a worker, whose context must stay
+                # unchanged.
                 handler = copy_context().run(factory)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
-                reason = f"it could not be built anew: {describe(error)}"
+            except Exception as error:  # noqa: BLE001 - reported
+                reason = f"the factory of the listener failed: {describe(error)}"
                 failure = EventError(actor.event_names[0], actor.name, error, reason=reason)
                 self._supervisor.record_loose(failure)
                 return failure
-            self._listeners.rebuilt(actor, compose(handler))
+            self._listeners.replace_call(actor, self._compose(actor, plan, handler))
             return None
 
         def escalate(error: EventError) -> None:
@@ -220,8 +300,9 @@ class ListenerPlanner:
                 self._supervisor.mark_raised(error)
 
         actor.recovery = Recovery(
-            options.retry,
+            plan.options.retry,
             supervision,
+            # Not the bound attribute: the scheduler chooses its clock when it is opened.
             lambda: self._scheduler.clock(),
             rebuild=rebuild,
             stop=partial(self._listeners.stop, actor),
@@ -229,25 +310,8 @@ class ListenerPlanner:
         )
 
 
-def dispatch_options(
-    options: ListenerOptions, kind: str, hooks: tuple[Hook, ...]
-) -> DispatchOptions:
-    """Return what dispatch has to know of a listener."""
-    inline = kind in ("inline", "inline_async")
-    chosen = DispatchOptions(
-        priority=options.priority or 0,
-        awaited=kind == "inline_async",
-        contextual=bool(options.context),
-        once=bool(options.once),
-        timeout=options.timeout if options.timeout and inline else DEFAULT_DISPATCH_OPTIONS.timeout,
-        when=options.when,
-        hooks=hooks if inline else (),
-    )
-    return DEFAULT_DISPATCH_OPTIONS if chosen == DEFAULT_DISPATCH_OPTIONS else chosen
-
-
-def attribute(name: str) -> Callable[[Any], Any]:
-    """Return the function that gets an attribute of an event, or a value of an ad-hoc payload."""
+def field_getter(name: str) -> Call:
+    """Return the function that gets an attribute of an event, or a field of an ad-hoc payload."""
     get = attrgetter(name)
 
     def key_of(event: Any) -> Any:

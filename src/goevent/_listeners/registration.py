@@ -1,4 +1,4 @@
-"""The receipt for registered listeners."""
+"""The registration: lets users unregister listeners and wait until their events arrive."""
 
 from __future__ import annotations
 
@@ -10,7 +10,17 @@ if TYPE_CHECKING:
 
 
 class Registration:
-    """One or more listeners that were registered together."""
+    """One or more listeners that were registered together.
+
+    Example:
+        >>> def log(event: Event) -> None:
+        ...     print(event)
+        >>> bus = GoEvent()
+        >>> registration = bus.subscribe(log, "order.paid")
+        >>> registration.unregister()
+        >>> registration.active
+        False
+    """
 
     __slots__ = ("_actors", "_listeners")
 
@@ -20,34 +30,39 @@ class Registration:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What errors and snapshots call the listeners."""
+        """The names of the listeners, as in errors and snapshots."""
         return tuple(actor.name for actor in self._actors)
 
     @property
     def event_names(self) -> tuple[str, ...]:
-        """The events they listen to."""
+        """The event names and patterns that they listen to."""
         return tuple(dict.fromkeys(name for actor in self._actors for name in actor.event_names))
 
     @property
     def active(self) -> bool:
-        """False once all of them are unregistered."""
+        """True while at least one of the listeners is registered."""
         return any(actor.active for actor in self._actors)
 
     async def ready(self) -> None:
-        """Wait until the broker has confirmed that events of other buses arrive.
+        """Wait until the broker has confirmed that events of other buses arrive here.
 
-        Always a checkpoint. Without a driver that reaches other buses there is nothing to wait for.
+        Always a checkpoint. Without a driver that reaches other buses it returns at once.
+        Cancelling the wait changes nothing.
 
         Raises:
-            DriverError: the broker has refused; the bus goes on trying.
+            DriverError: The broker has refused a name. The bus tries again later.
+            BusClosed: The bus was closed before the broker confirmed.
         """
         await self._listeners.ready(self.event_names)
 
     def unregister(self) -> None:
-        """Stop listening; may be called more than once, also from inside a listener.
+        """Unregister the listeners. A second call has no effect.
 
-        Events that wait in the mailbox are dropped, and their handles say so; the one that the
-        listener works on it finishes.
+        Events in the mailbox are dropped, and their handles report it. A listener finishes the
+        event that it is processing. It may be called inside a listener.
+
+        Raises:
+            RuntimeError: The bus is open on another thread.
         """
         for actor in self._actors:
             self._listeners.remove(actor)

@@ -1,4 +1,13 @@
-"""Listeners that block: each run in a worker thread, one after another unless it is concurrent."""
+"""Listeners with `thread=True`: each run of their `def` has a worker thread.
+
+`ListenerPlanner` wraps the handler with `run_in_thread`. Without a timeout, the worker of the
+scheduler just waits for the thread. With a timeout, the run must be able to outlast the worker's
+wait, because a thread cannot be stopped. Then a `ThreadRun` in the scheduler's nursery owns the
+thread, and the worker waits for the `ThreadRun`.
+
+A thread that is still running after its timeout is called stray. It keeps its place in the limiter,
+a snapshot counts it, its end is logged, and the bus does not close before it has ended.
+"""
 
 from __future__ import annotations
 
@@ -17,27 +26,37 @@ if TYPE_CHECKING:
 
     from .._kernel.actor import Actor, Lane
     from .._kernel.scheduler import Scheduler
+    from .wrappers import Call
 
 logger = logging.getLogger("goevent")
 
 
 def run_in_thread(
-    handler: Callable[[Any], Any],
+    handler: Call,
     actor: Actor,
     scheduler: Scheduler,
     limiter: trio.CapacityLimiter,
     timeout: float | None,
-) -> Callable[[Any], Any]:
-    """Give a `def` the shape of an `async def` that runs it in a thread."""
+) -> Call:
+    """Return an `async def` that calls a `def` in a worker thread.
+
+    Args:
+        handler: The `def` of the user.
+        actor: The actor of the listener.
+        scheduler: The scheduler of the bus.
+        limiter: Limits the threads of the bus.
+        timeout: The timeout of a run in seconds, the wait for a thread included; or None.
+    """
 
     def bind(event: Any) -> Callable[[], None]:
         delivery = scheduler.delivery()
 
         def work() -> None:
-            # The thread has a copy of the worker's context, and what it calls in the event loop has
-            # a copy of the thread's.
-            thread, elsewhere = get_ident(), finder.get()
-            finder.set(lambda: delivery if get_ident() == thread else elsewhere())
+            # The thread has a copy of the worker's context, and code that it runs in the event loop
+            # has a copy of the thread's. So the finder answers for this thread itself and leaves
+            # all other threads to the earlier finder.
+            thread, find_elsewhere = get_ident(), finder.get()
+            finder.set(lambda: delivery if get_ident() == thread else find_elsewhere())
             scheduler.threads.add(thread)
             try:
                 handler(event)
@@ -52,21 +71,23 @@ def run_in_thread(
     if timeout is None:
         return run
 
-    async def run_limited(event: Any) -> None:
+    async def run_with_timeout(event: Any) -> None:
         worker = scheduler.workers[current_task()]
-        call = ThreadCall(bind(event), actor, scheduler, worker.actor, limiter)
-        scheduler.spawn(call.run)
-        with TimeLimit(scheduler.timeouts, worker, timeout, lambda: call.complaint(timeout)):
-            await call.wait()
+        thread_run = ThreadRun(bind(event), actor, scheduler, worker.actor, limiter)
+        scheduler.spawn(thread_run.run)
+        with TimeLimit(
+            scheduler.timeouts, worker, timeout, lambda: thread_run.timeout_message(timeout)
+        ):
+            await thread_run.wait()
 
-    return run_limited
+    return run_with_timeout
 
 
-class ThreadCall:
-    """One run with a timeout, in a task of the scheduler's nursery: it outlives the listener's patience.
+class ThreadRun:
+    """One run with a timeout: a task in the scheduler's nursery, which owns the thread.
 
-    A thread cannot be stopped. One that is late is left to run on: it is counted, it keeps its
-    place in the limiter, its end is logged, and the bus does not end before it.
+    Attributes:
+        lane: The lane whose event the thread processes; None once that lane has given up.
     """
 
     def __init__(
@@ -80,22 +101,25 @@ class ThreadCall:
         self._work = work
         self._actor = actor
         self._scheduler = scheduler
-        self.lane: Actor | Lane | None = lane  # whose work it does, until that gives up waiting
+        self.lane: Actor | Lane | None = lane
         self._limiter = limiter
         self._scope = trio.CancelScope()
-        self._turn = Lock()  # for whoever is first: the thread to start, or who waits to give up
+        # Decides the race between the thread that starts and the worker that gives up. The first
+        # one to acquire it wins, and it is never released. So the handler either does not run at
+        # all, or the thread is stray.
+        self._started_or_given_up = Lock()
         self._stray = False
         self._error: Exception | None = None
         self._ended = trio.Event()
 
     async def run(self) -> None:
-        """Run it, to the end of the thread."""
+        """Run the thread to its end."""
         task = current_task()
         self._scheduler.side_tasks[task] = self
         try:
             with self._scope:
-                await trio.to_thread.run_sync(self._in_thread, limiter=self._limiter)
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+                await trio.to_thread.run_sync(self._work_unless_given_up, limiter=self._limiter)
+        except Exception as error:  # noqa: BLE001 - raised by `wait`, or logged below
             self._error = error
         finally:
             self._ended.set()
@@ -103,31 +127,36 @@ class ThreadCall:
         if self._stray:
             self._actor.stray_threads -= 1
             logger.warning(
-                "the thread of %s has ended, after its event was given up",
+                "the thread of %s has ended, long after the timeout of its event",
                 self._actor.name,
                 exc_info=self._error,
             )
 
-    def _in_thread(self) -> None:
-        if self._turn.acquire(blocking=False):
+    def _work_unless_given_up(self) -> None:
+        if self._started_or_given_up.acquire(blocking=False):
             self._work()
 
     async def wait(self) -> None:
-        """Wait for the end; a cancelled wait gives up on the thread."""
+        """Wait for the end of the thread. If the wait is cancelled, give up on the thread.
+
+        Raises:
+            Exception: The handler raised it.
+        """
         try:
             await self._ended.wait()
         finally:
             if not self._ended.is_set():
-                self._scope.cancel()  # it may still wait for a place in the limiter
-                self._stray = not self._turn.acquire(blocking=False)
+                # The task may still wait for a place in the limiter.
+                self._scope.cancel()
+                self._stray = not self._started_or_given_up.acquire(blocking=False)
                 self._actor.stray_threads += self._stray
                 self.lane = None
         if self._error is not None:
             raise self._error
 
-    def complaint(self, timeout: float) -> str:
-        """Say what has become of a run that was given up."""
+    def timeout_message(self, timeout: float) -> str:
+        """Return the text of the `ListenerTimeout`."""
         late = f"{self._actor.name} took longer than {timeout:g} s"
         if self._stray:
-            return f"{late}; a thread cannot be stopped, and runs on"
+            return f"{late}; its thread cannot be stopped and runs on"
         return f"{late} to get a thread"

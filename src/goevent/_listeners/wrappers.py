@@ -1,4 +1,8 @@
-"""What a run of a listener is made of, besides the listener: the parts that options ask for."""
+"""Wrappers: the steps of a listener's run around its handler, one function for each option.
+
+`ListenerPlanner` composes them at registration. Each takes the call of a listener and returns one
+that does more. A call takes the event; that of a listener with a mailbox is an `async def`.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +25,7 @@ if TYPE_CHECKING:
 
 
 def as_async(handler: Call) -> Call:
-    """Give a `def` the shape of an `async def`, for a listener with a mailbox."""
+    """Return an `async def` that calls a `def`, for a listener with a mailbox."""
 
     async def call(event: Any) -> None:
         handler(event)
@@ -29,36 +33,36 @@ def as_async(handler: Call) -> Call:
     return call
 
 
-def timed(handler: Call, threshold: float, warn: Callable[[float], None]) -> Call:
-    """Warn of each run of an inline `def` that takes too long."""
+def with_slow_warning(handler: Call, slow_after: float, warn: Callable[[float], None]) -> Call:
+    """Return an inline call that warns if it takes longer than `slow_after` seconds."""
 
     def call(event: Any) -> None:
         start = perf_counter()
         try:
             handler(event)
         finally:
-            if (taken := perf_counter() - start) > threshold:
-                warn(taken)
+            if (seconds := perf_counter() - start) > slow_after:
+                warn(seconds)
 
     return call
 
 
-def limited(call: Call, seconds: float, name: str, scheduler: Scheduler) -> Call:
-    """Cancel each run that takes too long."""
+def with_timeout(call: Call, seconds: float, listener: str, scheduler: Scheduler) -> Call:
+    """Return a call that is cancelled after `seconds` and then raises `ListenerTimeout`."""
     workers, timeouts = scheduler.workers, scheduler.timeouts
 
-    def complaint() -> str:
-        return f"{name} took longer than {seconds:g} s"
+    def message() -> str:
+        return f"{listener} took longer than {seconds:g} s"
 
     async def run(event: Any) -> None:
-        with TimeLimit(timeouts, workers[current_task()], seconds, complaint):
+        with TimeLimit(timeouts, workers[current_task()], seconds, message):
             await call(event)
 
     return run
 
 
-def around(call: Call, hooks: tuple[Hook, ...], scheduler: Scheduler) -> Call:
-    """Have middleware stand around each run."""
+def with_middleware(call: Call, hooks: tuple[Hook, ...], scheduler: Scheduler) -> Call:
+    """Return a call with middleware around each run."""
 
     async def run(event: Any) -> None:
         async with within_async(hooks, scheduler.delivery()):
@@ -67,8 +71,8 @@ def around(call: Call, hooks: tuple[Hook, ...], scheduler: Scheduler) -> Call:
     return run
 
 
-def within_context(call: Call, scheduler: Scheduler) -> Call:
-    """Run in the context of the dispatcher, or in a copy of the worker's."""
+def with_context(call: Call, scheduler: Scheduler) -> Call:
+    """Return a call that runs in the context of the dispatcher, or in a copy of the worker's."""
 
     async def run(event: Any) -> None:
         await InContext(scheduler.context(), call(event))
