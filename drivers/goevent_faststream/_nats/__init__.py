@@ -1,1 +1,7 @@
-"""NATS: core, where every bus gets every event, and JetStream, which keeps them."""
+"""NATS: core NATS, where every bus gets every event, and JetStream, which stores them for groups.
+
+`core` and `jetstream` each hold one adapter over the shared `connection`. The other modules serve
+JetStream: its publisher, its pull consumers, the settlement of messages, and its dead letters.
+The table of brokers loads `core` and `jetstream` by name, and the loop side of the bridge calls
+their adapters on the asyncio loop. Nothing in this room knows Trio, listeners or envelopes.
+"""

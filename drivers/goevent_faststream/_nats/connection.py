@@ -1,7 +1,10 @@
-"""The link to NATS: the connection of FastStream's broker, its losses, and what waits for it.
+"""The connection to NATS: one broker object of FastStream, as long as the bus is open.
 
-It runs on the loop side. The client of nats-py reconnects by itself; this tells of it, and fails
-what waits for an answer that cannot come any more.
+`NatsConnection` is owned by an adapter and used by all modules of this room. The client of nats-py
+reconnects by itself and restores its subscriptions; this module records when it does. Requests that
+wait for a reply of a lost connection would wait for ever, so they are cancelled with it.
+
+Two defects of the client are patched for each connection, at the end of this file.
 """
 
 from __future__ import annotations
@@ -17,245 +20,261 @@ from nats.aio.transport import TcpTransport
 
 from goevent import DriverConnectionError, DriverError
 
+from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.connectivity import Connectivity
 from .._adapter.contract import AdapterHost
+from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 
 T = TypeVar("T")
 
-DIAL = 5.0  # seconds until the first connection has to be there
-ANSWER = 8  # seconds until a server that does not answer counts as lost
-RECONNECT = 0.25  # seconds between two dials
-PING = 5  # seconds between two PINGs, by which a black hole is noticed
-LOST = "NATS: the connection was lost before the server replied"
-STOP = 0.8  # seconds for an orderly end
+BROKER_NAME = "NATS"
+MAX_MESSAGE_BYTES = 1_000_000  # the server's default is 1 MiB, headers included
+
+CONNECT_SECONDS = 5.0  # until the first connection must be there
+REPLY_SECONDS = 8  # until a server that does not answer counts as lost
+RECONNECT_PAUSE_SECONDS = 0.25
+PING_PAUSE_SECONDS = 5  # a PING that stays unanswered reveals a dead connection
+DISCONNECT_SECONDS = 0.8
+
+UNREACHABLE_ERRORS = (
+    errors.ConnectionClosedError,
+    errors.ConnectionReconnectingError,
+    errors.NoServersError,
+    errors.StaleConnectionError,
+    errors.TimeoutError,
+    OSError,
+)
 
 
 def make_broker(url: str) -> NatsBroker:
     """Return FastStream's broker for a `nats://` URL."""
     return NatsBroker(
         f"nats://{url.partition('://')[2] or 'localhost'}",
-        reconnect_time_wait=RECONNECT,  # type: ignore[arg-type]  # it sleeps so long
+        reconnect_time_wait=RECONNECT_PAUSE_SECONDS,  # type: ignore[arg-type]  # it may be a float
         max_reconnect_attempts=-1,
-        ping_interval=PING,
+        ping_interval=PING_PAUSE_SECONDS,
         logger=None,
         apply_types=False,
     )
 
 
 def nats_broker(broker: object) -> NatsBroker:
-    """Return the broker that was given, if it is one of NATS.
+    """Return the broker, checked to be one of NATS.
 
     Raises:
-        TypeError: it is none.
+        TypeError: It is none.
     """
     if not isinstance(broker, NatsBroker):
         raise TypeError(f"this is no NatsBroker: {broker!r}")
     return broker
 
 
-class NatsLink:
+class NatsConnection:
     """The connection of one broker object.
 
+    Args:
+        wait_seconds: How long a caller waits for a lost connection, counted from its loss.
+
     Attributes:
-        losses: how often the connection was lost.
-        on_lost: called when the connection is lost.
-        on_back: called when it is there again, with all subscriptions of before.
+        losses: How often the connection was lost.
+        on_down: Called when the connection is lost.
+        on_up: Called when the connection is back, with all its subscriptions.
     """
 
-    def __init__(self, broker: NatsBroker, patience: float) -> None:
+    def __init__(self, broker: NatsBroker, wait_seconds: float) -> None:
         self.broker = broker
-        self.on_lost: Callable[[], object] = _nothing
-        self.on_back: Callable[[], object] = _nothing
-        self._connectivity = Connectivity("NATS", patience)
-        self._client: Any = None
         self.losses = 0
-        self._dial: asyncio.Task[None] | None = None
-        self._waiting: set[asyncio.Task[Any]] = set()
+        self.on_down: Callable[[], object] = _do_nothing
+        self.on_up: Callable[[], object] = _do_nothing
+        self._connectivity = Connectivity(BROKER_NAME, wait_seconds)
+        self._client: Any = None
+        self._starting: asyncio.Task[None] | None = None
+        self._requests = ConnectionTasks(BROKER_NAME)
 
     @property
     def client(self) -> Any:
-        """The client of nats-py; untyped, as much of what is needed of it has no types.
+        """The client of nats-py; untyped, since much of what this room uses has no types.
 
         Raises:
-            DriverConnectionError: the bus is not open.
+            DriverConnectionError: The bus is not open.
         """
         if self._client is None:
-            raise DriverConnectionError("NATS: there is no connection")
+            raise not_connected(BROKER_NAME)
         return self._client
 
     @property
     def host(self) -> AdapterHost:
-        """Where the driver is."""
-        return self._connectivity.host
-
-    async def open(self, host: AdapterHost) -> None:
-        """Connect, and start the broker.
+        """The host of the adapter.
 
         Raises:
-            DriverConnectionError: there is no server, or it does not let us in.
+            DriverConnectionError: The bus is not open.
+        """
+        return self._connectivity.host
+
+    @property
+    def is_up(self) -> bool:
+        """True while there is a connection; the client buffers a publish while there is none."""
+        return self._connectivity.is_up and bool(self.client.is_connected)
+
+    async def open(self, host: AdapterHost) -> None:
+        """Start the broker, which connects.
+
+        Raises:
+            DriverConnectionError: No server answers, or it rejects the login.
         """
         self._connectivity.open(host)
-        # A dial that is cancelled would leave its socket behind, so it is left to `close`.
-        self._dial = asyncio.get_running_loop().create_task(self.broker.start())
-        await asyncio.wait({self._dial}, timeout=DIAL)
-        if not self._dial.done():
-            raise DriverConnectionError(f"NATS: no server answers within {DIAL:g} s")
+        # Cancelling the task would leave its socket open. It may finish late; `close` ends it.
+        self._starting = asyncio.get_running_loop().create_task(self.broker.start())
+        await asyncio.wait({self._starting}, timeout=CONNECT_SECONDS)
+        if not self._starting.done():
+            raise no_server(BROKER_NAME, CONNECT_SECONDS)
         try:
-            self._dial.result()
+            self._starting.result()
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
         self._client = client = self.broker.connection
-        self._listen(client)
-        _steady(client)
-        _lenient(client)
+        self._add_callbacks(client)
+        _use_plain_writes(client)
+        _tolerate_undecodable_messages(client)
         self._connectivity.mark_up()
 
-    def _listen(self, client: Any) -> None:
-        """Hear of losses; a broker that is given is configured, so its own callbacks go on."""
-        client._disconnected_cb = _both(client._disconnected_cb, self._lost)
-        client._reconnected_cb = _both(client._reconnected_cb, self._back)
-        client._closed_cb = _both(client._closed_cb, self._closed)
-        client._error_cb = _both(client._error_cb, self._troubled)
+    def _add_callbacks(self, client: Any) -> None:
+        """Add this connection's callbacks to those that the broker was configured with."""
+        client._disconnected_cb = _call_both(self._on_disconnected, client._disconnected_cb)
+        client._reconnected_cb = _call_both(self._on_reconnected, client._reconnected_cb)
+        client._closed_cb = _call_both(self._on_closed, client._closed_cb)
+        client._error_cb = _call_both(self._on_error, client._error_cb)
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
         self._connectivity.close()
         broker: Any = self.broker
-        dial, self._dial = self._dial, None
-        if dial is not None and not dial.done():
-            await asyncio.wait({dial}, timeout=STOP / 2)
-            dial.cancel()
+        starting, self._starting = self._starting, None
+        if starting is not None and not starting.done():
+            await asyncio.wait({starting}, timeout=DISCONNECT_SECONDS / 2)
+            starting.cancel()
         client, self._client = broker._connection, None
         try:
             if client is not None and not client.is_connected:
                 await client.close()
-            async with asyncio.timeout(STOP):
+            async with asyncio.timeout(DISCONNECT_SECONDS):
                 await self.broker.stop()
         except (TimeoutError, errors.Error, OSError, ExceptionGroup):
-            pass  # what there was to say was said before; the server sees the connection end
+            # The server sees the socket close. Errors of the connection were reported before.
+            pass
         finally:
-            for task in [*self._waiting]:
-                task.cancel()
-            # FastStream forgets the connection only after an orderly end, and would use it again.
+            self._requests.cancel()
+            # FastStream drops its connection only after an orderly stop, and would use it again.
             broker._connection = None
             broker.config.disconnect()
             if client is not None and not client.is_closed:
                 with suppress(errors.Error, OSError):
                     await client.close()
 
-    @property
-    def is_up(self) -> bool:
-        """True while there is a connection; what is published otherwise would be kept."""
-        return self._connectivity.is_up and bool(self.client.is_connected)
+    async def wait_until_up(self, *, timeout: float | None = None) -> None:
+        """Wait until there is a connection.
 
-    async def ready(self, *, patience: float | None = None) -> None:
-        """Wait for the connection, for so many seconds from when it was lost.
+        Args:
+            timeout: Seconds from the loss of the connection, in place of `wait_seconds`.
 
         Raises:
-            DriverConnectionError: it was not there in time.
+            DriverConnectionError: There was no connection in time.
         """
         if self._connectivity.is_up and not self.client.is_connected:
-            await self._lost()  # it does not say so at once, and keeps what is published until then
-        await self._connectivity.wait_until_up(patience)
+            # The client calls back a moment after it notices the loss. A publish in between would
+            # go into its buffer.
+            await self._on_disconnected()
+        await self._connectivity.wait_until_up(timeout)
 
-    async def unbroken(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await the server's answer, but not longer than the connection lasts.
+    async def run_while_connected(self, request: Coroutine[Any, Any, T]) -> T:
+        """Await a request until its reply comes or the connection is lost.
+
+        If the caller is cancelled, the request goes on: when a wait for a PONG is cancelled, the
+        client's reader fails at the next PONG.
 
         Raises:
-            DriverConnectionError: it was lost before; perhaps the server has got the request.
+            DriverConnectionError: The connection was lost; the server may have got the request.
         """
-        task = asyncio.get_running_loop().create_task(work)
-        self._waiting.add(task)
-        task.add_done_callback(self._answered)
-        # Whoever waits may be cancelled, and the work goes on: nothing of nats-py that waits for a
-        # PONG may be cancelled, as its reader dies of the next PONG then.
-        await asyncio.wait({task})
-        if task.cancelled():
-            raise DriverConnectionError(LOST)
-        return task.result()
-
-    def _answered(self, task: asyncio.Task[Any]) -> None:
-        self._waiting.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever waits has it, and if nobody does, nobody wants it
+        return await self._requests.run_shielded(request)
 
     async def flush(self) -> None:
-        """Return when the server has taken all that was sent before.
+        """Return when the server has taken everything that was sent before.
 
         Raises:
-            DriverConnectionError: the connection was lost before, or the server does not answer.
+            DriverConnectionError: The connection was lost, or the server does not answer.
         """
         losses = self.losses
         try:
-            await self.unbroken(self.client.flush(timeout=ANSWER))
-            # Without a reader it does not wait for a PONG, and fails nobody.
-            if losses != self.losses or not self.client.is_connected:
-                raise DriverConnectionError(LOST)
+            await self.run_while_connected(self.client.flush(timeout=REPLY_SECONDS))
         except errors.FlushTimeoutError as error:
             await self.client.force_reconnect()
-            raise DriverConnectionError(f"NATS: no answer within {ANSWER:g} s") from error
+            raise no_answer(BROKER_NAME, REPLY_SECONDS) from error
+        # If its reader has ended, the client returns at once, without a PONG.
+        if losses != self.losses or not self.client.is_connected:
+            raise connection_lost(BROKER_NAME)
 
-    # -- what the client tells
+    # -- callbacks of the client
 
-    async def _lost(self, *_: Any) -> None:
+    async def _on_disconnected(self, *_: Any) -> None:
         if not self._connectivity.mark_down():
             return
         self.losses += 1
-        waiting, self._waiting = self._waiting, set()
-        for task in waiting:
-            task.cancel()
-        self.on_lost()
+        self._requests.cancel()
+        self.on_down()
 
-    async def _back(self, *_: Any) -> None:
+    async def _on_reconnected(self, *_: Any) -> None:
         if self._connectivity.is_closing or self._connectivity.is_up:
             return
         self._connectivity.mark_up()
-        self.on_back()
+        self.on_up()
 
-    async def _closed(self, *_: Any) -> None:
+    async def _on_closed(self, *_: Any) -> None:
         if not self._connectivity.is_closing:
-            self.host.fail(DriverConnectionError("NATS: the client has given up connecting again"))
+            self.host.fail(DriverConnectionError("NATS: the client has given up reconnecting"))
 
-    async def _troubled(self, error: Exception) -> None:
+    async def _on_error(self, error: Exception) -> None:
         if isinstance(error, errors.SlowConsumerError):
             subject = getattr(error, "subject", "")
-            self.host.report(
-                DriverError(f"NATS: a message of {subject!r} was lost, as too many wait already")
-            )
-        elif (
-            not self._connectivity.is_closing
-            and self._connectivity.is_up
-            and not isinstance(error, OSError)
-        ):
+            text = f"NATS: a message of {subject!r} is lost, since too many are waiting already"
+            self.host.report(DriverError(text))
+            return
+        # The client also passes the errors of its reconnect attempts to this callback.
+        is_expected = self._connectivity.is_closing or not self._connectivity.is_up
+        if not is_expected and not isinstance(error, OSError):
             self.host.report(to_driver_error(error))
 
 
 def to_driver_error(error: Exception) -> DriverError:
-    """Return the error of the contract for one of nats-py; one of the contract as it is."""
-    if isinstance(error, DriverError):
-        return error
-    text = str(error).removeprefix("nats: ") or type(error).__name__
-    kinds = (
-        errors.ConnectionClosedError,
-        errors.ConnectionReconnectingError,
-        errors.NoServersError,
-        errors.StaleConnectionError,
-        errors.TimeoutError,
-        OSError,
-    )
-    kind = DriverConnectionError if isinstance(error, kinds) else DriverError
-    mapped = kind(f"NATS: {text}")
-    mapped.__cause__ = error
-    return mapped
+    """Return the `DriverError` for an error of nats-py; a `DriverError` is returned as it is."""
+    text = str(error).removeprefix("nats: ")
+    return map_error(BROKER_NAME, error, UNREACHABLE_ERRORS, text=text)
 
 
-def _steady(client: Any) -> None:
-    """Have the client find a lost connection by `drain`, as `OSError`, also since Python 3.12.
+def _call_both(
+    first: Callable[..., Awaitable[None]], second: Callable[..., Awaitable[object]] | None
+) -> Callable[..., Awaitable[None]]:
+    async def call(*args: Any) -> None:
+        await first(*args)
+        if second is not None:
+            await second(*args)
 
-    `writelines` of asyncio is a method of its own there, and raises an `AttributeError` or a
-    `TypeError` where `write` takes no notice: https://github.com/python/cpython/issues/136234
+    return call
+
+
+def _do_nothing() -> None:
+    """Do nothing: the adapter set no callback."""
+
+
+# -- patches of the client
+
+
+def _use_plain_writes(client: Any) -> None:
+    """Make the client notice a lost connection as an `OSError` of its next `drain`.
+
+    Since Python 3.12, `writelines` of asyncio raises an `AttributeError` or a `TypeError` on a lost
+    connection, and `write` does not: https://github.com/python/cpython/issues/136234
     """
-    transport = client._transport  # the same one after each reconnect
+    transport = client._transport  # the client keeps this object for all its connections
     if isinstance(transport, TcpTransport):
         stream: Any = transport
 
@@ -265,38 +284,24 @@ def _steady(client: Any) -> None:
         stream.writelines = write
 
 
-def _lenient(client: Any) -> None:
-    """Have the client read a message whose subject or headers it cannot decode, as far as it can.
+def _tolerate_undecodable_messages(client: Any) -> None:
+    """Make the client accept a message whose subject or headers it cannot decode.
 
-    Its reader would end without a word, and the bus were deaf until a PING has gone unanswered.
+    Without this, the client's reader ends silently at such a message, from any sender, and the bus
+    receives nothing until a PING stays unanswered.
     """
-    read_headers, take = client._process_headers, client._process_msg
+    process_headers, process_message = client._process_headers, client._process_msg
 
-    async def headers_of(data: bytes) -> dict[str, str] | None:
+    async def headers_or_none(data: bytes) -> dict[str, str] | None:
         try:
-            found: dict[str, str] | None = await read_headers(data)
+            headers: dict[str, str] | None = await process_headers(data)
         except (ValueError, LookupError):
             return None
-        return found
+        return headers
 
-    async def came(sid: int, subject: bytes, *rest: bytes) -> None:
+    async def process(sid: int, subject: bytes, *rest: bytes) -> None:
         if not subject.isascii():
             subject = subject.decode(errors="replace").encode()
-        await take(sid, subject, *rest)
+        await process_message(sid, subject, *rest)
 
-    client._process_headers, client._process_msg = headers_of, came
-
-
-def _both(
-    theirs: Callable[..., Awaitable[object]] | None, ours: Callable[..., Awaitable[None]]
-) -> Callable[..., Awaitable[None]]:
-    async def call(*args: Any) -> None:
-        await ours(*args)
-        if theirs is not None:
-            await theirs(*args)
-
-    return call
-
-
-def _nothing() -> None:
-    """Be the callback that nobody gave."""
+    client._process_headers, client._process_msg = headers_or_none, process

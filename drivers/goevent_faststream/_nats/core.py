@@ -1,7 +1,12 @@
-"""Core NATS: every bus gets every event, at most once, and nothing is kept.
+"""The adapter for core NATS: every bus gets every event, at most once; nothing is stored.
 
-A publish has no reply in NATS. So one PING follows what was sent: its PONG says that the server has
-taken it. At most one is under way; what is sent meanwhile is asked about by the next one.
+Theory of operation: NATS does not reply to a publish. `NatsAdapter` therefore sends a PING behind
+the events that it has published; the PONG says that the server has taken all of them. One PING is
+under way at a time, and events that are published meanwhile wait for the next one. An event that
+was sent on a connection which has been lost since then fails, whatever a later PONG says.
+
+A bus that subscribes to a name and to patterns may receive a message once for each subscription
+that matches it. `OverlapFilter` lets one of these copies through.
 """
 
 from __future__ import annotations
@@ -14,22 +19,34 @@ from faststream.middlewares import AckPolicy
 from faststream.nats import NatsBroker
 from nats import errors
 
-from goevent import DriverConnectionError, DriverError
+from goevent import DriverError
 from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.errors import connection_lost
 from .._adapter.overlap import OverlapFilter
 from .._adapter.subscribers import adopt_subscriber, undecoded
 from .._config import BrokerConfig
-from .connection import LOST, NatsLink, make_broker as make_broker, nats_broker, to_driver_error
-from .subjects import wildcard
+from .connection import (
+    BROKER_NAME,
+    MAX_MESSAGE_BYTES,
+    NatsConnection,
+    make_broker as make_broker,
+    nats_broker,
+    to_driver_error,
+)
+from .subjects import covering_subject
 
-IN_FLIGHT = 1000  # publishes that wait for the PONG
-MAX_SIZE = 1_000_000  # the server's default is 1 MiB, headers included
+MAX_UNCONFIRMED_EVENTS = 1000  # events that are published and wait for a PONG
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
-    """Return core NATS for a broker."""
+    """Return the adapter for core NATS.
+
+    Raises:
+        TypeError: The broker is no NatsBroker, or there is an address.
+        ValueError: The config has a group or a stream.
+    """
     if address is not None:
         raise TypeError(f"core NATS has no addresses of events but subjects, not {address!r}")
     if config.group is not None or config.stream is not None:
@@ -43,67 +60,76 @@ class NatsAdapter:
     def __init__(self, broker: NatsBroker, config: BrokerConfig) -> None:
         self._broker = broker
         self._prefix = "goevent." if config.prefix is None else config.prefix
-        self._link = NatsLink(broker, config.publish_timeout)
+        self._connection = NatsConnection(broker, config.publish_timeout)
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
-        self._order = asyncio.Lock()
-        self._sent: list[tuple[Outgoing, int]] = []  # and how many losses there had been
-        self._confirming = False
+        self._publish_lock = asyncio.Lock()
+        # Each event with the number of connections that were lost before it was sent.
+        self._unconfirmed: list[tuple[Outgoing, int]] = []
+        self._is_confirming = False
 
     @property
     def capabilities(self) -> Capabilities:
-        """What core NATS promises."""
-        return Capabilities(lossless=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE)
+        """The guarantees of core NATS."""
+        return Capabilities(
+            lossless=False, in_flight=MAX_UNCONFIRMED_EVENTS, max_size=MAX_MESSAGE_BYTES
+        )
 
     async def open(self, host: AdapterHost) -> None:
-        """Connect."""
+        """Connect.
+
+        Raises:
+            DriverConnectionError: No server answers, or it rejects the login.
+        """
         self._overlap = OverlapFilter()
-        self._order = asyncio.Lock()
+        self._publish_lock = asyncio.Lock()
         self._subscriptions.clear()
-        self._sent, self._confirming = [], False
-        await self._link.open(host)
+        self._unconfirmed, self._is_confirming = [], False
+        await self._connection.open(host)
 
     async def close(self) -> None:
         """Disconnect."""
         self._subscriptions.clear()
-        await self._link.close()
+        await self._connection.close()
 
-    # -- to us
+    # -- subscriptions
 
     async def subscribe(self, names: Sequence[str]) -> None:
-        """Subscribe to subjects and wildcards; returns when the server has confirmed it."""
-        await self._link.ready()
+        """Subscribe to names and patterns; returns when the server has confirmed it."""
+        await self._connection.wait_until_up()
         try:
             for name in names:
                 await self._subscribe(name)
-            await self._link.flush()
+            await self._connection.flush()
         except (errors.Error, OSError) as error:
             await self.unsubscribe(names)
             raise to_driver_error(error) from error
 
-    async def _subscribe(self, via: str) -> None:
-        copies, prefix, link = self._overlap, self._prefix, self._link
+    async def _subscribe(self, pattern: str) -> None:
+        overlap, prefix, connection = self._overlap, self._prefix, self._connection
 
-        async def came(raw: Any) -> None:
-            name, body = raw.subject.removeprefix(prefix), raw.data
-            if copies.is_first(via, name, body):
-                await link.host.deliver(Arrival(name, via, body, raw.headers or {}))
+        async def on_message(message: Any) -> None:
+            name, body = message.subject.removeprefix(prefix), message.data
+            if overlap.is_first(pattern, name, body):
+                await connection.host.deliver(Arrival(name, pattern, body, message.headers or {}))
 
-        copies.add(via)
-        subject = prefix + wildcard(via)
+        overlap.add(pattern)
+        subject = prefix + covering_subject(pattern)
         if self._broker.middlewares:
-            self._subscriptions[via] = await self._by_broker(subject, came)
+            subscription = await self._subscribe_with_middlewares(subject, on_message)
         else:
-            # FastStream's consume is many times the work of the rest, and does nothing here.
-            self._subscriptions[via] = await link.client.subscribe(subject, cb=came)
+            # FastStream's consume costs many times as much as all the rest, and without
+            # middlewares it achieves nothing here.
+            subscription = await connection.client.subscribe(subject, cb=on_message)
+        self._subscriptions[pattern] = subscription
 
-    async def _by_broker(
-        self, subject: str, came: Callable[[Any], Coroutine[Any, Any, None]]
+    async def _subscribe_with_middlewares(
+        self, subject: str, on_message: Callable[[Any], Coroutine[Any, Any, None]]
     ) -> Any:
-        """Subscribe so that messages pass the middlewares of the broker."""
+        """Subscribe by a subscriber of FastStream, around which the broker's middlewares run."""
 
-        async def handed(message: Any) -> None:
-            await came(message.raw_message)
+        async def handler(message: Any) -> None:
+            await on_message(message.raw_message)
 
         subscriber = self._broker.subscriber(
             subject,
@@ -112,13 +138,13 @@ class NatsAdapter:
             no_reply=True,
             persistent=False,
         )
-        adopt_subscriber(self._broker, subscriber, handed)
+        adopt_subscriber(self._broker, subscriber, handler)
         await subscriber.start()
         subscription, subscriber.subscription = subscriber.subscription, None
         return subscription
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Unsubscribe."""
+        """Unsubscribe from names and patterns."""
         for name in names:
             self._overlap.remove(name)
             subscription = self._subscriptions.pop(name, None)
@@ -129,31 +155,31 @@ class NatsAdapter:
                     raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
-        """Unsubscribe from everything, and hand over what has arrived."""
+        """Unsubscribe from everything, and deliver the messages that have arrived."""
         for subscription in self._subscriptions.values():
             try:
-                await self._link.unbroken(subscription.drain())
+                await self._connection.run_while_connected(subscription.drain())
             except (errors.Error, OSError) as error:
                 raise to_driver_error(error) from error
         self._subscriptions.clear()
 
-    # -- to the server
+    # -- publishing
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst; one PONG answers for all that was sent before its PING."""
-        prefix, link = self._prefix, self._link
-        # FastStream's publish is five times the work of the client's, which does the rest of it
-        # when there is no middleware.
-        by_broker = bool(self._broker.middlewares)
-        async with self._order:
+        """Publish events; one PONG confirms all that were sent before its PING."""
+        prefix, connection = self._prefix, self._connection
+        # FastStream's publish costs five times as much as the client's, which does the same as long
+        # as there are no middlewares.
+        has_middlewares = bool(self._broker.middlewares)
+        async with self._publish_lock:
             for outgoing in burst:
                 try:
-                    if not link.is_up:
-                        await link.ready()
-                    if by_broker:
-                        await self._send(outgoing)
+                    if not connection.is_up:
+                        await connection.wait_until_up()
+                    if has_middlewares:
+                        await self._publish_with_middlewares(outgoing)
                     else:
-                        await link.client.publish(
+                        await connection.client.publish(
                             prefix + outgoing.name,
                             outgoing.body,
                             headers={**outgoing.headers} if outgoing.headers else None,
@@ -163,16 +189,16 @@ class NatsAdapter:
                 except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
                     outgoing.done(to_driver_error(error))
                 else:
-                    self._sent.append((outgoing, self._link.losses))
-        if self._sent and not self._confirming:
-            self._confirming = True
+                    self._unconfirmed.append((outgoing, connection.losses))
+        if self._unconfirmed and not self._is_confirming:
+            self._is_confirming = True
             try:
-                while self._sent:
+                while self._unconfirmed:
                     await self._confirm()
             finally:
-                self._confirming = False
+                self._is_confirming = False
 
-    async def _send(self, outgoing: Outgoing) -> None:
+    async def _publish_with_middlewares(self, outgoing: Outgoing) -> None:
         await self._broker.publish(
             outgoing.body,
             self._prefix + outgoing.name,
@@ -181,23 +207,25 @@ class NatsAdapter:
         )
 
     async def _confirm(self) -> None:
-        """Ask whether the server has taken what was sent."""
-        sent, self._sent = self._sent, []
+        """Wait until the server has taken the events that were sent before."""
+        sent, self._unconfirmed = self._unconfirmed, []
         result: DriverError | None = None
         try:
-            await self._link.flush()
+            await self._connection.flush()
         except DriverError as error:
             result = error
         except (errors.Error, OSError) as error:
             result = to_driver_error(error)
         for outgoing, losses in sent:
-            # What was on its way when another connection was lost has not been asked about.
-            lost = result is None and losses != self._link.losses
-            outgoing.done(DriverConnectionError(LOST) if lost else result)
+            # The PONG says nothing about an event that was sent on an earlier connection.
+            is_lost = result is None and losses != self._connection.losses
+            outgoing.done(connection_lost(BROKER_NAME) if is_lost else result)
+
+    # -- the rest of the contract
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Tell nothing: nothing is acknowledged."""
+        """Do nothing: core NATS has no acknowledgements."""
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return none: nothing is kept."""
+        """Return nothing: core NATS stores nothing."""
         return ()

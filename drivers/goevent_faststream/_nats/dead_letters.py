@@ -1,7 +1,8 @@
-"""The stream of JetStream that keeps the dead letters of a stream's groups, and what is in it.
+"""The stream of JetStream that keeps the dead letters of a stream's groups.
 
-Its subjects are `<stream>-dead.<group>.<event name>`; body and headers are the event's, and more
-headers tell why it is there: goevent-reason, -details, -id, -deliveries, -group and -consumer.
+Its subjects are `<stream>-dead.<group>.<event name>`. A dead letter has the body and the headers of
+its event. More headers say why it is there: goevent-reason, -details, -id, -deliveries, -group and
+-consumer. The settler writes dead letters; users list, replay and discard them.
 """
 
 from __future__ import annotations
@@ -26,14 +27,16 @@ from .._adapter.dead_letters import (
     REASON_HEADER,
     dead_letter_headers,
 )
-from .connection import NatsLink, to_driver_error
+from .connection import NatsConnection, to_driver_error
 
 T = TypeVar("T")
 
-FOR = "goevent-for"
-"""The header that says which group a replayed event is for; others acknowledge it unseen."""
+STORE_SECONDS = 5.0
 
-_OURS = frozenset(
+# A replayed event is published to all groups again. This header names the one group that wants it;
+# the others acknowledge the event without running it.
+REPLAY_GROUP_HEADER = "goevent-for"
+_DEAD_LETTER_HEADERS = frozenset(
     (
         REASON_HEADER,
         DETAILS_HEADER,
@@ -41,7 +44,7 @@ _OURS = frozenset(
         DELIVERIES_HEADER,
         GROUP_HEADER,
         CONSUMER_HEADER,
-        FOR,
+        REPLAY_GROUP_HEADER,
     )
 )
 
@@ -49,158 +52,172 @@ _OURS = frozenset(
 class JetStreamDeadLetters:
     """The dead letters of one group."""
 
-    def __init__(self, link: NatsLink, stream: str, prefix: str, group: str) -> None:
-        self._link = link
-        self._events = stream
+    def __init__(self, connection: NatsConnection, stream: str, prefix: str, group: str) -> None:
+        self._connection = connection
+        self._events_stream = stream
         self._prefix = prefix
         self._stream = f"{stream}-dead"
         self._group = group
-        self._subject = f"{self._stream}.{group.replace('.', '=')}."
-        self._ready = False
+        self._subject_prefix = f"{self._stream}.{group.replace('.', '=')}."
+        self._stream_exists = False
 
     @property
     def _js(self) -> Any:
-        return self._link.client.jetstream()
+        return self._connection.client.jetstream()
 
-    # -- for those who bury
+    # -- for the settler
 
     async def write(self, decision: Decision) -> None:
-        """Keep a dead letter; returns when the server has it."""
+        """Write a dead letter; returns when the server has stored it."""
         arrival, js = decision.arrival, self._js
         headers = dead_letter_headers(decision, self._group)
-        headers[REASON_HEADER] = _ascii(headers[REASON_HEADER])
-        if not self._ready:
+        # nats-py parses headers as those of an e-mail, which are ASCII only.
+        headers[REASON_HEADER] = _escaped(headers[REASON_HEADER])
+        if not self._stream_exists:
             try:
                 await js.stream_info(self._stream)
             except js_errors.NotFoundError:
                 await js.add_stream(name=self._stream, subjects=[f"{self._stream}.>"])
-            self._ready = True
+            self._stream_exists = True
         await js.publish(
-            self._subject + arrival.name,
+            self._subject_prefix + arrival.name,
             arrival.body,
-            timeout=5.0,
+            timeout=STORE_SECONDS,
             headers={
-                **_kept(arrival.headers),
+                **_own_headers(arrival.headers),
+                # The server drops a second dead letter of the same event, for instance after its
+                # acknowledgement was lost.
                 api.Header.MSG_ID.value: f"{self._group}:{arrival.name}:{arrival.id}",
                 **headers,
             },
         )
 
-    def lost(self) -> None:
-        """Look again whether the stream exists."""
-        self._ready = False
+    def forget_stream(self) -> None:
+        """Look for the stream again before the next use: a write has failed."""
+        self._stream_exists = False
 
-    # -- for those who look
+    # -- for users
 
     async def count(self) -> int:
-        """Return how many there are."""
-        wanted = f"{self._subject}>"
-        info = await self._found(self._js.stream_info(self._stream, subjects_filter=wanted))
-        subjects: dict[str, int] = (info and info.state.subjects) or {}
-        return sum(subjects.values())
+        """Return the number of dead letters."""
+        subjects_filter = f"{self._subject_prefix}>"
+        info = await self._found(
+            self._js.stream_info(self._stream, subjects_filter=subjects_filter)
+        )
+        counts: dict[str, int] = (info and info.state.subjects) or {}
+        return sum(counts.values())
 
     async def list(self, count: int, after: str) -> list[DeadLetter]:
-        """Return the oldest ones, behind an id if one is given."""
+        """Return the oldest dead letters, or the oldest ones behind the id `after`."""
         found: list[DeadLetter] = []
-        at = int(after) if after.isdecimal() else 0
+        sequence = int(after) if after.isdecimal() else 0
+        subject = f"{self._subject_prefix}>"
         while len(found) < count:
-            wanted = {"subject": f"{self._subject}>", "next": True}
-            raw = await self._found(self._js.get_msg(self._stream, seq=at + 1, **wanted))
-            if raw is None:
+            stored = await self._found(
+                self._js.get_msg(self._stream, seq=sequence + 1, subject=subject, next=True)
+            )
+            if stored is None:
                 break
-            found.append(self._letter(raw))
-            at = raw.seq
+            found.append(self._dead_letter(stored))
+            sequence = stored.seq
         return found
 
     async def get(self, id: str) -> DeadLetter | None:  # noqa: A002
-        """Return one."""
-        raw = await self._raw(id)
-        return None if raw is None else self._letter(raw)
+        """Return one dead letter; None if there is none of that id."""
+        stored = await self._stored(id)
+        return None if stored is None else self._dead_letter(stored)
 
     async def replay(self, ids: Sequence[str]) -> int:
-        """Publish dead letters anew, for this group only, and then delete them."""
-        return sum([await self._replay(each) for each in ids])
+        """Publish the events of dead letters again for this group, and delete the dead letters."""
+        return sum([await self._replay(id) for id in ids])  # noqa: A001
 
     async def _replay(self, id: str) -> bool:  # noqa: A002
-        raw = await self._raw(id)
-        if raw is None:
+        stored = await self._stored(id)
+        if stored is None:
             return False
         headers = {
-            **_kept(_headers(raw)),
-            FOR: self._group,
-            # The server drops it if it was published, and not deleted, a moment ago.
+            **_own_headers(_headers_of(stored)),
+            REPLAY_GROUP_HEADER: self._group,
+            # If the previous replay published the event and failed to delete the dead letter, the
+            # server drops the second event.
             api.Header.MSG_ID.value: f"again:{self._group}:{id}",
         }
-        subject = self._prefix + str(raw.subject).removeprefix(self._subject)
-        body = raw.data or b""
-        publish = self._js.publish(subject, body, stream=self._events, headers=headers)
-        await self._asked(publish)
+        subject = self._prefix + str(stored.subject).removeprefix(self._subject_prefix)
+        body = stored.data or b""
+        await self._requested(
+            self._js.publish(subject, body, stream=self._events_stream, headers=headers)
+        )
         return await self._discard(id)
 
     async def discard(self, ids: Sequence[str]) -> int:
         """Delete dead letters."""
-        return sum([await self._discard(each) for each in ids])
+        return sum([await self._discard(id) for id in ids])  # noqa: A001
 
     async def _discard(self, id: str) -> bool:  # noqa: A002
-        if await self._raw(id) is None:
+        if await self._stored(id) is None:
             return False
         return bool(await self._found(self._js.delete_msg(self._stream, int(id))))
 
-    async def _raw(self, id: str) -> Any:  # noqa: A002
-        """Return the message of an id, if it is one of this group's."""
+    async def _stored(self, id: str) -> Any:  # noqa: A002
+        """Return the stored message of an id; None if it is missing or another group's."""
         if not id.isdecimal() or not int(id):
             return None
-        raw = await self._found(self._js.get_msg(self._stream, seq=int(id)))
-        ours = raw is not None and raw.subject.startswith(self._subject)
-        return raw if ours else None
+        stored = await self._found(self._js.get_msg(self._stream, seq=int(id)))
+        if stored is None or not stored.subject.startswith(self._subject_prefix):
+            return None
+        return stored
 
-    async def _found(self, work: Coroutine[Any, Any, T]) -> T | None:
+    async def _found(self, request: Coroutine[Any, Any, T]) -> T | None:
+        """Return the reply to a request; None if the stream or the message does not exist."""
         try:
-            return await self._link.unbroken(work)
+            return await self._connection.run_while_connected(request)
         except js_errors.NotFoundError:
             return None
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
 
-    async def _asked(self, work: Coroutine[Any, Any, T]) -> T:
+    async def _requested(self, request: Coroutine[Any, Any, T]) -> T:
         try:
-            return await self._link.unbroken(work)
+            return await self._connection.run_while_connected(request)
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
 
-    def _letter(self, raw: Any) -> DeadLetter:
-        told = _headers(raw)
+    def _dead_letter(self, stored: Any) -> DeadLetter:
+        headers = _headers_of(stored)
         return DeadLetter(
-            id=str(raw.seq),
-            event_name=raw.subject.removeprefix(self._subject),
-            event_id=told.get(ID_HEADER, ""),
-            data=raw.data or b"",
-            reason=told.get(REASON_HEADER, ""),
-            details=unquote(told.get(DETAILS_HEADER, "")),
-            deliveries=int(told.get(DELIVERIES_HEADER, "0")),
-            consumer=told.get(CONSUMER_HEADER, ""),
-            time=raw.time,
+            id=str(stored.seq),
+            event_name=stored.subject.removeprefix(self._subject_prefix),
+            event_id=headers.get(ID_HEADER, ""),
+            data=stored.data or b"",
+            reason=headers.get(REASON_HEADER, ""),
+            details=unquote(headers.get(DETAILS_HEADER, "")),
+            deliveries=int(headers.get(DELIVERIES_HEADER, "0")),
+            consumer=headers.get(CONSUMER_HEADER, ""),
+            time=stored.time,
         )
 
 
-def _headers(raw: Any) -> dict[str, str]:
-    """Return the headers of a stored message; nats-py reads them as those of a mail."""
-    _, *lines = b64decode(raw.hdrs or b"").split(b"\r\n")
-    parted = (line.partition(b":") for line in lines if b":" in line)
+def _headers_of(stored: Any) -> dict[str, str]:
+    """Return the headers of a stored message.
+
+    nats-py parses them as the headers of an e-mail, and so changes some of them; this does not.
+    """
+    _, *lines = b64decode(stored.hdrs or b"").split(b"\r\n")
+    pairs = (line.partition(b":") for line in lines if b":" in line)
     return {
         name.decode("ascii", "replace"): value.strip().decode("utf-8", "replace")
-        for name, _, value in parted
+        for name, _, value in pairs
     }
 
 
-def _kept(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers that are the event's own."""
+def _own_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Return the event's own headers, without the server's and those of a dead letter."""
     return {
         name: value
         for name, value in headers.items()
-        if name not in _OURS and not name.startswith("Nats-")
+        if name not in _DEAD_LETTER_HEADERS and not name.startswith("Nats-")
     }
 
 
-def _ascii(text: str) -> str:
+def _escaped(text: str) -> str:
     return text.encode("ascii", "backslashreplace").decode()

@@ -1,8 +1,12 @@
-"""JetStream: durable, at least once, one bus of each group gets each event.
+"""The adapter for JetStream: durable, at least once; one bus of each group gets each event.
 
-One stream holds all event names; a group has a durable pull consumer for each name that it listens
-to, which all its buses share. A pattern stands for the names that match it: those that the stream
-has, and those that a plain subscription to the wildcard sees for the first time.
+One stream holds the events of all names. For each event name that a group listens to, it has one
+durable pull consumer, which all its buses share. A pattern stands for the event names that match
+it: those that the stream holds already, and those that a plain subscription to the pattern's
+subject sees for the first time.
+
+`JetStreamAdapter` owns the consumers of its bus and two kinds of tasks: one that looks after the
+consumers, and one after each reconnect that looks for event names which appeared meanwhile.
 """
 
 from __future__ import annotations
@@ -21,22 +25,32 @@ from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.contract import Adapter, AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
-from .connection import NatsLink, make_broker as make_broker, nats_broker, to_driver_error
+from .connection import (
+    MAX_MESSAGE_BYTES,
+    NatsConnection,
+    make_broker as make_broker,
+    nats_broker,
+    to_driver_error,
+)
 from .dead_letters import JetStreamDeadLetters
-from .publisher import Publisher
-from .pull_consumer import Feed
-from .released import Returns
-from .settler import settle
-from .subjects import wildcard
+from .publisher import JetStreamPublisher
+from .pull_consumer import JetStreamConsumer, JetStreamContext
+from .released import ReleasedDeliveries
+from .settler import JetStreamSettler
+from .subjects import covering_subject
 
-IN_FLIGHT = 1000  # publishes that wait for their acknowledgement
-MAX_SIZE = 1_000_000  # the server's default is 1 MiB, headers included
-STREAM = "goevent-js"
-LOOK = 1.0  # seconds between two looks at what the group has to do
+MAX_IN_FLIGHT_EVENTS = 1000  # events that are published and not acknowledged
+DEFAULT_STREAM = "goevent-js"
+LOOK_AFTER_SECONDS = 1.0
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
-    """Return JetStream for a broker."""
+    """Return the adapter for JetStream.
+
+    Raises:
+        TypeError: The broker is no NatsBroker, or the address no JStream.
+        ValueError: The prefix is empty, and there is no address.
+    """
     if address is not None and not isinstance(address, JStream):
         raise TypeError(f"the address of events in JetStream is a JStream, not {address!r}")
     return JetStreamAdapter(nats_broker(broker), config, address)
@@ -46,10 +60,9 @@ class JetStreamAdapter:
     """JetStream, over one connection."""
 
     def __init__(self, broker: NatsBroker, config: BrokerConfig, address: JStream | None) -> None:
-        self._broker = broker
         self._config = config
         self._address = address
-        self._stream = config.stream or STREAM
+        self._stream = config.stream or DEFAULT_STREAM
         self._prefix = f"{self._stream}." if config.prefix is None else config.prefix
         if address is not None:
             self._stream = address.name
@@ -57,42 +70,57 @@ class JetStreamAdapter:
                 self._prefix = _prefix_of(address)
         elif not self._prefix:
             raise ValueError("JetStream without a prefix needs an address: a JStream that exists")
-        self._link = NatsLink(broker, config.publish_timeout)
-        self._feeds: dict[str, Feed] = {}
-        self._patterns: dict[str, Any] = {}
-        self._making = asyncio.Lock()
+        self._connection = connection = NatsConnection(broker, config.publish_timeout)
+        connection.on_down, connection.on_up = self._on_down, self._on_up
+        self._publisher = JetStreamPublisher(
+            broker, connection, self._stream, self._prefix, config.publish_timeout
+        )
+        released = ReleasedDeliveries(connection, self._stream)
+        self._dead_letters = JetStreamDeadLetters(
+            connection, self._stream, self._prefix, config.group or ""
+        )
+        self._settler = JetStreamSettler(connection, self._dead_letters, released)
+        self._context = JetStreamContext(
+            broker, connection, config, self._stream, self._prefix, released
+        )
+        self._consumers: dict[str, JetStreamConsumer] = {}
+        self._pattern_subscriptions: dict[str, Any] = {}
+        # Held while consumers are created or stopped: a name may come from `subscribe` and from a
+        # pattern's subscription at the same time, and must have one consumer.
+        self._consumers_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._publisher = Publisher(
-            broker, self._link, self._stream, self._prefix, config.publish_timeout
-        )
-        self._dead = JetStreamDeadLetters(
-            self._link, self._stream, self._prefix, config.group or ""
-        )
-        self._returns = Returns(self._link, self._stream)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What JetStream promises."""
+        """The guarantees of JetStream; consumers of a group compete, so there is no order."""
         return Capabilities(
-            fan_out=False, durable=True, ordered=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE
+            fan_out=False,
+            durable=True,
+            ordered=False,
+            in_flight=MAX_IN_FLIGHT_EVENTS,
+            max_size=MAX_MESSAGE_BYTES,
         )
 
     @property
     def dead_letters(self) -> JetStreamDeadLetters:
-        """Those of the group."""
-        return self._dead
+        """The dead letters of the group."""
+        return self._dead_letters
 
     @property
     def _js(self) -> Any:
-        return self._link.client.jetstream()
+        return self._connection.client.jetstream()
 
     async def open(self, host: AdapterHost) -> None:
-        """Connect, and see to it that the stream exists."""
-        self._making = asyncio.Lock()
-        self._feeds.clear()
-        self._patterns.clear()
-        self._link.on_lost, self._link.on_back = self._lost, self._back
-        await self._link.open(host)
+        """Connect, and create the stream if it is missing.
+
+        Raises:
+            DriverConnectionError: No server answers, or it rejects the login.
+            DriverError: The server has no JetStream, or it refuses to create the stream.
+        """
+        self._consumers_lock = asyncio.Lock()
+        self._consumers.clear()
+        self._pattern_subscriptions.clear()
+        await self._connection.open(host)
         try:
             await self._ensure_stream()
             await self._publisher.open()
@@ -103,165 +131,168 @@ class JetStreamAdapter:
         self._tasks = [asyncio.get_running_loop().create_task(self._look_after())]
 
     async def _ensure_stream(self) -> None:
-        js, given = self._js, self._address
+        js, address = self._js, self._address
         try:
             await js.stream_info(self._stream)
         except js_errors.NotFoundError:
-            if given is None:
+            if address is None:
                 subjects, config = [f"{self._prefix}>"], api.StreamConfig(name=self._stream)
-            elif given.declare:
-                subjects, config = [*given.subjects] or [f"{self._prefix}>"], given.config
+            elif address.declare:
+                subjects, config = [*address.subjects] or [f"{self._prefix}>"], address.config
             else:
                 raise
             await js.add_stream(config, subjects=subjects)
 
     async def close(self) -> None:
-        """Disconnect."""
-        for task in [*self._tasks, *(feed.task for feed in self._feeds.values())]:
+        """Disconnect; events that the bus still holds come again."""
+        for task in [*self._tasks, *(consumer.task for consumer in self._consumers.values())]:
             task.cancel()
         self._tasks.clear()
-        self._feeds.clear()
-        await self._link.close()
+        self._consumers.clear()
+        await self._connection.close()
 
-    # -- to us
+    # -- subscriptions
 
     async def subscribe(self, names: Sequence[str]) -> None:
-        """Consume names and patterns; returns when the consumers exist."""
-        await self._link.ready()
+        """Consume names and patterns; returns when the durable consumers exist."""
+        await self._connection.wait_until_up()
         try:
             for name in names:
                 if "*" in name:
                     await self._subscribe_pattern(name)
                 else:
-                    await self._feed(name, name)
+                    await self._consume(name, name)
         except (errors.Error, OSError) as error:
             await self.unsubscribe(names)
             raise to_driver_error(error) from error
 
     async def _subscribe_pattern(self, pattern: str) -> None:
-        test = compile_pattern(pattern)
+        matches = compile_pattern(pattern)
 
-        async def seen(message: Any) -> None:
+        async def on_message(message: Any) -> None:
             name = message.subject.removeprefix(self._prefix)
-            if test(name) and not self._has(name, pattern) and pattern in self._patterns:
+            is_new = matches(name) and not self._is_consumed(name, pattern)
+            # The subscription may have ended while this message was on its way.
+            if is_new and pattern in self._pattern_subscriptions:
                 try:
-                    await self._feed(name, pattern, new=True)
+                    await self._consume(name, pattern, is_new_name=True)
                 except (errors.Error, OSError) as error:
-                    # The next event of that name is another occasion, and so is a reconnect.
-                    self._link.host.report(to_driver_error(error), name)
+                    # The next event of that name tries again, and so does the next reconnect.
+                    self._connection.host.report(to_driver_error(error), name)
 
-        subject = self._prefix + wildcard(pattern)
-        self._patterns[pattern] = await self._link.client.subscribe(subject, cb=seen)
-        await self._link.flush()
-        await self._discover(pattern, test)
+        subject = self._prefix + covering_subject(pattern)
+        subscription = await self._connection.client.subscribe(subject, cb=on_message)
+        self._pattern_subscriptions[pattern] = subscription
+        # First the subscription, then the names that exist: a name that appears in between is found
+        # by both, and none by neither.
+        await self._connection.flush()
+        await self._consume_existing(pattern, matches)
 
-    async def _discover(self, pattern: str, test: Callable[[str], object]) -> None:
-        subject = self._prefix + wildcard(pattern)
+    async def _consume_existing(self, pattern: str, matches: Callable[[str], object]) -> None:
+        """Consume the event names in the stream that match a pattern."""
+        subject = self._prefix + covering_subject(pattern)
         info = await self._js.stream_info(self._stream, subjects_filter=subject)
-        subjects: dict[str, int] = info.state.subjects or {}
-        for found in subjects:
+        counts: dict[str, int] = info.state.subjects or {}
+        for found in counts:
             name = found.removeprefix(self._prefix)
-            if test(name):
-                await self._feed(name, pattern)
+            if matches(name):
+                await self._consume(name, pattern)
 
-    def _has(self, name: str, via: str) -> bool:
-        return name in self._feeds and via in self._feeds[name].vias
+    def _is_consumed(self, name: str, subscribed_name: str) -> bool:
+        consumer = self._consumers.get(name)
+        return consumer is not None and subscribed_name in consumer.subscribed_names
 
-    async def _feed(self, name: str, via: str, *, new: bool = False) -> None:
-        async with self._making:
-            feed = self._feeds.get(name)
-            if feed is None:
-                feed = Feed(
-                    self._broker,
-                    self._link,
-                    self._config,
-                    self._stream,
-                    self._prefix,
-                    name,
-                    self._returns,
-                )
-                await feed.start(self._share, new=new)
-                self._feeds[name] = feed
-            feed.vias[via] = None
+    async def _consume(self, name: str, subscribed_name: str, *, is_new_name: bool = False) -> None:
+        async with self._consumers_lock:
+            consumer = self._consumers.get(name)
+            if consumer is None:
+                consumer = JetStreamConsumer(self._context, name)
+                await consumer.start(self._capacity_per_consumer, is_new_name=is_new_name)
+                self._consumers[name] = consumer
+            consumer.subscribed_names[subscribed_name] = None
 
-    def _share(self) -> int:
-        """Return how many events one feed may ask for."""
-        return max(1, self._link.host.capacity() // max(1, len(self._feeds)))
+    def _capacity_per_consumer(self) -> int:
+        """Return how many events one consumer may ask for."""
+        return max(1, self._connection.host.capacity() // max(1, len(self._consumers)))
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Consume them no more; the consumers stay, and gather what comes."""
+        """Stop consuming names and patterns; their durable consumers stay and collect events."""
         try:
             for name in names:
-                watch = self._patterns.pop(name, None)
-                if watch is not None:
-                    await watch.unsubscribe()
-            async with self._making:
-                for feed in [*self._feeds.values()]:
+                subscription = self._pattern_subscriptions.pop(name, None)
+                if subscription is not None:
+                    await subscription.unsubscribe()
+            async with self._consumers_lock:
+                for consumer in [*self._consumers.values()]:
                     for name in names:
-                        feed.vias.pop(name, None)
-                    if not feed.vias:
-                        del self._feeds[feed.name]
-                        await feed.stop()
+                        consumer.subscribed_names.pop(name, None)
+                    if not consumer.subscribed_names:
+                        del self._consumers[consumer.name]
+                        await consumer.stop()
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
-        """Pull no more, and hand over what the server has sent."""
+        """Stop pulling, and deliver the events that the server has sent already."""
         try:
-            for watch in self._patterns.values():
-                await watch.unsubscribe()
-            self._patterns.clear()
-            for feed in self._feeds.values():
-                await feed.stop()
+            for subscription in self._pattern_subscriptions.values():
+                await subscription.unsubscribe()
+            self._pattern_subscriptions.clear()
+            for consumer in self._consumers.values():
+                await consumer.stop()
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
 
-    # -- to the server
+    # -- publishing and settlement
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst; each event has an acknowledgement of its own."""
+        """Publish events; the server acknowledges each one."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Acknowledge, give back, and bury."""
-        await settle(decisions, self._dead, self._returns, self._link)
+        """Acknowledge, return and dead-letter events."""
+        await self._settler.settle(decisions)
 
-    # -- what has to be looked after
+    # -- signs of life and figures
 
     async def _look_after(self) -> None:
-        """Tell the server that what is held is worked on, and look at what there is to do."""
+        """Renew the deadlines of held events and read the backlogs, until cancelled."""
         while True:
-            await asyncio.sleep(min(LOOK, self._config.claim_idle / 3))
-            await self._link.ready(patience=float("inf"))
-            for feed in [*self._feeds.values()]:
-                # If the consumer is gone, who pulls from it makes it again, and that is reported.
+            await asyncio.sleep(min(LOOK_AFTER_SECONDS, self._config.claim_idle / 3))
+            await self._connection.wait_until_up(timeout=float("inf"))
+            for consumer in [*self._consumers.values()]:
+                # If the durable consumer is missing, the task that pulls from it creates it again
+                # and reports that.
                 with suppress(errors.Error, OSError, DriverError):
-                    await feed.look_after()
+                    await consumer.look_after()
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do, as last seen."""
-        return tuple(feed.backlog() for feed in [*self._feeds.values()])
+        """Return the group's backlogs, as last read."""
+        return tuple(consumer.backlog() for consumer in [*self._consumers.values()])
 
-    def _lost(self) -> None:
-        self._publisher.lost()
-        for feed in self._feeds.values():
-            feed.nudge()
+    # -- reconnects
 
-    def _back(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._look_again())
+    def _on_down(self) -> None:
+        self._publisher.connection_lost()
+        for consumer in self._consumers.values():
+            consumer.end_pull()
+
+    def _on_up(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._find_new_names())
         self._tasks.append(task)
         task.add_done_callback(self._tasks.remove)
 
-    async def _look_again(self) -> None:
-        """Look for names that came up while there was no connection."""
-        for pattern in [*self._patterns]:
+    async def _find_new_names(self) -> None:
+        """Consume the event names that appeared while there was no connection."""
+        for pattern in [*self._pattern_subscriptions]:
             try:
-                await self._discover(pattern, compile_pattern(pattern))
+                await self._consume_existing(pattern, compile_pattern(pattern))
             except (errors.Error, OSError) as error:
-                self._link.host.report(to_driver_error(error), pattern)
+                self._connection.host.report(to_driver_error(error), pattern)
 
 
 def _prefix_of(stream: JStream) -> str:
+    """Return the prefix of event names in a stream: the part of a subject in front of its `>`."""
     for subject in stream.subjects:
         if subject.endswith(".>"):
             return str(subject).removesuffix(">")

@@ -1,8 +1,14 @@
-"""The publisher of JetStream: bursts go out at once, and acknowledgements come to one inbox.
+"""The publisher of JetStream: events go out in one batch, and one inbox gets all acknowledgements.
 
-FastStream's publish waits for each acknowledgement with a future, a timer and a task. That is what
-runs when the broker has middlewares, and what tries again when there was no answer: the server
-drops what it has got already, by the event's id.
+Theory of operation: FastStream's publish waits for each acknowledgement with a future, a timer and
+a task of its own. This module writes a whole batch with the client instead. Each event carries its
+own reply subject below one inbox, so one subscription reads all acknowledgements and finds the
+event by the subject.
+
+An event whose acknowledgement does not come in time is published once more, now by FastStream and
+repeatedly until `publish_timeout`. The server may have stored it the first time: each event carries
+its id as `Nats-Msg-Id`, by which JetStream drops the second one. A broker with middlewares always
+publishes through FastStream, since its middlewares run there.
 """
 
 from __future__ import annotations
@@ -20,134 +26,155 @@ from goevent import DriverConnectionError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing, Result, publish_each
-from .connection import NatsLink, to_driver_error
+from .connection import NatsConnection, to_driver_error
 
-TRY = 2.0  # seconds that one try may take
-PAUSE = 0.1  # seconds between two tries
-PASSING = (DriverConnectionError, errors.TimeoutError, js_errors.NoStreamResponseError)
-MSG_ID = api.Header.MSG_ID.value
+ACKNOWLEDGEMENT_SECONDS = 2.0  # for one attempt
+RETRY_PAUSE_SECONDS = 0.1
+TEMPORARY_ERRORS = (
+    DriverConnectionError,
+    errors.TimeoutError,
+    js_errors.NoStreamResponseError,
+)
+MESSAGE_ID_HEADER = api.Header.MSG_ID.value
 
 
-class Acknowledgement(msgspec.Struct):
-    """What the server says of a publish."""
+class PublishAcknowledgement(msgspec.Struct):
+    """The server's reply to a publish."""
 
     seq: int = 0
     error: dict[str, Any] | None = None
 
 
-class Burst:
-    """What was sent at once, and waits for the server."""
+class PublishBatch:
+    """Events that were sent together and wait for acknowledgements.
+
+    Attributes:
+        pending: The events without an acknowledgement, by their reply subjects.
+        finished: Set when waiting any longer is pointless.
+    """
 
     def __init__(self) -> None:
-        self.waiting: dict[str, Outgoing] = {}
-        self.over = asyncio.Event()
+        self.pending: dict[str, Outgoing] = {}
+        self.finished = asyncio.Event()
 
 
-class Publisher:
-    """Publishes to one stream."""
+class JetStreamPublisher:
+    """Publishes events to one stream."""
 
     def __init__(
-        self, broker: NatsBroker, link: NatsLink, stream: str, prefix: str, timeout: float
+        self,
+        broker: NatsBroker,
+        connection: NatsConnection,
+        stream: str,
+        prefix: str,
+        timeout: float,
     ) -> None:
         self._broker = broker
-        self._link = link
+        self._connection = connection
         self._stream = stream
         self._prefix = prefix
         self._timeout = timeout
         self._inbox = ""
-        self._bursts: dict[str, Burst] = {}
-        self._next = 0
-        self._read = msgspec.json.Decoder(Acknowledgement).decode
+        self._batches: dict[str, PublishBatch] = {}
+        self._sequence = 0
+        self._decode = msgspec.json.Decoder(PublishAcknowledgement).decode
 
     async def open(self) -> None:
-        """Listen for acknowledgements."""
-        client = self._link.client
+        """Subscribe to the acknowledgements."""
+        client = self._connection.client
         self._inbox = client.new_inbox()
-        self._bursts.clear()
-        await client.subscribe(f"{self._inbox}.*", cb=self._acknowledged)
+        self._batches.clear()
+        await client.subscribe(f"{self._inbox}.*", cb=self._on_acknowledgement)
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst in order, and tell each event's end."""
+        """Publish events in order, and report the result of each."""
         if self._broker.middlewares:
-            await publish_each(burst, self._insist)
+            await publish_each(burst, self._publish_until_accepted)
             return
-        sent = Burst()
-        again: list[Outgoing] = []
+        batch = PublishBatch()
+        unconfirmed: list[Outgoing] = []
         for outgoing in burst:
-            if not await self._sent(outgoing, sent):
-                again.append(outgoing)
-        if sent.waiting:
+            if not await self._send(outgoing, batch):
+                unconfirmed.append(outgoing)
+        if batch.pending:
             try:
-                async with asyncio.timeout(TRY):
-                    await sent.over.wait()
+                async with asyncio.timeout(ACKNOWLEDGEMENT_SECONDS):
+                    await batch.finished.wait()
             except TimeoutError:
-                pass  # who was not answered tries again, and is dropped if the server has it
-            again += sent.waiting.values()
-            for token in sent.waiting:
-                self._bursts.pop(token, None)
-        if again:
-            await publish_each(again, self._insist)
+                # The events without an acknowledgement are published again below. The server
+                # drops those that it has stored.
+                pass
+            unconfirmed += batch.pending.values()
+            for reply_subject in batch.pending:
+                self._batches.pop(reply_subject, None)
+        if unconfirmed:
+            await publish_each(unconfirmed, self._publish_until_accepted)
 
-    async def _sent(self, outgoing: Outgoing, burst: Burst) -> bool:
-        """Send an event; return False if it is to be tried in another way."""
-        if not self._link.is_up:
+    async def _send(self, outgoing: Outgoing, batch: PublishBatch) -> bool:
+        """Send an event without awaiting its acknowledgement; return False if it was not sent."""
+        if not self._connection.is_up:
             return False
-        self._next += 1
-        token = f"{self._inbox}.{self._next}"
-        burst.waiting[token] = outgoing
-        self._bursts[token] = burst
+        self._sequence += 1
+        reply_subject = f"{self._inbox}.{self._sequence}"
+        # Before the send: the acknowledgement may arrive while `publish` awaits.
+        batch.pending[reply_subject] = outgoing
+        self._batches[reply_subject] = batch
         try:
-            await self._link.client.publish(
+            await self._connection.client.publish(
                 self._prefix + outgoing.name,
                 outgoing.body,
-                reply=token,
-                headers={**outgoing.headers, MSG_ID: outgoing.id},
+                reply=reply_subject,
+                headers={**outgoing.headers, MESSAGE_ID_HEADER: outgoing.id},
             )
         except (errors.Error, OSError):
-            del self._bursts[token], burst.waiting[token]
+            del self._batches[reply_subject], batch.pending[reply_subject]
             return False
         return True
 
-    async def _acknowledged(self, message: Any) -> None:
-        burst = self._bursts.pop(message.subject, None)
-        if burst is None:
+    async def _on_acknowledgement(self, message: Any) -> None:
+        batch = self._batches.pop(message.subject, None)
+        if batch is None:
             return
         try:
-            said = self._read(message.data)
+            acknowledgement = self._decode(message.data)
         except msgspec.DecodeError:
-            said = None  # nobody answers for JetStream: it may be starting
-        if said is not None and said.error is None:
-            burst.waiting.pop(message.subject).done(Receipt(id=str(said.seq)))
-        if not burst.waiting or said is None or said.error is not None:
-            burst.over.set()
+            # A status message without a body: no server answers for JetStream, which may be
+            # starting up.
+            acknowledgement = None
+        if acknowledgement is None or acknowledgement.error is not None:
+            batch.finished.set()
+            return
+        batch.pending.pop(message.subject).done(Receipt(id=str(acknowledgement.seq)))
+        if not batch.pending:
+            batch.finished.set()
 
-    def lost(self) -> None:
-        """Wait no more for what the lost connection would have brought."""
-        for burst in [*self._bursts.values()]:
-            burst.over.set()
+    def connection_lost(self) -> None:
+        """Stop waiting for acknowledgements: they were lost with the connection."""
+        for batch in [*self._batches.values()]:
+            batch.finished.set()
 
-    async def _insist(self, outgoing: Outgoing) -> Result:
-        """Publish one event, again and again for as long as it may take."""
+    async def _publish_until_accepted(self, outgoing: Outgoing) -> Result:
+        """Publish one event, repeatedly until the server accepts it or the time is up."""
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout
-        headers = {**outgoing.headers, MSG_ID: outgoing.id}
+        deadline = loop.time() + self._timeout
+        headers = {**outgoing.headers, MESSAGE_ID_HEADER: outgoing.id}
         while True:
             try:
-                await self._link.ready()
-                accepted: Any = await self._link.unbroken(
+                await self._connection.wait_until_up()
+                accepted: Any = await self._connection.run_while_connected(
                     self._broker.publish(
                         outgoing.body,
                         self._prefix + outgoing.name,
                         headers=headers,
                         stream=self._stream,
                         correlation_id=outgoing.id,
-                        timeout=TRY,
+                        timeout=ACKNOWLEDGEMENT_SECONDS,
                     )
                 )
                 return Receipt(id=str(accepted.seq))
-            except PASSING as error:
-                if loop.time() + PAUSE > until:
+            except TEMPORARY_ERRORS as error:
+                if loop.time() + RETRY_PAUSE_SECONDS > deadline:
                     return to_driver_error(error)
-                await asyncio.sleep(PAUSE)
+                await asyncio.sleep(RETRY_PAUSE_SECONDS)
             except Exception as error:  # noqa: BLE001 - the server's, or a middleware's own
                 return to_driver_error(error)

@@ -1,8 +1,13 @@
-"""Returns: what a group has handed back before anybody began with it.
+"""Released deliveries: how often a group's buses returned an event that no listener had begun.
 
-The server counts each time that it hands an event out, and cannot be told that it does not count.
-So each return is noted in a stream, and subtracted when the event comes again; only an event that
-comes again is looked up.
+Theory of operation: JetStream counts a delivery each time that it sends an event, and offers no way
+to return one uncounted. A few clean restarts would therefore turn an event into a dead letter that
+no listener has ever run. So the settler stores the number of an event's releases in a stream beside
+the events, before it returns the event. The pull consumer subtracts this number when the event
+arrives again. Most events arrive for the first time, and these are not looked up.
+
+The subjects are `<stream>-back.<consumer>.<sequence>`. The stream keeps one message per subject,
+whose body is the number, so a later release replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -15,63 +20,68 @@ from nats.js import api, errors as js_errors
 
 from goevent import DriverError
 
-from .connection import NatsLink, to_driver_error
+from .connection import NatsConnection, to_driver_error
 
-KEPT = 7 * 24 * 3600.0  # seconds; an event that lies for longer counts each time it was handed out
+# An event that stays in the stream for longer is charged for each delivery, begun or not.
+MAX_AGE_SECONDS = 7 * 24 * 3600.0
+STORE_SECONDS = 2.0
 
 
-class Returns:
-    """The returns of all groups of a stream.
+class ReleasedDeliveries:
+    """The numbers of released deliveries of all groups of one stream."""
 
-    Subjects are `<stream>-back.<consumer>.<sequence>`, and each holds one number.
-    """
-
-    def __init__(self, link: NatsLink, stream: str) -> None:
-        self._link = link
+    def __init__(self, connection: NatsConnection, stream: str) -> None:
+        self._connection = connection
         self._stream = f"{stream}-back"
-        self._ready = False
+        self._stream_exists = False
 
     async def count(self, consumer: str, sequence: int) -> int:
-        """Return how often an event was handed back by a consumer's buses."""
-        js: Any = self._link.client.jetstream()
+        """Return how often the buses of a consumer released an event; 0 if it cannot be read."""
+        js: Any = self._connection.client.jetstream()
         subject = f"{self._stream}.{consumer}.{sequence}"
         try:
-            note = await self._link.unbroken(js.get_msg(self._stream, subject=subject))
-            return int(note.data)
+            message = await self._connection.run_while_connected(
+                js.get_msg(self._stream, subject=subject)
+            )
+            return int(message.data)
         except (js_errors.NotFoundError, ValueError):
             return 0
         except (errors.Error, OSError, DriverError) as error:
-            self._link.host.report(to_driver_error(error))
+            self._connection.host.report(to_driver_error(error))
             return 0
 
-    async def note(self, returned: Sequence[tuple[str, int, int]]) -> None:
-        """Note how often events were handed back: consumer, sequence and number of each.
+    async def store(self, released: Sequence[tuple[str, int, int]]) -> None:
+        """Store the consumer, the sequence and the number of releases of some events.
 
-        Returns when the server has all of it, so that whoever gets them next finds it.
+        Returns when the server has stored all of them. An event that is returned afterwards is
+        counted correctly by the next bus.
         """
-        await self._link.unbroken(self._note(returned))
+        await self._connection.run_while_connected(self._store(released))
 
-    async def _note(self, returned: Sequence[tuple[str, int, int]]) -> None:
-        client: Any = self._link.client
+    async def _store(self, released: Sequence[tuple[str, int, int]]) -> None:
+        client: Any = self._connection.client
         js = client.jetstream()
-        if not self._ready:
-            await self._ensure(js)
-            self._ready = True
-        *most, last = (
-            (f"{self._stream}.{consumer}.{sequence}", b"%d" % number)
-            for consumer, sequence, number in returned
+        if not self._stream_exists:
+            await self._ensure_stream(js)
+            self._stream_exists = True
+        *others, last = (
+            (f"{self._stream}.{consumer}.{sequence}", b"%d" % count)
+            for consumer, sequence, count in released
         )
-        for subject, body in most:
+        for subject, body in others:
             await client.publish(subject, body)
-        await js.publish(*last, timeout=2.0)  # the stream takes them in order: it has the others
+        # One acknowledgement serves for all: the stream stores messages of a connection in order.
+        await js.publish(*last, timeout=STORE_SECONDS)
 
-    async def _ensure(self, js: Any) -> None:
+    async def _ensure_stream(self, js: Any) -> None:
         try:
             await js.stream_info(self._stream)
         except js_errors.NotFoundError:
-            config = api.StreamConfig(name=self._stream, max_msgs_per_subject=1, max_age=KEPT)
+            config = api.StreamConfig(
+                name=self._stream, max_msgs_per_subject=1, max_age=MAX_AGE_SECONDS
+            )
             await js.add_stream(config, subjects=[f"{self._stream}.>"])
 
-    def lost(self) -> None:
-        """Look again whether the stream exists."""
-        self._ready = False
+    def forget_stream(self) -> None:
+        """Look for the stream again before the next use: a store has failed."""
+        self._stream_exists = False

@@ -1,4 +1,10 @@
-"""What becomes of messages of JetStream: acknowledged, given back, or among the dead letters."""
+"""The settler of JetStream: it carries out the decisions about events.
+
+An acknowledgement in JetStream is a publish without a reply, so it may be lost with the connection;
+the event then comes again. Two orders matter. The number of releases is stored before an event is
+returned, or the next bus would count the delivery. A dead letter is stored before the deliveries of
+its event end, or a crash between the two would lose the event.
+"""
 
 from __future__ import annotations
 
@@ -9,60 +15,76 @@ from nats import errors
 from goevent import DriverError
 from goevent.drivers import Action
 
-from .._adapter.contract import Arrival, Decision
+from .._adapter.contract import Decision
 from .._adapter.dead_letters import report_dead_letter
-from .connection import NatsLink, to_driver_error
+from .connection import NatsConnection, to_driver_error
 from .dead_letters import JetStreamDeadLetters
-from .released import Returns
+from .pull_consumer import JetStreamDelivery
+from .released import ReleasedDeliveries
+
+DEAD_LETTER_RETRY_SECONDS = 1.0
 
 
-async def settle(
-    decisions: Sequence[Decision], dead: JetStreamDeadLetters, returns: Returns, link: NatsLink
-) -> None:
-    """Carry decisions out; what cannot be told now comes again."""
-    await _note_returns(decisions, returns, link)
-    for decision in decisions:
+class JetStreamSettler:
+    """Carries out the decisions about events of one group."""
+
+    def __init__(
+        self,
+        connection: NatsConnection,
+        dead_letters: JetStreamDeadLetters,
+        released: ReleasedDeliveries,
+    ) -> None:
+        self._connection = connection
+        self._dead_letters = dead_letters
+        self._released = released
+
+    async def settle(self, decisions: Sequence[Decision]) -> None:
+        """Carry out decisions; an event whose decision cannot be sent comes again."""
+        await self._store_releases(decisions)
+        for decision in decisions:
+            arrival, verdict = decision.arrival, decision.verdict
+            delivery: JetStreamDelivery = arrival.raw
+            try:
+                if verdict.action is Action.ACK:
+                    await delivery.message.ack()
+                elif verdict.action is Action.RETRY:
+                    await delivery.message.nak(delay=verdict.after)
+                elif verdict.action is Action.RELEASE:
+                    await delivery.message.nak()
+                else:
+                    await self._dead_letter(decision)
+            except (errors.Error, OSError) as error:
+                self._connection.host.report(to_driver_error(error), arrival.name)
+            finally:
+                delivery.consumer.forget(delivery.sequence)
+
+    async def _store_releases(self, decisions: Sequence[Decision]) -> None:
+        releases: list[tuple[str, int, int]] = []
+        for decision in decisions:
+            verdict = decision.verdict
+            if verdict.action is Action.RELEASE and not verdict.started:
+                delivery: JetStreamDelivery = decision.arrival.raw
+                releases.append(
+                    (delivery.consumer.durable, delivery.sequence, delivery.released + 1)
+                )
+        if releases:
+            try:
+                await self._released.store(releases)
+            except (errors.Error, OSError, DriverError) as error:
+                # The events are returned nevertheless, and count once too often.
+                self._released.forget_stream()
+                self._connection.host.report(to_driver_error(error))
+
+    async def _dead_letter(self, decision: Decision) -> None:
+        """Write a dead letter, and then end the deliveries of its event."""
         arrival = decision.arrival
-        feed, sequence, message, _ = arrival.raw
+        delivery: JetStreamDelivery = arrival.raw
         try:
-            if decision.verdict.action is Action.ACK:
-                await message.ack()
-            elif decision.verdict.action is Action.RETRY:
-                await message.nak(delay=decision.verdict.after)
-            elif decision.verdict.action is Action.RELEASE:
-                await message.nak()
-            else:
-                await _bury(decision, dead, link)
-        except (errors.Error, OSError) as error:
-            link.host.report(to_driver_error(error), arrival.name)
-        finally:
-            feed.settled(sequence)
-
-
-async def _note_returns(decisions: Sequence[Decision], returns: Returns, link: NatsLink) -> None:
-    """Note what nobody has begun with; before it is handed back, or the next bus finds no note."""
-    noted: list[tuple[str, int, int]] = []
-    for decision in decisions:
-        if decision.verdict.action is Action.RELEASE and not decision.verdict.started:
-            feed, sequence, _, returned = decision.arrival.raw
-            noted.append((feed.durable, sequence, returned + 1))
-    if noted:
-        try:
-            await returns.note(noted)
+            await self._connection.run_while_connected(self._dead_letters.write(decision))
         except (errors.Error, OSError, DriverError) as error:
-            returns.lost()
-            link.host.report(to_driver_error(error))
-
-
-async def _bury(decision: Decision, dead: JetStreamDeadLetters, link: NatsLink) -> None:
-    """Write a dead letter and then, not before, end the event's deliveries."""
-    arrival: Arrival = decision.arrival
-    try:
-        await link.unbroken(dead.write(decision))
-    except (errors.Error, OSError, DriverError) as error:
-        dead.lost()
-        link.host.report(to_driver_error(error), arrival.name)
-        await arrival.raw[2].nak(delay=1.0)
-        return
-    await arrival.raw[2].term()
-    report_dead_letter(link.host, decision)
+            self._dead_letters.forget_stream()
+            self._connection.host.report(to_driver_error(error), arrival.name)
+            await delivery.message.nak(delay=DEAD_LETTER_RETRY_SECONDS)
+            return
+        await delivery.message.term()
+        report_dead_letter(self._connection.host, decision)

@@ -250,7 +250,7 @@ async def test_consumer_that_vanishes_is_made_again_and_reported() -> None:
                 await client.jetstream().delete_consumer("goevent-js", durable)
 
             await asked(server, delete)
-            await until(lambda: bus.says("had vanished"))
+            await until(lambda: bus.says("was deleted"))
             await accepted(bus, 3)
             await until(lambda: len(seen) == 3)
         assert numbers(seen) == [1, 2, 3]
