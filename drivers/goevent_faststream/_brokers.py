@@ -110,7 +110,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("amqp", "amqps"),
-        module="goevent_faststream._rabbit.fan_out",
+        module="goevent_faststream._rabbit.adapter",
         broker="faststream.rabbit",
         durable=False,
         extra="rabbit",
@@ -125,7 +125,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         schemes=("amqp", "amqps"),
-        module="goevent_faststream._rabbit.work_queues",
+        module="goevent_faststream._rabbit.adapter",
         broker="faststream.rabbit",
         durable=True,
         extra="rabbit",

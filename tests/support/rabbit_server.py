@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import aiormq
 import trio
 
-from goevent_faststream._rabbit.names import Names
+from goevent_faststream._rabbit.names import RabbitNames
 from tests.support.brokers import missing
 from tests.support.faststream_buses import FastStreamBus
 
@@ -121,11 +121,11 @@ async def removed(
 
     async def delete(channel: Any) -> None:
         for group in groups:
-            called = Names(exchange, f"{exchange}:{group}")
+            called = RabbitNames(exchange, f"{exchange}:{group}")
             queues = [called.queue(name) for name in names]
-            for queue in (*queues, called.patterns, called.dead):
+            for queue in (*queues, called.patterns, called.dead_letter_queue):
                 await channel.queue_delete(queue)
-            for each in (called.exact, called.patterns, called.dead_exchange):
+            for each in (called.exact_exchange, called.patterns, called.dead_letter_exchange):
                 await channel.exchange_delete(each)
         await channel.exchange_delete(exchange)
 

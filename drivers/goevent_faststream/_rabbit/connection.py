@@ -1,8 +1,17 @@
-"""The link to RabbitMQ: the connection of FastStream's broker, its losses, and two channels on it.
+"""The connection to RabbitMQ: one broker object of FastStream, and two channels on its connection.
 
-It runs on the loop side. The client of aio-pika reconnects by itself. Channels are opened on the
-connection below it, as those of aio-pika bring back what they held in an order of their own: here
-whoever has something on a channel puts it up again, and only then the link is up.
+`RabbitConnection` is owned by an adapter and used by all modules of this room. One channel serves
+publishes, the other one deliveries and their acknowledgements.
+
+Theory of operation: The client of aio-pika reconnects by itself. Its own channels would restore
+their exchanges, queues and consumers then, in an order that is not the adapter's. Therefore this
+module opens plain channels on the connection of aiormq that lies below, anew after each reconnect,
+and calls the adapter's `on_connect` to declare everything on them. Only after that the connection
+counts as up.
+
+The server closes a channel when a request on it fails, and returns its unacknowledged messages.
+Both channels are then opened again in the same way: this module closes the connection below, and
+the client reconnects.
 """
 
 from __future__ import annotations
@@ -10,7 +19,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from aio_pika import RobustConnection
@@ -20,34 +29,44 @@ from pamqp.exceptions import PAMQPException
 
 from goevent import DriverConnectionError, DriverError
 
+from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.connectivity import Connectivity
 from .._adapter.contract import AdapterHost
-from .pamqp_patch import be_lenient
+from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
+from .pamqp_patch import tolerate_invalid_properties
 
-DIAL = 5.0  # seconds until the first connection has to be there
-ANSWER = 8.0  # seconds until a server that does not answer counts as lost
-RECONNECT = 0.25  # seconds between two dials
-HEARTBEAT = 3  # seconds; after four missed ones, a black hole counts as a loss
-STOP = 0.6  # seconds for an orderly end
-LOST = "RabbitMQ: the connection was lost before the server replied"
-CLIENT = (AMQPError, PAMQPException, OSError, RuntimeError)  # all that aio-pika raises
+T = TypeVar("T")
+
+BROKER_NAME = "RabbitMQ"
+
+CONNECT_SECONDS = 5.0  # until the first connection must be there
+REPLY_SECONDS = 8.0  # until a server that does not answer counts as lost
+RECONNECT_PAUSE_SECONDS = 0.25
+HEARTBEAT_SECONDS = 3  # four missed heartbeats reveal a dead connection
+DISCONNECT_SECONDS = 0.6
+
+# aio-pika and aiormq raise RuntimeError, too, for instance on a closed channel.
+CLIENT_ERRORS = (AMQPError, PAMQPException, OSError, RuntimeError)
 
 
 def make_broker(url: str) -> RabbitBroker:
     """Return FastStream's broker for an `amqp://` or `amqps://` URL.
 
     Raises:
-        ValueError: the URL makes no sense.
+        ValueError: The URL is malformed.
     """
     scheme, _, rest = url.partition("://")
     try:
         if "heartbeat=" not in urlsplit(url).query:
-            rest += f"{'&' if '?' in rest else '?'}heartbeat={HEARTBEAT}"
+            rest += f"{'&' if '?' in rest else '?'}heartbeat={HEARTBEAT_SECONDS}"
         return RabbitBroker(
-            f"{scheme}://{rest}", reconnect_interval=RECONNECT, logger=None, apply_types=False
+            f"{scheme}://{rest}",
+            reconnect_interval=RECONNECT_PAUSE_SECONDS,
+            logger=None,
+            apply_types=False,
         )
     except (TypeError, ValueError):
-        # Neither it nor its cause may show the password.
+        # The original error may show the password, so it must not be the cause.
         raise ValueError(
             "RabbitMQ: the URL has to be amqp://user:password@host:port/vhost, with options that "
             "aio-pika knows"
@@ -55,220 +74,215 @@ def make_broker(url: str) -> RabbitBroker:
 
 
 def rabbit_broker(broker: object) -> RabbitBroker:
-    """Return the broker that was given, if it is one of RabbitMQ.
+    """Return the broker, checked to be one of RabbitMQ.
 
     Raises:
-        TypeError: it is none.
+        TypeError: It is none.
     """
     if not isinstance(broker, RabbitBroker):
         raise TypeError(f"this is no RabbitBroker: {broker!r}")
     return broker
 
 
-async def nothing() -> None:
-    """Put nothing up."""
-
-
-class RabbitLink:
+class RabbitConnection:
     """The connection of one broker object.
 
+    Args:
+        wait_seconds: How long a caller waits for a lost connection, counted from its loss.
+
     Attributes:
-        publishing: the channel for publishes, with confirms.
-        consuming: the channel for deliveries and their acknowledgements.
-        set_up: puts up what is on the channels, each time that they are new.
+        publish_channel: The channel for publishes, with confirms.
+        consume_channel: The channel for deliveries and their acknowledgements.
+        on_connect: Called on each new connection to declare exchanges and queues, and to consume.
     """
 
-    publishing: Any
-    consuming: Any
+    publish_channel: Any
+    consume_channel: Any
 
-    def __init__(self, broker: RabbitBroker, patience: float) -> None:
+    def __init__(self, broker: RabbitBroker, wait_seconds: float) -> None:
         self.broker = broker
-        self.set_up: Callable[[], Awaitable[None]] = nothing
-        self._connectivity = Connectivity("RabbitMQ", patience)
-        self._made: RobustConnection | None = None
-        self._dial: asyncio.Task[None] | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
+        self.on_connect: Callable[[], Awaitable[None]] = _declare_nothing
+        self._connectivity = Connectivity(BROKER_NAME, wait_seconds)
+        self._client_connection: RobustConnection | None = None
+        self._starting: asyncio.Task[None] | None = None
+        self._tasks = ConnectionTasks(BROKER_NAME)
 
     @property
     def host(self) -> AdapterHost:
-        """Where the driver is."""
+        """The host of the adapter.
+
+        Raises:
+            DriverConnectionError: The bus is not open.
+        """
         return self._connectivity.host
 
     @property
     def is_up(self) -> bool:
-        """True while there is a connection, with all that was on it."""
+        """True while there is a connection, and everything is declared on it."""
         return self._connectivity.is_up
 
     async def open(self, host: AdapterHost) -> None:
-        """Connect, start the broker, and put up what is on the channels.
+        """Start the broker, which connects, and declare everything.
 
         Raises:
-            DriverConnectionError: there is no server, or it does not let us in.
-            DriverError: it refuses what is to be put up.
+            DriverConnectionError: No server answers, or it rejects the login.
+            DriverError: The server refuses a declaration.
         """
-        be_lenient()
+        tolerate_invalid_properties()
         self._connectivity.open(host)
-        self._made = None
-        # The client dials by a task that no cancellation ends, only the end of the connection that
-        # it belongs to, and FastStream tells of that when it is there, not before.
+        self._client_connection = None
+        # FastStream shows its connection only when it is up. The client's connect task ends only
+        # when its connection is closed, so `close` needs this object even if nothing ever answers.
         broker: Any = self.broker
-        broker._connection_kwargs["connection_class"] = self._make
-        self._dial = asyncio.get_running_loop().create_task(self.broker.start())
-        await asyncio.wait({self._dial}, timeout=DIAL)
-        if not self._dial.done():
-            raise DriverConnectionError(f"RabbitMQ: no server answers within {DIAL:g} s")
+        broker._connection_kwargs["connection_class"] = self._make_client_connection
+        self._starting = asyncio.get_running_loop().create_task(self.broker.start())
+        await asyncio.wait({self._starting}, timeout=CONNECT_SECONDS)
+        if not self._starting.done():
+            raise no_server(BROKER_NAME, CONNECT_SECONDS)
         try:
-            self._dial.result()
-            connection = self._connection
-            connection.close_callbacks.add(self._lost)
-            connection.reconnect_callbacks.add(self._back)
-            await self._put_up()
-        except CLIENT as error:
+            self._starting.result()
+            connection = self._connected
+            connection.close_callbacks.add(self._on_closed)
+            connection.reconnect_callbacks.add(self._on_reconnected)
+            await self._set_up()
+        except CLIENT_ERRORS as error:
             raise to_driver_error(error) from error
 
-    def _make(self, *args: Any, **kwargs: Any) -> RobustConnection:
-        self._made = RobustConnection(*args, **kwargs)
-        return self._made
+    def _make_client_connection(self, *args: Any, **kwargs: Any) -> RobustConnection:
+        self._client_connection = RobustConnection(*args, **kwargs)
+        return self._client_connection
 
     @property
-    def _connection(self) -> Any:
-        if self._made is None:
-            raise DriverConnectionError("RabbitMQ: there is no connection")
-        return self._made
+    def _connected(self) -> Any:
+        if self._client_connection is None:
+            raise not_connected(BROKER_NAME)
+        return self._client_connection
 
-    async def channel(self, *, confirms: bool) -> Any:
-        """Return a new channel of this connection; it is lost with it."""
-        transport = self._connection.transport
+    async def open_channel(self, *, confirms: bool) -> Any:
+        """Return a new channel; it is lost with the connection."""
+        transport = self._connected.transport
         if transport is None:
-            raise DriverConnectionError(LOST)
+            raise connection_lost(BROKER_NAME)
         return await transport.connection.channel(
             publisher_confirms=confirms, on_return_raises=False
         )
 
-    async def _put_up(self) -> None:
-        async with asyncio.timeout(ANSWER):
-            self.publishing = await self.channel(confirms=True)
-            self.consuming = await self.channel(confirms=False)
-            await self.set_up()
-        for channel in (self.publishing, self.consuming):
-            channel.closing.add_done_callback(self._channel_closed)
+    async def _set_up(self) -> None:
+        async with asyncio.timeout(REPLY_SECONDS):
+            self.publish_channel = await self.open_channel(confirms=True)
+            self.consume_channel = await self.open_channel(confirms=False)
+            await self.on_connect()
+        for channel in (self.publish_channel, self.consume_channel):
+            channel.closing.add_done_callback(self._on_channel_closed)
         self._connectivity.mark_up()
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
         self._connectivity.close()
-        dial, self._dial = self._dial, None
-        made, self._made = self._made, None
+        starting, self._starting = self._starting, None
+        connection, self._client_connection = self._client_connection, None
         broker: Any = self.broker
-        for task in [*self._tasks]:
-            task.cancel()
+        self._tasks.cancel()
         try:
             if self.is_up:
-                async with asyncio.timeout(STOP):
+                async with asyncio.timeout(DISCONNECT_SECONDS):
                     await broker.stop()
-        except (TimeoutError, *CLIENT):
-            pass  # what there was to say was said before; the server sees the connection end
+        except (TimeoutError, *CLIENT_ERRORS):
+            # The server sees the socket close. Errors of the connection were reported before.
+            pass
         finally:
             self._connectivity.mark_down()
-            # FastStream forgets these only after an orderly end, and would use them again.
+            # FastStream drops these only after an orderly stop, and would use them again.
             broker._connection, broker._channel = None, None
             broker.config.disconnect()
-            if made is not None:
-                with suppress(TimeoutError, *CLIENT):
-                    async with asyncio.timeout(STOP):
-                        await made.close()
-            if dial is not None:
-                dial.cancel()
-                await asyncio.wait({dial})
+            if connection is not None:
+                with suppress(TimeoutError, *CLIENT_ERRORS):
+                    async with asyncio.timeout(DISCONNECT_SECONDS):
+                        await connection.close()
+            if starting is not None:
+                starting.cancel()
+                await asyncio.wait({starting})
 
-    async def ready(self, *, patience: float | None = None) -> None:
-        """Wait for the connection, for so many seconds from when it was lost.
+    async def wait_until_up(self, *, timeout: float | None = None) -> None:
+        """Wait until there is a connection.
+
+        Args:
+            timeout: Seconds from the loss of the connection, in place of `wait_seconds`.
 
         Raises:
-            DriverConnectionError: it was not there in time.
+            DriverConnectionError: There was no connection in time.
         """
-        await self._connectivity.wait_until_up(patience)
+        await self._connectivity.wait_until_up(timeout)
 
-    def do(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Run something that ends with the bus."""
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine in a task that ends with the bus."""
+        return self._tasks.start(work)
 
-    async def unbroken(self, work: Coroutine[Any, Any, None]) -> None:
-        """Await something that goes on if this is cancelled.
+    async def run_shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine that continues if the caller is cancelled.
 
-        The client closes a channel when a request on it is cancelled, and the server returns all
-        that was unacknowledged there.
+        When a request on a channel is cancelled, the client closes the channel, and the server
+        returns all messages that are unacknowledged there.
+
+        Raises:
+            DriverConnectionError: The bus was closed first.
         """
-        task = self.do(work)
-        task.add_done_callback(_seen)
-        await asyncio.wait({task})
-        if task.cancelled():
-            raise DriverConnectionError(LOST)
-        task.result()
+        return await self._tasks.run_shielded(work)
 
-    # -- what the client tells
+    # -- callbacks of the client
 
-    def _lost(self, *_: Any) -> None:
+    def _on_closed(self, *_: Any) -> None:
         self._connectivity.mark_down()
 
-    def _back(self, *_: Any) -> None:
+    def _on_reconnected(self, *_: Any) -> None:
         if not self._connectivity.is_closing:
-            self.do(self._come_back())
+            self.start(self._restore())
 
-    async def _come_back(self) -> None:
+    async def _restore(self) -> None:
         try:
-            await self._put_up()
-        except (TimeoutError, DriverError, *CLIENT) as error:
+            await self._set_up()
+        except (TimeoutError, DriverError, *CLIENT_ERRORS) as error:
             if self._connectivity.is_closing or not self._is_open():
-                return  # it was lost again, and comes back again
+                # The connection was lost again; the next reconnect tries again.
+                return
             self.host.report(to_driver_error(error))
-            await asyncio.sleep(RECONNECT)
-            self.do(self._cut())
+            await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
+            self.start(self._reconnect())
 
     def _is_open(self) -> bool:
-        transport: Any = self._connection.transport
+        transport: Any = self._connected.transport
         return transport is not None and not transport.connection.is_closed
 
-    def _channel_closed(self, closing: asyncio.Future[Any]) -> None:
+    def _on_channel_closed(self, closing: asyncio.Future[Any]) -> None:
         if self._connectivity.is_closing or not self.is_up or not self._is_open():
             return
         error = None if closing.cancelled() else closing.exception()
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
-            # The server closes a channel for a fault on it, and all that is unacknowledged comes
-            # again. Both channels and what is on them are made anew with the connection.
             self.host.report(to_driver_error(error))
-            self.do(self._cut())
+            self.start(self._reconnect())
 
-    async def _cut(self) -> None:
-        transport = self._connection.transport
+    async def _reconnect(self) -> None:
+        """Close the connection below the client's, which makes the client reconnect."""
+        transport = self._connected.transport
         if transport is not None:
-            with suppress(*CLIENT):
+            with suppress(*CLIENT_ERRORS):
                 await transport.connection.close(ConnectionError("the channel was closed"))
 
 
-def _seen(task: asyncio.Task[None]) -> None:
-    if not task.cancelled():
-        task.exception()  # whoever waits has it, and if nobody does, nobody wants it
+async def _declare_nothing() -> None:
+    """Declare nothing: the adapter set no callback."""
 
 
 def to_driver_error(error: Exception) -> DriverError:
-    """Return the error of the contract for one of the client; one of the contract as it is."""
-    if isinstance(error, DriverError):
-        return error
-    if isinstance(error, ProbableAuthenticationError):
-        mapped: DriverError = DriverConnectionError("RabbitMQ: the login was refused")
+    """Return the `DriverError` for an error of the client; a `DriverError` is returned as it is."""
+    if isinstance(error, TimeoutError):
+        refusal: DriverError = no_answer(BROKER_NAME, REPLY_SECONDS)
+    elif isinstance(error, ProbableAuthenticationError):
+        refusal = DriverConnectionError("RabbitMQ: the server rejects the login")
     elif isinstance(error, InvalidFrameError):
-        # What the client says when the server closes a connection that is not yet one.
-        mapped = DriverConnectionError("RabbitMQ: the server refuses the virtual host to this user")
-    elif isinstance(error, TimeoutError):
-        mapped = DriverConnectionError(f"RabbitMQ: no answer within {ANSWER:g} s")
+        # The client's error when the server closes a connection during the handshake.
+        refusal = DriverConnectionError("RabbitMQ: this user has no access to the virtual host")
     else:
-        # Some exceptions of aiormq are empty, and name the cause in their class.
-        text = str(error) or type(error).__name__
-        kind = DriverConnectionError if isinstance(error, OSError) else DriverError
-        mapped = kind(f"RabbitMQ: {text}")
-    mapped.__cause__ = error
-    return mapped
+        return map_error(BROKER_NAME, error, (OSError,))
+    refusal.__cause__ = error
+    return refusal

@@ -1,7 +1,13 @@
-"""RabbitMQ without a group: every bus gets every event, at most once.
+"""The adapter for RabbitMQ without a group: every bus gets every event, at most once.
 
-A bus has a queue of its own, which goes with its connection, bound to the exchange that the groups
-of other buses are bound to, too. A message that several bindings match comes to it once.
+Theory of operation: Each bus has a queue of its own, which the server deletes with the connection.
+The queue is bound to the exchange for events once per name and pattern; the queues of groups are
+bound to the same exchange. A message that several of these bindings match comes to the queue once,
+so copies need no filter here.
+
+The server sends at most `prefetch` unacknowledged messages. An event is acknowledged as soon as it
+is delivered to the bus: the acknowledgement only makes room for the next message. Acknowledgements
+are grouped, since one of them covers all earlier messages, too.
 """
 
 from __future__ import annotations
@@ -9,62 +15,22 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any
 
-from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange
+from faststream.rabbit import RabbitBroker, RabbitExchange
 
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.contract import AdapterHost, Arrival, Decision, Outgoing
 from .._config import BrokerConfig
-from .connection import (
-    CLIENT,
-    RabbitLink,
-    make_broker as make_broker,
-    rabbit_broker,
-    to_driver_error,
-)
-from .names import binding
-from .publisher import LONGEST, Publisher
-from .receiver import Line, Raw, Receiver
+from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
+from .exchange import declare_exchange
+from .names import MAX_SHORT_STRING_BYTES, binding_key
+from .publisher import RabbitPublisher
+from .receiver import DeliveryQueue, RabbitDelivery, RabbitReceiver
 
-IN_FLIGHT = 1000  # publishes that wait for their confirm
-EXCHANGE = "goevent"
-
-
-def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
-    """Return RabbitMQ without a group for a broker."""
-    return RabbitFanOutAdapter(rabbit_broker(broker), config, exchange_of(config, address))
-
-
-def exchange_of(config: BrokerConfig, address: object) -> RabbitExchange:
-    """Return the exchange that events go to.
-
-    Raises:
-        TypeError: the address is not one.
-        ValueError: it does not route by patterns.
-    """
-    if address is None:
-        name = config.stream or EXCHANGE
-        return RabbitExchange(name, type=ExchangeType.TOPIC, durable=True)
-    if not isinstance(address, RabbitExchange):
-        raise TypeError(f"the address of events in RabbitMQ is a RabbitExchange, not {address!r}")
-    if address.type is not ExchangeType.TOPIC:
-        raise ValueError(f"events need a topic exchange, and {address.name!r} is none")
-    return address
-
-
-async def declare(channel: Any, exchange: RabbitExchange) -> None:
-    """Have the exchange exist."""
-    await channel.exchange_declare(
-        exchange.name,
-        exchange_type=exchange.type.value,
-        passive=not exchange.declare,
-        durable=bool(exchange.durable),
-        auto_delete=exchange.auto_delete,
-        arguments=exchange.arguments,
-    )
+MAX_UNCONFIRMED_EVENTS = 1000  # events that are published and wait for their confirms
+EVENTS_PER_ACKNOWLEDGEMENT = 64
 
 
 class RabbitFanOutAdapter:
@@ -74,135 +40,154 @@ class RabbitFanOutAdapter:
         self._exchange = exchange
         self._prefix = config.prefix or ""
         self._prefetch = config.prefetch
-        self._link = RabbitLink(broker, config.publish_timeout)
-        self._link.set_up = self._set_up
-        self._publisher = Publisher(broker, self._link, exchange.name, self._prefix)
-        self._line = Line(self._link, self._handed_over)
-        self._receiver = Receiver(
-            broker, self._prefix, came=_any, handed=self._take, kept=self._kept
+        self._connection = RabbitConnection(broker, config.publish_timeout)
+        self._connection.on_connect = self._set_up
+        self._publisher = RabbitPublisher(broker, self._connection, exchange.name, self._prefix)
+        self._deliveries = DeliveryQueue(self._connection, self._on_delivered)
+        self._receiver = RabbitReceiver(
+            broker,
+            self._prefix,
+            is_wanted=_accept_all,
+            on_passed=self._on_passed,
+            on_stopped=self._on_stopped,
         )
-        self._vias: dict[str, Callable[[str], object]] = {}
+        self._matchers: dict[str, Callable[[str], object]] = {}
         self._queue = ""
-        self._tag = ""
+        self._consumer_tag = ""
 
     @property
     def capabilities(self) -> Capabilities:
-        """What it promises."""
-        return Capabilities(lossless=False, in_flight=IN_FLIGHT)
+        """The guarantees of RabbitMQ without a group."""
+        return Capabilities(lossless=False, in_flight=MAX_UNCONFIRMED_EVENTS)
 
     async def open(self, host: AdapterHost) -> None:
-        """Connect."""
-        self._vias.clear()
-        self._line.begin()
-        await self._link.open(host)
+        """Connect.
+
+        Raises:
+            DriverConnectionError: No server answers, or it rejects the login.
+            DriverError: The server refuses the exchange.
+        """
+        self._matchers.clear()
+        self._deliveries.reset()
+        await self._connection.open(host)
         await self._receiver.open()
 
     async def _set_up(self) -> None:
-        channel = self._link.consuming
-        self._line.clear()
-        await declare(channel, self._exchange)
+        """Declare, bind and consume the queue of this bus, on a new connection."""
+        channel = self._connection.consume_channel
+        self._deliveries.clear()
+        await declare_exchange(channel, self._exchange)
         self._queue = (await channel.queue_declare("", exclusive=True, auto_delete=True)).queue
-        for via in self._vias:
-            await self._bind(via)
+        for pattern in self._matchers:
+            await self._bind(pattern)
         await channel.basic_qos(prefetch_count=self._prefetch)
-        came = self._receiver.consumer(self._queue)
-        self._tag = (await channel.basic_consume(self._queue, came)).consumer_tag
+        consumer = self._receiver.consumer(self._queue)
+        self._consumer_tag = (await channel.basic_consume(self._queue, consumer)).consumer_tag
 
     async def close(self) -> None:
         """Disconnect."""
-        self._vias.clear()
-        await self._link.close()
+        self._matchers.clear()
+        await self._connection.close()
 
-    # -- to us
+    # -- subscriptions
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Bind the queue to names and patterns; returns when the server has confirmed it."""
-        await self._link.unbroken(self._begin(names))
+        await self._connection.run_shielded(self._subscribe(names))
 
-    async def _begin(self, names: Sequence[str]) -> None:
-        await self._link.ready()
+    async def _subscribe(self, names: Sequence[str]) -> None:
+        await self._connection.wait_until_up()
         try:
             for name in names:
-                if len(self._prefix) + len(name) > LONGEST:
-                    raise DriverError(f"RabbitMQ: a binding key has at most {LONGEST} bytes")
-                self._vias[name] = compile_pattern(name)
+                if len(self._prefix) + len(name) > MAX_SHORT_STRING_BYTES:
+                    raise DriverError(
+                        f"RabbitMQ: a binding key has at most {MAX_SHORT_STRING_BYTES} bytes"
+                    )
+                self._matchers[name] = compile_pattern(name)
                 await self._bind(name)
-        except CLIENT as error:
-            await self._end(names)
+        except CLIENT_ERRORS as error:
+            await self._unsubscribe(names)
             raise to_driver_error(error) from error
 
-    async def _bind(self, via: str) -> None:
-        await self._link.consuming.queue_bind(
-            self._queue, self._exchange.name, self._prefix + binding(via)
+    async def _bind(self, pattern: str) -> None:
+        await self._connection.consume_channel.queue_bind(
+            self._queue, self._exchange.name, self._prefix + binding_key(pattern)
         )
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Unbind it from them."""
-        await self._link.unbroken(self._end(names))
+        """Unbind the queue from names and patterns."""
+        await self._connection.run_shielded(self._unsubscribe(names))
 
-    async def _end(self, names: Sequence[str]) -> None:
+    async def _unsubscribe(self, names: Sequence[str]) -> None:
         for name in names:
-            if self._vias.pop(name, None) is not None and self._link.is_up:
+            if self._matchers.pop(name, None) is not None and self._connection.is_up:
                 try:
-                    await self._link.consuming.queue_unbind(
-                        self._queue, self._exchange.name, self._prefix + binding(name)
+                    await self._connection.consume_channel.queue_unbind(
+                        self._queue, self._exchange.name, self._prefix + binding_key(name)
                     )
-                except CLIENT as error:
+                except CLIENT_ERRORS as error:
                     raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
-        """Consume no more, and hand over what has come."""
-        await self._link.unbroken(self._end_all())
+        """Stop consuming, and deliver the messages that have arrived."""
+        await self._connection.run_shielded(self._stop_receiving())
 
-    async def _end_all(self) -> None:
-        if self._link.is_up:
+    async def _stop_receiving(self) -> None:
+        if self._connection.is_up:
             try:
-                await self._link.consuming.basic_cancel(self._tag)
-            except CLIENT as error:
+                await self._connection.consume_channel.basic_cancel(self._consumer_tag)
+            except CLIENT_ERRORS as error:
                 raise to_driver_error(error) from error
-            # What came before the answer is with tasks that have not begun yet.
+            # The client starts one task per message. The tasks of messages that came before the
+            # server's answer get their turn now.
             await asyncio.sleep(0)
-        await self._line.empty()
+        await self._deliveries.wait_until_delivered()
 
-    def _take(self, arrival: Arrival) -> None:
-        via = next((via for via, test in self._vias.items() if test(arrival.name)), None)
+    # -- receiving
+
+    def _on_passed(self, arrival: Arrival) -> None:
+        name = arrival.name
+        via = next((via for via, matches in self._matchers.items() if matches(name)), None)
         if via is None:
-            self._link.do(self._acknowledge(arrival))
+            # The binding key of a pattern with `**` is wider than the pattern.
+            self._connection.start(self._acknowledge(arrival))
             return
         arrival.via = via
-        self._line.add(arrival)
+        self._deliveries.add(arrival)
 
-    async def _kept(self, arrival: Arrival, error: Exception | None) -> None:
+    async def _on_stopped(self, arrival: Arrival, error: Exception | None) -> None:
         if error is not None:
-            self._link.host.report(error, arrival.name)
+            self._connection.host.report(error, arrival.name)
         await self._acknowledge(arrival)
 
-    def _handed_over(self, arrival: Arrival) -> None:
-        """Have the server send more; in groups, as one acknowledgement serves for all before."""
-        waiting = self._line.waiting
-        if not waiting or self._link.host.capacity() == 0 or len(waiting) % 64 == 0:
-            self._link.do(self._acknowledge(arrival, all_before=True))
+    def _on_delivered(self, arrival: Arrival) -> None:
+        """Acknowledge now and then, so that the server sends more."""
+        waiting = self._deliveries.waiting
+        is_pause = not waiting or self._connection.host.capacity() == 0
+        if is_pause or len(waiting) % EVENTS_PER_ACKNOWLEDGEMENT == 0:
+            self._connection.start(self._acknowledge(arrival, all_before=True))
 
     async def _acknowledge(self, arrival: Arrival, *, all_before: bool = False) -> None:
-        raw: Raw = arrival.raw
-        if raw.channel is self._link.consuming and self._link.is_up:
-            with suppress(*CLIENT):  # the connection is lost, and the queue with it
-                await raw.channel.basic_ack(raw.tag, multiple=all_before, wait=False)
+        delivery: RabbitDelivery = arrival.raw
+        if delivery.channel is self._connection.consume_channel and self._connection.is_up:
+            # If the connection is lost, the queue has gone with it.
+            with suppress(*CLIENT_ERRORS):
+                await delivery.channel.basic_ack(delivery.tag, multiple=all_before, wait=False)
 
-    # -- to the server
+    # -- the rest of the contract
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst; the server confirms each event, also one that no queue is bound to."""
+        """Publish events; the server confirms each, whether a queue is bound to it or not."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Tell nothing: nothing is given back."""
+        """Do nothing: events are acknowledged when they are delivered."""
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return none: nothing is kept."""
+        """Return nothing: the queue is gone when the bus is."""
         return ()
 
 
-def _any(_: Arrival) -> bool:
-    """Let everything come on: nothing is given back, so nothing comes again."""
+def _accept_all(_: Arrival) -> bool:
+    """Accept each arrival: nothing is returned to the queue, so nothing comes a second time."""
     return True

@@ -1,9 +1,12 @@
-"""Decoding of AMQP that no message can stop.
+"""A patch of pamqp: its decoder accepts text that is not UTF-8 and numbers that are no time.
 
-pamqp refuses text that is no UTF-8 and numbers that are no time, and then the client cuts the
-connection. The server sends the same message on the next one, and so on for ever, so that one such
-message, whoever sent it, ends the work of a group. Here it has other characters, or no time. What
-pamqp can read is read as ever, by whomever in this process.
+pamqp raises on such a property of a message, and then its client closes the connection. The server
+sends the same message on the next connection, and so on for ever: a single message, from any
+sender, would stop a whole group. With the patch, invalid text is decoded with replacement
+characters, and an invalid time as None.
+
+`tolerate_invalid_properties` patches the tables of pamqp for the whole process. Anything that pamqp
+decodes without the patch, it decodes to the same value with it.
 """
 
 from __future__ import annotations
@@ -12,35 +15,43 @@ from typing import Any, cast
 
 from pamqp import decode
 
-LONGEST = 255  # bytes of a short string, also with its replacements, as it may be sent again
+from .names import MAX_SHORT_STRING_BYTES
 
 
-def short_str(value: bytes) -> tuple[int, str]:
+def tolerate_invalid_properties() -> None:
+    """Replace the decoders of pamqp that raise on invalid text and times."""
+    methods, fields = cast("Any", decode.METHODS), cast("Any", decode.TABLE_MAPPING)
+    methods["shortstr"] = decode_short_string
+    methods["table"] = fields[b"F"] = decode_table
+    methods["timestamp"] = fields[b"T"] = decode_timestamp
+
+
+def decode_short_string(value: bytes) -> tuple[int, str]:
     """Return the size and the text of a short string."""
     try:
         return decode.short_str(value)
     except UnicodeDecodeError:
         end = 1 + value[0]
-        return end, text(value[1:end])
+        return end, _replace_invalid(value[1:end])
 
 
-def table(value: bytes) -> tuple[int, dict[str, Any]]:
+def decode_table(value: bytes) -> tuple[int, dict[str, Any]]:
     """Return the size and the fields of a table."""
     try:
         return decode.field_table(value)
     except UnicodeDecodeError:
-        at, end = 4, 4 + int.from_bytes(value[:4], "big")
+        position, end = 4, 4 + int.from_bytes(value[:4], "big")
     fields: dict[str, Any] = {}
-    while at < end:
-        size, name = short_str(value[at:])
-        at += size
-        size, fields[name] = decode.embedded_value(value[at:])
-        at += size
+    while position < end:
+        size, name = decode_short_string(value[position:])
+        position += size
+        size, fields[name] = decode.embedded_value(value[position:])
+        position += size
     return end, fields
 
 
-def timestamp(value: bytes) -> tuple[int, Any]:
-    """Return the size and the time of a timestamp."""
+def decode_timestamp(value: bytes) -> tuple[int, Any]:
+    """Return the size and the time of a timestamp; the time is None if it is invalid."""
     try:
         return decode.timestamp(value)
     except (ValueError, OverflowError, OSError):
@@ -49,15 +60,9 @@ def timestamp(value: bytes) -> tuple[int, Any]:
         return 8, None
 
 
-def text(data: bytes) -> str:
-    """Return some text for bytes that are none."""
+def _replace_invalid(data: bytes) -> str:
+    """Return text for bytes that are not UTF-8."""
     replaced = data.decode(errors="replace").encode()
-    return replaced[:LONGEST].decode(errors="ignore")
-
-
-def be_lenient() -> None:
-    """Have pamqp decode so."""
-    methods, fields = cast("Any", decode.METHODS), cast("Any", decode.TABLE_MAPPING)
-    methods["shortstr"] = short_str
-    methods["table"] = fields[b"F"] = table
-    methods["timestamp"] = fields[b"T"] = timestamp
+    # A replacement is longer than the byte that it stands for. The text may be sent again, in a
+    # copy of the message, and has to fit into a short string there.
+    return replaced[:MAX_SHORT_STRING_BYTES].decode(errors="ignore")

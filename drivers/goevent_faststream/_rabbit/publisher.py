@@ -1,7 +1,13 @@
-"""The publisher of RabbitMQ: a burst goes out in one piece, and the confirms come as they come.
+"""The publisher of RabbitMQ: it writes a batch of messages at once and awaits all its confirms.
 
-FastStream's publish is a lock, a task and several objects more for each message. That is what runs
-when the broker has middlewares.
+`RabbitPublisher` publishes events. The settler publishes copies of messages and dead letters by the
+same `publish_messages`.
+
+Theory of operation: FastStream's publish takes a lock and makes a task and several objects for each
+message. This module marshals the frames of a whole batch instead and lays them into the client's
+write queue as one piece. While it holds the channel's lock, it registers one confirm per message
+under the next delivery tags, as `basic_publish` of the client does for one message. A broker with
+middlewares publishes through FastStream, since its middlewares run there.
 """
 
 from __future__ import annotations
@@ -20,144 +26,162 @@ from pamqp.body import ContentBody
 from pamqp.commands import Basic
 from pamqp.header import ContentHeader
 
-from goevent import DriverConnectionError, DriverError
+from goevent import DriverError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing, Result, publish_each
+from .._adapter.errors import connection_lost, no_answer
 from .._adapter.properties import split_properties
-from .connection import ANSWER, CLIENT, LOST, RabbitLink, to_driver_error
+from .connection import (
+    BROKER_NAME,
+    CLIENT_ERRORS,
+    REPLY_SECONDS,
+    RabbitConnection,
+    to_driver_error,
+)
+from .names import MAX_SHORT_STRING_BYTES
 
-PERSISTENT = 2  # AMQP's delivery mode
-LONGEST = 255  # bytes of a routing key
+PERSISTENT_DELIVERY_MODE = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """One message for the server.
+class RabbitMessage:
+    """One message to publish.
 
     Attributes:
-        exchange: empty for the one that brings it to the queue that the key names.
-        properties: of AMQP.
-        answer: gets None once the server has it, or why it has not.
+        exchange: The exchange; the empty one routes to the queue that the routing key names.
+        properties: Its AMQP properties.
+        on_result: Called with None once the server has confirmed the message, or with an error.
     """
 
     exchange: str
-    key: str
+    routing_key: str
     body: bytes
     properties: Any
-    answer: Callable[[DriverError | None], object]
+    on_result: Callable[[DriverError | None], object]
 
 
-async def send(link: RabbitLink, letters: Sequence[Letter]) -> None:
-    """Send letters at once, in order, and return when each has its answer.
+async def publish_messages(connection: RabbitConnection, messages: Sequence[RabbitMessage]) -> None:
+    """Publish messages in order, and return when each one has its result.
 
     Raises:
-        DriverConnectionError: there was no connection in time; no letter has an answer.
+        DriverConnectionError: There was no connection in time; no message has a result.
     """
-    await link.ready()
-    channel = link.publishing
+    await connection.wait_until_up()
+    channel = connection.publish_channel
     frames: list[Any] = []
     confirms: list[asyncio.Future[Any]] = []
-    most: int = channel.max_content_size
+    max_frame_bytes: int = channel.max_content_size
     try:
         async with channel.lock:
-            for letter in letters:
-                body = letter.body
+            for message in messages:
+                body = message.body
                 frames += (
-                    Basic.Publish(exchange=letter.exchange, routing_key=letter.key),
-                    ContentHeader(body_size=len(body), properties=letter.properties),
-                    *(ContentBody(body[at : at + most]) for at in range(0, len(body), most)),
+                    Basic.Publish(exchange=message.exchange, routing_key=message.routing_key),
+                    ContentHeader(body_size=len(body), properties=message.properties),
+                    *(
+                        ContentBody(body[start : start + max_frame_bytes])
+                        for start in range(0, len(body), max_frame_bytes)
+                    ),
                 )
-            # As `basic_publish` of the channel does for one message; all that is laid in the queue
-            # of the writer by one piece has consecutive numbers.
+            # All messages of one piece get consecutive delivery tags: the writer takes a piece as
+            # a whole, and the lock keeps other publishers away from the channel's counter.
             piece = _marshall(channel.number, frames)
-            for letter in letters:
+            for message in messages:
                 confirm = channel.create_future()
-                confirm.add_done_callback(partial(_confirmed, letter))
+                confirm.add_done_callback(partial(_on_confirm, message))
                 confirms.append(confirm)
                 channel.delivery_tag += 1
                 channel.confirmations[channel.delivery_tag] = confirm
             await channel.write_queue.put(piece)
-    except CLIENT as error:
-        raise DriverConnectionError(LOST) from error
-    _, silent = await asyncio.wait(confirms, timeout=ANSWER)
-    for confirm in silent:
+    except CLIENT_ERRORS as error:
+        raise connection_lost(BROKER_NAME) from error
+    _, unconfirmed = await asyncio.wait(confirms, timeout=REPLY_SECONDS)
+    for confirm in unconfirmed:
         confirm.cancel()
-    await asyncio.sleep(0)  # in which those get their answer, too
+    # The callbacks of cancelled futures run in the next round of the loop.
+    await asyncio.sleep(0)
 
 
-def _confirmed(letter: Letter, confirm: asyncio.Future[Any]) -> None:
+def _on_confirm(message: RabbitMessage, confirm: asyncio.Future[Any]) -> None:
     if confirm.cancelled():
-        letter.answer(DriverConnectionError(f"RabbitMQ: no answer within {ANSWER:g} s"))
+        message.on_result(no_answer(BROKER_NAME, REPLY_SECONDS))
         return
-    error = confirm.exception()
-    if error is None:
-        letter.answer(None)
-    elif isinstance(error, DeliveryError):
-        letter.answer(DriverError("RabbitMQ: the server has not taken it"))
-    elif isinstance(error, Exception) and not isinstance(error, OSError) and str(error):
-        letter.answer(to_driver_error(error))  # the channel was closed for a reason
+    failure = confirm.exception()
+    if failure is None:
+        message.on_result(None)
+    elif isinstance(failure, DeliveryError):
+        message.on_result(DriverError("RabbitMQ: the server has rejected the message"))
+    elif isinstance(failure, Exception) and not isinstance(failure, OSError) and str(failure):
+        # The server closed the channel, and the exception tells its reason.
+        message.on_result(to_driver_error(failure))
     else:
-        letter.answer(DriverConnectionError(LOST))
+        message.on_result(connection_lost(BROKER_NAME))
 
 
 _marshall: Callable[[int, list[Any]], ChannelFrame] = cast("Any", ChannelFrame).marshall
 
 
-class Publisher:
+class RabbitPublisher:
     """Publishes events to one exchange."""
 
-    def __init__(self, broker: RabbitBroker, link: RabbitLink, exchange: str, prefix: str) -> None:
+    def __init__(
+        self, broker: RabbitBroker, connection: RabbitConnection, exchange: str, prefix: str
+    ) -> None:
         self._broker = broker
-        self._link = link
+        self._connection = connection
         self._exchange = exchange
         self._prefix = prefix
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst in order, and tell each event's end."""
+        """Publish events in order, and report the result of each."""
         if self._broker.middlewares:
-            await publish_each(burst, self._by_broker)
+            await publish_each(burst, self._publish_with_middlewares)
             return
         now = datetime.now(UTC)
-        letters = [self._letter(outgoing, now) for outgoing in burst if self._fits(outgoing)]
-        if not letters:
+        messages: list[RabbitMessage] = []
+        for outgoing in burst:
+            if (error := self._routing_key_error(outgoing)) is not None:
+                outgoing.done(error)
+            else:
+                messages.append(self._message(outgoing, now))
+        if not messages:
             return
         try:
-            await send(self._link, letters)
+            await publish_messages(self._connection, messages)
         except DriverError as error:
-            for letter in letters:
-                letter.answer(error)
+            for message in messages:
+                message.on_result(error)
 
-    def _letter(self, outgoing: Outgoing, now: datetime) -> Letter:
+    def _message(self, outgoing: Outgoing, now: datetime) -> RabbitMessage:
         content_type, correlation_id, headers = split_properties(outgoing)
-        return Letter(
+        return RabbitMessage(
             self._exchange,
             self._prefix + outgoing.name,
             outgoing.body,
             Basic.Properties(
                 content_type=content_type,
-                delivery_mode=PERSISTENT,
+                delivery_mode=PERSISTENT_DELIVERY_MODE,
                 correlation_id=correlation_id,
                 message_id=outgoing.id,
                 timestamp=now,
                 headers={**headers} or None,
             ),
-            partial(_answer, outgoing),
+            partial(_report_result, outgoing),
         )
 
-    def _fits(self, outgoing: Outgoing) -> bool:
-        if len(self._prefix) + len(outgoing.name) <= LONGEST:
-            return True
-        outgoing.done(DriverError(f"RabbitMQ: a routing key has at most {LONGEST} bytes"))
-        return False
+    def _routing_key_error(self, outgoing: Outgoing) -> DriverError | None:
+        if len(self._prefix) + len(outgoing.name) <= MAX_SHORT_STRING_BYTES:
+            return None
+        return DriverError(f"RabbitMQ: a routing key has at most {MAX_SHORT_STRING_BYTES} bytes")
 
-    async def _by_broker(self, outgoing: Outgoing) -> Result:
-        if len(self._prefix) + len(outgoing.name) > LONGEST:
-            return DriverError(f"RabbitMQ: a routing key has at most {LONGEST} bytes")
+    async def _publish_with_middlewares(self, outgoing: Outgoing) -> Result:
+        if (routing_key_error := self._routing_key_error(outgoing)) is not None:
+            return routing_key_error
         content_type, correlation_id, headers = split_properties(outgoing)
-        await self._link.ready()
+        await self._connection.wait_until_up()
         try:
-            async with asyncio.timeout(ANSWER):
+            async with asyncio.timeout(REPLY_SECONDS):
                 await self._broker.publish(
                     outgoing.body,
                     exchange=RabbitExchange(self._exchange, declare=False),
@@ -174,5 +198,5 @@ class Publisher:
         return Receipt(id=outgoing.id)
 
 
-def _answer(outgoing: Outgoing, error: DriverError | None) -> None:
+def _report_result(outgoing: Outgoing, error: DriverError | None) -> None:
     outgoing.done(Receipt(id=outgoing.id) if error is None else error)

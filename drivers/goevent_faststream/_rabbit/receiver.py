@@ -1,7 +1,8 @@
-"""The receiver of RabbitMQ: what comes on a channel passes the middlewares, and waits for room.
+"""The receiver of RabbitMQ: it makes arrivals of a channel's messages and delivers them in order.
 
-Without middlewares a message goes straight on: FastStream's way is three times the work of all the
-rest.
+Both adapters own one `RabbitReceiver`, which takes messages from the client, and one
+`DeliveryQueue`, where arrivals wait for room in the bus. Without middlewares a message takes no
+detour through FastStream, which would cost three times as much as all the rest.
 """
 
 from __future__ import annotations
@@ -21,22 +22,26 @@ from .._adapter.contract import Arrival
 from .._adapter.middlewares import MiddlewareChain
 from .._adapter.properties import merge_headers
 from .._adapter.subscribers import undecoded
-from .connection import RabbitLink
+from .connection import RabbitConnection
 
-NAME = "goevent-name"
-DELIVERIES = "goevent-deliveries"
-COUNTED = "x-delivery-count"
-COUNTS = (COUNTED, "x-acquired-count")  # the server's own, among the headers of who has sent it
+# goevent's headers on a copy of a message: its event name and the deliveries before the copy.
+EVENT_NAME_HEADER = "goevent-name"
+DELIVERIES_HEADER = "goevent-deliveries"
+# A quorum queue adds its own counters to the headers of the publisher.
+DELIVERY_COUNT_HEADER = "x-delivery-count"
+SERVER_HEADERS = (DELIVERY_COUNT_HEADER, "x-acquired-count")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Raw:
-    """What the server is to be told an end of.
+class RabbitDelivery:
+    """One delivery of a message, as its settlement needs it.
 
     Attributes:
-        channel: on which it has come; a delivery tag means nothing on another one.
-        queue: from which it has come, as the consumer says.
-        redelivered: the server had handed it out before, to whomever.
+        channel: The channel of the delivery; its tag means nothing on another one.
+        tag: The delivery tag.
+        queue: The queue that the consumer reads.
+        redelivered: Whether the server had delivered the message before, to any consumer.
+        properties: The message's AMQP properties.
     """
 
     channel: Any
@@ -46,14 +51,15 @@ class Raw:
     properties: Any
 
 
-class Receiver:
-    """Makes arrivals of what one channel brings.
+class RabbitReceiver:
+    """Makes arrivals of the messages of one channel.
 
     Args:
-        came: is told of each message first, in the order in which the server has sent them, and
-            tells whether it is to go on.
-        handed: gets what has passed the middlewares; its `via` is still empty.
-        kept: gets what has not, with the error if a middleware has failed on it.
+        is_wanted: Called with each arrival, in the server's order, before its middlewares run;
+            returns False for an arrival that must not be delivered.
+        on_passed: Called with each arrival that has passed the middlewares. Its `via` is empty.
+        on_stopped: Called with each arrival that has not passed, and with the error if a middleware
+            raised one.
     """
 
     def __init__(
@@ -61,22 +67,22 @@ class Receiver:
         broker: RabbitBroker,
         prefix: str,
         *,
-        came: Callable[[Arrival], bool],
-        handed: Callable[[Arrival], object],
-        kept: Callable[[Arrival, Exception | None], Awaitable[None]],
+        is_wanted: Callable[[Arrival], bool],
+        on_passed: Callable[[Arrival], object],
+        on_stopped: Callable[[Arrival, Exception | None], Awaitable[None]],
     ) -> None:
         self._broker = broker
         self._prefix = prefix
-        self._came = came
-        self._handed = handed
-        self._kept = kept
+        self._is_wanted = is_wanted
+        self._on_passed = on_passed
+        self._on_stopped = on_stopped
         self._middlewares = MiddlewareChain()
 
     async def open(self) -> None:
-        """Make what the middlewares run around; the broker has to be started."""
-        await self._middlewares.open(self._broker, self._subscriber)
+        """Prepare the middlewares; the broker must be started."""
+        await self._middlewares.open(self._broker, self._make_subscriber)
 
-    def _subscriber(self) -> Any:
+    def _make_subscriber(self) -> Any:
         return self._broker.subscriber(
             RabbitQueue("goevent", declare=False),
             decoder=undecoded,
@@ -86,32 +92,33 @@ class Receiver:
         )
 
     def consumer(self, queue: str) -> Callable[[Any], Awaitable[None]]:
-        """Return what takes the messages of a queue."""
+        """Return the callback for the messages of a queue."""
 
-        async def came(message: Any) -> None:
+        async def on_message(message: Any) -> None:
             arrival = self._arrival(message, queue)
-            if not self._came(arrival):
+            if not self._is_wanted(arrival):
                 return
             if self._middlewares.is_active:
-                await self._pass(message, arrival)
+                await self._run_middlewares(message, arrival)
             else:
-                self._handed(arrival)
+                self._on_passed(arrival)
 
-        return came
+        return on_message
 
-    async def _pass(self, message: Any, arrival: Arrival) -> None:
+    async def _run_middlewares(self, message: Any, arrival: Arrival) -> None:
         try:
-            if not await self._middlewares.run(
-                IncomingMessage(message), partial(self._handed, arrival)
-            ):
-                await self._kept(arrival, None)
+            passed = await self._middlewares.run(
+                IncomingMessage(message), partial(self._on_passed, arrival)
+            )
+            if not passed:
+                await self._on_stopped(arrival, None)
         except Exception as error:  # noqa: BLE001 - a middleware's own
-            await self._kept(arrival, error)
+            await self._on_stopped(arrival, error)
 
     def _arrival(self, message: Any, queue: str) -> Arrival:
         properties, delivery = message.header.properties, message.delivery
         headers: dict[str, Any] = properties.headers or {}
-        name = headers.get(NAME)
+        name = headers.get(EVENT_NAME_HEADER)
         if name is None:
             name = delivery.routing_key.removeprefix(self._prefix)
         redelivered = bool(delivery.redelivered)
@@ -120,52 +127,61 @@ class Receiver:
             "",
             message.body,
             merge_headers(
-                {key: _text(value) for key, value in headers.items() if key not in COUNTS},
+                {
+                    key: _header_text(value)
+                    for key, value in headers.items()
+                    if key not in SERVER_HEADERS
+                },
                 properties.content_type,
                 properties.correlation_id,
             ),
-            deliveries(headers, redelivered),
+            count_deliveries(headers, redelivered),
             properties.message_id or "",
-            Raw(message.channel, delivery.delivery_tag, queue, redelivered, properties),
+            RabbitDelivery(message.channel, delivery.delivery_tag, queue, redelivered, properties),
         )
 
 
-def _text(value: Any) -> str:
+def _header_text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
 
 
-def deliveries(headers: dict[str, Any], redelivered: bool) -> int:
-    """Return how often a message was handed out, this time included.
+def count_deliveries(headers: dict[str, Any], redelivered: bool) -> int:
+    """Return how often a message was delivered, this time included.
 
-    A quorum queue counts returns; any other only says that there was one. What a bus has counted
-    itself, when it gave a message back as a copy, stands in a header of ours.
+    A quorum queue counts how often a message was returned; a classic queue only says that it was.
+    A message that a bus returned as a copy carries its earlier deliveries in a header of goevent's.
     """
-    counted = headers.get(COUNTED)
-    returned = counted if isinstance(counted, int) else int(redelivered)
-    before = headers.get(DELIVERIES)
-    return 1 + returned + (before if isinstance(before, int) else 0)
+    counter = headers.get(DELIVERY_COUNT_HEADER)
+    returns = counter if isinstance(counter, int) else int(redelivered)
+    before_copy = headers.get(DELIVERIES_HEADER)
+    return 1 + returns + (before_copy if isinstance(before_copy, int) else 0)
 
 
-class Line:
-    """What has come and waits for room, in order.
+class DeliveryQueue:
+    """Arrivals that wait for room in the bus, in order; owns the task that delivers them.
 
     Args:
-        handed: is told of each arrival that was handed over.
+        on_delivered: Called with each arrival once it is delivered.
+
+    Attributes:
+        waiting: The arrivals; the first one may be on its way.
     """
 
-    def __init__(self, link: RabbitLink, handed: Callable[[Arrival], object]) -> None:
-        self._link = link
-        self._handed = handed
+    def __init__(
+        self, connection: RabbitConnection, on_delivered: Callable[[Arrival], object]
+    ) -> None:
+        self._connection = connection
+        self._on_delivered = on_delivered
         self.waiting: deque[Arrival] = deque()
         self._task: asyncio.Task[None] | None = None
 
-    def begin(self) -> None:
-        """Forget what a bus before has left, on another loop."""
+    def reset(self) -> None:
+        """Start with an empty queue on another event loop."""
         self.waiting.clear()
         self._task = None
 
     def clear(self) -> None:
-        """Forget what waits: its connection is lost, and it comes again."""
+        """Drop all arrivals: their connection is lost, and the server delivers them again."""
         self.waiting.clear()
         if self._task is not None:
             self._task.cancel()
@@ -175,23 +191,25 @@ class Line:
         """Add an arrival at the end."""
         self.waiting.append(arrival)
         if self._task is None or self._task.done():
-            self._task = self._link.do(self._hand_over())
+            self._task = self._connection.start(self._deliver())
 
-    async def _hand_over(self) -> None:
+    async def _deliver(self) -> None:
         while self.waiting:
-            await self._link.host.deliver(self.waiting[0])
-            self._handed(self.waiting.popleft())
+            # The arrival stays in the queue while it waits for room: `take_undelivered` has to
+            # find it there if it cancels this task.
+            await self._connection.host.deliver(self.waiting[0])
+            self._on_delivered(self.waiting.popleft())
 
-    async def empty(self) -> None:
-        """Return when everything is handed over."""
+    async def wait_until_delivered(self) -> None:
+        """Return when the queue is empty."""
         if self._task is not None:
             await asyncio.wait({self._task})
 
-    async def leave(self) -> list[Arrival]:
-        """Return what has not been handed over yet, and never will."""
+    async def take_undelivered(self) -> list[Arrival]:
+        """Stop delivering, and return the arrivals that are left."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-        left = [*self.waiting]
+        undelivered = [*self.waiting]
         self.waiting.clear()
-        return left
+        return undelivered

@@ -1,16 +1,20 @@
-"""The settler of RabbitMQ: it knows what the bus holds, and tells the server what became of it.
+"""The settler of RabbitMQ: it knows the messages that the bus holds, and carries out decisions.
 
-RabbitMQ has no delayed return. What has failed stays unacknowledged for its pause, in this bus, and
-is then returned; so it counts for the window of this bus, as it should when everything fails, and
-if the bus dies meanwhile, the server returns it. A quorum queue counts each return.
+Theory of operation: RabbitMQ cannot return a message with a delay. A message that failed therefore
+stays unacknowledged in this bus during its pause, and is returned afterwards. It fills a place of
+the bus's prefetch window meanwhile, as it should when every event fails. If the process dies during
+the pause, the server returns the message.
 
-What nobody has begun with must not count, so it goes back as a copy that says how often it was
-delivered, and the copy is confirmed before the original is acknowledged. A queue that does not
-count gets a copy of what has failed, too.
+A quorum queue counts each return as a delivery. A message that no listener has begun must not be
+counted, so it is not returned: the settler publishes a copy into the same queue, which carries the
+number of deliveries, and acknowledges the original once the server has confirmed the copy. A
+classic queue counts nothing; there, messages that failed are replaced by copies, too.
 
-When the connection is lost, the server returns what was unacknowledged at once, also to this bus,
-which may be at work on it, or may have sent an acknowledgement that was lost. It knows these again
-by their message ids, and does not run them twice.
+When the connection is lost, the server returns all unacknowledged messages at once. Some of them
+come back to this bus while a listener still works on them, and others after their acknowledgement
+was lost on the way. The settler recognises both by queue and message id. A message of the first
+kind replaces the lost delivery of the running event, whose decision then settles the new delivery.
+A message of the second kind is acknowledged again. Neither runs twice.
 """
 
 from __future__ import annotations
@@ -24,141 +28,168 @@ from functools import partial
 from typing import Any
 
 from goevent import DriverError
-from goevent.drivers import ACK, Action, Verdict, in_one_line
+from goevent.drivers import ACK, Action, in_one_line
 
 from .._adapter.contract import Arrival, Decision
 from .._adapter.dead_letters import report_dead_letter
 from .._config import BrokerConfig
-from .connection import CLIENT, RabbitLink, to_driver_error
-from .names import Names
-from .publisher import PERSISTENT, Letter, send
-from .receiver import COUNTED, DELIVERIES, NAME, Raw
+from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
+from .names import RabbitNames
+from .publisher import PERSISTENT_DELIVERY_MODE, RabbitMessage, publish_messages
+from .receiver import (
+    DELIVERIES_HEADER,
+    DELIVERY_COUNT_HEADER,
+    EVENT_NAME_HEADER,
+    RabbitDelivery,
+)
 
-REMEMBERED = 10_000  # acknowledged messages, of which the acknowledgement may be lost
-MANY = 100  # copies at a time, so that the first are confirmed while the last are written
+MAX_REMEMBERED_EVENTS = 10_000  # acknowledged events whose acknowledgement may get lost
+COPIES_PER_BATCH = 100  # the server confirms the first copies while later ones are written
+DEAD_LETTER_RETRY_SECONDS = 1.0
 
 
-class Settler:
-    """Settles what has come on the link's channel for deliveries.
+class RabbitSettler:
+    """Settles the messages of the connection's consume channel.
 
     Attributes:
-        held: what the bus has of this channel, by delivery tag, and so in the order of arrival.
+        held: The messages of that channel that the bus holds, by delivery tag and so in the order
+            of arrival.
     """
 
     def __init__(
-        self, link: RabbitLink, names: Names, config: BrokerConfig, *, counted: bool
+        self,
+        connection: RabbitConnection,
+        names: RabbitNames,
+        config: BrokerConfig,
+        *,
+        queues_count: bool,
     ) -> None:
         self.held: OrderedDict[int, Arrival] = OrderedDict()
-        self._link = link
+        self._connection = connection
         self._names = names
         self._config = config
-        self._counted = counted
-        self._pausing: dict[int, tuple[asyncio.TimerHandle, Arrival]] = {}
-        self._hurry = False
-        self._orphans: dict[tuple[str, str], Arrival] = {}
-        self._done: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._queues_count = queues_count
+        self._delayed: dict[int, tuple[asyncio.TimerHandle, Arrival]] = {}
+        self._is_stopping = False
+        # Events that the bus still holds although their connection is lost.
+        self._without_delivery: dict[tuple[str, str], Arrival] = {}
+        self._acknowledged: OrderedDict[tuple[str, str], None] = OrderedDict()
 
-    def begin(self) -> None:
-        """Forget all: another bus begins."""
+    def reset(self) -> None:
+        """Forget everything: the bus opens again."""
         self.held.clear()
-        self._pausing.clear()
-        self._orphans.clear()
-        self._done.clear()
-        self._hurry = False
+        self._delayed.clear()
+        self._without_delivery.clear()
+        self._acknowledged.clear()
+        self._is_stopping = False
 
-    def lose(self, waiting: Collection[Arrival]) -> None:
-        """Take note that the server has returned all that was held.
+    def connection_lost(self, undelivered: Collection[Arrival]) -> None:
+        """Note that the server has returned all held messages.
 
         Args:
-            waiting: what was held and will never be handed over.
+            undelivered: The held messages that the bus will not deliver any more.
         """
-        for timer, _ in self._pausing.values():
+        for timer, _ in self._delayed.values():
             timer.cancel()
-        gone = {id(arrival) for arrival in waiting}
-        gone.update(id(arrival) for _, arrival in self._pausing.values())
-        self._orphans.update(
-            (_key(arrival), arrival) for arrival in self.held.values() if id(arrival) not in gone
+        # These come again as ordinary messages. Only an event that is with its listeners has a
+        # decision to come.
+        finished = {id(arrival) for arrival in undelivered}
+        finished.update(id(arrival) for _, arrival in self._delayed.values())
+        self._without_delivery.update(
+            (_key(arrival), arrival)
+            for arrival in self.held.values()
+            if id(arrival) not in finished
         )
-        self._pausing.clear()
+        self._delayed.clear()
         self.held.clear()
 
-    def came(self, arrival: Arrival) -> bool:
-        """Take note of a message, in the order in which they come; tell whether it is to be run."""
-        raw: Raw = arrival.raw
-        if raw.channel is not self._link.consuming:
+    def accept(self, arrival: Arrival) -> bool:
+        """Note an arrival, in the server's order; return whether its listeners have to run."""
+        delivery: RabbitDelivery = arrival.raw
+        if delivery.channel is not self._connection.consume_channel:
             return False
-        self.held[raw.tag] = arrival
-        if not raw.redelivered or not arrival.id:
+        self.held[delivery.tag] = arrival
+        if not delivery.redelivered or not arrival.id:
             return True
         key = _key(arrival)
-        orphan = self._orphans.pop(key, None)
-        if orphan is not None:
-            orphan.raw = raw  # its decision settles this delivery
-            self.held[raw.tag] = orphan
+        running = self._without_delivery.pop(key, None)
+        if running is not None:
+            # The decision about the running event settles this delivery.
+            running.raw = delivery
+            self.held[delivery.tag] = running
             return False
-        if key in self._done:
-            self._link.do(self.settle_quietly(Decision(arrival, ACK)))
+        if key in self._acknowledged:
+            self._connection.start(self.settle_quietly(Decision(arrival, ACK)))
             return False
         return True
 
     async def settle_quietly(self, decision: Decision) -> None:
-        """Carry one decision out; if the connection is lost meanwhile, the message comes again."""
+        """Carry out one decision; if the connection is lost meanwhile, the message comes again."""
         with suppress(DriverError):
             await self.settle([decision])
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Carry decisions out; what cannot be told now comes again."""
-        done: list[int] = []
-        back: list[Arrival] = []
+        """Carry out decisions; a message whose decision cannot be sent comes again.
+
+        Raises:
+            DriverError: The server refused a request, or the connection is lost.
+        """
+        acknowledged: list[int] = []
+        unbegun: list[Arrival] = []
         begun: list[Arrival] = []
         for decision in decisions:
             if decision.verdict.action is Action.ACK:
                 self._remember(decision.arrival)
-            if not self._is_ours(decision.arrival):
-                self._orphans.pop(_key(decision.arrival), None)
-                self._disown(decision.arrival)
+            if not self._can_settle(decision.arrival):
+                self._without_delivery.pop(_key(decision.arrival), None)
+                self._forget(decision.arrival)
                 continue
-            raw: Raw = decision.arrival.raw
-            if decision.verdict.action is Action.ACK:
-                done.append(raw.tag)
-            elif decision.verdict.action is Action.RELEASE:
-                (begun if decision.verdict.started else back).append(decision.arrival)
-            elif decision.verdict.action is Action.RETRY:
-                self._again_after(decision)
+            delivery: RabbitDelivery = decision.arrival.raw
+            verdict = decision.verdict
+            if verdict.action is Action.ACK:
+                acknowledged.append(delivery.tag)
+            elif verdict.action is Action.RELEASE:
+                (begun if verdict.started else unbegun).append(decision.arrival)
+            elif verdict.action is Action.RETRY:
+                self._return_later(decision.arrival, verdict.after)
         try:
-            await self._acknowledge(done)
-            for at in range(0, len(back), MANY):
-                await self._copy(back[at : at + MANY], before=-1)
+            await self._acknowledge(acknowledged)
+            for start in range(0, len(unbegun), COPIES_PER_BATCH):
+                # This delivery must not count: the copy carries one delivery less.
+                batch = unbegun[start : start + COPIES_PER_BATCH]
+                await self._replace_by_copies(batch, added_deliveries=-1)
             for arrival in begun:
-                await self._again(arrival)
+                await self._return_counted(arrival)
             for decision in decisions:
-                if decision.verdict.action is Action.DEAD_LETTER and self._is_ours(
-                    decision.arrival
-                ):
-                    await self._bury(decision)
-        except CLIENT as error:
+                is_dead_letter = decision.verdict.action is Action.DEAD_LETTER
+                if is_dead_letter and self._can_settle(decision.arrival):
+                    await self._dead_letter(decision)
+        except CLIENT_ERRORS as error:
             raise to_driver_error(error) from error
 
-    def _is_ours(self, arrival: Arrival) -> bool:
-        raw: Raw = arrival.raw
-        mine = self.held.get(raw.tag) is arrival
-        channel = self._link.consuming
-        return mine and self._link.is_up and raw.channel is channel and not channel.is_closed
+    def _can_settle(self, arrival: Arrival) -> bool:
+        """Tell whether the delivery of an arrival belongs to the open channel."""
+        delivery: RabbitDelivery = arrival.raw
+        is_held = self.held.get(delivery.tag) is arrival
+        channel = self._connection.consume_channel
+        is_current = self._connection.is_up and delivery.channel is channel
+        return is_held and is_current and not channel.is_closed
 
     def _remember(self, arrival: Arrival) -> None:
-        self._done[_key(arrival)] = None
-        if len(self._done) > REMEMBERED:
-            self._done.popitem(last=False)
+        self._acknowledged[_key(arrival)] = None
+        if len(self._acknowledged) > MAX_REMEMBERED_EVENTS:
+            self._acknowledged.popitem(last=False)
 
-    def _disown(self, arrival: Arrival) -> None:
+    def _forget(self, arrival: Arrival) -> None:
+        # The tag may belong to another arrival already, which came on the next connection.
         if self.held.get(arrival.raw.tag) is arrival:
             del self.held[arrival.raw.tag]
 
     async def _acknowledge(self, tags: Sequence[int]) -> None:
-        """Acknowledge, by one frame for all that have come before anything that is still held."""
+        """Acknowledge messages, by one frame for all that came before the first held message."""
         if not tags:
             return
-        channel = self._link.consuming
+        channel = self._connection.consume_channel
         for tag in tags:
             self.held.pop(tag, None)
         first_held = next(iter(self.held), None)
@@ -169,108 +200,121 @@ class Settler:
             if first_held is not None and tag > first_held:
                 await channel.basic_ack(tag, wait=False)
 
-    # -- back to the queue
+    # -- returning messages
 
-    def _again_after(self, decision: Decision) -> None:
-        arrival = decision.arrival
-        pause = 0.0 if self._hurry else decision.verdict.after
-        begin: Callable[[], object] = partial(self._begin_again, arrival)
-        timer = asyncio.get_running_loop().call_later(pause, begin)
-        self._pausing[arrival.raw.tag] = timer, arrival
+    def _return_later(self, arrival: Arrival, pause: float) -> None:
+        seconds = 0.0 if self._is_stopping else pause
+        on_timer: Callable[[], object] = partial(self._on_pause_over, arrival)
+        timer = asyncio.get_running_loop().call_later(seconds, on_timer)
+        self._delayed[arrival.raw.tag] = timer, arrival
 
-    def _begin_again(self, arrival: Arrival) -> None:
-        if self._pausing.pop(arrival.raw.tag, None) is not None:
-            self._link.do(self._again(arrival))
+    def _on_pause_over(self, arrival: Arrival) -> None:
+        if self._delayed.pop(arrival.raw.tag, None) is not None:
+            self._connection.start(self._return_counted(arrival))
 
-    async def _again(self, arrival: Arrival) -> None:
-        if self._is_ours(arrival):
-            with suppress(*CLIENT, DriverError):  # the connection is lost, and it comes again
-                if self._counted:
-                    await self._return(arrival)
+    async def _return_counted(self, arrival: Arrival) -> None:
+        """Return a message; its delivery counts."""
+        if self._can_settle(arrival):
+            # If the connection is lost, the server returns the message by itself.
+            with suppress(*CLIENT_ERRORS, DriverError):
+                if self._queues_count:
+                    await self._requeue(arrival)
                 else:
-                    await self._copy([arrival], before=0)
+                    await self._replace_by_copies([arrival], added_deliveries=0)
 
-    async def hurry(self) -> None:
-        """Return what has failed at once, from now on: this bus ends, and another may try."""
-        self._hurry = True
-        pausing = [arrival for _, arrival in self._pausing.values()]
-        for timer, _ in self._pausing.values():
+    async def return_delayed(self) -> None:
+        """Return failed messages without a pause, now and from now on.
+
+        The bus stops, and another bus of the group may try them.
+        """
+        self._is_stopping = True
+        delayed = [arrival for _, arrival in self._delayed.values()]
+        for timer, _ in self._delayed.values():
             timer.cancel()
-        self._pausing.clear()
-        for arrival in pausing:
-            await self._again(arrival)
+        self._delayed.clear()
+        for arrival in delayed:
+            await self._return_counted(arrival)
 
-    async def _return(self, arrival: Arrival) -> None:
+    async def _requeue(self, arrival: Arrival) -> None:
         self.held.pop(arrival.raw.tag, None)
         await arrival.raw.channel.basic_nack(arrival.raw.tag, requeue=True, wait=False)
 
-    async def _copy(self, arrivals: Sequence[Arrival], *, before: int) -> None:
-        """Put copies into the queues that they came from, and then acknowledge.
+    async def _replace_by_copies(
+        self, arrivals: Sequence[Arrival], *, added_deliveries: int
+    ) -> None:
+        """Publish copies of messages into their queues, and then acknowledge the originals.
 
         Args:
-            before: what to add to the number of deliveries that the copies tell.
+            added_deliveries: Added to the number of deliveries in the copies.
         """
-        taken: list[int] = []
-        letters: list[Letter] = []
+        confirmed: list[int] = []
+        messages: list[RabbitMessage] = []
         for arrival in arrivals:
-            raw: Raw = arrival.raw
-            headers = {DELIVERIES: arrival.deliveries + before, NAME: arrival.name}
+            delivery: RabbitDelivery = arrival.raw
+            headers = {
+                DELIVERIES_HEADER: arrival.deliveries + added_deliveries,
+                EVENT_NAME_HEADER: arrival.name,
+            }
 
-            def answer(error: DriverError | None, tag: int = raw.tag) -> None:
+            def on_result(error: DriverError | None, tag: int = delivery.tag) -> None:
                 if error is None:
-                    taken.append(tag)
+                    confirmed.append(tag)
 
-            properties = _with(raw.properties, headers)
-            letters.append(Letter("", raw.queue, arrival.body, properties, answer))
-        await send(self._link, letters)
-        await self._acknowledge(sorted(taken))
+            properties = _copied_properties(delivery.properties, headers)
+            messages.append(RabbitMessage("", delivery.queue, arrival.body, properties, on_result))
+        await publish_messages(self._connection, messages)
+        await self._acknowledge(sorted(confirmed))
         for arrival in arrivals:
-            if self._is_ours(arrival):
-                await self._return(arrival)  # the server has not taken the copy
+            if self._can_settle(arrival):
+                # The server has not confirmed the copy. Better a return that counts than none.
+                await self._requeue(arrival)
 
-    # -- among the dead letters
+    # -- dead letters
 
-    async def _bury(self, decision: Decision) -> None:
-        """Write a dead letter and then, not before, acknowledge."""
-        arrival, answers = decision.arrival, list[DriverError | None]()
-        raw: Raw = arrival.raw
+    async def _dead_letter(self, decision: Decision) -> None:
+        """Publish a dead letter, and acknowledge the message once the server has confirmed it."""
+        arrival, results = decision.arrival, list[DriverError | None]()
+        delivery: RabbitDelivery = arrival.raw
         headers = {
-            NAME: arrival.name,
-            DELIVERIES: arrival.deliveries,
+            EVENT_NAME_HEADER: arrival.name,
+            DELIVERIES_HEADER: arrival.deliveries,
             "goevent-reason": in_one_line(decision.verdict.reason),
             "goevent-details": decision.verdict.details,
             "goevent-id": arrival.id,
             "goevent-group": self._config.group or "",
         }
-        letter = Letter(
-            self._names.dead_exchange,
-            self._names.dead,
+        message = RabbitMessage(
+            self._names.dead_letter_exchange,
+            self._names.dead_letter_queue,
             arrival.body,
-            _with(raw.properties, headers),
-            answers.append,
+            _copied_properties(delivery.properties, headers),
+            results.append,
         )
         try:
-            await send(self._link, [letter])
+            await publish_messages(self._connection, [message])
         except DriverError as error:
-            answers.append(error)
-        if answers[0] is not None:
-            self._link.host.report(answers[0], arrival.name)
-            self._again_after(Decision(arrival, Verdict(Action.RETRY, after=1.0)))
+            results.append(error)
+        if results[0] is not None:
+            self._connection.host.report(results[0], arrival.name)
+            self._return_later(arrival, DEAD_LETTER_RETRY_SECONDS)
             return
-        if self._is_ours(arrival):
-            await self._acknowledge([raw.tag])
-        report_dead_letter(self._link.host, decision)
+        # The connection may have been lost meanwhile; then the event comes again and becomes a
+        # second dead letter.
+        if self._can_settle(arrival):
+            await self._acknowledge([delivery.tag])
+        report_dead_letter(self._connection.host, decision)
 
 
 def _key(arrival: Arrival) -> tuple[str, str]:
     return arrival.raw.queue, arrival.id
 
 
-def _with(properties: Any, headers: dict[str, Any]) -> Any:
-    """Return properties of AMQP with more headers, for a copy that is kept."""
+def _copied_properties(properties: Any, headers: dict[str, Any]) -> Any:
+    """Return the AMQP properties for a copy of a message, with more headers."""
     changed = copy(properties)
     kept: dict[str, Any] = {**(properties.headers or {})}
-    kept.pop(COUNTED, None)
+    # The queue counts the copy anew.
+    kept.pop(DELIVERY_COUNT_HEADER, None)
     changed.headers = {**kept, **headers}
-    changed.delivery_mode = PERSISTENT
+    changed.delivery_mode = PERSISTENT_DELIVERY_MODE
     return changed

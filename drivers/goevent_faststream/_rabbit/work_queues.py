@@ -1,9 +1,22 @@
-"""RabbitMQ with a group: durable, at least once, one bus of each group gets each event.
+"""The adapter for RabbitMQ with a group: at least once, one bus of each group, durable queues.
 
-A group has a queue for each event name that it listens to, and one for all its patterns. Events go
-from the one exchange of all to the exchange of the group, which knows the names that have a queue;
-what has none goes on, by the alternate exchange, to the patterns. So each event is in one queue of
-the group, whatever it matches, and the server sees to it: no bus has to guess what others got.
+Theory of operation: A group has one durable queue for each event name that it listens to, and one
+queue for all its patterns. Each event must reach exactly one of them, whichever names and patterns
+match it, or the group would process it twice. The server decides this by the topology, so no bus
+has to know the subscriptions of others:
+
+::
+
+    exchange for events --(keys of all names and patterns)--> exact exchange of the group
+    exact exchange --(an event name with a queue)--> queue of that name
+    exact exchange --(any other key: alternate exchange)--> patterns exchange --> patterns queue
+
+The exact exchange is direct; a name that has a queue is routed there and stays away from the
+alternate exchange. A bus with a pattern therefore receives matching events of the names that its
+own listeners subscribe to from the queues of these names.
+
+After a reconnect, `_set_up` declares everything again, since queues and exchanges may be gone.
+`RabbitSettler` recognises the messages that the server delivers again.
 """
 
 from __future__ import annotations
@@ -20,58 +33,38 @@ from faststream.rabbit import QueueType, RabbitBroker, RabbitExchange, RabbitQue
 from goevent import DriverError, compile_pattern
 from goevent.drivers import ACK, RELEASE, Action, Backlog, Capabilities, Verdict
 
-from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.contract import AdapterHost, Arrival, Decision, Outgoing
 from .._config import BrokerConfig
-from .connection import (
-    CLIENT,
-    RabbitLink,
-    make_broker as make_broker,
-    rabbit_broker,
-    to_driver_error,
-)
-from .fan_out import IN_FLIGHT, declare, exchange_of, make_adapter as make_fan_out_adapter
-from .names import Names, binding
-from .publisher import LONGEST, Publisher
-from .receiver import Line, Receiver
-from .settler import Settler
+from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
+from .exchange import declare_exchange
+from .fan_out import MAX_UNCONFIRMED_EVENTS
+from .names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
+from .publisher import RabbitPublisher
+from .receiver import DeliveryQueue, RabbitReceiver
+from .settler import RabbitSettler
 
-LOOK = 1.0  # seconds between two looks at what the group has to do
-PATTERNS = "**"
-
-
-def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
-    """Return RabbitMQ for a broker.
-
-    Args:
-        address: a `RabbitExchange` is the one that events go to; a `RabbitQueue` says what the
-            queues of the group are like, and its name is what their names begin with.
-    """
-    if config.group is None:
-        return make_fan_out_adapter(broker, config, address)
-    if config.start not in ("earliest", "latest"):
-        raise ValueError("RabbitMQ keeps nothing from before a group's queue: start has no choice")
-    queue = address if isinstance(address, RabbitQueue) else None
-    exchange = exchange_of(config, None if queue else address)
-    return RabbitQueuesAdapter(rabbit_broker(broker), config, exchange, queue)
+BACKLOG_SECONDS = 1.0  # between two readings of the queues' lengths
+PATTERNS = "**"  # the name of the patterns queue in backlogs
 
 
 @dataclass(slots=True, eq=False)
-class Feed:
-    """One queue of the group.
+class ConsumedQueue:
+    """One queue of the group, as this bus consumes it.
 
     Attributes:
-        name: the event's name; `**` for what patterns get.
-        tag: of the consumer.
-        lag: how many messages it holds for whoever comes, as last seen.
+        name: Its event name; `PATTERNS` for the patterns queue.
+        queue: Its name in RabbitMQ.
+        consumer_tag: The tag of this bus's consumer.
+        lag: The number of messages that are ready for any consumer, as last read.
     """
 
     name: str
     queue: str
-    tag: str = ""
+    consumer_tag: str = ""
     lag: int | None = None
 
 
-class RabbitQueuesAdapter:
+class RabbitWorkQueuesAdapter:
     """RabbitMQ with a group, over one connection."""
 
     def __init__(
@@ -85,243 +78,275 @@ class RabbitQueuesAdapter:
         self._exchange = exchange
         self._prefix = config.prefix or ""
         stem = queue.name if queue is not None else f"{exchange.name}:{config.group}"
-        self._names = Names(exchange.name, stem)
-        self._arguments: dict[str, Any] = {
-            "x-dead-letter-exchange": self._names.dead_exchange,
-            "x-dead-letter-routing-key": self._names.dead,
+        self._names = RabbitNames(exchange.name, stem)
+        self._queue_arguments: dict[str, Any] = {
+            "x-dead-letter-exchange": self._names.dead_letter_exchange,
+            "x-dead-letter-routing-key": self._names.dead_letter_queue,
             **((queue.arguments or {}) if queue is not None else {"x-queue-type": "quorum"}),
         }
-        self._durable = bool(queue.durable) if queue is not None else True
-        counted = self._arguments.get("x-queue-type") == QueueType.QUORUM.value
-        self._link = RabbitLink(broker, config.publish_timeout)
-        self._link.set_up = self._set_up
-        self._publisher = Publisher(broker, self._link, exchange.name, self._prefix)
-        self._settler = Settler(self._link, self._names, config, counted=counted)
-        self._line = Line(self._link, _nothing)
-        self._receiver = Receiver(
-            broker, self._prefix, came=self._settler.came, handed=self._take, kept=self._kept
+        self._is_durable = bool(queue.durable) if queue is not None else True
+        is_quorum = self._queue_arguments.get("x-queue-type") == QueueType.QUORUM.value
+        self._connection = RabbitConnection(broker, config.publish_timeout)
+        self._connection.on_connect = self._set_up
+        self._publisher = RabbitPublisher(broker, self._connection, exchange.name, self._prefix)
+        self._settler = RabbitSettler(self._connection, self._names, config, queues_count=is_quorum)
+        self._deliveries = DeliveryQueue(self._connection, _ignore)
+        self._receiver = RabbitReceiver(
+            broker,
+            self._prefix,
+            is_wanted=self._settler.accept,
+            on_passed=self._on_passed,
+            on_stopped=self._on_stopped,
         )
-        self._tests: dict[str, Callable[[str], object]] = {}
-        self._feeds: dict[str, Feed] = {}
-        self._order = asyncio.Lock()
+        self._matchers: dict[str, Callable[[str], object]] = {}
+        self._queues: dict[str, ConsumedQueue] = {}
+        # Held while queues are declared, bound and consumed, so that two calls do not consume one
+        # queue twice.
+        self._queues_lock = asyncio.Lock()
 
     @property
     def capabilities(self) -> Capabilities:
-        """What RabbitMQ promises."""
-        return Capabilities(fan_out=False, durable=True, ordered=False, in_flight=IN_FLIGHT)
+        """The guarantees of RabbitMQ; consumers of a group compete, so there is no order."""
+        return Capabilities(
+            fan_out=False, durable=True, ordered=False, in_flight=MAX_UNCONFIRMED_EVENTS
+        )
 
     async def open(self, host: AdapterHost) -> None:
-        """Connect, and see to it that the exchanges exist."""
-        self._tests.clear()
-        self._feeds.clear()
-        self._line.begin()
-        self._settler.begin()
-        self._order = asyncio.Lock()
-        await self._link.open(host)
+        """Connect, and declare the group's exchanges.
+
+        Raises:
+            DriverConnectionError: No server answers, or it rejects the login.
+            DriverError: The server refuses an exchange or a queue.
+        """
+        self._matchers.clear()
+        self._queues.clear()
+        self._deliveries.reset()
+        self._settler.reset()
+        self._queues_lock = asyncio.Lock()
+        await self._connection.open(host)
         await self._receiver.open()
-        self._link.do(self._look_after())
+        self._connection.start(self._read_backlogs())
 
     async def close(self) -> None:
-        """Disconnect; what is unacknowledged comes again."""
-        await self._link.close()
-        self._tests.clear()
-        self._feeds.clear()
+        """Disconnect; unacknowledged messages come again."""
+        await self._connection.close()
+        self._matchers.clear()
+        self._queues.clear()
 
     # -- exchanges and queues
 
     async def _set_up(self) -> None:
-        channel, names = self._link.consuming, self._names
-        self._settler.lose(self._line.waiting)
-        self._line.clear()
-        channel.on_consumer_cancel_callbacks.add(self._cancelled)
+        """Declare exchanges and queues, and consume, on a new connection."""
+        channel, names = self._connection.consume_channel, self._names
+        self._settler.connection_lost(self._deliveries.waiting)
+        self._deliveries.clear()
+        channel.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
         await channel.basic_qos(prefetch_count=self._config.prefetch)
-        await declare(channel, self._exchange)
-        await channel.exchange_declare(names.dead_exchange, durable=True)
-        await channel.queue_declare(names.dead, durable=True, arguments={"x-queue-type": "quorum"})
-        await channel.queue_bind(names.dead, names.dead_exchange, names.dead)
+        await declare_exchange(channel, self._exchange)
+        dead_letters = names.dead_letter_queue
+        await channel.exchange_declare(names.dead_letter_exchange, durable=True)
+        await channel.queue_declare(
+            dead_letters, durable=True, arguments={"x-queue-type": "quorum"}
+        )
+        await channel.queue_bind(dead_letters, names.dead_letter_exchange, dead_letters)
         await channel.exchange_declare(names.patterns, exchange_type="topic", durable=True)
         await channel.exchange_declare(
-            names.exact, durable=True, arguments={"alternate-exchange": names.patterns}
+            names.exact_exchange, durable=True, arguments={"alternate-exchange": names.patterns}
         )
-        for via in self._tests:
-            await self._bind(via)
-        for feed in self._feeds.values():
-            await self._consume(feed)
+        for pattern in self._matchers:
+            await self._bind(pattern)
+        for queue in self._queues.values():
+            await self._consume(queue)
 
-    async def _bind(self, via: str) -> str:
-        """Have the group get a name or pattern; returns the name of its feed."""
-        channel, names = self._link.consuming, self._names
-        key, is_pattern = self._prefix + binding(via), "*" in via
-        if len(key) > LONGEST:
-            raise DriverError(f"RabbitMQ: a binding key has at most {LONGEST} bytes")
-        queue = names.patterns if is_pattern else names.queue(via)
-        await channel.queue_declare(queue, durable=self._durable, arguments=self._arguments)
-        await channel.queue_bind(queue, names.patterns if is_pattern else names.exact, key)
-        # In this order: what comes to the exchange of the group has its queue there.
-        await channel.exchange_bind(names.exact, self._exchange.name, key)
-        return PATTERNS if is_pattern else via
+    async def _bind(self, pattern: str) -> str:
+        """Declare and bind the queue of a name or pattern; return its key in `_queues`."""
+        channel, names = self._connection.consume_channel, self._names
+        key, is_pattern = self._prefix + binding_key(pattern), "*" in pattern
+        if len(key) > MAX_SHORT_STRING_BYTES:
+            raise DriverError(f"RabbitMQ: a binding key has at most {MAX_SHORT_STRING_BYTES} bytes")
+        queue = names.patterns if is_pattern else names.queue(pattern)
+        await channel.queue_declare(
+            queue, durable=self._is_durable, arguments=self._queue_arguments
+        )
+        exchange = names.patterns if is_pattern else names.exact_exchange
+        await channel.queue_bind(queue, exchange, key)
+        # Last: a message that reaches the group's exchange must find its queue bound there.
+        await channel.exchange_bind(names.exact_exchange, self._exchange.name, key)
+        return PATTERNS if is_pattern else pattern
 
-    async def _consume(self, feed: Feed) -> None:
-        consumer = self._receiver.consumer(feed.queue)
-        begun = await self._link.consuming.basic_consume(feed.queue, consumer)
-        feed.tag = begun.consumer_tag
+    async def _consume(self, queue: ConsumedQueue) -> None:
+        on_message = self._receiver.consumer(queue.queue)
+        reply = await self._connection.consume_channel.basic_consume(queue.queue, on_message)
+        queue.consumer_tag = reply.consumer_tag
 
-    async def _cancelled(self, frame: Any) -> None:
-        """Take note that the server has ended a consumer: its queue was deleted."""
-        feed = next((f for f in self._feeds.values() if f.tag == frame.consumer_tag), None)
-        if feed is not None:
-            self._link.host.report(
-                DriverError(f"the queue {feed.queue!r} had vanished, and is made anew"), feed.name
-            )
-            self._link.do(self._make_again(feed))
+    async def _on_consumer_cancelled(self, frame: Any) -> None:
+        """Create a queue again: the server has cancelled its consumer, as it was deleted."""
+        tag = frame.consumer_tag
+        queue = next((each for each in self._queues.values() if each.consumer_tag == tag), None)
+        if queue is not None:
+            error = DriverError(f"the queue {queue.queue!r} was deleted; it is created again")
+            self._connection.host.report(error, queue.name)
+            self._connection.start(self._recreate(queue))
 
-    async def _make_again(self, feed: Feed) -> None:
+    async def _recreate(self, queue: ConsumedQueue) -> None:
         try:
-            async with self._order:
-                for via in self._tests:
-                    if ("*" in via) == (feed.name == PATTERNS):
-                        await self._bind(via)
-                await self._consume(feed)
-        except CLIENT as error:
-            self._link.host.report(to_driver_error(error), feed.name)
+            async with self._queues_lock:
+                for pattern in self._matchers:
+                    if ("*" in pattern) == (queue.name == PATTERNS):
+                        await self._bind(pattern)
+                await self._consume(queue)
+        except CLIENT_ERRORS as error:
+            self._connection.host.report(to_driver_error(error), queue.name)
 
-    # -- to us
+    # -- subscriptions
 
     async def subscribe(self, names: Sequence[str]) -> None:
-        """Consume names and patterns; returns when the queues exist and are consumed."""
-        await self._link.unbroken(self._begin(names))
+        """Consume names and patterns; returns when their queues exist and are consumed."""
+        await self._connection.run_shielded(self._subscribe(names))
 
-    async def _begin(self, names: Sequence[str]) -> None:
-        await self._link.ready()
+    async def _subscribe(self, names: Sequence[str]) -> None:
+        await self._connection.wait_until_up()
         try:
-            async with self._order:
-                for via in names:
-                    self._tests[via] = compile_pattern(via)
-                    name = await self._bind(via)
-                    if name not in self._feeds:
-                        queue = self._names.patterns if name == PATTERNS else self._names.queue(via)
-                        feed = Feed(name, queue)
-                        await self._consume(feed)
-                        self._feeds[name] = feed
-        except (DriverError, *CLIENT) as error:
-            await self._end(names)
+            async with self._queues_lock:
+                for pattern in names:
+                    self._matchers[pattern] = compile_pattern(pattern)
+                    name = await self._bind(pattern)
+                    if name not in self._queues:
+                        is_pattern = name == PATTERNS
+                        names_of_group = self._names
+                        queue = ConsumedQueue(
+                            name,
+                            names_of_group.patterns
+                            if is_pattern
+                            else names_of_group.queue(pattern),
+                        )
+                        await self._consume(queue)
+                        self._queues[name] = queue
+        except (DriverError, *CLIENT_ERRORS) as error:
+            await self._unsubscribe(names)
             raise to_driver_error(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Consume them no more; the queues stay, and gather what comes."""
-        await self._link.unbroken(self._end(names))
+        """Stop consuming names and patterns; their queues stay and collect events."""
+        await self._connection.run_shielded(self._unsubscribe(names))
 
-    async def _end(self, names: Sequence[str]) -> None:
-        async with self._order:
-            for via in names:
-                self._tests.pop(via, None)
-            for feed in [*self._feeds.values()]:
-                if not self._is_wanted(feed):
-                    del self._feeds[feed.name]
-                    await self._stop(feed)
+    async def _unsubscribe(self, names: Sequence[str]) -> None:
+        async with self._queues_lock:
+            for pattern in names:
+                self._matchers.pop(pattern, None)
+            for queue in [*self._queues.values()]:
+                if not self._is_needed(queue):
+                    del self._queues[queue.name]
+                    await self._cancel_consumer(queue)
 
-    def _is_wanted(self, feed: Feed) -> bool:
-        if feed.name == PATTERNS:
-            return any("*" in via for via in self._tests)
-        # A pattern that it matches goes on getting it, as it does not come by another queue.
-        return any(test(feed.name) for test in self._tests.values())
+    def _is_needed(self, queue: ConsumedQueue) -> bool:
+        if queue.name == PATTERNS:
+            return any("*" in pattern for pattern in self._matchers)
+        # A pattern that matches the name needs its queue, too: the name's events do not reach the
+        # patterns queue as long as this queue exists.
+        return any(matches(queue.name) for matches in self._matchers.values())
 
-    async def _stop(self, feed: Feed) -> None:
-        if self._link.is_up:
+    async def _cancel_consumer(self, queue: ConsumedQueue) -> None:
+        if self._connection.is_up:
             try:
-                await self._link.consuming.basic_cancel(feed.tag)
-            except CLIENT as error:
+                await self._connection.consume_channel.basic_cancel(queue.consumer_tag)
+            except CLIENT_ERRORS as error:
                 raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
-        """Consume no more, and give back what has come and was not handed over."""
-        await self._link.unbroken(self._end_all())
+        """Stop consuming, and release the messages that have arrived and wait for room."""
+        await self._connection.run_shielded(self._stop_receiving())
 
-    async def _end_all(self) -> None:
-        feeds = [*self._feeds.values()]
-        self._feeds.clear()
-        for feed in feeds:
-            await self._stop(feed)
-        await asyncio.sleep(0)  # what came before the answer is with tasks that have not begun yet
-        left = await self._line.leave()
-        await self._settler.settle([Decision(arrival, RELEASE) for arrival in left])
-        await self._settler.hurry()
+    async def _stop_receiving(self) -> None:
+        queues = [*self._queues.values()]
+        self._queues.clear()
+        for queue in queues:
+            await self._cancel_consumer(queue)
+        # The client starts one task per message. The tasks of messages that came before the
+        # server's answer get their turn now.
+        await asyncio.sleep(0)
+        undelivered = await self._deliveries.take_undelivered()
+        await self._settler.settle([Decision(arrival, RELEASE) for arrival in undelivered])
+        await self._settler.return_delayed()
 
-    def _take(self, arrival: Arrival) -> None:
-        """Take what has passed the middlewares."""
-        name, by_pattern = arrival.name, arrival.raw.queue == self._names.patterns
-        if not by_pattern and name in self._tests:
+    # -- receiving
+
+    def _on_passed(self, arrival: Arrival) -> None:
+        name, is_from_patterns = arrival.name, arrival.raw.queue == self._names.patterns
+        if not is_from_patterns and name in self._matchers:
             arrival.via = name
         else:
-            arrival.via = next((via for via, test in self._tests.items() if test(name)), "")
-        if arrival.via or not by_pattern:
-            self._line.add(arrival)
+            matching = (via for via, matches in self._matchers.items() if matches(name))
+            arrival.via = next(matching, "")
+        if arrival.via or not is_from_patterns:
+            self._deliveries.add(arrival)
         else:
-            # Another version of the service has bound the queue to it; perhaps that still runs.
-            self._link.do(self._fail(arrival, "no listener of this bus matches it", reported=False))
+            # Another version of the service has bound the patterns queue to this name, and may
+            # still run. The event fails here, so that a bus of that version gets it.
+            reason = "no listener of this bus matches it"
+            self._connection.start(self._fail(arrival, reason, reported=False))
 
-    async def _kept(self, arrival: Arrival, error: Exception | None) -> None:
-        """Take what has not passed the middlewares."""
+    async def _on_stopped(self, arrival: Arrival, error: Exception | None) -> None:
         if error is None:
             await self._settler.settle_quietly(Decision(arrival, ACK))
             return
-        self._link.host.report(error, arrival.name)
+        self._connection.host.report(error, arrival.name)
         await self._fail(arrival, f"a middleware has failed: {error!r}", reported=True)
 
     async def _fail(self, arrival: Arrival, reason: str, *, reported: bool) -> None:
-        tries = arrival.deliveries
-        if tries >= self._config.max_deliveries:
+        """Retry an arrival that no listener gets, or write it among the dead letters."""
+        deliveries = arrival.deliveries
+        if deliveries >= self._config.max_deliveries:
             verdict = Verdict(Action.DEAD_LETTER, reason=reason, reported=reported)
         else:
-            verdict = Verdict(Action.RETRY, after=self._config.pause(tries))
+            verdict = Verdict(Action.RETRY, after=self._config.pause(deliveries))
         await self._settler.settle_quietly(Decision(arrival, verdict))
 
-    # -- to the server
+    # -- publishing and settlement
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst; the server confirms each event, also one that no queue is bound to."""
+        """Publish events; the server confirms each, whether a queue is bound to it or not."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Acknowledge, give back, and bury."""
+        """Acknowledge, return and dead-letter messages."""
         await self._settler.settle(decisions)
 
-    # -- what has to be looked after
+    # -- figures
 
-    async def _look_after(self) -> None:
-        """Look at what there is to do, by a channel that an error may close."""
+    async def _read_backlogs(self) -> None:
+        """Read the queues' lengths again and again, until cancelled."""
+        # On a channel of its own: the server closes the channel if a queue is missing.
         channel: Any = None
         while True:
-            await asyncio.sleep(LOOK)
-            await self._link.ready(patience=float("inf"))
-            with suppress(*CLIENT, DriverError):  # a queue that is gone is reported by its consumer
+            await asyncio.sleep(BACKLOG_SECONDS)
+            await self._connection.wait_until_up(timeout=float("inf"))
+            # A missing queue is reported when its consumer is cancelled.
+            with suppress(*CLIENT_ERRORS, DriverError):
                 if channel is None or channel.is_closed:
-                    channel = await self._link.channel(confirms=False)
-                for feed in [*self._feeds.values()]:
-                    seen = await channel.queue_declare(feed.queue, passive=True)
-                    feed.lag = seen.message_count
+                    channel = await self._connection.open_channel(confirms=False)
+                for queue in [*self._queues.values()]:
+                    reply = await channel.queue_declare(queue.queue, passive=True)
+                    queue.lag = reply.message_count
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do, as last seen.
+        """Return the group's backlogs, as last read.
 
-        `lag` is what is ready in the queue. `pending` is what this bus holds: what other buses of
-        the group hold, AMQP does not tell.
+        `lag` is the number of messages that are ready in the queue. `pending` counts the messages
+        that this bus holds; AMQP does not tell how many the other buses of the group hold.
         """
         held = [*self._settler.held.values()]
-        return tuple(self._backlog(feed, held) for feed in [*self._feeds.values()])
-
-    def _backlog(self, feed: Feed, held: Sequence[Arrival]) -> Backlog:
-        mine = [arrival.raw.properties.timestamp for arrival in held if _is_from(arrival, feed)]
-        since = min((time for time in mine if time is not None), default=None)
-        oldest = 0.0 if since is None else (datetime.now(UTC) - since).total_seconds()
-        return Backlog(
-            event_name=feed.name, lag=feed.lag, pending=len(mine), oldest_pending=max(0.0, oldest)
-        )
+        return tuple(_backlog(queue, held) for queue in [*self._queues.values()])
 
 
-def _is_from(arrival: Arrival, feed: Feed) -> bool:
-    return bool(arrival.raw.queue == feed.queue)
+def _backlog(queue: ConsumedQueue, held: Sequence[Arrival]) -> Backlog:
+    times = [each.raw.properties.timestamp for each in held if each.raw.queue == queue.queue]
+    oldest_time = min((time for time in times if time is not None), default=None)
+    age = 0.0 if oldest_time is None else (datetime.now(UTC) - oldest_time).total_seconds()
+    return Backlog(
+        event_name=queue.name, lag=queue.lag, pending=len(times), oldest_pending=max(0.0, age)
+    )
 
 
-def _nothing(_: Arrival) -> None:
-    """Take no note of what is handed over: it is settled one by one."""
+def _ignore(_: Arrival) -> None:
+    """Ignore that an arrival was delivered: the settler settles each one by itself."""

@@ -21,8 +21,8 @@ from tests.support.redis_server import fault_proxy, free_port
 
 from goevent import DriverConnectionError, DriverError, Event
 from goevent_faststream import BrokerConfig, FastStreamDriver
-from goevent_faststream._rabbit.names import LONGEST, Names, binding
-from goevent_faststream._rabbit.receiver import deliveries
+from goevent_faststream._rabbit.names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
+from goevent_faststream._rabbit.receiver import count_deliveries
 
 
 async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
@@ -185,7 +185,7 @@ async def test_slow_listener_holds_back_the_server() -> None:
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
             adapter: Any = receiver.driver._adapter  # pyright: ignore[reportPrivateUsage]
-            await until(lambda: len(adapter._line.waiting) == 10)
+            await until(lambda: len(adapter._deliveries.waiting) == 10)
             gate.set()
             await until(lambda: len(done) == 200)
         assert done == [*range(200)]
@@ -194,8 +194,8 @@ async def test_slow_listener_holds_back_the_server() -> None:
 @pytest.mark.parametrize(
     ("user", "vhost", "says"),
     [
-        ("guest:s3cret", "", "the login was refused"),
-        ("s3cret:s3cret", "", "the login was refused"),
+        ("guest:s3cret", "", "rejects the login"),
+        ("s3cret:s3cret", "", "rejects the login"),
         ("guest:guest", "nowhere", "virtual host"),
     ],
 )
@@ -268,20 +268,26 @@ def test_addresses_that_cannot_hold_events_are_refused() -> None:
 
 def test_no_two_names_share_a_queue() -> None:
     names = ["a.b", "a-b", "a_b", "ab", "a.b.c", "x" * 255, "x" * 254]
-    groups = [Names("e", f"e:{group}") for group in ("g", "g.h", "g.a")]
+    groups = [RabbitNames("e", f"e:{group}") for group in ("g", "g.h", "g.a")]
     spelled = [group.queue(name) for group in groups for name in names]
-    spelled += [each for group in groups for each in (group.exact, group.patterns, group.dead)]
-    spelled += [group.patterns for group in (Names("e.g", "e.g:h"), Names("e", "e:g.h.i"))]
+    spelled += [
+        each
+        for group in groups
+        for each in (group.exact_exchange, group.patterns, group.dead_letter_queue)
+    ]
+    spelled += [
+        group.patterns for group in (RabbitNames("e.g", "e.g:h"), RabbitNames("e", "e:g.h.i"))
+    ]
     assert len(set(spelled)) == len(spelled)
-    assert max(len(each) for each in spelled) <= LONGEST
-    assert binding("a.*.**") == "a.*.#"
+    assert max(len(each) for each in spelled) <= MAX_SHORT_STRING_BYTES
+    assert binding_key("a.*.**") == "a.*.#"
 
 
 def test_deliveries_are_what_the_queue_has_counted_and_we_have() -> None:
-    assert deliveries({}, False) == 1
-    assert deliveries({}, True) == 2
-    assert deliveries({"x-delivery-count": 3}, True) == 4
-    assert deliveries({"x-delivery-count": 0, "goevent-deliveries": 2}, False) == 3
+    assert count_deliveries({}, False) == 1
+    assert count_deliveries({}, True) == 2
+    assert count_deliveries({"x-delivery-count": 3}, True) == 4
+    assert count_deliveries({"x-delivery-count": 0, "goevent-deliveries": 2}, False) == 3
 
 
 async def test_routing_key_that_is_too_long_is_refused() -> None:

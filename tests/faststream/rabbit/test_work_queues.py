@@ -55,7 +55,7 @@ async def test_dead_letter_that_is_not_confirmed_in_time_is_reported_and_tried_a
         async with bus:
             await accepted(bus, 1)
             await begun.wait()
-            monkeypatch.setattr("goevent_faststream._rabbit.publisher.ANSWER", 0.2)
+            monkeypatch.setattr("goevent_faststream._rabbit.publisher.REPLY_SECONDS", 0.2)
             proxy.swallow()
             gate.set()
             await until(lambda: bus.says("no answer within 0.2 s"))
@@ -293,7 +293,7 @@ async def test_queue_that_vanishes_is_made_again_and_reported() -> None:
                 await channel.queue_delete(place.queue())
 
             await asked(place.port, delete)
-            await until(lambda: bus.says("had vanished"))
+            await until(lambda: bus.says("was deleted"))
 
             async def comes() -> None:
                 n = 2
@@ -377,7 +377,7 @@ async def test_channel_that_the_server_closes_is_made_anew_and_reported() -> Non
         seen = bus.seen()
 
         async def acknowledge_what_never_was() -> None:
-            await adapter._link.consuming.basic_ack(12345)
+            await adapter._connection.consume_channel.basic_ack(12345)
 
         async with bus:
             await accepted(bus, 1)

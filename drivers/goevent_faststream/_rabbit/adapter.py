@@ -1,0 +1,39 @@
+"""The entry to RabbitMQ: it chooses the adapter for a config.
+
+The table of brokers loads this module by name. Without a group, every bus gets every event
+(`fan_out`); with one, the buses of the group share durable queues (`work_queues`).
+"""
+
+from __future__ import annotations
+
+from faststream.rabbit import RabbitQueue
+
+from .._adapter.contract import Adapter
+from .._config import BrokerConfig
+from .connection import make_broker as make_broker, rabbit_broker
+from .exchange import events_exchange
+from .fan_out import RabbitFanOutAdapter
+from .work_queues import RabbitWorkQueuesAdapter
+
+
+def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
+    """Return the adapter for RabbitMQ.
+
+    Args:
+        address: A `RabbitExchange` is the exchange for events. With a group, a `RabbitQueue` tells
+            the properties of the group's queues, whose names begin with its name.
+
+    Raises:
+        TypeError: The broker is no RabbitBroker, or the address neither of these.
+        ValueError: The exchange is no topic exchange, or `start` is a place or a time.
+    """
+    if config.group is None:
+        exchange = events_exchange(config, address)
+        return RabbitFanOutAdapter(rabbit_broker(broker), config, exchange)
+    if config.start not in ("earliest", "latest"):
+        raise ValueError(
+            "RabbitMQ keeps no events from before a group's queue: start is no place and no time"
+        )
+    queue = address if isinstance(address, RabbitQueue) else None
+    exchange = events_exchange(config, None if queue else address)
+    return RabbitWorkQueuesAdapter(rabbit_broker(broker), config, exchange, queue)
