@@ -1,1 +1,7 @@
-"""MQTT, with shared subscriptions as groups."""
+"""MQTT: every bus gets every event; in a group, a shared subscription gives it to one of its buses.
+
+`adapter` is the entry: the table of brokers loads it by name, and the loop side of the bridge calls
+its adapter on the asyncio loop. `connection` keeps one client at a time, `subscription` recognises
+messages that the server sends again, `topics` translates names, and `publisher` sends. Nothing in
+this room knows Trio, listeners or envelopes.
+"""

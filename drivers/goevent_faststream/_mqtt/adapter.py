@@ -1,9 +1,15 @@
-"""MQTT: every bus gets every event, or, with a group, one bus of each group; at most once.
+"""The adapter for MQTT: every bus gets every event, or, in a group, one of its buses; at most once.
 
-Events travel with QoS 1 both ways: the server has taken a publish when it says so, and a message
-is acknowledged when it is with the bus. Not later: MQTT has no way to give a message back, and what
-a member of a group has got and not acknowledged, the server drops when the member goes away. A
-listener that may fail has its `retry`.
+Theory of operation: Events travel with QoS 1 in both directions. The server sends a PUBACK once it
+has taken a publish. A message is acknowledged as soon as it is delivered to the bus, not when its
+listeners have finished: MQTT offers no way to return a message, and when a member of a group
+leaves, its server drops the messages that this member has not acknowledged. So a listener that may
+fail needs the option `retry`.
+
+The bus subscribes to filters that do not overlap (`topics` tells why). When names and patterns are
+added or removed, the set of filters changes. A new filter is subscribed first, and then the filters
+that it replaces are unsubscribed, so no message is lost; in between, and shortly afterwards, a
+message may arrive by both. `_change_filters` switches on the search for such copies for that time.
 """
 
 from __future__ import annotations
@@ -26,19 +32,31 @@ from .._adapter.middlewares import MiddlewareChain
 from .._adapter.properties import merge_headers
 from .._adapter.subscribers import undecoded
 from .._config import BrokerConfig
-from .connection import CLIENT, MqttLink, make_broker as make_broker, mqtt_broker, to_driver_error
-from .publisher import QOS, Publisher
-from .subscription import Buffer, Feed, key_of
-from .topics import cover, name_of, topic
+from .connection import (
+    CLIENT_ERRORS,
+    QOS,
+    MqttConnection,
+    make_broker as make_broker,
+    mqtt_broker,
+    to_driver_error,
+)
+from .publisher import MqttPublisher
+from .subscription import MqttMessageQueue, MqttSubscription, content_key
+from .topics import covering_filters, event_name_of, topic_of
 
-IN_FLIGHT = 1000  # publishes that wait for their PUBACK
-PREFIX = "goevent."
-BUFFER = 1000  # messages of QoS 0 that may wait
-LINGER = 1.0  # seconds for which copies may come of two filters, one of which is gone
+MAX_UNCONFIRMED_EVENTS = 1000  # events that are published and wait for their PUBACK
+DEFAULT_PREFIX = "goevent."
+MAX_QOS_0_MESSAGES = 1000  # in the queue of one subscription
+FILTER_CHANGE_SECONDS = 1.0  # for which copies may arrive by a filter that is being replaced
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
-    """Return MQTT for a broker."""
+    """Return the adapter for MQTT.
+
+    Raises:
+        TypeError: The broker is no MQTTBroker, or there is an address.
+        ValueError: The config has a stream.
+    """
     if address is not None:
         raise TypeError(f"MQTT has no addresses of events but topics, not {address!r}")
     if config.stream is not None:
@@ -53,39 +71,50 @@ class MqttAdapter:
         self._broker = broker
         self._group = config.group
         self._prefetch = config.prefetch
-        self._prefix = topic(PREFIX if config.prefix is None else config.prefix)
-        # In a group, others get what comes while this bus is away.
-        remembered = 0.0 if config.group else config.claim_idle
-        self._link = MqttLink(
-            broker, config.publish_timeout, prefetch=config.prefetch, remembered=remembered
+        self._prefix = topic_of(DEFAULT_PREFIX if config.prefix is None else config.prefix)
+        self._connection = MqttConnection(
+            broker,
+            config.publish_timeout,
+            prefetch=config.prefetch,
+            # In a group, the other members get the messages that arrive while this bus is away.
+            session_seconds=0.0 if config.group else config.claim_idle,
         )
-        self._link.set_up, self._link.on_lost = self._set_up, self._lost
-        self._publisher = Publisher(broker, self._link, self._prefix)
+        self._connection.on_connect = self._on_connect
+        self._connection.on_down = self._on_down
+        self._publisher = MqttPublisher(broker, self._connection, self._prefix)
         self._middlewares = MiddlewareChain()
-        self._tests: dict[str, Callable[[str], object]] = {}
-        self._feeds: dict[str, Feed] = {}
-        self._order = asyncio.Lock()
-        self._twice: set[int] | None = None
+        self._matchers: dict[str, Callable[[str], object]] = {}
+        self._subscriptions: dict[str, MqttSubscription] = {}
+        self._filters_lock = asyncio.Lock()
+        # The content of messages that arrived once during a change of filters; None without one.
+        self._seen_once: set[int] | None = None
 
     @property
     def capabilities(self) -> Capabilities:
-        """What MQTT promises."""
-        # Mosquitto does not keep the order of what waits for a window that is full.
+        """The guarantees of MQTT."""
         return Capabilities(
-            fan_out=self._group is None, lossless=False, ordered=False, in_flight=IN_FLIGHT
+            fan_out=self._group is None,
+            lossless=False,
+            # Mosquitto loses the order of messages that wait for a full window.
+            ordered=False,
+            in_flight=MAX_UNCONFIRMED_EVENTS,
         )
 
     async def open(self, host: AdapterHost) -> None:
-        """Connect."""
-        self._tests.clear()
-        self._feeds.clear()
-        self._order = asyncio.Lock()
-        self._twice = None
-        self._publisher.open()
-        await self._link.open(host)
-        await self._middlewares.open(self._broker, self._subscriber)
+        """Connect.
 
-    def _subscriber(self) -> Any:
+        Raises:
+            DriverConnectionError: No server answers, or it rejects the login.
+        """
+        self._matchers.clear()
+        self._subscriptions.clear()
+        self._filters_lock = asyncio.Lock()
+        self._seen_once = None
+        self._publisher.reset()
+        await self._connection.open(host)
+        await self._middlewares.open(self._broker, self._make_subscriber)
+
+    def _make_subscriber(self) -> Any:
         subscriber: Any = self._broker.subscriber(
             "goevent",
             decoder=undecoded,
@@ -98,169 +127,189 @@ class MqttAdapter:
 
     async def close(self) -> None:
         """Disconnect."""
-        for feed in self._feeds.values():
-            feed.task.cancel()
-        await self._link.close()
-        self._tests.clear()
-        self._feeds.clear()
+        for subscription in self._subscriptions.values():
+            subscription.task.cancel()
+        await self._connection.close()
+        self._matchers.clear()
+        self._subscriptions.clear()
 
-    # -- to us
+    # -- subscriptions
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Subscribe to names and patterns; returns when the server has confirmed it."""
-        await self._link.ready()
-        before = {*self._tests}
+        await self._connection.wait_until_up()
+        before = {*self._matchers}
         for name in names:
-            self._tests[name] = compile_pattern(name)
+            self._matchers[name] = compile_pattern(name)
         try:
-            await self._change()
-        except (DriverError, *CLIENT) as error:
+            await self._change_filters()
+        except (DriverError, *CLIENT_ERRORS) as error:
             for name in {*names} - before:
-                self._tests.pop(name, None)
+                self._matchers.pop(name, None)
             raise to_driver_error(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Unsubscribe from them."""
+        """Unsubscribe from names and patterns."""
         for name in names:
-            self._tests.pop(name, None)
-        if self._link.is_up:
+            self._matchers.pop(name, None)
+        if self._connection.is_up:
             try:
-                await self._change()
-            except CLIENT as error:
+                await self._change_filters()
+            except CLIENT_ERRORS as error:
                 raise to_driver_error(error) from error
 
-    async def _change(self) -> None:
-        """Have those filters that there should be; what goes, goes when its successor is there."""
-        async with self._order:
-            wanted = cover(self._tests)
-            gone = self._feeds.keys() - wanted
-            if gone and wanted - self._feeds.keys():
-                self._twice = set()
-            for each in sorted(wanted - self._feeds.keys()):
-                self._feeds[each] = feed = Feed(self._prefetch)
+    async def _change_filters(self) -> None:
+        """Subscribe to the filters that names and patterns need, and unsubscribe from others."""
+        async with self._filters_lock:
+            needed = covering_filters(self._matchers)
+            added, removed = (
+                needed - self._subscriptions.keys(),
+                self._subscriptions.keys() - needed,
+            )
+            if removed and added:
+                self._seen_once = set()
+            # First the new filters: a message that only an old one matches now must not be missed.
+            for filter_ in sorted(added):
+                self._subscriptions[filter_] = subscription = MqttSubscription(self._prefetch)
                 try:
-                    await self._start(each, feed)
+                    await self._start(filter_, subscription)
                 except BaseException:
-                    del self._feeds[each]
+                    del self._subscriptions[filter_]
                     raise
-            for each in sorted(gone):
-                await self._stop(self._feeds.pop(each))
-            if self._twice is not None:
-                asyncio.get_running_loop().call_later(LINGER, self._settle_down)
+            for filter_ in sorted(removed):
+                await self._stop(self._subscriptions.pop(filter_))
+            if self._seen_once is not None:
+                loop = asyncio.get_running_loop()
+                loop.call_later(FILTER_CHANGE_SECONDS, self._on_filters_changed)
 
-    def _settle_down(self) -> None:
-        if not self._order.locked():
-            self._twice = None
+    def _on_filters_changed(self) -> None:
+        # If the next change is under way, its own timer follows.
+        if not self._filters_lock.locked():
+            self._seen_once = None
 
-    async def _start(self, filter_: str, feed: Feed) -> None:
+    async def _start(self, filter_: str, subscription: MqttSubscription) -> None:
+        """Subscribe to a filter on the current connection, and deliver its messages."""
         options: dict[str, Any] = {}
-        if self._link.is_modern:  # what was kept for newcomers is no event of now
+        if self._connection.has_properties:
+            # A retained message is an old one, kept by the server for new subscribers.
             options["retain_handling"] = zmqtt.RetainHandling.DO_NOT_SEND
         share = f"$share/{self._group}/" if self._group is not None else ""
-        subscription = self._link.client.subscribe(
+        client_subscription = self._connection.client.subscribe(
             f"{share}{self._prefix}{filter_}",
             qos=QOS,
             auto_ack=False,
             **options,
         )
-        feed.subscription = subscription
-        subscription._queue = Buffer(max(BUFFER, self._prefetch), self._dropped)
-        await subscription.start()
-        feed.task = self._link.do(self._receive(feed))
+        subscription.client_subscription = client_subscription
+        queue = MqttMessageQueue(max(MAX_QOS_0_MESSAGES, self._prefetch), self._on_drop)
+        client_subscription._queue = queue
+        await client_subscription.start()
+        subscription.task = self._connection.start(self._receive(subscription))
 
-    def _dropped(self, message: zmqtt.Message) -> None:
-        text = f"MQTT: messages of {message.topic!r} are lost, as too many wait already"
-        self._link.host.report(DriverError(text))
+    def _on_drop(self, message: zmqtt.Message) -> None:
+        text = f"MQTT: messages of {message.topic!r} are lost, since too many are waiting already"
+        self._connection.host.report(DriverError(text))
 
-    async def _stop(self, feed: Feed) -> None:
-        """Unsubscribe; what has come is handed over by the feed's task, which then ends."""
-        await feed.subscription.stop()
-        feed.subscription._queue.put_nowait(None)
+    async def _stop(self, subscription: MqttSubscription) -> None:
+        """Unsubscribe; the subscription's task delivers the messages that have arrived and ends."""
+        await subscription.client_subscription.stop()
+        subscription.client_subscription._queue.put_nowait(None)
 
     async def stop_receiving(self) -> None:
-        """Unsubscribe from everything, and hand over what has come."""
-        async with self._order:
-            feeds = [*self._feeds.values()]
-            self._feeds.clear()
-            for feed in feeds:
-                await self._stop(feed)
-        if feeds:
-            await asyncio.wait({feed.task for feed in feeds})
+        """Unsubscribe from everything, and deliver the messages that have arrived."""
+        async with self._filters_lock:
+            subscriptions = [*self._subscriptions.values()]
+            self._subscriptions.clear()
+            for subscription in subscriptions:
+                await self._stop(subscription)
+        if subscriptions:
+            await asyncio.wait({subscription.task for subscription in subscriptions})
 
-    async def _set_up(self) -> None:
-        for filter_, feed in self._feeds.items():
-            await self._start(filter_, feed)
+    # -- reconnects
 
-    def _lost(self) -> None:
-        for feed in self._feeds.values():
-            feed.lose()
+    async def _on_connect(self) -> None:
+        for filter_, subscription in self._subscriptions.items():
+            await self._start(filter_, subscription)
 
-    async def _receive(self, feed: Feed) -> None:
-        """Hand over what comes, and only then have the server send more."""
-        # As `get_message` does it, without a task and a wait for each message: when the connection
-        # ends, so does this.
-        queue: asyncio.Queue[Any] = feed.subscription._queue
-        inbound = self._link.client._protocol.inbound
+    def _on_down(self) -> None:
+        for subscription in self._subscriptions.values():
+            subscription.connection_lost()
+
+    # -- receiving
+
+    async def _receive(self, subscription: MqttSubscription) -> None:
+        """Deliver the messages of a subscription, one after the other."""
+        # This does the work of the client's `get_message`, without a task and a timeout for each
+        # message. The task is cancelled when the connection is lost.
+        queue: asyncio.Queue[Any] = subscription.client_subscription._queue
+        inbound = self._connection.client._protocol.inbound
         while (message := await queue.get()) is not None:
-            await self._came(feed, message)
+            await self._deliver(subscription, message)
+            # The client holds back messages of a continued session; this lets the next ones pass.
             await inbound.drain()
 
-    async def _came(self, feed: Feed, message: Any) -> None:
+    async def _deliver(self, subscription: MqttSubscription, message: Any) -> None:
         name = ""
-        if message.topic.startswith(self._prefix):  # `goevent/#` has `goevent`, too
-            name = name_of(message.topic.removeprefix(self._prefix))
-        via = next((via for via, test in self._tests.items() if name and test(name)), None)
-        if via is not None and not message.retain and not self._is_copy(feed, message):
-            arrival = Arrival(name, via, message.payload, _headers(message), raw=message)
+        # The filter `goevent/#` also matches the topic `goevent`, which is no event name.
+        if message.topic.startswith(self._prefix):
+            name = event_name_of(message.topic.removeprefix(self._prefix))
+        matching = (via for via, matches in self._matchers.items() if name and matches(name))
+        via = next(matching, None)
+        # `_is_copy` counts each message that the listeners would get, so it has to be asked last.
+        if via is not None and not message.retain and not self._is_copy(subscription, message):
+            arrival = Arrival(name, via, message.payload, _headers_of(message), raw=message)
             if self._middlewares.is_active:
-                await self._pass(message, arrival)
+                await self._run_middlewares(message, arrival)
             else:
-                await self._link.host.deliver(arrival)
-        feed.handed(message)
-        with suppress(*CLIENT):  # the connection is lost, and it comes again
+                await self._connection.host.deliver(arrival)
+        subscription.note_delivery(message)
+        # If the connection is lost, the message comes again and is recognised.
+        with suppress(*CLIENT_ERRORS):
             await message.ack()
 
-    def _is_copy(self, feed: Feed, message: zmqtt.Message) -> bool:
-        if feed.is_known(message):
+    def _is_copy(self, subscription: MqttSubscription, message: zmqtt.Message) -> bool:
+        """Tell whether a message was delivered on an earlier connection or by another filter."""
+        if subscription.is_repetition(message):
             return True
-        if self._twice is not None:
-            key = key_of(message)
-            if key in self._twice:
-                self._twice.discard(key)
+        if self._seen_once is not None:
+            # Copies come in pairs: the second one of a pair is dropped.
+            key = content_key(message)
+            if key in self._seen_once:
+                self._seen_once.discard(key)
                 return True
-            self._twice.add(key)
+            self._seen_once.add(key)
         return False
 
-    async def _pass(self, message: Any, arrival: Arrival) -> None:
-        arrived: list[Arrival] = []
+    async def _run_middlewares(self, message: Any, arrival: Arrival) -> None:
+        passed: list[Arrival] = []
         try:
-            await self._middlewares.run(message, partial(arrived.append, arrival))
+            await self._middlewares.run(message, partial(passed.append, arrival))
         except Exception as error:  # noqa: BLE001 - a middleware's own
-            self._link.host.report(error, arrival.name)
-        for each in arrived:
-            await self._link.host.deliver(each)
+            self._connection.host.report(error, arrival.name)
+        for each in passed:
+            await self._connection.host.deliver(each)
 
-    # -- to the server
+    # -- the rest of the contract
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst; the server confirms each event, also one that nobody listens to."""
+        """Publish events; the server confirms each, whether anybody subscribes to it or not."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Tell nothing: nothing is given back."""
+        """Do nothing: messages are acknowledged when they are delivered."""
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return none: nothing is kept."""
+        """Return nothing: MQTT stores nothing."""
         return ()
 
 
-def _headers(message: Any) -> Mapping[str, str]:
-    given = message.properties
-    if given is None:
+def _headers_of(message: Any) -> Mapping[str, str]:
+    properties = message.properties
+    if properties is None:
         return {}
-    correlation = given.correlation_data
+    correlation = properties.correlation_data
     return merge_headers(
-        dict(given.user_properties),
-        given.content_type,
+        dict(properties.user_properties),
+        properties.content_type,
         None if correlation is None else correlation.decode(errors="replace"),
     )

@@ -1,17 +1,25 @@
-"""The link to MQTT: the connection of FastStream's broker, its losses, and how it comes back.
+"""The connection to MQTT: one broker object of FastStream, as long as the bus is open.
 
-It runs on the loop side. The client of zmqtt could reconnect by itself, but tells nobody when. So
-each connection is one client: when it ends, the broker is stopped and started, with its own
-subscribers, and whoever has subscriptions here puts them up again.
+`MqttConnection` is owned by the adapter and used by all modules of this room.
+
+Theory of operation: The client of zmqtt can reconnect by itself, but does not tell when it did. So
+its reconnect is switched off, and each connection has a client of its own: when it ends, this
+module stops and starts the broker, with pauses that grow up to `RECONNECT_PAUSES_SECONDS[-1]`, and
+calls the adapter's `on_connect` to subscribe again.
+
+The session on the server outlives the connection, for a bus without a group and with MQTT 5. The
+server then keeps the messages that arrive between two connections. This works because the bus
+reconnects with the same client id; `open` draws a new one, so that a bus never continues the
+session of an earlier one. In a group, the other members receive these messages instead.
 """
 
 from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import parse_qsl, urlsplit
 
 import zmqtt
@@ -19,25 +27,34 @@ from faststream.mqtt import MQTTBroker
 
 from goevent import DriverConnectionError, DriverError
 
+from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.connectivity import Connectivity
 from .._adapter.contract import AdapterHost
-from .subscription import received
+from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
+from .subscription import make_message
 
-DIAL = 5.0  # seconds until a connection has to be there
-ANSWER = 8.0  # seconds until a server that does not answer counts as lost
-KEEPALIVE = 4  # seconds between two PINGREQs; a black hole is noticed ten seconds later
-PAUSES = (0.05, 0.25, 1.0)  # seconds between dials; the last one again and again
-STOP = 0.6  # seconds for an orderly end
-LOST = "MQTT: the connection was lost before the server replied"
-CLIENT = (zmqtt.MQTTError, OSError, RuntimeError)  # all that zmqtt raises
-OPTIONS = {"client_id": str, "keepalive": int, "version": str}
-REFUSALS = {
-    0x84: "it does not speak this version of MQTT",
-    0x85: "it does not take the client id",
-    0x86: "the login was refused",
-    0x87: "the login was refused",
-    4: "the login was refused",
-    5: "the login was refused",
+T = TypeVar("T")
+
+BROKER_NAME = "MQTT"
+QOS = zmqtt.QoS.AT_LEAST_ONCE
+
+CONNECT_SECONDS = 5.0  # until a connection must be there
+REPLY_SECONDS = 8.0  # until a server that does not answer counts as lost
+KEEPALIVE_SECONDS = 4  # between two PINGREQs; a dead connection is noticed ten seconds later
+RECONNECT_PAUSES_SECONDS = (0.05, 0.25, 1.0)  # the last one repeats
+DISCONNECT_SECONDS = 0.6
+MAX_WINDOW = 65_535  # messages without an acknowledgement, if the server announces no limit
+
+CLIENT_ERRORS = (zmqtt.MQTTError, OSError, RuntimeError)
+URL_OPTIONS = {"client_id": str, "keepalive": int, "version": str}
+# Return codes of CONNACK: those of MQTT 5 above 0x80, those of MQTT 3.1.1 below.
+REFUSAL_TEXTS = {
+    0x84: "it does not support this version of MQTT",
+    0x85: "it does not accept the client id",
+    0x86: "it rejects the login",
+    0x87: "it rejects the login",
+    4: "it rejects the login",
+    5: "it rejects the login",
 }
 
 
@@ -45,64 +62,67 @@ def make_broker(url: str) -> MQTTBroker:
     """Return FastStream's broker for an `mqtt://` or `mqtts://` URL.
 
     Raises:
-        ValueError: the URL makes no sense.
+        ValueError: The URL is malformed.
     """
     plain, _, _ = url.partition("?")
-    options: dict[str, Any] = {"keepalive": KEEPALIVE}
+    options: dict[str, Any] = {"keepalive": KEEPALIVE_SECONDS}
     try:
         for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
-            options[name] = OPTIONS[name](value)
+            options[name] = URL_OPTIONS[name](value)
         if options.get("version", "5.0") not in ("5.0", "3.1.1"):
             raise ValueError
         return MQTTBroker(plain, logger=None, apply_types=False, **options)
     except (KeyError, ValueError):
-        # Neither it nor its cause may show the password.
+        # The original error may show the password, so it must not be the cause.
         raise ValueError(
             "MQTT: the URL has to be mqtt://user:password@host:port, with no options but "
-            f"goevent's and {', '.join(OPTIONS)}"
+            f"goevent's and {', '.join(URL_OPTIONS)}"
         ) from None
 
 
 def mqtt_broker(broker: object) -> MQTTBroker:
-    """Return the broker that was given, if it is one of MQTT.
+    """Return the broker, checked to be one of MQTT.
 
     Raises:
-        TypeError: it is none.
+        TypeError: It is none.
     """
     if not isinstance(broker, MQTTBroker):
         raise TypeError(f"this is no MQTTBroker: {broker!r}")
     return broker
 
 
-class MqttLink:
+class MqttConnection:
     """The connection of one broker object.
 
+    Args:
+        wait_seconds: How long a caller waits for a lost connection, counted from its loss.
+        prefetch: How many messages the server may send without an acknowledgement.
+        session_seconds: How long the server keeps messages while there is no connection.
+
     Attributes:
-        set_up: puts subscriptions up, on each new connection.
-        on_lost: called when the connection is lost.
-        is_modern: True for MQTT 5.
-        room: for how many messages more the server has room, on this connection.
+        on_connect: Called on each new connection to subscribe again.
+        on_down: Called when the connection is lost.
+        has_properties: Whether messages have headers and other properties, as in MQTT 5.
     """
 
     def __init__(
-        self, broker: MQTTBroker, patience: float, *, prefetch: int, remembered: float
+        self, broker: MQTTBroker, wait_seconds: float, *, prefetch: int, session_seconds: float
     ) -> None:
         self.broker = broker
-        self.set_up: Callable[[], Awaitable[None]] = _nothing
-        self.on_lost: Callable[[], object] = _ignore
+        self.on_connect: Callable[[], Awaitable[None]] = _subscribe_nothing
+        self.on_down: Callable[[], object] = _do_nothing
         options: dict[str, Any] = self._options
-        self.is_modern = options["version"] == "5.0"
-        self._draws_id = not options["client_id"]
+        self.has_properties = options["version"] == "5.0"
+        self._draws_client_id = not options["client_id"]
         options["reconnect"] = zmqtt.ReconnectConfig(enabled=False)
-        if self.is_modern:
-            options["receive_maximum"] = options["receive_maximum"] or min(prefetch, 65_535)
-            if remembered and options["clean_session"]:
-                # The server keeps what comes while the connection is lost, for so long.
+        if self.has_properties:
+            options["receive_maximum"] = options["receive_maximum"] or min(prefetch, MAX_WINDOW)
+            if session_seconds and options["clean_session"]:
                 options["clean_session"] = False
-                options["session_expiry_interval"] = max(1, int(remembered))
-        self._connectivity = Connectivity("MQTT", patience)
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.room = asyncio.Semaphore()
+                options["session_expiry_interval"] = max(1, int(session_seconds))
+        self._connectivity = Connectivity(BROKER_NAME, wait_seconds)
+        self._tasks = ConnectionTasks(BROKER_NAME)
+        self._window = asyncio.Semaphore()
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -112,64 +132,67 @@ class MqttLink:
 
     @property
     def client(self) -> Any:
-        """The client of this connection.
+        """The client of the current connection.
 
         Raises:
-            DriverConnectionError: the bus is not open.
+            DriverConnectionError: The bus is not open.
         """
         broker: Any = self.broker
         if broker._connection is None:
-            raise DriverConnectionError("MQTT: there is no connection")
+            raise not_connected(BROKER_NAME)
         return broker._connection
 
     @property
     def host(self) -> AdapterHost:
-        """Where the driver is."""
+        """The host of the adapter.
+
+        Raises:
+            DriverConnectionError: The bus is not open.
+        """
         return self._connectivity.host
 
     @property
     def is_up(self) -> bool:
-        """True while there is a connection."""
+        """True while there is a connection, with all subscriptions."""
         return self._connectivity.is_up
 
     async def open(self, host: AdapterHost) -> None:
-        """Connect, and start the broker.
+        """Start the broker, which connects.
 
         Raises:
-            DriverConnectionError: there is no server, or it does not let us in.
+            DriverConnectionError: No server answers, or it rejects the login.
         """
         self._connectivity.open(host)
-        if self._draws_id:
+        if self._draws_client_id:
             self._options["client_id"] = f"goevent{uuid.uuid4().hex[:16]}"
         try:
             await self._connect()
         except TimeoutError as error:
-            raise DriverConnectionError(f"MQTT: no server answers within {DIAL:g} s") from error
-        except CLIENT as error:
+            raise no_server(BROKER_NAME, CONNECT_SECONDS) from error
+        except CLIENT_ERRORS as error:
             raise to_driver_error(error) from error
 
     async def _connect(self) -> None:
-        async with asyncio.timeout(DIAL):
+        async with asyncio.timeout(CONNECT_SECONDS):
             await self.broker.start()
         client = self.client
-        # The window is a wish: Mosquitto 2.0.11 counts an acknowledgement twice, and so sends more
-        # than that, and the client would cut the connection for it.
         inbound = client._protocol.inbound
+        # Mosquitto 2.0.11 counts an acknowledgement twice and so exceeds the window that it was
+        # told. The client would close the connection for that.
         inbound._receive_maximum = None
-        inbound._make_message = received
+        inbound._make_message = make_message
         properties = client.connection_info.properties
-        most = getattr(properties, "receive_maximum", None) or 65_535
-        self.room = asyncio.Semaphore(most)
-        async with asyncio.timeout(ANSWER):
-            await self.set_up()
+        limit = getattr(properties, "receive_maximum", None) or MAX_WINDOW
+        self._window = asyncio.Semaphore(limit)
+        async with asyncio.timeout(REPLY_SECONDS):
+            await self.on_connect()
         self._connectivity.mark_up()
-        client._run_task.add_done_callback(self._ended)
+        client._run_task.add_done_callback(self._on_client_ended)
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
         self._connectivity.close()
-        for task in [*self._tasks]:
-            task.cancel()
+        self._tasks.cancel()
         self._connectivity.mark_down()
         await self._stop()
 
@@ -177,100 +200,103 @@ class MqttLink:
         broker: Any = self.broker
         client = broker._connection
         try:
-            async with asyncio.timeout(STOP):
+            async with asyncio.timeout(DISCONNECT_SECONDS):
                 await broker.stop()
-        except (TimeoutError, *CLIENT):
-            pass  # what there was to say was said before; the server sees the connection end
+        except (TimeoutError, *CLIENT_ERRORS):
+            # The server sees the socket close. Errors of the connection were reported before.
+            pass
         finally:
             if client is not None:
-                with suppress(TimeoutError, *CLIENT):
-                    async with asyncio.timeout(STOP):
+                with suppress(TimeoutError, *CLIENT_ERRORS):
+                    async with asyncio.timeout(DISCONNECT_SECONDS):
                         await client.disconnect()
+            # FastStream drops its connection only after an orderly stop, and would use it again.
             broker._connection = None
             broker.config.disconnect()
 
-    async def ready(self) -> None:
-        """Wait for the connection, for as long as is allowed from when it was lost.
+    async def wait_until_up(self) -> None:
+        """Wait until there is a connection.
 
         Raises:
-            DriverConnectionError: it was not there in time.
+            DriverConnectionError: There was no connection in time.
         """
         await self._connectivity.wait_until_up()
 
-    async def take_room(self, most: int) -> tuple[asyncio.Semaphore, int]:
-        """Return how many messages may be published now, and what each is to release once.
+    async def acquire_window(self, max_count: int) -> tuple[asyncio.Semaphore, int]:
+        """Wait until the server accepts at least one more message.
 
-        The server says how many it takes without an answer, and may cut who sends more.
+        Args:
+            max_count: The largest number of messages to send.
+
+        Returns:
+            A semaphore, and the number of messages that may be sent now. The caller releases the
+            semaphore once for each message, when that message has its answer.
 
         Raises:
-            DriverConnectionError: there was no connection in time.
+            DriverConnectionError: There was no connection in time.
         """
         while True:
-            await self.ready()
-            room, taken = self.room, 1
-            await room.acquire()
-            if room is self.room and self.is_up:
-                break  # or it is the room of a connection that was lost meanwhile
-        while taken < most and not room.locked():
-            await room.acquire()
-            taken += 1
-        return room, taken
+            await self.wait_until_up()
+            window, count = self._window, 1
+            await window.acquire()
+            # Another connection may have replaced the one that this task waited for.
+            if window is self._window and self.is_up:
+                break
+        while count < max_count and not window.locked():
+            await window.acquire()
+            count += 1
+        return window, count
 
-    def do(self, work: Any) -> asyncio.Task[None]:
-        """Run a coroutine that ends with the bus."""
-        task: asyncio.Task[None] = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-        return task
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine in a task that ends with the bus."""
+        return self._tasks.start(work)
 
-    # -- what the client tells
+    # -- callbacks of the client
 
-    def _ended(self, run: asyncio.Task[None]) -> None:
-        if not run.cancelled():
-            run.exception()  # it is what the loss is reported for
+    def _on_client_ended(self, client_task: asyncio.Task[None]) -> None:
+        if not client_task.cancelled():
+            # The loss of the connection is reported in its place.
+            client_task.exception()
         if self._connectivity.mark_down():
-            self.on_lost()
-            self.do(self._come_back())
+            self.on_down()
+            self.start(self._reconnect())
 
-    async def _come_back(self) -> None:
-        tries, told = 0, ""
+    async def _reconnect(self) -> None:
+        attempts, reported = 0, ""
         while True:
             await self._stop()
             try:
                 await self._connect()
                 break
-            except (TimeoutError, DriverError, *CLIENT) as error:
-                # That nobody answers goes without saying.
-                if isinstance(error, zmqtt.MQTTConnectError) and told != str(error):
-                    told = str(error)
+            except (TimeoutError, DriverError, *CLIENT_ERRORS) as error:
+                # The outage itself is reported already; only a refusal is news, and only once.
+                if isinstance(error, zmqtt.MQTTConnectError) and reported != str(error):
+                    reported = str(error)
                     self.host.report(to_driver_error(error))
-                await asyncio.sleep(PAUSES[min(tries, len(PAUSES) - 1)])
-                tries += 1
+                last = len(RECONNECT_PAUSES_SECONDS) - 1
+                await asyncio.sleep(RECONNECT_PAUSES_SECONDS[min(attempts, last)])
+                attempts += 1
 
 
 def to_driver_error(error: Exception) -> DriverError:
-    """Return the error of the contract for one of the client; one of the contract as it is."""
-    if isinstance(error, DriverError):
-        return error
+    """Return the `DriverError` for an error of the client; a `DriverError` is returned as it is."""
     if isinstance(error, zmqtt.MQTTConnectError):
-        why = REFUSALS.get(error.return_code, f"return code {error.return_code}")
-        mapped: DriverError = DriverConnectionError(f"MQTT: the server does not let us in: {why}")
+        code = error.return_code
+        reason = REFUSAL_TEXTS.get(code, f"return code {code}")
+        refusal: DriverError = DriverConnectionError(f"MQTT: the server refuses us: {reason}")
     elif isinstance(error, TimeoutError):
-        mapped = DriverConnectionError(f"MQTT: no answer within {ANSWER:g} s")
+        refusal = no_answer(BROKER_NAME, REPLY_SECONDS)
     elif isinstance(error, zmqtt.MQTTDisconnectedError):
-        mapped = DriverConnectionError(LOST)
+        refusal = connection_lost(BROKER_NAME)
     else:
-        text = str(error) or type(error).__name__
-        kinds = (zmqtt.MQTTTimeoutError, OSError)
-        kind = DriverConnectionError if isinstance(error, kinds) else DriverError
-        mapped = kind(f"MQTT: {text}")
-    mapped.__cause__ = error
-    return mapped
+        return map_error(BROKER_NAME, error, (zmqtt.MQTTTimeoutError, OSError))
+    refusal.__cause__ = error
+    return refusal
 
 
-async def _nothing() -> None:
-    """Put nothing up."""
+async def _subscribe_nothing() -> None:
+    """Subscribe to nothing: the adapter set no callback."""
 
 
-def _ignore() -> None:
-    """Take no note of a loss."""
+def _do_nothing() -> None:
+    """Do nothing: the adapter set no callback."""

@@ -1,7 +1,12 @@
-"""The publisher of MQTT: a burst goes out in one piece, and the PUBACKs come as they come.
+"""The publisher of MQTT: it writes a batch of events at once and takes their PUBACKs as they come.
 
-The client's own publish waits for each PUBACK with a task that ours would need a second one for;
-FastStream's is what runs when the broker has middlewares.
+Theory of operation: The client's own publish waits for each PUBACK, which would cost one more task
+per event. This module does the client's work for a whole batch instead: it encodes the PUBLISH
+packets, registers one future per packet in the client's state, and writes them with one call. A
+broker with middlewares publishes through FastStream, since its middlewares run there.
+
+The server announces how many events it accepts without a PUBACK, and may close the connection of a
+client that sends more. `MqttConnection.acquire_window` enforces that limit.
 """
 
 from __future__ import annotations
@@ -16,65 +21,67 @@ from faststream.mqtt import MQTTBroker
 from zmqtt._internal.packets.publish import Publish
 from zmqtt._internal.state import QoS1Flight
 
-from goevent import DriverConnectionError, DriverError
+from goevent import DriverError
 
 from .._adapter.contract import Outgoing, Result, publish_each
+from .._adapter.errors import connection_lost, no_answer
 from .._adapter.properties import split_properties
-from .connection import ANSWER, LOST, MqttLink, to_driver_error
-from .topics import topic
+from .connection import BROKER_NAME, QOS, REPLY_SECONDS, MqttConnection, to_driver_error
+from .topics import topic_of
 
-QOS = zmqtt.QoS.AT_LEAST_ONCE
-FAILURES = 0x80  # reason codes from here on
+MIN_FAILURE_CODE = 0x80  # reason codes from here on are failures
 
 
-class Publisher:
+class MqttPublisher:
     """Publishes events under one prefix."""
 
-    def __init__(self, broker: MQTTBroker, link: MqttLink, prefix: str) -> None:
+    def __init__(self, broker: MQTTBroker, connection: MqttConnection, prefix: str) -> None:
         self._broker = broker
-        self._link = link
+        self._connection = connection
         self._prefix = prefix
-        self._order = asyncio.Lock()
+        self._send_lock = asyncio.Lock()
 
-    def open(self) -> None:
-        """Begin on another loop."""
-        self._order = asyncio.Lock()
+    def reset(self) -> None:
+        """Prepare for another event loop."""
+        self._send_lock = asyncio.Lock()
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst in order, and tell each event's end."""
+        """Publish events in order, and report the result of each."""
         if self._broker.middlewares:
-            await publish_each(burst, self._by_broker)
+            await publish_each(burst, self._publish_with_middlewares)
             return
-        waiting: list[asyncio.Future[Any]] = []
-        done = 0
+        pending: list[asyncio.Future[Any]] = []
+        sent = 0
         try:
-            async with self._order:
-                while done < len(burst):
-                    room, count = await self._link.take_room(len(burst) - done)
-                    some = burst[done : done + count]
-                    futures = [_begin(room, outgoing) for outgoing in some]
-                    waiting += futures
-                    done += count
-                    await self._send(some, futures)
+            # The window may be smaller than the burst. The lock keeps the next burst behind the
+            # parts of this one.
+            async with self._send_lock:
+                while sent < len(burst):
+                    window, count = await self._connection.acquire_window(len(burst) - sent)
+                    part = burst[sent : sent + count]
+                    futures = [_pending_reply(window, outgoing) for outgoing in part]
+                    pending += futures
+                    sent += count
+                    await self._send(part, futures)
         except DriverError as error:
-            for outgoing in burst[done:]:
+            for outgoing in burst[sent:]:
                 outgoing.done(error)
-        if waiting:
-            _, silent = await asyncio.wait(waiting, timeout=ANSWER)
-            for future in silent:
+        if pending:
+            _, unanswered = await asyncio.wait(pending, timeout=REPLY_SECONDS)
+            for future in unanswered:
                 future.cancel()
 
     async def _send(
         self, burst: Sequence[Outgoing], futures: Sequence[asyncio.Future[Any]]
     ) -> None:
-        """Send a burst as `publish` of the client does for one message."""
+        """Send events as the client's `publish` does for one message."""
         try:
-            protocol = self._link.client._protocol
+            protocol = self._connection.client._protocol
             protocol._ensure_alive()
             state, data = protocol._state, bytearray()
             for outgoing, future in zip(burst, futures, strict=True):
                 packet = Publish(
-                    topic=self._prefix + topic(outgoing.name),
+                    topic=self._prefix + topic_of(outgoing.name),
                     payload=outgoing.body,
                     qos=QOS,
                     retain=False,
@@ -92,7 +99,7 @@ class Publisher:
                     future.set_exception(to_driver_error(error))
 
     def _properties(self, outgoing: Outgoing) -> zmqtt.PublishProperties | None:
-        if self._link.is_modern:
+        if self._connection.has_properties:
             content_type, correlation_id, headers = split_properties(outgoing)
             return zmqtt.PublishProperties(
                 content_type=content_type,
@@ -103,15 +110,15 @@ class Publisher:
             raise DriverError("MQTT: version 3.1.1 has no headers")
         return None
 
-    async def _by_broker(self, outgoing: Outgoing) -> Result:
-        # FastStream's publish has no place for a content type: without one, JSON is tried.
+    async def _publish_with_middlewares(self, outgoing: Outgoing) -> Result:
+        # FastStream's publish takes no content type. A receiver without one tries JSON.
         _, correlation_id, headers = split_properties(outgoing)
-        room, _ = await self._link.take_room(1)
+        window, _ = await self._connection.acquire_window(1)
         try:
-            async with asyncio.timeout(ANSWER):
+            async with asyncio.timeout(REPLY_SECONDS):
                 await self._broker.publish(
                     outgoing.body,
-                    self._prefix + topic(outgoing.name),
+                    self._prefix + topic_of(outgoing.name),
                     qos=QOS,
                     headers=headers,
                     correlation_id=correlation_id,
@@ -119,29 +126,30 @@ class Publisher:
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
             return to_driver_error(error)
         finally:
-            room.release()
+            window.release()
         return None
 
 
-def _begin(room: asyncio.Semaphore, outgoing: Outgoing) -> asyncio.Future[Any]:
+def _pending_reply(window: asyncio.Semaphore, outgoing: Outgoing) -> asyncio.Future[Any]:
+    """Return the future for the PUBACK of an event, which reports the result of the event."""
     future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(partial(_acknowledged, room, outgoing))
+    future.add_done_callback(partial(_report_result, window, outgoing))
     return future
 
 
-def _acknowledged(room: asyncio.Semaphore, outgoing: Outgoing, future: asyncio.Future[Any]) -> None:
-    room.release()
+def _report_result(
+    window: asyncio.Semaphore, outgoing: Outgoing, future: asyncio.Future[Any]
+) -> None:
+    window.release()
     error: BaseException | None
-    if future.cancelled():
-        error = DriverConnectionError(f"MQTT: no answer within {ANSWER:g} s")
-    else:
-        error = future.exception()
+    is_silent = future.cancelled()
+    error = no_answer(BROKER_NAME, REPLY_SECONDS) if is_silent else future.exception()
     if isinstance(error, Exception):
         outgoing.done(to_driver_error(error))
     elif error is not None:
-        outgoing.done(DriverConnectionError(LOST))
-    elif future.result().reason_code >= FAILURES:
+        outgoing.done(connection_lost(BROKER_NAME))
+    elif future.result().reason_code >= MIN_FAILURE_CODE:
         code = future.result().reason_code
-        outgoing.done(DriverError(f"MQTT: the server has refused it, with code 0x{code:02X}"))
+        outgoing.done(DriverError(f"MQTT: the server rejected the event, with code 0x{code:02X}"))
     else:
         outgoing.done(None)

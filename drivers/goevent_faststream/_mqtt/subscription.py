@@ -1,7 +1,12 @@
-"""Feeds: one subscription of the client each, and what may come by it a second time.
+"""One subscription of the MQTT client: its queue, and the messages that the server sends again.
 
-The acknowledgement of a message may be lost with the connection, and then the server sends it on
-the next one again, and says that it does. Only that tells it from another message that is equal.
+Theory of operation: The adapter acknowledges a message once it is delivered to the bus. The last
+acknowledgements before the connection is lost may not reach the server, which then sends their
+messages again on the next connection. Two messages with the same content may also be two events, so
+content alone does not tell a repetition. MQTT marks repetitions with the DUP flag, and the server
+sends all of them before any new message. `MqttSubscription` therefore remembers the messages that
+were delivered last on a connection; on the next one, it drops messages with the DUP flag that are
+among them, until the first message without the flag arrives.
 """
 
 from __future__ import annotations
@@ -14,16 +19,16 @@ from typing import Any
 import zmqtt
 
 
-class Again(zmqtt.Message):
-    """A message that the server says it has sent before."""
+class RepeatedMessage(zmqtt.Message):
+    """A message with the DUP flag: the server may have sent it before."""
 
     __slots__ = ()
 
 
-def received(publish: Any) -> zmqtt.Message:
-    """Return the message in a packet, as the client does, which forgets that it comes again."""
-    kind = Again if publish.dup else zmqtt.Message
-    return kind(
+def make_message(publish: Any) -> zmqtt.Message:
+    """Return the message of a PUBLISH packet, as the client does, but with its DUP flag."""
+    message_type = RepeatedMessage if publish.dup else zmqtt.Message
+    return message_type(
         topic=publish.topic,
         payload=publish.payload,
         qos=publish.qos,
@@ -32,61 +37,77 @@ def received(publish: Any) -> zmqtt.Message:
     )
 
 
-class Buffer(asyncio.Queue[Any]):
-    """What has come of one subscription and waits; of what has no window, not too much.
+class MqttMessageQueue(asyncio.Queue[Any]):
+    """The messages of one subscription that have arrived and wait; bounds messages of QoS 0.
+
+    The server sends messages of QoS 1 only until its window is full, but it sends messages of QoS 0
+    without any limit.
 
     Args:
-        most: messages of QoS 0, which the server sends without waiting for an answer.
-        lost: is told of the first message that is dropped, each time that this begins.
+        max_unlimited: The length of the queue from which on messages of QoS 0 are dropped.
+        on_drop: Called with the first message of each series that is dropped.
     """
 
-    def __init__(self, most: int, lost: Callable[[zmqtt.Message], object]) -> None:
+    def __init__(self, max_unlimited: int, on_drop: Callable[[zmqtt.Message], object]) -> None:
         super().__init__()
-        self._most = most
-        self._lost = lost
-        self._losing = False
+        self._max_unlimited = max_unlimited
+        self._on_drop = on_drop
+        self._is_dropping = False
 
     async def put(self, item: Any) -> None:
-        """Add a message."""
-        full = item.qos is zmqtt.QoS.AT_MOST_ONCE and self.qsize() >= self._most
-        if full and not self._losing:
-            self._lost(item)
-        self._losing = full
-        if not full:
+        """Add a message, or drop it."""
+        is_full = item.qos is zmqtt.QoS.AT_MOST_ONCE and self.qsize() >= self._max_unlimited
+        if is_full and not self._is_dropping:
+            self._on_drop(item)
+        self._is_dropping = is_full
+        if not is_full:
             await super().put(item)
 
 
-class Feed:
-    """One subscription of the client."""
+class MqttSubscription:
+    """One filter of the bus, over all its connections.
+
+    Args:
+        prefetch: The number of messages that the server sends without an acknowledgement.
+
+    Attributes:
+        client_subscription: The subscription of the client, on the current connection.
+        task: The task that delivers its messages, on the current connection.
+    """
 
     task: asyncio.Task[None]
 
     def __init__(self, prefetch: int) -> None:
-        self.subscription: Any = None
-        self._last: deque[int] = deque(maxlen=prefetch)
-        self._unsure: Counter[int] = Counter()
+        self.client_subscription: Any = None
+        self._delivered: deque[int] = deque(maxlen=prefetch)
+        self._delivered_before: Counter[int] = Counter()
 
-    def lose(self) -> None:
-        """Take note that the connection is lost, perhaps with the last acknowledgements."""
+    def connection_lost(self) -> None:
+        """Stop delivering; the last acknowledgements may have been lost with the connection."""
         self.task.cancel()
-        self._unsure = Counter(self._last)
-        self._last.clear()
+        self._delivered_before = Counter(self._delivered)
+        self._delivered.clear()
 
-    def is_known(self, message: zmqtt.Message) -> bool:
-        """Tell whether a message was handed over on the connection before."""
-        if not isinstance(message, Again):
-            self._unsure.clear()  # the server begins with what it has not heard the end of
+    def is_repetition(self, message: zmqtt.Message) -> bool:
+        """Tell whether a message was delivered on the connection before."""
+        if not isinstance(message, RepeatedMessage):
+            # The server has sent all its repetitions by now.
+            self._delivered_before.clear()
             return False
-        key = key_of(message)
-        known = self._unsure[key] > 0
-        self._unsure[key] -= 1
-        return known
+        key = content_key(message)
+        is_known = self._delivered_before[key] > 0
+        self._delivered_before[key] -= 1
+        return is_known
 
-    def handed(self, message: zmqtt.Message) -> None:
-        """Take note that a message is with the bus; not before, or it would be lost on its way."""
-        self._last.append(key_of(message))
+    def note_delivery(self, message: zmqtt.Message) -> None:
+        """Remember a message that is delivered.
+
+        Not earlier: a message that is still waiting for room when the connection is lost must be
+        delivered when it comes again.
+        """
+        self._delivered.append(content_key(message))
 
 
-def key_of(message: zmqtt.Message) -> int:
-    """Return what equal messages have in common."""
+def content_key(message: zmqtt.Message) -> int:
+    """Return a hash that is the same for messages with the same content."""
     return hash((message.topic, message.payload))
