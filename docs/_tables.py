@@ -1,4 +1,4 @@
-"""The tables that are made from the code: `python docs/_tables.py` writes them into their page."""
+"""Writes the tables of brokers from the code into their page: `python docs/_tables.py`."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Row(NamedTuple):
 
 
 def rows() -> Iterator[Row]:
-    """Return all drivers that there are."""
+    """Return every shipped driver."""
 
     def row(title: str, url: str, driver: Driver) -> Row:
         return Row(title, url, driver.capabilities)
@@ -51,7 +51,7 @@ def rows() -> Iterator[Row]:
 
 
 def title_of(mapping: Mapping) -> str:
-    """Return what a broker is called; where it is two rows of the table, so is this."""
+    """Return the title of a broker. A broker with two rows in the table has two titles."""
     scheme = mapping.schemes[0]
     alike = [each for each in MAPPINGS if each.schemes == mapping.schemes]
     more = "" if len(alike) == 1 else (", with a group" if mapping.durable else ", without a group")
@@ -108,7 +108,7 @@ def tables() -> dict[str, str]:
 
 
 def _code(text: str) -> str:
-    """Put what is literal, or would be taken for markup, into code."""
+    """Put words with placeholders, and words that Markdown would interpret, into code."""
     if not text:
         return "none"
     return re.sub(r"[^\s,;]*[{*$#][^\s,;]*", lambda found: f"`{found[0]}`", text)
@@ -120,7 +120,7 @@ def _table(lines: Sequence[Sequence[str]]) -> str:
 
 
 def written(page: str) -> str:
-    """Return a page with its tables as the code says they are."""
+    """Return a page with its tables written anew from the code."""
     for name, table in tables().items():
         head, tail = f"<!-- table: {name} -->", "<!-- end -->"
         before, _, rest = page.partition(head)

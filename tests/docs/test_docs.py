@@ -4,6 +4,7 @@ import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import pytest
 
@@ -104,17 +105,56 @@ def test_reference_lists_every_name_of_faststream_s_driver() -> None:
     assert sorted(listed) == sorted(public_names(goevent_faststream))
 
 
-# -- tables that are made from the code
+# -- tables and pictures that are made from the code
 
 
-def test_tables_of_brokers_are_as_the_code_says() -> None:
-    spec = spec_from_file_location("tables", DOCS / "_tables.py")
+def script(name: str) -> Any:
+    """Return a script of the docs as a module."""
+    spec = spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None
     assert spec.loader is not None
-    tables = module_from_spec(spec)
-    spec.loader.exec_module(tables)
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_tables_of_brokers_agree_with_the_code() -> None:
+    tables = script("_tables")
     page = text_of(DOCS / "brokers/choosing-a-broker.md")
     assert page == tables.written(page), "run: python docs/_tables.py"
+
+
+def test_picture_of_the_rooms_agrees_with_the_import_rules() -> None:
+    rooms = script("_rooms")
+    assert text_of(rooms.PICTURE) == rooms.drawn(rooms.layers()), "run: python docs/_rooms.py"
+
+
+def test_picture_shows_every_room_and_no_other() -> None:
+    rooms = script("_rooms")
+    shown = re.findall(r'<text class="h"[^>]*>(\w+)</text>', text_of(rooms.PICTURE))
+    packages = {path.parent.name for path in (ROOT / "drivers").glob("*/__init__.py")}
+    assert sorted(shown) == sorted(rooms.rooms() | packages)
+
+
+# -- files of the code that pages name
+
+
+PATHS = re.compile(r"`((?:src|drivers|tests|docs|examples|benchmarks)/[\w/.-]+|[\w/]+\.py)`")
+PLACES = ["", "src", "src/goevent", "drivers", "drivers/goevent_faststream", "tests/redis"]
+
+
+@pytest.mark.parametrize("page", ALL, ids=name_of)
+def test_files_that_pages_name_exist(page: Path) -> None:
+    for path in PATHS.findall(FENCE.sub("", text_of(page))):
+        assert any((ROOT / place / path).exists() for place in PLACES), path
+
+
+def test_files_in_the_picture_of_an_events_way_exist() -> None:
+    picture = text_of(DOCS / "img/event-path.svg")
+    paths = re.findall(r"[\w/]+\.py", picture)
+    assert paths
+    for path in paths:
+        assert (ROOT / "src/goevent" / path).is_file(), path
 
 
 # -- links
