@@ -1,4 +1,4 @@
-"""Buses on a Redis server of the test's own, and what to expect of them."""
+"""Buses on a Redis server of the test's own, and helpers to observe them."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def until(check: Callable[[], object], seconds: float = 10.0) -> None:
 
 
 class Bus(GoEvent):
-    """A bus that keeps what was reported to it."""
+    """A bus that keeps its reports."""
 
     def __init__(self, driver: RedisDriver, codec: JsonCodec | None = None) -> None:
         super().__init__(
@@ -72,7 +72,7 @@ class Bus(GoEvent):
         return [cause for cause in causes if isinstance(cause, kind)]
 
     def says(self, text: str) -> int:
-        """Return how many reports hold a text."""
+        """Return how many reports contain a text."""
         return sum(text in str(error) for error in self.told)
 
     def missing(self) -> int:
@@ -80,7 +80,7 @@ class Bus(GoEvent):
         return sum(gap.missing for gap in self.causes(GapDetected))
 
     def seen(self, *events: str | type, **options: Any) -> list[Any]:
-        """Listen, and return the list to which every event comes."""
+        """Register a listener, and return the list of the events that it gets."""
         arrived: list[Any] = []
         self.subscribe(lambda event: arrived.append(event), *events, **options)
         return arrived
@@ -98,7 +98,7 @@ def bus_on(server: RedisServer, **config: Any) -> Bus:
 
 @asynccontextmanager
 async def opened(*buses: GoEvent) -> AsyncGenerator[None]:
-    """Have buses open for the time of a block."""
+    """Open buses while the body runs."""
     async with AsyncExitStack() as stack:
         for bus in buses:
             await stack.enter_async_context(bus)
@@ -107,7 +107,7 @@ async def opened(*buses: GoEvent) -> AsyncGenerator[None]:
 
 @asynccontextmanager
 async def plain_link(server: RedisServer) -> AsyncGenerator[Link]:
-    """Run a link of the test's own, which sends what it is told."""
+    """Run a link of the test's own, to send commands."""
     async with Link(RedisConfig(addr=server.addr)).open() as link:
         yield link
 
@@ -137,7 +137,7 @@ def numbers(events: list[Any]) -> list[int]:
 async def listening(
     server: RedisServer, payloads: list[bytes], channel: str = "goevent:order.paid"
 ) -> AsyncGenerator[None]:
-    """Keep what is published on a channel."""
+    """Collect the messages of a channel while the body runs."""
 
     def keep(frames: list[Any]) -> None:
         payloads.extend(frame[2] for frame in frames if frame[0] == b"message")

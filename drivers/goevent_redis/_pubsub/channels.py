@@ -1,9 +1,10 @@
-"""Channels: which of them stand for which events, and which messages count.
+"""Channels: the channel or glob of each event name or pattern, and which messages count.
 
-Redis knows exact channels and glob patterns, and sends a message once for each subscription that
-matches. Its `*` also matches dots, so its patterns match more than ours. A message counts once:
-from its exact subscription if there is one, else from the first glob under which one of our
-patterns matches. Nothing in here does I/O.
+The driver keeps what it wants to be subscribed to, and the receiver keeps what the server has
+confirmed, both as `Channels`. Redis knows exact channels and glob patterns, and sends a message
+once for each subscription that matches. The `*` of a glob also matches dots, so a glob matches more
+than a pattern of goevent. A message counts once: from the exact subscription if there is one, else
+from the first glob with a pattern that matches. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -13,31 +14,32 @@ from collections.abc import Callable, Iterable
 
 from goevent import compile_pattern
 
-CACHED = 10_000  # event names of which something is remembered
+MAX_CACHED_NAMES = 10_000
+"""The number of event names in each cache, which is emptied when it is full."""
 
 _SPECIAL = re.compile(r"([*?\[\]\\])")
 
 
 class Channels:
-    """Subscriptions by event name and pattern: those that are wanted, confirmed, or count.
+    """Subscriptions by event name and pattern.
 
     Args:
-        prefix: what stands before the event name in each channel.
+        prefix: Precedes the event name in each channel.
 
     Attributes:
-        edition: another number after each change.
+        version: Another number after each change.
     """
 
     def __init__(self, prefix: str) -> None:
         self._prefix = prefix
-        self._escaped = _SPECIAL.sub(r"\\\1", prefix)
+        self._escaped_prefix = _SPECIAL.sub(r"\\\1", prefix)
         self._names: dict[str, None] = {}
-        # Of each glob, our patterns that it stands for; they are in the order of confirmation.
+        # For each glob, its patterns; the globs are in the order of confirmation.
         self._globs: dict[str, dict[str, None]] = {}
-        self._tests: dict[str, Callable[[str], object]] = {}
-        self._firsts: dict[str, str | None] = {}
+        self._matchers: dict[str, Callable[[str], object]] = {}
+        self._first_globs: dict[str, str | None] = {}
         self._copies: dict[str, int] = {}
-        self.edition = 0
+        self.version = 0
 
     def channel(self, name: str) -> str:
         """Return the channel of an event name."""
@@ -45,16 +47,16 @@ class Channels:
 
     def glob(self, pattern: str) -> str:
         """Return the glob that matches the channels of all events that a pattern matches."""
-        return self._escaped + pattern.replace("**", "*")
+        return self._escaped_prefix + pattern.replace("**", "*")
 
     def name(self, channel: str) -> str | None:
-        """Return the event name of a channel; None if it is not one of ours."""
+        """Return the event name of a channel; None if the channel has another prefix."""
         return channel.removeprefix(self._prefix) if channel.startswith(self._prefix) else None
 
-    # -- what is subscribed
+    # -- subscriptions
 
     def add(self, names: Iterable[str]) -> None:
-        """Take note of names and patterns."""
+        """Add names and patterns."""
         self._changed()
         for name in names:
             if "*" in name:
@@ -63,7 +65,7 @@ class Channels:
                 self._names[name] = None
 
     def remove(self, names: Iterable[str]) -> None:
-        """Forget names and patterns."""
+        """Remove names and patterns."""
         self._changed()
         for name in names:
             if "*" not in name:
@@ -75,7 +77,7 @@ class Channels:
                 self._globs.pop(self.glob(name), None)
 
     def set_glob(self, glob: str, patterns: Iterable[str] | None) -> None:
-        """Take note which patterns a glob stands for; None if it is not subscribed to any more."""
+        """Set the patterns of a glob; None if the glob is not subscribed to any more."""
         self._changed()
         if patterns is None:
             self._globs.pop(glob, None)
@@ -83,13 +85,13 @@ class Channels:
             self._globs[glob] = dict.fromkeys(patterns)
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Remove all subscriptions."""
         self._changed()
         self._names.clear()
         self._globs.clear()
 
     def patterns(self, glob: str) -> list[str]:
-        """Return the patterns that a glob stands for."""
+        """Return the patterns of a glob."""
         return list(self._globs.get(glob, ()))
 
     def split(self, names: Iterable[str]) -> tuple[list[str], list[str]]:
@@ -100,68 +102,68 @@ class Channels:
         return list(dict.fromkeys(channels)), list(dict.fromkeys(globs))
 
     def all(self) -> tuple[list[str], list[str]]:
-        """Return all channels and globs."""
+        """Return all channels and all globs."""
         return [self.channel(name) for name in self._names], list(self._globs)
 
     # -- which messages count
 
     def counts(self, name: str, glob: str | None) -> bool:
-        """Tell whether a message counts that came by a glob, or by its channel (None)."""
+        """Return True if a message counts that came by a glob, or by its channel (None)."""
         if glob is None:
             return name in self._names
-        return name not in self._names and glob == self._first(name)
+        return name not in self._names and glob == self._first_glob(name)
 
     def covers(self, name: str) -> bool:
-        """Tell whether any subscription is for an event name."""
-        return name in self._names or self._first(name) is not None
+        """Return True if any subscription is for an event name."""
+        return name in self._names or self._first_glob(name) is not None
 
     def copies(self, name: str) -> int:
-        """Return how often Redis sends a message of this name to our connection."""
+        """Return how often Redis sends a message of this name to this connection."""
         try:
             return self._copies[name]
         except KeyError:
-            if len(self._copies) >= CACHED:
+            if len(self._copies) >= MAX_CACHED_NAMES:
                 self._copies.clear()
             channel = self.channel(name)
-            by_globs = sum(1 for glob in self._globs if _matches(glob, channel))
+            by_globs = sum(1 for glob in self._globs if _glob_matches(glob, channel))
             self._copies[name] = count = by_globs + (name in self._names)
             return count
 
     def _changed(self) -> None:
-        self.edition += 1
-        if self._firsts:
-            self._firsts.clear()
+        self.version += 1
+        if self._first_globs:
+            self._first_globs.clear()
         if self._copies:
             self._copies.clear()
 
-    def _first(self, name: str) -> str | None:
-        """Return the glob by which messages of a name count, if not by their channel."""
+    def _first_glob(self, name: str) -> str | None:
+        """Return the glob from which messages of a name count, if not from their channel."""
         try:
-            return self._firsts[name]
+            return self._first_globs[name]
         except KeyError:
-            if len(self._firsts) >= CACHED:
-                self._firsts.clear()
-            self._firsts[name] = first = self._find(name)
+            if len(self._first_globs) >= MAX_CACHED_NAMES:
+                self._first_globs.clear()
+            self._first_globs[name] = first = self._find_first_glob(name)
             return first
 
-    def _find(self, name: str) -> str | None:
+    def _find_first_glob(self, name: str) -> str | None:
         for glob, patterns in self._globs.items():
-            if any(self._test(pattern)(name) for pattern in patterns):
+            if any(self._matcher(pattern)(name) for pattern in patterns):
                 return glob
         return None
 
-    def _test(self, pattern: str) -> Callable[[str], object]:
+    def _matcher(self, pattern: str) -> Callable[[str], object]:
         try:
-            return self._tests[pattern]
+            return self._matchers[pattern]
         except KeyError:
-            if len(self._tests) >= CACHED:
-                self._tests.clear()
-            self._tests[pattern] = test = compile_pattern(pattern)
-            return test
+            if len(self._matchers) >= MAX_CACHED_NAMES:
+                self._matchers.clear()
+            self._matchers[pattern] = matcher = compile_pattern(pattern)
+            return matcher
 
 
-def _matches(glob: str, channel: str) -> bool:
-    """Tell whether Redis would match; of its syntax our globs have escapes and `*` only."""
+def _glob_matches(glob: str, channel: str) -> bool:
+    """Match as Redis does; of its syntax, the globs here only have escapes and `*`."""
     parts = re.split(r"(\\.|\*)", glob)
     regex = "".join(
         ".*" if part == "*" else re.escape(part[1:] if part.startswith("\\") else part)

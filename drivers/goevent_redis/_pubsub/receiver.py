@@ -1,9 +1,23 @@
-"""The receiving side of pub/sub: what the link pushes, in order, until the bus has taken it.
+"""The receiver: a queue between the link, which must not wait, and listeners, which may be slow.
 
-An actor of the driver. The link never waits for listeners, or their own publishes would never be
-answered; so frames queue here, up to a number of bytes. Confirmations of subscriptions stand in the
-queue as well: which message counts depends on what was subscribed when the server sent it. The
-driver's own notes do, too: that a new connection begins, or that nothing counts any more.
+It is an actor of the driver. The link hands it every push frame, and its task hands the decoded
+events to the bus, in order.
+
+Theory of operation
+-------------------
+*Back-pressure.* The link never waits for listeners: a listener that publishes waits for a reply
+over the same connection, and would wait for ever. So messages queue here, up to a number of bytes.
+When the queue is full, messages are dropped until it is half empty, and both moments are reported.
+If nothing is queued and the bus takes a message at once, it does not go through the queue.
+
+*Order.* Which messages count depends on what was subscribed when the server sent them. So the
+server's confirmations are queued between the messages, and so are the driver's own notes: a new
+connection begins, some channels are forgotten, or nothing counts any more. Three sets of channels
+are involved. `wanted` is what the driver wants now, `held` is what the server has confirmed, and
+`counted` is what was confirmed at the message that is being handed over.
+
+*Gaps.* Each decoded message tells its origin and number to the gap detector, also one that is
+refused, because it has arrived.
 """
 
 from __future__ import annotations
@@ -19,38 +33,56 @@ from goevent import DecodeError, DriverError, Envelope, GapDetected
 from goevent.drivers import Inbox
 
 from .channels import Channels
-from .gaps import GapWatch
+from .gaps import GapDetector
 
-QUEUE_SIZE = 32 << 20  # bytes of messages that wait for slow listeners
-OVERHEAD = 350  # bytes that a message takes beside its payload and its channel, about
-SLICE = 0.0002  # seconds of delivering between two yields to Trio
-KNOWN = 10_000  # ways of a message that are remembered
+MAX_QUEUED_BYTES = 32 << 20
+"""The size of the queue of messages that wait for slow listeners."""
 
-MARKS = "$marks"  # no event can have this name
+MESSAGE_OVERHEAD_BYTES = 350
+"""The memory that a message takes beside its payload and its channel, roughly."""
+
+DELIVERY_SLICE_SECONDS = 0.0002
+"""The longest time of handing over between two yields to Trio."""
+
+MAX_CACHED_ROUTES = 10_000
+"""The number of channels, with their globs, whose event name is remembered."""
+
+MARKS_CHANNEL_NAME = "$marks"
+"""The channel of the announced sequence numbers; no event can have this name."""
+
+# The kinds of the notes in the queue. A confirmation has the kind of its push frame.
+_NEW_CONNECTION = b"$new-connection"
+_GLOB = b"$glob"
+_FORGET = b"$forget"
+_STOP = b"$stop"
+_REACHED = b"$reached"
+_ENVELOPE = b"$envelope"
 
 
-class Marks(msgspec.Struct):
+class SequenceMarks(msgspec.Struct):
     """The highest sequence numbers that a publisher has used, by event name."""
 
     origin: str
     marks: dict[str, int]
 
 
-class Sender(msgspec.Struct):
-    """What can be told of an envelope that is refused: whose it is, and which."""
+class RefusedEnvelope(msgspec.Struct):
+    """The fields of a refused envelope that gap detection needs."""
 
     origin: str | None = None
     seq: int | None = None
 
 
-class Inbound:
-    """What has arrived at one driver.
+class PubSubReceiver:
+    """The messages that one driver has received.
 
     Args:
-        wanted: what the driver is to be subscribed to, kept by the driver.
-        held: what the server has confirmed, kept in here.
-        size: about how many bytes wait for listeners at most.
-        max_event_size: most bytes of an event.
+        wanted: The subscriptions that the driver wants; the driver changes them.
+        held: The subscriptions that the server has confirmed; the receiver changes them.
+        counted: The subscriptions that decide which messages count; the receiver changes them.
+        inbox: The bus.
+        max_queued_bytes: The size of the queue, roughly.
+        max_event_size: The largest event, in bytes.
     """
 
     def __init__(
@@ -60,36 +92,40 @@ class Inbound:
         counted: Channels,
         inbox: Inbox,
         *,
-        size: int = QUEUE_SIZE,
+        max_queued_bytes: int = MAX_QUEUED_BYTES,
         max_event_size: int = 1 << 20,
     ) -> None:
         self._wanted = wanted
         self._held = held
-        self._channels = counted
+        self._counted = counted
         self._inbox = inbox
-        self._size = self._room = size
+        self._max_queued_bytes = self._free_bytes = max_queued_bytes
         self._max_event_size = max_event_size
+        # The queue: the frames of the batch that is being handed over, then the batches of later
+        # reads of the socket, each with its bytes.
         self._frames: deque[Any] = deque()
-        # What comes behind these, by reads of the socket; with each the bytes that it takes.
         self._batches: deque[tuple[int, list[Any]]] = deque()
-        self._dropped = 0  # since the queue became full; it counts as full until half is free
+        # Messages since the queue became full. It counts as full until half of it is free.
+        self._dropped = 0
         self._stopped = False
-        self._idle = False  # the task has nothing to do
-        self._watch = GapWatch()
-        self._ways: dict[bytes | tuple[bytes, bytes], str | None] = {}
-        self._edition = wanted.edition  # of which the ways are known
+        self._idle = False  # the task waits for messages
+        self._gaps = GapDetector()
+        # The event name of each route, which is a channel or a pair of channel and glob; None if
+        # its messages do not count.
+        self._names: dict[bytes | tuple[bytes, bytes], str | None] = {}
+        self._names_version = wanted.version  # the version of `wanted` that `_names` is for
         self._arrived = trio.Event()
-        self._marks = msgspec.json.Decoder(Marks)
-        self._sender = msgspec.json.Decoder(Sender)
-        self._marks_channel = wanted.channel(MARKS).encode()
+        self._marks_decoder = msgspec.json.Decoder(SequenceMarks)
+        self._refused_decoder = msgspec.json.Decoder(RefusedEnvelope)
+        self._marks_channel = wanted.channel(MARKS_CHANNEL_NAME).encode()
 
-    # -- what the link and the driver do
+    # -- called by the link and the driver
 
     def push(self, frames: list[Any]) -> None:
-        """Take in what one read of the socket has brought."""
-        # With nothing before it, a message need not wait until the actor's task runs.
+        """Take the push frames of one read of the socket."""
+        # With an empty queue, a message need not wait until the receiver's task runs.
         at_once = self._idle and not self._frames and not self._batches
-        slice_end = perf_counter() + SLICE
+        slice_end = perf_counter() + DELIVERY_SLICE_SECONDS
         batch: list[Any] = []
         for frame in frames:
             kind = frame[0]
@@ -106,93 +142,97 @@ class Inbound:
                 self._confirm(kind, frame[1])
         self._enqueue(batch)
 
-    def begin(self) -> None:
-        """Take note that a new connection begins, without subscriptions."""
+    def start_connection(self) -> None:
+        """Note that a new connection begins, without subscriptions."""
         self._held.clear()
-        self._note(b"begin", None)
+        self._note(_NEW_CONNECTION, None)
 
     def forget(self, names: list[str]) -> None:
-        """Take note that some subscriptions have ended; what is missed from now on is no gap."""
-        self._note(b"forget", names)
+        """Note that some subscriptions have ended; messages missing from now on are no gap."""
+        self._note(_FORGET, names)
 
     def stop(self) -> None:
-        """Have nothing count that arrives from now on."""
-        self._note(b"stop", None)
+        """Note that no message counts that arrives from now on."""
+        self._note(_STOP, None)
 
     async def reach_end(self) -> None:
         """Wait until everything that has arrived by now is handed over."""
         reached = trio.Event()
-        self._note(b"end", reached)
+        self._note(_REACHED, reached)
         await reached.wait()
 
     async def run(self) -> None:
-        """Hand over what arrives, until cancelled; then report what cannot be handed over."""
+        """Hand messages over until cancelled; then report the messages that are left."""
         try:
             while True:
                 self._arrived = trio.Event()
-                slice_end = perf_counter() + SLICE
-                while self._frames or self._unpack_batch():
+                slice_end = perf_counter() + DELIVERY_SLICE_SECONDS
+                while self._frames or self._next_batch():
                     frame = self._frames.popleft()
                     kind = frame[0]
                     if kind == b"message" or kind == b"pmessage":
-                        envelope = self._unpacked(frame)
-                    elif kind == b"event":
+                        envelope = self._envelope_of(frame)
+                    elif kind == _ENVELOPE:
                         envelope = frame[1]
                     else:
-                        self._look(kind, frame[1])
+                        self._apply_note(kind, frame[1])
                         envelope = None
                     if envelope is not None and not self._inbox.deliver_nowait(envelope):
                         await self._inbox.deliver(envelope)
                     if perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
-                        slice_end = perf_counter() + SLICE
+                        slice_end = perf_counter() + DELIVERY_SLICE_SECONDS
                 if self._dropped:
-                    self._tell_dropped()  # nothing waited: it was larger than all the room
+                    # The queue was empty and one read was larger than all of it.
+                    self._report_dropped()
                 self._idle = True
                 await self._arrived.wait()
                 self._idle = False
         finally:
             self._idle = False
-            self._tell_dropped()
-            while self._frames or self._unpack_batch():
-                self._give_up(self._frames.popleft())
+            self._report_dropped()
+            while self._frames or self._next_batch():
+                self._abandon(self._frames.popleft())
 
     # -- into the queue
 
     def _hand_over_nowait(self, frame: Any) -> None:
-        """Hand over a message at once, or let it wait in the queue if it has to."""
-        envelope = self._unpacked(frame)
+        """Hand a message over at once, or queue its envelope if the bus has no room."""
+        envelope = self._envelope_of(frame)
         if envelope is not None and not self._inbox.deliver_nowait(envelope):
-            self._note(b"event", envelope)
+            self._note(_ENVELOPE, envelope)
 
     def _enqueue(self, batch: list[Any]) -> None:
         if not batch:
             return
-        # A pattern brings messages of channels whose names others have chosen, of any length.
-        size = sum([len(frame[-1]) + len(frame[-2]) for frame in batch]) + OVERHEAD * len(batch)
-        if size > self._room or self._dropped:
+        # The channels count, too: a glob brings messages of other buses' channels, whose names may
+        # be of any length.
+        size = sum([len(frame[-1]) + len(frame[-2]) for frame in batch])
+        size += MESSAGE_OVERHEAD_BYTES * len(batch)
+        if size > self._free_bytes or self._dropped:
             self._drop(len(batch))
             return
-        self._room -= size
+        self._free_bytes -= size
         self._batches.append((size, batch))
         self._arrived.set()
 
-    def _note(self, kind: bytes, what: Any) -> None:
-        self._batches.append((0, [(kind, what)]))
+    def _note(self, kind: bytes, value: Any) -> None:
+        # A batch of its own without a size, so that a full queue never drops it.
+        self._batches.append((0, [(kind, value)]))
         self._arrived.set()
 
-    def _confirm(self, kind: bytes, what: Any) -> None:
-        """Take note of a confirmation: which patterns a glob stands for is known now."""
+    def _confirm(self, kind: bytes, channel: Any) -> None:
+        """Apply the server's confirmation to `held`, and queue it for `counted`."""
         if kind not in (b"subscribe", b"unsubscribe", b"psubscribe", b"punsubscribe"):
             return
-        if what is None:
-            return  # an UNSUBSCRIBE from everything, when there is nothing
-        text = what.decode()
+        if channel is None:
+            return  # an UNSUBSCRIBE from everything, with no subscription
+        text = channel.decode()
         if kind[:1] == b"p":
             patterns = self._wanted.patterns(text) if kind == b"psubscribe" else None
             self._held.set_glob(text, patterns)
-            self._note(b"glob", (text, patterns))
-        elif (name := self._wanted.name(text)) is not None and name != MARKS:
+            self._note(_GLOB, (text, patterns))
+        elif (name := self._wanted.name(text)) is not None and name != MARKS_CHANNEL_NAME:
             (self._held.add if kind == b"subscribe" else self._held.remove)([name])
             self._note(kind, name)
 
@@ -201,100 +241,101 @@ class Inbound:
         if self._dropped == count:
             self._inbox.report(
                 DriverError(
-                    f"the listeners are too slow: {self._size >> 20} MiB wait for them already, "
-                    "and messages are dropped from here on"
+                    f"the listeners are too slow: {self._max_queued_bytes >> 20} MiB of messages "
+                    "wait for them, and further messages are dropped"
                 )
             )
 
-    def _tell_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         if self._dropped:
             count, self._dropped = self._dropped, 0
             self._inbox.report(
-                DriverError(f"{count} message(s) were dropped, as the listeners were too slow")
+                DriverError(f"{count} message(s) were dropped, because the listeners were too slow")
             )
 
     # -- out of the queue
 
-    def _unpack_batch(self) -> bool:
-        """Have the frames of the next batch taken; return False if there is none."""
+    def _next_batch(self) -> bool:
+        """Move the next batch to `_frames`; return False if there is none."""
         if not self._batches:
             return False
         size, frames = self._batches.popleft()
         self._frames.extend(frames)
-        self._room += size
-        if self._dropped and self._room > self._size // 2:
-            self._tell_dropped()
+        self._free_bytes += size
+        if self._dropped and self._free_bytes > self._max_queued_bytes // 2:
+            self._report_dropped()
         return True
 
-    def _give_up(self, frame: Any) -> None:
-        """Report what cannot be handed over any more."""
+    def _abandon(self, frame: Any) -> None:
+        """Report a message that cannot be handed over any more."""
         kind = frame[0]
         if kind in (b"message", b"pmessage"):
-            name = self._name(frame)
-            if name is not None and not self._is_own(self._sender_of(frame[-1]).origin):
+            name = self._name_of(frame)
+            if name is not None and not self._is_own(self._decode_refused(frame[-1]).origin):
                 self._inbox.lost(name)
-        elif kind == b"event":
+        elif kind == _ENVELOPE:
             self._inbox.lost(frame[1].event_name)
         else:
-            self._look(kind, frame[1])
+            self._apply_note(kind, frame[1])
 
-    def _unpacked(self, frame: Any) -> Envelope | None:
-        """Return what a message brings to the listeners, if anything."""
-        if (name := self._name(frame)) is not None:
-            return self._decoded(name, frame[-1])
+    def _envelope_of(self, frame: Any) -> Envelope | None:
+        """Return the envelope of a message; None if no listener gets it."""
+        if (name := self._name_of(frame)) is not None:
+            return self._decode(name, frame[-1])
         if frame[0] == b"message" and frame[1] == self._marks_channel and not self._stopped:
-            self._look_at_marks(frame[-1])
+            self._compare_marks(frame[-1])
         return None
 
-    def _look(self, kind: bytes, what: Any) -> None:
-        """Take note of what is no message."""
-        if kind == b"end":
-            what.set()
+    def _apply_note(self, kind: bytes, value: Any) -> None:
+        """Apply a note or a confirmation."""
+        if kind == _REACHED:
+            value.set()
             return
-        self._ways.clear()
+        self._names.clear()
         if kind == b"subscribe":
-            self._channels.add([what])
+            self._counted.add([value])
         elif kind == b"unsubscribe":
-            self._channels.remove([what])
-        elif kind == b"glob":
-            self._channels.set_glob(*what)
-        elif kind == b"begin":
-            self._channels.clear()
-        elif kind == b"stop":
+            self._counted.remove([value])
+        elif kind == _GLOB:
+            self._counted.set_glob(*value)
+        elif kind == _NEW_CONNECTION:
+            self._counted.clear()
+        elif kind == _STOP:
             self._stopped = True
-        elif kind == b"forget":
+        elif kind == _FORGET:
             gone = Channels("")
-            gone.add(what)
-            self._watch.forget(lambda name: gone.covers(name) and not self._channels.covers(name))
+            gone.add(value)
+            self._gaps.forget(lambda name: gone.covers(name) and not self._counted.covers(name))
 
-    def _name(self, frame: Any) -> str | None:
+    def _name_of(self, frame: Any) -> str | None:
         """Return the event name of a message that counts, else None."""
-        ways = self._ways
-        if self._edition != self._wanted.edition:
-            self._edition = self._wanted.edition
-            ways.clear()
-        way = frame[1] if frame[0] == b"message" else (frame[2], frame[1])
+        names = self._names
+        if self._names_version != self._wanted.version:
+            self._names_version = self._wanted.version
+            names.clear()
+        route = frame[1] if frame[0] == b"message" else (frame[2], frame[1])
         try:
-            return ways[way]
+            return names[route]
         except KeyError:
-            if len(ways) >= KNOWN:
-                ways.clear()
-            name = self._find_name(frame[-2], None if way is frame[1] else frame[1])
-            ways[way] = name = name if name and self._wanted.covers(name) else None  # still
+            if len(names) >= MAX_CACHED_ROUTES:
+                names.clear()
+            name = self._find_name(frame[-2], None if route is frame[1] else frame[1])
+            # A listener that is unregistered now gets nothing, although the message counted when
+            # the server sent it.
+            names[route] = name = name if name and self._wanted.covers(name) else None
             return name
 
     def _find_name(self, channel: bytes, glob: bytes | None) -> str | None:
         try:
-            name = self._channels.name(channel.decode())
+            name = self._counted.name(channel.decode())
         except UnicodeDecodeError:
-            return None  # nothing that we can have subscribed to by name
-        if name is None or name == MARKS or self._stopped:
+            return None  # an event's channel is text, so this one came by a glob
+        if name is None or name == MARKS_CHANNEL_NAME or self._stopped:
             return None
-        return (
-            name if self._channels.counts(name, None if glob is None else glob.decode()) else None
-        )
+        counts = self._counted.counts(name, None if glob is None else glob.decode())
+        return name if counts else None
 
-    def _decoded(self, name: str, data: bytes) -> Envelope | None:
+    def _decode(self, name: str, data: bytes) -> Envelope | None:
         try:
             if len(data) > self._max_event_size:
                 limit = f"{len(data)} bytes are above max_event_size ({self._max_event_size})"
@@ -306,16 +347,16 @@ class Inbound:
         if self._inbox.is_own(envelope):
             return None
         if envelope.seq is not None and envelope.origin:
-            self._watch_for_gap(envelope.origin, name, envelope.seq)
+            self._detect_gap(envelope.origin, name, envelope.seq)
         return envelope
 
     def _refuse(self, name: str, data: bytes, error: DecodeError) -> None:
-        """Report what cannot be decoded; it has arrived nevertheless, and is no gap."""
-        sender = self._sender_of(data)
-        if self._is_own(sender.origin):
-            return  # what this bus dispatches need not be registered here
-        if sender.seq is not None and sender.origin:
-            self._watch_for_gap(sender.origin, name, sender.seq)
+        """Report a message that cannot be decoded; it has arrived, so it is no gap."""
+        refused = self._decode_refused(data)
+        if self._is_own(refused.origin):
+            return  # a bus may dispatch events that are not registered with it
+        if refused.seq is not None and refused.origin:
+            self._detect_gap(refused.origin, name, refused.seq)
         self._inbox.report(error, name)
 
     def _is_own(self, origin: str | None) -> bool:
@@ -323,32 +364,32 @@ class Inbound:
             Envelope(event_name="", event=None, origin=origin or "")
         )
 
-    def _sender_of(self, data: bytes) -> Sender:
+    def _decode_refused(self, data: bytes) -> RefusedEnvelope:
         try:
-            return self._sender.decode(data)
+            return self._refused_decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return Sender()
+            return RefusedEnvelope()
 
-    # -- losses
+    # -- gaps
 
-    def _watch_for_gap(self, origin: str, name: str, number: int) -> None:
-        missing = self._watch.arrived(origin, name, number)
+    def _detect_gap(self, origin: str, name: str, number: int) -> None:
+        missing = self._gaps.message_arrived(origin, name, number)
         if missing:
             self._report_gap(origin, name, missing)
 
-    def _look_at_marks(self, data: bytes) -> None:
-        """Compare what a publisher says it has sent with what has arrived."""
+    def _compare_marks(self, data: bytes) -> None:
+        """Compare a publisher's highest numbers with the numbers that have arrived."""
         try:
-            told = self._marks.decode(data)
+            announced = self._marks_decoder.decode(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-            self._inbox.report(DecodeError(MARKS, str(error)))
+            self._inbox.report(DecodeError(MARKS_CHANNEL_NAME, str(error)))
             return
-        if self._is_own(told.origin):
+        if self._is_own(announced.origin):
             return
-        for name, number in told.marks.items():
-            missing = self._watch.told(told.origin, name, number)
+        for name, number in announced.marks.items():
+            missing = self._gaps.highest_announced(announced.origin, name, number)
             if missing:
-                self._report_gap(told.origin, name, missing)
+                self._report_gap(announced.origin, name, missing)
 
     def _report_gap(self, origin: str, name: str, missing: int) -> None:
-        self._inbox.report(GapDetected(origin, self._channels.channel(name), missing), name)
+        self._inbox.report(GapDetected(origin, self._counted.channel(name), missing), name)

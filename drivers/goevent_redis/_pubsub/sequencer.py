@@ -1,8 +1,17 @@
-"""What a bus has published: numbers for its messages, told to the other buses now and then.
+"""The sequencer: numbers for published messages, and announcements of the highest numbers.
 
-An actor of the driver. A number is taken when the bytes enter the socket buffer, so that a refused
-or cancelled publish takes none. Each connection has numbers and an origin of its own: what was in
-the buffers of a lost one may have been sent or not, and nobody can know.
+The driver asks it for each message that it publishes, and runs it as a task. Other buses detect
+gaps by the numbers. Every `MARKS_INTERVAL_SECONDS` the sequencer announces the highest numbers, the
+marks, on a channel of their own, so other buses also notice that the last messages were lost.
+
+Theory of operation
+-------------------
+A message gets its number when its bytes enter the write buffer. So a publish that is refused or
+cancelled before takes no number, and numbers leave in order.
+
+Each connection has an origin and numbers of its own. When a connection breaks, its last messages
+may have been sent or not, and nothing can tell which. So the marks of a lost connection only count
+messages that the server has accepted. They are kept, and announced over a later connection.
 """
 
 from __future__ import annotations
@@ -22,49 +31,118 @@ from .._link.conversation import Conversation
 from .._link.errors import RedisLinkError
 from .._link.link import Link
 from .._link.resp import complete_command
-from .gaps import Numbers, Series
 
-EVERY = 5.0  # seconds between two tellings of the highest numbers
-AT_ONCE = 1000  # numbers in one message
-KEPT = 100  # connections lost since the last telling
-NOBODY = Receipt(receivers=0)
+MARKS_INTERVAL_SECONDS = 5.0
+"""The time between new messages and the announcement of their numbers."""
+
+MAX_MARKS_PER_MESSAGE = 1000
+
+MAX_LOST_CONNECTIONS = 100
+"""The number of lost connections whose marks are kept for a later announcement."""
+
+NO_RECEIVERS = Receipt(receivers=0)
 
 
-class Tally:
+class MessageSequence:
+    """The numbers that one publisher gives to its messages of one event name.
+
+    Attributes:
+        name: The event name.
+        command_prefix: The beginning of all commands that publish the event.
+        last: The highest number that is taken; 0 for none.
+        accepted: The highest number that the server has accepted, as far as is known.
+        announced: The highest number that was announced to other buses.
+    """
+
+    __slots__ = ("accepted", "announced", "command_prefix", "last", "name")
+
+    def __init__(self, name: str, command_prefix: bytes) -> None:
+        self.name = name
+        self.command_prefix = command_prefix
+        self.last = self.accepted = self.announced = 0
+
+    def accept(self, number: int) -> None:
+        """Record that the server has accepted a message."""
+        if number > self.accepted:
+            self.accepted = number
+
+
+class SequenceTable:
+    """The sequences of one publisher over one connection.
+
+    Args:
+        command_prefix: Returns the beginning of the commands that publish an event name.
+    """
+
+    def __init__(self, command_prefix: Callable[[str], bytes] = lambda _: b"") -> None:
+        self._command_prefix = command_prefix
+        self._sequences: dict[str, MessageSequence] = {}
+
+    def of(self, name: str) -> MessageSequence:
+        """Return the sequence of an event name."""
+        sequence = self._sequences.get(name)
+        if sequence is None:
+            sequence = MessageSequence(name, self._command_prefix(name))
+            self._sequences[name] = sequence
+        return sequence
+
+    def take_marks(self) -> dict[str, int]:
+        """Return the highest number of each name that was used since the last call."""
+        marks: dict[str, int] = {}
+        for sequence in self._unannounced():
+            marks[sequence.name] = sequence.announced = sequence.last
+        return marks
+
+    def accepted_marks(self) -> dict[str, int]:
+        """Return the same marks as `take_marks`, as far as the server has accepted them."""
+        return {
+            sequence.name: sequence.accepted
+            for sequence in self._unannounced()
+            if sequence.accepted
+        }
+
+    def _unannounced(self) -> list[MessageSequence]:
+        return [each for each in self._sequences.values() if each.last > each.announced]
+
+
+class PublishSequencer:
     """The numbers of one open bus.
 
     Args:
-        channel: where they are told.
-        head: returns what the commands for an event name begin with.
-        answer: returns what the bus is told of a reply, unless that says that nobody got it.
+        inbox: The bus.
+        channel: The channel for the marks.
+        command_prefix: Returns the beginning of the commands that publish an event name.
+        to_receipt: Turns a reply for an event name into the bus's receipt or error. It is not
+            called for a reply of 0 receivers.
     """
 
     def __init__(
         self,
         inbox: Inbox,
         channel: str,
-        head: Callable[[str], bytes],
-        answer: Callable[[str, Any], Receipt | Exception],
+        command_prefix: Callable[[str], bytes],
+        to_receipt: Callable[[str, Any], Receipt | Exception],
     ) -> None:
         self._inbox = inbox
         self._channel = channel
-        self._head = head
-        self._answer = answer
-        self._numbers = Numbers(head)
-        self._earlier: deque[tuple[str, dict[str, int]]] = deque(maxlen=KEPT)
+        self._command_prefix = command_prefix
+        self._to_receipt = to_receipt
+        self._table = SequenceTable(command_prefix)
+        # The origins of lost connections, with their marks.
+        self._kept_marks: deque[tuple[str, dict[str, int]]] = deque(maxlen=MAX_LOST_CONNECTIONS)
         self._news = trio.Event()
-        self._has_news = False
-        self._refused = False
+        self._has_news = False  # the same as `_news.is_set()`, which is slower
+        self._refusal_reported = False
 
-    def renew(self) -> None:
-        """Begin anew, for a new connection."""
-        self._keep(self._inbox.origin, self._numbers.accepted_marks())
+    def start_connection(self) -> None:
+        """Begin a new origin with new numbers, for a new connection."""
+        self._keep_marks(self._inbox.origin, self._table.accepted_marks())
         self._inbox.renew_origin()
-        self._numbers = Numbers(self._head)
+        self._table = SequenceTable(self._command_prefix)
 
-    def publish(self, message: Message) -> Publish:
-        """Return what gives a message its number when it is sent."""
-        return Publish(self, message)
+    def publish(self, message: Message) -> AwaitedPublish:
+        """Return the publish of a message whose task waits for the reply."""
+        return AwaitedPublish(self, message)
 
     def post(
         self,
@@ -72,121 +150,126 @@ class Tally:
         message: Message,
         replied: Callable[[Receipt | Exception], None],
     ) -> None:
-        """Send a message with its number, and have the bus told of the reply."""
-        data, series, number = self.encode(message)
-        publication = Publication(series, number, replied, self._answer)
-        conversation.submit(complete_command(series.head, data), publication)
+        """Send a message with its number, and have `replied` called with the outcome."""
+        data, sequence, number = self.encode(message)
+        publish = PostedPublish(sequence, number, replied, self._to_receipt)
+        conversation.submit(complete_command(sequence.command_prefix, data), publish)
 
-    def encode(self, message: Message) -> tuple[bytes, Series, int]:
-        """Return a message with its number, which is taken if the message can be encoded."""
-        series = self._numbers.of(message.event_name)
-        number = series.last + 1
+    def encode(self, message: Message) -> tuple[bytes, MessageSequence, int]:
+        """Encode a message with its number, which is only taken if the encoding succeeds."""
+        sequence = self._table.of(message.event_name)
+        number = sequence.last + 1
         data = message.encode(origin=self._inbox.origin, seq=number)
-        series.last = number  # it is sent now
+        sequence.last = number
         if not self._has_news:
             self._has_news = True
             self._news.set()
-        return data, series, number
+        return data, sequence, number
 
     async def run(self, link: Link) -> None:
-        """Tell the highest numbers, while there are new ones."""
+        """Announce the highest numbers while there are new ones; until cancelled."""
         while True:
             await self._news.wait()
-            await trio.sleep(EVERY)
-            await self.tell(link)
+            await trio.sleep(MARKS_INTERVAL_SECONDS)
+            await self.announce_marks(link)
 
-    async def tell(self, link: Link) -> None:
-        """Tell the highest numbers that were not told yet, as far as there is a connection."""
+    async def announce_marks(self, link: Link) -> None:
+        """Announce the highest numbers that were not announced yet, if there is a connection."""
         if not link.connected:
-            return  # the next one will have news of its own, or of this one
+            return  # `start_connection` keeps the marks for the next connection
         self._news, self._has_news = trio.Event(), False
-        await self._tell_of_earlier(link)
-        origin, accepted = self._inbox.origin, self._numbers.accepted_marks()
-        if not await self._told(link, origin, self._numbers.marks()):
-            self._keep(origin, accepted)
+        await self._announce_kept_marks(link)
+        # Before the call, which may end on another connection: then these are the marks to keep.
+        origin, accepted = self._inbox.origin, self._table.accepted_marks()
+        if not await self._announce(link, origin, self._table.take_marks()):
+            self._keep_marks(origin, accepted)
 
-    async def _tell_of_earlier(self, link: Link) -> None:
-        while self._earlier:
-            origin, marks = self._earlier.popleft()
-            if not await self._told(link, origin, marks):
-                self._keep(origin, marks)
+    async def _announce_kept_marks(self, link: Link) -> None:
+        while self._kept_marks:
+            origin, marks = self._kept_marks.popleft()
+            if not await self._announce(link, origin, marks):
+                self._keep_marks(origin, marks)
                 return
 
-    async def _told(self, link: Link, origin: str, marks: dict[str, int]) -> bool:
-        """Tell numbers; return False if the connection broke meanwhile, which is reported."""
+    async def _announce(self, link: Link, origin: str, marks: dict[str, int]) -> bool:
+        """Announce marks; return False if the connection broke meanwhile."""
         items = list(marks.items())
-        for start in range(0, len(items), AT_ONCE):
-            told = {"origin": origin, "marks": dict(items[start : start + AT_ONCE])}
+        for start in range(0, len(items), MAX_MARKS_PER_MESSAGE):
+            piece = dict(items[start : start + MAX_MARKS_PER_MESSAGE])
+            data = msgspec.json.encode({"origin": origin, "marks": piece})
             try:
-                await link.execute("PUBLISH", self._channel, msgspec.json.encode(told))
+                await link.execute("PUBLISH", self._channel, data)
             except RedisLinkError:
                 return False
             except redis_errors.RedisError as error:
-                self._refuse(error)
+                self._report_refusal(error)
         return True
 
-    def _keep(self, origin: str, marks: dict[str, int]) -> None:
-        """Keep what is to be told of a connection that is lost."""
+    def _keep_marks(self, origin: str, marks: dict[str, int]) -> None:
+        """Keep the marks of a lost connection for the next announcement."""
         if marks:
-            self._earlier.append((origin, marks))
+            self._kept_marks.append((origin, marks))
             self._has_news = True
             self._news.set()
 
-    def _refuse(self, error: Exception) -> None:
-        if not self._refused:
-            self._refused = True
-            text = f"other buses cannot be told what they may have missed: {error}"
+    def _report_refusal(self, error: Exception) -> None:
+        if not self._refusal_reported:
+            self._refusal_reported = True
+            text = f"other buses cannot be told how many events this bus has published: {error}"
             self._inbox.report(DriverError(text))
 
 
-class Publication(msgspec.Struct, eq=False):
-    """One message that was sent, and whose reply goes to the bus.
+class PostedPublish(msgspec.Struct, eq=False):
+    """One message that was sent without a task that waits for the reply.
 
     Attributes:
-        answer: see `Tally`.
+        sequence: The sequence of the message's event name.
+        number: The message's number.
+        replied: Called with the receipt or the error.
+        to_receipt: See `PublishSequencer`.
     """
 
     answered_by_push: ClassVar[bool] = False
 
-    series: Series
+    sequence: MessageSequence
     number: int
     replied: Callable[[Receipt | Exception], None]
-    answer: Callable[[str, Any], Receipt | Exception]
+    to_receipt: Callable[[str, Any], Receipt | Exception]
 
     def receive_reply(self, frame: Any, /) -> bool:
-        """Take the reply, or what says that there will be none."""
-        series = self.series
+        """Take the reply, or the error in its place."""
+        sequence = self.sequence
         if not frame:
-            series.accepted = self.number
-            self.replied(NOBODY)
+            sequence.accepted = self.number
+            self.replied(NO_RECEIVERS)
         else:
             if not isinstance(frame, Exception):
-                series.accepted = self.number
-            self.replied(self.answer(series.name, frame))
+                sequence.accepted = self.number
+            self.replied(self.to_receipt(sequence.name, frame))
         return True
 
     def fail(self, error: Exception, /) -> None:
-        """Take what says that there will be no reply."""
+        """Take an error, because no reply will arrive."""
         self.receive_reply(error)
 
 
-class Publish:
-    """One message on its way out."""
+class AwaitedPublish:
+    """One message that is sent by a task that waits for the reply."""
 
-    __slots__ = ("_message", "_number", "_series", "_tally")
+    __slots__ = ("_message", "_number", "_sequence", "_sequencer")
 
-    def __init__(self, tally: Tally, message: Message) -> None:
-        self._tally = tally
+    def __init__(self, sequencer: PublishSequencer, message: Message) -> None:
+        self._sequencer = sequencer
         self._message = message
-        self._series: Series | None = None
+        self._sequence: MessageSequence | None = None
         self._number = 0
 
-    def last(self) -> tuple[bytes]:
-        """Return the bytes; called at the moment that they are sent."""
-        data, self._series, self._number = self._tally.encode(self._message)
+    def last_argument(self) -> tuple[bytes]:
+        """Return the bytes of the message; called when they enter the write buffer."""
+        data, self._sequence, self._number = self._sequencer.encode(self._message)
         return (data,)
 
-    def accepted(self) -> None:
-        """Take note that the server has replied."""
-        if self._series is not None:
-            self._series.accept(self._number)
+    def accept(self) -> None:
+        """Record that the server has replied."""
+        if self._sequence is not None:
+            self._sequence.accept(self._number)

@@ -18,10 +18,10 @@ from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receip
 
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
-from .._link.connectivity import Connected, Disconnected
 from .._link.errors import RedisLinkError
 from .._link.link import Link
 from .._link.pool import Pool
+from .._link.service import ConnectionReports, running_link_and_pool
 from .config import StreamsConfig, read_url
 from .consumer import Service
 from .dead_letters import DeadLetters
@@ -69,8 +69,6 @@ class RedisStreamsDriver:
         self._link: Link | None = None
         self._service: Service | None = None
         self._publisher: Publisher | None = None
-        self._inbox: Inbox | None = None
-        self._told: type[Exception] | None = None  # why dials fail, as far as reported
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -132,40 +130,22 @@ class RedisStreamsDriver:
             DriverConnectionError: the server cannot be reached, or does not let us in.
             DriverError: it is too old.
         """
-        failure: DriverError | None = None
-        self._inbox, self._told = inbox, None
-        link = Link(self._config, on_connected=self._connected, on_disconnected=self._disconnected)
-        link_scope = trio.CancelScope()
-
-        async def stay_connected(task_status: trio.TaskStatus[None]) -> None:
-            with link_scope:
-                await link.run(task_status=task_status)
-
+        reports = ConnectionReports(lambda text: inbox.report(DriverConnectionError(text)))
+        link = Link(
+            self._config,
+            on_connected=reports.connected,
+            on_disconnected=reports.disconnected,
+        )
         try:
-            async with trio.open_nursery() as nursery:
-                try:
-                    await nursery.start(stay_connected)
-                    await nursery.start(self._pool.run)
-                    await self._check_server(link)
-                except (RedisLinkError, redis_errors.RedisError) as error:
-                    failure = refusal(error, "let us begin")
-                    nursery.cancel_scope.cancel()
-                except DriverError as error:
-                    failure = error
-                    nursery.cancel_scope.cancel()
-                else:
-                    link_scope.shield = True  # what is ours is to be handed back at the end
-                    try:
-                        async with self._serving(link, inbox):
-                            task_status.started()
-                            await trio.sleep_forever()
-                    finally:
-                        link_scope.shield = False
-                        nursery.cancel_scope.cancel()
+            async with running_link_and_pool(link, self._pool):
+                await self._check_server(link)
+                async with self._serving(link, inbox):
+                    task_status.started()
+                    await trio.sleep_forever()
+        except (RedisLinkError, redis_errors.RedisError) as error:
+            raise refusal(error, "let us begin") from error
         finally:
             self._link = self._service = self._publisher = None
-        if failure is not None:
-            raise failure
 
     @asynccontextmanager
     async def _serving(self, link: Link, inbox: Inbox) -> AsyncGenerator[None]:
@@ -275,22 +255,6 @@ class RedisStreamsDriver:
                         f"has {version}"
                     )
         await warn_of_memory_only(link)
-
-    def _connected(self, event: Connected) -> None:
-        self._told = None
-        if event.count > 1:
-            self._report(f"connected to Redis again after {event.downtime:.1f} s")
-
-    def _disconnected(self, event: Disconnected) -> None:
-        if event.dials == 0:
-            self._report(f"the connection to Redis is lost: {event.reason}")
-        elif self._told is not type(event.reason):
-            self._told = type(event.reason)
-            self._report(f"there is no connection to Redis: {event.reason}")
-
-    def _report(self, text: str) -> None:
-        if self._inbox is not None:
-            self._inbox.report(DriverConnectionError(text))
 
 
 def _spelled(name: str) -> str:

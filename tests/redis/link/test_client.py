@@ -283,7 +283,7 @@ async def test_errors_are_those_of_the_redis_package() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(REFUSED_COMMANDS))
-async def test_what_would_change_the_connection_for_all_is_refused(name: str) -> None:
+async def test_commands_that_change_the_shared_connection_are_refused(name: str) -> None:
     async with connected() as (_, client):
         for spelled in (name, name.lower(), name.encode()):
             with pytest.raises(redis_errors.RedisError, match=name):
@@ -293,7 +293,7 @@ async def test_what_would_change_the_connection_for_all_is_refused(name: str) ->
         assert await client.ping()
 
 
-async def test_blocking_commands_do_not_hold_up_the_others() -> None:
+async def test_blocking_commands_do_not_delay_other_commands() -> None:
     async with connected() as (_, client), trio.open_nursery() as nursery:
         got: list[Any] = []
 
@@ -324,7 +324,7 @@ async def test_blocking_commands_need_the_pool() -> None:
             assert await client.xread({"x": "0"}) == []
 
 
-async def test_cancelled_blocking_command_swallows_nothing() -> None:
+async def test_cancelled_blocking_command_loses_no_entry() -> None:
     async with connected() as (_, client):
         with trio.move_on_after(0.05):
             await client.blpop("list", timeout=0)

@@ -1,4 +1,4 @@
-"""RedisConfig: the fields, the URL, and that neither tells a password."""
+"""RedisConfig: the fields, the URL, and that no text of them shows a password."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_urls_that_cannot_be_read_are_refused_without_quoting_them(url: str) -> 
     assert caught.value.__context__ is None
 
 
-def test_password_shows_nowhere() -> None:
+def test_password_is_never_shown() -> None:
     by_field = RedisConfig(password=SECRET, username="u")
     by_url = RedisConfig(url=f"redis://u:{SECRET}@h")
     for config in (by_field, by_url):
@@ -197,7 +197,7 @@ def test_tls_options_of_a_url_make_a_context(tmp_path: Path) -> None:
 
 
 def test_without_the_redis_package_a_bus_says_what_to_install() -> None:
-    # By `argv`, as a traceback shows the lines of such a program since Python 3.13.
+    # By `argv`: since Python 3.13, a traceback shows the lines of such a program.
     program = """
 import sys, traceback
 sys.modules["redis"] = None

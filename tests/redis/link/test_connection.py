@@ -1,4 +1,4 @@
-"""Opening a connection: each way of failing has its class, and none tells the password."""
+"""Opening a connection: each failure has its class, and none shows the password."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import trio
 import trustme
 from redis import exceptions as redis_errors
 from tests.support.redis_server import FaultProxy, acl_user, fault_proxy, free_port, redis_server
+from tests.support.redis_steps import StepLimit
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent_redis._link.config import RedisConfig
@@ -43,7 +44,7 @@ async def opened(config: RedisConfig) -> AsyncGenerator[RedisConnection]:
 
 
 async def failure_of(config: RedisConfig) -> RedisLinkError:
-    """Return what opening fails with, after looking through all of it for the password."""
+    """Return the error of opening a connection, after a search of it for the password."""
     with pytest.raises(RedisLinkError) as caught:
         await open_connection(config)
     error = caught.value
@@ -70,7 +71,7 @@ Answer = Callable[[trio.SocketStream], Awaitable[None]]
 
 @asynccontextmanager
 async def impostor(answer: Answer) -> AsyncGenerator[RedisConfig]:
-    """Run something that is no Redis server; yields how to log in there."""
+    """Run a server that is no Redis server; yield the configuration to connect to it."""
 
     async def serve(stream: trio.SocketStream) -> None:
         async with stream:
@@ -117,7 +118,7 @@ async def test_connection_logs_in_and_answers() -> None:
 
 
 class AnyError:
-    """Equals any error reply that says something."""
+    """Equals any error reply with a text."""
 
     def __init__(self, text: str) -> None:
         self._text = text
@@ -140,14 +141,14 @@ async def test_unix_socket() -> None:
     assert isinstance(error, ConnectRefused)
 
 
-async def test_nobody_listens() -> None:
+async def test_port_without_a_server_is_refused() -> None:
     error = await failure_of(RedisConfig(addr=f"127.0.0.1:{free_port()}", password=SECRET))
     assert isinstance(error, ConnectRefused)
     assert "refused" in str(error)
 
 
 @pytest.mark.parametrize("addr", ["nosuchhost.invalid:6379", f"{'a' * 70}.org:1"])
-async def test_address_that_does_not_exist(addr: str) -> None:
+async def test_unknown_address_is_refused(addr: str) -> None:
     assert isinstance(await failure_of(RedisConfig(addr=addr, password=SECRET)), ConnectRefused)
 
 
@@ -181,7 +182,7 @@ async def test_missing_rights() -> None:
                 await mute.call("GET", "k")
 
 
-async def test_server_that_takes_no_more() -> None:
+async def test_full_or_loading_server_is_refused() -> None:
     async with redis_server("maxclients 1") as server:
         async with opened(RedisConfig(addr=server.addr)):
             error = await failure_of(RedisConfig(addr=server.addr, password=SECRET))
@@ -216,12 +217,12 @@ async def test_server_that_takes_no_more() -> None:
         ("%1\r\n+proto\r\n", ServerRefused),
     ],
 )
-async def test_what_is_no_redis_6_server(reply: str, kind: type[Exception]) -> None:
+async def test_server_older_than_redis_6_is_refused(reply: str, kind: type[Exception]) -> None:
     async with impostor(says(reply.encode("latin-1"))) as config:
         assert type(await failure_of(config)) is kind
 
 
-async def test_dialling_ends_in_time(
+async def test_connecting_ends_in_time(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def never(*_: object) -> None:
@@ -233,7 +234,7 @@ async def test_dialling_ends_in_time(
     assert trio.current_time() - start == 5.0
 
 
-async def test_silence_after_the_dial_ends_in_time() -> None:
+async def test_silence_after_connecting_ends_in_time() -> None:
     async def silence(stream: trio.SocketStream) -> None:
         await trio.sleep_forever()
 
@@ -291,7 +292,7 @@ async def test_plain_server_behind_rediss() -> None:
 
 
 @pytest.mark.parametrize("reply", [b"-ERR Protocol error: too big mbulk count\r\n", b""])
-async def test_what_answers_the_tls_handshake_with_something_else(reply: bytes) -> None:
+async def test_wrong_answer_to_the_tls_handshake_is_refused(reply: bytes) -> None:
     async with impostor(says(reply)) as config:
         error = await failure_of(RedisConfig(url=f"rediss://:{SECRET}@{config.addr}"))
     assert isinstance(error, TLSFailure)
@@ -347,11 +348,11 @@ async def test_server_that_goes_away_during_a_call() -> None:
                 await connection.call("PING")
 
 
-async def test_cancelled_dial_leaves_nothing_open() -> None:
+async def test_cancelled_connecting_leaves_nothing_open() -> None:
     async with redis_server() as server:
         for step in range(1, 12):
             with trio.CancelScope() as scope:
-                instrument = CancelAtStep(step, scope)
+                instrument = StepLimit(step, scope)
                 trio.lowlevel.add_instrument(instrument)
                 try:
                     async with opened(RedisConfig(addr=server.addr)):
@@ -362,16 +363,3 @@ async def test_cancelled_dial_leaves_nothing_open() -> None:
             with trio.fail_after(5):
                 while (await connection.call("CLIENT", "LIST")).count(b"\n") > 1:
                     await trio.sleep(0.01)
-
-
-class CancelAtStep(trio.abc.Instrument):
-    """Cancels a scope when the run has made a number of steps."""
-
-    def __init__(self, step: int, scope: trio.CancelScope) -> None:
-        self._left = step
-        self._scope = scope
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._scope.cancel()

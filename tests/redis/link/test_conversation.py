@@ -1,4 +1,4 @@
-"""One connection under many tasks: order, batches, cancellation, and the clocks that watch it."""
+"""One connection and many tasks: order, pipelines, cancellation and timeouts."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Pair = Callable[[], tuple[Any, Any]]
 
 
 def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
-    """Return two streams on which a request that comes alone is sent at once."""
+    """Return two streams over which a single request is sent at once."""
     ours, theirs = trio.socket.socketpair()
     return trio.SocketStream(ours), trio.SocketStream(theirs)
 
@@ -38,7 +38,7 @@ either = pytest.mark.parametrize("pair", [memory_stream_pair, socket_pair])
 
 
 class Peer:
-    """The server's end: what has been asked, and replies as the test says."""
+    """The server's end of a conversation: the bytes it got, and replies from the test."""
 
     def __init__(self, config: RedisConfig, keepalive: float, pair: Pair) -> None:
         ours, self.stream = pair()
@@ -64,7 +64,7 @@ class Peer:
                 self._heard += chunk
 
     async def hear(self) -> bytes:
-        """Return what has been sent since."""
+        """Return the bytes that were sent since the last call."""
         await wait_all_tasks_blocked()
         heard, self._heard = self._heard, b""
         return heard
@@ -126,7 +126,7 @@ async def test_requests_that_pile_up_are_sent_in_one_piece() -> None:
         assert [asking.outcome for asking in several] == [0, 1, 2, 3, 4]
 
 
-async def test_cancelled_request_keeps_its_place() -> None:
+async def test_cancelled_request_keeps_its_slot() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
         execute = peer.conversation.execute
         first = await ask(nursery, execute, "GET", "a")
@@ -189,7 +189,7 @@ async def test_subscription_is_answered_by_push_frames() -> None:
         before = await ask(nursery, peer.conversation.execute, "ONE")
         asking = await ask(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a", "b")
         after = await ask(nursery, peer.conversation.execute, "TWO")
-        # Of a channel that is taken away the server tells unasked.
+        # The server sends such a frame unasked when it takes a channel away.
         await peer.say(b">3\r\n+sunsubscribe\r\n+z\r\n:0\r\n:1\r\n>3\r\n+subscribe\r\n+a\r\n:1\r\n")
         assert (before.outcome, asking.outcome) == (1, None)
         assert not asking.scope.cancelled_caught
@@ -214,7 +214,7 @@ async def test_refused_subscription_raises_and_keeps_the_order() -> None:
         assert after.outcome == b"PONG"
 
 
-async def test_cancelled_subscription_keeps_its_place() -> None:
+async def test_cancelled_subscription_keeps_its_slot() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
         asking = await ask(nursery, peer.conversation.subscribe, "UNSUBSCRIBE", "a", "b")
         asking.scope.cancel()
@@ -244,7 +244,7 @@ async def test_reply_in_place_of_a_subscription_breaks_the_connection() -> None:
 
 
 @either
-async def test_end_of_stream_fails_everything_in_line(pair: Pair) -> None:
+async def test_end_of_stream_fails_all_pending_requests(pair: Pair) -> None:
     async with talking(pair=pair) as peer, trio.open_nursery() as nursery:
         sent = await ask(nursery, peer.conversation.execute, "INCR", "a")
         several = await ask(nursery, peer.conversation.pipeline, [("A",), ("B",)])
@@ -261,7 +261,7 @@ async def test_end_of_stream_fails_everything_in_line(pair: Pair) -> None:
         assert not caught.value.maybe_executed
 
 
-async def test_what_never_left_was_not_executed() -> None:
+async def test_unsent_request_was_not_executed() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
         gate = Gate(peer)
         first = await ask(nursery, peer.conversation.execute, "FIRST")
@@ -276,11 +276,11 @@ async def test_what_never_left_was_not_executed() -> None:
 
 
 class Gate:
-    """Holds up whatever is written."""
+    """Blocks all writing."""
 
     def __init__(self, peer: Peer) -> None:
         self.waiting = False
-        # Only the hook of the memory stream: bytes stay unsent while it waits.
+        # The hook of the memory stream runs before the bytes are sent.
         stream: Any = vars(peer.conversation)["_connection"].stream
         stream.send_stream.send_all_hook = self._hold
 
@@ -289,7 +289,7 @@ class Gate:
         await trio.sleep_forever()
 
 
-async def test_what_left_in_part_may_have_been_executed_in_part() -> None:
+async def test_partly_sent_pipeline_may_have_been_executed() -> None:
     async with talking(pair=socket_pair) as peer:
         several = PipelineRequest(2)
         first = pack(("SET", "a", 1))
@@ -301,7 +301,7 @@ async def test_what_left_in_part_may_have_been_executed_in_part() -> None:
         assert caught.value.maybe_executed
 
 
-async def test_what_leaves_at_once_in_part_or_later_leaves_in_order() -> None:
+async def test_eager_partial_and_late_writes_keep_the_order() -> None:
     async with talking(pair=socket_pair) as peer:
         asked, heard = b"", b""
         for count in (1, 1, 8, 1, 8):
@@ -319,7 +319,7 @@ async def test_what_leaves_at_once_in_part_or_later_leaves_in_order() -> None:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_pieces_leave_in_order_and_what_the_peer_has_got_may_have_been_executed(
+async def test_pieces_keep_the_order_and_received_requests_may_have_been_executed(
     seed: int,
 ) -> None:
     random = Random(seed)
@@ -364,7 +364,7 @@ async def test_callback_gets_the_reply_or_the_failure() -> None:
         assert isinstance(got[1], ConnectionBroken)
 
 
-async def test_callback_that_raises_does_not_keep_the_others_from_their_end() -> None:
+async def test_callback_that_raises_does_not_stop_the_others_from_failing() -> None:
     def raises(_: Any) -> None:
         raise RuntimeError("mine")
 
@@ -407,11 +407,11 @@ async def test_late_reply_breaks_the_connection(autojump_clock: MockClock) -> No
         assert answered.outcome == 1
         assert isinstance(late.outcome, ReplyTimeout)
         assert isinstance(late.outcome, redis_errors.TimeoutError)
-        # Bytes did arrive at 2: the reply could have been behind them.
+        # Bytes arrived at 2 s, and the reply could have been behind them.
         assert peer.ended_at - start == 5.0
 
 
-async def test_trickle_is_no_excuse_for_ever(autojump_clock: MockClock) -> None:
+async def test_trickle_does_not_postpone_the_timeout_for_ever(autojump_clock: MockClock) -> None:
     async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
         start = trio.current_time()
         asking = await ask(nursery, peer.conversation.execute, "ONE")
@@ -434,7 +434,7 @@ async def test_silence_is_broken_by_a_ping(autojump_clock: MockClock) -> None:
         assert peer.conversation.reason is None
 
 
-async def test_black_hole_is_noticed(autojump_clock: MockClock) -> None:
+async def test_black_hole_is_detected(autojump_clock: MockClock) -> None:
     async with talking(keepalive=5.0, read_timeout=3.0) as peer:
         start = trio.current_time()
         await trio.sleep(20)
@@ -450,7 +450,7 @@ async def test_messages_keep_the_connection_without_pings(autojump_clock: MockCl
         assert await peer.hear() == b""
 
 
-async def test_server_that_takes_nothing_loses_the_connection(autojump_clock: MockClock) -> None:
+async def test_server_that_accepts_no_data_loses_the_connection(autojump_clock: MockClock) -> None:
     async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
         await trio.sleep(100)
         start = trio.current_time()
@@ -463,7 +463,7 @@ async def test_server_that_takes_nothing_loses_the_connection(autojump_clock: Mo
         assert peer.ended_at - start == 3.0
 
 
-async def test_slow_writing_goes_on_piece_by_piece(autojump_clock: MockClock) -> None:
+async def test_write_timeout_is_for_each_piece(autojump_clock: MockClock) -> None:
     async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
         stream: Any = vars(peer.conversation)["_connection"].stream
 
@@ -479,10 +479,10 @@ async def test_slow_writing_goes_on_piece_by_piece(autojump_clock: MockClock) ->
         assert asking.outcome == b"OK"
 
 
-async def test_process_that_was_late_itself_blames_nobody(mock_clock: MockClock) -> None:
+async def test_late_process_does_not_blame_the_server(mock_clock: MockClock) -> None:
     async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
         asking = await ask(nursery, peer.conversation.execute, "ONE")
-        # The reply is there, the deadline has passed, and nobody has run in between.
+        # The reply has arrived and the deadline has passed, before any task runs.
         await peer.stream.send_all(b":1\r\n")
         mock_clock.jump(60)
         await wait_all_tasks_blocked()
@@ -490,7 +490,7 @@ async def test_process_that_was_late_itself_blames_nobody(mock_clock: MockClock)
         assert peer.conversation.reason is None
 
 
-async def test_server_that_talks_but_takes_nothing_loses_the_connection(
+async def test_server_that_sends_but_accepts_no_data_loses_the_connection(
     mock_clock: MockClock,
 ) -> None:
     async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
@@ -516,7 +516,7 @@ async def test_infinite_timeouts_wait_for_ever(autojump_clock: MockClock) -> Non
         assert asking.outcome == 1
 
 
-async def test_request_that_was_cancelled_in_the_queue_is_not_let_in() -> None:
+async def test_request_cancelled_in_the_queue_is_never_submitted() -> None:
     queue = RequestQueue()
     scope = trio.CancelScope()
 
@@ -529,11 +529,11 @@ async def test_request_that_was_cancelled_in_the_queue_is_not_let_in() -> None:
         await wait_all_tasks_blocked()
         assert len(queue) == 1
         scope.cancel()
-        # Its task has not run yet, but whoever makes room now does not find it.
+        # Its task has not run yet, but the link must not find the request any more.
         assert not queue
 
 
-async def test_what_on_push_raises_ends_the_conversation() -> None:
+async def test_error_of_on_push_ends_the_conversation() -> None:
     def raises(_: Any) -> None:
         raise RuntimeError("mine")
 

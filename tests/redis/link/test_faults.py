@@ -1,4 +1,4 @@
-"""The link under fire: cut, reset, starved, swallowed, flooded, and always back and in step."""
+"""The link and network faults: it reconnects, and replies stay with their requests."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ async def until(subscriber: Subscriber, number: int, publisher: Link) -> None:
 
 
 def assert_in_step(subscriber: Subscriber) -> None:
-    """What arrived is in order, whole (see `_take`) and nothing of it came twice."""
+    """Check that the messages arrived in order, whole (see `_take`) and once."""
     assert subscriber.numbers == sorted(set(subscriber.numbers))
 
 
@@ -118,7 +118,7 @@ async def test_connections_that_are_reset() -> None:
         assert len([down for down in subscriber.down if down.dials == 0]) == 5
 
 
-async def test_refusal_for_a_while() -> None:
+async def test_server_that_refuses_for_a_while_is_used_again() -> None:
     async with subscribed() as (_, proxy, subscriber, publisher):
         proxy.refuse()
         proxy.reset()
@@ -133,7 +133,7 @@ async def test_refusal_for_a_while() -> None:
         await until(subscriber, 1, publisher)
 
 
-async def test_black_hole_is_noticed_and_left() -> None:
+async def test_black_hole_is_detected_and_left() -> None:
     async with subscribed(read_timeout=0.2, dial_timeout=0.2) as (_, proxy, subscriber, publisher):
         proxy.swallow()
         with trio.fail_after(5):  # 0.2 s of silence, then 0.2 s for the PING
@@ -193,7 +193,7 @@ async def test_trickle_over_tls(size: int) -> None:
             assert len(subscriber.down) >= 1
 
 
-async def test_subscriber_cut_off_by_the_output_buffer_limit_comes_back() -> None:
+async def test_subscriber_cut_by_the_output_buffer_limit_reconnects() -> None:
     async with subscribed(SMALL_OUTPUT_BUFFER) as (_, proxy, subscriber, publisher):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         proxy.swallow()
@@ -266,7 +266,7 @@ async def test_hostile_server_loses_only_its_connection() -> None:
         assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 60_000  # KiB
 
 
-async def test_requests_cancelled_at_random_through_a_bad_line() -> None:
+async def test_random_cancellations_over_a_faulty_connection_lose_no_reply() -> None:
     rng = random.Random(11)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         link = Link(RedisConfig(addr=proxy.addr), buffer_size=5000, patience=10)

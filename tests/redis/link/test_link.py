@@ -1,4 +1,4 @@
-"""The link against a real server: it is shared by tasks, comes back, and leaves nothing behind."""
+"""The link and a real server: tasks share it, it reconnects, and it leaves nothing open."""
 
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
@@ -17,6 +17,7 @@ import trio
 from redis import exceptions as redis_errors
 from tests.support.redis_resp import PythonReader
 from tests.support.redis_server import RedisServer, acl_user, fault_proxy, free_port, redis_server
+from tests.support.redis_steps import StepLimit, open_files
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from goevent_redis._link import connection as _connection, link as _link
@@ -57,7 +58,7 @@ async def test_many_tasks_share_one_connection() -> None:
         async with trio.open_nursery() as nursery:
             for number in range(40):
                 nursery.start_soon(count, number)
-        # The one of this link; nothing else is connected.
+        # Only the connection of this link.
         assert (await link.execute("CLIENT", "LIST")).count(b"\n") == 1
 
 
@@ -206,7 +207,7 @@ async def test_hook_that_raises_sends_nothing() -> None:
         assert await link.execute("EXISTS", "a") == 0
 
 
-async def test_posted_commands_call_back() -> None:
+async def test_posted_commands_call_their_callback() -> None:
     async with redis_server() as server, Link(config_of(server)).open() as link:
         got: list[Any] = []
         link.post_nowait("INCR", "a", then=got.append)
@@ -219,7 +220,7 @@ async def test_posted_commands_call_back() -> None:
         assert await link.execute("GET", "a") == b"3"
 
 
-async def test_full_buffer_lets_in_first_come_first_served() -> None:
+async def test_full_buffer_serves_requests_in_order() -> None:
     async with redis_server() as server:
         link = Link(config_of(server), buffer_size=1000)
         order: list[int] = []
@@ -242,7 +243,7 @@ async def test_full_buffer_lets_in_first_come_first_served() -> None:
         assert order == got
 
 
-async def test_full_buffer_holds_up_tasks_and_forgets_the_cancelled(
+async def test_full_buffer_delays_tasks_and_drops_cancelled_requests(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with redis_server() as server:
@@ -266,7 +267,7 @@ async def test_full_buffer_holds_up_tasks_and_forgets_the_cancelled(
             assert sorted(int(item[:1]) for item in got) == [0, 1, 2, 3, 4]
 
 
-async def test_link_that_is_not_open_refuses() -> None:
+async def test_closed_link_refuses_requests() -> None:
     link = Link(RedisConfig())
     for ask in (
         lambda: link.execute("PING"),
@@ -295,7 +296,7 @@ async def test_first_connection_fails_with_its_own_error() -> None:
                 await nursery.start(Link(config_of(server)).run)
 
 
-async def test_what_the_body_raises_leaves_as_itself() -> None:
+async def test_error_of_the_body_is_raised_without_a_group() -> None:
     async with redis_server() as server:
         link = Link(config_of(server))
         with pytest.raises(KeyError):
@@ -326,7 +327,7 @@ async def test_closing_fails_what_is_in_flight() -> None:
 
 
 class Log:
-    """What a link has told about its connection."""
+    """The events of a link about its connection."""
 
     def __init__(self) -> None:
         self.up: list[Connected] = []
@@ -360,7 +361,7 @@ async def test_killed_server_is_used_again_within_a_second() -> None:
                     link.post_nowait("PING")
                 await trio.sleep(0.3 * round_)
                 await server.start()
-                with trio.fail_after(2):  # 1 s, and what the machine is busy with
+                with trio.fail_after(2):  # 1 s, and some more for a busy machine
                     await link.ready()
                 assert await link.execute("PUBLISH", "channel5", round_) == 1
                 assert messages[-1] == [b"message", b"channel5", b"%d" % round_]
@@ -376,7 +377,7 @@ async def ask_for_ever(link: Link) -> None:
         await link.execute("PING")
 
 
-async def test_requests_wait_for_the_connection_as_long_as_they_say() -> None:
+async def test_requests_wait_for_a_connection_for_their_patience() -> None:
     async with redis_server() as server:
         link = Link(config_of(server), patience=30)
         async with link.open(), trio.open_nursery() as nursery:
@@ -416,7 +417,7 @@ async def test_waiting_requests_fail_when_the_link_closes() -> None:
             await wait_all_tasks_blocked(0.001)
 
 
-async def test_refused_preparation_counts_as_a_failed_dial() -> None:
+async def test_refused_preparation_counts_as_a_failed_attempt() -> None:
     log = Log()
     names = ["no-such-command", "no-such-command", "PING"]
 
@@ -445,7 +446,7 @@ async def test_refused_first_preparation_is_raised() -> None:
                 raise AssertionError("not reached")
 
 
-async def test_preparation_that_waits_for_something_else_ends_with_its_connection() -> None:
+async def test_preparation_ends_with_its_connection() -> None:
     preparing = trio.Event()
     second = False
 
@@ -469,7 +470,7 @@ async def test_preparation_that_waits_for_something_else_ends_with_its_connectio
             assert await link.execute("PING") == b"PONG"
 
 
-async def test_dials_are_bounded(
+async def test_attempts_to_connect_are_limited(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dials: list[float] = []
@@ -499,7 +500,7 @@ async def test_dials_are_bounded(
     assert [down.dials for down in log.down] == list(range(len(since) + 1))
 
 
-async def test_connections_that_never_live_long_do_not_spin() -> None:
+async def test_short_lived_connections_do_not_cause_a_busy_loop() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         link = Link(RedisConfig(addr=proxy.addr))
         async with link.open():
@@ -513,7 +514,7 @@ async def test_connections_that_never_live_long_do_not_spin() -> None:
             assert proxy.dials - before <= 10
 
 
-async def test_frozen_server_is_noticed() -> None:
+async def test_frozen_server_is_detected() -> None:
     async with redis_server() as server:
         config = config_of(server, read_timeout=0.1, dial_timeout=0.1)
         async with Link(config, keepalive=0.1).open() as link:
@@ -530,7 +531,7 @@ async def test_frozen_server_is_noticed() -> None:
             server.thaw()
 
 
-async def test_process_that_was_late_itself_blames_nobody() -> None:
+async def test_late_process_does_not_blame_the_server() -> None:
     async with redis_server() as server:
         link = Link(config_of(server, read_timeout=0.05), keepalive=0.05)
         async with link.open(), trio.open_nursery() as nursery:
@@ -538,27 +539,10 @@ async def test_process_that_was_late_itself_blames_nobody() -> None:
                 for _ in range(3):
                     nursery.start_soon(link.execute, "INCR", "a")
                     await trio.lowlevel.checkpoint()
-                time.sleep(0.15)  # the reply lies in the socket, and every deadline passes
+                time.sleep(0.15)  # the reply is in the socket, and every deadline passes
             await link.drain()
         async with link.open():
             assert await link.execute("GET", "a") == b"15"
-
-
-class StepLimit(trio.abc.Instrument):
-    """Cancels a scope after a number of steps of the run."""
-
-    def __init__(self, steps: int, scope: trio.CancelScope) -> None:
-        self.left = steps
-        self._scope = scope
-
-    def before_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.left -= 1
-        if self.left == 0:
-            self._scope.cancel()
-
-
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
 
 
 async def scenario(server: RedisServer) -> None:

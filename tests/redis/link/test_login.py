@@ -1,4 +1,4 @@
-"""Redis pub/sub and who is let in: typed errors at the start, and the password shows nowhere."""
+"""The login of the pub/sub driver: typed errors, and no text with the password."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def _logs_everything(caplog: pytest.LogCaptureFixture) -> None:  # pyright: igno
 
 
 def everything_said(error: BaseException) -> str:
-    """Return all texts of an exception in which a password might show, also of its frames."""
+    """Return all texts of an exception that might show a password, also those of its frames."""
     said = traceback.format_exception(error)
     link: BaseException | None = error
     while link is not None:
@@ -66,7 +66,7 @@ def everything_said(error: BaseException) -> str:
 
 
 def assert_silent(caplog: pytest.LogCaptureFixture, *errors: BaseException, **others: Any) -> None:
-    """Check that the password is in no exception, in no log, and in no repr of what is given."""
+    """Check that the password is in no exception, in no log, and in no repr of the objects."""
     for error in errors:
         assert SECRET not in everything_said(error)
     assert SECRET not in caplog.text
@@ -76,7 +76,7 @@ def assert_silent(caplog: pytest.LogCaptureFixture, *errors: BaseException, **ot
 
 
 async def refused(bus: Bus, caplog: pytest.LogCaptureFixture) -> DriverError:
-    """Open a bus that is not let in; return why."""
+    """Open a bus whose login is refused; return the error."""
     bus.seen(Paid)
     with pytest.raises(DriverError) as caught:
         async with bus:
@@ -102,7 +102,9 @@ async def test_a_wrong_password_is_a_typed_error(caplog: pytest.LogCaptureFixtur
             assert bus.driver.config.where() in str(error)
 
 
-async def test_a_password_that_is_wanted_and_not_given(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_required_password_that_is_not_given_is_a_typed_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with redis_server(f"requirepass {SECRET}") as server:
         error = await refused(bus_on(server), caplog)
         assert isinstance(error.__cause__, WrongPassword)
@@ -116,7 +118,7 @@ async def test_a_password_that_is_wanted_and_not_given(caplog: pytest.LogCapture
         ("+@all", "resetchannels"),
         ("+@all", "-subscribe", "&*"),
         ("+@all", "&goevent:x"),
-        ("+@all", "resetchannels", "&goevent:order.paid"),  # not that of the marks
+        ("+@all", "resetchannels", "&goevent:order.paid"),  # without the channel of the marks
     ],
 )
 async def test_a_missing_right_is_a_typed_error(
@@ -151,7 +153,7 @@ async def test_a_missing_right_to_a_pattern_is_on_ready_and_on_the_supervisor() 
         with pytest.raises(DriverError, match="a right of its own"):
             await refusal.ready()
         await until(lambda: bus.says("a right of its own"))
-        assert (await sent(bus, Paid())).receivers == 0  # it goes on
+        assert (await sent(bus, Paid())).receivers == 0  # the bus still works
 
 
 async def test_the_rights_that_the_docs_name_are_enough() -> None:
@@ -213,7 +215,9 @@ async def test_a_server_with_tls_behind_redis_is_refused(caplog: pytest.LogCaptu
         assert isinstance(error.__cause__, RedisLinkError)
 
 
-async def test_nobody_there_is_a_typed_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_address_without_a_server_is_a_typed_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     async with redis_server() as server:
         server.kill()
         error = await refused(bus_on(server, password=SECRET), caplog)
@@ -255,7 +259,7 @@ async def test_a_server_that_quotes_the_password_is_not_quoted(
 
 @asynccontextmanager
 async def fake_server(says: bytes) -> AsyncGenerator[str]:
-    """Run a server that says one thing to everybody, and hangs up."""
+    """Run a server that sends the same reply to every client, and closes the connection."""
 
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some(1000)
@@ -283,10 +287,10 @@ async def crash(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("harm", [change_the_password, crash])
-async def test_the_password_shows_nowhere_in_the_life_of_a_bus(
+async def test_the_password_is_never_shown_while_a_bus_runs(
     harm: Callable[[RedisServer], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Also not where nobody handles errors, so that they are logged."""
+    """Without a handler of errors they are logged, and the logs do not show it either."""
     async with redis_server(acl_user("events", SECRET, "+@all", "~*", "&*")) as server:
         driver = RedisDriver(f"redis://events:{SECRET}@{server.addr}")
         config = Config(driver=driver, registry=REGISTRY)
@@ -320,7 +324,7 @@ async def test_the_password_shows_nowhere_in_the_life_of_a_bus(
         assert_silent(caplog, refusal.value, unhandled=unhandled)
 
 
-async def test_errors_that_nobody_handles_are_logged_without_the_password(
+async def test_unhandled_errors_are_logged_without_the_password(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async with redis_server(f"requirepass {SECRET}") as server:
@@ -386,4 +390,4 @@ def test_a_url_that_cannot_be_read_does_not_show_its_password(
         said = told + repr(caught.value) + repr(vars(caught.value))
         assert SECRET not in said
         assert_silent(caplog)
-    gc.collect()  # what is left of them must not complain either
+    gc.collect()  # also warnings of objects that are collected

@@ -1,4 +1,4 @@
-"""The pool: at most so many connections, each for one task, and none that is out of step."""
+"""The pool: a limited number of connections, each for one task, and only usable ones."""
 
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import trio
 from redis import exceptions as redis_errors
-from tests.redis.link.test_link import StepLimit, open_files
 from tests.support.redis_server import RedisServer, fault_proxy, free_port, redis_server
+from tests.support.redis_steps import StepLimit, open_files
 from trio.testing import wait_all_tasks_blocked
 
 from goevent_redis._link import pool as _pool
@@ -23,7 +23,7 @@ def config_of(server: RedisServer, **fields: Any) -> RedisConfig:
     return RedisConfig(addr=server.addr, **fields)
 
 
-async def test_connections_are_used_again() -> None:
+async def test_connections_are_reused() -> None:
     async with redis_server() as server, Pool(config_of(server)).open() as pool:
         async with pool.connection() as first:
             assert await first.call("PING") == b"PONG"
@@ -35,7 +35,7 @@ async def test_connections_are_used_again() -> None:
             assert one is not other
 
 
-async def test_no_more_than_the_pool_size() -> None:
+async def test_pool_never_exceeds_its_size() -> None:
     async with redis_server() as server:
         pool = Pool(config_of(server, pool_size=3, min_idle_conns=2))
         counts: list[int] = []
@@ -50,7 +50,7 @@ async def test_no_more_than_the_pool_size() -> None:
         assert max(counts) == 3
 
 
-async def test_first_come_first_served() -> None:
+async def test_borrowers_are_served_in_order() -> None:
     async with redis_server() as server:
         pool = Pool(config_of(server, pool_size=1))
         came: list[int] = []
@@ -68,7 +68,7 @@ async def test_first_come_first_served() -> None:
         assert order == came
 
 
-async def test_patience_for_a_connection_ends() -> None:
+async def test_waiting_for_a_connection_ends_in_time() -> None:
     async with redis_server() as server:
         async with Pool(config_of(server, pool_size=1)).open() as pool, pool.connection():
             with pytest.raises(PoolTimeout):
@@ -88,7 +88,7 @@ async def test_cancelled_request_closes_its_connection() -> None:
                 await connection.call("BLPOP", "list", 0, timeout=60)
         assert (pool.idle, pool.in_use) == (0, 0)
         async with pool.connection() as connection:
-            # Nobody is there any more who would swallow it.
+            # No connection is left that could take it.
             await connection.call("RPUSH", "list", "a")
             assert await connection.call("BLPOP", "list", 1) == [b"list", b"a"]
         with pytest.raises(redis_errors.ResponseError):
@@ -97,7 +97,7 @@ async def test_cancelled_request_closes_its_connection() -> None:
         assert (pool.idle, pool.in_use) == (1, 0)
 
 
-async def test_connections_are_opened_ahead() -> None:
+async def test_connections_are_opened_in_advance() -> None:
     async with redis_server() as server:
         pool = Pool(config_of(server, pool_size=4, min_idle_conns=2))
         async with pool.open():
@@ -114,7 +114,7 @@ async def test_connections_are_opened_ahead() -> None:
         assert (pool.idle, pool.in_use) == (0, 0)
 
 
-async def test_opening_ahead_fails_with_its_own_error() -> None:
+async def test_opening_in_advance_fails_with_its_own_error() -> None:
     pool = Pool(RedisConfig(addr=f"127.0.0.1:{free_port()}", min_idle_conns=1))
     with pytest.raises(ConnectRefused):
         async with pool.open():
@@ -124,7 +124,9 @@ async def test_opening_ahead_fails_with_its_own_error() -> None:
             raise AssertionError("not reached")
 
 
-async def test_opening_ahead_goes_on_after_a_failure(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_opening_in_advance_continues_after_a_failure(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(_pool, "REFILL_PAUSE_SECONDS", 0.01)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         pool = Pool(RedisConfig(addr=proxy.addr, min_idle_conns=1))
@@ -141,7 +143,7 @@ async def test_opening_ahead_goes_on_after_a_failure(monkeypatch: pytest.MonkeyP
                     await trio.sleep(0.001)
 
 
-async def test_dead_connections_are_not_handed_out() -> None:
+async def test_dead_connections_are_not_lent() -> None:
     async with redis_server() as server, Pool(config_of(server)).open() as pool:
         async with pool.connection(), pool.connection():
             pass
@@ -152,7 +154,7 @@ async def test_dead_connections_are_not_handed_out() -> None:
             assert (pool.idle, pool.in_use) == (0, 1)
 
 
-async def test_connections_that_rested_have_to_answer_first(
+async def test_long_idle_connections_must_answer_a_ping(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_pool, "PING_AFTER_IDLE_SECONDS", 0.0)
@@ -176,7 +178,7 @@ async def test_connections_that_rested_have_to_answer_first(
                     assert await other.call("PING") == b"PONG"
 
 
-async def test_connection_given_back_after_the_end_is_closed() -> None:
+async def test_connection_returned_after_the_end_is_closed() -> None:
     async with redis_server() as server:
         pool = Pool(config_of(server))
         async with pool.open():

@@ -23,7 +23,7 @@ READERS = pytest.mark.parametrize("make", [ReplyReader, PythonReader])
 
 
 def plain(reader: Reader, frame: object) -> Any:
-    """Return a frame such that frames of both readers compare."""
+    """Return a frame in a form in which the frames of both readers are comparable."""
     if isinstance(frame, Exception):
         return (type(frame), str(frame))
     if isinstance(frame, float):
@@ -83,7 +83,7 @@ def lists(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
 
 
 def aggregates(inner: st.SearchStrategy[bytes]) -> st.SearchStrategy[bytes]:
-    # hiredis makes something odd of a map with the same key twice, which Redis never sends.
+    # hiredis misreads a map with the same key twice, which Redis never sends.
     keys = st.integers(0, 10).map(lambda n: b"+key%d\r\n" % n)
     maps = st.dictionaries(keys, inner, max_size=4).map(lambda given: given.items())
     return lists(inner) | maps.map(
@@ -123,7 +123,7 @@ def test_readers_agree_on_damaged_frames(
         data[at : at + len(content)] = content
     by_hiredis, failed = read_all(ReplyReader, bytes(data), cuts)
     in_python, also_failed = read_all(PythonReader, bytes(data), cuts)
-    # One may look at a frame before the other does, but they never read different things.
+    # One reader may reach the damage before the other, but they never read different frames.
     common = min(len(by_hiredis), len(in_python))
     assert by_hiredis[:common] == in_python[:common]
     if not failed and not also_failed:
@@ -176,7 +176,7 @@ def test_frames_before_the_damage_are_read(make: type[Any]) -> None:
     ids=lambda data: repr(data[:20]),
 )
 @pytest.mark.parametrize("size", [1, 7, 1 << 20])
-def test_hostile_headers_cost_nothing(make: type[Any], data: bytes, size: int) -> None:
+def test_hostile_headers_use_no_memory(make: type[Any], data: bytes, size: int) -> None:
     reader: Reader = make(LIMIT)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for start in range(0, len(data), size):
@@ -234,7 +234,7 @@ def test_packers_agree(args: list[Encodable]) -> None:
 
 
 @pytest.mark.parametrize("arg", [None, True, object(), ["a"], bytearray(b"a")])
-def test_packers_refuse_what_is_no_argument(arg: Any) -> None:
+def test_packers_refuse_arguments_of_other_types(arg: Any) -> None:
     for packer in (pack_python, pack):
         with pytest.raises(TypeError):
             packer(("SET", arg))

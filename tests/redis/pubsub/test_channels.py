@@ -26,7 +26,7 @@ def test_glob_characters_of_the_prefix_match_only_themselves() -> None:
     assert channels.copies("y.x") == 0
 
 
-def test_both_wildcards_are_the_same_to_redis_and_subscribed_once(channels: Channels) -> None:
+def test_both_wildcards_are_one_glob_which_is_subscribed_once(channels: Channels) -> None:
     assert channels.split(["order.*", "order.**", "order.paid"]) == (
         ["goevent:order.paid"],
         ["goevent:order.*"],
@@ -49,13 +49,13 @@ def test_a_message_counts_from_the_first_glob_with_a_pattern_that_matches(
         assert [channels.counts(name, glob) for glob in globs] == [i == first for i in range(3)]
 
 
-def test_what_only_redis_matches_does_not_count(channels: Channels) -> None:
+def test_a_message_that_only_the_glob_matches_does_not_count(channels: Channels) -> None:
     channels.add(["order.*"])
     assert not channels.counts("order.a.b", "goevent:order.*")
     assert not channels.covers("order.a.b")
 
 
-def test_a_subscription_that_ends_counts_no_more_and_the_next_one_takes_over(
+def test_the_next_subscription_counts_when_one_ends(
     channels: Channels,
 ) -> None:
     channels.add(["order.*", "**", "order.paid"])
@@ -77,7 +77,7 @@ def test_a_glob_is_kept_while_one_of_its_patterns_is_in_use(channels: Channels) 
     assert channels.all() == ([], [])
 
 
-def test_what_a_glob_stands_for_can_be_replaced(channels: Channels) -> None:
+def test_the_patterns_of_a_glob_can_be_replaced(channels: Channels) -> None:
     channels.set_glob("goevent:order.*", ["order.**"])
     assert channels.counts("order.a.b", "goevent:order.*")
     channels.set_glob("goevent:order.*", ["order.*"])
@@ -88,7 +88,7 @@ def test_what_a_glob_stands_for_can_be_replaced(channels: Channels) -> None:
     channels.set_glob("goevent:order.*", None)
 
 
-def test_nothing_is_left_after_clearing(channels: Channels) -> None:
+def test_clearing_removes_all_subscriptions(channels: Channels) -> None:
     channels.add(["order.*", "order.paid"])
     channels.clear()
     assert not channels.covers("order.paid")

@@ -1,15 +1,15 @@
-"""A Redis bus ends in time and leaves nothing behind, whatever has become of its connection."""
+"""A Redis bus closes in time and leaves nothing open, for each fault of its connection."""
 
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable
 
 import pytest
 import trio
 from tests.support.redis_buses import Bus, Paid, User, bus_at, bus_on, numbers, opened, sent, until
 from tests.support.redis_server import FaultProxy, RedisServer, fault_proxy, redis_server
+from tests.support.redis_steps import open_files
 
 from goevent import DriverConnectionError
 
@@ -17,7 +17,7 @@ Harm = Callable[[RedisServer, FaultProxy], None]
 
 
 def nothing(server: RedisServer, proxy: FaultProxy) -> None:
-    """Leave it in peace."""
+    """Do nothing to the server: the case without a fault."""
 
 
 def killed(server: RedisServer, proxy: FaultProxy) -> None:
@@ -50,16 +50,12 @@ HARMS = pytest.mark.parametrize(
 )
 
 
-def open_files() -> int:
-    return len(os.listdir("/proc/self/fd"))
-
-
 def tasks() -> int:
     return trio.lowlevel.current_statistics().tasks_living
 
 
 async def used(bus: Bus) -> None:
-    """Use a bus for what it has: names, patterns, publishing, and the client."""
+    """Use every part of a bus: names, patterns, publishing, and the client."""
     bus.seen(Paid, "order.*")
     await bus.ready()
     await sent(bus, Paid(n=1))
@@ -67,12 +63,12 @@ async def used(bus: Bus) -> None:
 
 
 @HARMS
-async def test_a_bus_is_left_in_time_with_publishes_under_way(harm: Harm) -> None:
-    """They end, each with an error or a reply; the bus ends within its close timeout."""
+async def test_a_bus_closes_in_time_with_publishes_in_flight(harm: Harm) -> None:
+    """Each publish ends with an error or a reply, and the bus closes within its timeout."""
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         before = tasks()
         bus = bus_at(proxy.addr)
-        with trio.fail_after(13):  # close_timeout is 10 seconds, and 2 are to end in
+        with trio.fail_after(13):  # close_timeout is 10 seconds, and 2 are for ending
             async with bus:
                 await used(bus)
                 harm(server, proxy)
@@ -113,7 +109,7 @@ async def test_a_bus_that_is_cancelled_ends_at_once(harm: Harm) -> None:
 async def lived_through(
     harm: Callable[[], None], server: RedisServer, proxy: FaultProxy, *, restart: bool = False
 ) -> None:
-    """Have a bus lose its connection in use, get it back, and end."""
+    """Open a bus, break its connection, wait until it is back, and close the bus."""
     one, two = bus_at(proxy.addr), bus_on(server)
     seen = two.seen(Paid)
     async with opened(two, one):
@@ -130,7 +126,7 @@ async def lived_through(
         await until(lambda: 3 in numbers(seen))
 
 
-async def test_no_socket_is_left_by_buses_that_lived_through_faults() -> None:
+async def test_buses_leave_no_socket_open_after_faults() -> None:
     before = open_files()
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         await lived_through(proxy.reset, server, proxy)

@@ -1,4 +1,4 @@
-"""Redis pub/sub over a network that fails: nothing half, nothing double, nothing silent."""
+"""Redis pub/sub over a faulty network: no half event, no duplicate, no silent loss."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ class Outgoing:
         return JsonCodec().encode(envelope)
 
 
-async def test_resets_lose_at_most_what_is_reported() -> None:
+async def test_resets_lose_only_reported_events() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
         seen = two.seen(Paid, "order.*")
@@ -130,7 +130,7 @@ async def test_cuts_and_resets_over_tls_deliver_no_half_and_no_double() -> None:
         assert not two.causes(DecodeError)
 
 
-async def test_faults_are_survived_without_hiredis(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_faults_are_survived_with_the_python_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[PythonReader] = []
 
     def make(limit: int) -> PythonReader:
@@ -169,11 +169,11 @@ async def test_a_server_that_refuses_for_three_seconds_is_not_hammered(
             assert (await sent(one, User())).receivers == 1
             await sent(one, Paid(n=1))
             await until(lambda: seen)
-        # However many dials there were, a reason is told once.
+        # A reason is reported once, for any number of failed attempts.
         assert two.says("is lost") == two.says("cannot connect") == two.says(BACK) == 1
 
 
-async def test_a_black_hole_is_noticed_within_fifteen_seconds() -> None:
+async def test_a_black_hole_is_detected_within_fifteen_seconds() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
         seen = two.seen(Paid)
@@ -205,8 +205,8 @@ async def test_a_publish_into_a_black_hole_fails_within_ten_seconds() -> None:
             proxy.pass_on()
 
 
-async def test_dispatches_into_a_black_hole_are_held_back() -> None:
-    """What waits is bounded, whoever dispatches how much; all of it gets its error."""
+async def test_dispatches_into_a_black_hole_wait() -> None:
+    """The number of waiting events is limited, and each of them gets its error."""
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one = bus_at(proxy.addr)
         handles: list[DispatchHandle] = []
@@ -233,7 +233,7 @@ async def test_dispatches_into_a_black_hole_are_held_back() -> None:
             assert failures
             assert all(isinstance(failure, DriverConnectionError) for failure in failures)
             assert (await sent(one, Paid())).errors == ()
-        assert 100 < max(most) <= 2_100  # 1,000 under way and 1,024 behind them
+        assert 100 < max(most) <= 2_100  # 1,000 in flight and 1,024 that wait
 
 
 async def test_a_trickle_delivers_everything() -> None:
@@ -251,7 +251,7 @@ async def test_a_trickle_delivers_everything() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_cancelled_publishes_cross_no_replies(seed: int) -> None:
+async def test_cancelled_publishes_do_not_mix_up_replies(seed: int) -> None:
     chance = random.Random(seed)
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
@@ -285,12 +285,12 @@ async def test_cancelled_publishes_cross_no_replies(seed: int) -> None:
         assert numbers(seen) == list(dict.fromkeys(numbers(seen)))
         assert set(range(1000, 1050)) <= set(numbers(seen))
         assert not one.told
-        assert not two.told  # no gap: what was cancelled took no number, or was sent
+        assert not two.told  # no gap: a cancelled event took no number, or was sent
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_cancelled_dispatches_reach_everybody_or_nobody(seed: int) -> None:
-    """As before, by the bus: cancelled while it dispatches, and while the handle waits."""
+async def test_cancelled_dispatches_reach_all_listeners_or_none(seed: int) -> None:
+    """Cancelled while the bus dispatches, and while the handle waits."""
     chance = random.Random(seed)
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
@@ -331,8 +331,8 @@ async def cancel_after(scope: trio.CancelScope, steps: int) -> None:
     scope.cancel()
 
 
-async def test_subscriptions_outlive_faults_while_they_change() -> None:
-    """Registering and unregistering go on while connections break; at the end all is right."""
+async def test_changing_subscriptions_survive_faults() -> None:
+    """Listeners come and go while connections break; at the end all subscriptions are right."""
     chance = random.Random(7)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
@@ -352,7 +352,7 @@ async def test_subscriptions_outlive_faults_while_they_change() -> None:
             await until(lambda: two.says(BACK) == two.says("is lost"))
             with trio.fail_after(10):
                 await two.ready()
-            # Until all that has been unregistered is unsubscribed from, too.
+            # Until the bus has unsubscribed from everything that was unregistered.
             for registration in kept.values():
                 registration.unregister()
             with trio.fail_after(10):

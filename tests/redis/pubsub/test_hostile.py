@@ -1,4 +1,4 @@
-"""Redis pub/sub and those who mean harm: every payload is delivered or reported, once."""
+"""Redis pub/sub and hostile payloads: each one is delivered or reported, once."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ TOKENS = [
 
 
 def mutant(chance: random.Random, good: bytes = GOOD) -> bytes:
-    """Return a payload that was good before something happened to it, once or more."""
+    """Return a valid payload with one or more random changes."""
     data = bytearray(good)
     for _ in range(chance.choice([1, 1, 1, 2, 3, 8])):
         at = chance.randrange(len(data) + 1)
@@ -131,8 +131,8 @@ async def test_five_thousand_mutants_are_delivered_or_reported() -> None:
 
 
 @pytest.mark.parametrize("seed", range(2))
-async def test_mutants_of_what_this_library_sends_are_delivered_or_reported(seed: int) -> None:
-    """With all keys of ours; what hits the numbers may be reported as a gap, besides."""
+async def test_mutants_of_this_librarys_payloads_are_delivered_or_reported(seed: int) -> None:
+    """With all keys that this library sends; a changed number may also be reported as a gap."""
     chance = random.Random(seed)
     ours = (
         f'1,"origin":"{"a" * 32}","seq":1,"reply_to":"r","headers":{{"traceparent":"00-ab-cd-01"}}'
@@ -142,7 +142,7 @@ async def test_mutants_of_what_this_library_sends_are_delivered_or_reported(seed
     assert bus.causes(GapDetected)
 
 
-async def test_mutants_of_marks_are_reported_and_hurt_nobody() -> None:
+async def test_mutants_of_marks_are_reported_and_do_no_harm() -> None:
     chance = random.Random(6)
     good = f'{{"origin":"{"a" * 32}","marks":{{"order.paid":7,"order.lost":1}}}}'.encode()
     payloads = [mutant(chance, good) for _ in range(1_000)]
@@ -157,11 +157,11 @@ async def test_mutants_of_marks_are_reported_and_hurt_nobody() -> None:
                 await link.execute("PUBLISH", "goevent:order.paid", GOOD)
             await until(lambda: len(seen) == 20, 60)
         assert len(bus.causes(DecodeError)) > 100
-        assert bus.missing() == 0  # of an origin that was never heard of
+        assert bus.missing() == 0  # the origin is unknown, so there is no baseline
 
 
 @pytest.mark.parametrize("where", ["order.paid", "**"])
-async def test_hand_made_payloads_are_delivered_or_reported_without_hiredis(
+async def test_hand_made_payloads_are_delivered_or_reported_with_the_python_reader(
     where: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("goevent_redis._link.connection.ReplyReader", PythonReader)
@@ -183,7 +183,7 @@ async def test_an_event_of_another_name_than_its_channel_reaches_nobody() -> Non
         assert "of the type 'order.lost'" in str(error)
 
 
-async def test_a_refused_payload_with_a_number_is_no_gap_besides() -> None:
+async def test_a_refused_payload_with_a_number_is_no_gap() -> None:
     async with redis_server() as server:
         bus = bus_on(server)
         seen = bus.seen(Paid)
@@ -197,7 +197,7 @@ async def test_a_refused_payload_with_a_number_is_no_gap_besides() -> None:
         assert bus.missing() == 0
 
 
-async def test_channels_that_are_no_event_names_bring_nothing() -> None:
+async def test_channels_without_an_event_name_are_ignored() -> None:
     names = [
         b"",
         b".",
@@ -222,7 +222,7 @@ async def test_channels_that_are_no_event_names_bring_nothing() -> None:
         assert all("DecodeError" in str(error) for error in bus.told)
 
 
-async def test_names_that_could_hurt_never_reach_the_broker() -> None:
+async def test_harmful_names_never_reach_the_broker() -> None:
     bad = ["a*", "a?b", "a[b]", "a\r\nb", "a\x00b", "a b", "", "a..b", "$marks", "é", "a.*"]
     async with redis_server() as server:
         bus = bus_on(server)

@@ -1,4 +1,4 @@
-"""Redis pub/sub says when it lost something, how much, and only then."""
+"""Redis pub/sub reports its losses, and the number of lost events, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.support.redis_buses import (
 from tests.support.redis_server import SMALL_OUTPUT_BUFFER, RedisServer, fault_proxy, redis_server
 
 from goevent import DriverConnectionError, DriverError, EncodeError, GapDetected
-from goevent_redis._pubsub import receiver as inbound, sequencer as tally
+from goevent_redis._pubsub import receiver, sequencer
 
 ORIGIN = "0123456789abcdef" * 2
 
@@ -96,7 +96,9 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
             assert server.addr in str(error)
             assert "not connected" in str(error)
             await server.start()
-            await until(lambda: one.says("again"))  # so long an outage is not waited for
+            await until(
+                lambda: one.says("again")
+            )  # the publish does not wait for so long an outage
             assert not (await sent(one, Paid(n=2))).errors
         assert numbers(mine) == [1, 2]
 
@@ -130,7 +132,7 @@ async def test_a_server_that_goes_away_while_the_bus_opens_is_an_error_in_time()
             proxy.pass_on()
             bus = bus_at(proxy.addr)
             bus.seen(Paid)
-            proxy.cut_after(budget)  # and whatever connects later is cut at once
+            proxy.cut_after(budget)  # and later connections are cut at once
             with trio.fail_after(8):
                 try:
                     async with bus:
@@ -153,10 +155,10 @@ async def test_a_publish_waits_for_a_server_that_comes_back_soon() -> None:
             assert handle.receivers == 0
 
 
-async def test_what_was_accepted_and_lost_with_the_server_is_a_gap(
+async def test_events_that_were_accepted_and_lost_with_the_server_are_a_gap(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tally, "EVERY", 0.5)
+    monkeypatch.setattr(sequencer, "MARKS_INTERVAL_SECONDS", 0.5)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
         seen = two.seen(Paid)
@@ -177,7 +179,7 @@ async def test_what_was_accepted_and_lost_with_the_server_is_a_gap(
         assert numbers(seen) == [1]
 
 
-async def test_a_connection_cut_on_the_way_is_a_gap_of_exactly_what_is_missing() -> None:
+async def test_a_cut_connection_is_a_gap_of_exactly_the_missing_events() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
         seen = two.seen(Paid, "order.*")
@@ -219,12 +221,12 @@ async def test_gaps_are_counted_per_origin_and_channel() -> None:
         assert all(error.event_name == "order.paid" for error in bus.told)
 
 
-async def test_a_lost_tail_is_found_by_the_marks() -> None:
+async def test_lost_last_messages_are_found_by_the_marks() -> None:
     async with redis_server() as server:
         bus = bus_on(server)
         seen, after = bus.seen(Paid), bus.seen(User)
         async with bus, plain_link(server) as link:
-            await link.execute("PUBLISH", "goevent:$marks", marks(3))  # never heard of
+            await link.execute("PUBLISH", "goevent:$marks", marks(3))  # the channel is unknown
             await link.execute("PUBLISH", "goevent:order.paid", envelope(1, 4))
             await link.execute("PUBLISH", "goevent:$marks", marks(4))
             await link.execute("PUBLISH", "goevent:$marks", marks(9))
@@ -236,7 +238,7 @@ async def test_a_lost_tail_is_found_by_the_marks() -> None:
         assert after == []
 
 
-async def test_marks_go_out_every_five_seconds_while_there_is_news() -> None:
+async def test_marks_are_announced_every_five_seconds_while_there_are_new_ones() -> None:
     async with redis_server() as server:
         one = bus_on(server)
         told: list[bytes] = []
@@ -248,10 +250,10 @@ async def test_marks_go_out_every_five_seconds_while_there_is_news() -> None:
             assert trio.current_time() - began > 4
             (first,) = told
             assert json.loads(first)["marks"] == {"order.paid": 3}
-        assert told == [first]  # there was no news after it
+        assert told == [first]  # there were no new messages after it
 
 
-async def test_marks_that_are_none_are_reported_once_each() -> None:
+async def test_malformed_marks_are_reported_once_each() -> None:
     bad = [
         b"",
         b"{",
@@ -272,10 +274,10 @@ async def test_marks_that_are_none_are_reported_once_each() -> None:
         assert len(bus.told) == len(bad)
 
 
-async def test_a_tail_lost_by_a_cut_is_found_while_the_publisher_is_silent(
+async def test_last_messages_lost_by_a_cut_are_found_while_the_publisher_is_silent(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tally, "EVERY", 0.5)
+    monkeypatch.setattr(sequencer, "MARKS_INTERVAL_SECONDS", 0.5)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
         seen = two.seen(Paid)
@@ -294,8 +296,10 @@ async def test_a_tail_lost_by_a_cut_is_found_while_the_publisher_is_silent(
 # -- no false alarm
 
 
-async def test_refused_cancelled_and_late_are_no_gaps(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "EVERY", 0.05)
+async def test_refused_and_cancelled_publishes_and_late_subscribers_are_no_gaps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sequencer, "MARKS_INTERVAL_SECONDS", 0.05)
     async with redis_server() as server:
         one, two, late = (bus_on(server, max_event_size=500) for _ in range(3))
         seen = two.seen(Paid)
@@ -314,7 +318,7 @@ async def test_refused_cancelled_and_late_are_no_gaps(monkeypatch: pytest.Monkey
                 for n in range(30, 60):
                     await sent(one, Paid(n=n))
                 await until(lambda: len(late_seen) == 30)
-                # Leave the channel, miss some, and come back.
+                # Leave the channel, miss some events, and come back.
                 late.unregister_listeners_for_event(Paid)
                 probe = late.seen(User)
                 await late.ready()
@@ -332,7 +336,7 @@ async def test_refused_cancelled_and_late_are_no_gaps(monkeypatch: pytest.Monkey
 
 
 async def test_a_publisher_that_reconnects_is_no_gap(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tally, "EVERY", 0.05)
+    monkeypatch.setattr(sequencer, "MARKS_INTERVAL_SECONDS", 0.05)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_at(proxy.addr), bus_on(server)
         seen, mine = two.seen(Paid), one.seen(Paid)
@@ -357,8 +361,8 @@ async def test_a_publisher_that_reconnects_is_no_gap(monkeypatch: pytest.MonkeyP
         assert not two.told
 
 
-async def test_forked_processes_are_not_taken_for_each_other() -> None:
-    """The bus is made before the fork, and opened in each process after it."""
+async def test_forked_processes_have_different_origins() -> None:
+    """The bus is made before the fork, and each process opens it after the fork."""
     script = """
 import os, sys, trio
 sys.path[:0] = sys.argv[2].split(os.pathsep)
@@ -419,7 +423,7 @@ async def test_a_subscriber_cut_by_the_output_buffer_limit_recovers_and_reports(
         assert numbers(seen) == sorted(set(numbers(seen)))
 
 
-async def test_a_slow_subscriber_keeps_within_its_memory_and_says_what_it_lost() -> None:
+async def test_a_slow_subscriber_keeps_its_memory_limit_and_reports_its_losses() -> None:
     script = """
 import os, sys, trio
 sys.path[:0] = sys.argv[2].split(os.pathsep)
@@ -484,13 +488,13 @@ trio.run(main)
                 process.kill()
         growth, arrived, missing, told = map(int, line.split())
         assert growth < 60
-        assert arrived + missing >= count  # the rest are the last ones, sent while it recovered
+        assert arrived + missing >= count  # the rest were sent while it recovered
         assert missing > 0
         assert told >= 1
 
 
 async def flood(server: RedisServer, said: Any, last: str) -> int:
-    """Publish numbered events until the subscriber has said something; return how many."""
+    """Publish numbered events until the subscriber has printed a line; return how many."""
     done = trio.Event()
 
     async def listen() -> None:
@@ -515,7 +519,7 @@ seqs: dict[str, int] = {}
 
 
 async def after(server: RedisServer, said: Any) -> str:
-    """Publish last events until the subscriber has got one and says what it saw."""
+    """Publish last events until the subscriber has got one and has printed its result."""
     result: list[str] = []
     async with plain_link(server) as link, trio.open_nursery() as nursery:
 
@@ -532,7 +536,7 @@ async def after(server: RedisServer, said: Any) -> str:
     return result[0]
 
 
-async def test_a_listener_that_holds_up_the_loop_is_no_lost_connection() -> None:
+async def test_a_listener_that_blocks_the_loop_is_no_lost_connection() -> None:
     async with redis_server() as server:
         one, two = bus_on(server, read_timeout=0.5), bus_on(server, read_timeout=0.5)
         two.subscribe(lambda event: time.sleep(1.2), User)
@@ -545,7 +549,7 @@ async def test_a_listener_that_holds_up_the_loop_is_no_lost_connection() -> None
         assert not two.told
 
 
-async def test_what_waits_as_the_bus_ends_is_reported() -> None:
+async def test_events_in_the_queue_of_a_closed_bus_are_reported() -> None:
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
         started = trio.Event()
@@ -567,8 +571,8 @@ async def test_what_waits_as_the_bus_ends_is_reported() -> None:
 
 
 async def test_dropped_messages_are_counted_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"size": 10_000, "max_event_size": 1 << 20}
-    monkeypatch.setattr(inbound.Inbound.__init__, "__kwdefaults__", small)
+    small = {"max_queued_bytes": 10_000, "max_event_size": 1 << 20}
+    monkeypatch.setattr(receiver.PubSubReceiver.__init__, "__kwdefaults__", small)
     async with redis_server() as server:
         bus = bus_on(server)
         gate, seen = trio.Event(), list[int]()
@@ -593,11 +597,11 @@ async def test_dropped_messages_are_counted_in_the_report(monkeypatch: pytest.Mo
         assert str(dropped).startswith(f"{bus.missing()} message(s)")
 
 
-async def test_what_is_too_large_to_wait_does_not_stop_what_comes_later(
+async def test_a_message_too_large_for_the_queue_does_not_stop_later_ones(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    small = {"size": 60_000, "max_event_size": 1 << 20}
-    monkeypatch.setattr(inbound.Inbound.__init__, "__kwdefaults__", small)
+    small = {"max_queued_bytes": 60_000, "max_event_size": 1 << 20}
+    monkeypatch.setattr(receiver.PubSubReceiver.__init__, "__kwdefaults__", small)
     async with redis_server() as server:
         bus = bus_on(server)
         gate, seen = trio.Event(), list[int]()
@@ -608,10 +612,12 @@ async def test_what_is_too_large_to_wait_does_not_stop_what_comes_later(
             seen.append(event.n)
 
         async with bus, plain_link(server) as link:
-            for n in range(1, 4):  # at work, in the mailbox, and in hand: nothing is queued
+            for n in range(
+                1, 4
+            ):  # one runs, one is in the mailbox, one is with the receiver: the queue is empty
                 await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
             client: Any = bus.driver.client
-            await client.ping()  # its reply comes behind them
+            await client.ping()  # its reply comes after them
             large = envelope(4, 4)[:-1] + b" " * 100_000 + b"}"
             await link.execute("PUBLISH", "goevent:order.paid", large)
             await until(lambda: bus.says("too slow"))
@@ -624,11 +630,11 @@ async def test_what_is_too_large_to_wait_does_not_stop_what_comes_later(
         assert bus.missing() == 1
 
 
-async def test_what_waits_is_counted_with_the_names_of_its_channels(
+async def test_the_queue_counts_the_bytes_of_channel_names(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    small = {"size": 60_000, "max_event_size": 1 << 20}
-    monkeypatch.setattr(inbound.Inbound.__init__, "__kwdefaults__", small)
+    small = {"max_queued_bytes": 60_000, "max_event_size": 1 << 20}
+    monkeypatch.setattr(receiver.PubSubReceiver.__init__, "__kwdefaults__", small)
     async with redis_server() as server:
         bus = bus_on(server)
         gate = trio.Event()

@@ -1,16 +1,14 @@
-"""Redis pub/sub: what one bus dispatches arrives at the others, once and in order."""
+"""Redis pub/sub: events arrive at the other buses, once and in order."""
 
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import json
-import ssl
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import trio
-import trustme
 from tests.support.redis_buses import (
     REGISTRY,
     Bus,
@@ -24,6 +22,7 @@ from tests.support.redis_buses import (
     opened,
     plain_link,
     sent,
+    tls_contexts,
     until,
 )
 from tests.support.redis_server import acl_user, fault_proxy, redis_server
@@ -130,7 +129,7 @@ async def test_patterns_and_names_deliver_once_each() -> None:
 
 @pytest.mark.parametrize("steady", ["order.paid", "order.*", "order.**", "**"])
 async def test_nothing_is_lost_or_doubled_while_subscriptions_come_and_go(steady: str) -> None:
-    """The steady listener is served by another subscription whenever one comes or goes."""
+    """The steady listener's messages come from another subscription after each change."""
     coming = ["order.paid", "order.*", "order.**", "*.paid", "**", "**.paid"]
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
@@ -167,7 +166,7 @@ async def test_nothing_is_lost_or_doubled_while_subscriptions_come_and_go(steady
 
 
 def ignore(event: Any) -> None:
-    """Be a listener."""
+    """Do nothing: a listener."""
 
 
 async def test_ready_means_that_events_arrive() -> None:
@@ -202,7 +201,7 @@ async def test_receivers_count_the_others_and_zero_is_visible() -> None:
 
 
 class Stamp:
-    """Puts headers on what is dispatched."""
+    """Adds headers to each dispatch."""
 
     def around_dispatch(self, handle: DispatchHandle) -> Iterator[None]:
         handle.headers.update(traceparent="00-ab-cd-01", text="grüß dich, 世界")
@@ -278,8 +277,8 @@ async def test_unsubscribed_names_stay_silent() -> None:
         assert numbers(seen) == [1]
 
 
-async def test_what_waits_for_a_slow_listener_is_dropped_when_it_goes() -> None:
-    """And a listener may wait for a subscription, while another one cannot go on."""
+async def test_queued_events_are_dropped_when_their_slow_listener_is_unregistered() -> None:
+    """And a subscription can be added while a listener blocks."""
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
         gate, users = trio.Event(), two.seen(User)
@@ -318,7 +317,7 @@ async def until_no_subscriber(link: Any, channel: str) -> None:
             await trio.sleep(0.005)
 
 
-async def test_close_hands_over_what_has_arrived() -> None:
+async def test_close_hands_over_all_events_that_have_arrived() -> None:
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
         seen: list[int] = []
@@ -333,13 +332,13 @@ async def test_close_hands_over_what_has_arrived() -> None:
                 for n in range(2000):
                     await one.dispatch(Paid(n=n))
                 await one.wait()
-            # What the server accepted before two was closed had been sent to it before, too.
+            # The server had sent these events to `two` before `two` was closed.
             assert seen == list(range(2000))
         assert not two.told
 
 
-async def test_a_bus_that_closes_tells_its_last_numbers() -> None:
-    """Nobody has to wait for the next telling to learn what a bus that closed has sent."""
+async def test_a_closing_bus_announces_its_last_numbers() -> None:
+    """Other buses learn the last numbers of a closed bus at once."""
     async with redis_server() as server:
         one = bus_on(server)
         marks: list[bytes] = []
@@ -368,7 +367,7 @@ async def test_ten_buses_share_a_server_and_open_again() -> None:
         assert not [bus.told for bus in buses if bus.told]
 
 
-async def test_prefixes_keep_buses_apart_and_may_hold_globs() -> None:
+async def test_prefixes_separate_buses_and_may_contain_globs() -> None:
     async with redis_server() as server:
         odd = "a*[b]?\\é:"
         one, two = bus_on(server, channel_prefix=odd), bus_on(server, channel_prefix=odd)
@@ -397,7 +396,7 @@ async def test_one_connection_serves_ten_thousand_names() -> None:
             assert b"sub=10002" in bytes(clients)
 
 
-async def test_a_unix_socket_will_do() -> None:
+async def test_a_unix_socket_can_be_used() -> None:
     async with redis_server() as server:
         one = Bus(RedisDriver.from_url(f"unix://{server.socket_path}"))
         two = Bus(RedisDriver(RedisConfig(path=server.socket_path)))
@@ -408,11 +407,7 @@ async def test_a_unix_socket_will_do() -> None:
 
 
 async def test_tls_is_verified_and_used() -> None:
-    authority = trustme.CA()
-    server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    authority.issue_cert("localhost").configure_cert(server_context)
-    client_context = ssl.create_default_context()
-    authority.configure_trust(client_context)
+    server_context, client_context = tls_contexts()
     async with redis_server() as server, fault_proxy(server.port, server_context) as proxy:
         url = f"rediss://localhost:{proxy.port}"
         one, two = (Bus(RedisDriver(RedisConfig(url=url, tls=client_context))) for _ in "ab")
@@ -438,7 +433,7 @@ async def test_a_user_of_the_access_list_needs_only_the_channels() -> None:
             refused = two.subscribe(ignore, "user.*")
             with pytest.raises(DriverError, match="a right of its own"):
                 await refused.ready()
-            # The refusal hurts nothing else, also not what is asked for at the same time.
+            # The refusal affects nothing else, not even subscriptions of the same moment.
             two.subscribe(ignore, "user.**")
             late = two.subscribe(ignore, Lost)
             await late.ready()

@@ -1,4 +1,4 @@
-"""Bytes on the wire: those of the Go library are received, and ours satisfy its reader."""
+"""Bytes on the wire: the Go library's are received, and its reader accepts these."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def go_bus(addr: str, **options: Any) -> GoEvent:
     return GoEvent(Config(driver=driver, registry=REGISTRY, slow_after=None, **options))
 
 
-async def test_what_go_has_published_is_received() -> None:
+async def test_events_published_by_go_are_received() -> None:
     async with redis_server() as server:
         bus = go_bus(server.addr)
         seen: list[Any] = []
@@ -72,7 +72,7 @@ SENT: list[Event] = [
 ]
 
 
-async def test_what_is_published_satisfies_every_rule_of_the_go_reader() -> None:
+async def test_published_events_satisfy_every_rule_of_the_go_reader() -> None:
     async with redis_server() as server:
         bus, other = go_bus(server.addr, middleware=(Stamp(),)), go_bus(server.addr)
         seen: list[Any] = []
