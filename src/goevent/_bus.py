@@ -76,7 +76,7 @@ class GoEvent:
         )
         # The detour through the methods below would cost a tenth of a dispatch.
         if type(self).dispatch_nowait is GoEvent.dispatch_nowait:
-            self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign]
+            self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign, assignment]
         if type(self).dispatch is GoEvent.dispatch:
             self.dispatch = self._dispatcher.dispatch  # type: ignore[method-assign]
         self._session: Session | None = None
@@ -346,7 +346,7 @@ class GoEvent:
         if self._session is None:
             await trio.lowlevel.checkpoint()
             return Ledger()
-        self._dispatcher.reentrancy.refuse("close")
+        self._dispatcher.reentrancy.refuse_listener("close")
         return await self._session.close(self._config.close_timeout if timeout is None else timeout)
 
     def _observe(self, observer: Observer) -> None:

@@ -21,7 +21,7 @@ from ._errors import EventError
 from ._trio_internals import PARKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Generator, Sequence
 
     Settle = Callable[[tuple[EventError, ...]], None]
     from contextlib import AbstractContextManager
@@ -76,13 +76,13 @@ class DispatchKernel(Protocol):
     """The part of a bus that its handles use.
 
     Attributes:
-        home: The id of the thread that the bus runs on.
-        underway: The dispatches that await inline listeners.
+        home_thread: The id of the thread that the bus runs on.
+        underway: The handles of the dispatches that await inline listeners.
     """
 
-    home: int
+    home_thread: int
     ids: IdGenerator
-    underway: Mapping[DispatchHandle, object]
+    underway: Collection[DispatchHandle]
 
     @property
     def scheduler(self) -> WorkerTable: ...
@@ -270,7 +270,7 @@ class DispatchHandle:
             task = current_task()
             kernel = self.route.kernel
             scheduler = kernel.scheduler
-            if kernel.home != get_ident():
+            if kernel.home_thread != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
             if scheduler.suspended or task in scheduler.workers or kernel.underway:
                 with kernel.waiting(self, task):
@@ -358,3 +358,11 @@ class DispatchHandle:
         details = self.details
         failed = len(details.errors) if isinstance(details, HandleDetails) else 0
         return f"<DispatchHandle {self.event_name!r} {state}, {failed} error(s)>"
+
+
+def new_handle(route: HandleRoute, event: object) -> DispatchHandle:
+    """Return the handle of an event that no listener has got yet."""
+    handle = DispatchHandle()
+    handle.event, handle.route, handle.details = event, route, None
+    handle.left, handle.since = 0, 0.0
+    return handle

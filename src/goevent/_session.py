@@ -86,6 +86,7 @@ class Session:
         await nursery.start(self._run_scheduler, nursery)
         if not self._driver.capabilities.alone:
             await self._connect(nursery)
+        self._dispatcher.special_dispatch.open()
         self._dispatcher.open()
         self._inbox.open()
         if self.subscriptions is not None:
@@ -186,7 +187,7 @@ class Session:
         """Wait until no listener has anything to do."""
         special_dispatch, publisher = self._dispatcher.special_dispatch, self._publisher
         await self._scheduler.quiet()
-        while special_dispatch.handles or (publisher is not None and publisher.in_flight):
+        while special_dispatch.busy or (publisher is not None and publisher.in_flight):
             await special_dispatch.quiet()
             if publisher is not None:
                 await publisher.quiet()
@@ -224,7 +225,7 @@ class Session:
 
     def _give_up(self) -> None:
         """Take no events any more, and settle what nobody will run."""
-        self._dispatcher.shut()
+        self._dispatcher.close()
         for actor in (*self._router.actors(), *self._books.unregistered):
             self._dispatcher.admission.abandon(actor)
 

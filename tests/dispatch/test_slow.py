@@ -26,7 +26,7 @@ from goevent import (
 REGISTRY = EventRegistry()
 MODULES = (
     "_kernel.dispatcher",
-    "_kernel.special_dispatch",
+    "_kernel.inline_calls",
     "_kernel.inline_async",
     "_listeners.wrappers",
     "_kernel.scheduler",

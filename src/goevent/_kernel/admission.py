@@ -1,48 +1,106 @@
-"""What happens to mail besides being read: overflow, dropping, and the end of the bus."""
+"""Admission: puts an event into the mailboxes on its route, into all of them or into none.
+
+The dispatcher fills mailboxes by itself as long as they have room. It comes here when one of them
+is full, and so do special dispatch and the inbox with each event. What a full mailbox means is its
+listener's `overflow`: the dispatch waits for room, fails, or an event is dropped. Admission also
+settles the events that no listener will run any more: those that are dropped, and those that the
+end of the bus leaves behind.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import trio
+
 from .._errors import EventAbandoned, EventDropped, MailboxFull
-from .backpressure import NoRoom
+from .backpressure import WaitingDispatch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._handle import DispatchHandle
     from .actor import Actor
+    from .backpressure import Backpressure
     from .failures import Failures
+    from .reentrancy import Reentrancy
     from .routing import Route
     from .scheduler import Scheduler
 
 
 class Admission:
-    """The mailboxes of one bus, seen from where they are not simply filled and emptied."""
+    """The admission of one bus.
 
-    def __init__(self, scheduler: Scheduler, failures: Failures) -> None:
+    Attributes:
+        unregister_once: Unregisters a listener that takes one event only and has got it.
+    """
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        failures: Failures,
+        backpressure: Backpressure,
+        reentrancy: Reentrancy,
+    ) -> None:
         self._scheduler = scheduler
         self._failures = failures
-        self.spend: Callable[[Actor], None] = forget  # takes away a listener that has had its event
+        self._backpressure = backpressure
+        self._reentrancy = reentrancy
+        self.unregister_once: Callable[[Actor], None] = keep_registered
 
-    def commit(self, route: Route, handle: DispatchHandle) -> None:
-        """Put an event into the mailboxes on its route, of which one may have no room.
+    # -- into the mailboxes
+
+    def commit(self, route: Route, handle: DispatchHandle) -> bool:
+        """Put an event into all mailboxes on its route, unless it has to wait for room.
+
+        Returns:
+            False if it has to wait: then it was put nowhere.
 
         Raises:
-            NoRoom: the dispatch has to wait; nothing was put anywhere.
-            MailboxFull: one under `overflow="error"` is full; nothing was put anywhere.
+            MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
         """
         if any(actor.blocks_dispatch for actor in route.actors):
-            raise NoRoom(route, handle)
-        self.put(route, handle)
+            return False
+        self._put(route, handle)
+        return True
 
-    def put(self, route: Route, handle: DispatchHandle) -> None:
-        """Put an event into all mailboxes on its route, whoever queues for room in them.
+    async def wait_for_room(
+        self, route: Route, handle: DispatchHandle, *, arrived: bool = False
+    ) -> Route:
+        """Wait until an event is in all mailboxes.
 
-        A listener that takes one event only is unregistered in the same step.
+        Args:
+            route: The route of the event; one of its mailboxes has no room.
+            handle: The handle of the event.
+            arrived: True if the driver has brought the event.
+
+        Returns:
+            The route that the event took: without the listeners that were unregistered meanwhile.
 
         Raises:
-            MailboxFull: one under `overflow="error"` is full; nothing was put anywhere.
+            BusClosed: The bus was closed meanwhile.
+            DeadlockError: The caller is a listener for which the full mailbox waits in turn.
+            MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
+        """
+        actor = self._reentrancy.calling_actor()
+        waiter = WaitingDispatch(self._backpressure, route, handle, actor, arrived, self._admit)
+        with self._reentrancy.guard_room_wait(waiter, actor):
+            taken = await self._backpressure.wait(waiter)
+        if taken is not route:
+            handle.route = taken
+        return taken
+
+    def _admit(self, route: Route, handle: DispatchHandle) -> None:
+        # Called by the task that has made the room, in the step in which it made it: so no later
+        # dispatch overtakes, and the waiting task cannot be cancelled between its turn and the put.
+        self._put(route, handle)
+        self._reentrancy.recheck_room_waits(route, handle)
+
+    def _put(self, route: Route, handle: DispatchHandle) -> None:
+        """Put an event into all mailboxes on its route, without regard to waiting dispatches.
+
+        Raises:
+            MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
         """
         scheduler = self._scheduler
         full = [actor for actor in route.actors if not actor.has_room()]
@@ -67,30 +125,39 @@ class Admission:
             if not actor.scheduled:
                 actor.scheduled = True
                 scheduler.ready.append(actor)
+        # In the same step, or the next dispatch would reach the listener a second time.
         for actor in route.once:
-            self.spend(actor)
+            self.unregister_once(actor)
         if scheduler.ready and not scheduler.awake:
             scheduler.wake_workers()
 
+    # -- events that no listener will run
+
     def drop(self, handle: DispatchHandle, actor: Actor, reason: str) -> None:
-        """Settle an event that was taken out of a mailbox, or never got in."""
+        """Settle an event that was taken out of a mailbox, or that was never put into it."""
         error = EventDropped(handle.event_name, actor.name, reason=reason)
         self._failures.settle(actor, handle, error)
 
     def abandon(self, actor: Actor) -> None:
-        """Settle all that an actor will not get to any more, as the bus has ended."""
-        hands = actor.in_flight
-        handles = [*hands, *actor.mail]
+        """Settle all events that an actor still holds, because the bus has ended."""
+        running = actor.in_flight
+        handles = [*running, *actor.mail]
         actor.mail.clear()
         for lane in actor.lanes:
             lane.current = None
             lane.scheduled = False
         for handle in handles:
-            started = handle in hands
+            started = handle in running
             reason = f"the bus ended {'while' if started else 'before'} the listener ran"
             error = EventAbandoned(handle.event_name, actor.name, reason=reason, started=started)
             self._failures.settle(actor, handle, error)
 
 
-def forget(actor: Actor) -> None:
-    """Leave it at that."""
+def no_room(route: Route) -> trio.WouldBlock:
+    """Return the error for an event that would have to wait for room."""
+    full = ", ".join(actor.name for actor in route.actors if actor.blocks_dispatch)
+    return trio.WouldBlock(f"{route.name!r} was not dispatched: no room in the mailbox of {full}")
+
+
+def keep_registered(actor: Actor) -> None:
+    """Do nothing: no listener takes one event only before the bus has listeners."""

@@ -24,7 +24,6 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 import outcome
-import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
 
 from .._handle import WAKE_UP
@@ -35,16 +34,6 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .actor import Actor, Lane
     from .routing import Route
-
-
-class NoRoom(trio.WouldBlock):
-    """`dispatch_nowait` would have to wait for room; carries the arguments of that wait."""
-
-    def __init__(self, route: Route, handle: DispatchHandle) -> None:
-        full = ", ".join(actor.name for actor in route.actors if actor.blocks_dispatch)
-        super().__init__(f"{route.name!r} was not dispatched: no room in the mailbox of {full}")
-        self.route = route
-        self.handle = handle
 
 
 class WaitingDispatch:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from contextlib import nullcontext
-from contextvars import ContextVar, copy_context
+from contextvars import copy_context
 from math import inf
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,6 +23,7 @@ from .._options.middleware import within_async
 from .._trio_internals import cancel_status, close_leftovers
 from .context import InContext
 from .recovery import raised
+from .reentrancy import enclosing_dispatches
 from .timeouts import OwnTimeLimit
 
 if TYPE_CHECKING:
@@ -35,19 +36,9 @@ if TYPE_CHECKING:
     from .failures import Failures
     from .routing import Route
 
-# The handles of the dispatches that await inline listeners, inside which the current task runs.
-underway: ContextVar[tuple[DispatchHandle, ...]] = ContextVar("goevent.underway", default=())
-
-LEVELS = 5  # of nesting that an awaited listener counts as: so many more frames does it need
-
-
-def levels() -> int:
-    """Return how deep the caller is inside listeners that dispatches await."""
-    return LEVELS * len(underway.get())
-
 
 class InlineHost(Protocol):
-    """What a turn needs of the special_dispatch."""
+    """What a turn needs of the inline calls."""
 
     slow_after: float
 
@@ -60,10 +51,6 @@ class InlineHost(Protocol):
         ...
 
     def warn_slow(self, name: str, seconds: float) -> None: ...
-
-    def ended(self, handle: DispatchHandle) -> None:
-        """Take note that the turn is over."""
-        ...
 
 
 class InlineTurn:
@@ -129,7 +116,6 @@ class InlineTurn:
             actor.pending_inline -= 1
             self._failures.fail(actor, self._handle, error)
         self._handle.settle_one()
-        self._host.ended(self._handle)
 
     def _call(self, actor: Actor) -> None:
         start = perf_counter()
@@ -177,7 +163,7 @@ class InlineTurn:
     async def _attempt(self, actor: Actor, delivery: Delivery) -> None:
         context = copy_context()
         context.run(finder.set, self._host.shown(delivery))
-        context.run(underway.set, (*underway.get(), delivery.handle))
+        context.run(enclosing_dispatches.set, (*enclosing_dispatches.get(), delivery.handle))
         run = run_within(actor, delivery)
         if actor.options.hooks:
             run = tidily(run)

@@ -1,19 +1,22 @@
-"""Tells calls that come from inside listeners, and refuses those that would wait for themselves.
+"""Reentrancy: calls to the bus that come from inside its own listeners.
 
-A listener that has a mailbox, or that dispatch awaits, may itself wait: for room in a mailbox or
-for a handle. What it must never do is to wait for itself, directly or by way of others.
+A listener that has a mailbox, or that its dispatch awaits, may itself wait for the bus: for room in
+a mailbox, or for a handle. It must never wait for its own end, directly or through other listeners.
+This module finds the listener inside which a caller runs, tells it apart from callers outside, and
+refuses a wait that could never end. The intake, the admission and the bus ask it; special dispatch
+tells it which dispatches await inline listeners.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
+from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING
 
 from trio.lowlevel import current_task
 
 from .._errors import DeadlockError
-from .inline_async import underway
 from .waits_for_graph import WaitsForGraph
 
 if TYPE_CHECKING:
@@ -27,72 +30,99 @@ if TYPE_CHECKING:
     from .backpressure import WaitingDispatch
     from .routing import Route, Router
     from .scheduler import Scheduler
-    from .special_dispatch import SpecialDispatch
+
+# The handles of the dispatches that await inline listeners, inside which the current task runs.
+enclosing_dispatches: ContextVar[tuple[DispatchHandle, ...]] = ContextVar(
+    "goevent.enclosing_dispatches", default=()
+)
+
+# An awaited inline listener counts as so many levels of nesting: it needs so many more frames.
+LEVELS_PER_AWAITED_LISTENER = 5
+
+
+def awaited_depth() -> int:
+    """Return the levels of nesting that the awaited inline listeners around the caller count."""
+    return LEVELS_PER_AWAITED_LISTENER * len(enclosing_dispatches.get())
 
 
 class Reentrancy:
-    """The listeners of one bus that may call it while they run."""
+    """The listeners of one bus that may call it while they run.
 
-    def __init__(
-        self, scheduler: Scheduler, router: Router, special_dispatch: SpecialDispatch
-    ) -> None:
+    Attributes:
+        underway: The handles of the dispatches that await inline listeners.
+        unregistered: Returns the listeners that were unregistered and may still hold events.
+    """
+
+    def __init__(self, scheduler: Scheduler, router: Router) -> None:
         self._scheduler = scheduler
         self._router = router
-        self._special_dispatch = special_dispatch
-        self._waits = WaitsForGraph()
-        self.departed: Callable[[], Iterable[Actor]] = tuple  # who may still have mail
-        # Who waits for room, and what raises when it waits in vain.
-        self._for_room: dict[WaitingDispatch, tuple[Actor | Lane, Callable[[], None]]] = {}
+        self._graph = WaitsForGraph()
+        self.underway: set[DispatchHandle] = set()
+        self.unregistered: Callable[[], Iterable[Actor]] = tuple
+        # Each wait for room by a listener, and the check that raises once it can never end.
+        self._room_waits: dict[WaitingDispatch, tuple[Actor | Lane, Callable[[], None]]] = {}
 
-    def inside(self) -> Actor | Lane | None:
+    # -- the caller
+
+    def calling_actor(self) -> Actor | Lane | None:
         """Return the actor inside whose listener the caller runs, if it has a mailbox."""
         task = current_task()
         if self._scheduler.suspended or task in self._scheduler.workers:
             return self._scheduler.owner(task)
         return None
 
-    def are_here(self) -> bool:
+    def called_from_listener(self) -> bool:
         """Tell whether the caller runs inside a listener that may suspend."""
-        return self.inside() is not None or self._special_dispatch.waits_inside()
+        return self.calling_actor() is not None or self._called_from_awaited_listener()
 
-    def refuse(self, verb: str) -> None:
-        """Raise what says that a listener cannot wait for its own bus."""
-        if self.are_here():
-            actor = self.inside()
+    def _called_from_awaited_listener(self) -> bool:
+        underway = self.underway
+        return bool(underway) and any(handle in underway for handle in enclosing_dispatches.get())
+
+    def refuse_listener(self, verb: str) -> None:
+        """Refuse a call that no listener may make, because it waits for all of them.
+
+        Raises:
+            RuntimeError: The caller runs inside a listener.
+        """
+        if self.called_from_listener():
+            actor = self.calling_actor()
             name = "an inline listener" if actor is None else actor.name
             raise RuntimeError(f"{name} cannot {verb} the bus that runs it: it would never end")
 
-    def at_work(self) -> list[Actor]:
-        """Return who may hold events, also listeners that were unregistered with them."""
-        return [*self._router.actors(), *self.departed()]
+    def all_actors(self) -> list[Actor]:
+        """Return the actors that may hold events, with those that were unregistered meanwhile."""
+        return [*self._router.actors(), *self.unregistered()]
 
-    def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
+    # -- waits
+
+    def guard_handle_wait(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
         """Guard a wait for a handle by a task that may run inside a listener.
 
         Raises:
-            DeadlockError: it would never end.
+            DeadlockError: The wait would never end.
         """
-        if handle in underway.get():
+        if handle in enclosing_dispatches.get():
             raise DeadlockError(
                 f"the handle of {handle.event_name!r} waits for this very listener to end"
             )
         actor = self._scheduler.owner(task)
         if actor is None:
             return nullcontext()
-        return self._waits.edge(
+        return self._graph.edge(
             actor,
-            lambda: [tuple(other.needed_for_event(handle)) for other in self.at_work()],
+            lambda: [tuple(other.needed_for_event(handle)) for other in self.all_actors()],
             f"the handle of {handle.event_name!r}",
         )
 
     @contextmanager
-    def waiting_for_room(
+    def guard_room_wait(
         self, waiter: WaitingDispatch, actor: Actor | Lane | None
     ) -> Generator[None]:
-        """Guard a wait for room by a dispatch, which an actor's listener may have made.
+        """Guard a wait for room by a dispatch, which may come from an actor's listener.
 
         Raises:
-            DeadlockError: it would never end.
+            DeadlockError: The wait would never end.
         """
         if actor is None:
             yield
@@ -102,24 +132,25 @@ class Reentrancy:
             return [other.needed_for_room for other in waiter.needs()]
 
         what = f"room for {waiter.route.name!r}"
-        self._for_room[waiter] = actor, partial(self._waits.check, actor, needs, what)
+        self._room_waits[waiter] = actor, partial(self._graph.check, actor, needs, what)
         try:
-            with self._waits.edge(actor, needs, what):
+            with self._graph.edge(actor, needs, what):
                 yield
         finally:
-            del self._for_room[waiter]
+            del self._room_waits[waiter]
 
-    def admitted(self, route: Route, handle: DispatchHandle) -> None:
-        """Look who waits for room in vain, now that others were let in before.
+    def recheck_room_waits(self, route: Route, handle: DispatchHandle) -> None:
+        """End the waits for room that have become endless by the admission of an event.
 
-        Their events may stand in order behind the one of a listener that itself waits for room.
+        The event of one listener may now be queued behind that of another listener, which itself
+        waits for room. Neither wait was a deadlock when it began.
         """
-        if self._for_room:
-            lanes = [lane for lane, _ in self._for_room.values()]
+        if self._room_waits:
+            lanes = [lane for lane, _ in self._room_waits.values()]
             if any(
                 lane in lanes for actor in route.actors for lane in actor.needed_for_event(handle)
             ):
-                for waiter, (_, check) in tuple(self._for_room.items()):
+                for waiter, (_, check) in tuple(self._room_waits.items()):
                     try:
                         check()
                     except DeadlockError as error:

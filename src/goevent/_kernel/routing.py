@@ -11,12 +11,15 @@ from collections import OrderedDict
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._events.event import AdHocEvent
 from .._events.patterns import PatternTrie, compile_pattern, is_pattern
 from .._handle import DispatchKernel
+from .._options.signature import explain_unregistered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
+    from .._events.registry import EventRegistry
     from .actor import Actor
 
 KEPT_ROUTES = 10_000  # of names that no listener and no class is registered for
@@ -143,8 +146,11 @@ class Observer(Protocol):
 class Router:
     """The routes of one bus."""
 
-    def __init__(self, kernel: Dispatches, *, special: bool = False) -> None:
+    def __init__(
+        self, kernel: Dispatches, registry: EventRegistry, *, special: bool = False
+    ) -> None:
         self._kernel = kernel
+        self._registry = registry
         self._special = special  # every route is, as the bus has middleware
         self._patterns: PatternTrie[Actor] = PatternTrie()
         self._wide: dict[Actor, None] = {}  # who listens to patterns
@@ -219,6 +225,26 @@ class Router:
         return [*self.listeners(), *([self._outbox] if self._outbox is not None else [])]
 
     # -- routes
+
+    def find(self, event: object) -> tuple[Route, object]:
+        """Return the route of an event whose class is not in the table, and the event.
+
+        An ad-hoc event whose name has a registered type becomes an event of that type.
+
+        Raises:
+            DecodeError: The payload of the ad-hoc event is not that of the type.
+            TypeError: The object is no event.
+        """
+        if isinstance(event, AdHocEvent):
+            name = event.event_name
+            if not self._registry.is_registered(name):
+                return self.named(name), event
+            event = self._registry.create(name, event.payload())
+        known = self._registry.name_of(type(event))
+        if known is None:
+            raise TypeError(explain_unregistered(type(event)))
+        cached = self.by_type.get(type(event))
+        return cached or self.cache(type(event), known), event
 
     def cache(self, cls: type, name: str) -> Route:
         """Return the route for events of class `cls`, found by class from now on."""

@@ -29,8 +29,8 @@ class Listeners:
         self._scheduler = scheduler
         self._dispatcher = dispatcher
         self._books = books
-        dispatcher.admission.spend = self.spend
-        dispatcher.reentrancy.departed = lambda: books.unregistered
+        dispatcher.admission.unregister_once = self.unregister_once
+        dispatcher.reentrancy.unregistered = lambda: books.unregistered
 
     @enable_ki_protection
     def add(self, actor: Actor) -> None:
@@ -55,7 +55,7 @@ class Listeners:
         """Unregister a listener by its supervision."""
         self.remove(actor, "its listener has failed, and was stopped")
 
-    def spend(self, actor: Actor) -> None:
+    def unregister_once(self, actor: Actor) -> None:
         """Unregister a listener that has got the only event it takes."""
         if actor.active:
             self._depart(actor)

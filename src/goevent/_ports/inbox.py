@@ -9,9 +9,8 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from .._errors import BusClosed, DecodeError, EventAbandoned, EventError, GoEventError
-from .._kernel.backpressure import NoRoom
-from .._kernel.dispatcher import closed
-from .._kernel.special_dispatch import begun
+from .._handle import new_handle
+from .._kernel.intake import bus_closed
 from ..drivers.contract import Settlement
 
 if TYPE_CHECKING:
@@ -124,17 +123,17 @@ class BusInbox:
         if self._ignores_own and envelope.origin in self._origins:
             self._finish(name, settle)
             return True
-        if not (self._dispatcher.home and self._is_open):
+        if not (self._dispatcher.home_thread and self._is_open):
             return False
         try:
             route, event = self._found(envelope)
             if route.special or self._hooked:
                 return False
             route = route.inner or route
-            handle = begun(route, event)
+            handle = new_handle(route, event)
             if envelope.headers or deliveries > 1:
                 self._note(handle, envelope, deliveries)
-            if route.actors and not self._fits(route, handle):
+            if route.actors and not self._dispatcher.admission.commit(route, handle):
                 return False
         except (GoEventError, TypeError) as error:
             self._refuse(name, settle, error)
@@ -152,25 +151,21 @@ class BusInbox:
 
     async def _brought(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
         dispatcher = self._dispatcher
-        if not dispatcher.home:
-            raise closed()
+        if not dispatcher.home_thread:
+            raise bus_closed()
         route, event = self._found(envelope)
-        if route.special or self._hooked:
-            return await dispatcher.special_dispatch.conduct(
-                route, event, envelope.headers, deliveries=deliveries
-            )
-        handle = begun(route.local, event)
+        handle = new_handle(route.local, event)
         self._note(handle, envelope, deliveries)
-        if self._fits(route.local, handle):
-            return dispatcher.run_inline(route.local, handle)
-        return await dispatcher.finish(route.local, handle, arrived=True)
+        if route.special or self._hooked:
+            return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
+        return await dispatcher.bring(route.local, handle, arrived=True)
 
     def _found(self, envelope: Envelope) -> tuple[Route, object]:
         """Return the route of an event, and the event."""
         event: object = envelope.event
         route = self._routes.get(type(event))
         if route is None:
-            route, event = self._dispatcher.find(event)
+            route, event = self._dispatcher.router.find(event)
         # What was decoded may be upcast to a version of another name; its type says what it was.
         if (held := envelope.event_type or route.name) != envelope.event_name:
             raise DecodeError(envelope.event_name, f"it holds an event of the type {held!r}")
@@ -181,16 +176,6 @@ class BusInbox:
             handle.headers.update(headers)
         if deliveries > 1:
             handle.ensure_details().deliveries = deliveries
-
-    def _fits(self, route: Route, handle: DispatchHandle) -> bool:
-        """Put an event into the mailboxes, if they have room."""
-        if not route.actors:
-            return True
-        try:
-            self._dispatcher.admission.commit(route, handle)
-        except NoRoom:
-            return False
-        return True
 
     # -- what goes wrong
 

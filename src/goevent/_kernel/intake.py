@@ -1,0 +1,215 @@
+"""The intake: decides whether the bus takes an event now, and from which caller.
+
+It owns the state of the bus (new, open, draining, closed), the thread that the bus runs on, and how
+deep inline listeners are nested. It is also the `Kernel` that handles and routes refer to. The
+dispatcher is an intake itself; `SpecialDispatch` and `InlineCalls` are handed it; the session
+opens, drains and closes it.
+
+Theory of operation. `_owner` folds three questions into one comparison, which is all that the hot
+path of the dispatcher pays: is the bus open, is this its thread, and is no inline listener running?
+It holds the id of the bus's thread while all three are true, and 0 at all other times. A dispatch
+that does not find its own thread id there takes the slow way, which asks the questions one by one.
+
+While a bus drains, it takes events from its own listeners and from its driver only. So a caller
+that is not inside an inline listener has to be found in the scheduler or among the dispatches that
+await inline listeners; see `reentrancy`.
+"""
+
+from __future__ import annotations
+
+from math import inf
+from threading import get_ident
+from typing import TYPE_CHECKING
+
+from .._errors import BusClosed, NestingError
+from .._handle import IdGenerator
+from .._options.middleware import hooks_of
+from .backpressure import Backpressure
+from .reentrancy import Reentrancy, awaited_depth, enclosing_dispatches
+from .routing import Router
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from contextlib import AbstractContextManager
+
+    from trio.lowlevel import Task
+
+    from .._config import Config
+    from .._delivery import Delivery
+    from .._handle import DispatchHandle, HandleDetails
+    from .routing import Route
+    from .scheduler import Scheduler
+    from .supervisor import Supervisor
+
+
+class Intake:
+    """The intake of one bus.
+
+    Attributes:
+        home_thread: The id of the thread that the bus runs on while it is open, or 0.
+        underway: The handles of the dispatches that await inline listeners.
+        max_nesting: How deep inline listeners may dispatch inside each other.
+        slow_after: Seconds after which an inline listener is reported as slow.
+    """
+
+    def __init__(self, config: Config, scheduler: Scheduler, supervisor: Supervisor) -> None:
+        self.scheduler = scheduler
+        self._supervisor = supervisor
+        has_middleware = bool(hooks_of(config.middleware, "around_dispatch"))
+        self.router: Router = Router(self, config.registry, special=has_middleware)
+        self.reentrancy: Reentrancy = Reentrancy(scheduler, self.router)
+        self.underway: Collection[DispatchHandle] = self.reentrancy.underway
+        self.backpressure: Backpressure = scheduler.backpressure
+        self.ids: IdGenerator = IdGenerator()
+        self.max_nesting: int = config.max_nesting
+        self.slow_after: float = inf if config.slow_after is None else config.slow_after
+        self.home_thread: int = 0
+        self._owner = 0
+        self._depth = 0
+        self._draining = False
+        self._was_open = False
+
+    # -- the state of the bus
+
+    @property
+    def state(self) -> str:
+        """`"new"`, `"open"`, `"draining"` or `"closed"`."""
+        if self.home_thread:
+            return "draining" if self._draining else "open"
+        return "closed" if self._was_open else "new"
+
+    @property
+    def busy(self) -> bool:
+        """True while inline listeners run, or dispatches refer to a route."""
+        inline = bool(self.home_thread) and not self._owner and not self._draining
+        return inline or self._depth > 0 or bool(self.backpressure or self.underway)
+
+    @property
+    def on_home_thread(self) -> bool:
+        return get_ident() == self.home_thread
+
+    def open(self) -> None:
+        """Take events from every caller on this thread."""
+        self._owner = self.home_thread = get_ident()
+        self._draining = False
+        self._was_open = True
+        self._depth = 0
+        self.ids.forget()
+
+    def drain(self) -> None:
+        """Take events from listeners and from the driver only."""
+        self._owner = 0
+        self._draining = True
+        self.backpressure.refuse(bus_closed, inside_too=False)
+
+    def close(self) -> None:
+        """Take no more events."""
+        self._owner = self.home_thread = 0
+        self.backpressure.refuse(bus_closed, inside_too=True)
+
+    # -- checks
+
+    def check_thread(self) -> None:
+        """Refuse a caller on another thread than that of the open bus.
+
+        Raises:
+            RuntimeError: This is another thread.
+        """
+        if self.home_thread and get_ident() != self.home_thread:
+            raise RuntimeError(
+                "this bus runs on another thread; from here, call only bus.dispatch_from_thread()"
+            )
+
+    def check_intake(self, *, arrived: bool = False) -> None:
+        """Refuse an event that the bus does not take now from this caller.
+
+        Args:
+            arrived: True if the driver has brought the event.
+
+        Raises:
+            BusClosed: The bus is closed, or it drains and the caller is none of its listeners.
+            RuntimeError: The bus is not open yet, or this is another thread.
+        """
+        if not self.home_thread:
+            if self._was_open:
+                raise bus_closed()
+            raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
+        self.check_thread()
+        inside = arrived or self._depth or self.reentrancy.called_from_listener()
+        if self._draining and not inside:
+            raise bus_closed()
+
+    def check_nested(self) -> None:
+        """Refuse an event as `check_intake` does, or because listeners are nested too deep.
+
+        Raises:
+            BusClosed: The bus is closed, or it drains and the caller is none of its listeners.
+            NestingError: Listeners dispatch too deep inside each other.
+            RuntimeError: The bus is not open yet, or this is another thread.
+        """
+        self.check_intake()
+        if self._depth + awaited_depth() >= self.max_nesting:
+            raise nested_too_deep(self._depth + len(enclosing_dispatches.get()))
+
+    # -- inline calls
+
+    def enter_inline(self) -> int:
+        """Count the dispatches of the following call as nested; returns what leaving needs."""
+        owner, self._owner = self._owner, 0
+        self._depth += 1
+        return owner
+
+    def leave_inline(self, owner: int) -> None:
+        self._owner = owner
+        self._depth -= 1
+
+    @property
+    def inline_depth(self) -> int:
+        """How many inline calls enclose the caller; on any other thread than the bus's, none."""
+        if get_ident() != self.home_thread:
+            return 0
+        return self._depth + (not self._owner and not self._draining)
+
+    def delivery(self) -> Delivery | None:
+        """Return the delivery that the calling listener works on.
+
+        A plain inline listener has none: it would get that of the listener that dispatched.
+        """
+        if self.inline_depth:
+            return None
+        try:
+            return self.scheduler.delivery()
+        except RuntimeError:  # in a thread without Trio
+            return None
+
+    def warn_if_slow(self, route: Route, seconds: float) -> None:
+        """Log that the inline listeners of a route have held up all other tasks, if they have."""
+        if seconds > self.slow_after and route.inline:
+            self.scheduler.warn_slow(" or ".join(actor.name for actor in route.inline), seconds)
+
+    # -- calls from handles
+
+    def waiting(self, handle: DispatchHandle, task: Task) -> AbstractContextManager[None]:
+        """Guard a wait for a handle.
+
+        Raises:
+            DeadlockError: The wait would never end.
+        """
+        return self.reentrancy.guard_handle_wait(handle, task)
+
+    def mark_seen(self, details: HandleDetails) -> None:
+        """Take note that the errors of a handle have been read."""
+        self._supervisor.mark_seen(details)
+
+
+def bus_closed() -> BusClosed:
+    """Return the error for an event that came too late."""
+    return BusClosed("the bus is closed or closing and takes no events")
+
+
+def nested_too_deep(depth: int) -> NestingError:
+    """Return the error for inline listeners that dispatch inside each other without an end."""
+    return NestingError(
+        f"listeners dispatch {depth} levels deep inside each other; if that is no endless loop, "
+        "use an async listener, or raise Config.max_nesting"
+    )
