@@ -4,8 +4,8 @@ Special dispatch calls it when no inline listener of an event is an `async def`;
 `InlineTurn` runs them all and calls it for each `def`. On ordinary routes the dispatcher calls the
 listeners by itself.
 
-Each run is counted on its listener: `pending_inline` was raised when the event was admitted, and is lowered
-here, so that every admitted run is completed, failed or abandoned, also after a KeyboardInterrupt.
+Admission has raised `pending_inline` of each listener. It is lowered here after each run: every
+admitted run is completed, failed or abandoned, also after a KeyboardInterrupt.
 """
 
 from __future__ import annotations
