@@ -16,7 +16,7 @@ PAGE = Path(__file__).parent / "brokers" / "choosing-a-broker.md"
 
 TITLES = {
     "kafka": "Kafka",
-    "kafka+confluent": "Kafka, by librdkafka",
+    "kafka+confluent": "Kafka with librdkafka",
     "amqp": "RabbitMQ",
     "mqtt": "MQTT",
     "nats": "NATS",
@@ -44,7 +44,7 @@ def rows() -> Iterator[Row]:
     yield row("Redis Streams", streams, RedisStreamsDriver.from_url(streams))
     with suppress(UnsupportedError):
         parted = f"{streams}&partitions=8"
-        yield row("Redis Streams, partitions", parted, RedisStreamsDriver.from_url(parted))
+        yield row("Redis Streams with partitions", parted, RedisStreamsDriver.from_url(parted))
     for mapping in MAPPINGS:
         url = f"{mapping.schemes[0]}://host" + ("?group=billing" if mapping.durable else "")
         yield row(title_of(mapping), url, FastStreamDriver.from_url(url))
@@ -54,31 +54,31 @@ def title_of(mapping: Mapping) -> str:
     """Return the title of a broker. A broker with two rows in the table has two titles."""
     scheme = mapping.schemes[0]
     alike = [each for each in MAPPINGS if each.schemes == mapping.schemes]
-    more = "" if len(alike) == 1 else (", with a group" if mapping.durable else ", without a group")
+    more = "" if len(alike) == 1 else (" with a group" if mapping.durable else " without a group")
     return TITLES.get(scheme, scheme) + more
 
 
 PROMISES: Sequence[tuple[str, Callable[[Capabilities], str]]] = (
-    ("an event goes to", lambda c: "every bus" if c.fan_out else "one bus of each group"),
-    ("delivered", lambda c: _delivered(c)),
-    ("survives a restart of everybody", lambda c: _yes(c.durable)),
-    ("order", lambda c: "of each bus and name" if c.ordered else ""),
+    ("an event goes to", lambda c: "every bus" if c.fan_out else "one bus per group"),
+    ("delivery", lambda c: _delivery(c)),
+    ("survives restarts", lambda c: _yes(c.durable)),
+    ("order", lambda c: "per bus and name" if c.ordered else ""),
     ("name patterns", lambda c: _yes(c.patterns)),
     ("headers", lambda c: _yes(c.headers)),
-    ("history can be replayed", lambda c: _yes(c.replay)),
+    ("replay", lambda c: _yes(c.replay)),
     ("counts receivers", lambda c: _yes(c.counts_receivers)),
     ("largest event, bytes", lambda c: f"{c.max_size:,}" if c.max_size else "the codec's"),
 )
 
 WORDS = (
-    ("an event name is", "name"),
-    ("the default prefix is", "prefix"),
-    ("a group is", "group"),
-    ("an event's key is", "key"),
-    ("headers, id and origin travel", "travels"),
-    ("a pattern is", "patterns"),
-    ("acknowledged, again, handed back, dead", "settles"),
-    ("address for details", "address"),
+    ("event name", "name"),
+    ("default prefix", "prefix"),
+    ("group", "group"),
+    ("key", "key"),
+    ("headers, id and origin", "travels"),
+    ("pattern", "patterns"),
+    ("acknowledge, retry, release, dead-letter", "settles"),
+    ("address", "address"),
 )
 
 
@@ -86,7 +86,7 @@ def _yes(there: bool) -> str:
     return "yes" if there else ""
 
 
-def _delivered(capabilities: Capabilities) -> str:
+def _delivery(capabilities: Capabilities) -> str:
     if capabilities.durable:
         return "at least once"
     return "once, while its bus is open" if capabilities.lossless else "at most once"
@@ -95,16 +95,31 @@ def _delivered(capabilities: Capabilities) -> str:
 def tables() -> dict[str, str]:
     """Return each table under its name."""
     found = [*rows()]
+    columns = {title: [tell(row.capabilities) for row in found] for title, tell in PROMISES}
+    # A column that is the same for every driver is a sentence, so that the table stays narrow.
+    common = [title for title, cells in columns.items() if set(cells) == {"yes"}]
+    varying = {title: cells for title, cells in columns.items() if title not in common}
     guarantees = [
-        ["", *(row.title for row in found)],
-        *([what, *(tell(row.capabilities) for row in found)] for what, tell in PROMISES),
-        ["for instance", *(f"`{row.url}`" for row in found)],
+        ["", *varying],
+        *([row.title, *cells] for row, *cells in zip(found, *varying.values(), strict=True)),
     ]
-    brokers = [
-        ["", *(title_of(mapping) for mapping in MAPPINGS)],
-        *([what, *(_code(getattr(m, field)) for m in MAPPINGS)] for what, field in WORDS),
-    ]
-    return {"guarantees": _table(guarantees), "brokers": _table(brokers)}
+    urls = [["", "for instance"], *([row.title, f"`{row.url}`"] for row in found)]
+    return {
+        "guarantees": f"{_table(guarantees)}\n\nEvery driver has {' and '.join(common)}.",
+        "urls": _table(urls),
+        "brokers": "\n\n".join(_vocabularies()),
+    }
+
+
+def _vocabularies() -> Iterator[str]:
+    """Yield the words of each broker; brokers with the same words share a table."""
+    titles: dict[tuple[str, ...], list[str]] = {}
+    for mapping in MAPPINGS:
+        words = tuple(_code(getattr(mapping, field)) for _, field in WORDS)
+        titles.setdefault(words, []).append(title_of(mapping))
+    for words, names in titles.items():
+        lines = [[title, word] for (title, _), word in zip(WORDS, words, strict=True)]
+        yield f"### {'; '.join(names)}\n\n{_table([['', ''], *lines])}"
 
 
 def _code(text: str) -> str:
