@@ -19,6 +19,9 @@ from goevent.drivers import Backlog, Capabilities, DeadLetterStore, Receipt, Ver
 
 Result = Receipt | Exception | None
 
+# The events that a bus has published and the broker has not confirmed, for brokers without a limit.
+MAX_IN_FLIGHT_EVENTS = 1000
+
 
 @dataclass(slots=True, eq=False)
 class Outgoing:

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from faststream.middlewares import AckPolicy
-
-from .._adapter.subscribers import adopt_subscriber, undecoded
+from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .offsets import Record
 
 
@@ -28,10 +26,7 @@ class Gate:
             self._subscriber = subscriber = broker.subscriber(
                 topic,
                 group_id=group,
-                decoder=undecoded,
-                ack_policy=AckPolicy.MANUAL,
-                no_reply=True,
-                persistent=False,
+                **SUBSCRIBER_OPTIONS,
             )
             adopt_subscriber(broker, subscriber, self._passed)
             subscriber._build_fastdepends_model()

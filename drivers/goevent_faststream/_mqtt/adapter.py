@@ -15,22 +15,29 @@ message may arrive by both. `_change_filters` switches on the search for such co
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
 import zmqtt
-from faststream.middlewares import AckPolicy
 from faststream.mqtt import MQTTBroker
 
-from goevent import DriverError, compile_pattern
+from goevent import DriverError
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.contract import (
+    MAX_IN_FLIGHT_EVENTS,
+    Adapter,
+    AdapterHost,
+    Arrival,
+    Decision,
+    Outgoing,
+)
 from .._adapter.middlewares import MiddlewareChain
 from .._adapter.properties import merge_headers
-from .._adapter.subscribers import undecoded
+from .._adapter.subscribed_names import SubscribedNames
+from .._adapter.subscribers import SUBSCRIBER_OPTIONS
 from .._config import BrokerConfig
 from .connection import (
     CLIENT_ERRORS,
@@ -44,7 +51,6 @@ from .publisher import MqttPublisher
 from .subscription import MqttMessageQueue, MqttSubscription, content_key
 from .topics import covering_filters, event_name_of, topic_of
 
-MAX_UNCONFIRMED_EVENTS = 1000  # events that are published and wait for their PUBACK
 DEFAULT_PREFIX = "goevent."
 MAX_QOS_0_MESSAGES = 1000  # in the queue of one subscription
 FILTER_CHANGE_SECONDS = 1.0  # for which copies may arrive by a filter that is being replaced
@@ -83,7 +89,7 @@ class MqttAdapter:
         self._connection.on_down = self._on_down
         self._publisher = MqttPublisher(broker, self._connection, self._prefix)
         self._middlewares = MiddlewareChain()
-        self._matchers: dict[str, Callable[[str], object]] = {}
+        self._subscribed = SubscribedNames()
         self._subscriptions: dict[str, MqttSubscription] = {}
         self._filters_lock = asyncio.Lock()
         # The content of messages that arrived once during a change of filters; None without one.
@@ -97,7 +103,7 @@ class MqttAdapter:
             lossless=False,
             # Mosquitto loses the order of messages that wait for a full window.
             ordered=False,
-            in_flight=MAX_UNCONFIRMED_EVENTS,
+            in_flight=MAX_IN_FLIGHT_EVENTS,
         )
 
     async def open(self, host: AdapterHost) -> None:
@@ -106,7 +112,7 @@ class MqttAdapter:
         Raises:
             DriverConnectionError: No server answers, or it rejects the login.
         """
-        self._matchers.clear()
+        self._subscribed.clear()
         self._subscriptions.clear()
         self._filters_lock = asyncio.Lock()
         self._seen_once = None
@@ -117,10 +123,7 @@ class MqttAdapter:
     def _make_subscriber(self) -> Any:
         subscriber: Any = self._broker.subscriber(
             "goevent",
-            decoder=undecoded,
-            ack_policy=AckPolicy.MANUAL,
-            no_reply=True,
-            persistent=False,
+            **SUBSCRIBER_OPTIONS,
         )
         subscriber._parser = subscriber._build_parser().parse_message
         return subscriber
@@ -130,7 +133,7 @@ class MqttAdapter:
         for subscription in self._subscriptions.values():
             subscription.task.cancel()
         await self._connection.close()
-        self._matchers.clear()
+        self._subscribed.clear()
         self._subscriptions.clear()
 
     # -- subscriptions
@@ -138,20 +141,20 @@ class MqttAdapter:
     async def subscribe(self, names: Sequence[str]) -> None:
         """Subscribe to names and patterns; returns when the server has confirmed it."""
         await self._connection.wait_until_up()
-        before = {*self._matchers}
+        before = {*self._subscribed}
         for name in names:
-            self._matchers[name] = compile_pattern(name)
+            self._subscribed.add(name)
         try:
             await self._change_filters()
         except (DriverError, *CLIENT_ERRORS) as error:
             for name in {*names} - before:
-                self._matchers.pop(name, None)
+                self._subscribed.remove(name)
             raise to_driver_error(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Unsubscribe from names and patterns."""
         for name in names:
-            self._matchers.pop(name, None)
+            self._subscribed.remove(name)
         if self._connection.is_up:
             try:
                 await self._change_filters()
@@ -161,7 +164,7 @@ class MqttAdapter:
     async def _change_filters(self) -> None:
         """Subscribe to the filters that names and patterns need, and unsubscribe from others."""
         async with self._filters_lock:
-            needed = covering_filters(self._matchers)
+            needed = covering_filters(self._subscribed)
             added, removed = (
                 needed - self._subscriptions.keys(),
                 self._subscriptions.keys() - needed,
@@ -253,8 +256,7 @@ class MqttAdapter:
         # The filter `goevent/#` also matches the topic `goevent`, which is no event name.
         if message.topic.startswith(self._prefix):
             name = event_name_of(message.topic.removeprefix(self._prefix))
-        matching = (via for via, matches in self._matchers.items() if name and matches(name))
-        via = next(matching, None)
+        via = self._subscribed.match(name) if name else None
         # `_is_copy` counts each message that the listeners would get, so it has to be asked last.
         if via is not None and not message.retain and not self._is_copy(subscription, message):
             arrival = Arrival(name, via, message.payload, _headers_of(message), raw=message)

@@ -28,21 +28,22 @@ from faststream.mqtt import MQTTBroker
 from goevent import DriverConnectionError, DriverError
 
 from .._adapter.connection_tasks import ConnectionTasks
-from .._adapter.connectivity import Connectivity
+from .._adapter.connectivity import (
+    CONNECT_SECONDS,
+    DISCONNECT_SECONDS,
+    REPLY_SECONDS,
+    Connectivity,
+)
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 from .subscription import make_message
 
 T = TypeVar("T")
 
-BROKER_NAME = "MQTT"
 QOS = zmqtt.QoS.AT_LEAST_ONCE
 
-CONNECT_SECONDS = 5.0  # until a connection must be there
-REPLY_SECONDS = 8.0  # until a server that does not answer counts as lost
 KEEPALIVE_SECONDS = 4  # between two PINGREQs; a dead connection is noticed ten seconds later
 RECONNECT_PAUSES_SECONDS = (0.05, 0.25, 1.0)  # the last one repeats
-DISCONNECT_SECONDS = 0.6
 MAX_WINDOW = 65_535  # messages without an acknowledgement, if the server announces no limit
 
 CLIENT_ERRORS = (zmqtt.MQTTError, OSError, RuntimeError)
@@ -120,8 +121,8 @@ class MqttConnection:
             if session_seconds and options["clean_session"]:
                 options["clean_session"] = False
                 options["session_expiry_interval"] = max(1, int(session_seconds))
-        self._connectivity = Connectivity(BROKER_NAME, wait_seconds)
-        self._tasks = ConnectionTasks(BROKER_NAME)
+        self._connectivity = Connectivity("MQTT", wait_seconds)
+        self._tasks = ConnectionTasks("MQTT")
         self._window = asyncio.Semaphore()
 
     @property
@@ -139,7 +140,7 @@ class MqttConnection:
         """
         broker: Any = self.broker
         if broker._connection is None:
-            raise not_connected(BROKER_NAME)
+            raise not_connected("MQTT")
         return broker._connection
 
     @property
@@ -168,7 +169,7 @@ class MqttConnection:
         try:
             await self._connect()
         except TimeoutError as error:
-            raise no_server(BROKER_NAME, CONNECT_SECONDS) from error
+            raise no_server("MQTT", CONNECT_SECONDS) from error
         except CLIENT_ERRORS as error:
             raise to_driver_error(error) from error
 
@@ -285,11 +286,11 @@ def to_driver_error(error: Exception) -> DriverError:
         reason = REFUSAL_TEXTS.get(code, f"return code {code}")
         refusal: DriverError = DriverConnectionError(f"MQTT: the server refuses us: {reason}")
     elif isinstance(error, TimeoutError):
-        refusal = no_answer(BROKER_NAME, REPLY_SECONDS)
+        refusal = no_answer("MQTT", REPLY_SECONDS)
     elif isinstance(error, zmqtt.MQTTDisconnectedError):
-        refusal = connection_lost(BROKER_NAME)
+        refusal = connection_lost("MQTT")
     else:
-        return map_error(BROKER_NAME, error, (zmqtt.MQTTTimeoutError, OSError))
+        return map_error("MQTT", error, (zmqtt.MQTTTimeoutError, OSError))
     refusal.__cause__ = error
     return refusal
 

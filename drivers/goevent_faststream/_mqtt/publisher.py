@@ -23,10 +23,11 @@ from zmqtt._internal.state import QoS1Flight
 
 from goevent import DriverError
 
+from .._adapter.connectivity import REPLY_SECONDS
 from .._adapter.contract import Outgoing, Result, publish_each
 from .._adapter.errors import connection_lost, no_answer
 from .._adapter.properties import split_properties
-from .connection import BROKER_NAME, QOS, REPLY_SECONDS, MqttConnection, to_driver_error
+from .connection import QOS, MqttConnection, to_driver_error
 from .topics import topic_of
 
 MIN_FAILURE_CODE = 0x80  # reason codes from here on are failures
@@ -143,11 +144,11 @@ def _report_result(
     window.release()
     error: BaseException | None
     is_silent = future.cancelled()
-    error = no_answer(BROKER_NAME, REPLY_SECONDS) if is_silent else future.exception()
+    error = no_answer("MQTT", REPLY_SECONDS) if is_silent else future.exception()
     if isinstance(error, Exception):
         outgoing.done(to_driver_error(error))
     elif error is not None:
-        outgoing.done(connection_lost(BROKER_NAME))
+        outgoing.done(connection_lost("MQTT"))
     elif future.result().reason_code >= MIN_FAILURE_CODE:
         code = future.result().reason_code
         outgoing.done(DriverError(f"MQTT: the server rejected the event, with code 0x{code:02X}"))

@@ -21,20 +21,21 @@ from nats.aio.transport import TcpTransport
 from goevent import DriverConnectionError, DriverError
 
 from .._adapter.connection_tasks import ConnectionTasks
-from .._adapter.connectivity import Connectivity
+from .._adapter.connectivity import (
+    CONNECT_SECONDS,
+    REPLY_SECONDS,
+    Connectivity,
+)
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 
 T = TypeVar("T")
 
-BROKER_NAME = "NATS"
 MAX_MESSAGE_BYTES = 1_000_000  # the server's default is 1 MiB, headers included
 
-CONNECT_SECONDS = 5.0  # until the first connection must be there
-REPLY_SECONDS = 8  # until a server that does not answer counts as lost
 RECONNECT_PAUSE_SECONDS = 0.25
 PING_PAUSE_SECONDS = 5  # a PING that stays unanswered reveals a dead connection
-DISCONNECT_SECONDS = 0.8
+DRAIN_SECONDS = 0.8
 
 UNREACHABLE_ERRORS = (
     errors.ConnectionClosedError,
@@ -86,10 +87,10 @@ class NatsConnection:
         self.losses = 0
         self.on_down: Callable[[], object] = _do_nothing
         self.on_up: Callable[[], object] = _do_nothing
-        self._connectivity = Connectivity(BROKER_NAME, wait_seconds)
+        self._connectivity = Connectivity("NATS", wait_seconds)
         self._client: Any = None
         self._starting: asyncio.Task[None] | None = None
-        self._requests = ConnectionTasks(BROKER_NAME)
+        self._requests = ConnectionTasks("NATS")
 
     @property
     def client(self) -> Any:
@@ -99,7 +100,7 @@ class NatsConnection:
             DriverConnectionError: The bus is not open.
         """
         if self._client is None:
-            raise not_connected(BROKER_NAME)
+            raise not_connected("NATS")
         return self._client
 
     @property
@@ -127,7 +128,7 @@ class NatsConnection:
         self._starting = asyncio.get_running_loop().create_task(self.broker.start())
         await asyncio.wait({self._starting}, timeout=CONNECT_SECONDS)
         if not self._starting.done():
-            raise no_server(BROKER_NAME, CONNECT_SECONDS)
+            raise no_server("NATS", CONNECT_SECONDS)
         try:
             self._starting.result()
         except (errors.Error, OSError) as error:
@@ -151,13 +152,13 @@ class NatsConnection:
         broker: Any = self.broker
         starting, self._starting = self._starting, None
         if starting is not None and not starting.done():
-            await asyncio.wait({starting}, timeout=DISCONNECT_SECONDS / 2)
+            await asyncio.wait({starting}, timeout=DRAIN_SECONDS / 2)
             starting.cancel()
         client, self._client = broker._connection, None
         try:
             if client is not None and not client.is_connected:
                 await client.close()
-            async with asyncio.timeout(DISCONNECT_SECONDS):
+            async with asyncio.timeout(DRAIN_SECONDS):
                 await self.broker.stop()
         except (TimeoutError, errors.Error, OSError, ExceptionGroup):
             # The server sees the socket close. Errors of the connection were reported before.
@@ -208,10 +209,10 @@ class NatsConnection:
             await self.run_while_connected(self.client.flush(timeout=REPLY_SECONDS))
         except errors.FlushTimeoutError as error:
             await self.client.force_reconnect()
-            raise no_answer(BROKER_NAME, REPLY_SECONDS) from error
+            raise no_answer("NATS", REPLY_SECONDS) from error
         # If its reader has ended, the client returns at once, without a PONG.
         if losses != self.losses or not self.client.is_connected:
-            raise connection_lost(BROKER_NAME)
+            raise connection_lost("NATS")
 
     # -- callbacks of the client
 
@@ -247,7 +248,7 @@ class NatsConnection:
 def to_driver_error(error: Exception) -> DriverError:
     """Return the `DriverError` for an error of nats-py; a `DriverError` is returned as it is."""
     text = str(error).removeprefix("nats: ")
-    return map_error(BROKER_NAME, error, UNREACHABLE_ERRORS, text=text)
+    return map_error("NATS", error, UNREACHABLE_ERRORS, text=text)
 
 
 def _call_both(

@@ -15,20 +15,25 @@ import asyncio
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
-from faststream.middlewares import AckPolicy
 from faststream.nats import NatsBroker
 from nats import errors
 
 from goevent import DriverError
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Adapter, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.contract import (
+    MAX_IN_FLIGHT_EVENTS,
+    Adapter,
+    AdapterHost,
+    Arrival,
+    Decision,
+    Outgoing,
+)
 from .._adapter.errors import connection_lost
 from .._adapter.overlap import OverlapFilter
-from .._adapter.subscribers import adopt_subscriber, undecoded
+from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
 from .connection import (
-    BROKER_NAME,
     MAX_MESSAGE_BYTES,
     NatsConnection,
     make_broker as make_broker,
@@ -36,8 +41,6 @@ from .connection import (
     to_driver_error,
 )
 from .subjects import covering_subject
-
-MAX_UNCONFIRMED_EVENTS = 1000  # events that are published and wait for a PONG
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
@@ -72,7 +75,7 @@ class NatsAdapter:
     def capabilities(self) -> Capabilities:
         """The guarantees of core NATS."""
         return Capabilities(
-            lossless=False, in_flight=MAX_UNCONFIRMED_EVENTS, max_size=MAX_MESSAGE_BYTES
+            lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS, max_size=MAX_MESSAGE_BYTES
         )
 
     async def open(self, host: AdapterHost) -> None:
@@ -133,10 +136,7 @@ class NatsAdapter:
 
         subscriber = self._broker.subscriber(
             subject,
-            decoder=undecoded,
-            ack_policy=AckPolicy.MANUAL,
-            no_reply=True,
-            persistent=False,
+            **SUBSCRIBER_OPTIONS,
         )
         adopt_subscriber(self._broker, subscriber, handler)
         await subscriber.start()
@@ -219,7 +219,7 @@ class NatsAdapter:
         for outgoing, losses in sent:
             # The PONG says nothing about an event that was sent on an earlier connection.
             is_lost = result is None and losses != self._connection.losses
-            outgoing.done(connection_lost(BROKER_NAME) if is_lost else result)
+            outgoing.done(connection_lost("NATS") if is_lost else result)
 
     # -- the rest of the contract
 

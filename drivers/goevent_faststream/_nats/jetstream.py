@@ -23,7 +23,7 @@ from nats.js import api, errors as js_errors
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import Adapter, AdapterHost, Decision, Outgoing
+from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, Adapter, AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
 from .connection import (
     MAX_MESSAGE_BYTES,
@@ -39,7 +39,6 @@ from .released import ReleasedDeliveries
 from .settler import JetStreamSettler
 from .subjects import covering_subject
 
-MAX_IN_FLIGHT_EVENTS = 1000  # events that are published and not acknowledged
 DEFAULT_STREAM = "goevent-js"
 LOOK_AFTER_SECONDS = 1.0
 

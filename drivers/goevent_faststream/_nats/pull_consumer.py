@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from faststream.middlewares import AckPolicy
 from faststream.nats import JStream, NatsBroker, PullSub
 from nats import errors
 from nats.js import api, errors as js_errors
@@ -36,8 +35,9 @@ from nats.js import api, errors as js_errors
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog
 
+from .._adapter.backlogs import make_backlog
 from .._adapter.contract import Arrival
-from .._adapter.subscribers import adopt_subscriber, undecoded
+from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
 from .connection import NatsConnection, to_driver_error
 from .dead_letters import REPLAY_GROUP_HEADER
@@ -149,10 +149,7 @@ class JetStreamConsumer:
             stream=JStream(context.stream, declare=False),
             pull_sub=PullSub(),
             durable=self.durable,
-            decoder=undecoded,
-            ack_policy=AckPolicy.MANUAL,
-            no_reply=True,
-            persistent=False,
+            **SUBSCRIBER_OPTIONS,
         )
 
         async def on_message(message: Any) -> None:
@@ -324,11 +321,9 @@ class JetStreamConsumer:
     def backlog(self) -> Backlog:
         """Return the group's backlog, as last read."""
         held = [*self.held.values()]
-        oldest_time = min((each.raw.message.metadata.timestamp for each in held), default=None)
-        age = 0.0 if oldest_time is None else (datetime.now(UTC) - oldest_time).total_seconds()
-        return Backlog(
-            event_name=self.name,
+        return make_backlog(
+            self.name,
             lag=self._lag,
             pending=max(self._pending, len(held)),
-            oldest_pending=max(0.0, age),
+            published=[arrival.raw.message.metadata.timestamp for arrival in held],
         )

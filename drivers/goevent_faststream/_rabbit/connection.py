@@ -30,20 +30,21 @@ from pamqp.exceptions import PAMQPException
 from goevent import DriverConnectionError, DriverError
 
 from .._adapter.connection_tasks import ConnectionTasks
-from .._adapter.connectivity import Connectivity
+from .._adapter.connectivity import (
+    CONNECT_SECONDS,
+    DISCONNECT_SECONDS,
+    REPLY_SECONDS,
+    Connectivity,
+)
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 from .pamqp_patch import tolerate_invalid_properties
 
 T = TypeVar("T")
 
-BROKER_NAME = "RabbitMQ"
 
-CONNECT_SECONDS = 5.0  # until the first connection must be there
-REPLY_SECONDS = 8.0  # until a server that does not answer counts as lost
 RECONNECT_PAUSE_SECONDS = 0.25
 HEARTBEAT_SECONDS = 3  # four missed heartbeats reveal a dead connection
-DISCONNECT_SECONDS = 0.6
 
 # aio-pika and aiormq raise RuntimeError, too, for instance on a closed channel.
 CLIENT_ERRORS = (AMQPError, PAMQPException, OSError, RuntimeError)
@@ -102,10 +103,10 @@ class RabbitConnection:
     def __init__(self, broker: RabbitBroker, wait_seconds: float) -> None:
         self.broker = broker
         self.on_connect: Callable[[], Awaitable[None]] = _declare_nothing
-        self._connectivity = Connectivity(BROKER_NAME, wait_seconds)
+        self._connectivity = Connectivity("RabbitMQ", wait_seconds)
         self._client_connection: RobustConnection | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._tasks = ConnectionTasks(BROKER_NAME)
+        self._tasks = ConnectionTasks("RabbitMQ")
 
     @property
     def host(self) -> AdapterHost:
@@ -138,7 +139,7 @@ class RabbitConnection:
         self._starting = asyncio.get_running_loop().create_task(self.broker.start())
         await asyncio.wait({self._starting}, timeout=CONNECT_SECONDS)
         if not self._starting.done():
-            raise no_server(BROKER_NAME, CONNECT_SECONDS)
+            raise no_server("RabbitMQ", CONNECT_SECONDS)
         try:
             self._starting.result()
             connection = self._connected
@@ -155,14 +156,14 @@ class RabbitConnection:
     @property
     def _connected(self) -> Any:
         if self._client_connection is None:
-            raise not_connected(BROKER_NAME)
+            raise not_connected("RabbitMQ")
         return self._client_connection
 
     async def open_channel(self, *, confirms: bool) -> Any:
         """Return a new channel; it is lost with the connection."""
         transport = self._connected.transport
         if transport is None:
-            raise connection_lost(BROKER_NAME)
+            raise connection_lost("RabbitMQ")
         return await transport.connection.channel(
             publisher_confirms=confirms, on_return_raises=False
         )
@@ -276,13 +277,13 @@ async def _declare_nothing() -> None:
 def to_driver_error(error: Exception) -> DriverError:
     """Return the `DriverError` for an error of the client; a `DriverError` is returned as it is."""
     if isinstance(error, TimeoutError):
-        refusal: DriverError = no_answer(BROKER_NAME, REPLY_SECONDS)
+        refusal: DriverError = no_answer("RabbitMQ", REPLY_SECONDS)
     elif isinstance(error, ProbableAuthenticationError):
         refusal = DriverConnectionError("RabbitMQ: the server rejects the login")
     elif isinstance(error, InvalidFrameError):
         # The client's error when the server closes a connection during the handshake.
         refusal = DriverConnectionError("RabbitMQ: this user has no access to the virtual host")
     else:
-        return map_error(BROKER_NAME, error, (OSError,))
+        return map_error("RabbitMQ", error, (OSError,))
     refusal.__cause__ = error
     return refusal

@@ -13,15 +13,16 @@ are grouped, since one of them covers all earlier messages, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 
 from faststream.rabbit import RabbitBroker, RabbitExchange
 
-from goevent import DriverError, compile_pattern
+from goevent import DriverError
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
 from .exchange import declare_exchange
@@ -29,7 +30,6 @@ from .names import MAX_SHORT_STRING_BYTES, binding_key
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitDelivery, RabbitReceiver
 
-MAX_UNCONFIRMED_EVENTS = 1000  # events that are published and wait for their confirms
 EVENTS_PER_ACKNOWLEDGEMENT = 64
 
 
@@ -51,14 +51,14 @@ class RabbitFanOutAdapter:
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
         )
-        self._matchers: dict[str, Callable[[str], object]] = {}
+        self._subscribed = SubscribedNames()
         self._queue = ""
         self._consumer_tag = ""
 
     @property
     def capabilities(self) -> Capabilities:
         """The guarantees of RabbitMQ without a group."""
-        return Capabilities(lossless=False, in_flight=MAX_UNCONFIRMED_EVENTS)
+        return Capabilities(lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS)
 
     async def open(self, host: AdapterHost) -> None:
         """Connect.
@@ -67,7 +67,7 @@ class RabbitFanOutAdapter:
             DriverConnectionError: No server answers, or it rejects the login.
             DriverError: The server refuses the exchange.
         """
-        self._matchers.clear()
+        self._subscribed.clear()
         self._deliveries.reset()
         await self._connection.open(host)
         await self._receiver.open()
@@ -78,7 +78,7 @@ class RabbitFanOutAdapter:
         self._deliveries.clear()
         await declare_exchange(channel, self._exchange)
         self._queue = (await channel.queue_declare("", exclusive=True, auto_delete=True)).queue
-        for pattern in self._matchers:
+        for pattern in [*self._subscribed]:
             await self._bind(pattern)
         await channel.basic_qos(prefetch_count=self._prefetch)
         consumer = self._receiver.consumer(self._queue)
@@ -86,7 +86,7 @@ class RabbitFanOutAdapter:
 
     async def close(self) -> None:
         """Disconnect."""
-        self._matchers.clear()
+        self._subscribed.clear()
         await self._connection.close()
 
     # -- subscriptions
@@ -103,7 +103,7 @@ class RabbitFanOutAdapter:
                     raise DriverError(
                         f"RabbitMQ: a binding key has at most {MAX_SHORT_STRING_BYTES} bytes"
                     )
-                self._matchers[name] = compile_pattern(name)
+                self._subscribed.add(name)
                 await self._bind(name)
         except CLIENT_ERRORS as error:
             await self._unsubscribe(names)
@@ -120,7 +120,7 @@ class RabbitFanOutAdapter:
 
     async def _unsubscribe(self, names: Sequence[str]) -> None:
         for name in names:
-            if self._matchers.pop(name, None) is not None and self._connection.is_up:
+            if self._subscribed.remove(name) and self._connection.is_up:
                 try:
                     await self._connection.consume_channel.queue_unbind(
                         self._queue, self._exchange.name, self._prefix + binding_key(name)
@@ -146,8 +146,7 @@ class RabbitFanOutAdapter:
     # -- receiving
 
     def _on_passed(self, arrival: Arrival) -> None:
-        name = arrival.name
-        via = next((via for via, matches in self._matchers.items() if matches(name)), None)
+        via = self._subscribed.match(arrival.name)
         if via is None:
             # The binding key of a pattern with `**` is wider than the pattern.
             self._connection.start(self._acknowledge(arrival))

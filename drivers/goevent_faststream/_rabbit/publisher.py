@@ -29,13 +29,12 @@ from pamqp.header import ContentHeader
 from goevent import DriverError
 from goevent.drivers import Receipt
 
+from .._adapter.connectivity import REPLY_SECONDS
 from .._adapter.contract import Outgoing, Result, publish_each
 from .._adapter.errors import connection_lost, no_answer
 from .._adapter.properties import split_properties
 from .connection import (
-    BROKER_NAME,
     CLIENT_ERRORS,
-    REPLY_SECONDS,
     RabbitConnection,
     to_driver_error,
 )
@@ -95,7 +94,7 @@ async def publish_messages(connection: RabbitConnection, messages: Sequence[Rabb
                 channel.confirmations[channel.delivery_tag] = confirm
             await channel.write_queue.put(piece)
     except CLIENT_ERRORS as error:
-        raise connection_lost(BROKER_NAME) from error
+        raise connection_lost("RabbitMQ") from error
     _, unconfirmed = await asyncio.wait(confirms, timeout=REPLY_SECONDS)
     for confirm in unconfirmed:
         confirm.cancel()
@@ -105,7 +104,7 @@ async def publish_messages(connection: RabbitConnection, messages: Sequence[Rabb
 
 def _on_confirm(message: RabbitMessage, confirm: asyncio.Future[Any]) -> None:
     if confirm.cancelled():
-        message.on_result(no_answer(BROKER_NAME, REPLY_SECONDS))
+        message.on_result(no_answer("RabbitMQ", REPLY_SECONDS))
         return
     failure = confirm.exception()
     if failure is None:
@@ -116,7 +115,7 @@ def _on_confirm(message: RabbitMessage, confirm: asyncio.Future[Any]) -> None:
         # The server closed the channel, and the exception tells its reason.
         message.on_result(to_driver_error(failure))
     else:
-        message.on_result(connection_lost(BROKER_NAME))
+        message.on_result(connection_lost("RabbitMQ"))
 
 
 _marshall: Callable[[int, list[Any]], ChannelFrame] = cast("Any", ChannelFrame).marshall

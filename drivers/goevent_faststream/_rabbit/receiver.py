@@ -15,13 +15,12 @@ from functools import partial
 from typing import Any
 
 from aio_pika import IncomingMessage
-from faststream.middlewares import AckPolicy
 from faststream.rabbit import RabbitBroker, RabbitQueue
 
 from .._adapter.contract import Arrival
 from .._adapter.middlewares import MiddlewareChain
 from .._adapter.properties import merge_headers
-from .._adapter.subscribers import undecoded
+from .._adapter.subscribers import SUBSCRIBER_OPTIONS
 from .connection import RabbitConnection
 
 # goevent's headers on a copy of a message: its event name and the deliveries before the copy.
@@ -85,10 +84,7 @@ class RabbitReceiver:
     def _make_subscriber(self) -> Any:
         return self._broker.subscriber(
             RabbitQueue("goevent", declare=False),
-            decoder=undecoded,
-            ack_policy=AckPolicy.MANUAL,
-            no_reply=True,
-            persistent=False,
+            **SUBSCRIBER_OPTIONS,
         )
 
     def consumer(self, queue: str) -> Callable[[Any], Awaitable[None]]:

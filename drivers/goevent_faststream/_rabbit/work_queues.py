@@ -22,22 +22,22 @@ After a reconnect, `_set_up` declares everything again, since queues and exchang
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 from faststream.rabbit import QueueType, RabbitBroker, RabbitExchange, RabbitQueue
 
-from goevent import DriverError, compile_pattern
+from goevent import DriverError
 from goevent.drivers import ACK, RELEASE, Action, Backlog, Capabilities, Verdict
 
-from .._adapter.contract import AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.backlogs import make_backlog
+from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
+from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
 from .exchange import declare_exchange
-from .fan_out import MAX_UNCONFIRMED_EVENTS
 from .names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitReceiver
@@ -98,7 +98,7 @@ class RabbitWorkQueuesAdapter:
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
         )
-        self._matchers: dict[str, Callable[[str], object]] = {}
+        self._subscribed = SubscribedNames()
         self._queues: dict[str, ConsumedQueue] = {}
         # Held while queues are declared, bound and consumed, so that two calls do not consume one
         # queue twice.
@@ -108,7 +108,7 @@ class RabbitWorkQueuesAdapter:
     def capabilities(self) -> Capabilities:
         """The guarantees of RabbitMQ; consumers of a group compete, so there is no order."""
         return Capabilities(
-            fan_out=False, durable=True, ordered=False, in_flight=MAX_UNCONFIRMED_EVENTS
+            fan_out=False, durable=True, ordered=False, in_flight=MAX_IN_FLIGHT_EVENTS
         )
 
     async def open(self, host: AdapterHost) -> None:
@@ -118,7 +118,7 @@ class RabbitWorkQueuesAdapter:
             DriverConnectionError: No server answers, or it rejects the login.
             DriverError: The server refuses an exchange or a queue.
         """
-        self._matchers.clear()
+        self._subscribed.clear()
         self._queues.clear()
         self._deliveries.reset()
         self._settler.reset()
@@ -130,7 +130,7 @@ class RabbitWorkQueuesAdapter:
     async def close(self) -> None:
         """Disconnect; unacknowledged messages come again."""
         await self._connection.close()
-        self._matchers.clear()
+        self._subscribed.clear()
         self._queues.clear()
 
     # -- exchanges and queues
@@ -153,7 +153,7 @@ class RabbitWorkQueuesAdapter:
         await channel.exchange_declare(
             names.exact_exchange, durable=True, arguments={"alternate-exchange": names.patterns}
         )
-        for pattern in self._matchers:
+        for pattern in [*self._subscribed]:
             await self._bind(pattern)
         for queue in self._queues.values():
             await self._consume(queue)
@@ -191,7 +191,7 @@ class RabbitWorkQueuesAdapter:
     async def _recreate(self, queue: ConsumedQueue) -> None:
         try:
             async with self._queues_lock:
-                for pattern in self._matchers:
+                for pattern in [*self._subscribed]:
                     if ("*" in pattern) == (queue.name == PATTERNS):
                         await self._bind(pattern)
                 await self._consume(queue)
@@ -209,7 +209,7 @@ class RabbitWorkQueuesAdapter:
         try:
             async with self._queues_lock:
                 for pattern in names:
-                    self._matchers[pattern] = compile_pattern(pattern)
+                    self._subscribed.add(pattern)
                     name = await self._bind(pattern)
                     if name not in self._queues:
                         is_pattern = name == PATTERNS
@@ -233,7 +233,7 @@ class RabbitWorkQueuesAdapter:
     async def _unsubscribe(self, names: Sequence[str]) -> None:
         async with self._queues_lock:
             for pattern in names:
-                self._matchers.pop(pattern, None)
+                self._subscribed.remove(pattern)
             for queue in [*self._queues.values()]:
                 if not self._is_needed(queue):
                     del self._queues[queue.name]
@@ -241,10 +241,10 @@ class RabbitWorkQueuesAdapter:
 
     def _is_needed(self, queue: ConsumedQueue) -> bool:
         if queue.name == PATTERNS:
-            return any("*" in pattern for pattern in self._matchers)
+            return any("*" in pattern for pattern in self._subscribed)
         # A pattern that matches the name needs its queue, too: the name's events do not reach the
         # patterns queue as long as this queue exists.
-        return any(matches(queue.name) for matches in self._matchers.values())
+        return self._subscribed.match(queue.name) is not None
 
     async def _cancel_consumer(self, queue: ConsumedQueue) -> None:
         if self._connection.is_up:
@@ -273,11 +273,10 @@ class RabbitWorkQueuesAdapter:
 
     def _on_passed(self, arrival: Arrival) -> None:
         name, is_from_patterns = arrival.name, arrival.raw.queue == self._names.patterns
-        if not is_from_patterns and name in self._matchers:
+        if not is_from_patterns and name in self._subscribed:
             arrival.via = name
         else:
-            matching = (via for via, matches in self._matchers.items() if matches(name))
-            arrival.via = next(matching, "")
+            arrival.via = self._subscribed.match(name) or ""
         if arrival.via or not is_from_patterns:
             self._deliveries.add(arrival)
         else:
@@ -341,11 +340,8 @@ class RabbitWorkQueuesAdapter:
 
 def _backlog(queue: ConsumedQueue, held: Sequence[Arrival]) -> Backlog:
     times = [each.raw.properties.timestamp for each in held if each.raw.queue == queue.queue]
-    oldest_time = min((time for time in times if time is not None), default=None)
-    age = 0.0 if oldest_time is None else (datetime.now(UTC) - oldest_time).total_seconds()
-    return Backlog(
-        event_name=queue.name, lag=queue.lag, pending=len(times), oldest_pending=max(0.0, age)
-    )
+    published = (time for time in times if time is not None)
+    return make_backlog(queue.name, lag=queue.lag, pending=len(times), published=published)
 
 
 def _ignore(_: Arrival) -> None:
