@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from goevent import Event, GoEvent, current_delivery
-from goevent_redis._streams.partitions.partitions import partition_of
+from goevent_redis._streams.partitions.partition import partition_of
 from tests.support.redis_buses import REGISTRY
 from tests.support.streams_buses import StreamsBus, left
 

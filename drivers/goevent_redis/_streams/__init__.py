@@ -1,7 +1,14 @@
-"""Durable events over Redis Streams: at least once, for each group of consumers."""
+"""Durable events over Redis Streams: at least once, for each consumer group.
+
+The room owns the driver `RedisStreamsDriver`, its publisher, and its consumer with all actors of
+it. `consumer` shows how the actors are wired. Redis is reached through `_link`, and what happens to
+a settled event is decided by `goevent.drivers`. The room never knows listeners, mailboxes or
+pub/sub.
+"""
+
+from goevent.drivers import DeadLetter as DeadLetter, DeadLetters as DeadLetters
 
 from .config import StreamsConfig as StreamsConfig
-from .dead_letters import DeadLetter as DeadLetter, DeadLetters as DeadLetters
 from .driver import RedisStreamsDriver as RedisStreamsDriver
 from .faults import Lost as Lost, Trimmed as Trimmed
-from .partitions.partitions import PartitionsDiffer as PartitionsDiffer
+from .partitions.partition import PartitionsDiffer as PartitionsDiffer

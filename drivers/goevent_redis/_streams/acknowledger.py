@@ -1,191 +1,165 @@
-"""The desk: tells Redis what became of the entries that listeners are done with.
+"""The acknowledger: carries out the verdicts on entries whose listeners have ended.
 
-An actor of the driver. Listeners' ends are noted as they come; all that has piled up goes to Redis
-in one piece, one script for each stream. What could not be told for want of a connection is told
-when there is one again, and stays held until then.
+An actor of the driver. The bus calls `settled` for each entry, and `goevent.drivers.verdict`
+decides. The acknowledger collects the decisions and sends all of them in one pipeline, one script
+for each stream.
+
+Theory of operation
+-------------------
+
+Ownership decides. An entry belongs to the consumer to which Redis has delivered it, until that
+consumer acknowledges or releases it, or shows no sign of life for `claim_idle`; then another
+consumer may claim it. Each script checks the owner first. If the entry belongs to another consumer
+by then, the script leaves it alone, and the acknowledger reports `Lost`: the event runs twice, and
+the supervisor hears of it.
+
+A pipeline whose connection breaks may or may not have run. Its entries stay held, with `uncertain`
+set, and their decisions are sent again on the next connection. A script that then finds such an
+entry pending no more has succeeded the first time, and nothing is reported. As the entries stay
+held, the claimer's heartbeat covers them meanwhile.
+
+An abandoned entry, whose listeners the end of the bus has cut off, is not sent from here. It stays
+held, and the consumer releases it when it leaves the group.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
+from collections.abc import Sequence
 
+import msgspec
 import trio
 from trio.lowlevel import Task, current_task
 
-from goevent import DecodeError, EventError
-from goevent.drivers import Inbox, Settlement
+from goevent.drivers import (
+    ACK,
+    MAX_DETAILS_CHARS,
+    Action,
+    Settlement,
+    Verdict,
+    dead_letter_report,
+    verdict,
+)
 
 from .._link.errors import RedisLinkError
-from .._link.link import Link
 from .._link.resp import Encodable
-from .config import StreamsConfig
-from .faults import Lost, Troubles
-from .keys import HEIR, Keys
-from .partitions.lease import Lease
-from .partitions.scripts import fenced, fenced_by
-from .scripts import ACKNOWLEDGE, BURY, RELEASE, Call, call_many
-from .stream import Entry, Feed, Window, text
+from .context import ConsumerContext
+from .deduplicator import Deduplicator
+from .faults import Lost
+from .keys import RELEASED
+from .lease import Lease, fenced_by
+from .order import DeliveryOrder, ReleasedEntry
+from .scripts import ACKNOWLEDGE, DEAD_LETTER, RELEASE, ScriptCall, call_many
+from .stream import Entry, Stream, as_text
 
-PAUSE = 0.2  # seconds until what Redis has refused is told again
-ELSEWHERE = 0.1  # seconds until what nobody here listens to is free, as long as we read it
-REMEMBERED = 10_000  # handle ids of what was done here
-EXCERPT = 4000  # characters of a traceback in a dead letter
+REFUSED_PAUSE_SECONDS = 0.2
+"""The pause before decisions that Redis has refused are sent again."""
 
-
-class Release:
-    """An entry that is given back: after a failure, or because nobody began with it."""
-
-    __slots__ = ("count", "entry", "idle")
-
-    def __init__(self, entry: Entry, idle: float, count: int) -> None:
-        self.entry = entry
-        self.idle = idle  # milliseconds that it is to have been idle already
-        self.count = count
+UNWANTED_PAUSE_SECONDS = 0.1
+"""The pause before an entry can be claimed that no listener of this bus wants, while we read it."""
 
 
-class Burial:
+class DeadLettering(msgspec.Struct, eq=False):
     """An entry that becomes a dead letter."""
 
-    __slots__ = ("details", "entry", "reason", "reported")
-
-    def __init__(
-        self, entry: Entry, reason: str, details: str = "", *, reported: bool = False
-    ) -> None:
-        self.reported = reported  # the reason is known to the supervisor
-        self.entry = entry
-        self.reason = reason
-        self.details = details
+    entry: Entry
+    verdict: Verdict
 
 
-Verdict = Entry | Release | Burial
-"""What is to become of an entry; one that stands for itself is done."""
+Decision = Entry | ReleasedEntry | DeadLettering
+"""An entry and what Redis is told of it; an entry alone is acknowledged."""
 
 
-class Desk:
-    """The desk of one open bus.
+class Acknowledger:
+    """The acknowledger of one open bus.
 
     Attributes:
-        running: how many entries the listeners have.
-        batcher: the task in which more ends are to come at once, so that they can wait.
-        underway: what is remembered once it is done, by handle id.
-        due: called with the time at which an entry that was given back will be free.
+        running: How many entries the listeners have.
+        delivering_task: The task that delivers a batch at the moment. Listeners that end within
+            that task do not wake the acknowledger: the task calls `wake` behind its batch.
+        closed: The bus has ended; nothing is decided any more.
     """
 
     def __init__(
-        self,
-        link: Link,
-        inbox: Inbox,
-        keys: Keys,
-        config: StreamsConfig,
-        consumer: str,
-        window: Window,
-        troubles: Troubles,
+        self, context: ConsumerContext, order: DeliveryOrder, deduplicator: Deduplicator
     ) -> None:
         self.running = 0
-        self.batcher: Task | None = None
-        self.underway: dict[str, Entry] = {}
-        self.due: Callable[[float], None] = _ignore
+        self.delivering_task: Task | None = None
         self.closed = False
-        self._link = link
-        self._inbox = inbox
-        self._keys = keys
-        self._config = config
-        self._consumer = consumer
-        self._window = window
-        self._troubles = troubles
-        self._verdicts: list[Verdict] = []
-        self._done: dict[str, float] = {}  # when, by handle id
-        self._busy = False
+        self._link = context.link
+        self._inbox = context.inbox
+        self._keys = context.keys
+        self._config = context.config
+        self._consumer = context.consumer
+        self._held = context.held
+        self._faults = context.faults
+        self._order = order
+        self._deduplicator = deduplicator
+        self._decisions: list[Decision] = []
+        self._sending = False
         self._work = trio.Event()
-        self._calm = trio.Event()
+        self._idle = trio.Event()
 
-    # -- what others tell
+    # -- decisions
 
-    def settled(self, entry: Entry, end: Settlement) -> None:
-        """Take note that the listeners are done with an entry."""
+    def settled(self, entry: Entry, settlement: Settlement) -> None:
+        """Decide what happens to an entry whose listeners have ended."""
         self.running -= 1
         if self.closed:
             return
-        errors = end.errors
-        if not errors:
-            if end.started:
-                self._done_with(entry)
-            else:  # nobody here listens to it any more
-                self.give_back(entry, free_in=ELSEWHERE)
+        decided = verdict(settlement, entry.deliveries, self._config)
+        if decided is ACK:
+            self._decisions.append(entry)
+            self._order.finished(entry)
+        elif decided.action is Action.RETRY:
+            self._release(self._order.retry(entry, decided.after))
+        elif decided.action is Action.DEAD_LETTER:
+            self._decisions.append(DeadLettering(entry, decided))
+        elif settlement.errors:
+            # Abandoned, so the bus ends: the entry is released when the consumer leaves.
+            entry.started = decided.started
         else:
-            outcomes = {error.outcome for error in errors}
-            if "abandoned" in outcomes:
-                entry.started = end.started  # it goes to the heir when we leave
-            elif "failed" in outcomes:
-                self._failed(entry, errors)
-            else:
-                self._done_with(entry)
-        if self.batcher is not current_task():
+            self._release(self._order.release(entry, UNWANTED_PAUSE_SECONDS))
+        if self.delivering_task is not current_task():
             self._work.set()
         if not self.running:
-            self._calm.set()
+            self._idle.set()
 
-    def done(self, entry: Entry) -> None:
-        """Have an entry acknowledged that no listener is to get."""
-        self._done_with(entry)
+    def acknowledge(self, entry: Entry) -> None:
+        """Acknowledge an entry that no listener is to get."""
+        self._decisions.append(entry)
+        self._order.finished(entry)
         self._work.set()
 
-    def bury(self, entry: Entry, reason: str, *, reported: bool = False) -> None:
-        """Make an entry a dead letter."""
-        self._verdicts.append(Burial(entry, reason, reported=reported))
+    def dead_letter(self, entry: Entry, decided: Verdict) -> None:
+        """Make an entry a dead letter that no listener is to get."""
+        self._decisions.append(DeadLettering(entry, decided))
         self._work.set()
 
-    def give_back(self, entry: Entry, *, free_in: float = 0.0) -> None:
-        """Give an entry back with which nobody has begun; it does not count as delivered.
+    def release(self, entry: Entry, *, after: float = 0.0) -> None:
+        """Give up an entry with which no listener has begun."""
+        self._release(self._order.release(entry, after))
+        self.wake()
 
-        Those of a partition stay with it.
-        """
-        if entry.lease is not None:
-            if free_in:
-                entry.lease.turns.again(entry, free_in)
-            else:
-                entry.lease.turns.refuse(entry)
-            return
-        idle = max(0.0, self._config.claim_idle - free_in) * 1000
-        self._verdicts.append(Release(entry, idle, max(0, entry.deliveries - 1)))
-        self._work.set()
-
-    def stir(self) -> None:
-        """Have it look, after a batch."""
-        if self._verdicts:
+    def wake(self) -> None:
+        """Send the decisions soon."""
+        if self._decisions:
             self._work.set()
 
-    async def calm(self) -> None:
-        """Wait until the listeners have nothing, and Redis has been told."""
-        while self.running or self._verdicts or self._busy:
-            self._calm = trio.Event()
-            self.stir()
-            await self._calm.wait()
+    async def wait_until_idle(self) -> None:
+        """Wait until the listeners have no entry, and Redis knows all decisions."""
+        while self.running or self._decisions or self._sending:
+            self._idle = trio.Event()
+            self.wake()
+            await self._idle.wait()
 
-    def _done_with(self, entry: Entry) -> None:
-        self._verdicts.append(entry)
-        if entry.lease is not None:
-            entry.lease.turns.ended(entry)
+    def _release(self, released: ReleasedEntry | None) -> None:
+        if released is not None:
+            self._decisions.append(released)
 
-    def _failed(self, entry: Entry, errors: tuple[EventError, ...]) -> None:
-        failed = next(error for error in errors if error.outcome == "failed")
-        if failed.listener == "driver" and isinstance(failed.error, DecodeError):
-            self._verdicts.append(Burial(entry, str(failed.error), reported=True))
-        elif entry.deliveries >= self._config.max_deliveries:
-            self._verdicts.append(Burial(entry, str(failed), failed.details[-EXCERPT:]))
-        elif entry.lease is not None:
-            entry.lease.turns.again(entry, self._config.pause(entry.deliveries))
-        else:
-            pause = self._config.pause(entry.deliveries)
-            idle = (self._config.claim_idle - pause) * 1000
-            self._verdicts.append(Release(entry, idle, entry.deliveries))
-            self.due(pause)
-
-    # -- what it tells
+    # -- sending
 
     async def run(self) -> None:
-        """Tell Redis, until cancelled."""
+        """Send decisions, until cancelled."""
         while True:
             await self._work.wait()
             self._work = trio.Event()
@@ -193,161 +167,159 @@ class Desk:
                 await self.flush()
             except RedisLinkError:
                 await self._link.ready()
-            if self._verdicts and not self._work.is_set():
-                await trio.sleep(PAUSE)
+            if self._decisions and not self._work.is_set():
+                await trio.sleep(REFUSED_PAUSE_SECONDS)
                 self._work.set()
 
     async def flush(self) -> None:
-        """Tell Redis all that there is to tell.
+        """Send all decisions.
 
         Raises:
-            RedisLinkError: There is no connection; it is to be told again.
+            RedisLinkError: There is no connection; the decisions are kept.
         """
-        verdicts, self._verdicts = self._verdicts, []
-        if not verdicts:
+        decisions, self._decisions = self._decisions, []
+        if not decisions:
             return
-        self._busy = True
-        told = False
+        self._sending = True
+        answered = False
         try:
-            groups = self._grouped(verdicts)
+            groups = self._grouped(decisions)
             try:
                 replies = await call_many(self._link, [call for call, _ in groups])
-                told = True
+                answered = True
             finally:
-                if not told:  # perhaps the server has done it, and only its reply is lost
-                    for verdict in verdicts:
-                        _entry(verdict).retold = True
-                    self._verdicts[:0] = verdicts
-            gone: dict[Feed, None] = {}
+                if not answered:
+                    # Cancelled, or the connection broke: the server may have run the scripts.
+                    for decision in decisions:
+                        _entry(decision).uncertain = True
+                    self._decisions[:0] = decisions
+            vanished: dict[Stream, None] = {}
             for (_, part), reply in zip(groups, replies, strict=True):
                 if not isinstance(reply, Exception):
-                    self._told(part, reply)
+                    self._sent(part, reply)
                 elif (owner := fenced_by(reply)) is not None:
                     self._fenced_off(part, owner)
-                elif self._troubles.is_gone(reply):
-                    gone[_entry(part[0]).feed] = None
+                elif self._faults.is_gone(reply):
+                    vanished[_entry(part[0]).stream] = None
                     self._vanished(part)
                 else:
                     self._refused(part, reply)
-            for feed in gone:
-                await self._troubles.mend(feed)
+            for stream in vanished:
+                await self._faults.mend(stream)
         finally:
-            self._busy = False
-            if not self._verdicts and not self.running:
-                self._calm.set()
+            self._sending = False
+            if not self._decisions and not self.running:
+                self._idle.set()
 
-    def _grouped(self, verdicts: list[Verdict]) -> list[tuple[Call, list[Verdict]]]:
-        """Return the scripts to call, each with what it tells of."""
-        done: dict[tuple[Feed, Lease | None], list[Verdict]] = {}
-        freed: dict[Feed, list[Verdict]] = {}
-        calls: list[tuple[Call, list[Verdict]]] = []
-        for verdict in verdicts:
-            if isinstance(verdict, Entry):
-                done.setdefault((verdict.feed, verdict.lease), []).append(verdict)
-            elif isinstance(verdict, Release):
-                freed.setdefault(verdict.entry.feed, []).append(verdict)
+    def _grouped(self, decisions: list[Decision]) -> list[tuple[ScriptCall, list[Decision]]]:
+        """Return the calls, each with the decisions that it carries out."""
+        done: dict[tuple[Stream, Lease | None], list[Decision]] = {}
+        freed: dict[Stream, list[Decision]] = {}
+        fenced = self._order.fenced
+        calls: list[tuple[ScriptCall, list[Decision]]] = []
+        for decision in decisions:
+            if isinstance(decision, Entry):
+                done.setdefault((decision.stream, decision.lease), []).append(decision)
+            elif isinstance(decision, ReleasedEntry):
+                freed.setdefault(decision.entry.stream, []).append(decision)
             else:
-                calls.append((fenced(self._burial(verdict), verdict.entry.lease), [verdict]))
+                call = self._dead_lettering(decision)
+                calls.append((fenced(call, decision.entry.lease), [decision]))
         calls += [
-            (fenced(self._acknowledgement(feed, part), lease), part)
-            for (feed, lease), part in done.items()
+            (fenced(self._acknowledgement(stream, part), lease), part)
+            for (stream, lease), part in done.items()
         ]
-        calls += [(self._release(feed, part), part) for feed, part in freed.items()]
+        calls += [(self._releasing(stream, part), part) for stream, part in freed.items()]
         return calls
 
-    def _acknowledgement(self, feed: Feed, part: list[Verdict]) -> Call:
-        entries = [_entry(verdict) for verdict in part]
-        window = round(self._config.deduplicate * 1000)
-        args: list[Encodable]
-        args = [self._keys.group, self._consumer, int(feed.again), window, self._keys.done()]
-        handles = [entry.handle_id for entry in entries] if window else []
+    def _acknowledgement(self, stream: Stream, part: list[Decision]) -> ScriptCall:
+        entries = [_entry(decision) for decision in part]
+        window_ms = round(self._config.deduplicate * 1000)
+        args: list[Encodable] = [
+            self._keys.group,
+            self._consumer,
+            int(stream.replayed),
+            window_ms,
+            self._keys.done(),
+        ]
+        handles = [entry.handle_id for entry in entries] if window_ms else []
         ids: list[Encodable] = [entry.id for entry in entries]
-        return ACKNOWLEDGE, (feed.key,), (*args, len(ids), *ids, *handles)
+        return ACKNOWLEDGE, (stream.key,), (*args, len(ids), *ids, *handles)
 
-    def _release(self, feed: Feed, part: list[Verdict]) -> Call:
-        args: list[Encodable] = [self._keys.group, self._consumer, HEIR]
-        for verdict in part:
-            if isinstance(verdict, Release):
-                args += [verdict.entry.id, max(0, round(verdict.idle)), verdict.count]
-        return RELEASE, (feed.key,), args
+    def _releasing(self, stream: Stream, part: list[Decision]) -> ScriptCall:
+        args: list[Encodable] = [self._keys.group, self._consumer, RELEASED]
+        for decision in part:
+            if isinstance(decision, ReleasedEntry):
+                args += [decision.entry.id, decision.idle_ms, decision.deliveries]
+        return RELEASE, (stream.key,), args
 
-    def _burial(self, burial: Burial) -> Call:
-        entry, feed = burial.entry, burial.entry.feed
-        letter: list[Encodable] = ["n", feed.name, "i", entry.id, "d", entry.deliveries]
-        letter += ["r", burial.reason[:EXCERPT], "t", burial.details, "c", self._consumer]
-        if feed.partition is not None:
-            letter += ["p", feed.partition.number]
+    def _dead_lettering(self, decision: DeadLettering) -> ScriptCall:
+        entry, stream, decided = decision.entry, decision.entry.stream, decision.verdict
+        letter: list[Encodable] = ["n", stream.name, "i", entry.id, "d", entry.deliveries]
+        letter += ["r", decided.reason[:MAX_DETAILS_CHARS], "t", decided.details]
+        letter += ["c", self._consumer]
+        if stream.partition is not None:
+            letter += ["p", stream.partition]
         if (key := entry.field(b"k")) is not None:
             letter += ["k", key]
         data = entry.data
         if data is not None:
             letter += ["e", data]
         elif not entry.oversized:
-            letter += ["f", repr(entry.fields)[:EXCERPT]]
-        args = (self._keys.group, self._consumer, entry.id, int(feed.again))
-        return BURY, (feed.key, self._keys.dead), (*args, *letter)
+            letter += ["f", repr(entry.fields)[:MAX_DETAILS_CHARS]]
+        args = (self._keys.group, self._consumer, entry.id, int(stream.replayed))
+        return DEAD_LETTER, (stream.key, self._keys.dead), (*args, *letter)
 
-    # -- what Redis says to it
+    # -- replies
 
-    def _told(self, part: list[Verdict], lost: list[list[bytes]]) -> None:
-        owners = {entry_id: text(owner) for entry_id, owner in lost}
-        for verdict in part:
-            entry = _entry(verdict)
-            self.forget(entry)
-            if isinstance(verdict, Burial) and entry.lease is not None:
-                entry.lease.turns.ended(entry)
+    def _sent(self, part: Sequence[Decision], lost: list[list[bytes]]) -> None:
+        owners = {entry_id: as_text(owner) for entry_id, owner in lost}
+        for decision in part:
+            entry = _entry(decision)
+            self._forget(decision)
             owner = owners.get(entry.id)
-            # It may have been told before, on a connection that broke.
-            known = entry.retold and (not owner or isinstance(verdict, Release))
-            if isinstance(verdict, Entry) and entry.handle_id:
-                self._done.pop(entry.handle_id, None)
-                self._done[entry.handle_id] = trio.current_time()
-                if len(self._done) > REMEMBERED:
-                    del self._done[next(iter(self._done))]
-            if owner is None or known:
-                if isinstance(verdict, Burial) and not verdict.reported:
-                    self._troubles.buried(entry, verdict.reason)
-                continue
-            error = Lost(entry.feed.name, text(entry.id), owner)
-            self._inbox.report(error, entry.feed.name)
+            if isinstance(decision, Entry) and entry.handle_id:
+                self._deduplicator.remember(entry.handle_id)
+            # An uncertain entry that is pending no more was settled by the first pipeline. A
+            # released one may have been claimed by now, too.
+            settled_before = entry.uncertain and (not owner or isinstance(decision, ReleasedEntry))
+            if owner is not None and not settled_before:
+                name = entry.stream.name
+                self._inbox.report(Lost(name, as_text(entry.id), owner), name)
+            elif isinstance(decision, DeadLettering) and not decision.verdict.reported:
+                self._report_dead_letter(decision)
 
-    def _fenced_off(self, part: list[Verdict], owner: str) -> None:
+    def _report_dead_letter(self, decision: DeadLettering) -> None:
+        entry, name = decision.entry, decision.entry.stream.name
+        entry_id, reason = as_text(entry.id), decision.verdict.reason
+        report = dead_letter_report(name, entry_id, entry.deliveries, reason)
+        self._inbox.report(report, name)
+
+    def _fenced_off(self, part: list[Decision], owner: str) -> None:
         """Let go of entries whose partition another bus has by now."""
-        # What was told before may have been done before.
-        entries = [entry for entry in map(_entry, part) if not entry.retold]
-        self._told(part, [[each.id, (owner or HEIR).encode()] for each in entries])
+        # An uncertain one may have been settled while the lease still counted.
+        certain = [entry for entry in map(_entry, part) if not entry.uncertain]
+        self._sent(part, [[each.id, (owner or RELEASED).encode()] for each in certain])
 
-    def _vanished(self, part: list[Verdict]) -> None:
-        """Let go of entries whose group is gone; what is done is not done again."""
-        for verdict in part:
-            entry = _entry(verdict)
-            self.forget(entry)
-            if isinstance(verdict, Burial) and entry.lease is not None:
-                entry.lease.turns.ended(entry)
-            if isinstance(verdict, Entry):
-                entry.feed.finished.add(entry.id)
+    def _vanished(self, part: list[Decision]) -> None:
+        """Let go of entries whose group is gone; the new group may deliver them again."""
+        for decision in part:
+            self._forget(decision)
+            if isinstance(decision, Entry):
+                # It is acknowledged when it comes, and does not run twice.
+                decision.stream.finished.add(decision.id)
 
-    def _refused(self, part: list[Verdict], error: Exception) -> None:
-        self._verdicts[:0] = part
-        self._troubles.refused(error, f"finish events of {_entry(part[0]).feed.name!r}")
+    def _refused(self, part: list[Decision], error: Exception) -> None:
+        self._decisions[:0] = part
+        self._faults.refused(error, f"finish events of {_entry(part[0]).stream.name!r}")
 
-    def forget(self, entry: Entry) -> None:
-        """Take note that an entry is not held any more."""
-        if entry.feed.held.get(entry.id) is entry:
-            del entry.feed.held[entry.id]
-            self._window.give(1)
-            if entry.handle_id and self.underway.get(entry.handle_id) is entry:
-                del self.underway[entry.handle_id]
-
-    def was_done(self, handle_id: str) -> bool:
-        """Tell whether an event was acknowledged here within the window."""
-        since = trio.current_time() - self._config.deduplicate
-        return self._done.get(handle_id, -math.inf) > since
+    def _forget(self, decision: Decision) -> None:
+        entry = _entry(decision)
+        self._held.forget(entry)
+        if isinstance(decision, DeadLettering):
+            # Only now: the entries behind it must not run before the dead letter is written.
+            self._order.finished(entry)
 
 
-def _entry(verdict: Verdict) -> Entry:
-    return verdict if isinstance(verdict, Entry) else verdict.entry
-
-
-def _ignore(_: float) -> None:
-    """Be the callback that nobody gave."""
+def _entry(decision: Decision) -> Entry:
+    return decision if isinstance(decision, Entry) else decision.entry

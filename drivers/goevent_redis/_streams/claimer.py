@@ -1,7 +1,23 @@
-"""The sweeper: takes over what others have left, and shows that we are alive.
+"""The claimer: takes over idle entries of other consumers, and keeps the bus's own entries from
+them.
 
-An actor of the driver. Entries that nobody has touched for `claim_idle` are free for all: their
-consumer has died, or has handed them back. So a bus touches all that it holds three times as often.
+An actor of the driver, for competing consumers. Partitions have a lease keeper in its place.
+
+Theory of operation
+-------------------
+
+Redis knows for how long each pending entry has been idle. An entry that has been idle for
+`claim_idle` is free for all: its consumer has died, or has released it. A bus that holds an entry
+resets its idle time three times as often (the heartbeat), however long the listeners take.
+
+A consumer that leaves, or that gives up a single entry, hands it to the consumer `RELEASED`, with
+the idle time already so high that any bus may claim it, at once or after a pause. So retry, release
+and take-over are one mechanism. An entry that is claimed from another owner than `RELEASED` may
+have killed its consumer, and runs isolated.
+
+After an outage of the server, or a standstill of this machine, nobody could send heartbeats, and
+all entries look idle. So the claimer sends its own heartbeat first, and waits before it claims: the
+others do the same.
 """
 
 from __future__ import annotations
@@ -11,132 +27,155 @@ import math
 import trio
 from redis import exceptions as redis_errors
 
-from goevent.drivers import Inbox
-
 from .._link.errors import RedisLinkError
-from .._link.link import Link
 from .._link.resp import Encodable
-from .acknowledger import Desk
-from .claim_scripts import CLAIM
-from .config import StreamsConfig
-from .deliverer import Hands
-from .faults import Troubles
-from .keys import HEIR, Keys
-from .reader import Reader
-from .scripts import BEAT, Call, call_many
-from .stream import Feed, Window, largest, text
+from .context import ConsumerContext
+from .deliverer import Deliverer
+from .keys import RELEASED
+from .order import CompetingOrder
+from .reader import StreamReader
+from .scripts import CLAIM, HEARTBEAT, LEAVE, ScriptCall, call_many
+from .stream import Stream, as_text, max_entry_bytes
 
-EVERY = 0.5  # seconds between two looks for what others have left
-GRACE = 2.0  # seconds without a look once a server is back: longer than others need to connect
-LEAST = 0.01
-AT_ONCE = 100  # entries taken over at once from each stream
-BEATS = 1000  # entries in one sign of life
+CLAIM_INTERVAL_SECONDS = 0.5
+CLAIM_REST_SECONDS = 2.0
+"""How long nothing is claimed once a server is back: longer than other buses need to connect."""
+
+CLAIM_MARGIN_SECONDS = 0.01
+"""Added to the pause of a released entry, so that the claim does not come a moment too early."""
+
+MAX_CLAIMED_ENTRIES = 100
+"""How many entries are claimed at once from each stream."""
+
+MAX_HEARTBEAT_ENTRIES = 1000
+"""How many entries are in one call of the heartbeat."""
 
 
-class Sweeper:
-    """The sweeper of one open bus."""
+class Claimer:
+    """The claimer of one open bus."""
 
     def __init__(
         self,
-        link: Link,
-        inbox: Inbox,
-        desk: Desk,
-        hands: Hands,
-        reader: Reader,
-        keys: Keys,
-        config: StreamsConfig,
-        consumer: str,
-        window: Window,
-        troubles: Troubles,
+        context: ConsumerContext,
+        reader: StreamReader,
+        deliverer: Deliverer,
+        order: CompetingOrder,
     ) -> None:
-        self._link = link
-        self._inbox = inbox
-        self._desk = desk
-        self._hands = hands
+        self._link = context.link
+        self._keys = context.keys
+        self._config = context.config
+        self._consumer = context.consumer
+        self._held = context.held
+        self._faults = context.faults
         self._reader = reader
-        self._keys = keys
-        self._config = config
-        self._consumer = consumer
-        self._window = window
-        self._troubles = troubles
-        self._sweep_at = self._rest_until = -math.inf
+        self._deliverer = deliverer
+        self._claim_at = self._rest_until = -math.inf
         self._hurry = trio.Event()
-        desk.due = self.hurry
+        order.on_retry = self.claim_after
 
-    def hurry(self, seconds: float) -> None:
-        """Take note that something will be free in so many seconds."""
-        self._sweep_at = min(self._sweep_at, trio.current_time() + seconds + LEAST)
+    def claim_after(self, seconds: float) -> None:
+        """Claim in so many seconds, as an entry will be free then."""
+        at = trio.current_time() + seconds + CLAIM_MARGIN_SECONDS
+        self._claim_at = min(self._claim_at, at)
         self._hurry.set()
 
     async def run(self) -> None:
-        """Sweep and beat, until cancelled."""
-        beat_every = self._config.claim_idle / 3
-        beat_at = trio.current_time() + beat_every
+        """Send heartbeats and claim, until cancelled."""
+        interval = self._config.claim_idle / 3
+        beat_at = trio.current_time() + interval
         while True:
             now = trio.current_time()
             try:
-                # First the sign of life: or we would take what is ours for left by another.
+                # The heartbeat first: otherwise the claim would find our own entries idle.
                 if now >= beat_at:
-                    beat_at = now + beat_every
-                    await self._beat()
-                if now >= max(self._sweep_at, self._rest_until):
-                    self._sweep_at = now + min(EVERY, self._config.claim_idle / 2)
-                    await self._sweep()
+                    beat_at = now + interval
+                    await self._send_heartbeat()
+                if now >= max(self._claim_at, self._rest_until):
+                    self._claim_at = now + min(CLAIM_INTERVAL_SECONDS, self._config.claim_idle / 2)
+                    await self._claim()
             except RedisLinkError:
                 await self._link.ready()
-                # As long as the server was away nobody could give a sign of life: others first.
+                # Nobody could send a heartbeat while the server was away: let the others be first.
                 beat_at = trio.current_time()
-                self._rest_until = beat_at + GRACE
+                self._rest_until = beat_at + CLAIM_REST_SECONDS
                 continue
             self._hurry = trio.Event()
-            due = min(beat_at, max(self._sweep_at, self._rest_until))
+            due = min(beat_at, max(self._claim_at, self._rest_until))
             with trio.move_on_at(due):
                 await self._hurry.wait()
-            if trio.current_time() - due > beat_every:
-                # We stood still, and perhaps others on this machine did, too: others first.
+            if trio.current_time() - due > interval:
+                # This process stood still, and others on this machine may have, too.
                 beat_at = trio.current_time()
-                self._rest_until = beat_at + min(GRACE, self._config.claim_idle)
+                self._rest_until = beat_at + min(CLAIM_REST_SECONDS, self._config.claim_idle)
 
-    async def _sweep(self) -> None:
-        feeds = [feed for feed in self._reader.readable() if not feed.fresh]
-        free, config = self._window.room, self._link.config
-        if self._reader.stopped or free < 1 or self._hands.has_suspects or not feeds:
+    async def _claim(self) -> None:
+        # A stream is claimed from only after its own pending entries were recovered.
+        streams = [each for each in self._reader.readable() if not each.unrecovered]
+        free, config = self._held.room, self._link.config
+        if self._reader.stopped or free < 1 or self._deliverer.has_isolated or not streams:
             return
-        room = max(1, min(AT_ONCE, free // len(feeds)))
-        idle = round(self._config.claim_idle * 1000)
-        most = config.max_reply_size // 2 // len(feeds)
-        args = (self._keys.group, self._consumer, most, largest(config), idle, room)
-        calls: list[Call] = [(CLAIM, (feed.key,), args) for feed in feeds]
-        for feed, reply in zip(feeds, await call_many(self._link, calls), strict=True):
+        room = max(1, min(MAX_CLAIMED_ENTRIES, free // len(streams)))
+        idle_ms = round(self._config.claim_idle * 1000)
+        max_reply = config.max_reply_size // 2 // len(streams)
+        limits = max_reply, max_entry_bytes(config)
+        args = (self._keys.group, self._consumer, *limits, idle_ms, room)
+        calls: list[ScriptCall] = [(CLAIM, (stream.key,), args) for stream in streams]
+        for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
             if isinstance(reply, Exception):
-                await self._refused(feed, reply)
+                await self._refused(stream, reply)
             else:
-                self._claimed(feed, *reply)
+                self._claimed(stream, *reply)
 
-    def _claimed(self, feed: Feed, taken: list[list[bytes]], gone: list[bytes]) -> None:
-        self._troubles.trimmed(feed, gone)
+    def _claimed(
+        self,
+        stream: Stream,
+        taken: list[tuple[bytes, list[bytes], int, bytes]],
+        gone: list[bytes],
+    ) -> None:
+        self._faults.trimmed(stream, gone)
         for entry_id, fields, deliveries, owner in taken:
-            count = int(deliveries)
-            entry = self._reader.intake(feed, entry_id, list(fields), count)  # type: ignore[arg-type]
+            entry = self._reader.intake(stream, entry_id, list(fields), int(deliveries))
             if entry is not None:
-                self._hands.take([entry], text(owner) != HEIR)
+                self._deliverer.enqueue([entry], as_text(owner) != RELEASED)
         if taken:
-            self.hurry(0.0)  # there may be more
+            # There may be more.
+            self.claim_after(0.0)
 
-    async def _beat(self) -> None:
-        calls: list[tuple[Feed, Call]] = []
-        for feed in list(self._reader.ever.values()):
-            ids = list(feed.held)
-            for at in range(0, len(ids), BEATS):
-                args: list[Encodable] = [self._keys.group, self._consumer, *ids[at : at + BEATS]]
-                calls.append((feed, (BEAT, (feed.key,), args)))
+    async def _send_heartbeat(self) -> None:
+        calls: list[tuple[Stream, ScriptCall]] = []
+        for stream in list(self._reader.ever_read.values()):
+            ids = list(stream.held)
+            for at in range(0, len(ids), MAX_HEARTBEAT_ENTRIES):
+                part = ids[at : at + MAX_HEARTBEAT_ENTRIES]
+                args: list[Encodable] = [self._keys.group, self._consumer, *part]
+                calls.append((stream, (HEARTBEAT, (stream.key,), args)))
         replies = await call_many(self._link, [call for _, call in calls])
-        for (feed, _), reply in zip(calls, replies, strict=True):
+        for (stream, _), reply in zip(calls, replies, strict=True):
             if isinstance(reply, Exception):
-                await self._refused(feed, reply)
+                await self._refused(stream, reply)
 
-    async def _refused(self, feed: Feed, error: Exception) -> None:
-        if self._troubles.is_gone(error):
-            await self._troubles.mend(feed)
+    async def _refused(self, stream: Stream, error: Exception) -> None:
+        if self._faults.is_gone(error):
+            await self._faults.mend(stream)
         elif isinstance(error, redis_errors.RedisError):
-            self._troubles.refused(error, f"look after events of {feed.name!r}")
+            self._faults.refused(error, f"look after events of {stream.name!r}")
+
+    # -- the end
+
+    def stop(self) -> None:
+        """Prepare to leave; does nothing, as a stopped reader ends the claims."""
+
+    async def leave(self) -> None:
+        """Release all that is left, and leave the group."""
+        first: list[tuple[Encodable, ...]] = []
+        if self._reader.blocked is not None:
+            # Its connection is closed, but the server may not know, and would deliver to it.
+            first = [("CLIENT", "UNBLOCK", self._reader.blocked)]
+        calls = [self._leaving(stream) for stream in self._reader.ever_read.values()]
+        await call_many(self._link, calls, first=first)
+
+    def _leaving(self, stream: Stream) -> ScriptCall:
+        started = [entry.id for entry in stream.held.values() if entry.started]
+        idle_ms = round(self._config.claim_idle * 1000)
+        args = (self._keys.group, self._consumer, RELEASED, idle_ms, 1)
+        return LEAVE, (stream.key,), (*args, *started)

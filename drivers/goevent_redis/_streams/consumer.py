@@ -1,9 +1,13 @@
-"""The service: one bus as a consumer of its group, from its first read to its leave.
+"""The consumer: one open bus as a member of its group, from its first read to its leave.
 
-It owns nothing but the others: the reader takes entries off the streams, the hands bring them to
-the bus, the desk tells Redis what became of them, the sweeper takes over what others have left, and
-the guard looks after the streams. Where names have partitions, a keeper has leases of them in place
-of the sweeper, and turns keep the order of each key.
+It wires the actors and owns their start and their end. Entries go round in a circle:
+
+    reader -> deliverer -> the bus -> acknowledger -> Redis
+
+The subscriptions tell the reader which streams to read, and the monitor looks after the streams.
+Two parts differ between competing consumers and partitions: the `DeliveryOrder`, and the owner,
+which keeps the entries of this bus from other buses (`Claimer` or `LeaseKeeper`). With partitions,
+the `KeyOrder` stands between the reader and the deliverer.
 """
 
 from __future__ import annotations
@@ -13,125 +17,103 @@ from collections.abc import Sequence
 import trio
 from redis import exceptions as redis_errors
 
-from goevent.drivers import Backlog, Inbox
+from goevent.drivers import Backlog
 
-from .._link.link import Link
-from .._link.pool import Pool
-from .._link.resp import Encodable
-from .acknowledger import Desk
-from .claimer import Sweeper
-from .config import StreamsConfig
-from .deliverer import Hands
-from .faults import Troubles
-from .keys import HEIR, Keys
-from .monitor import Guard
-from .partitions.key_order import Turns
-from .partitions.lease_keeper import Keeper
-from .partitions.reader import PartitionReader, PartitionWindow
-from .partitions.subscriptions import PartitionedNames, whole
-from .reader import Reader
-from .scripts import LEAVE, Call, call_many
-from .stream import Feed, Window
-from .subscriptions import Names
+from .acknowledger import Acknowledger
+from .claimer import Claimer
+from .context import ConsumerContext
+from .deduplicator import Deduplicator
+from .deliverer import Deliverer
+from .monitor import StreamMonitor
+from .order import CompetingOrder
+from .partitions.key_order import KeyOrder
+from .partitions.lease_keeper import LeaseKeeper
+from .partitions.reader import PartitionReader
+from .partitions.subscriptions import PartitionSubscriptions, sum_backlogs
+from .reader import StreamReader
+from .subscriptions import StreamSubscriptions
 
 
-class Service:
+class StreamConsumer:
     """One open bus as a consumer."""
 
-    def __init__(
-        self,
-        link: Link,
-        pool: Pool,
-        inbox: Inbox,
-        keys: Keys,
-        config: StreamsConfig,
-        consumer: str,
-        troubles: Troubles,
-    ) -> None:
-        self._link = link
-        self._keys = keys
-        self._config = config
-        self._consumer = consumer
-        self._keeper: Keeper | None = None
-        if config.partitions > 1:
-            room = PartitionWindow(config.prefetch)
-            self.desk = desk = Desk(link, inbox, keys, config, consumer, room, troubles)
-            self._hands = hands = Hands(link, inbox, desk, keys, config)
-            turns = Turns(link, inbox, hands.take, desk.forget, keys.group, consumer, troubles)
-            parts = PartitionReader(link, pool, desk, keys, consumer, room, troubles, turns.enter)
-            keeper = Keeper(link, inbox, desk, parts, turns, keys, config, consumer, troubles)
-            room.told += [parts.freed, keeper.freed]
-            self._reader: Reader = parts
-            self._keeper = keeper
-            self._guard = Guard(link, parts, keys, config, consumer, troubles)
-            self.names: Names = PartitionedNames(
-                link, parts, self._guard, keeper, keys, config, troubles
-            )
-            self._works = [turns.run, keeper.run]
+    def __init__(self, context: ConsumerContext) -> None:
+        self._link = context.link
+        self._deduplicator = Deduplicator(context)
+        if context.config.partitions > 1:
+            self._wire_partitions(context)
         else:
-            window = Window(config.prefetch)
-            self.desk = desk = Desk(link, inbox, keys, config, consumer, window, troubles)
-            self._hands = hands = Hands(link, inbox, desk, keys, config)
-            take = hands.take
-            reader = Reader(link, pool, desk, keys, consumer, window, troubles, take)
-            self._reader = reader
-            sweeper = Sweeper(
-                link, inbox, desk, hands, reader, keys, config, consumer, window, troubles
-            )
-            self._guard = Guard(link, reader, keys, config, consumer, troubles)
-            self.names = Names(link, reader, self._guard, keys, config, troubles)
-            self._works = [sweeper.run]
+            self._wire_competing(context)
+
+    def _wire_competing(self, context: ConsumerContext) -> None:
+        order = CompetingOrder(context.config)
+        self._acknowledger = acknowledger = Acknowledger(context, order, self._deduplicator)
+        self._deliverer = Deliverer(context, acknowledger, order, self._deduplicator)
+        self._reader = StreamReader(
+            context, self._deliverer.enqueue, acknowledger.settled, acknowledger.acknowledge
+        )
+        self._monitor = StreamMonitor(context, self._reader)
+        self._subscriptions = StreamSubscriptions(context, self._reader, self._monitor)
+        self._owner: Claimer | LeaseKeeper = Claimer(context, self._reader, self._deliverer, order)
+        self._tasks = [self._owner.run]
+
+    def _wire_partitions(self, context: ConsumerContext) -> None:
+        order = KeyOrder(context)
+        self._acknowledger = acknowledger = Acknowledger(context, order, self._deduplicator)
+        self._deliverer = Deliverer(context, acknowledger, order, self._deduplicator)
+        order.deliver = self._deliverer.enqueue
+        reader = PartitionReader(
+            context, order.enqueue, acknowledger.settled, acknowledger.acknowledge
+        )
+        self._reader = reader
+        self._owner = keeper = LeaseKeeper(context, reader, order)
+        context.held.on_forgotten += [reader.freed, keeper.freed]
+        self._monitor = StreamMonitor(context, reader)
+        self._subscriptions = PartitionSubscriptions(context, reader, self._monitor, keeper)
+        self._tasks = [order.run, keeper.run]
 
     def start(self, nursery: trio.Nursery) -> None:
-        """Have all of them at work in a nursery."""
-        for work in (
+        """Start all actors in a nursery."""
+        for task in (
             self._reader.run,
             self._reader.nudge,
-            self._hands.run,
-            self.desk.run,
-            self._guard.run,
-            self.names.run,
-            *self._works,
+            self._deliverer.run,
+            self._acknowledger.run,
+            self._monitor.run,
+            self._subscriptions.run,
+            *self._tasks,
         ):
-            nursery.start_soon(work)
+            nursery.start_soon(task)
 
-    async def stop(self) -> None:
-        """Read no more, and hand back what no listener has got."""
-        if self._keeper is not None:
-            self._keeper.stop()
-        await self._reader.stop()
-        await self._hands.stop()
+    async def subscribe(self, names: Sequence[str]) -> None:
+        """Read the streams of names and patterns; returns when the groups exist."""
+        await self._subscriptions.add(names)
 
-    async def drop(self, names: Sequence[str]) -> None:
-        """Unsubscribe, and hand back what no listener has got."""
-        await self.names.remove(names)
-        self._hands.drop_inactive()
+    async def unsubscribe(self, names: Sequence[str]) -> None:
+        """Unsubscribe, and release the entries that no listener has got."""
+        await self._subscriptions.remove(names)
+        self._deliverer.release_inactive()
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do, as last seen; what comes once more is part of it."""
-        feeds = self._reader.feeds.values()
-        return whole([feed.backlog for feed in feeds if feed.backlog is not None])
+        """Return what the group has to do, as last seen; replayed events are part of it."""
+        streams = self._reader.streams.values()
+        return sum_backlogs([each.backlog for each in streams if each.backlog is not None])
+
+    async def stop(self) -> None:
+        """Read no more, and release the entries that no listener has got."""
+        # The owner first: partitions that are drained from now on go to other buses soon.
+        self._owner.stop()
+        await self._reader.stop()
+        await self._deliverer.stop()
 
     async def leave(self) -> None:
-        """Tell the last ends, hand back what is left, and leave the group."""
-        self.desk.closed = True
-        feeds = self._reader.ever
-        if not feeds or not self._link.connected:
-            return None
+        """Send the last decisions, release the rest, and leave the group."""
+        self._acknowledger.closed = True
+        if not self._reader.ever_read or not self._link.connected:
+            return
         try:
-            await self.desk.flush()
-            if self._keeper is not None:
-                return await self._keeper.leave()
-            first: list[tuple[Encodable, ...]] = []
-            if self._reader.blocked is not None:
-                # Its connection is closed, but the server may not know yet.
-                first = [("CLIENT", "UNBLOCK", self._reader.blocked)]
-            await call_many(self._link, [self._leave(feed) for feed in feeds.values()], first=first)
+            await self._acknowledger.flush()
+            await self._owner.leave()
         except redis_errors.RedisError:
-            pass  # others take over what is ours when it has been idle for long enough
-
-    def _leave(self, feed: Feed) -> Call:
-        started = [entry.id for entry in feed.held.values() if entry.started]
-        idle = round(self._config.claim_idle * 1000)
-        args = (self._keys.group, self._consumer, HEIR, idle, 1)
-        return LEAVE, (feed.key,), (*args, *started)
+            # Other buses take over when our entries have been idle for long enough.
+            pass

@@ -1,8 +1,9 @@
-"""The hands: bring entries to the bus, batch by batch.
+"""The deliverer: brings entries to the bus, batch by batch.
 
-An actor of the driver. What was in the hands of a consumer that died runs alone: perhaps it was
-what has killed it, and it must not take its neighbours with it again and again. What a listener
-has merely failed on is known not to kill, and runs beside the others.
+An actor of the driver. The reader and the claimer enqueue entries. An entry whose previous consumer
+died runs isolated, while no other entry runs: it may have killed that consumer, and must not take
+its neighbours with it again and again. An entry whose listener merely failed does not kill, and
+runs beside the others.
 """
 
 from __future__ import annotations
@@ -13,175 +14,187 @@ from time import perf_counter
 
 import trio
 from msgspec.structs import replace
-from redis import exceptions as redis_errors
 from trio.lowlevel import current_task
 
 from goevent import DecodeError, Envelope
-from goevent.drivers import Inbox
+from goevent.drivers import EXHAUSTED, undecodable
 
-from .._link.errors import RedisLinkError
-from .._link.link import Link
-from .acknowledger import Desk
-from .config import StreamsConfig
-from .keys import Keys
-from .stream import Entry, text
+from .acknowledger import Acknowledger
+from .context import ConsumerContext
+from .deduplicator import Deduplicator
+from .order import DeliveryOrder
+from .stream import Entry, as_text
 
-SLICE = 0.0005  # seconds of work between two yields to Trio
-BATCH = 250
-HOLD = 1.0  # seconds that others are held up by one that is to run alone, and waits for its turn
-RESPITE = 5.0  # seconds until they are held up again
-CERTAIN = 0.05  # seconds for which it is taken for granted that no event was finished elsewhere
-WAIT = 0.05  # seconds until an event is looked at again whose twin is being worked on
-RETRIED = "goevent-retried"
-REPLAYED = "goevent-replayed"
+MAX_BATCH_ENTRIES = 250
+WORK_SECONDS_PER_YIELD = 0.0005
+ISOLATION_WAIT_SECONDS = 1.0
+"""How long an isolated entry that waits for the running ones holds up other entries."""
+
+ISOLATION_REST_SECONDS = 5.0
+"""How long the other entries then run before they are held up again."""
+
+CERTAIN_SECONDS = 0.05
+"""How long the server's answer about finished events is trusted."""
+
+DUPLICATE_PAUSE_SECONDS = 0.05
+"""The pause before an entry is looked at again whose event runs from another entry."""
+
+RETRIED_HEADER = "goevent-retried"
+REPLAYED_HEADER = "goevent-replayed"
 
 
-class Hands:
-    """The hands of one open bus."""
+class Deliverer:
+    """The deliverer of one open bus."""
 
     def __init__(
-        self, link: Link, inbox: Inbox, desk: Desk, keys: Keys, config: StreamsConfig
+        self,
+        context: ConsumerContext,
+        acknowledger: Acknowledger,
+        order: DeliveryOrder,
+        deduplicator: Deduplicator,
     ) -> None:
-        self._link = link
-        self._inbox = inbox
-        self._desk = desk
-        self._keys = keys
-        self._config = config
-        self._fresh: deque[Entry] = deque()
-        self._suspects: deque[Entry] = deque()
-        self._batch: deque[Entry] = deque()  # what is being handed over
-        self._news = trio.Event()
+        self._inbox = context.inbox
+        self._config = context.config
+        self._acknowledger = acknowledger
+        self._order = order
+        self._deduplicator = deduplicator
+        self._entries: deque[Entry] = deque()
+        self._isolated: deque[Entry] = deque()
+        self._batch: deque[Entry] = deque()
+        self._enqueued = trio.Event()
         self._stopped = False
         self._busy = False
         self._ended = trio.Event()
-        self._hold_at = -math.inf
+        self._hold_up_at = -math.inf
 
-    def take(self, entries: list[Entry], alone: bool) -> None:
-        """Take entries, to be handed over soon."""
+    def enqueue(self, entries: list[Entry], isolated: bool) -> None:
+        """Deliver entries soon."""
         if not entries:
             return
-        if self._stopped or not entries[0].feed.active:
+        if self._stopped or not entries[0].stream.active:
             for entry in entries:
-                self._desk.give_back(entry)
+                self._acknowledger.release(entry)
             return
-        (self._suspects if alone else self._fresh).extend(entries)
-        self._news.set()
+        (self._isolated if isolated else self._entries).extend(entries)
+        self._enqueued.set()
 
     @property
-    def has_suspects(self) -> bool:
-        """True while something is to run alone."""
-        return bool(self._suspects)
+    def has_isolated(self) -> bool:
+        """True while an entry waits to run isolated."""
+        return bool(self._isolated)
 
     async def stop(self) -> None:
-        """Hand over no more; returns when nobody else gets anything."""
+        """Deliver no more; returns when no listener gets another entry."""
         self._stopped = True
-        for queue in (self._batch, self._fresh, self._suspects):
+        for queue in (self._batch, self._entries, self._isolated):
             while queue:
-                self._desk.give_back(queue.popleft())
-        self._news.set()
+                self._acknowledger.release(queue.popleft())
+        self._enqueued.set()
         while self._busy:
             self._ended = trio.Event()
             await self._ended.wait()
 
-    def drop_inactive(self) -> None:
-        """Give back what is not subscribed to any more."""
-        for queue in (self._batch, self._fresh, self._suspects):
-            gone = [entry for entry in queue if not entry.feed.active]
-            kept = [entry for entry in queue if entry.feed.active]
+    def release_inactive(self) -> None:
+        """Release the entries of streams that are no longer subscribed to."""
+        for queue in (self._batch, self._entries, self._isolated):
+            inactive = [entry for entry in queue if not entry.stream.active]
+            active = [entry for entry in queue if entry.stream.active]
             queue.clear()
-            queue.extend(kept)
-            for entry in gone:
-                self._desk.give_back(entry)
+            queue.extend(active)
+            for entry in inactive:
+                self._acknowledger.release(entry)
 
     async def run(self) -> None:
-        """Hand over what comes, until cancelled."""
+        """Deliver the enqueued entries, until cancelled."""
         while True:
-            self._news = trio.Event()
-            while (self._fresh or self._suspects) and not self._stopped:
+            self._enqueued = trio.Event()
+            while (self._entries or self._isolated) and not self._stopped:
                 self._busy = True
                 try:
-                    while self._suspects and await self._hand_over_alone():
+                    while self._isolated and await self._deliver_isolated():
                         pass
-                    if self._fresh:
-                        await self._hand_over_batch()
+                    if self._entries:
+                        await self._deliver_batch()
                 finally:
                     self._busy = False
                     self._ended.set()
-            await self._news.wait()
+            await self._enqueued.wait()
 
-    async def _hand_over_alone(self) -> bool:
-        """Hand over one when nothing else is worked on; False if others are to go on meanwhile."""
-        if not await self._calmed():
+    async def _deliver_isolated(self) -> bool:
+        """Deliver one entry while no other runs; return False to let others run first."""
+        if not await self._all_idle():
             return False
-        if not self._suspects:
+        if not self._isolated:
+            # A stop or an unsubscription has released it meanwhile.
             return True
-        entry = self._suspects.popleft()
-        # Those of a partition are not counted before it is their turn.
-        deliveries = entry.deliveries if entry.lease is None else entry.deliveries + 1
-        if deliveries > self._config.max_deliveries:
-            reason = "its consumers have ended while they worked on it, or were too slow"
-            self._desk.bury(entry, reason)
+        entry = self._isolated.popleft()
+        if entry.deliveries + self._order.uncounted > self._config.max_deliveries:
+            self._acknowledger.dead_letter(entry, EXHAUSTED)
             return True
-        if entry.lease is not None and not await entry.lease.turns.counted(entry):
+        if not await self._order.may_start_isolated(entry):
             return True
-        await self._hand_over([entry])
-        await self._desk.calm()
+        await self._deliver([entry])
+        await self._acknowledger.wait_until_idle()
         return True
 
-    async def _calmed(self) -> bool:
-        """Wait until nothing is worked on, but not long if others wait, too."""
-        if self._fresh and trio.current_time() < self._hold_at:
+    async def _all_idle(self) -> bool:
+        """Wait until no entry runs, but not long if other entries wait."""
+        if self._entries and trio.current_time() < self._hold_up_at:
             return False
-        with trio.move_on_after(HOLD) as hold:
-            await self._desk.calm()
+        with trio.move_on_after(ISOLATION_WAIT_SECONDS) as hold:
+            await self._acknowledger.wait_until_idle()
         if hold.cancelled_caught:
-            self._hold_at = trio.current_time() + RESPITE
+            self._hold_up_at = trio.current_time() + ISOLATION_REST_SECONDS
         return not hold.cancelled_caught
 
-    async def _hand_over_batch(self) -> None:
-        fresh = self._fresh
-        batch = [fresh.popleft() for _ in range(min(BATCH, len(fresh)))]
-        await self._hand_over(batch)
+    async def _deliver_batch(self) -> None:
+        entries = self._entries
+        batch = [entries.popleft() for _ in range(min(MAX_BATCH_ENTRIES, len(entries)))]
+        await self._deliver(batch)
 
-    async def _hand_over(self, batch: list[Entry]) -> None:
-        desk, task = self._desk, current_task()
+    async def _deliver(self, batch: list[Entry]) -> None:
+        acknowledger, task = self._acknowledger, current_task()
         deliver, deliver_nowait = self._inbox.deliver, self._inbox.deliver_nowait
+        may_start = self._order.may_start
+        # In an attribute: `stop` and `release_inactive` take entries out of it.
         left = self._batch
         left.extend(batch)
-        known = await self._known(batch) if self._config.deduplicate else None
-        asked = perf_counter()
-        slice_end = asked + SLICE
+        deduplicator = self._deduplicator
+        finished = await deduplicator.finished_among(batch) if deduplicator.enabled else None
+        asked_at = perf_counter()
+        yield_at = asked_at + WORK_SECONDS_PER_YIELD
         try:
             while left:
-                if known is not None and perf_counter() - asked > CERTAIN:
-                    known = await self._known(list(left))  # the listeners were slow
-                    asked = perf_counter()
+                if finished is not None and perf_counter() - asked_at > CERTAIN_SECONDS:
+                    # The listeners were slow: other buses may have finished events meanwhile.
+                    finished = await deduplicator.finished_among(list(left))
+                    asked_at = perf_counter()
                     continue
                 entry = left.popleft()
-                if entry.lease is not None and not entry.lease.open:
-                    entry.lease.turns.refuse(entry)
+                if not may_start(entry):
                     continue
                 envelope = self._decoded(entry)
-                if envelope is None or not self._is_wanted(entry, envelope, known):
+                if envelope is None or (finished is not None and self._is_done(entry, finished)):
                     continue
-                desk.running += 1
-                desk.batcher = task if left else None
+                acknowledger.running += 1
+                acknowledger.delivering_task = task if left else None
                 entry.started = True
-                times = entry.redelivered
+                times = entry.shown_deliveries
                 if not deliver_nowait(envelope, entry.settle, deliveries=times):
                     await deliver(envelope, entry.settle, deliveries=times)
-                if perf_counter() > slice_end:
-                    desk.stir()
+                if perf_counter() > yield_at:
+                    acknowledger.wake()
                     await trio.lowlevel.checkpoint()
-                    slice_end = perf_counter() + SLICE
+                    yield_at = perf_counter() + WORK_SECONDS_PER_YIELD
         finally:
-            desk.batcher = None
-            desk.stir()
+            acknowledger.delivering_task = None
+            acknowledger.wake()
 
     def _decoded(self, entry: Entry) -> Envelope | None:
-        """Return the event in an entry; one that holds none becomes a dead letter."""
-        name = entry.feed.name
+        """Return the event in an entry; make an entry without one a dead letter."""
+        name = entry.stream.name
         fields = entry.fields
+        # The field "e" is the first one, unless other programs write into the stream.
         data = fields[1] if fields and fields[0] == b"e" else entry.data
         try:
             if entry.oversized:
@@ -191,53 +204,25 @@ class Hands:
             envelope = self._inbox.decode(name, data)
         except DecodeError as error:
             self._inbox.report(error, name)
-            self._desk.bury(entry, str(error), reported=True)
+            self._acknowledger.dead_letter(entry, undecodable(error))
             return None
         if len(fields) == 2 or (len(fields) == 4 and fields[2] == b"k"):
             return envelope
         headers = dict(envelope.headers)
         if entry.field(b"r") is not None:
-            headers[RETRIED] = "1"
+            headers[RETRIED_HEADER] = "1"
         if (origin := entry.field(b"o")) is not None:
-            headers[REPLAYED] = text(origin)
+            headers[REPLAYED_HEADER] = as_text(origin)
         return replace(envelope, headers=headers)
 
-    # -- what was done already
-
-    async def _known(self, batch: list[Entry]) -> set[str]:
-        """Return the handle ids of the batch whose events are done already."""
-        ids: list[str] = []
-        for entry in batch:
-            data = entry.data
-            if data is None or entry.field(b"o") is not None:
-                continue
-            try:
-                handle_id = self._inbox.decode(entry.feed.name, data).handle_id
-            except DecodeError:
-                continue  # that is reported when it is handed over
-            if handle_id:
-                entry.handle_id = handle_id
-                ids.append(handle_id)
-        while ids:
-            done = self._keys.done()
-            try:
-                found = await self._link.execute("MGET", *(done + each for each in ids))
-            except RedisLinkError:
-                await self._link.ready()
-                continue
-            except redis_errors.RedisError:
-                break  # what is to be done twice then is flagged by its publisher
-            return {each for each, value in zip(ids, found, strict=True) if value is not None}
-        return set()
-
-    def _is_wanted(self, entry: Entry, envelope: Envelope, known: set[str] | None) -> bool:
-        """Tell whether an event is to be handed over; it may have been finished before."""
-        if not entry.handle_id or known is None:
+    def _is_done(self, entry: Entry, finished: set[str]) -> bool:
+        """Tell whether another entry with the same event is done or runs; settle this one if so."""
+        if not entry.handle_id:
+            return False
+        if self._deduplicator.is_finished(entry, finished):
+            self._acknowledger.acknowledge(entry)
             return True
-        if entry.handle_id in known or self._desk.was_done(entry.handle_id):
-            self._desk.done(entry)
-            return False
-        if self._desk.underway.setdefault(entry.handle_id, entry) is not entry:
-            self._desk.give_back(entry, free_in=WAIT)
-            return False
-        return True
+        if self._deduplicator.is_running(entry):
+            self._acknowledger.release(entry, after=DUPLICATE_PAUSE_SECONDS)
+            return True
+        return False

@@ -1,4 +1,8 @@
-"""Redis Streams as a driver: durable, at least once, one bus of each group gets each event."""
+"""The driver for Redis Streams: durable, at least once, one bus of each group gets each event.
+
+It owns the link, the pool, the publisher and the consumer of one open bus, and starts and ends
+them. The bus calls it through the `Driver` contract of `goevent.drivers`.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,15 @@ import trio
 from redis import exceptions as redis_errors
 
 from goevent import DriverConnectionError, DriverError, UnsupportedError
-from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receipt
+from goevent.drivers import (
+    Capabilities,
+    DeadLetters,
+    DriverSnapshot,
+    Inbox,
+    Message,
+    Receipt,
+    group_required,
+)
 
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
@@ -23,30 +35,41 @@ from .._link.link import Link
 from .._link.pool import Pool
 from .._link.service import ConnectionReports, running_link_and_pool
 from .config import StreamsConfig, read_url
-from .consumer import Service
-from .dead_letters import DeadLetters
-from .faults import Troubles, refusal
-from .keys import Keys
+from .consumer import StreamConsumer
+from .context import ConsumerContext
+from .dead_letters import StreamDeadLetters
+from .faults import StreamFaults, refusal
+from .held_entries import HeldEntries
+from .keys import StreamKeys
 from .monitor import warn_of_memory_only
-from .partitions.publisher import OrderedPublisher
-from .publisher import Publisher, Replied
+from .partitions.publisher import PartitionPublisher
+from .publisher import Replied, StreamPublisher
 from .replay import replay
 
-IN_FLIGHT = 1000  # publishes that wait for their replies
-LEAST_VERSION = (7, 0)
-FAREWELL = 1.0  # seconds to hand back what nobody has begun with, as the bus ends
+MAX_IN_FLIGHT_PUBLISHES = 1000
+MIN_SERVER_VERSION = (7, 0)
+LEAVE_SECONDS = 1.0
+"""How long the bus takes, as it ends, to release the entries that it still holds."""
 
 
 class RedisStreamsDriver:
-    """Takes events through Redis Streams: what the server has accepted is not lost.
+    """Carries events over Redis Streams: an event that the server has accepted is not lost.
 
-    At least once: an event comes again if its listener fails, if its bus dies, or if nobody can
-    know whether it was finished; `current_delivery().redelivered` tells. Within a group there is
-    no order among events, unless their names have partitions.
+    Delivery is at least once. An event comes again if its listener fails, if its bus dies, or if
+    it is unknown whether it was finished; `current_delivery().redelivered` tells. Events of a
+    group have no order, unless their names have partitions.
 
     Args:
-        config: where the server is; a URL will do, also one with the options of the streams.
-        streams: how to take part; see `StreamsConfig`.
+        config: The server; a URL will do, also one with the options of `StreamsConfig`.
+        streams: How the bus takes part; see `StreamsConfig`.
+
+    Example:
+        ::
+
+            driver = RedisStreamsDriver("redis+streams://localhost?group=billing")
+            async with GoEvent(Config(driver=driver)) as bus:
+                bus.subscribe(send_invoice, OrderPaid)
+                await trio.sleep_forever()
     """
 
     schemes: tuple[str, ...] = ("redis+streams", "rediss+streams", "unix+streams")
@@ -64,40 +87,43 @@ class RedisStreamsDriver:
         self._config = config or RedisConfig()
         self._streams = streams or StreamsConfig()
         partitions = self._streams.partitions
-        self._keys = Keys(self._config.channel_prefix, self._streams.group or "", partitions)
+        self._keys = StreamKeys(self._config.channel_prefix, self._streams.group or "", partitions)
         self._pool = Pool(self._config)
         self._link: Link | None = None
-        self._service: Service | None = None
-        self._publisher: Publisher | None = None
+        self._consumer: StreamConsumer | None = None
+        self._publisher: StreamPublisher | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Self:
         """Return the driver for `redis+streams://`, `rediss+streams://` or `unix+streams://`.
 
-        Its options are the fields of `StreamsConfig`, and those of `RedisConfig.url`.
+        The options of the URL are the fields of `StreamsConfig`, and those of `RedisConfig.url`.
+
+        Raises:
+            ValueError: An option makes no sense.
         """
         return cls(url if "://" in url else f"{url}://")
 
     @property
     def capabilities(self) -> Capabilities:
-        """What Redis Streams promise."""
+        """The capabilities of Redis Streams."""
         return Capabilities(
             fan_out=False,
             durable=True,
             ordered=self._streams.partitions > 1,
             replay=True,
-            in_flight=IN_FLIGHT,
+            in_flight=MAX_IN_FLIGHT_PUBLISHES,
             max_size=self._config.max_event_size,
         )
 
     @property
     def config(self) -> RedisConfig:
-        """Where the server is, and the limits."""
+        """The server and its limits."""
         return self._config
 
     @property
     def streams(self) -> StreamsConfig:
-        """How this bus takes part."""
+        """The settings of this bus as a consumer."""
         return self._streams
 
     @property
@@ -105,19 +131,19 @@ class RedisStreamsDriver:
         """A client for other commands, over the connection of the open bus.
 
         Raises:
-            DriverConnectionError: the bus is not open.
+            DriverConnectionError: The bus is not open.
         """
-        return RedisClient(self._running(), self._pool)
+        return RedisClient(self._open_link(), self._pool)
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The events that the group has given up.
+        """The dead letters of the group: list, inspect, replay and discard them.
 
         Raises:
-            UnsupportedError: this bus belongs to no group.
+            UnsupportedError: This bus belongs to no group.
         """
-        self._grouped("dead letters belong to a group")
-        return DeadLetters(self._running, self._keys)
+        self._required_group("dead letters belong to a group")
+        return DeadLetters(StreamDeadLetters(self._open_link, self._keys))
 
     # -- the contract
 
@@ -127,8 +153,8 @@ class RedisStreamsDriver:
         """Connect, and stay connected until cancelled.
 
         Raises:
-            DriverConnectionError: the server cannot be reached, or does not let us in.
-            DriverError: it is too old.
+            DriverConnectionError: The server cannot be reached, or refuses the login.
+            DriverError: The server is too old.
         """
         reports = ConnectionReports(lambda text: inbox.report(DriverConnectionError(text)))
         link = Link(
@@ -143,56 +169,67 @@ class RedisStreamsDriver:
                     task_status.started()
                     await trio.sleep_forever()
         except (RedisLinkError, redis_errors.RedisError) as error:
-            raise refusal(error, "let us begin") from error
+            raise refusal(error, "let this bus begin") from error
         finally:
-            self._link = self._service = self._publisher = None
+            self._link = self._consumer = self._publisher = None
 
     @asynccontextmanager
     async def _serving(self, link: Link, inbox: Inbox) -> AsyncGenerator[None]:
         streams = self._streams
-        troubles = Troubles(link, inbox, self._keys, streams)
+        faults = StreamFaults(link, inbox, self._keys, streams)
         name = streams.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
-        service = Service(link, self._pool, inbox, self._keys, streams, _spelled(name), troubles)
-        kind = OrderedPublisher if streams.partitions > 1 else Publisher
-        self._publisher = kind(link, self._keys, streams, troubles)
-        self._link, self._service = link, service
+        consumer = StreamConsumer(
+            ConsumerContext(
+                link=link,
+                pool=self._pool,
+                inbox=inbox,
+                keys=self._keys,
+                config=streams,
+                consumer=_printable(name),
+                held=HeldEntries(streams.prefetch),
+                faults=faults,
+            )
+        )
+        publisher_class = PartitionPublisher if streams.partitions > 1 else StreamPublisher
+        self._publisher = publisher_class(link, self._keys, streams, faults)
+        self._link, self._consumer = link, consumer
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._publisher.run)
                 if streams.group is not None:
-                    service.start(nursery)
+                    consumer.start(nursery)
                 yield
         finally:
-            with trio.CancelScope(shield=True, deadline=trio.current_time() + FAREWELL):
-                await service.leave()
+            with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_SECONDS):
+                await consumer.leave()
 
     async def drain(self) -> None:
-        """Read no more; what no listener has got yet is handed back."""
-        if self._service is not None:
-            await self._service.stop()
+        """Read no more, and release the entries that no listener has got."""
+        if self._consumer is not None:
+            await self._consumer.stop()
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Read the streams of names and patterns; returns when the groups exist.
 
-        While the connection is down it waits for it.
+        While there is no connection, it waits.
         """
-        self._running()
-        self._grouped(f"listening to {names[0]!r} needs one")
-        if self._service is not None:
-            await self._service.names.add(names)
+        self._open_link()
+        self._required_group(f"listening to {names[0]!r} needs one")
+        if self._consumer is not None:
+            await self._consumer.subscribe(names)
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Read them no more; what no listener has got yet is handed back."""
-        self._running()
-        if self._service is not None:
-            await self._service.drop(names)
+        """Read them no more, and release the entries that no listener has got."""
+        self._open_link()
+        if self._consumer is not None:
+            await self._consumer.unsubscribe(names)
 
     async def publish(self, message: Message) -> Receipt:
         """Put an event into its stream; returns when the server has it.
 
-        While the server cannot be reached it tries again, for `StreamsConfig.publish_timeout`.
+        While the server cannot be reached, it tries again, for `StreamsConfig.publish_timeout`.
         """
-        self._running()
+        self._open_link()
         if self._publisher is None:
             raise RuntimeError("a driver that runs has a publisher")
         return await self._publisher.publish(message)
@@ -201,7 +238,7 @@ class RedisStreamsDriver:
         """Put an event into its stream without a task that waits for the reply.
 
         Raises:
-            trio.WouldBlock: there is no connection, or much waits to be sent.
+            trio.WouldBlock: There is no connection, or too much waits to be sent.
         """
         if self._publisher is None:
             raise trio.WouldBlock
@@ -210,33 +247,33 @@ class RedisStreamsDriver:
     async def replay(
         self, name: str, start: str | datetime, end: str | datetime | None, group: str | None
     ) -> int:
-        """Have a group get events again, as `bus.replay`."""
+        """Deliver events to a group again, as `bus.replay`."""
         if group is None:
-            group = self._grouped("replay needs the group that is to get the events")
+            group = self._required_group("replay needs the group that is to get the events")
         if "*" in name:
             raise UnsupportedError("a pattern cannot be replayed: name the events")
-        StreamsConfig(group=group)  # refuses what is no name of a group
-        return await replay(self._running(), self._keys, name, start, end, group)
+        # Refuses a text that cannot be the name of a group.
+        StreamsConfig(group=group)
+        return await replay(self._open_link(), self._keys, name, start, end, group)
 
     def snapshot(self) -> DriverSnapshot:
         """Tell whether there is a connection, and what the group has to do; a second old."""
         return DriverSnapshot(
             connected=self._link is not None and self._link.connected,
-            backlogs=() if self._service is None else self._service.backlogs(),
+            backlogs=() if self._consumer is None else self._consumer.backlogs(),
         )
 
     # -- the connection
 
-    def _running(self) -> Link:
+    def _open_link(self) -> Link:
         if self._link is None:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link
 
-    def _grouped(self, why: str) -> str:
+    def _required_group(self, purpose: str) -> str:
         if self._streams.group is None:
-            raise UnsupportedError(
-                f"this bus belongs to no group of consumers, and {why}: "
-                "redis+streams://...?group=the-service, or StreamsConfig(group=...)"
+            raise group_required(
+                purpose, "redis+streams://...?group=the-service, or StreamsConfig(group=...)"
             )
         return self._streams.group
 
@@ -244,12 +281,13 @@ class RedisStreamsDriver:
         try:
             said: Any = await link.execute("INFO", "server")
         except redis_errors.NoPermissionError:
+            # The version stays unknown.
             said = b""
         for line in bytes(said).decode(errors="replace").splitlines():
             name, _, version = line.partition(":")
             if name == "redis_version":
                 numbers = [int(part) for part in version.split(".")[:2] if part.isdigit()]
-                if tuple(numbers) < LEAST_VERSION:
+                if tuple(numbers) < MIN_SERVER_VERSION:
                     raise DriverError(
                         f"durable events need Redis 7.0 or Valkey, and {self._config.where()} "
                         f"has {version}"
@@ -257,5 +295,6 @@ class RedisStreamsDriver:
         await warn_of_memory_only(link)
 
 
-def _spelled(name: str) -> str:
+def _printable(name: str) -> str:
+    """Return the name of a host as part of a consumer's name: ASCII without spaces."""
     return "".join(c if c.isascii() and c.isprintable() and c != " " else "_" for c in name)

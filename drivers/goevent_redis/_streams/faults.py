@@ -1,4 +1,9 @@
-"""Troubles: what Redis refuses, what has vanished from it, and how that is mended and reported."""
+"""Faults of the server: refusals, vanished groups and trimmed entries, and how they are reported.
+
+`StreamFaults` serves one open bus. The reader, the claimer, the monitor and the others tell it what
+Redis refused. It reports each kind of refusal once while the refusal lasts, and it creates a group
+that has vanished anew.
+"""
 
 from __future__ import annotations
 
@@ -10,21 +15,22 @@ from goevent.drivers import Inbox
 
 from .._link.errors import RedisLinkError
 from .._link.link import Link
-from .config import StreamsConfig, before
-from .keys import Keys
+from .config import StreamsConfig, id_before
+from .keys import StreamKeys
 from .scripts import MEND, call
-from .stream import Entry, Feed, place, text
+from .stream import Stream, as_text, parse_id
 
-RENEWAL = 1.0  # seconds between two connections that are given up for being to the wrong server
+RENEWAL_PAUSE_SECONDS = 1.0
+"""The shortest time between two connections that are given up as they lead to a replica."""
 
 
 class Lost(DriverError):
-    """An event was finished here that was not this bus's any more; it was not acknowledged.
+    """A listener finished an event that no longer belonged to this bus; it was not acknowledged.
 
     Attributes:
-        event_name: its name.
-        id: what the broker calls it.
-        owner: the consumer that has it now; empty if it is acknowledged, or trimmed.
+        event_name: The name of the event.
+        id: The broker's id of the event.
+        owner: The consumer that has it now; empty if it is acknowledged or trimmed.
     """
 
     def __init__(self, event_name: str, id: str, owner: str) -> None:  # noqa: A002
@@ -34,7 +40,7 @@ class Lost(DriverError):
         self.owner = owner
 
     def __str__(self) -> str:
-        now = f"the consumer {self.owner!r} has it" if self.owner else "it is pending no more"
+        now = f"the consumer {self.owner!r} has it" if self.owner else "it is no longer pending"
         return (
             f"the event {self.id} of {self.event_name!r} was finished here too late, and is not "
             f"acknowledged by this bus: {now}"
@@ -42,11 +48,11 @@ class Lost(DriverError):
 
 
 class Trimmed(DriverError):
-    """An event was removed from its stream while it was pending: nobody will get it again.
+    """An event was removed from its stream while it was pending; it will not be delivered again.
 
     Attributes:
-        event_name: its name.
-        id: what the broker calls it.
+        event_name: The name of the event.
+        id: The broker's id of the event.
     """
 
     def __init__(self, event_name: str, id: str) -> None:  # noqa: A002
@@ -58,17 +64,17 @@ class Trimmed(DriverError):
         return f"the event {self.id} of {self.event_name!r} was trimmed while it was pending"
 
 
-class Troubles:
-    """What has gone wrong on one open bus, each thing reported once while it lasts."""
+class StreamFaults:
+    """The faults of one open bus."""
 
-    def __init__(self, link: Link, inbox: Inbox, keys: Keys, config: StreamsConfig) -> None:
+    def __init__(self, link: Link, inbox: Inbox, keys: StreamKeys, config: StreamsConfig) -> None:
         self._link = link
         self._inbox = inbox
         self._keys = keys
         self._config = config
         self._mending = trio.Lock()
-        self._told: set[tuple[type[Exception], str]] = set()
-        self._renewed = -RENEWAL
+        self._reported: set[tuple[type[Exception], str]] = set()
+        self._renewed_at = -RENEWAL_PAUSE_SECONDS
 
     @staticmethod
     def is_gone(error: Exception) -> bool:
@@ -78,86 +84,78 @@ class Troubles:
             said.startswith(("NOGROUP", "UNBLOCKED")) or "NOGROUP" in said[:80]
         )
 
-    def refused(self, error: Exception, what: str) -> None:
-        """Report what Redis refuses to do; a server that must not write is left for another."""
+    def refused(self, error: Exception, action: str) -> None:
+        """Report that Redis refuses an action; leave a server that takes no writes."""
         kind = type(error), str(error).partition(" ")[0]
-        if kind not in self._told:
-            self._told.add(kind)
-            self._inbox.report(refusal(error, what))
+        if kind not in self._reported:
+            self._reported.add(kind)
+            self._inbox.report(refusal(error, action))
         self.leave_replica(error)
 
     def leave_replica(self, error: Exception) -> None:
         """Connect anew if the server takes no writes: its address may lead elsewhere by now."""
         kinds = (redis_errors.ReadOnlyError, redis_errors.MasterDownError)
         now = trio.current_time()
-        if isinstance(error, kinds) and now - self._renewed >= RENEWAL:
-            self._renewed = now
+        if isinstance(error, kinds) and now - self._renewed_at >= RENEWAL_PAUSE_SECONDS:
+            self._renewed_at = now
             self._link.renew(error)
 
-    def works(self) -> None:
-        """Take note that Redis does what it is asked for: what comes now is news."""
-        if self._told:
-            self._told.clear()
+    def succeeded(self) -> None:
+        """Note that Redis does its work again: the next refusal is reported."""
+        if self._reported:
+            self._reported.clear()
 
-    def buried(self, entry: Entry, reason: str) -> None:
-        """Report a dead letter."""
-        name, tries = entry.feed.name, entry.deliveries
-        self._inbox.report(
-            DriverError(
-                f"the event {text(entry.id)} of {name!r} is a dead letter after {tries} "
-                f"deliveries: {reason}"
-            ),
-            name,
-        )
-
-    def trimmed(self, feed: Feed, ids: list[bytes]) -> None:
-        """Report entries that are pending and gone."""
+    def trimmed(self, stream: Stream, ids: list[bytes]) -> None:
+        """Report entries that were pending and are gone."""
         for entry_id in ids:
-            self._inbox.report(Trimmed(feed.name, text(entry_id)), feed.name)
+            self._inbox.report(Trimmed(stream.name, as_text(entry_id)), stream.name)
 
-    async def mend(self, feed: Feed) -> None:
-        """Create the group of a feed anew if it has vanished, and report it.
+    async def mend(self, stream: Stream) -> None:
+        """Create the group of a stream anew if it has vanished, and report it.
 
         Raises:
             RedisLinkError: There is no connection.
         """
+        # One at a time: several actors meet the same vanished group at once.
         async with self._mending:
-            if not feed.active:
+            if not stream.active:
                 return
-            keys = (feed.key, self._keys.marks)
-            fallback = "0" if feed.again else before(self._config.start)
-            if fallback == "$" and feed.high > (0, 0):
-                fallback = "{}-{}".format(*feed.high)  # "latest" was long ago
-            args = (self._keys.group, fallback, int(not feed.again))
+            keys = (stream.key, self._keys.marks)
+            fallback = "0" if stream.replayed else id_before(self._config.start)
+            if fallback == "$" and stream.highest_id > (0, 0):
+                # "latest" meant the end of the stream when the group began, not today's.
+                fallback = "{}-{}".format(*stream.highest_id)
+            args = (self._keys.group, fallback, int(not stream.replayed))
             try:
-                made, begin, high = await call(self._link, MEND, keys, *args)
-                if made and not feed.again:
-                    await self._link.execute("SADD", self._keys.names, feed.name)
+                made, begin, highest = await call(self._link, MEND, keys, *args)
+                if made and not stream.replayed:
+                    await self._link.execute("SADD", self._keys.names, stream.name)
             except redis_errors.RedisError as error:
                 if isinstance(error, RedisLinkError):
                     raise
                 self.refused(error, f"create the group {self._keys.group!r}")
-                feed.barred = True
+                stream.refused = True
                 return
-        feed.high = max(feed.high, place(high))
+        stream.highest_id = max(stream.highest_id, parse_id(highest))
         if made == b"none":
-            feed.active = False  # whoever replays makes it anew
+            # The next replay creates it.
+            stream.active = False
             return
         if made == b"stream":
-            feed.finished.clear()
+            stream.finished.clear()
         if made:
-            what = "stream" if made == b"stream" else "group"
+            vanished = "stream" if made == b"stream" else "group"
             self._inbox.report(
                 DriverError(
-                    f"the {what} of {feed.name!r} had vanished under the group "
-                    f"{self._keys.group!r}, which begins anew behind {text(begin)}"
+                    f"the {vanished} of {stream.name!r} had vanished under the group "
+                    f"{self._keys.group!r}, which begins anew behind {as_text(begin)}"
                 ),
-                feed.name,
+                stream.name,
             )
 
 
-def refusal(error: Exception, what: str) -> DriverError:
-    """Return the error of the contract for one of the link or of the server."""
+def refusal(error: Exception, action: str) -> DriverError:
+    """Return the error of the driver contract for one of the link or of the server."""
     mapped: DriverError
     if isinstance(error, DriverError):
         return error
@@ -165,10 +163,10 @@ def refusal(error: Exception, what: str) -> DriverError:
         mapped = DriverConnectionError(f"Redis: {error}")
     elif str(error).startswith("WRONGTYPE"):
         mapped = DriverError(
-            f"Redis refuses to {what}: it is kept in partitions, and all that use it need the same "
-            f"StreamsConfig(partitions=...): {error}"
+            f"Redis refuses to {action}: the event name has partitions, and all buses that use it "
+            f"need the same StreamsConfig(partitions=...): {error}"
         )
     else:
-        mapped = DriverError(f"Redis refuses to {what}: {error}")
+        mapped = DriverError(f"Redis refuses to {action}: {error}")
     mapped.__cause__ = error
     return mapped

@@ -1,19 +1,23 @@
-"""The names of everything that durable events keep in Redis.
+"""The names of all that durable events keep in Redis.
 
-A colon separates the parts: neither event names nor groups have one.
+A colon separates the parts of a key: neither event names nor groups contain one.
 """
 
 from __future__ import annotations
 
-HEIR = "handed-back"
-"""The consumer to whom entries are given that wait for whoever takes them."""
+RELEASED = "handed-back"
+"""The consumer that owns released entries, until a bus claims them."""
 
 
-class Keys:
+class StreamKeys:
     """The keys of one group under one prefix.
 
     Attributes:
-        numbers: those of the partitions of each name; one that is None, if there are none.
+        names: A set: the event names that were ever published.
+        dead: A stream: the dead letters of the group.
+        marks: A hash: up to where the group has acknowledged each stream.
+        patterns: A set: the patterns that the group knows.
+        numbers: The numbers of the partitions of each name; `(None,)` without partitions.
     """
 
     def __init__(self, prefix: str, group: str, partitions: int = 1) -> None:
@@ -21,35 +25,35 @@ class Keys:
         self.group = group
         self.partitions = partitions
         self.numbers: tuple[int | None, ...] = (None,) if partitions == 1 else (*range(partitions),)
-        self.names = f"{prefix}names"  # a set: the event names that were ever published
-        self.dead = f"{prefix}dead:{group}"  # the dead letters, a stream
-        self.marks = f"{prefix}marks:{group}"  # a hash: up to where each stream is acknowledged
-        self.patterns = f"{prefix}patterns:{group}"  # a set: the patterns that the group knows
+        self.names = f"{prefix}names"
+        self.dead = f"{prefix}dead:{group}"
+        self.marks = f"{prefix}marks:{group}"
+        self.patterns = f"{prefix}patterns:{group}"
 
     def stream(self, name: str, partition: int | None = None) -> str:
         """Return the stream of an event name, or of one of its partitions.
 
-        Of a name that has partitions, the key without one holds how many they are: whoever takes
-        the name for one without, or the other way round, meets with a key of the wrong type.
+        If a name has partitions, the key without a number holds their count. A bus that expects no
+        partitions, or the other way round, then meets a key of the wrong type.
         """
-        return f"{self.prefix}stream:{name}{_numbered(partition)}"
+        return f"{self.prefix}stream:{name}{_suffix(partition)}"
 
-    def again(self, name: str, group: str | None = None, partition: int | None = None) -> str:
-        """Return the stream of what one group only is to get once more."""
-        return f"{self.prefix}again:{group or self.group}:{name}{_numbered(partition)}"
+    def replayed(self, name: str, group: str | None = None, partition: int | None = None) -> str:
+        """Return the stream of the events that are replayed for one group only."""
+        return f"{self.prefix}again:{group or self.group}:{name}{_suffix(partition)}"
 
     def leases(self, name: str) -> str:
-        """Return the hash that says who of the group has which partition of a name."""
+        """Return the hash of the leases of a name: which bus of the group has which partition."""
         return f"{self.prefix}leases:{self.group}:{name}"
 
     def members(self, name: str) -> str:
-        """Return the hash of those of the group who want partitions of a name."""
+        """Return the hash of the buses of the group that want partitions of a name."""
         return f"{self.prefix}members:{self.group}:{name}"
 
     def done(self) -> str:
-        """Return what stands before a handle id in the key that says its event is finished."""
+        """Return the prefix of the keys that remember the handle ids of finished events."""
         return f"{self.prefix}done:{self.group}:"
 
 
-def _numbered(partition: int | None) -> str:
+def _suffix(partition: int | None) -> str:
     return "" if partition is None else f":{partition}"

@@ -1,8 +1,8 @@
-"""The guard: looks after the streams, so that nothing happens to them in silence.
+"""The monitor: looks at each stream once a second, and notices what happens to it.
 
-An actor of the driver. Every second it looks at each stream: whether the group is still there, how
-far it is, how much it has to do. It notes in Redis up to where everything is acknowledged: there a
-group begins anew that somebody has destroyed.
+An actor of the driver. It sees whether the group still exists, how far the group is, and how much
+it has to do. A script of its round notes in Redis up to where everything is acknowledged: a group
+that is destroyed begins anew there.
 """
 
 from __future__ import annotations
@@ -17,132 +17,128 @@ from goevent.drivers import Backlog
 
 from .._link.errors import RedisLinkError
 from .._link.link import Link
-from .config import StreamsConfig
-from .faults import Troubles
-from .keys import HEIR, Keys
-from .reader import Reader
-from .scripts import LOOK, TIDY, Call, call_many
-from .stream import Feed, place, text
+from .context import ConsumerContext
+from .keys import RELEASED
+from .reader import StreamReader
+from .scripts import INSPECT, REMOVE_SILENT_CONSUMERS, ScriptCall, call_many
+from .stream import Stream, as_text, parse_id
 
-EVERY = 1.0  # seconds between two looks
-LARGE = 1_000_000  # entries in a stream that nobody trims, of which is warned
-SILENCE = 2  # times `claim_idle` until a consumer without entries is forgotten
+INSPECT_INTERVAL_SECONDS = 1.0
+LARGE_STREAM_ENTRIES = 1_000_000
+"""The length of a stream that is never trimmed, above which the monitor warns."""
+
+SILENCE_FACTOR = 2
+"""How many times `claim_idle` a consumer without entries is idle before it is removed."""
 
 logger = logging.getLogger("goevent")
 
 
-class Guard:
-    """The guard of one open bus."""
+class StreamMonitor:
+    """The monitor of one open bus."""
 
-    def __init__(
-        self,
-        link: Link,
-        reader: Reader,
-        keys: Keys,
-        config: StreamsConfig,
-        consumer: str,
-        troubles: Troubles,
-    ) -> None:
-        self._link = link
+    def __init__(self, context: ConsumerContext, reader: StreamReader) -> None:
+        self._link = context.link
+        self._keys = context.keys
+        self._config = context.config
+        self._consumer = context.consumer
+        self._faults = context.faults
         self._reader = reader
-        self._keys = keys
-        self._config = config
-        self._consumer = consumer
-        self._troubles = troubles
-        self._tidy_at = -math.inf
-        self._look = trio.Event()
+        self._clean_up_at = -math.inf
+        self._hurry = trio.Event()
 
-    def hurry(self) -> None:
-        """Have it look at once."""
-        self._look.set()
+    def inspect_soon(self) -> None:
+        """Look at the streams at once."""
+        self._hurry.set()
 
     async def run(self) -> None:
-        """Look, until cancelled."""
+        """Look at the streams, until cancelled."""
         while True:
             try:
-                await self._round()
+                await self._inspect()
             except RedisLinkError:
                 await self._link.ready()
-            self._look = trio.Event()
-            with trio.move_on_after(EVERY):
-                await self._look.wait()
+            self._hurry = trio.Event()
+            with trio.move_on_after(INSPECT_INTERVAL_SECONDS):
+                await self._hurry.wait()
 
-    async def _round(self) -> None:
-        feeds = [feed for feed in self._reader.feeds.values() if feed.active]
+    async def _inspect(self) -> None:
+        streams = [stream for stream in self._reader.streams.values() if stream.active]
         trims = self._config.retention == "acked"
-        calls: list[Call] = [
+        calls: list[ScriptCall] = [
             (
-                LOOK,
-                (feed.key, self._keys.marks, self._again(feed)),
-                (self._keys.group, int(trims and not feed.again)),
+                INSPECT,
+                (stream.key, self._keys.marks, self._replayed_key(stream)),
+                (self._keys.group, int(trims and not stream.replayed)),
             )
-            for feed in feeds
+            for stream in streams
         ]
-        for feed, reply in zip(feeds, await call_many(self._link, calls), strict=True):
+        for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
             if not isinstance(reply, Exception):
-                self._saw(feed, *reply)
-                if feed.barred:
-                    self._reader.unbar(feed)
-            elif self._troubles.is_gone(reply):
-                await self._troubles.mend(feed)
+                self._saw(stream, *reply)
+                if stream.refused:
+                    self._reader.allow(stream)
+            elif self._faults.is_gone(reply):
+                await self._faults.mend(stream)
             elif isinstance(reply, redis_errors.RedisError):
-                self._troubles.refused(reply, f"look after {feed.key}")
-                # A full server must be read from, or it stays full.
-                feed.barred = not isinstance(reply, redis_errors.OutOfMemoryError)
-        await self._tidy(feeds)
+                self._faults.refused(reply, f"look after {stream.key}")
+                # A server that is out of memory must be read from, or it stays full.
+                stream.refused = not isinstance(reply, redis_errors.OutOfMemoryError)
+        await self._remove_silent_consumers(streams)
 
     def _saw(
         self,
-        feed: Feed,
+        stream: Stream,
         pending: int,
         lag: int,
-        age: int,
+        age_ms: int,
         last: bytes,
-        high: bytes,
-        size: int,
-        again: int,
+        highest: bytes,
+        length: int,
+        has_replayed: int,
     ) -> None:
-        feed.high = max(feed.high, place(last), place(high))
-        feed.backlog = Backlog(
-            event_name=feed.name,
+        stream.highest_id = max(stream.highest_id, parse_id(last), parse_id(highest))
+        stream.backlog = Backlog(
+            event_name=stream.name,
             lag=None if lag < 0 else lag,
             pending=pending,
-            oldest_pending=age / 1000,
+            oldest_pending=age_ms / 1000,
         )
-        if again and not feed.again:
-            self._read_again(feed)
+        if has_replayed and not stream.replayed:
+            self._read_replayed(stream)
         untrimmed = self._config.retention == "all" and self._config.maxlen is None
-        if size > LARGE and untrimmed and self._config.max_age is None and not feed.warned:
-            feed.warned = True
+        is_large = length > LARGE_STREAM_ENTRIES
+        if is_large and untrimmed and self._config.max_age is None and not stream.warned:
+            stream.warned = True
             logger.warning(
                 "the stream of %r has %d entries and is never trimmed: see StreamsConfig.retention",
-                feed.name,
-                size,
+                stream.name,
+                length,
             )
 
-    def _read_again(self, feed: Feed) -> None:
-        """Read what the group is to get once more of a feed."""
-        key = self._again(feed)
-        known = self._reader.feeds.get(key.encode())
+    def _read_replayed(self, stream: Stream) -> None:
+        """Read the events of a stream that the group gets again."""
+        key = self._replayed_key(stream)
+        known = self._reader.streams.get(key.encode())
         if known is None or not known.active:
-            self._reader.add(key, feed.name, again=True, partition=feed.partition)
+            self._reader.add(key, stream.name, replayed=True, partition=stream.partition)
 
-    def _again(self, feed: Feed) -> str:
-        partition = None if feed.partition is None else feed.partition.number
-        return self._keys.again(feed.name, partition=partition)
+    def _replayed_key(self, stream: Stream) -> str:
+        return self._keys.replayed(stream.name, partition=stream.partition)
 
-    async def _tidy(self, feeds: list[Feed]) -> None:
-        """Forget consumers that have died and left nothing."""
-        now, silence = trio.current_time(), SILENCE * self._config.claim_idle
-        if now < self._tidy_at:
+    async def _remove_silent_consumers(self, streams: list[Stream]) -> None:
+        """Remove consumers that have died and own nothing."""
+        now, silence = trio.current_time(), SILENCE_FACTOR * self._config.claim_idle
+        if now < self._clean_up_at:
             return
-        self._tidy_at = now + silence / 2
-        args = (self._keys.group, round(silence * 1000), self._consumer, HEIR)
-        calls: list[Call] = [(TIDY, (feed.key,), args) for feed in feeds]
-        for feed, reply in zip(feeds, await call_many(self._link, calls), strict=True):
+        self._clean_up_at = now + silence / 2
+        args = (self._keys.group, round(silence * 1000), self._consumer, RELEASED)
+        calls: list[ScriptCall] = [
+            (REMOVE_SILENT_CONSUMERS, (stream.key,), args) for stream in streams
+        ]
+        for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
             if not isinstance(reply, Exception) and reply:
-                names = ", ".join(map(text, reply))
-                logger.info("forgot consumers of %r that are gone: %s", feed.name, names)
+                names = ", ".join(map(as_text, reply))
+                logger.info("removed silent consumers of %r: %s", stream.name, names)
 
 
 async def warn_of_memory_only(link: Link) -> None:
@@ -152,7 +148,8 @@ async def warn_of_memory_only(link: Link) -> None:
     except RedisLinkError:
         raise
     except redis_errors.RedisError:
-        return  # it is forbidden
+        # The server forbids the question.
+        return
     if reply.get(b"appendonly") == b"no":
         logger.warning(
             "the Redis server at %s has no append-only file: a crash of it loses durable events",

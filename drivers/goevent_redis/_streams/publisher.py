@@ -1,12 +1,11 @@
 """The publisher: puts events into streams, and tries again while the server cannot be reached.
 
-An actor of the driver. An event is sent in the step of its dispatch, and the reply goes to the bus;
-only what has to be sent again gets a task, until that is done.
+An actor of the driver. An event is sent within its dispatch, and the reply goes straight to the
+bus. Only an event that has to be sent again costs a task, until it is sent.
 """
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -16,64 +15,78 @@ import trio
 from redis import exceptions as redis_errors
 
 from goevent import DriverError
-from goevent.drivers import Message, Receipt
+from goevent.drivers import Message, Receipt, jittered
 
 from .._link.errors import ConnectionBroken, LinkClosed, RedisLinkError
 from .._link.link import Link
 from .._link.request import CallbackRequest, ignore_reply
 from .._link.resp import Encodable, complete_command, pack, pack_prefix
 from .config import StreamsConfig
-from .faults import Troubles, refusal
-from .keys import Keys
-from .stream import place, text
+from .faults import StreamFaults, refusal
+from .keys import StreamKeys
+from .stream import as_text, parse_id
 
-PAUSE = 0.05  # seconds until a publish is tried again; doubles
-LONGEST = 0.8
-PLAIN = 4  # words before the event in a command that neither trims nor tells of a try before
-KNOWN = 5.0  # seconds until the name of a stream is told again, which somebody may have deleted
+PUBLISH_PAUSE_SECONDS = 0.05
+"""The pause before a publish is tried again; it doubles."""
+
+MAX_PUBLISH_PAUSE_SECONDS = 0.8
+WORDS_OF_PLAIN_XADD = 4
+"""The words before the event in an XADD that neither trims nor flags a retried publish."""
+
+NAME_INTERVAL_SECONDS = 5.0
+"""How often the name of a stream is sent again: the set of names may have been deleted."""
 
 Replied = Callable[[Receipt | Exception], None]
 
-PASSING = (
+PASSING_ERRORS = (
     redis_errors.BusyLoadingError,
     redis_errors.ReadOnlyError,
     redis_errors.MasterDownError,
     redis_errors.TryAgainError,
 )
-"""What a server says that will take events again, or whose place another one takes."""
+"""The errors of a server that will take events later, or whose place another server takes."""
 
 
-class Publisher:
-    """The publisher of one open bus."""
+class StreamPublisher:
+    """The publisher of one open bus.
 
-    def __init__(self, link: Link, keys: Keys, config: StreamsConfig, troubles: Troubles) -> None:
+    Attributes:
+        trims_by_age: Streams are trimmed by the age of their entries.
+    """
+
+    def __init__(
+        self, link: Link, keys: StreamKeys, config: StreamsConfig, faults: StreamFaults
+    ) -> None:
+        self.trims_by_age = config.max_age is not None
         self._link = link
         self._keys = keys
         self._config = config
-        self._troubles = troubles
+        self._faults = faults
         self._streams: dict[str, str] = {}
-        self._heads: dict[str, bytes] = {}  # of commands, up to the length of the event
-        self.trims = config.max_age is not None  # by the age of entries
-        self._known: dict[str, float] = {}
-        self._failed: deque[Attempt] = deque()
+        # The packed XADD of each name, up to the length of the event.
+        self._heads: dict[str, bytes] = {}
+        # When the name of each stream is to be sent again.
+        self._name_due: dict[str, float] = {}
+        self._failed: deque[PublishAttempt] = deque()
         self._work = trio.Event()
         self._turn = trio.Lock()
         self._now = trio.lowlevel.current_clock().current_time
-        self._clock: float | None = None  # that of the server, less our own
+        # The clock of the server minus our own.
+        self._server_clock: float | None = None
 
     async def run(self) -> None:
-        """Send again what has failed on its way, until cancelled."""
+        """Send the events again that failed on their way, until cancelled."""
         while True:
             await self._work.wait()
             self._work = trio.Event()
             while self._failed:
-                await self._again(self._failed.popleft())
+                await self._send_again(self._failed.popleft())
 
     def publish_nowait(self, message: Message, replied: Replied) -> None:
-        """Put an event into its stream; what the server says goes to a callback.
+        """Put an event into its stream; the server's reply goes to a callback.
 
         Raises:
-            trio.WouldBlock: there is no connection, or much waits to be sent.
+            trio.WouldBlock: There is no connection, or too much waits to be sent.
         """
         conversation = self._link.writable()
         if conversation is None:
@@ -81,12 +94,12 @@ class Publisher:
         name = message.event_name
         data = message.encode()
         now = self._now()
-        if now >= self._known.get(name, 0.0):
-            self._known[name] = now + KNOWN
+        if now >= self._name_due.get(name, 0.0):
+            self._name_due[name] = now + NAME_INTERVAL_SECONDS
             conversation.submit(
                 pack(("SADD", self._keys.names, name)), CallbackRequest(ignore_reply)
             )
-        attempt = Attempt(self, name, data, now, replied)
+        attempt = PublishAttempt(self, name, data, now, replied)
         head = self._heads.get(name)
         if head is None:
             conversation.submit(pack(self._command(name, data)), attempt)
@@ -95,9 +108,9 @@ class Publisher:
             conversation.submit(complete_command(head, data), attempt)
 
     def _learn_head(self, name: str) -> None:
-        """Remember what all commands for a name begin with, if nothing in them changes."""
+        """Remember the packed beginning of all commands for a name, if it never changes."""
         *head, data = self._command(name, b"")
-        if len(head) == PLAIN and not data:
+        if len(head) == WORDS_OF_PLAIN_XADD and not data:
             self._heads[name] = pack_prefix(*head)
 
     async def publish(self, message: Message) -> Receipt:
@@ -110,46 +123,49 @@ class Publisher:
         return await self._insist(message.event_name, message.encode(), deadline, retried=False)
 
     async def _insist(self, name: str, data: bytes, deadline: float, *, retried: bool) -> Receipt:
-        pause, turn = PAUSE, False
+        """Send an event until the server has it, or the time is over."""
+        pause, has_turn = PUBLISH_PAUSE_SECONDS, False
         try:
             while True:
                 left = max(0.0, deadline - trio.current_time())
                 try:
-                    receipt = text(await self._sent(name, data, left, retried=retried))
+                    receipt = as_text(await self._send(name, data, left, retried=retried))
                     self.accepted(receipt)
                     return Receipt(id=receipt)
                 except LinkClosed as error:
                     raise refusal(error, "take an event") from error
-                except (RedisLinkError, *PASSING) as error:
+                except (RedisLinkError, *PASSING_ERRORS) as error:
                     if isinstance(error, ConnectionBroken):
                         retried = retried or error.maybe_executed
-                    self._troubles.leave_replica(error)
+                    self._faults.leave_replica(error)
                     if left <= pause:
                         raise refusal(error, f"take an event of {name!r}") from error
-                    if turn:
-                        await trio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
-                        pause = min(2 * pause, LONGEST)
-                    # One at a time asks again, for all: a server that refuses has enough to do.
-                    elif not (turn := await self._turned(deadline)):
+                    if has_turn:
+                        await trio.sleep(jittered(pause))
+                        pause = min(2 * pause, MAX_PUBLISH_PAUSE_SECONDS)
+                    # One publish at a time tries again, for all of them: a server that is in
+                    # trouble has enough to do.
+                    elif not (has_turn := await self._take_turn(deadline)):
                         raise refusal(error, f"take an event of {name!r}") from error
                 except redis_errors.RedisError as error:
                     raise refusal(error, f"take an event of {name!r}") from error
         finally:
-            if turn:
+            if has_turn:
                 self._turn.release()
 
-    async def _turned(self, deadline: float) -> bool:
-        """Wait for the turn to ask again; return False if it is too late for that."""
+    async def _take_turn(self, deadline: float) -> bool:
+        """Wait for the turn to try again; return False if it comes too late."""
         with trio.move_on_at(deadline):
             await self._turn.acquire()
             return True
         return False
 
-    async def _sent(self, name: str, data: bytes, patience: float, *, retried: bool) -> Any:
-        # Those who listen to patterns learn of the stream. In one piece: it keeps its place.
-        told_of = ("SADD", self._keys.names, name)
+    async def _send(self, name: str, data: bytes, patience: float, *, retried: bool) -> Any:
+        # The name goes along: buses that listen to patterns find the stream by it. Both are one
+        # pipeline, so that the event keeps its place among the others.
+        naming = ("SADD", self._keys.names, name)
         command = self._command(name, data, retried=retried)
-        _, reply = await self._link.pipeline([told_of, command], patience=patience)
+        _, reply = await self._link.pipeline([naming, command], patience=patience)
         if isinstance(reply, Exception):
             raise reply
         return reply
@@ -160,37 +176,39 @@ class Publisher:
             stream = self._streams[name] = self._keys.stream(name)
         config = self._config
         if retried or config.maxlen is not None or config.max_age is not None:
-            mark = ("r", "1") if retried else ()
-            return ("XADD", stream, *self._trimming(), "*", "e", data, *mark)
+            flag = ("r", "1") if retried else ()
+            return ("XADD", stream, *self._trimming(), "*", "e", data, *flag)
         return ("XADD", stream, "*", "e", data)
 
     def _trimming(self) -> tuple[Encodable, ...]:
         if self._config.maxlen is not None:
             return ("MAXLEN", "~", self._config.maxlen)
         # By the server's clock, which made the ids: ours may be hours ahead.
-        if self._config.max_age is not None and self._clock is not None:
-            now = trio.current_time() + self._clock
+        if self._config.max_age is not None and self._server_clock is not None:
+            now = trio.current_time() + self._server_clock
             return ("MINID", "~", max(0, round((now - self._config.max_age) * 1000)))
         return ()
 
     def accepted(self, receipt: str) -> None:
-        """Take note of the id of an entry."""
-        if self.trims:
-            self._clock = place(receipt)[0] / 1000 - self._now()
+        """Learn the server's clock from the id of a new entry."""
+        if self.trims_by_age:
+            self._server_clock = parse_id(receipt)[0] / 1000 - self._now()
 
-    # -- what was sent without a task
+    # -- events that were sent without a task
 
-    def failed(self, attempt: Attempt, error: Exception) -> None:
-        """Have an event sent again, if that may help."""
-        if isinstance(error, (RedisLinkError, *PASSING)) and not isinstance(error, LinkClosed):
+    def failed(self, attempt: PublishAttempt, error: Exception) -> None:
+        """Have an event sent again, if that may help; else pass the error on."""
+        if isinstance(error, (RedisLinkError, *PASSING_ERRORS)) and not isinstance(
+            error, LinkClosed
+        ):
             attempt.retried = isinstance(error, ConnectionBroken) and error.maybe_executed
-            self._troubles.leave_replica(error)
+            self._faults.leave_replica(error)
             self._failed.append(attempt)
             self._work.set()
         else:
             attempt.replied(refusal(error, f"take an event of {attempt.name!r}"))
 
-    async def _again(self, attempt: Attempt) -> None:
+    async def _send_again(self, attempt: PublishAttempt) -> None:
         deadline = attempt.since + self._config.publish_timeout
         name, data, retried = attempt.name, attempt.data, attempt.retried
         try:
@@ -201,12 +219,17 @@ class Publisher:
             attempt.replied(receipt)
 
 
-class Attempt(msgspec.Struct, eq=False):
-    """One event that was sent, and whose reply goes to the bus."""
+class PublishAttempt(msgspec.Struct, eq=False):
+    """An event on its way to the server: a request of the link whose reply goes to the bus.
+
+    Attributes:
+        since: When it was dispatched, on Trio's clock.
+        retried: An earlier attempt may have succeeded; the entry is flagged.
+    """
 
     answered_by_push: ClassVar[bool] = False
 
-    publisher: Publisher
+    publisher: StreamPublisher
     name: str
     data: bytes
     since: float
@@ -214,16 +237,16 @@ class Attempt(msgspec.Struct, eq=False):
     retried: bool = False
 
     def receive_reply(self, frame: Any, /) -> bool:
-        """Take the reply, or what says that there will be none."""
+        """Take the reply, or the error that no reply will come."""
         if isinstance(frame, Exception):
             self.publisher.failed(self, frame)
         else:
             receipt = frame.decode()
-            if self.publisher.trims:
+            if self.publisher.trims_by_age:
                 self.publisher.accepted(receipt)
             self.replied(Receipt(id=receipt))
         return True
 
     def fail(self, error: Exception, /) -> None:
-        """Take what says that there will be no reply."""
+        """Take the error that no reply will come."""
         self.receive_reply(error)

@@ -1,9 +1,9 @@
 """The reader: takes entries off the streams, in batches, on a connection of its own.
 
-An actor of the driver. A blocking read that is cancelled would swallow the next entry: the server
-gives it out, and nobody hears of it. So a read is ended by the server, which `CLIENT UNBLOCK` asks
-for; and whenever a connection was lost, our own pending entries are looked through for those that
-were given out to it.
+An actor of the driver. Redis ends a blocking read, not the reader: a read that is cancelled here
+would swallow the next entry, which the server would deliver and nobody would receive. `nudge` asks
+Redis with `CLIENT UNBLOCK` to end it. Whenever a connection was lost, the reader looks through its
+own pending entries for those that were delivered to that connection.
 """
 
 from __future__ import annotations
@@ -15,104 +15,126 @@ from typing import Any
 import trio
 from redis import exceptions as redis_errors
 
+from goevent.drivers import Settlement
+
 from .._link.connection import RedisConnection
 from .._link.errors import RedisLinkError
-from .._link.link import Link
-from .._link.pool import Pool
 from .._link.resp import Encodable
-from .acknowledger import Desk
-from .claim_scripts import RECOVER
-from .faults import Troubles
-from .keys import Keys
-from .partitions.lease import Partition
-from .scripts import call
-from .stream import Entry, Feed, Fields, Window, largest, place
+from .context import ConsumerContext
+from .scripts import RECOVER, call
+from .stream import Entry, Fields, Stream, max_entry_bytes, parse_id
 
-BLOCK = 2.0  # seconds that a read waits at the server
-PAUSE = 0.05  # seconds until a read is tried again after an error; doubles
-LONGEST = 1.0
-NUDGE = 0.01  # seconds between two attempts to end a read
+READ_BLOCK_SECONDS = 2.0
+"""How long a read waits at the server."""
 
-Take = Callable[[list[Entry], bool], None]
+READ_PAUSE_SECONDS = 0.05
+"""The pause before a read is tried again after an error; it doubles."""
+
+MAX_READ_PAUSE_SECONDS = 1.0
+NUDGE_PAUSE_SECONDS = 0.01
+"""The pause between two attempts to end a read."""
+
+Enqueue = Callable[[list[Entry], bool], None]
+"""Takes entries on their way to the listeners, and whether they run isolated."""
+
+OnSettled = Callable[[Entry, Settlement], None]
 
 
-class Reader:
+class StreamReader:
     """The reader of one open bus.
 
     Attributes:
-        feeds: what it reads, by key.
-        ever: all that it has read at some time, by key.
-        blocked: the client id of the connection that a read may wait on.
+        streams: The streams that it reads, by key.
+        ever_read: All streams that it has read at some time, by key.
+        blocked: The client id of the connection on which a read may wait.
+        stopped: Nothing more is read.
     """
 
     def __init__(
         self,
-        link: Link,
-        pool: Pool,
-        desk: Desk,
-        keys: Keys,
-        consumer: str,
-        window: Window,
-        troubles: Troubles,
-        take: Take,
+        context: ConsumerContext,
+        enqueue: Enqueue,
+        on_settled: OnSettled,
+        on_finished: Callable[[Entry], None],
     ) -> None:
-        self.feeds: dict[bytes, Feed] = {}
-        self.ever: dict[bytes, Feed] = {}
-        self._link = link
-        self._pool = pool
-        self._desk = desk
-        self._keys = keys
-        self._consumer = consumer
-        self._window = window
-        self._troubles = troubles
-        self._take = take
-        self._stopped = False
-        self._stale = False  # what is read has changed since the read began
-        self.blocked: int | None = None  # the client id of the connection that waits
+        """Prepare to read.
+
+        Args:
+            enqueue: Where entries go.
+            on_settled: What the bus calls when the listeners of an entry have ended.
+            on_finished: Where entries go that were done before their group vanished.
+        """
+        self.streams: dict[bytes, Stream] = {}
+        self.ever_read: dict[bytes, Stream] = {}
+        self.blocked: int | None = None
+        self.stopped = False
+        self._link = context.link
+        self._pool = context.pool
+        self._keys = context.keys
+        self._consumer = context.consumer
+        self._held = context.held
+        self._faults = context.faults
+        self._enqueue = enqueue
+        self._on_settled = on_settled
+        self._on_finished = on_finished
+        # The set of streams has changed since the read under way began.
+        self._stale = False
         self._changed = trio.Event()
         self._woken = trio.Event()
-        self._looked = trio.Event()  # the current round has ended
+        self._round_ended = trio.Event()
         self._recover_at = -math.inf
-        self._weight = 0  # bytes of the larger ones among the entries that came lately
+        # About the bytes of the largest recent entries.
+        self._weight = 0
 
-    # -- what others tell
+    # -- the set of streams
 
     def add(
-        self, key: str, name: str, *, again: bool = False, partition: Partition | None = None
-    ) -> Feed:
-        """Read a stream, too, from now on."""
-        feed = self.ever.setdefault(key.encode(), Feed(key, name, again=again))
-        feed.active = True
-        self.feeds[key.encode()] = feed
-        if partition is not None:
-            partition.take_in(feed)
+        self, key: str, name: str, *, replayed: bool = False, partition: int | None = None
+    ) -> Stream:
+        """Read a stream from now on, beside the others."""
+        encoded = key.encode()
+        stream = self.ever_read.get(encoded)
+        if stream is None:
+            stream = Stream(key, name, replayed=replayed, partition=partition)
+            self.ever_read[encoded] = stream
+        stream.active = True
+        self.streams[encoded] = stream
         self.change()
-        return feed
+        return stream
 
-    async def drop(self, feeds: list[Feed]) -> None:
-        """Read these no more; returns when nothing of them can come any more."""
-        for feed in feeds:
-            feed.active = False
+    async def drop(self, streams: list[Stream]) -> None:
+        """Stop reading streams; returns when no entry of them can come any more."""
+        for stream in streams:
+            stream.active = False
         await self._end_round()
-        for feed in feeds:
-            self.feeds.pop(feed.key.encode(), None)
+        for stream in streams:
+            self.streams.pop(stream.key.encode(), None)
 
     async def stop(self) -> None:
-        """Read no more; returns when nothing can come any more."""
-        self._stopped = True
+        """Stop reading; returns when no entry can come any more."""
+        self.stopped = True
         await self._end_round()
 
     def change(self) -> None:
-        """Look anew at what is to be read."""
+        """Look at the set of streams again."""
         self._stale = True
         self._changed.set()
         self._woken.set()
 
+    def readable(self) -> list[Stream]:
+        """Return the streams that can be read at the moment."""
+        return [each for each in self.streams.values() if each.active and not each.refused]
+
+    def allow(self, stream: Stream) -> None:
+        """Read a stream again that Redis refused to let be read."""
+        stream.refused = False
+        self.change()
+
     async def _end_round(self) -> None:
         self.change()
-        looked = self._looked
+        ended = self._round_ended
         if self.blocked is not None:
-            await looked.wait()
+            await ended.wait()
 
     async def nudge(self) -> None:
         """End reads that are out of date, until cancelled: a task of its own."""
@@ -125,18 +147,19 @@ class Reader:
                 except RedisLinkError:
                     await self._link.ready()
                 except redis_errors.RedisError:
-                    break  # it is forbidden: the read ends by itself
+                    # The server forbids it: the read ends by itself.
+                    break
                 # The read may not have reached the server yet.
-                await trio.sleep(NUDGE)
+                await trio.sleep(NUDGE_PAUSE_SECONDS)
 
     # -- reading
 
     async def run(self) -> None:
         """Read until stopped or cancelled."""
-        pause = PAUSE
-        while not self._stopped:
+        pause = READ_PAUSE_SECONDS
+        while not self.stopped:
             if not self.readable():
-                await self._idle()
+                await self._wait_for_streams()
                 continue
             began = trio.current_time()
             try:
@@ -145,149 +168,147 @@ class Reader:
                     try:
                         await self._read_on(connection)
                     except redis_errors.ResponseError:
-                        await connection.aclose()  # perhaps the address leads elsewhere by now
+                        # Not back to the pool: the address may lead to another server by now.
+                        await connection.aclose()
                         raise
                 continue
             except RedisLinkError:
-                # The link has met with the same, and reports it; or the reply was too large, and
-                # what is ours now is looked through in smaller pieces.
+                # The link meets the same fault and reports it. Or the reply was too large: then
+                # `_recover` reads the same entries in smaller pieces.
                 pass
             except redis_errors.RedisError as error:
-                self._troubles.refused(error, "read events")
-            # Not when cancelled: who hands back what is ours has to know of the read.
+                self._faults.refused(error, "read events")
+            # Not if cancelled: `Claimer.leave` has to know of a read that the server may still run.
             self.blocked = None
             self._end()
-            pause = PAUSE if trio.current_time() - began > 2 * LONGEST else min(2 * pause, LONGEST)
+            worked = trio.current_time() - began > 2 * MAX_READ_PAUSE_SECONDS
+            pause = READ_PAUSE_SECONDS if worked else min(2 * pause, MAX_READ_PAUSE_SECONDS)
             await trio.sleep(pause)
 
-    async def _idle(self) -> None:
+    async def _wait_for_streams(self) -> None:
         self._end()
         self._woken = trio.Event()
         await self._woken.wait()
 
-    def readable(self) -> list[Feed]:
-        """Return the feeds that can be read at the moment."""
-        return [feed for feed in self.feeds.values() if feed.active and not feed.barred]
-
-    def unbar(self, feed: Feed) -> None:
-        """Read a feed again that Redis has let nobody read."""
-        feed.barred = False
-        self.change()
-
     def _end(self) -> None:
-        looked, self._looked = self._looked, trio.Event()
-        looked.set()
+        ended, self._round_ended = self._round_ended, trio.Event()
+        ended.set()
 
     async def _read_on(self, connection: RedisConnection) -> None:
-        """Read over one connection, until there is nothing to read."""
+        """Read over one connection, until there is no stream to read."""
         client = await connection.call("CLIENT", "ID")
-        # The server may not know yet that an earlier connection is gone, and give out to it.
+        # The server may not know yet that an earlier connection is gone, and deliver to it: so the
+        # pending entries are looked through now, and once more when its read must have ended.
         await self._recover()
-        self._recover_at = trio.current_time() + BLOCK + 0.5
-        while not self._stopped and self.readable():
-            await self._window.wait(max(1, self._window.limit // 4))
+        self._recover_at = trio.current_time() + READ_BLOCK_SECONDS + 0.5
+        while not self.stopped and self.readable():
+            await self._held.wait_for_room(max(1, self._held.limit // 4))
             if trio.current_time() > self._recover_at:
                 await self._recover()
             self._stale = False
             await self._recover_new()
-            feeds = self.readable()
-            if self._stopped or not feeds or self._stale:
+            streams = self.readable()
+            if self.stopped or not streams or self._stale:
                 continue
             self.blocked = client
-            await self._read(connection, {feed.key.encode(): feed for feed in feeds})
+            await self._read(connection, {each.key.encode(): each for each in streams})
             self.blocked = None
             self._end()
 
-    async def _read(self, connection: RedisConnection, feeds: dict[bytes, Feed]) -> None:
-        room = min(self._window.room, connection.config.max_reply_size // 2 // (self._weight + 1))
-        count = max(1, room // len(feeds))
+    async def _read(self, connection: RedisConnection, streams: dict[bytes, Stream]) -> None:
+        fits = connection.config.max_reply_size // 2 // (self._weight + 1)
+        count = max(1, min(self._held.room, fits) // len(streams))
         command: list[Any] = ["XREADGROUP", "GROUP", self._keys.group, self._consumer]
-        command += ["COUNT", count, "BLOCK", round(BLOCK * 1000), "STREAMS", *feeds]
-        command += [">"] * len(feeds)
-        timeout = BLOCK + connection.config.read_timeout
+        command += ["COUNT", count, "BLOCK", round(READ_BLOCK_SECONDS * 1000), "STREAMS", *streams]
+        command += [">"] * len(streams)
+        timeout = READ_BLOCK_SECONDS + connection.config.read_timeout
         try:
             reply = await connection.call(*command, timeout=timeout)
         except redis_errors.ResponseError as error:
-            if not self._troubles.is_gone(error):
+            if not self._faults.is_gone(error):
                 raise
-            for feed in list(feeds.values()):
-                await self._troubles.mend(feed)
-            await trio.sleep(PAUSE)  # if that was not to be mended
+            for stream in list(streams.values()):
+                await self._faults.mend(stream)
+            # The group may not be mendable; the next read would fail at once.
+            await trio.sleep(READ_PAUSE_SECONDS)
             return
         if reply:
-            if not any(feed.barred for feed in self.feeds.values()):
-                self._troubles.works()
+            if not any(stream.refused for stream in self.streams.values()):
+                self._faults.succeeded()
             for key, found in reply.items():
-                self._arrived(feeds[key], found)
+                self._arrived(streams[key], found)
 
-    def _arrived(self, feed: Feed, found: list[tuple[bytes, Fields]]) -> None:
+    def _arrived(self, stream: Stream, found: list[tuple[bytes, Fields]]) -> None:
         if not found:
-            return  # what has woken the read was trimmed before it was read
-        first, last = place(found[0][0]), place(found[-1][0])
+            # The entry that woke the read was trimmed before it was read.
+            return
+        first, last = parse_id(found[0][0]), parse_id(found[-1][0])
         self._weigh(found[0][1], found[-1][1])
-        # The group hands out what is behind its last one only: it was created anew.
-        repeats = first <= feed.high
-        feed.high = max(feed.high, last)
+        # A group delivers rising ids only. If it goes back, it was created anew.
+        repeats = first <= stream.highest_id
+        stream.highest_id = max(stream.highest_id, last)
         entries: list[Entry] = []
         for entry_id, fields in found:
-            entry = self.intake(feed, entry_id, fields, 1)
+            entry = self.intake(stream, entry_id, fields, 1)
             if entry is not None:
                 if repeats:
-                    entry.redelivered = 2
+                    entry.shown_deliveries = 2
                 entries.append(entry)
-        self._take(entries, False)
+        self._enqueue(entries, False)
 
     def _weigh(self, *entries: Fields) -> None:
-        """Take note of how large entries are; all of them are not worth looking at."""
+        """Update the size of recent entries; a sample of each reply is enough."""
         for fields in entries:
             if fields:
                 self._weight = max(self._weight * 15 // 16, len(fields[-1]))
 
-    @property
-    def stopped(self) -> bool:
-        """True once nothing more is to be handed over."""
-        return self._stopped
-
-    def intake(self, feed: Feed, entry_id: bytes, fields: Fields, deliveries: int) -> Entry | None:
+    def intake(
+        self, stream: Stream, entry_id: bytes, fields: Fields, deliveries: int
+    ) -> Entry | None:
         """Return an entry to hold from now on; None if it is held already, or finished."""
-        if entry_id in feed.held:
+        if entry_id in stream.held:
             return None
-        entry = Entry(self._desk, feed, entry_id, fields, deliveries)
-        feed.held[entry_id] = entry
-        self._window.load += 1
-        if entry_id in feed.finished:
-            feed.finished.discard(entry_id)
-            self._desk.done(entry)
+        entry = Entry(
+            stream, entry_id, fields, deliveries, deliveries, self._on_settled, stream.lease
+        )
+        stream.held[entry_id] = entry
+        self._held.count += 1
+        if entry_id in stream.finished:
+            stream.finished.discard(entry_id)
+            self._on_finished(entry)
             return None
         return entry
+
+    # -- pending entries of our own
 
     async def _recover(self) -> None:
         """Look through our own pending entries for those that we do not hold."""
         self._recover_at = math.inf
-        for feed in self.readable():
-            await self._recover_one(feed)
+        for stream in self.readable():
+            await self._recover_from(stream)
 
     async def _recover_new(self) -> None:
-        for feed in self.readable():
-            if feed.fresh:
-                await self._recover_one(feed)
+        for stream in self.readable():
+            if stream.unrecovered:
+                await self._recover_from(stream)
 
-    async def _recover_one(self, feed: Feed) -> None:
-        # What a bus of the same name has left when it died, it may have begun with.
-        again, more = feed.fresh, 1
+    async def _recover_from(self, stream: Stream) -> None:
+        # An earlier bus of the same consumer name may have begun with its entries and died.
+        isolated, more = stream.unrecovered, 1
         config = self._link.config
-        most, top = config.max_reply_size // 2, largest(config)
+        limits = config.max_reply_size // 2, max_entry_bytes(config)
         while more:
-            args: list[Encodable] = [self._keys.group, self._consumer, most, top, int(again)]
+            args: list[Encodable] = [self._keys.group, self._consumer, *limits, int(isolated)]
+            args += stream.held
             try:
-                taken, gone, more = await call(self._link, RECOVER, (feed.key,), *args, *feed.held)
+                taken, gone, more = await call(self._link, RECOVER, (stream.key,), *args)
             except redis_errors.ResponseError as error:
-                if not self._troubles.is_gone(error):
+                if not self._faults.is_gone(error):
                     raise
-                await self._troubles.mend(feed)
+                await self._faults.mend(stream)
                 return
-            self._troubles.trimmed(feed, gone)
+            self._faults.trimmed(stream, gone)
             self._weigh(*(each[1] for each in taken))
-            entries = [self.intake(feed, each[0], each[1], each[2]) for each in taken]
-            self._take([entry for entry in entries if entry is not None], again)
-        feed.fresh = False
+            entries = [self.intake(stream, each[0], each[1], each[2]) for each in taken]
+            self._enqueue([entry for entry in entries if entry is not None], isolated)
+        stream.unrecovered = False

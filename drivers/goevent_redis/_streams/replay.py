@@ -1,4 +1,8 @@
-"""Once more: events that one group is to get again, in a stream of their own."""
+"""Replay: a group gets events again, from a stream of its own.
+
+The originals stay where they are. Copies go to the stream `again:<group>:<name>`, which only this
+group reads; its entries are deleted when they are done.
+"""
 
 from __future__ import annotations
 
@@ -7,18 +11,18 @@ from datetime import datetime
 from redis import exceptions as redis_errors
 
 from .._link.link import Link
-from .config import bound
+from .config import range_bound
 from .faults import refusal
-from .keys import Keys
-from .partitions.partitions import establish
+from .keys import StreamKeys
+from .partitions.partition import establish
 from .scripts import REPLAY, call
-from .stream import text
+from .stream import as_text
 
-PAGE = 500
+REPLAYED_PER_CALL = 500
 
 
-async def ready_again(link: Link, key: str, group: str) -> None:
-    """See that there is a group to read a stream of what comes once more."""
+async def create_replay_group(link: Link, key: str, group: str) -> None:
+    """Create the group that reads a stream of replayed events, unless it exists."""
     try:
         await link.execute("XGROUP", "CREATE", key, group, "0", "MKSTREAM")
     except redis_errors.ResponseError as error:
@@ -28,43 +32,48 @@ async def ready_again(link: Link, key: str, group: str) -> None:
 
 async def replay(
     link: Link,
-    keys: Keys,
+    keys: StreamKeys,
     name: str,
     start: str | datetime,
     end: str | datetime | None,
     group: str,
 ) -> int:
-    """Have a group get the events of a name again, from a place to another, both included.
+    """Deliver the events of a name to a group again; return how many.
+
+    Args:
+        start: The first place: an entry id, a time, or "earliest".
+        end: The last place, whose event is replayed, too; None for the newest event at this time.
 
     Raises:
         ValueError: A place makes no sense.
         DriverError: The server refuses it, or cannot be reached.
     """
-    begin, until = bound(start, end=False), bound(end, end=True)
+    first, last = range_bound(start, end=False), range_bound(end, end=True)
     try:
         if keys.partitions > 1:
             await establish(link, keys, name)
         done = 0
         for number in keys.numbers:
-            source, again = keys.stream(name, number), keys.again(name, group, number)
-            done += await _replay(link, source, again, begin, until, group)
+            source, target = keys.stream(name, number), keys.replayed(name, group, number)
+            done += await _copy(link, source, target, first, last, group)
     except redis_errors.RedisError as error:
         raise refusal(error, f"replay {name!r}") from error
     return done
 
 
-async def _replay(link: Link, source: str, again: str, begin: str, until: str, group: str) -> int:
-    """Copy a range of one stream to where a group gets it once more."""
-    if until == "+":  # not what comes meanwhile
+async def _copy(link: Link, source: str, target: str, first: str, last: str, group: str) -> int:
+    """Copy a range of one stream to the stream of replayed events."""
+    if last == "+":
+        # Up to the newest event of now: the loop would run after a busy publisher for ever.
         newest = await link.execute("XREVRANGE", source, "+", "-", "COUNT", 1)
         if not newest:
             return 0
-        until = text(newest[0][0])
-    await ready_again(link, again, group)
+        last = as_text(newest[0][0])
+    await create_replay_group(link, target, group)
     done = 0
     while True:
-        count, last = await call(link, REPLAY, (source, again), begin, until, PAGE)
-        done += int(count)
-        if count < PAGE:
+        copied, reached = await call(link, REPLAY, (source, target), first, last, REPLAYED_PER_CALL)
+        done += int(copied)
+        if copied < REPLAYED_PER_CALL:
             return done
-        begin = f"({text(last)}"
+        first = f"({as_text(reached)}"

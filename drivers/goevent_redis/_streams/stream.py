@@ -1,117 +1,105 @@
-"""Feeds and entries: the streams that are read, and what this bus holds of them."""
+"""Streams that this bus reads, and their entries while this bus holds them."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
-import trio
+import msgspec
 
 from goevent.drivers import Backlog, Settlement
 
 from .._link.config import RedisConfig
+from .lease import Lease
 
-if TYPE_CHECKING:
-    from .acknowledger import Desk
-    from .partitions.lease import Lease, Partition
-
-Turn = tuple[str, bytes]
-"""What events have in common of which one runs at a time: their name and their key."""
-
-MARGIN = 4096  # bytes in an entry beside its event
+ENTRY_OVERHEAD_BYTES = 4096
+"""Room in an entry for its fields beside the event."""
 
 Fields = list[bytes]
-Place = tuple[int, int]
+EntryId = tuple[int, int]
+OrderKey = tuple[str, bytes]
+"""The name and the key of an event. Of the entries that share them, one runs at a time."""
 
 
-class Feed:
-    """A stream that is read.
+class Stream:
+    """A stream that this bus reads.
 
     Attributes:
-        key: its name in Redis.
-        name: the name of its events.
-        again: it holds what this group only is to get once more; its entries go when they are done.
-        active: it is subscribed to.
-        barred: Redis refuses to let it be read, as far as known; the others go on without it.
-        fresh: what an earlier bus of the same name has left was not looked for yet.
-        held: what this bus has of it, by entry id.
-        finished: ids of entries that were done when the group was gone, so that nothing could be
+        key: Its key in Redis.
+        name: The name of its events.
+        replayed: It holds only events that are replayed for this group. Its entries are deleted
+            when they are done.
+        partition: The number of its partition; None if its name has no partitions.
+        lease: The lease by which this bus may read it, if it is one of a partition.
+        active: It is subscribed to.
+        refused: Redis refuses to let it be read, as far as known. The other streams are read
+            without it.
+        unrecovered: The bus has not looked yet for entries that an earlier bus of the same consumer
+            name left pending.
+        held: The entries that this bus holds, by id.
+        finished: The ids of entries that were done when the group had vanished, and could not be
             acknowledged.
-        high: the highest id that the group was ever seen to have handed out.
-        partition: of which it is a stream, if the name has partitions.
-        lease: by which this bus may read it, if it is one of a partition.
+        highest_id: The highest id that the group was ever seen to have delivered.
+        backlog: What the group has to do, as last seen.
+        warned: A warning about its length was logged.
     """
-
-    def __init__(self, key: str, name: str, *, again: bool = False) -> None:
-        self.key = key
-        self.name = name
-        self.again = again
-        self.active = True
-        self.barred = False
-        self.fresh = True
-        self.held: dict[bytes, Entry] = {}
-        self.finished: set[bytes] = set()
-        self.high: Place = (0, 0)
-        self.backlog: Backlog | None = None
-        self.warned = False
-        self.partition: Partition | None = None
-        self.lease: Lease | None = None
-
-    def __repr__(self) -> str:
-        return f"<Feed {self.key}, {len(self.held)} held>"
-
-
-class Entry:
-    """One entry that this bus holds.
-
-    Attributes:
-        deliveries: how often it was handed out, this time included.
-        redelivered: what the listeners are told instead of that; the same, or 2 for an entry that
-            may have been handed out before the group was lost.
-        started: a listener may have begun with it.
-        handle_id: by which its end is remembered, if it is.
-        retold: nobody can tell any more whether it was acknowledged already.
-        lease: under which it was read, if it is of a partition.
-        turn: what it has in common with those that must not overtake it, if it has a key.
-        alone: it is to run alone.
-        resting: it waits for its turn to be tried again.
-    """
-
-    __slots__ = (
-        "alone",
-        "deliveries",
-        "desk",
-        "feed",
-        "fields",
-        "handle_id",
-        "id",
-        "lease",
-        "redelivered",
-        "resting",
-        "retold",
-        "started",
-        "turn",
-    )
 
     def __init__(
-        self, desk: Desk, feed: Feed, entry_id: bytes, fields: Fields, deliveries: int
+        self, key: str, name: str, *, replayed: bool = False, partition: int | None = None
     ) -> None:
-        self.desk = desk
-        self.feed = feed
-        self.id = entry_id
-        self.fields = fields
-        self.deliveries = deliveries
-        self.redelivered = deliveries
-        self.started = False
-        self.handle_id = ""
-        self.retold = False
-        self.lease = feed.lease
-        self.turn: Turn | None = None
-        self.alone = False
-        self.resting = False
+        self.key = key
+        self.name = name
+        self.replayed = replayed
+        self.partition = partition
+        self.lease: Lease | None = None
+        self.active = True
+        self.refused = False
+        self.unrecovered = True
+        self.held: dict[bytes, Entry] = {}
+        self.finished: set[bytes] = set()
+        self.highest_id: EntryId = (0, 0)
+        self.backlog: Backlog | None = None
+        self.warned = False
+
+    def __repr__(self) -> str:
+        return f"<Stream {self.key}, {len(self.held)} held>"
+
+
+# A struct: one is made for each entry.
+class Entry(msgspec.Struct, eq=False):
+    """An entry of a stream, while this bus holds it.
+
+    Attributes:
+        deliveries: How often it was delivered, this time included.
+        shown_deliveries: The number that the listeners see. It is the same, or 2 for an entry that
+            may have been delivered before the group vanished.
+        on_settled: Called when the listeners have ended.
+        lease: The lease under which it was read, if it is one of a partition.
+        started: A listener may have begun with it.
+        handle_id: The handle id of its event, if duplicates are looked for.
+        uncertain: The server may or may not have acknowledged it: the reply was lost.
+        order_key: Set by `KeyOrder` for an entry that has a key.
+        isolated: It runs while no other entry runs.
+        waiting: `KeyOrder` keeps it: it waits for its next delivery, or for its lease.
+    """
+
+    stream: Stream
+    id: bytes
+    fields: Fields
+    deliveries: int
+    shown_deliveries: int
+    on_settled: Callable[[Entry, Settlement], None]
+    lease: Lease | None = None
+    started: bool = False
+    handle_id: str = ""
+    uncertain: bool = False
+    order_key: OrderKey | None = None
+    isolated: bool = False
+    waiting: bool = False
 
     @property
     def oversized(self) -> bool:
-        """True if it is too large to be shown to anybody."""
+        """True if it is too large to be read; a script left its fields away."""
         return not self.fields
 
     @property
@@ -127,47 +115,25 @@ class Entry:
                 return fields[at + 1]
         return None
 
-    def settle(self, end: Settlement) -> None:
-        """Take note that the listeners are done with it."""
-        self.desk.settled(self, end)
+    def settle(self, settlement: Settlement) -> None:
+        """Pass on how the listeners ended."""
+        self.on_settled(self, settlement)
+
+    def __repr__(self) -> str:
+        return f"<Entry {as_text(self.id)} of {self.stream.key}>"
 
 
-class Window:
-    """How much of the prefetch is in use."""
-
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
-        self.load = 0
-        self._freed = trio.Event()
-
-    @property
-    def room(self) -> int:
-        """How many more entries may be read."""
-        return self.limit - self.load
-
-    def give(self, count: int) -> None:
-        """Take note that entries are held no more."""
-        self.load -= count
-        self._freed.set()
-
-    async def wait(self, room: int) -> None:
-        """Wait until there is so much room."""
-        while self.room < room:
-            self._freed = trio.Event()
-            await self._freed.wait()
+def max_entry_bytes(config: RedisConfig) -> int:
+    """Return the size above which an entry cannot hold an event that a bus has sent."""
+    return config.max_event_size + ENTRY_OVERHEAD_BYTES
 
 
-def largest(config: RedisConfig) -> int:
-    """Return the bytes above which an entry holds no event that anybody could have sent."""
-    return config.max_event_size + MARGIN
-
-
-def place(entry_id: bytes | str) -> Place:
+def parse_id(entry_id: bytes | str) -> EntryId:
     """Return an id as two numbers, which can be compared."""
     ms, _, seq = (entry_id.decode() if isinstance(entry_id, bytes) else entry_id).partition("-")
     return int(ms), int(seq or 0)
 
 
-def text(value: Any) -> str:
-    """Return what a reply holds as text."""
+def as_text(value: Any) -> str:
+    """Return a part of a reply as text."""
     return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

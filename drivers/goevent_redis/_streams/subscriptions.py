@@ -1,8 +1,9 @@
-"""Names: what is subscribed to, and which streams a pattern stands for.
+"""The subscriptions of one open bus: names, patterns, and the streams that a pattern stands for.
 
-Redis cannot read a pattern of streams. Publishers keep a set of the names that they use; a bus that
-listens to a pattern looks into it twice a second. A stream that appeared after its group had begun
-to listen to the pattern is read from its beginning: nothing is missed, however late it is found.
+Redis cannot read a pattern of streams. Publishers keep a set of the names that they use, and a bus
+that listens to a pattern looks into the set twice a second. A stream that appeared after its group
+had begun to listen to the pattern is read from its beginning: no event is missed, however late the
+stream is found.
 """
 
 from __future__ import annotations
@@ -15,47 +16,44 @@ from redis import exceptions as redis_errors
 from goevent import DriverError, compile_pattern
 
 from .._link.errors import LinkClosed, RedisLinkError
-from .._link.link import Link
-from .config import StreamsConfig, before
-from .faults import Troubles, refusal
-from .keys import Keys
-from .monitor import Guard
-from .reader import Reader
-from .scripts import JOIN, Call, call_many
-from .stream import Feed
+from .config import id_before
+from .context import ConsumerContext
+from .faults import refusal
+from .monitor import StreamMonitor
+from .reader import StreamReader
+from .scripts import JOIN, ScriptCall, call_many
+from .stream import Stream
 
-EVERY = 0.5  # seconds between two looks for new names
-ROUNDS = 8  # looks, of which one reads the names also if there are as many as before
+LOOK_INTERVAL_SECONDS = 0.5
+LOOKS_PER_FULL_READ = 8
+"""After how many looks the names are read although their number is the same as before."""
 
 
-class Names:
-    """What one open bus is subscribed to."""
+class StreamSubscriptions:
+    """The subscriptions of one open bus."""
 
     def __init__(
-        self,
-        link: Link,
-        reader: Reader,
-        guard: Guard,
-        keys: Keys,
-        config: StreamsConfig,
-        troubles: Troubles,
+        self, context: ConsumerContext, reader: StreamReader, monitor: StreamMonitor
     ) -> None:
-        self._link = link
+        self._link = context.link
+        self._keys = context.keys
+        self._config = context.config
+        self._faults = context.faults
         self._reader = reader
-        self._guard = guard
-        self._keys = keys
-        self._config = config
-        self._troubles = troubles
+        self._monitor = monitor
         self._exact: dict[str, None] = {}
-        self._tests: dict[str, Callable[[str], object]] = {}
-        self._feeds: dict[str, Feed] = {}
+        self._patterns: dict[str, Callable[[str], object]] = {}
+        self._streams: dict[str, Stream] = {}
         self._changing = trio.Lock()
-        self._size = 0  # of the set of names, when it was last looked at
+        # The number of known names when the set was last read.
+        self._names_seen = 0
         self._looks = 0
-        self._wide = trio.Event()
+        self._has_patterns = trio.Event()
 
     async def add(self, names: Sequence[str]) -> None:
-        """Subscribe; waits for a connection, and returns when the groups exist.
+        """Subscribe to names and patterns; returns when the groups exist.
+
+        While there is no connection, it waits.
 
         Raises:
             DriverError: The server refuses it.
@@ -63,38 +61,38 @@ class Names:
         async with self._changing:
             exact = [name for name in names if "*" not in name]
             patterns = [name for name in names if "*" in name]
-            begin = before(self._config.start)
+            begin = id_before(self._config.start)
             try:
                 await self._insist(lambda: self._join(exact, begin))
                 if patterns:
-                    await self._insist(lambda: self._widen(patterns, begin))
+                    await self._insist(lambda: self._join_patterns(patterns, begin))
             except redis_errors.RedisError as error:
                 raise refusal(error, "subscribe") from error
             self._exact.update(dict.fromkeys(exact))
-            self._tests.update({each: compile_pattern(each) for each in patterns})
+            self._patterns.update({each: compile_pattern(each) for each in patterns})
             if patterns:
-                self._wide.set()
-            self._guard.hurry()
+                self._has_patterns.set()
+            self._monitor.inspect_soon()
 
     async def remove(self, names: Iterable[str]) -> None:
-        """Unsubscribe; returns when nothing can come any more."""
+        """Unsubscribe; returns when no entry can come any more."""
         async with self._changing:
             for name in names:
                 self._exact.pop(name, None)
-                self._tests.pop(name, None)
-            gone = [feed for name, feed in self._feeds.items() if not self._wants(name)]
-            for feed in gone:
-                del self._feeds[feed.name]
-            lost = {feed.name for feed in gone}
-            await self._reader.drop([f for f in self._reader.feeds.values() if f.name in lost])
+                self._patterns.pop(name, None)
+            gone = {name for name in self._streams if not self._wants(name)}
+            for name in gone:
+                del self._streams[name]
+            # With their streams of replayed events.
+            await self._reader.drop([s for s in self._reader.streams.values() if s.name in gone])
 
     async def run(self) -> None:
         """Look for new names while there are patterns, until cancelled."""
         while True:
-            await self._wide.wait()
-            await trio.sleep(EVERY)
-            if not self._tests:
-                self._wide = trio.Event()
+            await self._has_patterns.wait()
+            await trio.sleep(LOOK_INTERVAL_SECONDS)
+            if not self._patterns:
+                self._has_patterns = trio.Event()
                 continue
             try:
                 async with self._changing:
@@ -102,37 +100,37 @@ class Names:
             except RedisLinkError:
                 await self._link.ready()
             except (redis_errors.RedisError, DriverError) as error:
-                self._troubles.refused(error, "tell the names of streams")
+                self._faults.refused(error, "tell the names of streams")
 
     async def _look(self) -> None:
         size = await self._link.execute("SCARD", self._keys.names)
         self._looks += 1
-        if size != self._size or self._looks % ROUNDS == 0:
+        if size != self._names_seen or self._looks % LOOKS_PER_FULL_READ == 0:
             known = await self._link.execute("SMEMBERS", self._keys.names)
-            await self._join(self._matching(known, self._tests.values()), "0")
-            self._size = size
+            await self._join(self._matching(known, self._patterns.values()), "0")
+            self._names_seen = size
 
-    async def _widen(self, patterns: list[str], begin: str) -> None:
+    async def _join_patterns(self, patterns: list[str], begin: str) -> None:
         """Read the streams that patterns stand for."""
         for pattern in patterns:
-            old = await self._link.execute("SISMEMBER", self._keys.patterns, pattern)
+            known_before = await self._link.execute("SISMEMBER", self._keys.patterns, pattern)
             known = await self._link.execute("SMEMBERS", self._keys.names)
-            # To a pattern that the group knows, it has listened when the stream appeared.
             found = self._matching(known, [compile_pattern(pattern)])
-            await self._join(found, "0" if old else begin)
+            # If the group knows the pattern, it listened to it when the stream appeared.
+            await self._join(found, "0" if known_before else begin)
             await self._link.execute("SADD", self._keys.patterns, pattern)
 
     def _matching(
-        self, known: Iterable[bytes], tests: Iterable[Callable[[str], object]]
+        self, known: Iterable[bytes], patterns: Iterable[Callable[[str], object]]
     ) -> list[str]:
-        chosen = list(tests)
+        tests = list(patterns)
         names = (each.decode("ascii", "replace") for each in known)
-        return [name for name in names if any(test(name) for test in chosen) and _is_name(name)]
+        return [name for name in names if any(test(name) for test in tests) and _is_name(name)]
 
     async def _join(self, names: Sequence[str], begin: str) -> None:
-        """Create the groups of streams where they do not exist, and read them."""
-        new = [name for name in names if name not in self._feeds]
-        calls: list[Call] = [
+        """Create the groups of streams where they do not exist, and read the streams."""
+        new = [name for name in names if name not in self._streams]
+        calls: list[ScriptCall] = [
             (JOIN, (self._keys.stream(name), self._keys.marks), (self._keys.group, begin))
             for name in new
         ]
@@ -143,27 +141,28 @@ class Names:
             if isinstance(reply, Exception):
                 refused = reply
             else:
-                self._feeds[name] = self._reader.add(self._keys.stream(name), name)
+                self._streams[name] = self._reader.add(self._keys.stream(name), name)
         if refused is not None:
             raise refused
 
-    async def _insist(self, ask: Callable[[], Awaitable[None]]) -> None:
-        """Have something done, on the next connection if this one breaks."""
+    async def _insist(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Do something, on the next connection if this one breaks."""
         while True:
             await self._link.ready()
             try:
-                return await ask()
+                return await action()
             except LinkClosed:
                 raise
             except RedisLinkError:
-                continue  # its loss is reported
+                # The driver reports the lost connection.
+                continue
 
     def _wants(self, name: str) -> bool:
-        return name in self._exact or any(test(name) for test in self._tests.values())
+        return name in self._exact or any(test(name) for test in self._patterns.values())
 
 
 def _is_name(text: str) -> bool:
-    """Tell whether this is the name of an event: anybody may write into the set of names."""
+    """Tell whether this is the name of an event: any program may write into the set of names."""
     try:
         compile_pattern(text)
     except ValueError:

@@ -26,7 +26,7 @@ from tests.support.streams_buses import StreamsBus, asking, left, publish, strea
 
 from goevent import DispatchHandle, DriverError
 from goevent_redis import PartitionsDiffer
-from goevent_redis._streams.partitions.partitions import partition_of
+from goevent_redis._streams.partitions.partition import partition_of
 
 
 def test_hash_of_a_key_is_the_same_for_ever() -> None:
@@ -160,7 +160,7 @@ async def test_bus_without_partitions_is_refused_where_there_are_some() -> None:
         async with StreamsBus(server.addr, None) as bus:
             handle = await bus.dispatch(Moved(account="a", n=1))
             await handle.wait()
-            assert "kept in partitions" in str(handle.errors[0])
+            assert "has partitions" in str(handle.errors[0])
         assert await ask("GET", BASE) == b"4"
 
 
@@ -378,7 +378,7 @@ async def published(ask: Callable[..., Any]) -> dict[str, list[int]]:
 async def test_publisher_notices_that_a_name_was_made_anew_with_other_partitions(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("goevent_redis._streams.partitions.publisher.KNOWN", 0.0)
+    monkeypatch.setattr("goevent_redis._streams.partitions.publisher.NAME_INTERVAL_SECONDS", 0.0)
     async with (
         streams_server() as server,
         asking(server) as ask,

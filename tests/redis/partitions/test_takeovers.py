@@ -24,7 +24,7 @@ from tests.support.streams_buses import StreamsBus, asking, streams_server
 
 from goevent import current_delivery
 from goevent_redis import Lost
-from goevent_redis._streams.partitions.partitions import partition_of
+from goevent_redis._streams.partitions.partition import partition_of
 
 
 async def steal(ask: Ask, number: int, owner: str = "thief") -> None:
@@ -86,7 +86,8 @@ async def test_bus_that_was_robbed_neither_acknowledges_nor_reads_and_says_so() 
 async def test_bus_that_was_robbed_gets_nothing_new_before_it_has_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("goevent_redis._streams.partitions.lease_keeper.EVERY", 1000.0)
+    keeper = "goevent_redis._streams.partitions.lease_keeper"
+    monkeypatch.setattr(f"{keeper}.RENEW_INTERVAL_SECONDS", 1000.0)
     async with streams_server() as server, asking(server) as ask:
         bus = PartitionedBus(server.addr, claim_idle=4000.0)
         moves = bus.moves()

@@ -334,7 +334,7 @@ async def test_memory_only_server_is_warned_of(caplog: pytest.LogCaptureFixture)
 async def test_large_stream_that_is_never_trimmed_is_warned_of(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("goevent_redis._streams.monitor.LARGE", 10)
+    monkeypatch.setattr("goevent_redis._streams.monitor.LARGE_STREAM_ENTRIES", 10)
     caplog.set_level(logging.WARNING)
     async with streams_server() as server:
         bus = StreamsBus(server.addr)
@@ -351,7 +351,7 @@ async def test_large_stream_that_is_never_trimmed_is_warned_of(
 
 
 async def test_old_server_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("goevent_redis._streams.driver.LEAST_VERSION", (99, 0))
+    monkeypatch.setattr("goevent_redis._streams.driver.MIN_SERVER_VERSION", (99, 0))
     async with streams_server() as server:
         with pytest.raises(DriverError, match="durable events need Redis"):
             async with StreamsBus(server.addr):

@@ -1,5 +1,7 @@
 """Partitions: order per key for Redis Streams, by a lease on each partition of a stream.
 
-The Streams driver uses these parts in place of competing reads when `partitions` is set. A lease is
-fenced: a consumer that has lost it can neither read, acknowledge nor publish into its partition.
+The consumer wires these parts in place of competing reads when `StreamsConfig.partitions` is above
+1. The room owns the leases of this bus, the order of each key, and the reads and publishes that
+need them. It knows streams, entries and scripts. It never knows listeners, and nothing outside of
+this room but `consumer`, `driver` and `replay` imports from it.
 """

@@ -1,13 +1,29 @@
-"""Turns: of all events with the same name and key, one is at the listeners at a time.
+"""The key order: of all events with the same name and key, one runs at a time.
 
-It stands between the reader and the hands. An event whose key is free goes on at once; the others
-wait behind it, in the order of their stream, until it is done or a dead letter. One that fails
-rests until it is tried again, and keeps its turn meanwhile. Those without a key wait for nobody.
-Its `run` is an actor of the driver, and ends those rests.
+It stands between the reader and the deliverer, and is the `DeliveryOrder` of partitions. Its `run`
+is an actor of the driver, which delivers failed entries again.
 
-So whoever works on the events of a key begins with the oldest that is not acknowledged, and goes
-on one by one. That holds for a bus that has lost its lease without knowing, too: what it still does
-are repeats, and no event is done for the first time before those that stand before it.
+Theory of operation
+-------------------
+
+Each key has a queue, in the order of the stream. Only the first entry of a queue may be at the
+deliverer or at the listeners. It leaves the queue when it is done, or when it is a dead letter at
+the server; then the next one goes to the deliverer. An entry that fails waits for its next delivery
+as the first of its queue, so it holds up its key and nothing else. Entries without a key have no
+queue.
+
+A bus that takes a partition over reads its pending entries in the order of the stream. So every bus
+begins with the oldest entry of a key that is not acknowledged, and goes on one by one. That holds
+for a bus that has lost its lease and does not know it, too: it can only repeat events. No event is
+done for the first time before the events in front of it.
+
+An entry of a partition is never released to Redis while this bus has the lease, since another bus
+could not have it. If its lease is closed (it is drained, or its renewal is late), the entry is
+parked. `resume` delivers the parked entries when the lease is open again; `drop` forgets them when
+it is lost.
+
+The delivery of a taken-over entry is counted when the entry begins, with PARTITION_COUNT_DELIVERY.
+Each delivery after a pause is counted by the same script.
 """
 
 from __future__ import annotations
@@ -15,218 +31,244 @@ from __future__ import annotations
 import heapq
 import math
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Sequence
 
 import trio
 
-from goevent.drivers import Inbox
-
 from ..._link.errors import RedisLinkError
-from ..._link.link import Link
 from ..._link.resp import Encodable
-from ..faults import Lost, Troubles
-from ..scripts import Call, call_many
-from ..stream import Entry, Feed, Turn, text
-from .lease import Lease, Partition
-from .scripts import RETRY, fenced, fenced_by
+from ..context import ConsumerContext
+from ..faults import Lost
+from ..lease import Lease, fenced, fenced_by
+from ..order import ReleasedEntry
+from ..reader import Enqueue
+from ..scripts import PARTITION_COUNT_DELIVERY, ScriptCall, call_many
+from ..stream import Entry, OrderKey, Stream, as_text
 
-PAUSE = 0.2  # seconds until what Redis has refused is told again
-
-Take = Callable[[list[Entry], bool], None]
-Forget = Callable[[Entry], None]
+REFUSED_DELIVERY_PAUSE_SECONDS = 0.2
+"""The pause before a delivery is counted again that Redis has refused to count."""
 
 
-class Turns:
-    """The turns of one open bus."""
+class KeyOrder:
+    """The order of one open bus whose names have partitions.
 
-    def __init__(
-        self,
-        link: Link,
-        inbox: Inbox,
-        take: Take,
-        forget: Forget,
-        group: str,
-        consumer: str,
-        troubles: Troubles,
-    ) -> None:
-        self._link = link
-        self._inbox = inbox
-        self._take = take
-        self._forget = forget
-        self._group = group
-        self._consumer = consumer
-        self._troubles = troubles
-        self._lines: dict[Turn, deque[Entry]] = {}
-        self._parked: dict[Entry, None] = {}  # the first of their lines, with a lease that is shut
-        self._rests: list[tuple[float, int, Entry]] = []
-        self._rested = 0
+    Attributes:
+        deliver: Takes entries whose turn has come; set by the consumer.
+    """
+
+    uncounted = 1
+
+    def __init__(self, context: ConsumerContext) -> None:
+        self.deliver: Enqueue
+        self._link = context.link
+        self._inbox = context.inbox
+        self._held = context.held
+        self._group = context.keys.group
+        self._consumer = context.consumer
+        self._faults = context.faults
+        self._queues: dict[OrderKey, deque[Entry]] = {}
+        # The first entries of their queues, under a lease that is not open.
+        self._parked: dict[Entry, None] = {}
+        # Entries by the time of their next delivery; the number keeps the order of equal times.
+        self._retries: list[tuple[float, int, Entry]] = []
+        self._retry_count = 0
         self._wake = trio.Event()
 
-    # -- what others tell
+    # -- from the reader
 
-    def enter(self, entries: list[Entry], alone: bool) -> None:
+    def enqueue(self, entries: list[Entry], isolated: bool) -> None:
         """Take entries in the order of their stream."""
         ready: list[Entry] = []
         for entry in entries:
-            entry.alone = alone
+            entry.isolated = isolated
             key = entry.field(b"k")
             if key is None:
                 ready.append(entry)
                 continue
-            entry.turn = turn = (entry.feed.name, key)
-            line = self._lines.get(turn)
-            if line is None:
-                self._lines[turn] = deque((entry,))
+            entry.order_key = order_key = (entry.stream.name, key)
+            queue = self._queues.get(order_key)
+            if queue is None:
+                self._queues[order_key] = deque((entry,))
                 ready.append(entry)
             else:
-                line.append(entry)
-        self._take(ready, alone)
+                queue.append(entry)
+        self.deliver(ready, isolated)
 
-    def ended(self, entry: Entry) -> None:
-        """Take note that an entry is done, or given up: the next one has its turn."""
-        entry.resting = False
-        turn = entry.turn
-        line = None if turn is None else self._lines.get(turn)
-        if turn is None or not line or line[0] is not entry:
-            return
-        line.popleft()
-        while line and (line[0].lease is None or line[0].lease.lost):
-            line.popleft()
-        if not line:
-            del self._lines[turn]
-        elif line[0].alone and line[0].deliveries == 1:
-            # Whoever had it was at the one in front of it, so it need not run alone. Not counted
-            # yet, as others that were taken over.
-            self._rest(line[0], 0.0)
-        else:
-            self._take([line[0]], line[0].alone)
+    # -- as the DeliveryOrder
 
-    def again(self, entry: Entry, pause: float) -> None:
-        """Try an entry again after a pause; it keeps its turn."""
-        entry.alone = False
-        self._rest(entry, pause)
+    def may_start(self, entry: Entry) -> bool:
+        """Tell whether the lease of an entry is open; park the entry if not."""
+        lease = entry.lease
+        if lease is not None and lease.open:
+            return True
+        self._park(entry)
+        return False
 
-    def _rest(self, entry: Entry, pause: float) -> None:
-        entry.resting = True
-        self._rested += 1
-        heapq.heappush(self._rests, (trio.current_time() + pause, self._rested, entry))
-        self._wake.set()
-
-    def refuse(self, entry: Entry) -> None:
-        """Have an entry wait that must not be begun with now."""
-        if entry.lease is None or entry.lease.lost:
-            self.ended(entry)
-        else:
-            entry.resting = True
-            self._parked[entry] = None
-
-    def resume(self, partition: Partition) -> None:
-        """Go on with a partition, after a renewal that came late."""
-        for entry in [each for each in self._parked if each.feed.partition is partition]:
-            del self._parked[entry]
-            entry.resting = False
-            self._take([entry], entry.alone)
-
-    def lose(self, lease: Lease) -> None:
-        """Forget what was not begun with under a lease that is over, or is to be tried again."""
-        for entry in [each for each in self._parked if each.lease is lease]:
-            del self._parked[entry]
-            self.ended(entry)
-        gone = [entry for _, _, entry in self._rests if entry.lease is lease]
-        self._rests = [each for each in self._rests if each[2].lease is not lease]
-        heapq.heapify(self._rests)
-        for entry in gone:
-            self.ended(entry)
-
-    async def counted(self, entry: Entry) -> bool:
-        """Have Redis note that an entry runs alone now; return False if it is not to run."""
-        while True:
-            if entry.lease is None or not entry.lease.open:
-                self.refuse(entry)
-                return False
+    async def may_start_isolated(self, entry: Entry) -> bool:
+        """Count the delivery of an isolated entry; return False if it must not begin."""
+        while self.may_start(entry):
             args = (self._group, self._consumer, entry.id, entry.deliveries + 1)
-            call = fenced((RETRY, (entry.feed.key,), args), entry.lease)
+            counting = PARTITION_COUNT_DELIVERY, (entry.stream.key,), args
             try:
-                (reply,) = await call_many(self._link, [call])
+                (reply,) = await call_many(self._link, [fenced(counting, entry.lease)])
             except RedisLinkError:
                 await self._link.ready()
                 continue
             if isinstance(reply, Exception):
-                await self._refused(entry.feed, [entry], reply)
+                await self._refused(entry.stream, [entry], reply)
                 return False
-            return self._counts(entry, {entry_id: text(owner) for entry_id, owner in reply})
+            return self._counted(entry, {entry_id: as_text(owner) for entry_id, owner in reply})
+        return False
 
-    # -- the rests
+    def finished(self, entry: Entry) -> None:
+        """Note that an entry is done, or given up: the next one of its key may run."""
+        entry.waiting = False
+        order_key = entry.order_key
+        queue = None if order_key is None else self._queues.get(order_key)
+        if order_key is None or not queue or queue[0] is not entry:
+            return
+        queue.popleft()
+        # Entries of a lost lease belong to another bus.
+        while queue and _is_lost(queue[0]):
+            queue.popleft()
+        if not queue:
+            del self._queues[order_key]
+        elif queue[0].isolated and queue[0].deliveries == 1:
+            # Its previous consumer was still at the entry in front of it, so this one has killed
+            # nobody and need not run isolated. Its delivery is not counted yet, as that of others
+            # that were taken over: a retry without a pause counts it.
+            self._retry_at(queue[0], 0.0)
+        else:
+            self.deliver([queue[0]], queue[0].isolated)
+
+    def retry(self, entry: Entry, after: float) -> ReleasedEntry | None:
+        """Deliver a failed entry again after a pause; it holds up its key meanwhile."""
+        entry.isolated = False
+        self._retry_at(entry, after)
+        return None
+
+    def release(self, entry: Entry, after: float = 0.0) -> ReleasedEntry | None:
+        """Keep an entry with which no listener began, parked or until a retry."""
+        if after:
+            self.retry(entry, after)
+        else:
+            self._park(entry)
+        return None
+
+    def fenced(self, call: ScriptCall, lease: Lease | None) -> ScriptCall:
+        """Return a call that takes effect only while the lease of the partition counts."""
+        return fenced(call, lease)
+
+    def _park(self, entry: Entry) -> None:
+        if _is_lost(entry):
+            self.finished(entry)
+        else:
+            entry.waiting = True
+            self._parked[entry] = None
+
+    # -- from the lease keeper
+
+    def resume(self, lease: Lease) -> None:
+        """Deliver the parked entries of a lease, which is open again."""
+        for entry in [each for each in self._parked if each.lease is lease]:
+            del self._parked[entry]
+            entry.waiting = False
+            self.deliver([entry], entry.isolated)
+
+    def drop(self, lease: Lease) -> None:
+        """Forget the entries of a lost lease that are parked, or wait for a retry."""
+        for entry in [each for each in self._parked if each.lease is lease]:
+            del self._parked[entry]
+            self.finished(entry)
+        gone = [entry for _, _, entry in self._retries if entry.lease is lease]
+        self._retries = [each for each in self._retries if each[2].lease is not lease]
+        heapq.heapify(self._retries)
+        for entry in gone:
+            self.finished(entry)
+
+    # -- retries
 
     async def run(self) -> None:
-        """Have entries tried again when their rest is over, until cancelled."""
+        """Deliver entries again when their pause is over, until cancelled."""
         while True:
             self._wake = trio.Event()
             due: list[Entry] = []
-            while self._rests and self._rests[0][0] <= trio.current_time():
-                due.append(heapq.heappop(self._rests)[2])
+            while self._retries and self._retries[0][0] <= trio.current_time():
+                due.append(heapq.heappop(self._retries)[2])
             if due:
-                await self._retry(due)
-            with trio.move_on_at(self._rests[0][0] if self._rests else math.inf):
+                await self._deliver_again(due)
+            with trio.move_on_at(self._retries[0][0] if self._retries else math.inf):
                 await self._wake.wait()
 
-    async def _retry(self, due: list[Entry]) -> None:
-        parts: dict[tuple[Feed, Lease | None], list[Entry]] = {}
+    async def _deliver_again(self, due: list[Entry]) -> None:
+        parts: dict[tuple[Stream, Lease | None], list[Entry]] = {}
         for entry in due:
-            parts.setdefault((entry.feed, entry.lease), []).append(entry)
-        calls: list[Call] = []
-        for (feed, lease), part in parts.items():
+            parts.setdefault((entry.stream, entry.lease), []).append(entry)
+        calls: list[ScriptCall] = []
+        for (stream, lease), part in parts.items():
             args: list[Encodable] = [self._group, self._consumer]
             for entry in part:
                 args += [entry.id, entry.deliveries + 1]
-            calls.append(fenced((RETRY, (feed.key,), args), lease))
+            calls.append(fenced((PARTITION_COUNT_DELIVERY, (stream.key,), args), lease))
         try:
             replies = await call_many(self._link, calls)
         except RedisLinkError:
             for entry in due:
-                self._rest_on(entry, 0.0)
+                self._retry_unless_lost(entry, 0.0)
             await self._link.ready()
             return
-        for (feed, _), part, reply in zip(parts, parts.values(), replies, strict=True):
+        for (stream, _), part, reply in zip(parts, parts.values(), replies, strict=True):
             if isinstance(reply, Exception):
-                await self._refused(feed, part, reply)
-            else:
-                self._go_on(part, {entry_id: text(owner) for entry_id, owner in reply})
+                await self._refused(stream, part, reply)
+                continue
+            lost = {entry_id: as_text(owner) for entry_id, owner in reply}
+            for entry in part:
+                if self._counted(entry, lost):
+                    entry.waiting = entry.isolated = False
+                    self.deliver([entry], False)
 
-    def _go_on(self, part: list[Entry], lost: dict[bytes, str]) -> None:
-        for entry in part:
-            if self._counts(entry, lost):
-                entry.resting = entry.alone = False
-                self._take([entry], False)
-
-    def _counts(self, entry: Entry, lost: dict[bytes, str]) -> bool:
-        if entry.lease is None or entry.lease.lost:
-            self.ended(entry)
+    def _counted(self, entry: Entry, lost: dict[bytes, str]) -> bool:
+        """Note the new delivery of an entry; return False if another bus owns the entry."""
+        if _is_lost(entry):
+            self.finished(entry)
             return False
         if entry.id in lost:
-            self._forget(entry)
-            self.ended(entry)
-            error = Lost(entry.feed.name, text(entry.id), lost[entry.id])
-            self._inbox.report(error, entry.feed.name)
+            self._held.forget(entry)
+            self.finished(entry)
+            name = entry.stream.name
+            self._inbox.report(Lost(name, as_text(entry.id), lost[entry.id]), name)
             return False
         entry.deliveries += 1
-        entry.redelivered = entry.deliveries
+        entry.shown_deliveries = entry.deliveries
         return True
 
-    async def _refused(self, feed: Feed, part: list[Entry], error: Exception) -> None:
-        if self._troubles.is_gone(error):
-            for entry in part:  # it comes again, with the group
-                self._forget(entry)
-                self.ended(entry)
-            await self._troubles.mend(feed)
+    async def _refused(self, stream: Stream, part: Sequence[Entry], error: Exception) -> None:
+        if self._faults.is_gone(error):
+            for entry in part:
+                # The new group delivers it again.
+                self._held.forget(entry)
+                self.finished(entry)
+            await self._faults.mend(stream)
             return
         for entry in part:
-            self._rest_on(entry, PAUSE)
-        if fenced_by(error) is None:  # that is noticed, and reported, when the lease is renewed
-            self._troubles.refused(error, f"deliver events of {feed.name!r} again")
+            self._retry_unless_lost(entry, REFUSED_DELIVERY_PAUSE_SECONDS)
+        if fenced_by(error) is None:
+            # A lost lease is noticed and reported when it is renewed.
+            self._faults.refused(error, f"deliver events of {stream.name!r} again")
 
-    def _rest_on(self, entry: Entry, pause: float) -> None:
-        if entry.lease is None or entry.lease.lost:
-            self.ended(entry)
+    def _retry_unless_lost(self, entry: Entry, after: float) -> None:
+        if _is_lost(entry):
+            self.finished(entry)
         else:
-            self._rest(entry, pause)
+            self._retry_at(entry, after)
+
+    def _retry_at(self, entry: Entry, after: float) -> None:
+        entry.waiting = True
+        self._retry_count += 1
+        at = trio.current_time() + after
+        heapq.heappush(self._retries, (at, self._retry_count, entry))
+        self._wake.set()
+
+
+def _is_lost(entry: Entry) -> bool:
+    return entry.lease is None or entry.lease.lost

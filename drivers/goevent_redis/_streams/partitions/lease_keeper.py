@@ -1,9 +1,25 @@
-"""The keeper: takes a fair share of the partitions, keeps it, and gives it away when it is time.
+"""The lease keeper: takes a fair share of the partitions, renews it, and gives away the rest.
 
-An actor of the driver. A few times a second it tells Redis, for each name, that this bus is alive
-and what it has; Redis tells how much of the partitions is a fair share of those who are alive. What
-is missing is taken as soon as it is free. What is too much is drained: nothing of it is begun with
-any more, and when the listeners are done, the next one gets it.
+An actor of the driver, for names with partitions.
+
+Theory of operation
+-------------------
+
+A few times a second the keeper runs one script for each event name. The script notes that this bus
+is alive and renews its leases. Then it shares the partitions evenly among the live members of the
+group, and grants free ones to this bus, up to its share. It returns the leases that are lost, the
+new leases and the fair share.
+
+If this bus has more than its share, the keeper drains the least loaded partitions: no listener
+begins with another event of them. When the listeners have ended, and Redis knows of it, the pending
+entries are released, the lease is dropped, and the next bus takes the partition. So two buses never
+work on one key at the same time, unless a bus loses its lease while it works.
+
+A bus loses a lease when it shows no sign of life for `claim_idle`. `Lease.until` ends before the
+server's record does, since it is counted from before the request. From then on no listener begins
+with an event of the partition, and the fence of the lease stops every script of a bus that was
+frozen in between. A renewal that comes late, but before another bus took the partition, opens the
+lease again.
 """
 
 from __future__ import annotations
@@ -15,97 +31,92 @@ import trio
 from redis import exceptions as redis_errors
 
 from goevent import DriverError
-from goevent.drivers import Inbox
 
 from ..._link.errors import RedisLinkError
-from ..._link.link import Link
 from ..._link.resp import Encodable
-from ..acknowledger import Desk
-from ..config import StreamsConfig
-from ..faults import Troubles
-from ..keys import HEIR, Keys
-from ..reader import Reader
-from ..scripts import Call, call_many
-from ..stream import Feed, text
-from .key_order import Turns
-from .lease import Lease, Partition
-from .partitions import PartitionsDiffer
-from .scripts import DROP, HAND_BACK, QUIT, TEND, fenced, fenced_by
+from ..context import ConsumerContext
+from ..keys import RELEASED
+from ..lease import Lease, fenced, fenced_by
+from ..scripts import (
+    PARTITION_DROP_LEASE,
+    PARTITION_HAND_BACK,
+    PARTITION_QUIT,
+    PARTITION_RENEW,
+    ScriptCall,
+    call_many,
+)
+from ..stream import Stream, as_text
+from .key_order import KeyOrder
+from .partition import Partition, PartitionsDiffer
+from .reader import PartitionReader
 
-EVERY = 0.3  # seconds between two signs of life, which are looks for what is free, too
+RENEW_INTERVAL_SECONDS = 0.3
+"""How often leases are renewed and free partitions are looked for."""
 
 
-class Share:
-    """What this bus has of one name.
+class PartitionShare:
+    """The partitions of one event name.
 
     Attributes:
-        wanted: it is subscribed to.
-        tended: it was asked for a first time.
+        wanted: The name is subscribed to.
+        renewed: Set when Redis has been asked for partitions.
     """
 
     def __init__(self, name: str, partitions: list[Partition]) -> None:
         self.name = name
         self.partitions = partitions
         self.wanted = True
-        self.tended = trio.Event()
+        self.renewed = trio.Event()
 
     @property
     def leases(self) -> list[Lease]:
-        """What it has, and has not told Redis to give away."""
+        """The leases of this bus that Redis was not told to give away."""
         found = [each.lease for each in self.partitions if each.lease is not None]
         return [lease for lease in found if not lease.leaving]
 
+    def partition(self, lease: Lease) -> Partition:
+        """Return the partition of a lease."""
+        return self.partitions[lease.number]
 
-class Keeper:
-    """The keeper of one open bus."""
 
-    def __init__(
-        self,
-        link: Link,
-        inbox: Inbox,
-        desk: Desk,
-        reader: Reader,
-        turns: Turns,
-        keys: Keys,
-        config: StreamsConfig,
-        consumer: str,
-        troubles: Troubles,
-    ) -> None:
-        self._link = link
-        self._inbox = inbox
-        self._desk = desk
+class LeaseKeeper:
+    """The lease keeper of one open bus."""
+
+    def __init__(self, context: ConsumerContext, reader: PartitionReader, order: KeyOrder) -> None:
+        self._link = context.link
+        self._inbox = context.inbox
+        self._keys = context.keys
+        self._config = context.config
+        self._consumer = context.consumer
+        self._held = context.held
+        self._faults = context.faults
         self._reader = reader
-        self._turns = turns
-        self._keys = keys
-        self._config = config
-        self._consumer = consumer
-        self._troubles = troubles
-        self._mark = secrets.token_hex(4)  # in our fences, so that they are nobody else's
-        self._shares: dict[str, Share] = {}
+        self._order = order
+        # A part of our fences, so that no other bus has the same ones.
+        self._mark = secrets.token_hex(4)
+        self._shares: dict[str, PartitionShare] = {}
         self._stopped = False
-        self._drains = False  # something is drained, or may be
+        # Some lease is drained, or may be.
+        self._draining = False
         self._hurry = trio.Event()
 
-    # -- what others tell
+    # -- from the others
 
-    async def add(self, name: str) -> list[Partition]:
+    async def add(self, name: str) -> None:
         """Take part in the partitions of a name; returns when Redis was asked for some."""
         share = self._shares.get(name)
         if share is None:
-            key = self._keys.leases(name)
-            partitions = [Partition(key, name, n) for n in range(self._config.partitions)]
-            share = self._shares[name] = Share(name, partitions)
+            partitions = [Partition(name, number) for number in range(self._config.partitions)]
+            share = self._shares[name] = PartitionShare(name, partitions)
         share.wanted = True
         for partition in share.partitions:
-            key = self._keys.stream(name, partition.number)
-            self._reader.add(key, name, partition=partition)
-        share.tended = trio.Event()
+            self._reader.add_partition(self._keys.stream(name, partition.number), partition)
+        share.renewed = trio.Event()
         self._hurry.set()
-        await share.tended.wait()
-        return share.partitions
+        await share.renewed.wait()
 
     def remove(self, name: str) -> None:
-        """Leave the partitions of a name to others."""
+        """Leave the partitions of a name to other buses."""
         share = self._shares.get(name)
         if share is not None:
             share.wanted = False
@@ -113,24 +124,26 @@ class Keeper:
             self._hurry.set()
 
     def stop(self) -> None:
-        """Leave all partitions to others, each when its listeners are done."""
+        """Leave all partitions to other buses, each when its listeners have ended."""
         self._stopped = True
         for share in self._shares.values():
             self._drain(share.leases)
         self._hurry.set()
 
     def freed(self) -> None:
-        """Take note that an entry is held no more: something may be drained now."""
-        if self._drains:
-            leases = (lease for share in self._shares.values() for lease in share.leases)
-            if any(lease.draining and lease.drained for lease in leases):
-                self._hurry.set()
+        """Note that an entry is held no more: a partition may be drained now."""
+        if self._draining and any(
+            lease.draining and share.partition(lease).drained(lease)
+            for share in self._shares.values()
+            for lease in share.leases
+        ):
+            self._hurry.set()
 
-    # -- what it does
+    # -- rounds
 
     async def run(self) -> None:
         """Keep leases, until cancelled."""
-        every = min(EVERY, self._config.claim_idle / 4)
+        interval = min(RENEW_INTERVAL_SECONDS, self._config.claim_idle / 4)
         while True:
             self._hurry = trio.Event()
             try:
@@ -138,27 +151,28 @@ class Keeper:
             except RedisLinkError:
                 await self._link.ready()
                 continue
-            with trio.move_on_after(every):
+            with trio.move_on_after(interval):
                 await self._hurry.wait()
 
     async def _round(self) -> None:
-        asked = [(share, share.leases, share.tended) for share in self._shares.values()]
-        began = trio.current_time()
-        calls = [self._tending(share, leases) for share, leases, _ in asked]
-        for (share, leases, tended), reply in zip(
+        asked = [(share, share.leases, share.renewed) for share in self._shares.values()]
+        # Before the request: the server's record of a lease then ends later than `until`.
+        until = trio.current_time() + self._config.claim_idle
+        calls = [self._renewing(share, leases) for share, leases, _ in asked]
+        for (share, leases, renewed), reply in zip(
             asked, await call_many(self._link, calls), strict=True
         ):
             if isinstance(reply, Exception):
                 self._refused(share, reply)
             else:
-                self._tended(share, leases, began, *reply)
-            tended.set()
-        await self._release()
+                self._renewed(share, leases, until, *reply)
+            renewed.set()
+        await self._give_away_drained()
         for name, share in list(self._shares.items()):
             if not share.wanted and not any(each.lease for each in share.partitions):
                 del self._shares[name]
 
-    def _tending(self, share: Share, leases: list[Lease]) -> Call:
+    def _renewing(self, share: PartitionShare, leases: list[Lease]) -> ScriptCall:
         name = share.name
         keys = (self._keys.leases(name), self._keys.members(name), self._keys.stream(name))
         wants = share.wanted and not self._stopped
@@ -166,149 +180,143 @@ class Keeper:
         args += [round(self._config.claim_idle * 1000), self._config.partitions]
         args += [int(wants), crc32(name.encode()) % 1024, name]
         for lease in leases:
-            args += [lease.partition.number, lease.fence]
-        return TEND, (*keys, self._keys.names), args
+            args += [lease.number, lease.fence]
+        return PARTITION_RENEW, (*keys, self._keys.names), args
 
-    def _tended(
+    def _renewed(
         self,
-        share: Share,
+        share: PartitionShare,
         asked: list[Lease],
-        began: float,
+        until: float,
         lost: list[tuple[int, bytes]],
         taken: list[tuple[int, bytes]],
         fair: int,
     ) -> None:
-        until = began + self._config.claim_idle
-        owners = {number: text(owner) for number, owner in lost}
+        owners = {number: as_text(owner) for number, owner in lost}
         for lease in asked:
             if lease.leaving or lease.lost:
                 continue
-            owner = owners.get(lease.partition.number)
+            owner = owners.get(lease.number)
             if owner is not None:
-                self._lost(lease, owner)
+                self._lost(share.partition(lease), lease, owner)
                 continue
             was_open, lease.until = lease.open, until
             if lease.open and not was_open:
-                self._turns.resume(lease.partition)
+                self._order.resume(lease)
                 self._reader.change()
+        leases_key = self._keys.leases(share.name)
         for number, fence in taken:
             partition = share.partitions[number]
             if partition.lease is not None:
-                self._over(partition.lease)
-            partition.held_by(Lease(partition, fence, until, self._turns))
+                self._end(partition, partition.lease)
+            partition.hold_by(Lease(leases_key, number, fence, until))
         if not share.wanted or self._stopped:
             fair = 0
+        # Below 0: the server is out of memory and cannot tell.
         if fair >= 0:
             self._balance(share, fair)
         if taken:
             self._reader.change()
 
-    def _balance(self, share: Share, fair: int) -> None:
-        """Drain what is too much, or go on with what others are not to have after all."""
+    def _balance(self, share: PartitionShare, fair: int) -> None:
+        """Drain the partitions above a fair share, or keep some that were to be drained."""
         leases = share.leases
-        going = [lease for lease in leases if not lease.draining]
-        excess = len(going) - fair
+        kept = [lease for lease in leases if not lease.draining]
+        excess = len(kept) - fair
         if excess > 0:
-            going.sort(key=_load)
-            self._drain(going[:excess])
+            kept.sort(key=lambda lease: share.partition(lease).held_count)
+            self._drain(kept[:excess])
         elif excess < 0:
             for lease in [each for each in leases if each.draining][:-excess]:
                 lease.draining = False
-                self._turns.resume(lease.partition)
+                self._order.resume(lease)
                 self._reader.change()
 
     def _drain(self, leases: list[Lease]) -> None:
         for lease in leases:
             lease.draining = True
         if leases:
-            self._drains = True
+            self._draining = True
             self._reader.change()
 
-    async def _release(self) -> None:
-        """Give away what is drained."""
-        ready: list[Lease] = []
-        self._drains = False
+    async def _give_away_drained(self) -> None:
+        ready: list[tuple[Partition, Lease]] = []
+        self._draining = False
         for share in self._shares.values():
             for partition in share.partitions:
                 lease = partition.lease
                 if lease is not None and lease.draining:
-                    self._drains = True
-                    if lease.leaving or lease.drained:
+                    self._draining = True
+                    if lease.leaving or partition.drained(lease):
                         lease.leaving = True
-                        ready.append(lease)
+                        ready.append((partition, lease))
         if not ready:
             return
-        calls = [self._leaving(lease) for lease in ready]
+        calls = [self._leaving(partition, lease) for partition, lease in ready]
         replies = iter(await call_many(self._link, [each for part in calls for each in part]))
-        for lease, part in zip(ready, calls, strict=True):
+        for (partition, lease), part in zip(ready, calls, strict=True):
             *_, dropped = [next(replies) for _ in part]
             if isinstance(dropped, Exception) and fenced_by(dropped) is None:
-                self._troubles.refused(
-                    dropped, f"give away a partition of {lease.partition.name!r}"
-                )
+                self._faults.refused(dropped, f"give away a partition of {partition.name!r}")
             else:
-                self._over(lease)
+                self._end(partition, lease)
 
-    def _leaving(self, lease: Lease) -> list[Call]:
-        """Return the calls by which others get a partition, with what is pending of it."""
-        calls = [self._handing_back(feed) for feed in lease.partition.feeds]
-        calls.append((DROP, (), (lease.partition.number,)))
+    def _leaving(self, partition: Partition, lease: Lease) -> list[ScriptCall]:
+        """Return the calls that give a partition away, with its pending entries."""
+        calls = [self._handing_back(stream) for stream in partition.streams]
+        # The lease last: the next bus finds all entries released.
+        calls.append((PARTITION_DROP_LEASE, (), (lease.number,)))
         return [fenced(call, lease) for call in calls]
 
-    def _handing_back(self, feed: Feed) -> Call:
-        args: list[Encodable] = [self._keys.group, self._consumer, HEIR]
-        for entry in feed.held.values():
+    def _handing_back(self, stream: Stream) -> ScriptCall:
+        args: list[Encodable] = [self._keys.group, self._consumer, RELEASED]
+        for entry in stream.held.values():
             if entry.started:
                 args += [entry.id, "give"]
-            elif entry.alone:
+            elif entry.isolated:
                 args += [entry.id, "keep"]
-        return HAND_BACK, (feed.key,), args
+        return PARTITION_HAND_BACK, (stream.key,), args
 
-    def _lost(self, lease: Lease, owner: str) -> None:
-        partition = lease.partition
-        self._over(lease)
-        who = f"the consumer {owner!r} has it" if owner else "nobody has it"
+    def _lost(self, partition: Partition, lease: Lease, owner: str) -> None:
+        self._end(partition, lease)
+        now = f"the consumer {owner!r} has it" if owner else "no consumer has it"
         self._inbox.report(
             DriverError(
                 f"this bus has lost the partition {partition.number} of {partition.name!r}, as it "
                 f"gave no sign of life for {self._config.claim_idle:g} s or its lease has "
-                f"vanished: {who}"
+                f"vanished: {now}"
             ),
             partition.name,
         )
 
-    def _over(self, lease: Lease) -> None:
-        """Forget what is held under a lease; listeners that run will be told that it is lost."""
+    def _end(self, partition: Partition, lease: Lease) -> None:
+        """Forget the entries of a lease; its running listeners will be reported as `Lost`."""
         lease.lost = True
-        partition = lease.partition
-        for feed in partition.feeds:
-            for entry in list(feed.held.values()):
-                self._desk.forget(entry)
+        for stream in partition.streams:
+            for entry in list(stream.held.values()):
+                self._held.forget(entry)
         if partition.lease is lease:
-            partition.held_by(None)
-        self._turns.lose(lease)
+            partition.hold_by(None)
+        self._order.drop(lease)
         self._reader.change()
 
-    def _refused(self, share: Share, error: Exception) -> None:
+    def _refused(self, share: PartitionShare, error: Exception) -> None:
         said = str(error)
         if isinstance(error, redis_errors.ResponseError) and said.startswith("PARTITIONS"):
             found = int(said.split()[1])
             error = PartitionsDiffer(share.name, self._config.partitions, found)
-        self._troubles.refused(error, f"lend partitions of {share.name!r}")
+        self._faults.refused(error, f"lend partitions of {share.name!r}")
 
     # -- the end
 
     async def leave(self) -> None:
-        """Give everything away, as the bus ends."""
-        calls: list[Call] = []
+        """Give all partitions away, as the bus ends."""
+        calls: list[ScriptCall] = []
         for name, share in self._shares.items():
             for partition in share.partitions:
                 if partition.lease is not None:
-                    calls += self._leaving(partition.lease)
+                    calls += self._leaving(partition, partition.lease)
             keys = (self._keys.leases(name), self._keys.members(name))
-            calls.append((QUIT, keys, (self._consumer, self._mark, self._config.partitions)))
+            args = (self._consumer, self._mark, self._config.partitions)
+            calls.append((PARTITION_QUIT, keys, args))
         await call_many(self._link, calls)
-
-
-def _load(lease: Lease) -> int:
-    return sum(len(feed.held) for feed in lease.partition.feeds)

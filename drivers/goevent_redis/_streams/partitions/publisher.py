@@ -1,22 +1,23 @@
-"""The publisher of names that have partitions: it keeps the order of dispatch.
+"""The publisher for names with partitions: it keeps the order of dispatch.
 
-An event that cannot be sent at once, or whose way was cut off, stands in a line; while there is a
-line, all that comes after stands in it, too. So what is tried again is not overtaken by what was
-dispatched later. On a new connection the first event goes alone, as the server may be loading yet.
-(If it refuses an event on a connection that has worked, and takes the very next one that is under
-way, as in the moment in which a replica becomes a primary, these two change places.)
+An event that cannot be sent at once, or whose connection broke, stands in a queue. While there is a
+queue, later events stand in it, too: an event that is sent again is not overtaken by later ones. On
+a new connection the first event goes alone, as the server may still be loading.
+
+One case is left: a server may refuse an event on a connection that has worked and take the next
+one, which is already under way, in the moment in which a replica becomes a primary. Then these two
+change places.
 """
 
 from __future__ import annotations
 
-import random
 from bisect import insort
 from typing import Any
 
 import trio
 from redis import exceptions as redis_errors
 
-from goevent.drivers import Message, Receipt
+from goevent.drivers import Message, Receipt, jittered
 
 from ..._link.conversation import Conversation
 from ..._link.errors import ConnectionBroken, LinkClosed, RedisLinkError
@@ -24,61 +25,77 @@ from ..._link.link import Link
 from ..._link.request import CallbackRequest
 from ..._link.resp import Encodable, pack
 from ..config import StreamsConfig
-from ..faults import Troubles, refusal
-from ..keys import Keys
-from ..publisher import KNOWN, LONGEST, PASSING, PAUSE, Attempt, Publisher, Replied
-from .partitions import PartitionsDiffer, establish, establishing, partition_of
+from ..faults import StreamFaults, refusal
+from ..keys import StreamKeys
+from ..publisher import (
+    MAX_PUBLISH_PAUSE_SECONDS,
+    NAME_INTERVAL_SECONDS,
+    PASSING_ERRORS,
+    PUBLISH_PAUSE_SECONDS,
+    PublishAttempt,
+    Replied,
+    StreamPublisher,
+)
+from .partition import PartitionsDiffer, establish, establishing, partition_of
 
-AT_ONCE = 500
+MAX_EVENTS_PER_PIPELINE = 500
 
 
-class OrderedAttempt(Attempt, eq=False, kw_only=True):
-    """One event of a partition that was sent, or is to be sent."""
+class PartitionPublishAttempt(PublishAttempt, eq=False, kw_only=True):
+    """An event of a partition on its way to the server.
 
-    sequence: int  # its place in the order of dispatch
+    Attributes:
+        sequence: Its place in the order of dispatch.
+    """
+
+    sequence: int
     stream: str
     key: str | None
 
 
-class OrderedPublisher(Publisher):
+class PartitionPublisher(StreamPublisher):
     """The publisher of one open bus whose names have partitions."""
 
-    def __init__(self, link: Link, keys: Keys, config: StreamsConfig, troubles: Troubles) -> None:
-        super().__init__(link, keys, config, troubles)
-        self._line: list[OrderedAttempt] = []  # in the order of dispatch
-        self._count = 0
-        self._proven: Conversation | None = None  # the connection that has taken an event
+    def __init__(
+        self, link: Link, keys: StreamKeys, config: StreamsConfig, faults: StreamFaults
+    ) -> None:
+        super().__init__(link, keys, config, faults)
+        # In the order of dispatch.
+        self._queue: list[PartitionPublishAttempt] = []
+        self._dispatched = 0
+        # The connection on which the server has taken an event.
+        self._proven: Conversation | None = None
 
     async def run(self) -> None:
-        """Send what stands in line, until cancelled."""
-        pause = PAUSE
+        """Send the queue, until cancelled."""
+        pause = PUBLISH_PAUSE_SECONDS
         while True:
             await self._work.wait()
             self._work = trio.Event()
-            while self._line:
-                if await self._send():
-                    pause = PAUSE
+            while self._queue:
+                if await self._send_queue():
+                    pause = PUBLISH_PAUSE_SECONDS
                 else:
-                    await trio.sleep(random.uniform(0.5, 1) * pause)  # noqa: S311
-                    pause = min(2 * pause, LONGEST)
+                    await trio.sleep(jittered(pause))
+                    pause = min(2 * pause, MAX_PUBLISH_PAUSE_SECONDS)
 
     def publish_nowait(self, message: Message, replied: Replied) -> None:
-        """Put an event into its stream; what the server says goes to a callback.
+        """Put an event into its stream; the server's reply goes to a callback.
 
         Raises:
-            trio.WouldBlock: there is no connection, or others are to be sent before.
+            trio.WouldBlock: There is no connection, or other events have to be sent first.
         """
         conversation = self._link.writable()
         name = message.event_name
         proven = conversation is not None and conversation is self._proven
-        if conversation is None or not proven or self._line or name not in self._known:
+        if conversation is None or not proven or self._queue or name not in self._name_due:
             raise trio.WouldBlock
         attempt = self._attempt(message, replied)
-        if attempt.since >= self._known[name]:
-            self._known[name] = attempt.since + KNOWN
+        if attempt.since >= self._name_due[name]:
+            self._name_due[name] = attempt.since + NAME_INTERVAL_SECONDS
             script, keys, args = establishing(self._keys, name)
-            told = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
-            conversation.submit(told, CallbackRequest(lambda found: self._is_known(name, found)))
+            checking = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
+            conversation.submit(checking, CallbackRequest(lambda found: self._checked(name, found)))
         conversation.submit(pack(self._adding(attempt)), attempt)
 
     async def publish(self, message: Message) -> Receipt:
@@ -96,129 +113,135 @@ class OrderedPublisher(Publisher):
             ended.set()
 
         attempt = self._attempt(message, replied)
-        self._enlist(attempt)
+        self._enqueue(attempt)
         try:
             await ended.wait()
         finally:
-            if not results and attempt in self._line:
-                self._line.remove(attempt)
+            if not results and attempt in self._queue:
+                self._queue.remove(attempt)
         (result,) = results
         if isinstance(result, Exception):
             raise result
         return result
 
-    def failed(self, attempt: Attempt, error: Exception) -> None:
-        """Have an event sent again, if that may help."""
-        passes = isinstance(error, (RedisLinkError, *PASSING)) and not isinstance(error, LinkClosed)
-        if passes and isinstance(attempt, OrderedAttempt):
-            self._note(attempt, error)
-            self._enlist(attempt)
+    def failed(self, attempt: PublishAttempt, error: Exception) -> None:
+        """Have an event sent again, if that may help; else pass the error on."""
+        passes = isinstance(error, (RedisLinkError, *PASSING_ERRORS))
+        if (
+            passes
+            and not isinstance(error, LinkClosed)
+            and isinstance(attempt, PartitionPublishAttempt)
+        ):
+            self._note_failure(attempt, error)
+            self._enqueue(attempt)
         else:
             attempt.replied(refusal(error, f"take an event of {attempt.name!r}"))
 
-    # -- the line
+    # -- the queue
 
-    def _attempt(self, message: Message, replied: Replied) -> OrderedAttempt:
+    def _attempt(self, message: Message, replied: Replied) -> PartitionPublishAttempt:
         name, key = message.event_name, message.key
         data = message.encode()
-        self._count += 1
-        return OrderedAttempt(
+        self._dispatched += 1
+        return PartitionPublishAttempt(
             self,
             name,
             data,
             self._now(),
             replied,
-            sequence=self._count,
+            sequence=self._dispatched,
             stream=self._keys.stream(name, partition_of(name, key, self._keys.partitions)),
             key=key,
         )
 
-    def _adding(self, attempt: OrderedAttempt) -> tuple[Encodable, ...]:
+    def _adding(self, attempt: PartitionPublishAttempt) -> tuple[Encodable, ...]:
         command: tuple[Encodable, ...]
         command = ("XADD", attempt.stream, *self._trimming(), "*", "e", attempt.data)
         if attempt.key is not None:
             command += ("k", attempt.key)
         return (*command, "r", "1") if attempt.retried else command
 
-    def _enlist(self, attempt: OrderedAttempt) -> None:
-        insort(self._line, attempt, key=_sequence)
+    def _enqueue(self, attempt: PartitionPublishAttempt) -> None:
+        insort(self._queue, attempt, key=_sequence)
         self._work.set()
 
-    def _note(self, attempt: OrderedAttempt, error: Exception) -> None:
+    def _note_failure(self, attempt: PartitionPublishAttempt, error: Exception) -> None:
         if isinstance(error, ConnectionBroken):
             attempt.retried = attempt.retried or error.maybe_executed
-        self._troubles.leave_replica(error)
+        self._faults.leave_replica(error)
 
-    async def _send(self) -> bool:
-        """Send what stands in line; return False if something of it has to be sent again."""
+    async def _send_queue(self) -> bool:
+        """Send the queue; return False if an event of it has to be sent again."""
         conversation = self._link.writable()
         proven = conversation is not None and conversation is self._proven
-        line = self._line[: AT_ONCE if proven else 1]
-        ends = min(attempt.since for attempt in line) + self._config.publish_timeout
+        batch = self._queue[: MAX_EVENTS_PER_PIPELINE if proven else 1]
+        ends = min(attempt.since for attempt in batch) + self._config.publish_timeout
         patience = max(0.0, ends - trio.current_time())
         try:
-            for name in {attempt.name for attempt in line}:
-                if name not in self._known:
-                    await self._make_known(name, patience)
-            line = [attempt for attempt in line if attempt in self._line]
-            commands = [self._adding(attempt) for attempt in line]
+            for name in {attempt.name for attempt in batch}:
+                if name not in self._name_due:
+                    await self._check_partitions(name, patience)
+            # Some may have been cancelled or refused meanwhile.
+            batch = [attempt for attempt in batch if attempt in self._queue]
+            commands = [self._adding(attempt) for attempt in batch]
             replies = await self._link.pipeline(commands, patience=patience)
-        except (RedisLinkError, *PASSING) as error:
-            for attempt in line:
-                self._note(attempt, error)
-            self._give_up(error)
+        except (RedisLinkError, *PASSING_ERRORS) as error:
+            for attempt in batch:
+                self._note_failure(attempt, error)
+            self._give_up_late(error)
             return False
         except redis_errors.RedisError as error:
-            for attempt in line:
+            for attempt in batch:
                 self._end(attempt, refusal(error, f"take an event of {attempt.name!r}"))
             return True
         passing: Exception | None = None
-        for attempt, reply in zip(line, replies, strict=True):
-            if isinstance(reply, PASSING):
+        for attempt, reply in zip(batch, replies, strict=True):
+            if isinstance(reply, PASSING_ERRORS):
                 passing = reply
-                self._note(attempt, reply)
+                self._note_failure(attempt, reply)
             elif isinstance(reply, Exception):
                 self._end(attempt, refusal(reply, f"take an event of {attempt.name!r}"))
             else:
                 self._end(attempt, Receipt(id=reply.decode()))
         if passing is not None:
             self._proven = None
-            self._give_up(passing)
-        elif line and self._link.writable() is conversation:
+            self._give_up_late(passing)
+        elif batch and self._link.writable() is conversation:
             self._proven = conversation
         return passing is None
 
-    def _give_up(self, error: Exception) -> None:
-        """End what has stood in line for too long."""
+    def _give_up_late(self, error: Exception) -> None:
+        """End the events that have waited for too long."""
         now = trio.current_time()
         closed = isinstance(error, LinkClosed)
-        for attempt in list(self._line):
+        for attempt in list(self._queue):
             if closed or now >= attempt.since + self._config.publish_timeout:
                 self._end(attempt, refusal(error, f"take an event of {attempt.name!r}"))
 
-    def _end(self, attempt: OrderedAttempt, result: Receipt | Exception) -> None:
-        if attempt in self._line:
-            self._line.remove(attempt)
+    def _end(self, attempt: PartitionPublishAttempt, result: Receipt | Exception) -> None:
+        if attempt in self._queue:
+            self._queue.remove(attempt)
             attempt.replied(result)
 
     # -- the number of partitions
 
-    async def _make_known(self, name: str, patience: float) -> None:
-        """See that a name has as many partitions as we believe; end its events if not."""
+    async def _check_partitions(self, name: str, patience: float) -> None:
+        """Check the number of partitions of a name; end its events if it differs."""
         with trio.move_on_after(patience):
             await self._link.ready()
         try:
             await establish(self._link, self._keys, name)
         except PartitionsDiffer as error:
-            for attempt in [each for each in self._line if each.name == name]:
+            for attempt in [each for each in self._queue if each.name == name]:
                 self._end(attempt, error)
         else:
-            self._known[name] = trio.current_time() + KNOWN
+            self._name_due[name] = trio.current_time() + NAME_INTERVAL_SECONDS
 
-    def _is_known(self, name: str, found: Any) -> None:
+    def _checked(self, name: str, found: Any) -> None:
         if found != self._keys.partitions:
-            self._known.pop(name, None)  # it is asked for again before the next event
+            # The next event of the name waits for another check.
+            self._name_due.pop(name, None)
 
 
-def _sequence(attempt: OrderedAttempt) -> int:
+def _sequence(attempt: PartitionPublishAttempt) -> int:
     return attempt.sequence

@@ -1,217 +1,284 @@
-"""The reader of partitions: takes entries off those streams that this bus has a lease of.
+"""The reader of partitions: takes entries off the streams of which this bus has a lease.
 
-A blocking XREADGROUP would be answered, whenever something arrives, also if its lease is over by
-then: the entry would be in the hands of a bus that is frozen, and the next owner would pass it by.
-So there are two steps. A plain XREAD waits for news of all streams at once, and gives nothing out.
-Then a script reads each stream with news, if the fence is still ours and the group is where we
-think it is. While there is much to read, nothing waits: reads follow each other.
+A blocking XREADGROUP is answered whenever an entry arrives, even if the lease is over by then. The
+entry would belong to a frozen bus, and the next owner of the partition would pass it by. So there
+are two steps. A plain XREAD waits for news of all streams at once, and delivers nothing. Then a
+script reads each stream that has news, if our fence still counts and the group is where we believe
+it to be. While there is much to read, nothing waits: reads follow each other.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 from typing import Any
 
 import trio
 
 from ..._link.connection import RedisConnection
-from ..keys import HEIR
-from ..reader import BLOCK, PAUSE, Reader
-from ..scripts import Call, call_many
-from ..stream import Entry, Feed, Fields, Window, largest, place, text
-from .lease import Lease, Reading
-from .scripts import READ, TAKE, fenced, fenced_by
+from ..context import ConsumerContext
+from ..keys import RELEASED
+from ..lease import Lease, fenced, fenced_by
+from ..reader import (
+    READ_BLOCK_SECONDS,
+    READ_PAUSE_SECONDS,
+    Enqueue,
+    OnSettled,
+    StreamReader,
+)
+from ..scripts import PARTITION_READ, PARTITION_TAKE_OVER, ScriptCall, call_many
+from ..stream import Entry, EntryId, Fields, Stream, as_text, max_entry_bytes, parse_id
+from .partition import Partition
 
-GRACE = 0.02  # seconds without news, at most, while a stream is full that gets on
+FLOW_WAIT_SECONDS = 0.02
+"""How long the reader waits for room in a full stream before it watches the others for news."""
 
-Read = tuple[Feed, Lease, Reading]
+
+class PartitionPosition:
+    """How far this bus has read one stream of a partition, under one lease.
+
+    Attributes:
+        lease: The lease.
+        take_over_from: The id from which pending entries of other consumers are still to be taken
+            over; empty when none is left. Until then nothing new is read.
+        taken_from_others: Pending entries were read before this lease, by whichever consumer.
+        after: The last entry that the group has delivered, as far as known.
+        has_news: There may be entries behind it.
+        highest_seen: The highest id that is known to have been delivered.
+    """
+
+    __slots__ = (
+        "after",
+        "has_news",
+        "highest_seen",
+        "lease",
+        "take_over_from",
+        "taken_from_others",
+    )
+
+    def __init__(self, lease: Lease, highest_seen: EntryId) -> None:
+        self.lease = lease
+        self.take_over_from = b"-"
+        self.taken_from_others = True
+        self.after = b"0-0"
+        self.has_news = True
+        self.highest_seen = highest_seen
 
 
-class PartitionReader(Reader):
+class PartitionReader(StreamReader):
     """The reader of one open bus whose names have partitions."""
 
-    _full: Mapping[Feed, int] = MappingProxyType({})  # what has news and no room, and how full
-    _flows: bool = False  # there is going to be room soon
-    _quota: int = 1  # how many entries may be held of each stream
+    def __init__(
+        self,
+        context: ConsumerContext,
+        enqueue: Enqueue,
+        on_settled: OnSettled,
+        on_finished: Callable[[Entry], None],
+    ) -> None:
+        """Prepare to read; the arguments are those of `StreamReader`."""
+        super().__init__(context, enqueue, on_settled, on_finished)
+        self._partitions: dict[tuple[str, int], Partition] = {}
+        self._positions: dict[Stream, PartitionPosition] = {}
+        # Streams that have news and no room, and how many of their entries are held.
+        self._full: dict[Stream, int] = {}
+        # A full stream has settled entries since the last look: there will be room soon.
+        self._flowing = False
+        # How many entries may be held of each stream.
+        self._quota = 1
+
+    def add_partition(self, key: str, partition: Partition) -> None:
+        """Read a partition as soon as it has a lease."""
+        self._partitions[partition.name, partition.number] = partition
+        self.add(key, partition.name, partition=partition.number)
+
+    def add(
+        self, key: str, name: str, *, replayed: bool = False, partition: int | None = None
+    ) -> Stream:
+        """Read a stream of a partition, as soon as the partition has a lease."""
+        stream = super().add(key, name, replayed=replayed, partition=partition)
+        if partition is not None:
+            self._partitions[name, partition].add(stream)
+        return stream
 
     def freed(self) -> None:
-        """Take note that an entry is held no more: there may be room for what was full."""
-        if self._full and any(self._has_room(feed) for feed in self._full):
+        """Note that an entry is held no more: a full stream may have room again."""
+        if self._full and any(self._has_room(stream) for stream in self._full):
             self.change()
 
-    def readable(self) -> list[Feed]:
-        """Return the feeds that can be read at the moment: those with a lease."""
-        return [feed for feed in super().readable() if feed.lease is not None and feed.lease.open]
+    def readable(self) -> list[Stream]:
+        """Return the streams that can be read at the moment: those with an open lease."""
+        streams = super().readable()
+        return [each for each in streams if each.lease is not None and each.lease.open]
 
     async def _read_on(self, connection: RedisConnection) -> None:
         client = await connection.call("CLIENT", "ID")
-        while not self._stopped and self.readable():
+        while not self.stopped and self.readable():
             self._stale = False
-            if await self._draw():
+            if await self._read_news():
                 continue
             watched = {
-                feed.key.encode(): feed
-                for feed in self.readable()
-                if feed.lease is not None and not feed.lease.reading(feed).news
+                position: stream
+                for stream in self.readable()
+                if (position := self._position(stream)) is not None and not position.has_news
             }
-            if self._stopped or self._stale:
+            if self.stopped or self._stale:
                 continue
-            if self._flows:
-                await self._until_changed(GRACE)
+            if self._flowing:
+                # To end a read that blocks takes longer than waiting for room.
+                await self._wait_for_change(FLOW_WAIT_SECONDS)
                 continue
             self.blocked = client
             if watched:
                 await self._watch(connection, watched)
             else:
-                await self._until_changed(BLOCK)
+                await self._wait_for_change(READ_BLOCK_SECONDS)
             self.blocked = None
             self._end()
 
-    async def _until_changed(self, seconds: float) -> None:
+    async def _wait_for_change(self, seconds: float) -> None:
         self._woken = trio.Event()
         with trio.move_on_after(seconds):
             await self._woken.wait()
 
-    async def _watch(self, connection: RedisConnection, feeds: dict[bytes, Feed]) -> None:
+    async def _watch(
+        self, connection: RedisConnection, watched: dict[PartitionPosition, Stream]
+    ) -> None:
         """Wait until there is news of streams that have none."""
-        readings = {
-            key: feed.lease.reading(feed) for key, feed in feeds.items() if feed.lease is not None
-        }
-        command: list[Any] = ["XREAD", "COUNT", 1, "BLOCK", round(BLOCK * 1000), "STREAMS"]
-        command += [*readings, *(reading.after for reading in readings.values())]
-        timeout = BLOCK + connection.config.read_timeout
+        positions = {stream.key.encode(): position for position, stream in watched.items()}
+        block_ms = round(READ_BLOCK_SECONDS * 1000)
+        command: list[Any] = ["XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *positions]
+        command += [position.after for position in positions.values()]
+        timeout = READ_BLOCK_SECONDS + connection.config.read_timeout
         reply = await connection.call(*command, timeout=timeout)
         for key in reply or ():
-            readings[key].news = True
+            positions[key].has_news = True
+
+    def _position(self, stream: Stream) -> PartitionPosition | None:
+        """Return how far a stream is read under its present lease; None without a lease."""
+        lease = stream.lease
+        if lease is None:
+            return None
+        position = self._positions.get(stream)
+        if position is None or position.lease is not lease:
+            position = PartitionPosition(lease, stream.highest_id)
+            self._positions[stream] = position
+        return position
 
     # -- reading
 
-    def _has_room(self, feed: Feed) -> bool:
-        return self._quota - len(feed.held) >= max(1, self._quota // 4)
+    def _has_room(self, stream: Stream) -> bool:
+        return self._quota - len(stream.held) >= max(1, self._quota // 4)
 
-    async def _draw(self) -> bool:
-        """Read what is new; return False if there was nothing that could be read."""
-        reads: list[Read] = []
-        calls: list[Call] = []
-        full: dict[Feed, int] = {}
-        feeds = self.readable()
-        self._quota = max(1, self._window.limit // max(1, len(feeds)))
-        for feed in feeds:
-            lease = feed.lease
-            if lease is None or not (reading := lease.reading(feed)).news:
+    async def _read_news(self) -> bool:
+        """Read the streams that have news; return False if there was nothing to read."""
+        reads: list[tuple[Stream, PartitionPosition, bool]] = []
+        calls: list[ScriptCall] = []
+        full: dict[Stream, int] = {}
+        streams = self.readable()
+        self._quota = max(1, self._held.limit // max(1, len(streams)))
+        for stream in streams:
+            position = self._position(stream)
+            if position is None or not position.has_news:
                 continue
-            if not self._has_room(feed):
-                full[feed] = len(feed.held)
+            if not self._has_room(stream):
+                full[stream] = len(stream.held)
                 continue
-            make = self._taking if reading.behind else self._reading
-            calls.append(fenced(make(feed, reading, self._quota - len(feed.held)), lease))
-            reads.append((feed, lease, reading))
-        # To end a read that waits takes long, beside what it takes until there is room.
-        self._flows = any(self._full.get(feed) != held for feed, held in full.items())
+            takes_over = bool(position.take_over_from)
+            make = self._taking_over if takes_over else self._reading
+            call = make(stream, position, self._quota - len(stream.held))
+            calls.append(fenced(call, position.lease))
+            reads.append((stream, position, takes_over))
+        self._flowing = any(self._full.get(stream) != held for stream, held in full.items())
         self._full = full
         if not calls:
             return False
         replies = await call_many(self._link, calls)
-        for (feed, lease, reading), reply in zip(reads, replies, strict=True):
+        for (stream, position, takes_over), reply in zip(reads, replies, strict=True):
             if isinstance(reply, Exception):
-                await self._refused_read(feed, lease, reply)
-            elif reading.behind:
-                self._took(feed, lease, reading, *reply)
+                await self._refused_read(stream, position.lease, reply)
+            elif takes_over:
+                self._took_over(stream, position, *reply)
             else:
-                self._have_read(feed, lease, reading, *reply)
+                self._have_read(stream, position, *reply)
         return True
 
-    def _taking(self, feed: Feed, reading: Reading, room: int) -> Call:
-        args = (self._keys.group, self._consumer, HEIR, reading.behind, room, *self._limits)
-        return TAKE, (feed.key,), (*args, *feed.held)
+    def _taking_over(self, stream: Stream, position: PartitionPosition, room: int) -> ScriptCall:
+        args = (self._keys.group, self._consumer, RELEASED, position.take_over_from, room)
+        return PARTITION_TAKE_OVER, (stream.key,), (*args, *self._limits, *stream.held)
 
-    def _reading(self, feed: Feed, reading: Reading, room: int) -> Call:
-        args = (self._keys.group, self._consumer, reading.after, room, *self._limits)
-        return READ, (feed.key,), args
+    def _reading(self, stream: Stream, position: PartitionPosition, room: int) -> ScriptCall:
+        args = (self._keys.group, self._consumer, position.after, room, *self._limits)
+        return PARTITION_READ, (stream.key,), args
 
     @property
     def _limits(self) -> tuple[int, int]:
-        """Of a reply, and of an entry, in bytes."""
+        """The largest size of a reply and of an entry, in bytes."""
         config = self._link.config
-        return config.max_reply_size // 2, largest(config)
+        return config.max_reply_size // 2, max_entry_bytes(config)
 
-    def _took(
+    def _took_over(
         self,
-        feed: Feed,
-        lease: Lease,
-        reading: Reading,
+        stream: Stream,
+        position: PartitionPosition,
         taken: list[tuple[bytes, list[bytes], int, bytes]],
         gone: list[bytes],
         rest: bytes,
         last: bytes,
     ) -> None:
-        """Take in what was pending, in the order of the stream."""
-        self._troubles.trimmed(feed, gone)
-        reading.behind = rest
-        if lease.lost:
+        """Take in the pending entries, in the order of the stream."""
+        self._faults.trimmed(stream, gone)
+        position.take_over_from = rest
+        if position.lease.lost:
             return
         for entry_id, fields, deliveries, owner in taken:
-            ours = not reading.fresh and text(owner) == self._consumer
-            entry = self.intake(feed, entry_id, list(fields), int(deliveries))
+            ours = not position.taken_from_others and as_text(owner) == self._consumer
+            entry = self.intake(stream, entry_id, list(fields), int(deliveries))
             if entry is None:
                 continue
-            # Of our own, the reply to the read was lost: unless we have seen it, it is new.
-            left = text(owner) != HEIR and not ours
-            if ours and place(entry_id) <= reading.seen:
-                entry.redelivered = max(2, entry.deliveries)
-            reading.seen = max(reading.seen, place(entry_id))
-            self._take([entry], left)
+            # An entry of our own was read under this lease, and the reply was lost: no listener has
+            # seen it. Unless we know its id: then the group was created anew.
+            isolated = as_text(owner) != RELEASED and not ours
+            if ours and parse_id(entry_id) <= position.highest_seen:
+                entry.shown_deliveries = max(2, entry.deliveries)
+            position.highest_seen = max(position.highest_seen, parse_id(entry_id))
+            self._enqueue([entry], isolated)
         if not rest:
-            reading.after, reading.fresh, reading.news = last, False, True
+            position.after, position.taken_from_others, position.has_news = last, False, True
 
     def _have_read(
         self,
-        feed: Feed,
-        lease: Lease,
-        reading: Reading,
+        stream: Stream,
+        position: PartitionPosition,
         last: bytes,
         found: list[tuple[bytes, Fields]] | None = None,
     ) -> None:
-        if lease.lost:
+        if position.lease.lost:
             return
-        if found is None:  # more or less was handed out than we know of
-            reading.behind = b"-"
+        if found is None:
+            # The group has delivered more or less than we know: look through the pending entries.
+            position.take_over_from = b"-"
             return
-        self._troubles.works()
-        reading.news = bool(found)
+        self._faults.succeeded()
+        position.has_news = bool(found)
         entries: list[Entry] = []
         for entry_id, fields in found:
-            entry = self.intake(feed, entry_id, fields, 1)
+            entry = self.intake(stream, entry_id, fields, 1)
             if entry is not None:
-                if place(entry_id) <= reading.seen:  # the group was made anew
-                    entry.redelivered = 2
+                if parse_id(entry_id) <= position.highest_seen:
+                    # The group was created anew.
+                    entry.shown_deliveries = 2
                 entries.append(entry)
         if found:
-            reading.after = found[-1][0]
-            reading.seen = max(reading.seen, place(reading.after))
-        self._take(entries, False)
+            position.after = found[-1][0]
+            position.highest_seen = max(position.highest_seen, parse_id(position.after))
+        self._enqueue(entries, False)
 
-    async def _refused_read(self, feed: Feed, lease: Lease, error: Exception) -> None:
+    async def _refused_read(self, stream: Stream, lease: Lease, error: Exception) -> None:
         if fenced_by(error) is not None:
-            lease.until = -math.inf  # the keeper will notice, and report it
-        elif self._troubles.is_gone(error):
-            await self._troubles.mend(feed)
-            await trio.sleep(PAUSE)
+            # Closed here; the lease keeper notices it with the next renewal, and reports it.
+            lease.until = -math.inf
+        elif self._faults.is_gone(error):
+            await self._faults.mend(stream)
+            await trio.sleep(READ_PAUSE_SECONDS)
         else:
             raise error
-
-
-class PartitionWindow(Window):
-    """How much of the prefetch is in use, for those who wait for a part of it."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.told: list[Callable[[], None]] = []
-
-    def give(self, count: int) -> None:
-        """Take note that entries are held no more."""
-        super().give(count)
-        for tell in self.told:
-            tell()

@@ -1,4 +1,4 @@
-"""Names that have partitions: what is subscribed to is as many streams each."""
+"""Subscriptions to names with partitions: each name stands for several streams."""
 
 from __future__ import annotations
 
@@ -6,45 +6,39 @@ from collections.abc import Iterable, Sequence
 
 from goevent.drivers import Backlog
 
-from ..._link.link import Link
-from ..config import StreamsConfig
-from ..faults import Troubles
-from ..keys import Keys
-from ..monitor import Guard
-from ..reader import Reader
-from ..scripts import JOIN, Call, call_many
-from ..stream import Feed
-from ..subscriptions import Names
-from .lease_keeper import Keeper
-from .partitions import PartitionsDiffer, establishing
+from ..context import ConsumerContext
+from ..monitor import StreamMonitor
+from ..scripts import JOIN, ScriptCall, call_many
+from ..stream import Stream
+from ..subscriptions import StreamSubscriptions
+from .lease_keeper import LeaseKeeper
+from .partition import PartitionsDiffer, establishing
+from .reader import PartitionReader
 
 
-class PartitionedNames(Names):
-    """What one open bus is subscribed to, if names have partitions."""
+class PartitionSubscriptions(StreamSubscriptions):
+    """The subscriptions of one open bus whose names have partitions."""
 
     def __init__(
         self,
-        link: Link,
-        reader: Reader,
-        guard: Guard,
-        keeper: Keeper,
-        keys: Keys,
-        config: StreamsConfig,
-        troubles: Troubles,
+        context: ConsumerContext,
+        reader: PartitionReader,
+        monitor: StreamMonitor,
+        keeper: LeaseKeeper,
     ) -> None:
-        super().__init__(link, reader, guard, keys, config, troubles)
+        super().__init__(context, reader, monitor)
         self._keeper = keeper
 
     async def remove(self, names: Iterable[str]) -> None:
-        """Unsubscribe; returns when nothing can come any more."""
-        before = set(self._feeds)
+        """Unsubscribe; returns when no entry can come any more."""
+        before = set(self._streams)
         await super().remove(names)
-        for name in before - self._feeds.keys():
+        for name in before - self._streams.keys():
             self._keeper.remove(name)
 
     async def _join(self, names: Sequence[str], begin: str) -> None:
         """Create the groups of all partitions where they do not exist, and ask for a share."""
-        new = [name for name in names if name not in self._feeds]
+        new = [name for name in names if name not in self._streams]
         keys, refused = self._keys, None
         found = await call_many(self._link, [establishing(keys, name) for name in new])
         for name, number in zip(new, found, strict=True):
@@ -53,17 +47,17 @@ class PartitionedNames(Names):
                     raise number
                 if number != keys.partitions:
                     raise PartitionsDiffer(name, keys.partitions, number)
-                await self._create(name, begin)
+                await self._create_groups(name, begin)
             except PartitionsDiffer as error:
                 refused = error
                 continue
             await self._keeper.add(name)
-            self._feeds[name] = Feed(keys.stream(name), name)
+            self._streams[name] = Stream(keys.stream(name), name)
         if refused is not None:
             raise refused
 
-    async def _create(self, name: str, begin: str) -> None:
-        calls: list[Call] = [
+    async def _create_groups(self, name: str, begin: str) -> None:
+        calls: list[ScriptCall] = [
             (JOIN, (self._keys.stream(name, number), self._keys.marks), (self._keys.group, begin))
             for number in self._keys.numbers
         ]
@@ -72,15 +66,15 @@ class PartitionedNames(Names):
                 raise reply
 
 
-def whole(parts: Sequence[Backlog]) -> tuple[Backlog, ...]:
-    """Return what there is to do of each name, given that of each partition."""
+def sum_backlogs(parts: Sequence[Backlog]) -> tuple[Backlog, ...]:
+    """Return the backlog of each name, given the backlogs of its streams."""
     names: dict[str, list[Backlog]] = {}
     for part in parts:
         names.setdefault(part.event_name, []).append(part)
     return tuple(
         Backlog(
             event_name=name,
-            lag=_sum([each.lag for each in found]),
+            lag=_sum_lags([each.lag for each in found]),
             pending=sum(each.pending for each in found),
             oldest_pending=max(each.oldest_pending for each in found),
         )
@@ -88,6 +82,7 @@ def whole(parts: Sequence[Backlog]) -> tuple[Backlog, ...]:
     )
 
 
-def _sum(lags: Sequence[int | None]) -> int | None:
+def _sum_lags(lags: Sequence[int | None]) -> int | None:
+    """Return the sum; None if one of them is unknown."""
     known = [lag for lag in lags if lag is not None]
     return sum(known) if len(known) == len(lags) else None

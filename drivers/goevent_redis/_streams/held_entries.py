@@ -1,0 +1,52 @@
+"""The entries that this bus holds, and how much of its prefetch they use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import trio
+
+from .stream import Entry
+
+
+class HeldEntries:
+    """All entries that one open bus holds: read, and not settled at the server.
+
+    The entries themselves stand in `Stream.held`.
+
+    Attributes:
+        limit: The prefetch: how many entries the bus may hold.
+        count: How many it holds.
+        by_handle_id: Held entries by the handle id of their event, if duplicates are looked for.
+        on_forgotten: Called whenever an entry is held no more.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self.count = 0
+        self.by_handle_id: dict[str, Entry] = {}
+        self.on_forgotten: list[Callable[[], None]] = []
+        self._freed = trio.Event()
+
+    @property
+    def room(self) -> int:
+        """How many more entries may be read."""
+        return self.limit - self.count
+
+    def forget(self, entry: Entry) -> None:
+        """Hold an entry no more."""
+        held = entry.stream.held
+        if held.get(entry.id) is entry:
+            del held[entry.id]
+            self.count -= 1
+            self._freed.set()
+            if entry.handle_id and self.by_handle_id.get(entry.handle_id) is entry:
+                del self.by_handle_id[entry.handle_id]
+            for notify in self.on_forgotten:
+                notify()
+
+    async def wait_for_room(self, room: int) -> None:
+        """Wait until there is room for so many entries."""
+        while self.room < room:
+            self._freed = trio.Event()
+            await self._freed.wait()
