@@ -22,7 +22,7 @@ from redis import exceptions as redis_errors
 from .._link.link import Link
 from .._link.resp import Encodable
 
-_FOLDER = files(__package__) / "lua"
+_FOLDER = files("goevent_redis._streams") / "lua"
 _INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 
 
