@@ -184,13 +184,11 @@ class Backpressure:
 
     def may_admit(self, waiter: WaitingDispatch) -> bool:
         """Tell whether a dispatch is first in all its queues, with room in all mailboxes."""
-        return all(
-            self._first_in_queue(actor) is waiter and actor.has_room() for actor in waiter.mailboxes
-        )
-
-    def _first_in_queue(self, actor: Actor) -> WaitingDispatch | None:
-        queue = self._queues.get(actor)
-        return queue[0] if queue else None
+        for actor in waiter.mailboxes:
+            queue = self._queues.get(actor)
+            if queue is None or queue[0] is not waiter or not actor.has_room():
+                return False
+        return True
 
     # -- admission
 
@@ -203,7 +201,7 @@ class Backpressure:
         todo = list(actors)
         while todo:
             actor = todo.pop()
-            while (waiter := self._first_in_queue(actor)) and self.may_admit(waiter):
+            while (queue := self._queues.get(actor)) and self.may_admit(waiter := queue[0]):
                 waiter.admit()
                 todo.extend(waiter.mailboxes)
 
@@ -213,8 +211,8 @@ class Backpressure:
         For a caller that cannot admit it: the commit might wake the very task that calls, and Trio
         does not know yet that this task is about to wait.
         """
-        if (waiter := self._first_in_queue(actor)) is not None:
-            waiter.nudge()
+        if queue := self._queues.get(actor):
+            queue[0].nudge()
 
     def refuse(self, error: Callable[[], Exception], *, inside_too: bool) -> None:
         """Refuse the dispatches that wait; without `inside_too` only those from outside."""

@@ -8,15 +8,16 @@ Theory of operation: all lanes read one deque, the `SharedMailbox`, so a free la
 next event. An append schedules one free lane; a lane that finds the deque empty is free again.
 
 With an `ordering_key` a `KeyedMailbox` stands before that deque, and lets into it only events that
-may run now: of each key the oldest. The events behind it wait in the key's backlog. When a lane has
-finished with an event, the next one of the same key becomes runnable. A key is forgotten with its
-last event, so any number of keys costs only as much memory as there are events.
+may run now: of each key the oldest. The events behind it wait outside. When a lane has
+finished with an event, the next one of the same key becomes runnable. A `KeyedFifo` has the order.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+from ..drivers.keyed_fifo import KeyedFifo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -114,9 +115,8 @@ class KeyedMailbox(Generic[L]):
         self._refuse = refuse
         # The keys of all events that are queued or in flight, by age.
         self._keys: OrderedDict[DispatchHandle, Any] = OrderedDict()
-        # The events behind the one of a key that is runnable or in flight; None for no event.
-        self._backlogs: dict[Any, deque[DispatchHandle] | None] = {}
-        self._waiting = 0  # events in the backlogs
+        # The first event of each key is runnable or in flight; the others wait here.
+        self._order: KeyedFifo[Any, DispatchHandle] = KeyedFifo()
 
     @property
     def in_flight(self) -> list[DispatchHandle]:
@@ -126,22 +126,14 @@ class KeyedMailbox(Generic[L]):
     def append(self, handle: DispatchHandle, /) -> None:
         try:
             key = self._key_of(handle.event)
-            hash(key)
-        except Exception as error:  # noqa: BLE001 - a function of the user's; it is reported
+            is_first = self._order.add(key, handle)
+        # Raised by `ordering_key`, or by the hash or the comparison of a key.
+        except Exception as error:  # noqa: BLE001 - it is reported
             return self._refuse(handle, error)
-        return self._file(handle, key)
-
-    def _file(self, handle: DispatchHandle, key: Any) -> None:
         self._keys[handle] = key
-        if key not in self._backlogs:
-            self._backlogs[key] = None
+        if is_first:
             self.runnable.append(handle)
-            return
-        if (backlog := self._backlogs[key]) is None:
-            self._backlogs[key] = deque((handle,))
-        else:
-            backlog.append(handle)
-        self._waiting += 1
+        return None
 
     def finished(self, handle: DispatchHandle) -> None:
         """Let the next event of the same key run; called by a lane that has ended with one."""
@@ -150,12 +142,9 @@ class KeyedMailbox(Generic[L]):
             self._advance(self._keys.pop(handle))
 
     def _advance(self, key: Any) -> None:
-        """Make the next event of a key runnable, or forget the key."""
-        if backlog := self._backlogs[key]:
-            self._waiting -= 1
-            self.runnable.append(backlog.popleft())
-        else:
-            del self._backlogs[key]
+        """Make the next event of a key runnable."""
+        if (following := self._order.pop(key)) is not None:
+            self.runnable.append(following)
 
     def popleft(self) -> DispatchHandle:
         """Take out the event that has waited longest."""
@@ -164,38 +153,41 @@ class KeyedMailbox(Generic[L]):
         if handle in self.runnable:
             self.runnable.remove(handle)
             self._advance(key)
-        elif backlog := self._backlogs[key]:
-            backlog.popleft()
-            self._waiting -= 1
+        else:
+            self._order.remove_waiting(key, handle)
         return handle
 
     def clear(self) -> None:
         self.runnable.clear()
-        self._waiting = 0
         current = self._current()
         self._keys = OrderedDict(
             (handle, key) for handle, key in self._keys.items() if handle in current
         )
-        self._backlogs = dict.fromkeys(self._keys.values())
+        self._order = KeyedFifo()
+        for handle, key in self._keys.items():
+            self._order.add(key, handle)
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
         """Keep only these of the queued events; `key_of` is not called again for them."""
         keys = self._keys
         self.clear()
         for handle in handles:
-            self._file(handle, keys[handle])
+            self._keys[handle] = key = keys[handle]
+            if self._order.add(key, handle):
+                self.runnable.append(handle)
 
     @property
     def needed_for_room(self) -> tuple[L, ...]:
         """The lanes of which one has to proceed before the mailbox holds fewer events."""
         if self.runnable:
             return self.runnable.needed_for_room
-        # Each queued event waits in a backlog, so only the lanes with these keys can help.
+        # All queued events wait behind one in flight, so only the lanes with their keys can help.
         busy = [(lane, lane.current) for lane in self.lanes if lane.current in self._keys]
-        return tuple(lane for lane, current in busy if current and self._backlog_of(current))
-
-    def _backlog_of(self, handle: DispatchHandle) -> deque[DispatchHandle] | None:
-        return self._backlogs[self._keys[handle]]
+        return tuple(
+            lane
+            for lane, current in busy
+            if current and self._order.has_waiting(self._keys[current])
+        )
 
     def needed_for_event(self, handle: DispatchHandle) -> tuple[L, ...]:
         """Return the lanes of which one has to proceed before a queued event can run."""
@@ -210,7 +202,7 @@ class KeyedMailbox(Generic[L]):
         return {lane.current for lane in self.lanes}
 
     def __len__(self) -> int:
-        return len(self.runnable) + self._waiting
+        return len(self.runnable) + self._order.waiting
 
     def __iter__(self) -> Iterator[DispatchHandle]:
         current = self._current()

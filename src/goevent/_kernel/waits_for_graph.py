@@ -10,8 +10,8 @@ graph is one of AND over OR, and a cycle alone is no deadlock: another lane of t
 still proceed.
 
 The check therefore computes the *stuck* lanes first. It takes all waiting lanes, and then removes
-each lane whose groups all have a lane that is not stuck, until nothing changes. A lane that stays in
-the set is in a deadlock. The path through stuck lanes back to it becomes the message.
+each lane whose groups all have a lane that is not stuck, until nothing changes. A lane that is left
+in the set is in a deadlock. The path through stuck lanes back to it becomes the message.
 
 A wait keeps a function that returns its groups, not the groups: listeners come and go meanwhile.
 Edges exist only while something inside a listener waits, so an application whose listeners never

@@ -8,6 +8,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `contract`: the `Driver` and the `Inbox`, and the values that pass between them.
 - `durable`: the settings of every durable driver, and its verdicts on events.
 - `dead_letters`: the events that a group has given up.
+- `keyed_fifo`: a queue per key, for events that keep an order.
 - `memory`: the default driver, and the hub that joins the buses of one process.
 - `discovery`: finds the driver that a URL or a name stands for.
 """
@@ -50,4 +51,5 @@ from .durable import (
     undecodable as undecodable,
     verdict as verdict,
 )
+from .keyed_fifo import KeyedFifo as KeyedFifo
 from .memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
