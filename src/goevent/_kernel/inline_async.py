@@ -1,8 +1,11 @@
 """Inline `async def` listeners: awaited by the task that dispatches, one after another.
 
-One `InlineTurn` for each dispatch that reaches such listeners. It is over when all inline listeners
-of the event have run, when the dispatch is cancelled, or when the bus ends; whatever has not run by
-then is abandoned, so the event is settled in any case.
+Special dispatch makes one `InlineTurn` for each dispatch that reaches such listeners. The turn ends
+when all inline listeners of the event have run, when the dispatch is cancelled, or when the bus
+ends. The listeners that have not run by then are abandoned, so the event is settled in any case.
+
+A listener runs on the task of its dispatcher, so it must leave that task as it was: in the same
+cancel scopes, with no nursery open. It runs in a context of its own.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import current_task
@@ -27,89 +30,85 @@ from .reentrancy import enclosing_dispatches
 from .timeouts import OwnTimeLimit
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Coroutine
     from contextvars import Context
 
     from .._errors import EventError
     from .._handle import DispatchHandle
     from .actor import Actor
     from .failures import Failures
+    from .inline_calls import InlineCalls
     from .routing import Route
 
 
-class InlineHost(Protocol):
-    """What a turn needs of the inline calls."""
-
-    slow_after: float
-
-    def call(self, actor: Actor, handle: DispatchHandle) -> None:
-        """Run an inline `def`."""
-        ...
-
-    def shown(self, delivery: Delivery) -> Callable[[], Delivery | None]:
-        """Return what finds `delivery` for all that happens inside it now."""
-        ...
-
-    def warn_slow(self, name: str, seconds: float) -> None: ...
-
-
 class InlineTurn:
-    """The inline listeners of one event, some of which have to be awaited."""
+    """The inline listeners of one event, of which some are `async def`.
+
+    Args:
+        route: The route of the event.
+        handle: The event.
+        inline_calls: Runs the inline `def` listeners.
+        failures: The failures of the bus.
+    """
 
     __slots__ = (
+        "_ended",
         "_errors",
         "_failures",
         "_handle",
-        "_host",
-        "_over",
+        "_inline_calls",
+        "_remaining",
         "_running",
         "_scope",
-        "_todo",
     )
 
     def __init__(
-        self, chosen: Route, handle: DispatchHandle, host: InlineHost, failures: Failures
+        self, route: Route, handle: DispatchHandle, inline_calls: InlineCalls, failures: Failures
     ) -> None:
-        self._todo: deque[Actor] = deque(chosen.inline)  # an awaited one that runs is the first
+        # An awaited listener stays the first one while it runs.
+        self._remaining: deque[Actor] = deque(route.inline)
         self._handle = handle
-        self._host = host
+        self._inline_calls = inline_calls
         self._failures = failures
         self._scope = trio.CancelScope()
         self._errors: list[Exception] = []
         self._running: Actor | None = None
-        self._over = False
+        self._ended = False
 
     async def run(self) -> None:
-        """Run the listeners; on cancellation, abandon those that have not run."""
+        """Run the listeners in order; abandon the rest if the dispatch or the bus is cancelled."""
         try:
             with self._scope:
-                while self._todo and not self._scope.cancel_called:
-                    if self._todo[0].options.awaited:
-                        await self._await(self._todo[0])
+                while self._remaining and not self._scope.cancel_called:
+                    if self._remaining[0].options.awaited:
+                        await self._await(self._remaining[0])
                     else:
-                        self._call(self._todo.popleft())
+                        self._call(self._remaining.popleft())
         finally:
             self.end()
 
     def cancel(self) -> None:
-        """Cancel the listener that runs, and run no other, as the bus ends."""
+        """Cancel the running listener and run no other one, as the bus ends."""
         self._scope.cancel()
 
     def end(self) -> None:
-        """Abandon what has not run, also what will not stop running, and settle the event."""
-        if self._over:
+        """Abandon the listeners that have not finished, and settle the event; once.
+
+        The bus calls it too, for a listener that was cancelled and does not stop.
+        """
+        if self._ended:
             return
-        self._over = True
-        who = "the bus ended" if self._scope.cancel_called else "its dispatch was cancelled"
-        while self._todo:
-            actor = self._todo.popleft()
+        self._ended = True
+        end = "the bus ended" if self._scope.cancel_called else "its dispatch was cancelled"
+        while self._remaining:
+            actor = self._remaining.popleft()
             running = actor is self._running
             causes = raised(self._errors) if running else ()
             error = EventAbandoned(
                 self._handle.event_name,
                 actor.name,
                 causes[-1] if causes else None,
-                reason=f"{who} {'while' if running else 'before'} the listener ran",
+                reason=f"{end} {'while' if running else 'before'} the listener ran",
                 earlier=causes[:-1],
                 started=running,
             )
@@ -119,9 +118,9 @@ class InlineTurn:
 
     def _call(self, actor: Actor) -> None:
         start = perf_counter()
-        self._host.call(actor, self._handle)
-        if (taken := perf_counter() - start) > self._host.slow_after:
-            self._host.warn_slow(actor.name, taken)
+        self._inline_calls.call(actor, self._handle)
+        if (taken := perf_counter() - start) > self._inline_calls.slow_after:
+            self._inline_calls.warn_slow(actor.name, taken)
 
     async def _await(self, actor: Actor) -> None:
         """Run an `async def`, with its retries."""
@@ -130,8 +129,8 @@ class InlineTurn:
         while True:
             try:
                 await self._attempt(actor, Delivery(actor.name, self._handle, len(failures) + 1))
-                return self._succeeded(actor)
-            except Exception as error:  # noqa: BLE001 - whatever it is, it is reported
+                return self._finished(actor)
+            except Exception as error:  # noqa: BLE001 - it is reported
                 forget_caller(error)
                 failures.append(error)
             except BaseExceptionGroup as group:
@@ -143,45 +142,50 @@ class InlineTurn:
             if actor.recovery is None or not await actor.recovery.again(actor, failures):
                 break
         final = self._failed(actor, failures)
-        if actor.recovery is not None and not self._over:
+        if actor.recovery is not None and not self._ended:
             await actor.recovery.supervise(actor, final)
         return None
 
-    def _succeeded(self, actor: Actor) -> None:
-        if not self._over:
-            self._todo.popleft()
+    def _finished(self, actor: Actor) -> None:
+        if not self._ended:
+            self._remaining.popleft()
             actor.pending_inline -= 1
 
     def _failed(self, actor: Actor, failures: list[Exception]) -> EventError:
         earlier = raised(failures[:-1])
         failure = failure_of(self._handle.event_name, actor.name, failures[-1], earlier)
-        # After the bus has given the event up, it is in the books as abandoned already.
-        self._failures.fail(None if self._over else actor, self._handle, failure)
-        self._succeeded(actor)
+        # If the bus has given the event up, the ledger counts it as abandoned already.
+        self._failures.fail(None if self._ended else actor, self._handle, failure)
+        self._finished(actor)
         return failure
 
     async def _attempt(self, actor: Actor, delivery: Delivery) -> None:
         context = copy_context()
-        context.run(finder.set, self._host.shown(delivery))
+        context.run(finder.set, self._inline_calls.shown(delivery))
         context.run(enclosing_dispatches.set, (*enclosing_dispatches.get(), delivery.handle))
         run = run_within(actor, delivery)
+        # Middleware stands outside of the listener, and may leave something open itself.
         if actor.options.hooks:
-            run = tidily(run)
-        await Watched(context, run, actor.name, self._host)
+            run = closing_leftovers(run)
+        await SlowWatch(context, run, actor.name, self._inline_calls)
 
 
-class Watched(InContext):
-    """Warns of a listener that holds up all other tasks for too long."""
+class SlowWatch(InContext):
+    """Awaits a listener in a context, and warns if one of its steps blocks the event loop."""
 
-    __slots__ = ("_host", "_name", "_step")
+    __slots__ = ("_inline_calls", "_name", "_step")
 
     def __init__(
-        self, context: Context, coroutine: Coroutine[Any, Any, None], name: str, host: InlineHost
+        self,
+        context: Context,
+        coroutine: Coroutine[Any, Any, None],
+        name: str,
+        inline_calls: InlineCalls,
     ) -> None:
         super().__init__(context, coroutine)
         self._step = coroutine.send
         self._name = name
-        self._host = host
+        self._inline_calls = inline_calls
 
     def __next__(self) -> Any:
         return self.send(None)
@@ -191,40 +195,40 @@ class Watched(InContext):
         try:
             return self._run(self._step, value)
         finally:
-            if (taken := perf_counter() - start) > self._host.slow_after:
-                self._host.warn_slow(self._name, taken)
+            if (taken := perf_counter() - start) > self._inline_calls.slow_after:
+                self._inline_calls.warn_slow(self._name, taken)
 
 
 async def run_within(actor: Actor, delivery: Delivery) -> None:
     """Run a listener once, within its middleware and its timeout."""
-    traits = actor.options
-    async with within_async(traits.hooks, delivery) if traits.hooks else nullcontext():
-        if traits.timeout == inf:
-            await tidily(actor.call(delivery.event))
+    options = actor.options
+    async with within_async(options.hooks, delivery) if options.hooks else nullcontext():
+        if options.timeout == inf:
+            await closing_leftovers(actor.call(delivery.event))
         else:
-            late = f"{actor.name} took longer than {traits.timeout:g} s"
-            with OwnTimeLimit(traits.timeout, lambda: late):
-                await tidily(actor.call(delivery.event))
+            message = f"{actor.name} took longer than {options.timeout:g} s"
+            with OwnTimeLimit(options.timeout, lambda: message):
+                await closing_leftovers(actor.call(delivery.event))
 
 
-async def tidily(run: Coroutine[Any, Any, None]) -> None:
-    """Await what must leave the dispatcher's task as it was, and close what it leaves open there.
+async def closing_leftovers(run: Coroutine[Any, Any, None]) -> None:
+    """Await a run, and close the scopes and nurseries that it leaves open on the running task.
 
     Raises:
-        RuntimeError: it has left something open.
+        RuntimeError: The run has left one open.
     """
     task = current_task()
     status = cancel_status(task)
-    raising: BaseException | None = None
+    raised_error: BaseException | None = None
     try:
         await run
     except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
         if cancel_status(task) is status:
             raise
-        raising = error
+        raised_error = error
     if cancel_status(task) is status:
         return
-    rest = await close_leftovers(task, status, raising)
+    rest = await close_leftovers(task, status, raised_error)
     if rest is not None and not isinstance(rest, Exception):
         raise rest
     raise RuntimeError(
