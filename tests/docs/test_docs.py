@@ -13,6 +13,7 @@ import goevent.drivers
 import goevent.middleware
 import goevent.testing
 import goevent_faststream
+import goevent_redis
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -99,10 +100,16 @@ def test_reference_lists_every_name_for_authors_of_drivers() -> None:
     assert sorted(listed) == sorted(public_names(goevent.drivers) - public_names(goevent))
 
 
-def test_reference_lists_every_name_of_faststream_s_driver() -> None:
-    page = text_of(DOCS / "reference/drivers.md")
-    listed = re.findall(r"^::: goevent_faststream\.(\w+)$", page, re.MULTILINE)
-    assert sorted(listed) == sorted(public_names(goevent_faststream))
+@pytest.mark.parametrize("package", [goevent_redis, goevent_faststream])
+def test_reference_lists_every_name_of_a_driver_package(package: ModuleType) -> None:
+    page = text_of(DOCS / f"reference/{package.__name__.removeprefix('goevent_')}.md")
+    listed = re.findall(rf"^::: {package.__name__}\.(\w+)$", page, re.MULTILINE)
+    shared = {
+        name
+        for name in public_names(package)
+        if vars(package)[name] in vars(goevent.drivers).values()
+    }
+    assert sorted(listed) == sorted(public_names(package) - shared)
 
 
 # -- tables and pictures that are made from the code

@@ -10,12 +10,13 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path, PurePosixPath
+from types import ModuleType
 from urllib.parse import unquote, urldefrag
 
 import pytest
 
 import goevent
-import goevent_faststream
+import goevent.drivers
 
 ROOT = Path(__file__).parents[2]
 INPUTS = ["docs", "drivers", "examples", "src"]
@@ -126,15 +127,12 @@ def test_no_page_shows_a_snippet_marker(pages: dict[str, SitePage]) -> None:
     assert shown == []
 
 
-@pytest.mark.parametrize("module", [goevent, goevent_faststream])
-def test_every_public_name_has_an_anchor_in_the_reference(
-    pages: dict[str, SitePage], module: object
-) -> None:
-    package = vars(module)["__name__"]
+def test_every_public_name_has_an_anchor_in_the_reference(pages: dict[str, SitePage]) -> None:
     names = {
-        f"{package}.{name}"
+        f"{module.__name__}.{name}"
+        for module in (goevent, goevent.drivers)
         for name, value in vars(module).items()
-        if not name.startswith("_") and not isinstance(value, type(pytest))
+        if not name.startswith("_") and not isinstance(value, ModuleType)
     }
     anchors = {
         anchor
@@ -142,4 +140,6 @@ def test_every_public_name_has_an_anchor_in_the_reference(
         if name.startswith("reference/")
         for anchor in page.anchors
     }
-    assert names <= anchors, names - anchors
+    # Names that both packages export stand in the reference once, as names of goevent.
+    missing = {name for name in names if name.replace(".drivers", "") not in anchors} - anchors
+    assert missing == set()
