@@ -1,4 +1,4 @@
-"""The conformance suite on the drivers that come with goevent, and on those made for it."""
+"""The conformance suite, run on the shipped drivers and on drivers made for these tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from runpy import run_path
 from typing import Any
 
-from tests.support.paper_brokers import EchoBroker, EchoDriver, GroupBroker, GroupDriver
+from tests.support.in_memory_brokers import EchoBroker, EchoDriver, GroupBroker, GroupDriver
 
 from goevent import Driver, MemoryDriver, MemoryHub
 from goevent.testing import DriverConformance
@@ -18,7 +18,7 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 def load_toy_suite() -> Any:
-    """Return the suite that the example shows; it imports the driver that stands beside it."""
+    """Return the suite of the example, which imports the driver beside it."""
     sys.path.insert(0, str(EXAMPLES))
     try:
         return run_path(str(EXAMPLES / "toy_conformance.py"))["TestToyDriver"]
@@ -46,18 +46,18 @@ class TestSmallMemoryHub(DriverConformance):
 class TestEchoDriver(DriverConformance):
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
-        self.paper = EchoBroker()
-        yield lambda group: EchoDriver(self.paper)
+        self.echo_broker = EchoBroker()
+        yield lambda group: EchoDriver(self.echo_broker)
 
     @asynccontextmanager
     async def outage(self) -> AsyncGenerator[None]:
-        self.paper.fail()
+        self.echo_broker.fail()
         yield
-        self.paper.back.set()
+        self.echo_broker.reachable.set()
 
 
 class TestGroupDriver(DriverConformance):
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
-        paper = GroupBroker()
-        yield lambda group: GroupDriver(paper, group)
+        group_broker = GroupBroker()
+        yield lambda group: GroupDriver(group_broker, group)

@@ -1,4 +1,4 @@
-"""Records what a bus does."""
+"""The recorder: lists of the events that a bus dispatches and of the runs of its listeners."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ E = TypeVar("E")
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One call of a listener; `error` is what it raised."""
+    """One call of a listener.
+
+    Attributes:
+        listener: The name of the listener.
+        event: The event.
+        error: The exception that the listener raised, or None.
+    """
 
     listener: str
     event: Any
@@ -25,43 +31,55 @@ class Run:
 
 @dataclass(slots=True)
 class Recorder:
-    """What was dispatched on a bus and what ran, in order.
+    """The events that were dispatched on a bus and the runs of its listeners, in order.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> recorder = record(bus)
+        >>> async with bus:
+        ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
+        >>> [event.event_name for event in recorder.dispatched]
+        ['order.paid']
 
     Attributes:
-        dispatched: every event, when it was dispatched, also those nobody listens to.
-        runs: every call of a listener, when it had ended.
+        dispatched: All dispatched events, in the order of dispatch, also those without listeners.
+        runs: All calls of listeners, in the order in which they ended.
     """
 
     dispatched: list[Any] = field(default_factory=list[Any])
     runs: list[Run] = field(default_factory=list[Run])
 
-    def events(self, kind: type[E]) -> list[E]:
-        """Return the dispatched events of one class."""
-        return [event for event in self.dispatched if isinstance(event, kind)]
+    def events(self, event_type: type[E]) -> list[E]:
+        """Return the dispatched events of one class, in order."""
+        return [event for event in self.dispatched if isinstance(event, event_type)]
 
     def ran(self, listener: str | Callable[..., Any]) -> list[Any]:
-        """Return the events that a listener, given by name or as the function, has run."""
+        """Return the events of the runs of one listener, in order.
+
+        Args:
+            listener: The name of the listener, or its function.
+        """
         name = listener if isinstance(listener, str) else listener.__qualname__
         return [run.event for run in self.runs if run.listener == name]
 
     def clear(self) -> None:
-        """Forget everything so far."""
+        """Empty both lists."""
         self.dispatched.clear()
         self.runs.clear()
 
-    # What the bus calls.
+    # -- the observer's side, which the bus calls
 
     def note(self, event: Any) -> None:
-        """Take note of a dispatch."""
+        """Record a dispatch."""
         self.dispatched.append(event)
 
     def watch(
         self, listener: str, call: Callable[[Any], Any], inline: bool
     ) -> Callable[[Any], Any]:
-        """Return a call that takes note of what `call` does."""
+        """Return a call that does the same as `call` and records its end."""
 
         @contextmanager
-        def noted(event: Any) -> Generator[None]:
+        def recorded(event: Any) -> Generator[None]:
             try:
                 yield
             except BaseException as error:
@@ -70,21 +88,25 @@ class Recorder:
             self.runs.append(Run(listener, event))
 
         def run(event: Any) -> Any:
-            with noted(event):
+            with recorded(event):
                 return call(event)
 
         async def run_async(event: Any) -> None:
-            with noted(event):
+            with recorded(event):
                 await call(event)
 
         return run if inline else run_async
 
 
 def record(bus: GoEvent) -> Recorder:
-    """Record a bus from now on; it can be recorded once.
+    """Return a recorder that records a bus from now on. A bus can have one recorder.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> recorder = record(bus)
 
     Raises:
-        RuntimeError: the bus is recorded already.
+        RuntimeError: The bus has a recorder already.
     """
     recorder = Recorder()
     bus._observe(recorder)  # pyright: ignore[reportPrivateUsage]
@@ -92,10 +114,15 @@ def record(bus: GoEvent) -> Recorder:
 
 
 async def wait_idle(bus: GoEvent) -> None:
-    """Wait until nothing is left to do, also what listeners dispatch meanwhile.
+    """Wait until a bus is idle: all events are done, also those that listeners dispatch meanwhile.
 
-    Unlike `bus.wait()`, which waits for what was dispatched before. When listeners dispatch in an
-    endless circle, it never returns.
+    `bus.wait()` waits only for the events that were dispatched before the call. If listeners
+    dispatch events for each other without end, `wait_idle` never returns. Always a checkpoint.
+
+    Example:
+        >>> async with GoEvent() as bus:
+        ...     handle = await bus.dispatch(Event("order.paid"))
+        ...     await wait_idle(bus)
     """
     await trio.lowlevel.checkpoint()
     while unsettled(bus.snapshot().ledger):
@@ -103,6 +130,6 @@ async def wait_idle(bus: GoEvent) -> None:
 
 
 def unsettled(ledger: Ledger) -> int:
-    """Return how many deliveries are under way, also to listeners that were unregistered."""
+    """Return the number of unfinished deliveries, also those to unregistered listeners."""
     lost = ledger.failed + ledger.dropped + ledger.abandoned
     return ledger.accepted - ledger.completed - lost

@@ -1,6 +1,8 @@
-"""The pytest plugin: a `bus` fixture that fails the test on errors nobody looked at.
+"""The pytest plugin: the fixtures `bus`, `bus_config` and `recorder`.
 
-It works with pytest-trio and its clocks. Tests that use `bus` are Trio tests.
+pytest loads it by an entry point. It works with pytest-trio and its clocks; a test that uses `bus`
+is a Trio test. The `bus` fixture fails the test if a listener failed and the test did not look at
+the error.
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .. import Config, EventError, GoEvent
-from ._conformance.case import NotApplicable, alone
+from ._conformance.runner import NotApplicable, unwrap_single
 from ._recorder import Recorder, record
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ else:
     try:
         from pytest_trio import trio_fixture
     except ImportError:
-        # Without pytest-trio nothing can run the fixture; asking for it says what to install.
+        # Without pytest-trio nothing can run the fixture. A test that asks for it fails with a
+        # message that names the missing package.
         def trio_fixture(function):
             @pytest.fixture(name=function.__name__)
             def unavailable():
@@ -36,17 +39,29 @@ else:
 
 @pytest.fixture
 def bus_config() -> Config:
-    """The configuration of the `bus` fixture; define your own to change it."""
+    """The configuration of the `bus` fixture. Define a fixture of this name to change it.
+
+    Example:
+        >>> @pytest.fixture
+        ... def bus_config() -> Config:
+        ...     return Config(close_timeout=1.0)
+    """
     return Config()
 
 
 @trio_fixture
 async def bus(bus_config: Config) -> AsyncGenerator[GoEvent]:
-    """An open bus; at the end of the test it drains and closes.
+    """An open bus. At the end of the test it drains and closes.
+
+    Example:
+        >>> async def test_a_paid_order_gets_an_invoice(bus: GoEvent) -> None:
+        ...     bus.subscribe(print, "order.paid")
+        ...     handle = await bus.dispatch(Event("order.paid"))
+        ...     await handle.wait()
 
     Raises:
-        ExceptionGroup: something failed, and the test looked neither at the handle's errors nor at
-            `bus.errors`, and had no `on_error`.
+        ExceptionGroup: A listener failed, and the test looked neither at the errors of the handle
+            nor at `bus.errors`, and registered no `on_error` callback.
     """
     bus = GoEvent(bus_config)
     unhandled: list[EventError] = []
@@ -59,7 +74,13 @@ async def bus(bus_config: Config) -> AsyncGenerator[GoEvent]:
 
 @pytest.fixture
 def recorder(bus: GoEvent) -> Recorder:
-    """What is dispatched on the `bus` fixture and what runs, from the start of the test."""
+    """A recorder of the `bus` fixture, from the start of the test.
+
+    Example:
+        >>> async def test_an_order_is_paid(bus: GoEvent, recorder: Recorder) -> None:
+        ...     await bus.dispatch(Event("order.paid"))
+        ...     assert len(recorder.dispatched) == 1
+    """
     return record(bus)
 
 
@@ -67,17 +88,18 @@ def recorder(bus: GoEvent) -> Recorder:
 def pytest_runtest_call() -> Generator[None]:
     """Skip a case of the conformance suite that does not apply, with its reason.
 
-    pytest-trio would lose the reason: to it, a skip comes in the group of a nursery.
+    The skip leaves pytest-trio in the exception group of a nursery, which pytest does not know as a
+    skip. So it is raised again without the group.
     """
     try:
         yield
     except ExceptionGroup as group:
         if group.split(NotApplicable)[1] is not None:
             raise
-        pytest.skip(str(alone(group)))
+        pytest.skip(str(unwrap_single(group)))
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Make the mark of pytest-trio known where that is not installed."""
+    """Register the mark of pytest-trio where pytest-trio is not installed."""
     if not config.pluginmanager.hasplugin("trio"):
         config.addinivalue_line("markers", "trio: an async test, which needs pytest-trio to run")

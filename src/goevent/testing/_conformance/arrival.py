@@ -1,4 +1,4 @@
-"""Cases about what arrives: everything that was published, once, and as it was sent."""
+"""Cases about arrival: every published event arrives once and unchanged."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 import trio
 
 from ... import DispatchHandle, Event, GoEvent, current_delivery
+from .environment import CaseEnvironment
 from .expect import expect, expect_each, expect_same
-from .seen import Numbered, Seen
-from .stage import Stage
+from .received import NumberedEvent, ReceivedEvents
 
 PAYLOADS: tuple[dict[str, Any], ...] = (
     {"text": ""},
@@ -27,8 +27,8 @@ PAYLOADS: tuple[dict[str, Any], ...] = (
 )
 
 
-async def everything_arrives(stage: Stage) -> None:
-    class Rich(Event, name=f"{stage.token}.rich", registry=stage.registry):
+async def everything_arrives(env: CaseEnvironment) -> None:
+    class Rich(Event, name=f"{env.prefix}.rich", registry=env.registry):
         text: str = ""
         number: int = 0
         fraction: float = 0.0
@@ -38,39 +38,44 @@ async def everything_arrives(stage: Stage) -> None:
         table: dict[str, Any] | None = None
         when: datetime = datetime(2020, 1, 1, tzinfo=UTC)
 
-    kind = stage.kind("end")
-    sender, one, two = stage.bus(), stage.bus(), stage.bus()
-    inline, mailed = stage.listen(one, Rich, kind), stage.listen(two, Rich, kind, async_=True)
+    event_type = env.event_type("end")
+    sender, one, two = env.bus(), env.bus(), env.bus()
+    inline, mailed = (
+        env.listen(one, Rich, event_type),
+        env.listen(two, Rich, event_type, async_=True),
+    )
     sent = [Rich(**payload) for payload in PAYLOADS * 20]
-    async with stage.open(one, two, sender):
+    async with env.open(one, two, sender):
         for event in sent:
             await sender.dispatch(event)
-        for seen in (inline, mailed):
-            await stage.arrived(seen, len(sent))
-        await stage.flush(sender, kind, inline, mailed)
+        for received in (inline, mailed):
+            await env.wait_for(received, len(sent))
+        await env.flush(sender, event_type, inline, mailed)
         await sender.wait()
-    for seen in (inline, mailed):
-        expect(len(seen.events) == len(sent), f"{len(sent)} events became {len(seen.events)}")
-        changed = [event for event in seen.events if event not in sent]
-        expect(not changed, f"these were not sent: {changed[:3]}")
-        if stage.capabilities.ordered:
-            expect(seen.events == sent, "they arrived in another order")
+    for received in (inline, mailed):
+        expect(
+            len(received.events) == len(sent), f"{len(sent)} events became {len(received.events)}"
+        )
+        changed = [event for event in received.events if event not in sent]
+        expect(not changed, f"these events were not sent: {changed[:3]}")
+        if env.capabilities.ordered:
+            expect(received.events == sent, "they arrived in another order")
 
 
-class Stamp:
-    """Puts headers on what is dispatched."""
+class AddHeaders:
+    """Middleware that adds headers to events, chosen by their number."""
 
     def __init__(self, headers: dict[int, dict[str, str]]) -> None:
         self._headers = headers
 
     def around_dispatch(self, handle: DispatchHandle) -> Iterator[None]:
         event = handle.event
-        if isinstance(event, Numbered):
+        if isinstance(event, NumberedEvent):
             handle.headers.update(self._headers.get(event.n, {}))
         yield
 
 
-async def headers_arrive(stage: Stage) -> None:
+async def headers_arrive(env: CaseEnvironment) -> None:
     sent = {
         0: {},
         1: {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"},
@@ -79,141 +84,144 @@ async def headers_arrive(stage: Stage) -> None:
         4: {},
         5: {f"key{n}": "v" * 50 for n in range(20)},
     }
-    kind = stage.kind()
-    sender, receiver = stage.bus(middleware=(Stamp(sent),)), stage.bus()
+    event_type = env.event_type()
+    sender, receiver = env.bus(middleware=(AddHeaders(sent),)), env.bus()
     got: dict[int, dict[str, str]] = {}
-    seen = Seen(stage.stir)
+    received = ReceivedEvents(env.notify)
 
-    async def note(event: Any) -> None:
+    async def record(event: Any) -> None:
         if event.n >= 0:
             got[event.n] = dict(current_delivery().headers)
-        seen.note(event)
+        received.record(event)
 
-    receiver.subscribe(note, kind)
-    async with stage.open(receiver, sender):
+    receiver.subscribe(record, event_type)
+    async with env.open(receiver, sender):
         for n in sent:
-            await sender.dispatch(kind(n=n))
-        await stage.arrived(seen, len(sent))
-        await stage.flush(sender, kind, seen)
+            await sender.dispatch(event_type(n=n))
+        await env.wait_for(received, len(sent))
+        await env.flush(sender, event_type, received)
     for n, headers in sent.items():
         expect(got[n] == headers, f"headers {headers} arrived as {got[n]}")
 
 
-async def fifty_publish_at_once(stage: Stage) -> None:
-    kind = stage.kind()
-    senders = [stage.bus() for _ in range(5)]
-    receivers = [stage.bus(), stage.bus()]
-    seen = [stage.listen(bus, kind, async_=True) for bus in receivers]
+async def fifty_publish_at_once(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
+    senders = [env.bus() for _ in range(5)]
+    receivers = [env.bus(), env.bus()]
+    received = [env.listen(bus, event_type, async_=True) for bus in receivers]
     numbers = range(20)
 
     async def publish(bus: GoEvent, sender: int) -> None:
         for n in numbers:
-            handle = await bus.dispatch(kind(n=n, sender=sender))
+            handle = await bus.dispatch(event_type(n=n, sender=sender))
             await handle.wait()
             handle.raise_errors()
 
-    async with stage.open(*receivers, *senders):
+    async with env.open(*receivers, *senders):
         async with trio.open_nursery() as nursery:
             for task in range(50):
                 nursery.start_soon(publish, senders[task % len(senders)], task)
-        for each in seen:
-            await stage.arrived(each, 50 * len(numbers))
+        for each in received:
+            await env.wait_for(each, 50 * len(numbers))
         for bus in senders:
-            await stage.flush(bus, kind, *seen)
-    for each in seen:
+            await env.flush(bus, event_type, *received)
+    for each in received:
         for sender in range(50):
-            check = expect_same if stage.capabilities.ordered else expect_each
+            check = expect_same if env.capabilities.ordered else expect_each
             check(each.of(sender), numbers, f"the events of publisher {sender}")
 
 
-async def own_listeners_get_it_once(stage: Stage) -> None:
-    kind, answer = stage.kind(), stage.kind("answer")
-    one, two = stage.bus(), stage.bus()
-    own, mailed = stage.listen(one, kind, answer), stage.listen(one, kind, answer, async_=True)
-    theirs, answers = stage.listen(two, kind, answer), stage.listen(two, answer)
-    async with stage.open(one, two):
+async def own_listeners_get_it_once(env: CaseEnvironment) -> None:
+    event_type, answer = env.event_type(), env.event_type("answer")
+    one, two = env.bus(), env.bus()
+    own, mailed = (
+        env.listen(one, event_type, answer),
+        env.listen(one, event_type, answer, async_=True),
+    )
+    theirs, answers = env.listen(two, event_type, answer), env.listen(two, answer)
+    async with env.open(one, two):
         for n in range(50):
-            handle = await one.dispatch(kind(n=n))
-            if stage.capabilities.fan_out:
+            handle = await one.dispatch(event_type(n=n))
+            if env.capabilities.fan_out:
                 expect_same(own.numbers, range(n + 1), "the own listeners, at once")
             await handle.wait()
-        await stage.arrived(theirs, 50)
-        # What comes back of its own has done so before the others' answer.
-        await stage.flush(two, answer, own, mailed, answers)
-        await stage.flush(one, kind, own, mailed, theirs)
-        await stage.flush(two, answer, own, mailed, answers)
-    for seen, whose in ((own, "own inline"), (mailed, "own mailed"), (theirs, "other bus's")):
-        check = expect_same if stage.capabilities.ordered else expect_each
-        check(seen.numbers, range(50), f"at the {whose} listener")
+        await env.wait_for(theirs, 50)
+        # An echo of an own event has come back before the answer of the other bus arrives.
+        await env.flush(two, answer, own, mailed, answers)
+        await env.flush(one, event_type, own, mailed, theirs)
+        await env.flush(two, answer, own, mailed, answers)
+    for received, whose in ((own, "own inline"), (mailed, "own mailed"), (theirs, "other bus's")):
+        check = expect_same if env.capabilities.ordered else expect_each
+        check(received.numbers, range(50), f"at the {whose} listener")
 
 
-async def buses_answer_each_other(stage: Stage) -> None:
-    kind, answer = stage.kind(), stage.kind("answer")
-    one, two = stage.bus(), stage.bus()
-    answers = stage.listen(one, answer)
-    spy = stage.spy()
-    third = stage.bus(spy)
-    there = stage.listen(third, kind)
+async def buses_answer_each_other(env: CaseEnvironment) -> None:
+    event_type, answer = env.event_type(), env.event_type("answer")
+    one, two = env.bus(), env.bus()
+    answers = env.listen(one, answer)
+    recording = env.recording_driver()
+    third = env.bus(recording)
+    there = env.listen(third, event_type)
 
     async def reply(event: Any) -> None:
         if event.n >= 0:
             await two.dispatch(answer(n=event.n))
 
-    two.subscribe(reply, kind)
-    async with stage.open(one, two, third):
+    two.subscribe(reply, event_type)
+    async with env.open(one, two, third):
         for n in range(30):
-            await one.dispatch(kind(n=n))
-        await stage.arrived(answers, 30)
-        await stage.arrived(there, 30)
-        await stage.flush(two, answer, answers)
-        await stage.flush(one, kind, there)
+            await one.dispatch(event_type(n=n))
+        await env.wait_for(answers, 30)
+        await env.wait_for(there, 30)
+        await env.flush(two, answer, answers)
+        await env.flush(one, event_type, there)
     expect_each(answers.numbers, range(30), "the answers")
-    expect(not spy.published, "a bus has sent on what had come from another one")
+    expect(not recording.published, "a bus has published events that came from another bus")
 
 
-async def slow_listener_gets_all(stage: Stage) -> None:
-    kind = stage.kind()
-    text = "x" * min(4000, (stage.capabilities.max_size or 4000) // 2)
-    sender, receiver = stage.bus(), stage.bus(failing=not stage.capabilities.lossless)
-    seen = Seen(stage.stir)
+async def slow_listener_gets_all(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
+    text = "x" * min(4000, (env.capabilities.max_size or 4000) // 2)
+    sender, receiver = env.bus(), env.bus(failing=not env.capabilities.lossless)
+    received = ReceivedEvents(env.notify)
     gate = trio.Event()
 
     async def slow(event: Any) -> None:
         await gate.wait()
-        seen.note(event)
+        received.record(event)
 
-    receiver.subscribe(slow, kind, mailbox=1)
-    async with stage.open(receiver, sender):
+    receiver.subscribe(slow, event_type, mailbox=1)
+    async with env.open(receiver, sender):
         for n in range(500):
-            await sender.dispatch(kind(n=n, text=text))
+            await sender.dispatch(event_type(n=n, text=text))
         gate.set()
-        if stage.capabilities.lossless:
-            await stage.arrived(seen, 500)
+        if env.capabilities.lossless:
+            await env.wait_for(received, 500)
         await sender.wait()
-        await stage.reach(sender, kind, seen)
-    if stage.capabilities.lossless:
-        check = expect_same if stage.capabilities.ordered else expect_each
-        check(seen.numbers, range(500), "at a slow listener")
+        await env.send_until_received(sender, event_type, received)
+    if env.capabilities.lossless:
+        check = expect_same if env.capabilities.ordered else expect_each
+        check(received.numbers, range(500), "at a slow listener")
         return
-    expect(len(seen.numbers) == len({*seen.numbers}), "something arrived twice")
-    if stage.capabilities.ordered:
-        expect(seen.numbers == sorted(seen.numbers), "they arrived in another order")
-    lost = 500 - len(seen.numbers)
-    expect(not lost or stage.expected, f"{lost} events were lost, and nobody was told")
+    expect(len(received.numbers) == len({*received.numbers}), "something arrived twice")
+    if env.capabilities.ordered:
+        expect(received.numbers == sorted(received.numbers), "they arrived in another order")
+    lost = 500 - len(received.numbers)
+    expect(not lost or env.expected_errors, f"{lost} events were lost without a report")
 
 
-async def receivers_are_counted(stage: Stage) -> None:
-    kind = stage.kind()
-    sender, one, two = stage.bus(), stage.bus(), stage.bus()
-    async with stage.open(sender, one, two):
+async def receivers_are_counted(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
+    sender, one, two = env.bus(), env.bus(), env.bus()
+    async with env.open(sender, one, two):
         counts: list[int | None] = []
         for bus in (one, two):
-            handle = await sender.dispatch(kind(n=0))
+            handle = await sender.dispatch(event_type(n=0))
             await handle.wait()
             counts.append(handle.receivers)
-            stage.listen(bus, kind)
+            env.listen(bus, event_type)
             await bus.ready()
-        handle = await sender.dispatch(kind(n=0))
+        handle = await sender.dispatch(event_type(n=0))
         await handle.wait()
         counts.append(handle.receivers)
     expect(counts == [0, 1, 2], f"0, 1 and then 2 receivers were counted as {counts}")

@@ -8,60 +8,60 @@ from contextlib import asynccontextmanager
 import trio
 
 from ... import DriverError, GoEvent
+from .environment import CaseEnvironment
 from .expect import expect, expect_each
-from .stage import Stage
 
 
-async def publishing_without_a_broker_fails(stage: Stage) -> None:
-    kind = stage.kind()
-    sender, receiver = stage.bus(failing=True), stage.bus(failing=True)
-    own, seen = stage.listen(sender, kind), stage.listen(receiver, kind)
-    async with stage.open(receiver, sender):
-        await sender.dispatch(kind(n=0))
-        await stage.arrived(seen, 1)
-        async with outage(stage):
+async def publishing_without_a_broker_fails(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
+    sender, receiver = env.bus(failing=True), env.bus(failing=True)
+    own, received = env.listen(sender, event_type), env.listen(receiver, event_type)
+    async with env.open(receiver, sender):
+        await sender.dispatch(event_type(n=0))
+        await env.wait_for(received, 1)
+        async with outage(env):
             for n in range(1, 4):
-                handle = await sender.dispatch(kind(n=n))
-                if stage.capabilities.fan_out:
+                handle = await sender.dispatch(event_type(n=n))
+                if env.capabilities.fan_out:
                     expect_each(own.numbers, range(n + 1), "the own listeners, in an outage")
                 await handle.wait()
                 causes = [error.__cause__ for error in handle.errors]
-                told = len(causes) == 1 and isinstance(causes[0], DriverError)
-                expect(told, f"the handle of an event that could not be sent got {causes}")
-        await stage.reach(sender, kind, seen)
+                correct = len(causes) == 1 and isinstance(causes[0], DriverError)
+                expect(correct, f"the handle of an event that could not be sent got {causes}")
+        await env.send_until_received(sender, event_type, received)
 
 
-async def it_reconnects(stage: Stage) -> None:
-    kind, late, other = stage.kind(), stage.kind("late"), stage.kind("other")
-    sender, receiver = stage.bus(failing=True), stage.bus(failing=True)
-    seen = stage.listen(receiver, kind)
-    theirs = stage.listen(sender, other)
-    mine = stage.listen(receiver, other)
-    async with stage.open(receiver, sender):
+async def it_reconnects(env: CaseEnvironment) -> None:
+    event_type, late, other = env.event_type(), env.event_type("late"), env.event_type("other")
+    sender, receiver = env.bus(failing=True), env.bus(failing=True)
+    received = env.listen(receiver, event_type)
+    theirs = env.listen(sender, other)
+    mine = env.listen(receiver, other)
+    async with env.open(receiver, sender):
         for n in range(0, 30, 10):
             for m in range(10):
-                await sender.dispatch(kind(n=n + m))
-            await stage.arrived(seen, n + 10)
-            told = len(stage.expected)
-            async with outage(stage):
-                newest = stage.listen(receiver, late)
-            await stage.reach(sender, kind, seen)
-            await stage.reach(receiver, other, theirs)
-            await stage.reach(sender, late, newest)
-            expect(len(stage.expected) > told, "a connection was lost, and nobody was told")
+                await sender.dispatch(event_type(n=n + m))
+            await env.wait_for(received, n + 10)
+            reports = len(env.expected_errors)
+            async with outage(env):
+                newest = env.listen(receiver, late)
+            await env.send_until_received(sender, event_type, received)
+            await env.send_until_received(receiver, other, theirs)
+            await env.send_until_received(sender, late, newest)
+            expect(len(env.expected_errors) > reports, "a connection was lost without a report")
             receiver.unregister_listeners_for_event(late)
         await receiver.dispatch(other(n=0))
-        await stage.arrived(theirs, 1)
-        await stage.flush(sender, kind, seen)
-        await stage.flush(receiver, other, theirs, mine)
-    expect_each(seen.numbers, range(30), "before, between and after outages")
-    expect_each(mine.numbers, [0], "the own listener after outages, of which echoes are its own")
+        await env.wait_for(theirs, 1)
+        await env.flush(sender, event_type, received)
+        await env.flush(receiver, other, theirs, mine)
+    expect_each(received.numbers, range(30), "before, between and after outages")
+    expect_each(mine.numbers, [0], "the own listener after outages, whose echoes are ignored")
 
 
-async def a_lost_connection_ends_the_bus(stage: Stage) -> None:
-    kind = stage.kind()
-    bus = stage.bus(failing=True)
-    stage.listen(bus, kind)
+async def a_lost_connection_ends_the_bus(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
+    bus = env.bus(failing=True)
+    env.listen(bus, event_type)
     ends: list[DriverError] = []
 
     async def live(task_status: trio.TaskStatus[GoEvent]) -> None:
@@ -71,36 +71,36 @@ async def a_lost_connection_ends_the_bus(stage: Stage) -> None:
                 await trio.sleep_forever()
         except DriverError as error:
             ends.append(error)
-            stage.stir()
+            env.notify()
 
-    before = stage.tasks()
+    before = env.tasks()
     async with trio.open_nursery() as nursery:
         await nursery.start(live)
-        async with outage(stage):
-            await stage.until(lambda: ends, lambda: "the bus to end with a DriverError")
-    stage.expect_no_tasks_since(before, "by a bus that has lost its broker")
+        async with outage(env):
+            await env.wait_until(lambda: ends, lambda: "the bus to end with a DriverError")
+    env.expect_no_tasks_since(before, "by a bus that has lost its broker")
     expect(bus.snapshot().state == "closed", "a bus that has lost its broker is not closed")
 
 
-async def a_bus_does_not_open_without_a_broker(stage: Stage) -> None:
-    bus = stage.bus(failing=True)
-    stage.listen(bus, stage.kind())
-    before = stage.tasks()
-    async with outage(stage):
+async def a_bus_does_not_open_without_a_broker(env: CaseEnvironment) -> None:
+    bus = env.bus(failing=True)
+    env.listen(bus, env.event_type())
+    before = env.tasks()
+    async with outage(env):
         try:
             async with bus:
-                raise AssertionError("a bus was opened, and its broker cannot be reached")
+                raise AssertionError("a bus was opened without its broker")
         except DriverError:
             pass
-    stage.expect_no_tasks_since(before, "by a bus that could not be opened")
+    env.expect_no_tasks_since(before, "by a bus that could not be opened")
     async with bus:
         pass
 
 
 @asynccontextmanager
-async def outage(stage: Stage) -> AsyncGenerator[None]:
-    """Have the broker out of reach for the time of a block."""
-    hook = stage.outage()
+async def outage(env: CaseEnvironment) -> AsyncGenerator[None]:
+    """Make the broker unreachable during a block."""
+    hook = env.outage()
     if hook is None:
         raise RuntimeError("this case needs an outage")
     async with hook:

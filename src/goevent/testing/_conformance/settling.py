@@ -1,4 +1,4 @@
-"""Cases about deliveries: each is settled exactly once, and not before its listeners are done."""
+"""Cases about settlements: a delivery is settled once, after all its listeners are done."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from typing import Any
 
 import trio
 
+from .environment import CaseEnvironment
 from .expect import expect
-from .seen import Seen
-from .spy import Handed
-from .stage import Stage
+from .received import ReceivedEvents
+from .recording import RecordedDelivery
 
 
-async def settled_once_when_all_are_done(stage: Stage) -> None:
-    kind = stage.kind()
-    spy = stage.spy()
-    sender, receiver = stage.bus(), stage.bus(spy, failing=True)
-    seen, done = stage.listen(receiver, kind), Seen(stage.stir)
+async def settled_once_when_all_are_done(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
+    recording = env.recording_driver()
+    sender, receiver = env.bus(), env.bus(recording, failing=True)
+    received, done = env.listen(receiver, event_type), ReceivedEvents(env.notify)
     gate = trio.Event()
 
     def fail(event: Any) -> None:
@@ -27,115 +27,123 @@ async def settled_once_when_all_are_done(stage: Stage) -> None:
         await gate.wait()
         if event.n >= 0 and event.n % 3 == 2:
             raise KeyError(event.n)
-        done.note(event)
+        done.record(event)
 
-    receiver.subscribe(fail, kind)
-    receiver.subscribe(slow, kind)
-    async with stage.open(receiver, sender):
+    receiver.subscribe(fail, event_type)
+    receiver.subscribe(slow, event_type)
+    async with env.open(receiver, sender):
         for n in range(12):
-            await sender.dispatch(kind(n=n))
-        await stage.arrived(seen, 12)
-        early = sum(len(handed.settlements) for handed in spy.handed)
+            await sender.dispatch(event_type(n=n))
+        await env.wait_for(received, 12)
+        early = sum(len(delivery.settlements) for delivery in recording.delivered)
         expect(not early, f"{early} deliveries were settled before their listeners were done")
         gate.set()
-        await all_settled(stage, spy.handed, 12)
-        await stage.flush(sender, kind, seen, done)
-        await all_settled(stage, spy.handed, 13)
-    expect_once(spy.handed, 13)
-    # What has failed may come again.
-    failed = [handed.outcomes for handed in spy.handed if handed.deliveries == 1].count(("failed",))
+        await wait_until_settled(env, recording.delivered, 12)
+        await env.flush(sender, event_type, received, done)
+        await wait_until_settled(env, recording.delivered, 13)
+    expect_once(recording.delivered, 13)
+    # A failed event may be delivered again; only first deliveries are counted.
+    failed = [
+        delivery.outcomes for delivery in recording.delivered if delivery.deliveries == 1
+    ].count(("failed",))
     expect(failed == 8, f"8 deliveries failed, and {failed} were settled so")
-    expect_told(stage, spy.handed)
+    expect_settle_functions(env, recording.delivered)
 
 
-async def settled_once_when_dropped(stage: Stage) -> None:
-    kind, other = stage.kind(), stage.kind("other")
-    spy = stage.spy()
-    sender, receiver = stage.bus(), stage.bus(spy, failing=True)
-    seen, rest = stage.listen(receiver, kind), stage.listen(receiver, other)
+async def settled_once_when_dropped(env: CaseEnvironment) -> None:
+    event_type, other = env.event_type(), env.event_type("other")
+    recording = env.recording_driver()
+    sender, receiver = env.bus(), env.bus(recording, failing=True)
+    received, rest = env.listen(receiver, event_type), env.listen(receiver, other)
     gate = trio.Event()
 
     async def slow(event: Any) -> None:
         await gate.wait()
 
     registrations = [
-        receiver.subscribe(slow, kind, mailbox=1, overflow="drop_new"),
-        receiver.subscribe(slow, kind, mailbox=1, overflow="drop_old"),
-        receiver.subscribe(slow, kind),
+        receiver.subscribe(slow, event_type, mailbox=1, overflow="drop_new"),
+        receiver.subscribe(slow, event_type, mailbox=1, overflow="drop_old"),
+        receiver.subscribe(slow, event_type),
     ]
-    async with stage.open(receiver, sender):
+    async with env.open(receiver, sender):
         for n in range(10):
-            await sender.dispatch(kind(n=n))
-        await stage.arrived(seen, 10)
+            await sender.dispatch(event_type(n=n))
+        await env.wait_for(received, 10)
         registrations[2].unregister()
         gate.set()
-        await all_settled(stage, spy.handed, 10)
-        receiver.unregister_listeners_for_event(kind)
-        await sender.dispatch(kind(n=10))  # perhaps it is still brought, perhaps not
+        await wait_until_settled(env, recording.delivered, 10)
+        receiver.unregister_listeners_for_event(event_type)
+        await sender.dispatch(event_type(n=10))  # it may or may not still be delivered
         await sender.dispatch(other(n=11))
-        await stage.flush(sender, other, rest)
-        await all_settled(stage, spy.handed, 12)
-    expect_once(spy.handed, 12)
-    dropped = sum("dropped" in handed.outcomes for handed in spy.handed)
+        await env.flush(sender, other, rest)
+        await wait_until_settled(env, recording.delivered, 12)
+    expect_once(recording.delivered, 12)
+    dropped = sum("dropped" in delivery.outcomes for delivery in recording.delivered)
     expect(dropped >= 8, f"8 deliveries were dropped, and {dropped} were settled so")
-    expect_told(stage, spy.handed)
+    expect_settle_functions(env, recording.delivered)
 
 
-async def settled_once_when_abandoned(stage: Stage) -> None:
-    kind = stage.kind()
+async def settled_once_when_abandoned(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
     for cancelled in (False, True):
-        spy = stage.spy()
-        sender, receiver = stage.bus(), stage.bus(spy, failing=True)
-        seen = stage.listen(receiver, kind)
+        recording = env.recording_driver()
+        sender, receiver = env.bus(), env.bus(recording, failing=True)
+        received = env.listen(receiver, event_type)
 
         async def stuck(event: Any) -> None:
             await trio.sleep_forever()
 
-        receiver.subscribe(stuck, kind, mailbox=2)  # so that others wait for room
-        async with stage.open(sender):
+        receiver.subscribe(stuck, event_type, mailbox=2)  # further events wait for room
+        async with env.open(sender):
             with trio.CancelScope() as scope:
-                async with stage.open(receiver):
+                async with env.open(receiver):
                     for n in range(10):
-                        await sender.dispatch(kind(n=n))
-                    await stage.arrived(seen, 3)
+                        await sender.dispatch(event_type(n=n))
+                    await env.wait_for(received, 3)
                     if cancelled:
                         scope.cancel()
                     else:
                         await receiver.close(timeout=0)
-        expect_once(spy.handed, 3)
-        kept = [handed.outcomes for handed in spy.handed if "abandoned" not in handed.outcomes]
+        expect_once(recording.delivered, 3)
+        kept = [
+            delivery.outcomes
+            for delivery in recording.delivered
+            if "abandoned" not in delivery.outcomes
+        ]
         expect(not kept, f"deliveries that were abandoned were settled with {kept}")
-        expect_told(stage, spy.handed)
+        expect_settle_functions(env, recording.delivered)
 
 
-async def all_settled(stage: Stage, handed: list[Handed], count: int) -> None:
-    """Wait until so many deliveries, and all there are, are settled."""
+async def wait_until_settled(
+    env: CaseEnvironment, delivered: list[RecordedDelivery], count: int
+) -> None:
+    """Wait until there are at least `count` deliveries and all deliveries are settled."""
 
     def settled() -> int:
-        return sum(bool(each.settlements) for each in handed)
+        return sum(bool(each.settlements) for each in delivered)
 
-    await stage.until(
-        lambda: len(handed) >= count and settled() == len(handed),
-        lambda: f"{count} deliveries to be settled: of {len(handed)}, {settled()} are",
+    await env.wait_until(
+        lambda: len(delivered) >= count and settled() == len(delivered),
+        lambda: f"{count} deliveries to be settled: of {len(delivered)}, {settled()} are",
     )
 
 
-def expect_once(handed: list[Handed], least: int) -> None:
+def expect_once(delivered: list[RecordedDelivery], least: int) -> None:
     """Fail unless each delivery is settled exactly once."""
-    expect(len(handed) >= least, f"of {least} deliveries, {len(handed)} were handed over")
-    counts = [len(each.settlements) for each in handed]
+    expect(len(delivered) >= least, f"of {least} deliveries, {len(delivered)} have arrived")
+    counts = [len(each.settlements) for each in delivered]
     wrong = [count for count in counts if count != 1]
     expect(not wrong, f"{len(wrong)} of {len(counts)} deliveries were settled {wrong} times")
 
 
-def expect_told(stage: Stage, handed: list[Handed]) -> None:
-    """Fail unless a durable driver has asked to be told of the end of each delivery."""
-    if stage.capabilities.durable:
-        deaf = sum(not each.told for each in handed)
-        expect(not deaf, f"the driver does not hear of the end of {deaf} deliveries")
+def expect_settle_functions(env: CaseEnvironment, delivered: list[RecordedDelivery]) -> None:
+    """Fail unless a durable driver has passed a `settle` function with each delivery."""
+    if env.capabilities.durable:
+        without = sum(not each.wants_settlement for each in delivered)
+        expect(not without, f"the driver asks for no settlement of {without} deliveries")
     raised = [
         error
-        for error in stage.expected
+        for error in env.expected_errors
         if error.listener == "driver" and error.outcome == "failed"
     ]
-    expect(not raised, f"settling a delivery has raised: {raised[:3]}")
+    expect(not raised, f"the driver raised in `settle`: {raised[:3]}")

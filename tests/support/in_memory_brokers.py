@@ -1,8 +1,8 @@
-"""Brokers of paper: in this process, and with what real ones have and the memory hub has not.
+"""Brokers inside the test process, with features of real brokers that the memory hub does not have.
 
-`EchoBroker` is a Redis of paper: bytes, an echo to the publisher, patterns, and outages after which
-drivers reconnect. `GroupBroker` is a RabbitMQ of paper: groups of competing consumers, durable, and
-an error for whoever acknowledges twice.
+`EchoBroker` resembles Redis: it carries bytes, sends an echo to the publisher, knows patterns, and
+has outages after which drivers reconnect. `GroupBroker` resembles RabbitMQ: it has durable groups
+of competing consumers, and a second acknowledgement is an error.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ import trio
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Capabilities, Inbox, Message, Receipt, Settlement
 
-Arrived = tuple[str, bytes]
-MAX_SIZE = 1 << 16
+NamedBytes = tuple[str, bytes]
+MAX_MESSAGE_BYTES = 1 << 16
 
 
 # -- fan-out, with an echo
 
 
-class Link:
-    """A connection to an EchoBroker."""
+class EchoConnection:
+    """A connection to an `EchoBroker`."""
 
     def __init__(self) -> None:
-        self.send, self.receive = trio.open_memory_channel[Arrived](math.inf)
+        self.send, self.receive = trio.open_memory_channel[NamedBytes](math.inf)
         self.names: dict[str, Callable[[str], object]] = {}
 
     def wants(self, name: str) -> bool:
@@ -38,39 +38,39 @@ class Link:
 
 class EchoBroker:
     def __init__(self) -> None:
-        self.links: dict[Link, None] = {}
-        self.back = trio.Event()
-        self.back.set()
+        self.connections: dict[EchoConnection, None] = {}
+        self.reachable = trio.Event()
+        self.reachable.set()
 
-    def connect(self) -> Link:
-        if not self.back.is_set():
+    def connect(self) -> EchoConnection:
+        if not self.reachable.is_set():
             raise DriverError("the broker is out of reach")
-        link = Link()
-        self.links[link] = None
-        return link
+        connection = EchoConnection()
+        self.connections[connection] = None
+        return connection
 
     def fail(self) -> None:
-        """Be out of reach from now on."""
-        self.back = trio.Event()
-        for link in self.links:
-            link.send.close()
-        self.links.clear()
+        """Close all connections and refuse new ones until `reachable` is set."""
+        self.reachable = trio.Event()
+        for connection in self.connections:
+            connection.send.close()
+        self.connections.clear()
 
     def publish(self, name: str, data: bytes) -> int:
-        receivers = [link for link in self.links if link.wants(name)]
-        for link in receivers:
-            link.send.send_nowait((name, data))
+        receivers = [connection for connection in self.connections if connection.wants(name)]
+        for connection in receivers:
+            connection.send.send_nowait((name, data))
         return len(receivers)
 
 
 class EchoDriver:
     schemes: tuple[str, ...] = ("echo",)
-    capabilities = Capabilities(counts_receivers=True, lossless=False, max_size=MAX_SIZE)
+    capabilities = Capabilities(counts_receivers=True, lossless=False, max_size=MAX_MESSAGE_BYTES)
 
     def __init__(self, broker: EchoBroker) -> None:
         self.broker = broker
         self.names: set[str] = set()
-        self.link: Link | None = None
+        self.connection: EchoConnection | None = None
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -80,112 +80,112 @@ class EchoDriver:
         self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         self.names.clear()
-        self.link = self.broker.connect()
+        self.connection = self.broker.connect()
         task_status.started()
         try:
             while True:
-                await self.receive(inbox, self.link)
-                self.link = None
+                await self.receive(inbox, self.connection)
+                self.connection = None
                 inbox.report(DriverError("the connection was lost"))
                 inbox.renew_origin()
-                await self.broker.back.wait()
-                self.link = self.broker.connect()
-                self.subscribe_again(self.link)
+                await self.broker.reachable.wait()
+                self.connection = self.broker.connect()
+                self.subscribe_again(self.connection)
         finally:
-            if self.link is not None:
-                self.broker.links.pop(self.link, None)
-                self.link = None
+            if self.connection is not None:
+                self.broker.connections.pop(self.connection, None)
+                self.connection = None
 
-    async def receive(self, inbox: Inbox, link: Link) -> None:
-        async for name, data in link.receive:
-            if link.wants(name):
+    async def receive(self, inbox: Inbox, connection: EchoConnection) -> None:
+        async for name, data in connection.receive:
+            if connection.wants(name):
                 await inbox.receive(name, data)
 
-    def subscribe_again(self, link: Link) -> None:
-        link.names.update({name: compile_pattern(name) for name in self.names})
+    def subscribe_again(self, connection: EchoConnection) -> None:
+        connection.names.update({name: compile_pattern(name) for name in self.names})
 
     async def subscribe(self, names: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
         self.names.update(names)
-        if self.link is not None:
-            self.subscribe_again(self.link)
+        if self.connection is not None:
+            self.subscribe_again(self.connection)
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
         self.names.difference_update(names)
         for name in names:
-            if self.link is not None:
-                self.link.names.pop(name, None)
+            if self.connection is not None:
+                self.connection.names.pop(name, None)
 
     async def publish(self, message: Message) -> Receipt:
         data = message.encode()
         await trio.lowlevel.checkpoint()
-        if self.link is None:
+        if self.connection is None:
             raise DriverError("not connected")
         name = message.event_name
-        return Receipt(receivers=self.broker.publish(name, data) - self.link.wants(name))
+        return Receipt(receivers=self.broker.publish(name, data) - self.connection.wants(name))
 
 
 # -- groups of competing consumers, durable
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class GroupEntry:
     number: int
     name: str
     data: bytes
 
 
-class Group:
-    """What a broker keeps for one group of consumers."""
+class ConsumerGroup:
+    """The state of one consumer group in a `GroupBroker`."""
 
     def __init__(self) -> None:
         self.names: set[str] = set()
-        self.waiting: dict[int, Entry] = {}
+        self.waiting: dict[int, GroupEntry] = {}
         self.held: set[int] = set()
-        self.news = trio.Event()
+        self.changed = trio.Event()
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: GroupEntry) -> None:
         self.waiting[entry.number] = entry
-        self.stir()
+        self.notify()
 
-    def stir(self) -> None:
-        self.news.set()
-        self.news = trio.Event()
+    def notify(self) -> None:
+        self.changed.set()
+        self.changed = trio.Event()
 
-    async def take(self, names: set[str]) -> Entry:
-        """Wait for the oldest entry of these names; it is held until acknowledged."""
+    async def take(self, names: set[str]) -> GroupEntry:
+        """Wait for the oldest entry of these names. The group holds it until it is acknowledged."""
         await trio.lowlevel.checkpoint()
         while True:
             for number in sorted(self.waiting):
                 if self.waiting[number].name in names:
                     self.held.add(number)
                     return self.waiting.pop(number)
-            await self.news.wait()
+            await self.changed.wait()
 
-    def acknowledge(self, entry: Entry) -> None:
+    def acknowledge(self, entry: GroupEntry) -> None:
         if entry.number not in self.held:
             raise LookupError(f"delivery {entry.number} is not outstanding")
         self.held.remove(entry.number)
 
-    def give_back(self, entry: Entry) -> None:
+    def release(self, entry: GroupEntry) -> None:
         self.acknowledge(entry)
         self.put(entry)
 
 
 class GroupBroker:
     def __init__(self) -> None:
-        self.groups: dict[str, Group] = {}
+        self.groups: dict[str, ConsumerGroup] = {}
         self.count = 0
 
-    def group(self, name: str) -> Group:
-        return self.groups.setdefault(name, Group())
+    def group(self, name: str) -> ConsumerGroup:
+        return self.groups.setdefault(name, ConsumerGroup())
 
     def publish(self, name: str, data: bytes) -> int:
         self.count += 1
         for group in self.groups.values():
             if name in group.names:
-                group.put(Entry(self.count, name, data))
+                group.put(GroupEntry(self.count, name, data))
         return self.count
 
 
@@ -197,7 +197,7 @@ class GroupDriver:
         self.broker = broker
         self.group = broker.group(group)
         self.names: set[str] = set()
-        self.held: dict[int, Entry] = {}
+        self.held: dict[int, GroupEntry] = {}
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -212,20 +212,20 @@ class GroupDriver:
             while True:
                 entry = await self.group.take(self.names)
                 self.held[entry.number] = entry
-                await self.hand_over(inbox, entry)
+                await self.deliver(inbox, entry)
         finally:
             for entry in self.held.values():
-                self.group.give_back(entry)
+                self.group.release(entry)
             self.held.clear()
 
-    async def hand_over(self, inbox: Inbox, entry: Entry) -> None:
+    async def deliver(self, inbox: Inbox, entry: GroupEntry) -> None:
         await inbox.receive(entry.name, entry.data, partial(self.settle, entry))
 
-    def settle(self, entry: Entry, end: Settlement) -> None:
+    def settle(self, entry: GroupEntry, end: Settlement) -> None:
         if self.held.pop(entry.number, None) is None:
-            return  # run has ended, and has given it back
+            return  # `run` has ended and has released it
         if any(error.outcome == "abandoned" for error in end.errors):
-            self.group.give_back(entry)
+            self.group.release(entry)
         else:
             self.group.acknowledge(entry)
 
@@ -233,7 +233,7 @@ class GroupDriver:
         await trio.lowlevel.checkpoint()
         self.names.update(names)
         self.group.names.update(names)
-        self.group.stir()
+        self.group.notify()
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
