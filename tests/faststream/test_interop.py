@@ -13,8 +13,8 @@ from faststream.nats import NatsBroker
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.kafka_mock import kafka_mock
 from tests.support.mqtt_server import mqtt_server
-from tests.support.nats_server import NatsServer, asked, nats_server
-from tests.support.rabbit_server import rabbit
+from tests.support.nats_server import NatsServer, nats_server, with_client
+from tests.support.rabbit_server import rabbit_sandbox
 from tests.support.redis_buses import Lost, Paid, numbers, opened, until
 from tests.support.worker_process import Worker, running
 
@@ -53,8 +53,8 @@ async def nats_addr() -> AsyncGenerator[str]:
 
 @asynccontextmanager
 async def rabbit_addr() -> AsyncGenerator[str]:
-    async with rabbit() as place:
-        yield f"guest:guest@127.0.0.1:{place.port}/?stream={place.exchange}"
+    async with rabbit_sandbox() as sandbox:
+        yield f"guest:guest@127.0.0.1:{sandbox.port}/?stream={sandbox.exchange}"
 
 
 @asynccontextmanager
@@ -182,7 +182,7 @@ async def arrived(server: NatsServer, body: bytes, **headers: str) -> None:
     async def publish(client: Any) -> None:
         await client.publish("goevent.order.paid", body, headers=headers or None)
 
-    await asked(server, publish)
+    await with_client(server, publish)
 
 
 def nested(levels: int) -> bytes:
@@ -303,7 +303,7 @@ async def test_names_without_a_prefix_are_those_of_other_services() -> None:
             async def publish(client: Any) -> None:
                 await client.publish("order.paid", b'{"n":5}')
 
-            await asked(server, publish)
+            await with_client(server, publish)
             await until(lambda: seen)
         assert numbers(seen) == [5]
 

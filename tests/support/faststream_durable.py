@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 from tests.support.nats_server import nats_server
-from tests.support.rabbit_server import rabbit
+from tests.support.rabbit_server import rabbit_sandbox
 
 
 @asynccontextmanager
@@ -17,8 +17,8 @@ async def jetstream() -> AsyncGenerator[str]:
 
 @asynccontextmanager
 async def rabbit_queues() -> AsyncGenerator[str]:
-    async with rabbit("shop", "mail") as place:
-        yield place.url(max_deliveries=2)
+    async with rabbit_sandbox("shop", "mail") as sandbox:
+        yield sandbox.url(max_deliveries=2)
 
 
 DURABLE: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {

@@ -1,4 +1,4 @@
-"""A Mosquitto of the test's own, that can be killed and started again."""
+"""Mosquitto servers for single tests, which may kill and restart them."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from tests.support.faststream_buses import FastStreamBus
 from tests.support.redis_server import free_port
 
 
-def program(name: str) -> str:
-    """Return the path of a program of Mosquitto."""
+def mosquitto_program(name: str) -> str:
+    """Return the path of one of the programs of Mosquitto."""
     found = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
     return found or missing(f"{name} is not installed")
 
@@ -29,8 +29,8 @@ class MqttServer:
     """A server process.
 
     Attributes:
-        config: further lines of its configuration.
-        user: the one user that it lets in, with a password; anybody if None.
+        config: More lines of its configuration.
+        user: The name and password of the only user; None admits everybody.
     """
 
     config: Sequence[str] = ()
@@ -40,34 +40,35 @@ class MqttServer:
     _process: subprocess.Popen[bytes] | None = None
 
     def url(self, group: str | None = None, **options: object) -> str:
-        """Return the URL of a bus."""
-        said = dict(options)
+        """Return the URL for a bus."""
+        query_options = dict(options)
         if group is not None:
-            said["group"] = group
-        port = said.pop("port", self.port)
-        query = "&".join(f"{name}={value}" for name, value in said.items())
+            query_options["group"] = group
+        port = query_options.pop("port", self.port)
+        query = "&".join(f"{name}={value}" for name, value in query_options.items())
         return f"mqtt://127.0.0.1:{port}?{query}"
 
     def bus(self, group: str | None = None, **options: object) -> FastStreamBus:
-        """Return a bus."""
+        """Return a bus on this server."""
         return FastStreamBus(self.url(group, **options))
 
     async def start(self) -> None:
-        """Start, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         where = self.directory / "mosquitto.conf"
         lines = [f"listener {self.port} 127.0.0.1", *self.config]
         if self.user is None:
             lines.append("allow_anonymous true")
         else:
             users = self.directory / "users"
-            command = [program("mosquitto_passwd"), "-b", "-c", str(users), *self.user]
+            command = [mosquitto_program("mosquitto_passwd"), "-b", "-c", str(users), *self.user]
             subprocess.run(command, check=True, capture_output=True)
             lines += ["allow_anonymous false", f"password_file {users}"]
             for each in (self.directory, users):
-                os.chmod(each, 0o755)  # the server gives up its rights
+                # The server drops its privileges before it reads them.
+                os.chmod(each, 0o755)
         where.write_text("\n".join(lines) + "\n")
         self._process = subprocess.Popen(
-            [program("mosquitto"), "-c", str(where)],
+            [mosquitto_program("mosquitto"), "-c", str(where)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -85,7 +86,7 @@ class MqttServer:
             return False
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the server."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
@@ -96,7 +97,7 @@ class MqttServer:
 async def mqtt_server(
     *config: str, user: tuple[str, str] | None = None
 ) -> AsyncGenerator[MqttServer]:
-    """Run a server while the body runs."""
+    """Run a server inside a `with` block."""
     server = MqttServer(config, user)
     try:
         await server.start()

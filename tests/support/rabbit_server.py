@@ -1,4 +1,4 @@
-"""The RabbitMQ of this machine, which others use, too: names of one's own, deleted in the end."""
+"""The RabbitMQ server at the default port: it is shared, so each test uses names of its own."""
 
 from __future__ import annotations
 
@@ -36,35 +36,35 @@ def rabbit_port() -> int:
 
 
 @dataclass
-class Rabbit:
-    """A place for one test.
+class RabbitSandbox:
+    """Names on the shared server for one test.
 
     Attributes:
-        exchange: what its exchange is called, and all other names begin with.
+        exchange: The name of the exchange, with which all other names begin.
     """
 
     port: int
     exchange: str = field(default_factory=lambda: f"goevent-test-{uuid.uuid4().hex[:12]}")
 
     def url(self, group: str | None = None, **options: object) -> str:
-        """Return the URL of a bus here."""
-        said: dict[str, object] = {"stream": self.exchange, "backoff": 0.02, **options}
+        """Return the URL for a bus."""
+        query_options: dict[str, object] = {"stream": self.exchange, "backoff": 0.02, **options}
         if group is not None:
-            said["group"] = group
-        port = said.pop("port", self.port)
-        query = "&".join(f"{name}={value}" for name, value in said.items())
+            query_options["group"] = group
+        port = query_options.pop("port", self.port)
+        query = "&".join(f"{name}={value}" for name, value in query_options.items())
         return f"amqp://guest:guest@127.0.0.1:{port}/?{query}"
 
     def bus(self, group: str | None = "shop", **options: object) -> FastStreamBus:
-        """Return a bus here."""
+        """Return a bus in this sandbox."""
         return FastStreamBus(self.url(group, **options))
 
     def queue(self, name: str = "order.paid", group: str = "shop") -> str:
-        """Return the name of a queue."""
+        """Return the name of a queue in RabbitMQ."""
         return f"{self.exchange}:{group}:{name}"
 
-    async def letters(self, queue: str) -> list[Any]:
-        """Take all that is ready in a queue."""
+    async def take_messages(self, queue: str) -> list[Any]:
+        """Take all messages that are ready in a queue."""
 
         async def take(channel: Any) -> list[Any]:
             taken: list[Any] = []
@@ -72,62 +72,66 @@ class Rabbit:
                 taken.append(message)
             return taken
 
-        return await asked(self.port, take)
+        return await with_channel(self.port, take)
 
     async def publish(self, body: bytes, key: str = "order.paid") -> None:
-        """Publish a body."""
+        """Publish a message with this body."""
 
         async def publish(channel: Any) -> None:
             await channel.basic_publish(body, exchange=self.exchange, routing_key=key)
 
-        await asked(self.port, publish)
+        await with_channel(self.port, publish)
 
 
-async def asked(port: int, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Return what a coroutine makes of a channel of its own, on a loop of its own."""
+async def with_channel(port: int, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
+    """Call a coroutine function with a channel, on an asyncio loop; return its result."""
 
-    async def ask() -> T:
+    async def connect_and_work() -> T:
         connection = await aiormq.connect(f"amqp://guest:guest@127.0.0.1:{port}/")
         try:
             return await work(await connection.channel())
         finally:
             await connection.close()
 
-    return await trio.to_thread.run_sync(lambda: asyncio.run(ask()))
+    return await trio.to_thread.run_sync(lambda: asyncio.run(connect_and_work()))
 
 
 @asynccontextmanager
-async def rabbit(*groups: str) -> AsyncGenerator[Rabbit]:
-    """Give a test a place, and remove it in the end.
+async def rabbit_sandbox(*groups: str) -> AsyncGenerator[RabbitSandbox]:
+    """Yield a sandbox, and delete its exchanges and queues afterwards.
 
     Args:
-        groups: the groups that listen there, if not "shop".
+        groups: The groups that listen in it; "shop" by default.
     """
-    place = Rabbit(rabbit_port())
+    sandbox = RabbitSandbox(rabbit_port())
     try:
-        yield place
+        yield sandbox
     finally:
         with trio.CancelScope(shield=True):
-            await removed(place.port, place.exchange, groups or ("shop",))
+            await delete_topology(sandbox.port, sandbox.exchange, groups or ("shop",))
 
 
-NAMES = ("order.paid", "order.lost", "order.item.added", "user.created")
+EVENT_NAMES = ("order.paid", "order.lost", "order.item.added", "user.created")
 
 
-async def removed(
-    port: int, exchange: str, groups: tuple[str, ...], names: tuple[str, ...] = NAMES
+async def delete_topology(
+    port: int, exchange: str, groups: tuple[str, ...], names: tuple[str, ...] = EVENT_NAMES
 ) -> None:
-    """Delete the exchanges and queues of an exchange."""
+    """Delete an exchange, and the exchanges and queues of its groups."""
 
     async def delete(channel: Any) -> None:
         for group in groups:
-            called = RabbitNames(exchange, f"{exchange}:{group}")
-            queues = [called.queue(name) for name in names]
-            for queue in (*queues, called.patterns, called.dead_letter_queue):
+            group_names = RabbitNames(exchange, f"{exchange}:{group}")
+            queues = [group_names.queue(name) for name in names]
+            for queue in (*queues, group_names.patterns, group_names.dead_letter_queue):
                 await channel.queue_delete(queue)
-            for each in (called.exact_exchange, called.patterns, called.dead_letter_exchange):
+            for each in (
+                group_names.exact_exchange,
+                group_names.patterns,
+                group_names.dead_letter_exchange,
+            ):
                 await channel.exchange_delete(each)
         await channel.exchange_delete(exchange)
 
     with suppress(OSError):
-        await asked(port, delete)
+        await with_channel(port, delete)

@@ -1,4 +1,4 @@
-"""MQTT over FastStream's broker: fan-out and groups, and what happens to its server."""
+"""MQTT: fan-out, groups, filters, lost connections and rejected logins."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent_faststream import BrokerConfig, FastStreamDriver
 from goevent_faststream._mqtt.topics import covering_filters, event_name_of, topic_of
 
-PLACES = [None, "shop"]
+GROUPS = [None, "shop"]
 
 
-async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
+async def test_event_that_matches_a_name_and_three_patterns_arrives_once() -> None:
     async with mqtt_server() as server:
         sender, receiver = server.bus(), server.bus()
         seen = [receiver.seen(via) for via in ("order.paid", "order.*", "*.paid", "**")]
@@ -36,7 +36,7 @@ async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
         assert [sorted(numbers(each)) for each in seen[:3]] == [[*range(100)]] * 3
 
 
-async def test_event_comes_once_to_a_group_whatever_it_matches() -> None:
+async def test_group_gets_an_event_once_however_many_patterns_match() -> None:
     async with mqtt_server() as server:
         sender, buses = server.bus(), [server.bus("shop") for _ in range(2)]
         exact: list[Any] = []
@@ -51,7 +51,7 @@ async def test_event_comes_once_to_a_group_whatever_it_matches() -> None:
         assert sorted(numbers(exact)) == [*range(100)]
 
 
-async def test_pattern_that_comes_late_does_not_bring_anything_twice_or_lose_it() -> None:
+async def test_late_pattern_neither_repeats_nor_loses_events() -> None:
     async with mqtt_server() as server:
         sender, receiver = server.bus(), server.bus()
         seen = receiver.seen()
@@ -77,22 +77,22 @@ async def test_pattern_that_comes_late_does_not_bring_anything_twice_or_lose_it(
         assert sorted(numbers(seen)) == [*range(sent)]
 
 
-async def test_middlewares_of_a_given_broker_run_around_both_ways() -> None:
-    class Noting(BaseMiddleware[Any, Any]):
-        ran: ClassVar[list[str]] = []
+async def test_middlewares_of_a_given_broker_run_in_both_directions() -> None:
+    class RecordingMiddleware(BaseMiddleware[Any, Any]):
+        calls: ClassVar[list[str]] = []
 
         async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
-            self.ran.append("publish")
+            self.calls.append("publish")
             return await call_next(cmd)
 
         async def consume_scope(self, call_next: Any, msg: Any) -> Any:
-            self.ran.append("consume")
+            self.calls.append("consume")
             if b"fail" in msg.body:
                 raise ValueError("a middleware of ours")
             return await call_next(msg)
 
     async with mqtt_server() as server:
-        broker = MQTTBroker(server.url(), middlewares=[Noting], logger=None)
+        broker = MQTTBroker(server.url(), middlewares=[RecordingMiddleware], logger=None)
         bus, other = FastStreamBus(FastStreamDriver(broker)), server.bus()
         back, there = bus.seen("user.created"), other.seen()
         async with opened(bus, other):
@@ -100,26 +100,26 @@ async def test_middlewares_of_a_given_broker_run_around_both_ways() -> None:
             await until(lambda: there)
             await other.dispatch(User(n=2))
             await until(lambda: back)
-            assert sorted(Noting.ran) == ["consume", "publish"]
-            await server_says(server, "goevent/user/created", b"fail")
+            assert sorted(RecordingMiddleware.calls) == ["consume", "publish"]
+            await publish_with_mosquitto(server, "goevent/user/created", b"fail")
             await until(lambda: bus.says("a middleware of ours"))
             await other.dispatch(User(n=3))
             await until(lambda: len(back) == 2)
 
 
-async def server_says(server: MqttServer, where: str, body: bytes) -> None:
-    """Publish a body with the program of Mosquitto."""
+async def publish_with_mosquitto(server: MqttServer, where: str, body: bytes) -> None:
+    """Publish a message with `mosquitto_pub`."""
     command = ["mosquitto_pub", "-p", str(server.port), "-t", where, "-m", body.decode(), "-q", "1"]
     await trio.run_process(command)
 
 
-async def test_bytes_that_are_no_event_and_topics_that_are_no_name_do_no_harm() -> None:
+async def test_undecodable_events_and_foreign_topics_do_no_harm() -> None:
     async with mqtt_server() as server:
         bus = server.bus()
         seen = bus.seen("**")
         async with bus:
             for where in ("goevent/a.b", "goevent/order/paid", "goevent", "other/order/paid"):
-                await server_says(server, where, b"{nonsense")
+                await publish_with_mosquitto(server, where, b"{nonsense")
             await until(lambda: bus.told)
             await bus.dispatch(Paid(n=1))
             await until(lambda: seen)
@@ -127,7 +127,7 @@ async def test_bytes_that_are_no_event_and_topics_that_are_no_name_do_no_harm() 
         assert numbers(seen) == [1]
 
 
-@pytest.mark.parametrize("group", PLACES)
+@pytest.mark.parametrize("group", GROUPS)
 async def test_server_killed_and_restarted_under_load_is_reported_and_used_again(
     group: str | None,
 ) -> None:
@@ -162,7 +162,7 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
         assert len(set(numbers(seen))) == len(seen)
 
 
-async def test_what_comes_while_a_connection_is_cut_is_kept_for_a_bus_without_a_group() -> None:
+async def test_server_keeps_events_for_a_bus_without_a_group_during_an_outage() -> None:
     async with mqtt_server() as server, fault_proxy(server.port) as proxy:
         sender, receiver = server.bus(), server.bus(port=proxy.port)
         seen = receiver.seen()
@@ -179,24 +179,26 @@ async def test_what_comes_while_a_connection_is_cut_is_kept_for_a_bus_without_a_
         assert receiver.says("is lost") == receiver.says("again") == 1
 
 
-@pytest.mark.parametrize("group", PLACES)
-async def test_equal_messages_are_not_taken_for_copies_after_a_reconnect(group: str | None) -> None:
+@pytest.mark.parametrize("group", GROUPS)
+async def test_equal_messages_after_a_reconnect_are_not_taken_for_repetitions(
+    group: str | None,
+) -> None:
     async with mqtt_server() as server, fault_proxy(server.port) as proxy:
         bus = server.bus(group, port=proxy.port, format="faststream")
         seen = bus.seen()
         async with bus:
             for _ in range(3):
-                await server_says(server, "goevent/order/paid", b'{"n":7}')
+                await publish_with_mosquitto(server, "goevent/order/paid", b'{"n":7}')
             await until(lambda: len(seen) == 3)
             proxy.reset()
             await until(lambda: bus.says("connected to mqtt again"))
             for body in (*[b'{"n":7}'] * 10, b'{"n":8}'):
-                await server_says(server, "goevent/order/paid", body)
+                await publish_with_mosquitto(server, "goevent/order/paid", body)
             await until(lambda: numbers(seen)[-1] == 8)
         assert numbers(seen) == [7] * 13 + [8]
 
 
-async def test_what_waits_for_room_as_the_connection_is_lost_comes_again() -> None:
+async def test_events_waiting_for_room_come_again_after_a_lost_connection() -> None:
     async with mqtt_server() as server, fault_proxy(server.port) as proxy:
         sender, receiver = server.bus(), server.bus(port=proxy.port, prefetch=2)
         gate = trio.Event()
@@ -218,7 +220,7 @@ async def test_what_waits_for_room_as_the_connection_is_lost_comes_again() -> No
         assert sorted(done) == [*range(10)]
 
 
-async def test_killed_process_of_a_group_does_not_hold_up_the_others() -> None:
+async def test_killed_member_of_a_group_does_not_delay_the_others() -> None:
     async with mqtt_server() as server, server.bus() as sender:
         async with at_work("faststream_worker", server.url("shop")) as worker:
             await accepted(sender, *range(10))
@@ -229,12 +231,14 @@ async def test_killed_process_of_a_group_does_not_hold_up_the_others() -> None:
         async with bus:
             await accepted(sender, *range(10, 20))
             await until(lambda: len(tries) == 10)
-        # At most once: what the process had got is gone with it.
+        # At most once: the events of the killed process are lost.
         assert sorted(tries) == [(n, 1) for n in range(10, 20)]
 
 
-@pytest.mark.parametrize("group", PLACES)
-async def test_publish_in_an_outage_fails_clearly_and_in_time(group: str | None) -> None:
+@pytest.mark.parametrize("group", GROUPS)
+async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
+    group: str | None,
+) -> None:
     async with mqtt_server() as server:
         bus = server.bus(group, publish_timeout=1)
         async with bus:
@@ -250,7 +254,7 @@ async def test_publish_in_an_outage_fails_clearly_and_in_time(group: str | None)
             assert not bus.driver.snapshot().connected
 
 
-async def test_black_hole_is_noticed_and_left() -> None:
+async def test_silent_server_is_noticed_and_the_connection_replaced() -> None:
     async with mqtt_server() as server, fault_proxy(server.port) as proxy:
         bus = server.bus(port=proxy.port)
         async with bus:
@@ -267,7 +271,7 @@ async def test_black_hole_is_noticed_and_left() -> None:
             await accepted(bus, 3)
 
 
-async def test_slow_listener_holds_back_the_island() -> None:
+async def test_slow_listener_holds_back_the_loop_side() -> None:
     async with mqtt_server("max_queued_messages 0") as server:
         sender, receiver = server.bus(), server.bus(prefetch=10)
         gate = trio.Event()
@@ -287,7 +291,7 @@ async def test_slow_listener_holds_back_the_island() -> None:
         assert sorted(done) == [*range(200)]
 
 
-async def test_flood_without_a_window_is_bounded_and_what_is_lost_is_reported() -> None:
+async def test_flood_of_qos_0_is_bounded_and_its_loss_reported() -> None:
     async with mqtt_server("max_queued_messages 0") as server:
         bus = server.bus(prefetch=10, format="faststream")
         gate = trio.Event()
@@ -305,12 +309,12 @@ async def test_flood_without_a_window_is_bounded_and_what_is_lost_is_reported() 
             await until(lambda: bus.says("are lost, since too many"))
             gate.set()
             await until(lambda: len(done) >= 1000)
-            await server_says(server, "goevent/order/paid", b'{"n":5000}')
+            await publish_with_mosquitto(server, "goevent/order/paid", b'{"n":5000}')
             await until(lambda: done[-1] == 5000)
         assert len(done) < 5000
 
 
-async def test_server_that_does_not_let_us_in_is_a_clear_error(
+async def test_rejected_login_is_a_connection_error_without_the_password(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -326,7 +330,7 @@ async def test_server_that_does_not_let_us_in_is_a_clear_error(
             await accepted(bus, 1)
 
 
-async def test_server_that_does_not_let_us_in_again_is_reported_once() -> None:
+async def test_login_rejected_on_a_reconnect_is_reported_once() -> None:
     async with mqtt_server(user=("me", "right")) as server:
         bus = FastStreamBus(f"mqtt://me:right@127.0.0.1:{server.port}")
 
@@ -347,7 +351,7 @@ async def test_server_that_does_not_let_us_in_again_is_reported_once() -> None:
             assert refusals() == 1
 
 
-async def test_port_where_nobody_listens_or_answers_is_a_clear_error() -> None:
+async def test_closed_port_and_silent_port_are_connection_errors() -> None:
     silent = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = silent[0].socket.getsockname()[1]
     try:
@@ -359,9 +363,9 @@ async def test_port_where_nobody_listens_or_answers_is_a_clear_error() -> None:
         await silent[0].aclose()
 
 
-async def test_no_connection_and_no_thread_is_left_after_close() -> None:
+async def test_close_leaves_no_connection_and_no_thread() -> None:
     async with mqtt_server() as server, fault_proxy(server.port) as proxy:
-        for group in PLACES:
+        for group in GROUPS:
             bus = server.bus(group, port=proxy.port)
             bus.seen()
             async with bus:
@@ -372,7 +376,7 @@ async def test_no_connection_and_no_thread_is_left_after_close() -> None:
             assert not [name for name in names if name.startswith("goevent-mqtt")]
 
 
-async def test_deep_names_are_deep_topics() -> None:
+async def test_long_names_are_deep_topics() -> None:
     async with mqtt_server() as server:
         sender, receiver = server.bus(prefix="a.b."), server.bus(prefix="a.b.")
         elsewhere = server.bus()
@@ -384,20 +388,20 @@ async def test_deep_names_are_deep_topics() -> None:
 
 
 @pytest.mark.parametrize("rest", ["host:port", "host/?port=1", "host/path", "h?version=4", "[host"])
-def test_url_that_makes_no_sense_is_refused_without_its_password(rest: str) -> None:
+def test_malformed_url_is_refused_without_its_password(rest: str) -> None:
     with pytest.raises(ValueError, match="MQTT") as caught:
         FastStreamDriver.from_url(f"mqtt://me:s3cret@{rest}")
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-def test_what_mqtt_does_not_have_is_refused() -> None:
+def test_settings_that_mqtt_lacks_are_refused() -> None:
     with pytest.raises(TypeError, match="topics"):
         FastStreamDriver(MQTTBroker(logger=None), address="orders")
     with pytest.raises(ValueError, match="streams"):
         FastStreamDriver(MQTTBroker(logger=None), BrokerConfig(stream="orders"))
 
 
-def test_capabilities_promise_no_more_than_mqtt_holds() -> None:
+def test_capabilities_promise_no_more_than_mqtt_guarantees() -> None:
     alone, grouped = (
         FastStreamDriver.from_url(url).capabilities for url in ("mqtt://h", "mqtt://h?group=a")
     )
@@ -421,7 +425,7 @@ def matches(filter_: str, name: str) -> bool:
 
 
 @pytest.mark.parametrize("vias", [*product(VIAS, repeat=2), *product(VIAS[:8], repeat=3)])
-def test_cover_has_each_topic_once(vias: tuple[str, ...]) -> None:
+def test_covering_filters_match_each_topic_once(vias: tuple[str, ...]) -> None:
     filters = covering_filters(vias)
     tests = [compile_pattern(via) for via in vias]
     for name in NAMES:
@@ -441,7 +445,7 @@ def test_filters_that_do_not_overlap_stay_narrow() -> None:
     assert (event_name_of("order/paid"), event_name_of("a.b/c")) == ("order.paid", "")
 
 
-async def test_old_version_refuses_headers_and_nothing_else() -> None:
+async def test_mqtt_3_events_without_headers_are_accepted() -> None:
     async with mqtt_server() as server:
         sender, receiver = server.bus(version="3.1.1"), server.bus(version="3.1.1")
         seen = receiver.seen("order.*")

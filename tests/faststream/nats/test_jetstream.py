@@ -1,4 +1,4 @@
-"""JetStream: durable events over FastStream's broker."""
+"""JetStream: durable consumers, redelivery, dead letters and lost connections."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 import trio
 from faststream.nats import JStream, NatsBroker
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
-from tests.support.nats_server import NatsServer, asked, nats_server
+from tests.support.nats_server import NatsServer, nats_server, with_client
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 
 from goevent import UnsupportedError
@@ -18,16 +18,16 @@ from goevent_faststream._nats.subjects import consumer_name
 
 
 def bus_on(server: NatsServer, group: str | None = "shop", **options: object) -> FastStreamBus:
-    """Return a bus with short patience."""
-    said = {"backoff": 0.02, **options}
+    """Return a bus with a short backoff."""
+    query_options = {"backoff": 0.02, **options}
     if group is not None:
-        said["group"] = group
-    query = "&".join(f"{name}={value}" for name, value in said.items())
+        query_options["group"] = group
+    query = "&".join(f"{name}={value}" for name, value in query_options.items())
     return FastStreamBus(f"nats+js://{server.addr}?{query}")
 
 
 async def dead_letters(server: NatsServer) -> list[tuple[str, bytes, dict[str, str]]]:
-    """Return subject, body and headers of what is in the stream of the dead letters."""
+    """Return the subject, body and headers of each dead letter."""
 
     async def read(client: Any) -> list[tuple[str, bytes, dict[str, str]]]:
         js = client.jetstream()
@@ -35,10 +35,10 @@ async def dead_letters(server: NatsServer) -> list[tuple[str, bytes, dict[str, s
         messages = [await js.get_msg("goevent-js-dead", n) for n in range(1, count + 1)]
         return [(each.subject, each.data, each.headers) for each in messages]
 
-    return await asked(server, read)
+    return await with_client(server, read)
 
 
-async def test_receipt_is_the_place_in_the_stream() -> None:
+async def test_receipt_is_the_sequence_in_the_stream() -> None:
     async with nats_server() as server, bus_on(server, None) as bus:
         handles = await accepted(bus, 1, 2)
         assert [handle.receipt for handle in handles] == ["1", "2"]
@@ -53,7 +53,7 @@ async def test_bus_without_a_group_can_only_publish() -> None:
                 await registration.ready()
 
 
-async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
+async def test_failed_event_is_redelivered_until_it_is_a_dead_letter() -> None:
     async with nats_server() as server:
         bus = bus_on(server, max_deliveries=3)
         tries = bus.tries(fail=lambda event: event.n == 13)
@@ -70,7 +70,7 @@ async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
         assert "ValueError" in headers["goevent-details"]
 
 
-async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
+async def test_undecodable_event_is_a_dead_letter_at_once() -> None:
     async with nats_server() as server:
         bus = bus_on(server)
         seen = bus.seen()
@@ -79,7 +79,7 @@ async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
             async def publish(client: Any) -> None:
                 await client.jetstream().publish("goevent-js.order.paid", b"{nonsense")
 
-            await asked(server, publish)
+            await with_client(server, publish)
             await accepted(bus, 1)
             await until(lambda: seen and bus.told)
         ((_, body, headers),) = await dead_letters(server)
@@ -88,7 +88,7 @@ async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
         assert numbers(seen) == [1]
 
 
-async def test_long_listener_keeps_its_event() -> None:
+async def test_event_of_a_long_listener_is_not_redelivered() -> None:
     async with nats_server() as server:
         bus, other = bus_on(server, claim_idle=1), bus_on(server, claim_idle=1)
         begun: list[int] = []
@@ -103,13 +103,14 @@ async def test_long_listener_keeps_its_event() -> None:
         async with opened(bus, other):
             await accepted(bus, 1)
             await until(lambda: begun)
-            await trio.sleep(2.5)  # what is not looked after comes again after one second
+            # Without a sign of life, the event would be redelivered after one second.
+            await trio.sleep(2.5)
             gate.set()
             await until(lambda: not any(b.pending for b in bus.backlogs() + other.backlogs()))
         assert begun == [1]
 
 
-async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end() -> None:
+async def test_unbegun_events_go_to_another_bus_when_their_bus_closes() -> None:
     async with nats_server() as server:
         first, second = bus_on(server), bus_on(server)
         gate = trio.Event()
@@ -134,7 +135,7 @@ async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end() -> None:
 
 
 async def stopped_in_the_middle(server: NatsServer, begun: list[int]) -> None:
-    """Open a bus whose listener never ends, and close it when it holds ten events."""
+    """Open a bus with a listener that never ends, and close it when it holds ten events."""
     bus = bus_on(server)
     before = len(begun)
 
@@ -149,7 +150,7 @@ async def stopped_in_the_middle(server: NatsServer, begun: list[int]) -> None:
         await bus.close(timeout=0.1)
 
 
-async def test_stops_count_as_deliveries_only_of_what_was_begun() -> None:
+async def test_closing_a_bus_counts_a_delivery_only_for_begun_events() -> None:
     begun: list[int] = []
     async with nats_server() as server:
         async with bus_on(server, None) as sender:
@@ -165,7 +166,7 @@ async def test_stops_count_as_deliveries_only_of_what_was_begun() -> None:
     assert sorted(tries) == [(n, 1 + begun.count(n)) for n in range(10)]
 
 
-async def test_snapshot_tells_what_the_group_has_to_do() -> None:
+async def test_snapshot_shows_the_backlog_of_the_group() -> None:
     async with nats_server() as server:
         bus = bus_on(server, prefetch=2)
         gate = trio.Event()
@@ -184,7 +185,7 @@ async def test_snapshot_tells_what_the_group_has_to_do() -> None:
             await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
 
 
-async def test_pattern_gets_names_that_were_there_and_those_that_come() -> None:
+async def test_pattern_gets_existing_event_names_and_new_ones() -> None:
     async with nats_server() as server:
         bus = bus_on(server)
         exact, pattern = bus.seen("order.paid"), bus.seen("order.**")
@@ -200,7 +201,7 @@ async def test_pattern_gets_names_that_were_there_and_those_that_come() -> None:
         assert sorted(numbers(pattern)) == [1, 2, 3, 5]
 
 
-async def test_group_that_begins_at_the_latest_misses_what_was() -> None:
+async def test_group_that_starts_at_the_latest_misses_older_events() -> None:
     async with nats_server() as server:
         async with bus_on(server, None) as sender:
             await accepted(sender, 1)
@@ -212,7 +213,7 @@ async def test_group_that_begins_at_the_latest_misses_what_was() -> None:
         assert numbers(seen) == [2]
 
 
-async def test_event_that_killed_every_bus_is_not_run_any_more() -> None:
+async def test_event_that_killed_every_bus_is_not_run_again() -> None:
     async with nats_server() as server:
         bus = bus_on(server, max_deliveries=2)
         bus.seen()
@@ -228,7 +229,7 @@ async def test_event_that_killed_every_bus_is_not_run_any_more() -> None:
                 (message,) = await pull.fetch(1)
                 await message.nak()
 
-        await asked(server, die_twice)
+        await with_client(server, die_twice)
         seen = bus.seen()
         async with bus:
             await until(lambda: bus.says("is a dead letter after 3 deliveries"))
@@ -237,7 +238,7 @@ async def test_event_that_killed_every_bus_is_not_run_any_more() -> None:
         assert (body, headers["goevent-deliveries"]) == (b"{}", "3")
 
 
-async def test_consumer_that_vanishes_is_made_again_and_reported() -> None:
+async def test_deleted_consumer_is_created_again_and_reported() -> None:
     async with nats_server() as server:
         bus = bus_on(server)
         seen = bus.seen()
@@ -249,14 +250,14 @@ async def test_consumer_that_vanishes_is_made_again_and_reported() -> None:
                 durable = consumer_name("shop", "order.paid")
                 await client.jetstream().delete_consumer("goevent-js", durable)
 
-            await asked(server, delete)
+            await with_client(server, delete)
             await until(lambda: bus.says("was deleted"))
             await accepted(bus, 3)
             await until(lambda: len(seen) == 3)
         assert numbers(seen) == [1, 2, 3]
 
 
-async def test_redelivery_waits_for_longer_each_time() -> None:
+async def test_pause_before_a_redelivery_grows() -> None:
     async with nats_server() as server:
         bus = bus_on(server, backoff=0.2, max_deliveries=4)
         times: list[float] = []
@@ -309,7 +310,7 @@ async def test_server_killed_and_restarted_under_load_loses_nothing() -> None:
         assert receiver.says("connected to nats+js again") == 2
 
 
-async def test_stream_of_ones_own_says_where_events_are() -> None:
+async def test_given_stream_decides_the_subjects_of_events() -> None:
     async with nats_server() as server:
 
         def bus(group: str) -> FastStreamBus:
@@ -328,7 +329,7 @@ async def test_stream_of_ones_own_says_where_events_are() -> None:
             info = await client.jetstream().stream_info("orders", subjects_filter=">")
             return info.config.max_msgs, info.state.subjects
 
-        assert await asked(server, subjects) == (1000, {"shop.events.order.paid": 1})
+        assert await with_client(server, subjects) == (1000, {"shop.events.order.paid": 1})
 
 
 def test_no_two_names_share_a_consumer() -> None:

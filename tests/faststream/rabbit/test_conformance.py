@@ -9,14 +9,14 @@ from typing import ClassVar
 
 import trio
 from tests.support.faststream_cases import FastStreamCases
-from tests.support.rabbit_server import rabbit_port, removed
+from tests.support.rabbit_server import delete_topology, rabbit_port
 
 from goevent import Driver
 from goevent_faststream import FastStreamDriver
 
 
-class NotingDriver(FastStreamDriver):
-    """Notes what queues there will be, so that they can be removed."""
+class RecordingDriver(FastStreamDriver):
+    """Records the event names, for the deletion of their queues."""
 
     names: ClassVar[set[str]]
 
@@ -34,24 +34,26 @@ class RabbitCases(FastStreamCases):
 
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
-        class Noting(NotingDriver):
+        class CaseDriver(RecordingDriver):
             names: ClassVar[set[str]] = set()
 
         groups: set[str] = set()
         exchange = f"goevent-test-{uuid.uuid4().hex[:12]}"
-        self.driver = Noting
+        self.driver = CaseDriver
         self.url = f"amqp://guest:guest@127.0.0.1:{{port}}/?stream={exchange}{self.options}"
         try:
             async with super().broker() as make:
 
-                def noting(group: str) -> Driver:
+                def make_recorded(group: str) -> Driver:
                     groups.add(group)
                     return make(group)
 
-                yield noting
+                yield make_recorded
         finally:
             with trio.CancelScope(shield=True):
-                await removed(rabbit_port(), exchange, tuple(groups), tuple(Noting.names))
+                await delete_topology(
+                    rabbit_port(), exchange, tuple(groups), tuple(CaseDriver.names)
+                )
 
 
 class TestRabbit(RabbitCases):

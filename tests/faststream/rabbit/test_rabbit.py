@@ -1,4 +1,4 @@
-"""RabbitMQ without a group: fan-out over FastStream's broker, and what can go wrong with it."""
+"""RabbitMQ without a group: fan-out, lost connections, rejected logins and hostile messages."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, Rabbit
 from pamqp import encode
 from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
-from tests.support.rabbit_server import asked, rabbit, rabbit_port
+from tests.support.rabbit_server import rabbit_port, rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy, free_port
 
@@ -25,9 +25,9 @@ from goevent_faststream._rabbit.names import MAX_SHORT_STRING_BYTES, RabbitNames
 from goevent_faststream._rabbit.receiver import count_deliveries
 
 
-async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
-    async with rabbit() as place:
-        sender, receiver = place.bus(None), place.bus(None)
+async def test_event_that_matches_a_name_and_three_patterns_arrives_once() -> None:
+    async with rabbit_sandbox() as sandbox:
+        sender, receiver = sandbox.bus(None), sandbox.bus(None)
         seen = [receiver.seen(via) for via in ("order.paid", "order.*", "*.paid", "**")]
         async with opened(sender, receiver):
             await accepted(sender, *range(100))
@@ -37,20 +37,21 @@ async def test_event_comes_once_by_a_name_and_three_patterns() -> None:
         assert [numbers(each) for each in seen[:3]] == [[*range(100)]] * 3
 
 
-async def test_double_star_needs_a_word_where_amqp_needs_none() -> None:
-    async with rabbit() as place:
-        sender, receiver = place.bus(None), place.bus(None)
+async def test_double_star_needs_a_word_although_a_sharp_needs_none() -> None:
+    async with rabbit_sandbox() as sandbox:
+        sender, receiver = sandbox.bus(None), sandbox.bus(None)
         within, all_of_them = receiver.seen("order.paid.**"), receiver.seen("**")
         async with opened(sender, receiver):
-            await accepted(sender, 1)  # order.paid, which order.paid.# has
+            # The binding key order.paid.# matches order.paid, too.
+            await accepted(sender, 1)
             await sender.dispatch(Deep(n=2))
             await until(lambda: len(all_of_them) == 2)
         assert within == []
 
 
-async def test_one_exchange_serves_groups_and_buses_without_one() -> None:
-    async with rabbit() as place:
-        alone, grouped = place.bus(None), place.bus("shop")
+async def test_one_exchange_serves_buses_with_and_without_a_group() -> None:
+    async with rabbit_sandbox() as sandbox:
+        alone, grouped = sandbox.bus(None), sandbox.bus("shop")
         own, theirs = alone.seen(), grouped.seen()
         async with opened(alone, grouped):
             await accepted(alone, 1)
@@ -59,38 +60,38 @@ async def test_one_exchange_serves_groups_and_buses_without_one() -> None:
         assert sorted(numbers(own)) == sorted(numbers(theirs)) == [1, 2]
 
 
-async def test_event_that_nobody_listens_to_is_accepted() -> None:
-    async with rabbit() as place, place.bus(None) as bus:
+async def test_event_without_any_listener_is_accepted() -> None:
+    async with rabbit_sandbox() as sandbox, sandbox.bus(None) as bus:
         (handle,) = await accepted(bus, 1)
         assert handle.receipt == handle.id
 
 
-class Noting(BaseMiddleware[Any, Any]):
-    """Notes what passes it."""
+class RecordingMiddleware(BaseMiddleware[Any, Any]):
+    """Records the calls of its two scopes."""
 
-    ran: ClassVar[list[str]]
+    calls: ClassVar[list[str]]
 
     async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
-        self.ran.append("publish")
+        self.calls.append("publish")
         return await call_next(cmd)
 
     async def consume_scope(self, call_next: Any, msg: Any) -> Any:
-        self.ran.append("consume")
+        self.calls.append("consume")
         if b"fail" in msg.body:
             raise ValueError("a middleware of ours")
         return await call_next(msg)
 
 
 @pytest.mark.parametrize("group", [None, "shop"])
-async def test_middlewares_of_a_given_broker_run_around_both_ways(group: str | None) -> None:
-    class Here(Noting):
-        ran: ClassVar[list[str]] = []
+async def test_middlewares_of_a_given_broker_run_in_both_directions(group: str | None) -> None:
+    class Recording(RecordingMiddleware):
+        calls: ClassVar[list[str]] = []
 
-    async with rabbit() as place:
-        url = f"amqp://guest:guest@127.0.0.1:{place.port}/"
-        broker = RabbitBroker(url, middlewares=[Here], logger=None)
-        config = BrokerConfig(group=group, stream=place.exchange, max_deliveries=2, backoff=0.02)
-        bus, other = FastStreamBus(FastStreamDriver(broker, config)), place.bus(None)
+    async with rabbit_sandbox() as sandbox:
+        url = f"amqp://guest:guest@127.0.0.1:{sandbox.port}/"
+        broker = RabbitBroker(url, middlewares=[Recording], logger=None)
+        config = BrokerConfig(group=group, stream=sandbox.exchange, max_deliveries=2, backoff=0.02)
+        bus, other = FastStreamBus(FastStreamDriver(broker, config)), sandbox.bus(None)
         back = bus.seen("user.created")
         there = other.seen()
         async with opened(bus, other):
@@ -98,19 +99,21 @@ async def test_middlewares_of_a_given_broker_run_around_both_ways(group: str | N
             await until(lambda: there)
             await other.dispatch(User(n=2))
             await until(lambda: back)
-            assert sorted(Here.ran) == ["consume", "publish"]
-            await place.publish(b"fail", "user.created")
+            assert sorted(Recording.calls) == ["consume", "publish"]
+            await sandbox.publish(b"fail", "user.created")
             await until(lambda: bus.says("a middleware of ours") == (1 if group is None else 2))
             await other.dispatch(User(n=3))
             await until(lambda: len(back) == 2)
-        letters = [] if group is None else await place.letters(place.queue("+dead"))
+        letters = [] if group is None else await sandbox.take_messages(sandbox.queue("+dead"))
         assert [letter.body for letter in letters] == ([] if group is None else [b"fail"])
 
 
 @pytest.mark.parametrize("group", [None, "shop"])
-async def test_publish_in_an_outage_fails_clearly_and_in_time(group: str | None) -> None:
-    async with rabbit() as place, fault_proxy(place.port) as proxy:
-        bus = place.bus(group, port=proxy.port, publish_timeout=1)
+async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
+    group: str | None,
+) -> None:
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
+        bus = sandbox.bus(group, port=proxy.port, publish_timeout=1)
         async with bus:
             await accepted(bus, 1)
             proxy.refuse()
@@ -125,9 +128,9 @@ async def test_publish_in_an_outage_fails_clearly_and_in_time(group: str | None)
         assert bus.says("connection to amqp is lost") == 1
 
 
-async def test_publish_into_a_black_hole_fails_in_time() -> None:
-    async with rabbit() as place, fault_proxy(place.port) as proxy:
-        bus = place.bus(None, port=proxy.port)
+async def test_publish_to_a_silent_server_fails_in_time() -> None:
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
+        bus = sandbox.bus(None, port=proxy.port)
         async with bus:
             await accepted(bus, 1)
             proxy.swallow()
@@ -143,9 +146,9 @@ async def test_publish_into_a_black_hole_fails_in_time() -> None:
 
 
 async def test_connection_cut_under_load_is_reported_once_and_used_again() -> None:
-    async with rabbit() as place, fault_proxy(place.port) as proxy:
-        sender = place.bus(None, port=proxy.port)
-        receiver = place.bus(None, port=proxy.port)
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
+        sender = sandbox.bus(None, port=proxy.port)
+        receiver = sandbox.bus(None, port=proxy.port)
         seen = receiver.seen()
         stop = False
 
@@ -172,8 +175,8 @@ async def test_connection_cut_under_load_is_reported_once_and_used_again() -> No
 
 
 async def test_slow_listener_holds_back_the_server() -> None:
-    async with rabbit() as place:
-        sender, receiver = place.bus(None), place.bus(None, prefetch=10)
+    async with rabbit_sandbox() as sandbox:
+        sender, receiver = sandbox.bus(None), sandbox.bus(None, prefetch=10)
         gate = trio.Event()
         done: list[int] = []
 
@@ -199,7 +202,7 @@ async def test_slow_listener_holds_back_the_server() -> None:
         ("guest:guest", "nowhere", "virtual host"),
     ],
 )
-async def test_server_that_does_not_let_us_in_is_a_clear_error(
+async def test_rejected_login_is_a_connection_error_without_the_password(
     user: str, vhost: str, says: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
@@ -211,7 +214,7 @@ async def test_server_that_does_not_let_us_in_is_a_clear_error(
     assert "s3cret" not in caplog.text.replace("s3cret:******", "")
 
 
-async def test_port_where_nobody_listens_or_answers_is_a_clear_error() -> None:
+async def test_closed_port_and_silent_port_are_connection_errors() -> None:
     silent = await trio.open_tcp_listeners(0, host="127.0.0.1")
     port = silent[0].socket.getsockname()[1]
     try:
@@ -225,10 +228,10 @@ async def test_port_where_nobody_listens_or_answers_is_a_clear_error() -> None:
     assert not [name for name in names if name.startswith("goevent-amqp")]
 
 
-async def test_no_connection_and_no_thread_is_left_after_close() -> None:
-    async with rabbit() as place, fault_proxy(place.port) as proxy:
+async def test_close_leaves_no_connection_and_no_thread() -> None:
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
         for group in (None, "shop"):
-            bus = place.bus(group, port=proxy.port)
+            bus = sandbox.bus(group, port=proxy.port)
             bus.seen()
             async with bus:
                 await accepted(bus, 1)
@@ -238,7 +241,7 @@ async def test_no_connection_and_no_thread_is_left_after_close() -> None:
             assert not [name for name in names if name.startswith("goevent-amqp")]
 
 
-def test_url_keeps_what_it_says_of_heartbeats_and_tls() -> None:
+def test_url_keeps_its_heartbeat_and_its_tls_scheme() -> None:
     def kwargs(url: str) -> dict[str, Any]:
         broker: Any = FastStreamDriver.from_url(url).broker
         found: dict[str, Any] = broker._connection_kwargs
@@ -250,13 +253,13 @@ def test_url_keeps_what_it_says_of_heartbeats_and_tls() -> None:
 
 
 @pytest.mark.parametrize("rest", ["host:port", "host/?port=1", "host:99999999", "[host"])
-def test_url_that_makes_no_sense_is_refused_without_its_password(rest: str) -> None:
+def test_malformed_url_is_refused_without_its_password(rest: str) -> None:
     with pytest.raises(ValueError, match="RabbitMQ") as caught:
         FastStreamDriver.from_url(f"amqp://guest:s3cret@{rest}")
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r}"
 
 
-def test_addresses_that_cannot_hold_events_are_refused() -> None:
+def test_unsuitable_addresses_are_refused() -> None:
     broker = RabbitBroker(logger=None)
     with pytest.raises(ValueError, match="topic"):
         FastStreamDriver(broker, address=RabbitExchange("x", type=ExchangeType.FANOUT))
@@ -283,7 +286,7 @@ def test_no_two_names_share_a_queue() -> None:
     assert binding_key("a.*.**") == "a.*.#"
 
 
-def test_deliveries_are_what_the_queue_has_counted_and_we_have() -> None:
+def test_deliveries_are_the_counts_of_the_queue_and_of_goevent() -> None:
     assert count_deliveries({}, False) == 1
     assert count_deliveries({}, True) == 2
     assert count_deliveries({"x-delivery-count": 3}, True) == 4
@@ -291,7 +294,7 @@ def test_deliveries_are_what_the_queue_has_counted_and_we_have() -> None:
 
 
 async def test_routing_key_that_is_too_long_is_refused() -> None:
-    async with rabbit() as place, place.bus(None, prefix="p" * 199 + ".") as bus:
+    async with rabbit_sandbox() as sandbox, sandbox.bus(None, prefix="p" * 199 + ".") as bus:
         handle = await bus.dispatch(Event("x" * 60, {}))
         await handle.wait()
         assert isinstance(handle.errors[0].error, DriverError)
@@ -300,24 +303,24 @@ async def test_routing_key_that_is_too_long_is_refused() -> None:
 
 @pytest.mark.parametrize("group", [None, "shop"])
 @pytest.mark.parametrize(
-    "said",
+    "properties",
     [
         {"message_id": "\udcff"},
         {"correlation_id": "\udcff" * 200},
         {"headers": {"raw": "table"}},
         {"timestamp": datetime.now(UTC)},
     ],
-    ids=lambda said: next(iter(said)),
+    ids=lambda properties: next(iter(properties)),
 )
-async def test_properties_that_are_no_text_and_no_time_end_nothing(
-    said: dict[str, Any], group: str | None, monkeypatch: pytest.MonkeyPatch
+async def test_invalid_text_and_times_in_properties_do_not_close_the_connection(
+    properties: dict[str, Any], group: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def raw(text: str) -> bytes:
         data = text.encode(errors="surrogateescape")
         return bytes([len(data)]) + data
 
-    async with rabbit() as place:
-        bus = place.bus(group, format="faststream", max_deliveries=2)
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus(group, format="faststream", max_deliveries=2)
         seen: list[int] = []
 
         def fail(event: Paid) -> None:
@@ -335,16 +338,16 @@ async def test_properties_that_are_no_text_and_no_time_end_nothing(
             try:
                 await channel.basic_publish(
                     b'{"n":1}',
-                    exchange=place.exchange,
+                    exchange=sandbox.exchange,
                     routing_key="order.paid",
-                    properties=Basic.Properties(**said),
+                    properties=Basic.Properties(**properties),
                 )
             finally:
                 monkeypatch.undo()
 
         bus.subscribe(fail, Paid)
         async with bus:
-            await asked(place.port, publish)
+            await with_channel(sandbox.port, publish)
             await (await bus.dispatch(Paid(n=2))).wait()
             await until(lambda: {*seen} == {1, 2})
             if group is not None:

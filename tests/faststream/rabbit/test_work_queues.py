@@ -1,4 +1,4 @@
-"""RabbitMQ with a group: durable events over FastStream's broker."""
+"""RabbitMQ with a group: durable queues, redelivery, dead letters and lost connections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import trio
 from faststream.rabbit import RabbitBroker, RabbitQueue
 from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
-from tests.support.rabbit_server import asked, rabbit
+from tests.support.rabbit_server import rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy
 
@@ -18,16 +18,16 @@ from goevent import current_delivery
 from goevent_faststream import BrokerConfig, FastStreamDriver
 
 
-async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
-    async with rabbit() as place:
-        bus = place.bus(max_deliveries=3)
+async def test_failed_event_is_redelivered_until_it_is_a_dead_letter() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus(max_deliveries=3)
         tries = bus.tries(fail=lambda event: event.n == 13)
         async with bus:
             handles = await accepted(bus, *range(10, 16))
             await until(lambda: bus.says("is a dead letter after 3 deliveries"))
         good = [(n, 1) for n in (10, 11, 12, 14, 15)]
         assert sorted(tries) == sorted([*good, (13, 1), (13, 2), (13, 3)])
-        (letter,) = await place.letters(place.queue("+dead"))
+        (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
         headers = letter.header.properties.headers
         assert b'"n":13' in letter.body
         assert "no 13" in headers["goevent-reason"]
@@ -36,14 +36,14 @@ async def test_failed_event_comes_again_until_it_is_a_dead_letter() -> None:
         assert headers["goevent-name"] == "order.paid"
         assert headers["goevent-id"] == handles[3].id
         assert letter.header.properties.delivery_mode == 2
-        assert await place.letters(place.queue()) == []
+        assert await sandbox.take_messages(sandbox.queue()) == []
 
 
-async def test_dead_letter_that_is_not_confirmed_in_time_is_reported_and_tried_again(
+async def test_dead_letter_without_a_confirm_is_reported_and_written_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    async with rabbit() as place, fault_proxy(place.port) as proxy:
-        bus = place.bus(max_deliveries=1, port=proxy.port)
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
+        bus = sandbox.bus(max_deliveries=1, port=proxy.port)
         begun, gate = trio.Event(), trio.Event()
 
         async def fail(event: Paid) -> None:
@@ -62,18 +62,18 @@ async def test_dead_letter_that_is_not_confirmed_in_time_is_reported_and_tried_a
             monkeypatch.undo()
             proxy.pass_on()
             await until(lambda: bus.says("is a dead letter after"))
-        assert await place.letters(place.queue("+dead"))
+        assert await sandbox.take_messages(sandbox.queue("+dead"))
 
 
-async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
-    async with rabbit() as place:
-        bus = place.bus()
+async def test_undecodable_event_is_a_dead_letter_at_once() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus()
         seen = bus.seen()
         async with bus:
-            await place.publish(b"{nonsense")
+            await sandbox.publish(b"{nonsense")
             await accepted(bus, 1)
             await until(lambda: seen and bus.told)
-        (letter,) = await place.letters(place.queue("+dead"))
+        (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
         assert letter.body == b"{nonsense"
         assert letter.header.properties.headers["goevent-deliveries"] == 1
         assert numbers(seen) == [1]
@@ -81,8 +81,8 @@ async def test_bytes_that_are_no_event_are_a_dead_letter_at_once() -> None:
 
 async def test_headers_arrive_as_text_and_are_the_same_at_each_delivery() -> None:
     given: dict[str, Any] = {"tenant": "zürich", "n": 7, "raw": bytearray(b"a\xff"), "flag": True}
-    async with rabbit() as place:
-        bus = place.bus(format="faststream")
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus(format="faststream")
         seen: list[tuple[int, dict[str, str]]] = []
 
         async def fail_at_first(event: Paid) -> None:
@@ -95,42 +95,42 @@ async def test_headers_arrive_as_text_and_are_the_same_at_each_delivery() -> Non
             properties = Basic.Properties(headers=given, correlation_id="request-7")
             await channel.basic_publish(
                 b'{"n":1}',
-                exchange=place.exchange,
+                exchange=sandbox.exchange,
                 routing_key="order.paid",
                 properties=properties,
             )
 
         bus.subscribe(fail_at_first, Paid)
         async with bus:
-            await asked(place.port, publish)
+            await with_channel(sandbox.port, publish)
             await until(lambda: len(seen) == 2)
         text = {"tenant": "zürich", "n": "7", "raw": "a\N{REPLACEMENT CHARACTER}", "flag": "True"}
         assert seen == [(n, {**text, "correlation_id": "request-7"}) for n in (1, 2)]
 
 
-async def test_event_that_killed_every_process_is_not_run_any_more() -> None:
-    async with rabbit() as place:
-        bus = place.bus(max_deliveries=2)
+async def test_event_that_killed_every_process_is_not_run_again() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus(max_deliveries=2)
         bus.seen()
         async with bus:
             pass
-        await place.publish(b"{}")
+        await sandbox.publish(b"{}")
 
         async def die(channel: Any) -> None:
-            message = await channel.basic_get(place.queue())
+            message = await channel.basic_get(sandbox.queue())
             assert message.delivery_tag
 
         for _ in range(2):
-            await asked(place.port, die)
+            await with_channel(sandbox.port, die)
         seen = bus.seen()
         async with bus:
             await until(lambda: bus.says("is a dead letter after 3 deliveries"))
         assert not seen
 
 
-async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end_and_does_not_count() -> None:
-    async with rabbit() as place:
-        first, second = place.bus(prefetch=15), place.bus()
+async def test_unbegun_events_go_to_another_bus_uncounted_when_their_bus_closes() -> None:
+    async with rabbit_sandbox() as sandbox:
+        first, second = sandbox.bus(prefetch=15), sandbox.bus()
         gate = trio.Event()
         begun: list[int] = []
 
@@ -154,9 +154,9 @@ async def test_what_nobody_has_begun_goes_to_another_bus_at_the_end_and_does_not
         assert {deliveries for _, deliveries in tries} == {1}
 
 
-async def test_window_bounds_what_a_slow_listener_holds() -> None:
-    async with rabbit() as place:
-        bus = place.bus(prefetch=2)
+async def test_prefetch_bounds_the_events_that_a_slow_listener_holds() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus(prefetch=2)
         gate = trio.Event()
 
         async def slow(event: Paid) -> None:
@@ -173,9 +173,9 @@ async def test_window_bounds_what_a_slow_listener_holds() -> None:
             await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
 
 
-async def test_event_comes_once_to_a_group_whatever_it_matches() -> None:
-    async with rabbit() as place:
-        buses = [place.bus() for _ in range(2)]
+async def test_group_gets_an_event_once_however_many_patterns_match() -> None:
+    async with rabbit_sandbox() as sandbox:
+        buses = [sandbox.bus() for _ in range(2)]
         exact: list[Any] = []
         pattern: list[Any] = []
 
@@ -186,12 +186,12 @@ async def test_event_comes_once_to_a_group_whatever_it_matches() -> None:
             bus.subscribe(exact.append, Paid)
             for via in ("order.*", "order.**", "**"):
                 note(bus, via)
-        async with place.bus(None) as sender, opened(*buses):
+        async with sandbox.bus(None) as sender, opened(*buses):
             await accepted(sender, *range(50))
             for event in (Deep(n=50), User(n=51)):
                 await (await sender.dispatch(event)).wait()
             await until(lambda: len(exact) == 50 and len(pattern) == 150 + 2 + 1)
-            # What could come twice would have come before this.
+            # A second copy of any event would have arrived before this event.
             await accepted(sender, 99)
             await until(lambda: len(exact) == 51 and len(pattern) == 156)
         assert sorted(numbers(exact)) == [*range(50), 99]
@@ -199,9 +199,9 @@ async def test_event_comes_once_to_a_group_whatever_it_matches() -> None:
             assert pattern.count(via) == most
 
 
-async def test_name_that_is_dropped_goes_on_coming_by_a_pattern() -> None:
-    async with rabbit() as place:
-        bus = place.bus()
+async def test_unregistered_name_still_reaches_a_pattern() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus()
         exact, pattern = bus.seen(), bus.seen("order.*")
         async with bus:
             await accepted(bus, 1)
@@ -212,9 +212,9 @@ async def test_name_that_is_dropped_goes_on_coming_by_a_pattern() -> None:
         assert numbers(exact) == [1]
 
 
-async def test_redelivery_waits_for_longer_each_time() -> None:
-    async with rabbit() as place:
-        bus = place.bus(backoff=0.2, max_deliveries=4)
+async def test_pause_before_a_redelivery_grows() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus(backoff=0.2, max_deliveries=4)
         times: list[float] = []
 
         def fail(event: Paid) -> None:
@@ -230,9 +230,9 @@ async def test_redelivery_waits_for_longer_each_time() -> None:
         assert all(pause >= each for pause, each in zip(pauses, least, strict=True))
 
 
-async def test_failed_event_is_returned_at_once_when_its_bus_ends() -> None:
-    async with rabbit() as place:
-        first, second = place.bus(backoff=30), place.bus()
+async def test_failed_event_is_returned_at_once_when_its_bus_closes() -> None:
+    async with rabbit_sandbox() as sandbox:
+        first, second = sandbox.bus(backoff=30), sandbox.bus()
         tries = first.tries(fail=lambda _: True)
         async with first:
             await accepted(first, 1)
@@ -245,8 +245,8 @@ async def test_failed_event_is_returned_at_once_when_its_bus_ends() -> None:
 
 
 async def test_connection_cut_under_load_loses_nothing_and_runs_nothing_twice() -> None:
-    async with rabbit() as place, fault_proxy(place.port) as proxy:
-        sender, receiver = place.bus(None), place.bus(port=proxy.port)
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
+        sender, receiver = sandbox.bus(None), sandbox.bus(port=proxy.port)
         seen: list[int] = []
 
         async def slow(event: Paid) -> None:
@@ -281,23 +281,24 @@ async def test_connection_cut_under_load_loses_nothing_and_runs_nothing_twice() 
         assert len(set(seen)) == len(seen)
 
 
-async def test_queue_that_vanishes_is_made_again_and_reported() -> None:
-    async with rabbit() as place:
-        bus = place.bus()
+async def test_deleted_queue_is_created_again_and_reported() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus()
         seen = bus.seen()
         async with bus:
             await accepted(bus, 1)
             await until(lambda: seen)
 
             async def delete(channel: Any) -> None:
-                await channel.queue_delete(place.queue())
+                await channel.queue_delete(sandbox.queue())
 
-            await asked(place.port, delete)
+            await with_channel(sandbox.port, delete)
             await until(lambda: bus.says("was deleted"))
 
             async def comes() -> None:
                 n = 2
-                while len(seen) < 2:  # until the queue is bound, the server has nobody to keep it
+                # Until the queue is bound again, the server drops the event.
+                while len(seen) < 2:
                     await accepted(bus, n)
                     n += 1
 
@@ -306,13 +307,13 @@ async def test_queue_that_vanishes_is_made_again_and_reported() -> None:
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-async def test_queue_of_ones_own_says_what_queues_are_like(kind: str) -> None:
-    async with rabbit() as place:
-        url = f"amqp://guest:guest@127.0.0.1:{place.port}/"
-        stem = f"{place.exchange}:shop"
+async def test_given_queue_decides_the_type_of_the_groups_queues(kind: str) -> None:
+    async with rabbit_sandbox() as sandbox:
+        url = f"amqp://guest:guest@127.0.0.1:{sandbox.port}/"
+        stem = f"{sandbox.exchange}:shop"
         queue = RabbitQueue(stem, durable=True, arguments={"x-queue-type": kind})  # type: ignore[call-overload]
         config = BrokerConfig(
-            group="shop", stream=place.exchange, backoff=0.02, max_deliveries=3, prefetch=10
+            group="shop", stream=sandbox.exchange, backoff=0.02, max_deliveries=3, prefetch=10
         )
         driver = FastStreamDriver(RabbitBroker(url, logger=None), config, address=queue)
         bus = FastStreamBus(driver)
@@ -325,17 +326,18 @@ async def test_queue_of_ones_own_says_what_queues_are_like(kind: str) -> None:
         async def declare(channel: Any) -> None:
             arguments = {
                 "x-queue-type": kind,
-                "x-dead-letter-exchange": f"{place.exchange}:+dead",
+                "x-dead-letter-exchange": f"{sandbox.exchange}:+dead",
                 "x-dead-letter-routing-key": f"{stem}:+dead",
             }
             await channel.queue_declare(f"{stem}:order.paid", durable=True, arguments=arguments)
 
-        await asked(place.port, declare)  # refused, if it is not like that
+        # The server refuses to declare a queue with arguments that differ from its own.
+        await with_channel(sandbox.port, declare)
 
 
-async def test_pattern_that_no_bus_has_any_more_is_told_of() -> None:
-    async with rabbit() as place:
-        old, new = place.bus(), place.bus(max_deliveries=2)
+async def test_event_of_an_abandoned_pattern_is_reported_as_a_dead_letter() -> None:
+    async with rabbit_sandbox() as sandbox:
+        old, new = sandbox.bus(), sandbox.bus(max_deliveries=2)
         old.seen("user.*")
         async with old:
             pass
@@ -345,13 +347,13 @@ async def test_pattern_that_no_bus_has_any_more_is_told_of() -> None:
             await (await new.dispatch(Deep(n=2))).wait()
             await until(lambda: seen and new.says("no listener of this bus matches it"))
         assert numbers(seen) == [2]
-        (letter,) = await place.letters(place.queue("+dead"))
+        (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
         assert letter.header.properties.headers["goevent-name"] == "user.created"
 
 
-async def test_other_bus_of_the_group_runs_what_failed_here() -> None:
-    async with rabbit() as place:
-        buses = [place.bus(backoff=0.05) for _ in range(2)]
+async def test_failed_event_goes_to_the_other_bus_of_the_group() -> None:
+    async with rabbit_sandbox() as sandbox:
+        buses = [sandbox.bus(backoff=0.05) for _ in range(2)]
         ran: list[tuple[int, int]] = []
 
         def fail_first(place: int) -> None:
@@ -371,9 +373,9 @@ async def test_other_bus_of_the_group_runs_what_failed_here() -> None:
         assert [count for _, count in ran] == [1, 2, 3, 4]
 
 
-async def test_channel_that_the_server_closes_is_made_anew_and_reported() -> None:
-    async with rabbit() as place:
-        bus = place.bus()
+async def test_channel_closed_by_the_server_is_opened_again_and_reported() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus()
         seen = bus.seen()
 
         async def acknowledge_what_never_was() -> None:
@@ -392,9 +394,9 @@ async def test_channel_that_the_server_closes_is_made_anew_and_reported() -> Non
         assert numbers(seen) == [1, 2]
 
 
-async def test_bus_closes_in_an_outage_and_what_it_held_goes_to_another() -> None:
-    async with rabbit() as place, fault_proxy(place.port) as proxy:
-        first, second = place.bus(port=proxy.port), place.bus()
+async def test_events_of_a_bus_that_closes_during_an_outage_go_to_another() -> None:
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
+        first, second = sandbox.bus(port=proxy.port), sandbox.bus()
         begun: list[int] = []
 
         async def stuck(event: Paid) -> None:
@@ -416,9 +418,9 @@ async def test_bus_closes_in_an_outage_and_what_it_held_goes_to_another() -> Non
         assert sorted(n for n, _ in tries) == [*range(10)]
 
 
-async def test_prefix_and_names_keep_services_apart() -> None:
-    async with rabbit() as place:
-        one, other = place.bus(prefix="one."), place.bus(None, prefix="other.")
+async def test_prefix_keeps_services_apart() -> None:
+    async with rabbit_sandbox() as sandbox:
+        one, other = sandbox.bus(prefix="one."), sandbox.bus(None, prefix="other.")
         seen, not_here = one.seen("order.**"), other.seen("**")
         async with opened(one, other):
             await accepted(one, 1)

@@ -1,0 +1,16 @@
+"""The overlap filter: of the copies of one message, it lets one through."""
+
+from __future__ import annotations
+
+from goevent_faststream._adapter.overlap import OverlapFilter
+
+
+def test_copies_are_told_from_equal_messages() -> None:
+    overlap = OverlapFilter()
+    overlap.add("a.b")
+    overlap.add("a.*")
+    first = [overlap.is_first(via, "a.b", b"same") for via in ("a.*", "a.b", "a.b", "a.*", "a.*")]
+    assert first == [True, False, True, False, True]
+    assert not overlap.is_first("a.*", "a.b.c", b"")
+    overlap.remove("a.*")
+    assert not overlap.is_first("a.*", "a.b", b"late")
