@@ -107,7 +107,7 @@ class Session:
         )
         self.subscriptions = Subscriptions(self._driver, self._inbox.report)
         self._router.connect(
-            self._publisher.actor, interest=self.subscriptions, fan_out=capabilities.fan_out
+            self._publisher, interest=self.subscriptions, fan_out=capabilities.fan_out
         )
         nursery.start_soon(self._run_subscriptions)
 
@@ -187,7 +187,7 @@ class Session:
         """Wait until no listener has anything to do."""
         special_dispatch, publisher = self._dispatcher.special_dispatch, self._publisher
         await self._scheduler.quiet()
-        while special_dispatch.busy or (publisher is not None and publisher.in_flight):
+        while special_dispatch.busy or (publisher is not None and publisher.busy):
             await special_dispatch.quiet()
             if publisher is not None:
                 await publisher.quiet()
@@ -226,8 +226,13 @@ class Session:
     def _give_up(self) -> None:
         """Take no events any more, and settle what nobody will run."""
         self._dispatcher.close()
-        for actor in (*self._router.actors(), *self._books.unregistered):
-            self._dispatcher.admission.abandon(actor)
+        abandon, publisher = self._dispatcher.admission.abandon, self._publisher
+        for actor in self._router.listeners():
+            abandon(actor)
+        if publisher is not None:
+            abandon(publisher.actor, publisher.take_posted())
+        for actor in self._books.unregistered:
+            abandon(actor)
 
 
 @contextmanager

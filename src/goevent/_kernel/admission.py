@@ -17,7 +17,7 @@ from .._errors import EventAbandoned, EventDropped, MailboxFull
 from .backpressure import WaitingDispatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from .._handle import DispatchHandle
     from .actor import Actor
@@ -114,8 +114,8 @@ class Admission:
                 actor.accepted += 1
                 actor.pending_inline += actor.inline
         else:
-            route.posted += 1
-        for actor in route.actors:
+            route.mailed += 1
+        for actor in route.mailboxes:
             if actor in full:
                 if actor.overflow == "drop_new":
                     self.drop(handle, actor, "its mailbox was full")
@@ -125,6 +125,8 @@ class Admission:
             if not actor.scheduled:
                 actor.scheduled = True
                 scheduler.ready.append(actor)
+        if route.publisher is not None:
+            route.publisher.post(handle)
         # In the same step, or the next dispatch would reach the listener a second time.
         for actor in route.once:
             self.unregister_once(actor)
@@ -138,9 +140,14 @@ class Admission:
         error = EventDropped(handle.event_name, actor.name, reason=reason)
         self._failures.settle(actor, handle, error)
 
-    def abandon(self, actor: Actor) -> None:
-        """Settle all events that an actor still holds, because the bus has ended."""
-        running = actor.in_flight
+    def abandon(self, actor: Actor, posted: Sequence[DispatchHandle] = ()) -> None:
+        """Settle all events that an actor still holds, because the bus has ended.
+
+        Args:
+            actor: The actor.
+            posted: The events that the publisher's actor has handed to the driver besides.
+        """
+        running = [*actor.in_flight, *posted]
         handles = [*running, *actor.mail]
         actor.mail.clear()
         for lane in actor.lanes:

@@ -92,12 +92,14 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
                 if not (scheduler.awake and room & 15):
                     scheduler.now = scheduler.clock()
                 handle.since = scheduler.now
-                for actor in actors:
+                for actor in route.mailboxes:
                     actor.mail.append(handle)
                     if not actor.scheduled:
                         actor.scheduled = True
                         ready.append(actor)
-                route.posted += 1
+                if route.publisher is not None:
+                    route.publisher.post(handle)
+                route.mailed += 1
                 if ready and not scheduler.awake:
                     scheduler.wake_workers()
             elif not self.admission.commit(route, handle):
@@ -117,7 +119,7 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
         finally:
             self._owner = ident
         if failure is None:
-            route.ran += 1
+            route.called += 1
             return handle
         try:
             return self._carry_on(route, handle, call, failure)  # pyright: ignore
@@ -285,7 +287,7 @@ class Dispatcher(Intake):
             self._depth -= level
             # The route counts the deliveries only now, when all of them have been made: until
             # then a failed one counts itself, so that a snapshot taken by a listener adds up.
-            route.ran += 1
+            route.called += 1
             for actor in failures:
                 actor.accepted -= 1
             if index < len(calls):  # after a KeyboardInterrupt, say
@@ -323,6 +325,8 @@ class Dispatcher(Intake):
             else:
                 # The last event may be dropped alone, if the listener is unregistered for it.
                 handles.extend(actor.mail)
+        if self.router.publisher is not None:
+            handles.extend(self.router.publisher.posted)
         await checkpoint()
         for handle in handles:
             if handle.left > 0:

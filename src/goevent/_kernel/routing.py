@@ -1,8 +1,20 @@
-"""Who listens to what: one immutable route per event name, found by the event's class or name.
+"""Routes: the listeners of each event name, found by the class or the name of an event.
 
-A route is a plan that dispatch runs without asking anything: the calls to make inline and the
-mailboxes to fill. It is replaced, never changed, so a dispatch that is under way keeps its own; the
-counters of a replaced route are folded into its listeners when no dispatch is under way.
+The router owns them. `Listeners` adds and removes actors; the dispatcher and the inbox look routes
+up; the session connects the publisher of a driver to all of them.
+
+Theory of operation. A route is a plan that dispatch carries out without any question: the calls to
+make inline, the mailboxes to append to, and the publisher to post to. It is immutable but for its
+counters. A registration replaces the routes that it concerns, so a dispatch under way keeps its own
+route to the end.
+
+The counters are on the route, because one increment there counts the event for all listeners of the
+route. A replaced route is kept until its counters are folded into its listeners. That happens when
+no dispatch is under way, as a dispatch may still count on the replaced route.
+
+Routes of names that have neither a listener nor a class are kept too, the newest
+`MAX_UNREGISTERED_ROUTES` of them: so ad-hoc events are found by one look-up, and hostile names
+cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -20,27 +32,69 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from .._events.registry import EventRegistry
+    from .._handle import DispatchHandle
     from .actor import Actor
 
-KEPT_ROUTES = 10_000  # of names that no listener and no class is registered for
+MAX_UNREGISTERED_ROUTES = 10_000
+
+
+class RoutePublisher(Protocol):
+    """The way of events to the driver: the third kind of entry in a route."""
+
+    @property
+    def actor(self) -> Actor:
+        """The actor whose mailbox holds the events that wait to be published."""
+        ...
+
+    @property
+    def posted(self) -> Iterable[DispatchHandle]:
+        """The events that the driver has taken and the broker has not confirmed yet."""
+        ...
+
+    def post(self, handle: DispatchHandle) -> None:
+        """Take an event; never waits."""
+        ...
 
 
 class Route:
-    """The listeners of one event name, and how often they were reached."""
+    """The entries of one event name: inline calls, mailboxes and a publisher.
+
+    Attributes:
+        name: The event name.
+        kernel: The bus, for handles.
+        inline: The listeners that run inline.
+        calls: The calls of these listeners.
+        mailboxes: The listeners that have a mailbox.
+        publisher: The publisher of the driver; None without one.
+        actors: The actors whose mailboxes need room: `mailboxes`, and the actor of the publisher.
+        special: True if events need more than calls, appends and a post; see `special_dispatch`.
+        once: The listeners that take one event only.
+        awaits: 1 if dispatch awaits inline listeners, and an event is not done before them; or 0.
+        unheard: True if the route has no entry.
+        types: The classes under which the router has cached the route.
+        local_only: The same route without the publisher, for events that a driver brought; None if
+            there is no publisher.
+        free: How many events surely fit into all mailboxes; 0 means that nobody has counted.
+        exclusive: True if no other route fills the same mailboxes, so that `free` stays right.
+        mailed: The events that went into the mailboxes, since the counters were folded.
+        called: The events that went through all inline calls, since the counters were folded.
+    """
 
     __slots__ = (
         "actors",
         "awaits",
+        "called",
         "calls",
         "exclusive",
         "free",
         "inline",
-        "inner",
         "kernel",
+        "local_only",
+        "mailboxes",
+        "mailed",
         "name",
         "once",
-        "posted",
-        "ran",
+        "publisher",
         "special",
         "types",
         "unheard",
@@ -52,40 +106,46 @@ class Route:
         kernel: DispatchKernel,
         listeners: Sequence[Actor],
         *,
+        publisher: RoutePublisher | None = None,
         special: bool = False,
     ) -> None:
         self.name: str = name
         self.kernel: DispatchKernel = kernel
-        self.unheard: bool = not listeners
-        self.types: tuple[type, ...] = ()  # the classes for which the router has cached this route
+        self.unheard: bool = not listeners and publisher is None
+        self.types: tuple[type, ...] = ()
         self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
-        self.actors: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)
-        self.calls: tuple[Callable[[Any], Any], ...] = unique(actor.call for actor in self.inline)
-        self.inner: Route | None = None  # its twin without the way to other buses
-        # It takes more than calls and mailboxes: the special_dispatch brings events along it.
+        self.calls: tuple[Callable[[Any], Any], ...] = distinct(actor.call for actor in self.inline)
+        self.mailboxes: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)
+        self.publisher: RoutePublisher | None = publisher
+        self.actors: tuple[Actor, ...] = self.mailboxes
+        if publisher is not None:
+            self.actors = (*self.mailboxes, publisher.actor)
+        self.local_only: Route | None = None
         self.special: bool = special or any(actor.options.special for actor in listeners)
         self.once: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.options.once)
-        # 1 if dispatch awaits listeners, and an event is not done before them.
         self.awaits: int = int(any(actor.options.awaited for actor in listeners))
-        # Events that surely fit into all mailboxes, if no other route fills them too.
         self.free: int = 0
         self.exclusive: bool = all(actor.exclusive for actor in self.actors)
-        self.posted: int = 0  # events put into the mailboxes of `actors`
-        self.ran: int = 0  # events that went through all of `calls`
+        self.mailed: int = 0
+        self.called: int = 0
 
     @property
     def local(self) -> Route:
-        """The route for events that come from other buses, and must not go back to them."""
-        return self.inner or self
+        """The route for events of other buses, which must not be published again."""
+        return self.local_only or self
 
     @property
     def listeners(self) -> tuple[Actor, ...]:
-        return self.inline + self.actors
+        """All listeners, in the order in which dispatch reaches them."""
+        return self.inline + self.mailboxes
+
+    def with_listeners(self, listeners: Sequence[Actor]) -> Route:
+        """Return a route to some of the listeners, for one event."""
+        return Route(self.name, self.kernel, listeners, publisher=self.publisher, special=True)
 
     def without(self, actor: Actor) -> Route:
-        """Return a route to all of the listeners but one, for one event."""
-        rest = [other for other in self.listeners if other is not actor]
-        return Route(self.name, self.kernel, rest, special=True)
+        """Return a route to all listeners but one, for one event."""
+        return self.with_listeners([other for other in self.listeners if other is not actor])
 
     def room(self) -> int:
         """Return how many events fit into all mailboxes."""
@@ -95,15 +155,15 @@ class Route:
         return min([actor.limit - len(actor.mail) for actor in actors])
 
     def fold(self) -> None:
-        """Hand the counters over to the listeners."""
+        """Move the counts of the route to its listeners."""
         for actor in self.inline:
-            actor.accepted += self.ran
+            actor.accepted += self.called
         for actor in self.actors:
-            actor.accepted += self.posted
-        self.ran = self.posted = 0
+            actor.accepted += self.mailed
+        self.called = self.mailed = 0
 
 
-def unique(calls: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any], ...]:
+def distinct(calls: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any], ...]:
     """Return the calls, each a different object, so that a failed one can be found again."""
     chosen: dict[int, Callable[[Any], Any]] = {}
     for call in calls:
@@ -112,8 +172,8 @@ def unique(calls: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any],
     return tuple(chosen.values())
 
 
-class Dispatches(DispatchKernel, Protocol):
-    """What the router needs of the dispatcher, besides what handles need."""
+class RoutingKernel(DispatchKernel, Protocol):
+    """The part of a bus that its router uses, besides what handles use."""
 
     @property
     def busy(self) -> bool:
@@ -133,101 +193,116 @@ class Observer(Protocol):
     """Sees every dispatch and every run of a listener; for test kits."""
 
     def note(self, event: Any) -> None:
-        """Take note of an event, before its inline listeners run."""
+        """Note an event, before its inline listeners run."""
         ...
 
     def watch(
         self, listener: str, call: Callable[[Any], Any], inline: bool
     ) -> Callable[[Any], Any]:
-        """Return what is to be called instead of a listener."""
+        """Return the function to call in place of a listener's."""
         ...
 
 
 class Router:
-    """The routes of one bus."""
+    """The routes of one bus.
+
+    Attributes:
+        by_name: The routes of names that have a listener or a class.
+        by_type: The routes of classes, without special routes: the table of the hot path.
+        publisher: The publisher on every route; None without a driver.
+        interest: Is told which names have listeners here, so that the driver subscribes to them.
+    """
 
     def __init__(
-        self, kernel: Dispatches, registry: EventRegistry, *, special: bool = False
+        self, kernel: RoutingKernel, registry: EventRegistry, *, special: bool = False
     ) -> None:
+        self.by_name: dict[str, Route] = {}
+        self.by_type: dict[type, Route] = {}
+        self.publisher: RoutePublisher | None = None
+        self.interest: Interest | None = None
         self._kernel = kernel
         self._registry = registry
-        self._special = special  # every route is, as the bus has middleware
+        self._special = special  # every route is special: the bus has middleware
         self._patterns: PatternTrie[Actor] = PatternTrie()
-        self._wide: dict[Actor, None] = {}  # who listens to patterns
-        self._count = 0
-        self._ranked = False  # the order of registration is not all there is to it
+        self._pattern_actors: dict[Actor, None] = {}
+        self._registrations = 0
+        # True once the order of registration alone does not tell the order of the listeners.
+        self._sorted = False
         self._retired: list[Route] = []
         self._observer: Observer | None = None
-        self._spy: Actor | None = None  # the observer, as the first listener of every route
-        self._outbox: Actor | None = None  # the way to other buses, likewise the last
-        self.interest: Interest | None = None  # in what other buses dispatch
-        self._fan_out = True  # the bus brings events to its own listeners, besides
-        self.by_name: dict[str, Route] = {}
-        self.by_type: dict[type, Route] = {}  # without special ones
-        self._passing: OrderedDict[str, Route] = OrderedDict()  # of other names, the newest
+        self._observing_actor: Actor | None = None  # the first listener of every route
+        # False if the driver brings events back to the bus that has dispatched them.
+        self._fan_out = True
+        self._unregistered: OrderedDict[str, Route] = OrderedDict()
 
     # -- listeners
 
     def add(self, actor: Actor) -> None:
-        """Route the actor's events to it, behind the listeners that were there before."""
-        self._count += 1
-        actor.order = self._count
+        """Put the actor on the routes of its events, after the listeners that are there."""
+        self._registrations += 1
+        actor.order = self._registrations
         actor.call = self.watched(actor)
-        self._ranked = self._ranked or bool(actor.options.priority)
+        self._sorted = self._sorted or bool(actor.options.priority)
         for name in actor.event_names:
             if is_pattern(name):
-                self._ranked = True
-                self._wide[actor] = None
+                self._sorted = True
+                self._pattern_actors[actor] = None
                 self._patterns.add(name, actor)
-                self._renew(name)
+                self._rebuild(name)
             else:
                 self._replace(name, (*self.registered_for(name), actor))
             if self.interest is not None:
                 self.interest.want(name)
 
     def remove(self, actor: Actor, names: Iterable[str] | None = None) -> None:
-        """Take the actor off its routes; a route that loses its last listener goes."""
-        gone = actor.event_names if names is None else tuple(names)
-        for name in filter(is_pattern, gone):  # all first: a route may lead to it in several ways
+        """Take the actor off its routes; a route that loses its last listener goes.
+
+        Args:
+            actor: The actor.
+            names: The names and patterns to take it off; None for all.
+        """
+        removed = actor.event_names if names is None else tuple(names)
+        # All patterns first: a route may lead to the actor by several of them.
+        for name in filter(is_pattern, removed):
             self._patterns.remove(name, actor)
         if names is None:
-            self._wide.pop(actor, None)
-        for name in gone:
-            for each in self._known(name):
+            self._pattern_actors.pop(actor, None)
+        for name in removed:
+            for each in self._routed_names(name):
                 rest = self.registered_for(each)
-                self._replace(each, [a for a in rest if a is not actor or each not in gone])
+                self._replace(each, [a for a in rest if a is not actor or each not in removed])
         if self.interest is not None:
-            for name in gone:
+            for name in removed:
                 if all(other is actor for other in self.registered_for(name)):
                     self.interest.forget(name)
 
     def renew(self, actor: Actor) -> None:
-        """Build the actor's routes anew, as its call is another one."""
+        """Build the actor's routes anew, because its call has changed."""
         for name in actor.event_names:
-            self._renew(name)
+            self._rebuild(name)
 
     def listeners(self) -> list[Actor]:
         """Return every listener once, in the order of registration."""
         exact = (actor for name in self.by_name for actor in self.registered_for(name))
-        return sorted(dict.fromkeys((*exact, *self._wide)), key=by_order)
+        return sorted(dict.fromkeys((*exact, *self._pattern_actors)), key=by_order)
 
     def registered_for(self, name: str) -> list[Actor]:
-        """Return who was registered for a name, or a pattern, as such."""
+        """Return the listeners that were registered for exactly this name or pattern."""
         if is_pattern(name):
-            return [actor for actor in self._wide if name in actor.event_names]
+            return [actor for actor in self._pattern_actors if name in actor.event_names]
         route = self.by_name.get(name)
         if route is None:
             return []
         return [actor for actor in route.local.listeners if name in actor.event_names]
 
     def actors(self) -> list[Actor]:
-        """Return the listeners and the kernel's own actors on the routes."""
-        return [*self.listeners(), *([self._outbox] if self._outbox is not None else [])]
+        """Return the listeners, and the actor of the publisher."""
+        return [*self.listeners(), *([self.publisher.actor] if self.publisher is not None else [])]
 
-    # -- routes
+    # -- look-ups
 
     def find(self, event: object) -> tuple[Route, object]:
-        """Return the route of an event whose class is not in the table, and the event.
+        """Return the route of an event that is not in `by_type`, and the event.
 
         An ad-hoc event whose name has a registered type becomes an event of that type.
 
@@ -244,13 +319,24 @@ class Router:
         if known is None:
             raise TypeError(explain_unregistered(type(event)))
         cached = self.by_type.get(type(event))
-        return cached or self.cache(type(event), known), event
+        return cached or self._cache(type(event), known), event
 
-    def cache(self, cls: type, name: str) -> Route:
-        """Return the route for events of class `cls`, found by class from now on."""
+    def named(self, name: str) -> Route:
+        """Return the route of a name, made now if there is none."""
+        if route := self.by_name.get(name) or self._unregistered.get(name):
+            return route
+        self._unregistered[name] = route = self._build(name, ())
+        if len(self._unregistered) > MAX_UNREGISTERED_ROUTES:
+            self._forget_unregistered(next(iter(self._unregistered)))
+            if len(self._retired) > MAX_UNREGISTERED_ROUTES and not self._kernel.busy:
+                self.fold()
+        return route
+
+    def _cache(self, cls: type, name: str) -> Route:
+        """Return the route for events of a class, found by class from now on."""
         route = self.by_name.get(name)
         if route is None:
-            self._forget_passing(name)
+            self._forget_unregistered(name)
             self.by_name[name] = route = self._build(name, ())
         if cls not in route.types:
             route.types = (*route.types, cls)
@@ -258,48 +344,41 @@ class Router:
             self.by_type[cls] = route
         return route
 
-    def named(self, name: str) -> Route:
-        """Return the route of a name; of names that nobody has registered, the newest are kept."""
-        if route := self.by_name.get(name) or self._passing.get(name):
-            return route
-        self._passing[name] = route = self._build(name, ())
-        if len(self._passing) > KEPT_ROUTES:
-            self._forget_passing(next(iter(self._passing)))
-            if len(self._retired) > KEPT_ROUTES and not self._kernel.busy:
-                self.fold()
-        return route
-
-    def chosen(self, route: Route, listeners: Sequence[Actor]) -> Route:
-        """Return a route to some of a route's listeners, for one event."""
-        return Route(route.name, self._kernel, listeners, special=True)
+    # -- building routes
 
     def _build(self, name: str, exact: Sequence[Actor]) -> Route:
-        spies = () if self._spy is None else (self._spy,)
-        if self._ranked:
+        observing = () if self._observing_actor is None else (self._observing_actor,)
+        if self._sorted:
             matching = self._patterns.match(name)
             exact = sorted(dict.fromkeys((*exact, *matching)), key=by_priority)
-        listeners = (*spies, *exact)
-        route = Route(name, self._kernel, listeners, special=self._special)
-        if self._outbox is not None:
-            whole = (*listeners, self._outbox) if self._fan_out else (*spies, self._outbox)
-            local, route = route, Route(name, self._kernel, whole, special=self._special)
-            route.inner = local
-            local.exclusive = route.exclusive = False
+        listeners = (*observing, *exact)
+        local = Route(name, self._kernel, listeners, special=self._special)
+        if self.publisher is None:
+            return local
+        route = Route(
+            name,
+            self._kernel,
+            listeners if self._fan_out else observing,
+            publisher=self.publisher,
+            special=self._special,
+        )
+        route.local_only = local
+        local.exclusive = route.exclusive = False
         return route
 
-    def _renew(self, name: str) -> None:
-        """Build anew the routes to which a name or a pattern leads."""
-        for each in self._known(name):
+    def _rebuild(self, name: str) -> None:
+        """Build the routes anew to which a name or a pattern leads."""
+        for each in self._routed_names(name):
             self._replace(each, self.registered_for(each))
 
-    def _known(self, name: str) -> list[str]:
+    def _routed_names(self, name: str) -> list[str]:
         """Return a name, or the names that have routes and match a pattern."""
         if is_pattern(name):
-            return list(filter(compile_pattern(name), (*self.by_name, *self._passing)))
+            return list(filter(compile_pattern(name), (*self.by_name, *self._unregistered)))
         return [name]
 
     def _replace(self, name: str, exact: Sequence[Actor]) -> None:
-        self._forget_passing(name)
+        self._forget_unregistered(name)
         old = self.by_name.pop(name, None)
         types: tuple[type, ...] = ()
         if old is not None:
@@ -315,26 +394,35 @@ class Router:
             else:
                 self.by_type[cls] = new
 
-    def _forget_passing(self, name: str) -> None:
-        if (route := self._passing.pop(name, None)) is not None:
+    def _forget_unregistered(self, name: str) -> None:
+        if (route := self._unregistered.pop(name, None)) is not None:
             self._retire(route)
 
     def _retire(self, route: Route) -> None:
         self._retired += {id(each): each for each in (route, route.local)}.values()
 
-    # -- the kernel's own actors
+    # -- the observer and the publisher
 
-    def observe(self, observer: Observer, spy: Actor) -> None:
-        """Let an observer see everything from now on."""
+    def observe(self, observer: Observer, actor: Actor) -> None:
+        """Show every dispatch and every run of a listener to an observer from now on.
+
+        Args:
+            observer: The observer.
+            actor: An inline listener that notes the events for it, before all other listeners.
+
+        Raises:
+            RuntimeError: The bus is observed already.
+        """
         if self._observer is not None:
             raise RuntimeError("this bus is observed already")
         self._observer = observer
-        for actor in self.listeners():
-            actor.call = self.watched(actor)
-        self._put_on_routes(spy, self._outbox)
+        for listener in self.listeners():
+            listener.call = self.watched(listener)
+        self._observing_actor = actor
+        self._rebuild_all()
 
     def watched(self, actor: Actor) -> Callable[[Any], Any]:
-        """Return what is to be called for an actor so that the observer sees it."""
+        """Return the actor's call, such that the observer sees it."""
         if self._observer is None:
             return actor.call
         return self._observer.watch(
@@ -342,51 +430,59 @@ class Router:
         )
 
     def connect(
-        self, outbox: Actor | None, *, interest: Interest | None = None, fan_out: bool = True
+        self,
+        publisher: RoutePublisher | None,
+        *,
+        interest: Interest | None = None,
+        fan_out: bool = True,
     ) -> None:
-        """Put the way to other buses on every route, or take it off.
+        """Put the publisher of a driver on every route, or take it off.
 
-        Without `fan_out` it is the only way to the bus's own listeners, too. `interest` is told
-        which names have listeners.
+        Args:
+            publisher: The publisher; None to take it off.
+            interest: Is told which names have listeners, now and from now on.
+            fan_out: True if dispatch reaches the bus's own listeners directly. False if the driver
+                brings the event to them, so that the publisher is the only entry.
         """
+        self.publisher = publisher
         self._fan_out = fan_out
         self.interest = interest
         if interest is not None:
             for actor in self.listeners():
                 for name in actor.event_names:
                     interest.want(name)
-        self._put_on_routes(self._spy, outbox)
+        self._rebuild_all()
 
-    def _put_on_routes(self, spy: Actor | None, outbox: Actor | None) -> None:
-        self._spy, self._outbox = spy, outbox
-        for name in [*self.by_name, *self._passing]:
+    def _rebuild_all(self) -> None:
+        for name in [*self.by_name, *self._unregistered]:
             self._replace(name, self.registered_for(name))
 
     # -- counters
 
     def fold(self) -> None:
-        """Make `folded` of every listener complete; only while no dispatch is under way."""
+        """Move the counts of replaced routes to their listeners, while no dispatch is under way."""
         for route in self._retired:
             route.fold()
         self._retired.clear()
 
     def fold_all(self) -> None:
+        """Move the counts of all routes to their listeners, while no dispatch is under way."""
         for route in self._routes():
             route.fold()
         self._retired.clear()
 
     def counts(self) -> dict[Actor, int]:
-        """Return deliveries that are not folded yet, by listener."""
+        """Return the deliveries that are not folded yet, by listener."""
         counts: dict[Actor, int] = {}
         for route in self._routes():
             for actor in route.inline:
-                counts[actor] = counts.get(actor, 0) + route.ran
+                counts[actor] = counts.get(actor, 0) + route.called
             for actor in route.actors:
-                counts[actor] = counts.get(actor, 0) + route.posted
+                counts[actor] = counts.get(actor, 0) + route.mailed
         return counts
 
     def _routes(self) -> Iterator[Route]:
-        for route in (*self.by_name.values(), *self._passing.values()):
+        for route in (*self.by_name.values(), *self._unregistered.values()):
             yield route
             if route.local is not route:
                 yield route.local

@@ -162,7 +162,7 @@ class SpecialDispatch:
                 self._keep_context(handle)
         if len(listeners) == len(route.listeners) and route.special:
             return route
-        return self._router.chosen(route, listeners)
+        return route.with_listeners(listeners)
 
     def _keep_context(self, handle: DispatchHandle) -> None:
         """Keep the dispatcher's context for the listeners that run in it."""

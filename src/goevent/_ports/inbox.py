@@ -129,7 +129,7 @@ class BusInbox:
             route, event = self._found(envelope)
             if route.special or self._hooked:
                 return False
-            route = route.inner or route
+            route = route.local_only or route
             handle = new_handle(route, event)
             if envelope.headers or deliveries > 1:
                 self._note(handle, envelope, deliveries)

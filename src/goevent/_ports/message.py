@@ -1,4 +1,8 @@
-"""One event on its way to other buses."""
+"""The message: one event on its way to other buses, as the driver sees it.
+
+The publisher makes one for each event that it hands to the driver. It is encoded only when the
+driver asks for the bytes, because a driver such as `MemoryDriver` hands objects over.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,26 @@ from .._wire.envelope import Envelope
 from .._wire.json_codec import Codec
 
 
-class Sender(Protocol):
-    """Whose id the messages carry."""
+class MessageSender(Protocol):
+    """The bus that sends the messages: here, the id that it gives itself on the wire."""
 
     @property
     def origin(self) -> str: ...
 
 
 class MessageEncoding:
-    """What all messages of one open bus have in common."""
+    """The encoding that all messages of one open bus share.
+
+    Attributes:
+        sender: The bus that sends them; its `origin` may change while it is open.
+        encode: The `encode` method of the codec.
+        key_of: Returns the name of the field that holds the key of a class of events.
+        max_size: The most bytes that the driver takes; None for no limit.
+    """
 
     def __init__(
         self,
-        sender: Sender,
+        sender: MessageSender,
         codec: Codec,
         key_of: Callable[[type[Any]], str | None],
         max_size: int | None = None,
@@ -38,7 +49,7 @@ class MessageEncoding:
 
 
 class OutgoingMessage(msgspec.Struct, eq=False):
-    """What a driver publishes; encoded when the driver asks for the bytes."""
+    """One event for the driver; implements `goevent.Message`."""
 
     event_name: str
     _handle: DispatchHandle
@@ -63,7 +74,12 @@ class OutgoingMessage(msgspec.Struct, eq=False):
         return None if field is None else str(getattr(event, field))
 
     def envelope(self, *, origin: str | None = None, seq: int | None = None) -> Envelope:
-        """Return the envelope, for a driver that hands over objects."""
+        """Return the envelope, for a driver that hands objects over.
+
+        Args:
+            origin: The id of the sender; None for that of this bus.
+            seq: The number of the message among those of its origin on its channel.
+        """
         handle, name = self._handle, self.event_name
         details = handle.details
         if not isinstance(details, HandleDetails):
@@ -80,7 +96,12 @@ class OutgoingMessage(msgspec.Struct, eq=False):
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
-        """Return the envelope as bytes."""
+        """Return the envelope as bytes; takes the arguments of `envelope`.
+
+        Raises:
+            EncodeError: The codec cannot encode the event, or the bytes are more than the driver
+                takes.
+        """
         encoding = self._encoding
         data: bytes = encoding.encode(self.envelope(origin=origin, seq=seq))
         if encoding.max_size is not None and len(data) > encoding.max_size:
