@@ -31,9 +31,11 @@ class SitePage(HTMLParser):
         self.links: list[str] = []
         self.loads: list[str] = []
         self.text: list[str] = []
+        self.tags: set[str] = set()
         self.feed(file.read_text(encoding="utf-8"))
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
         given = {name: value for name, value in attrs if value}
         self.anchors |= {given[key] for key in ("id", "name") if key in given}
         if tag == "a" and "href" in given:
@@ -125,6 +127,11 @@ def test_every_picture_script_and_style_is_part_of_the_site(
 def test_no_page_shows_a_snippet_marker(pages: dict[str, SitePage]) -> None:
     shown = [name for name, page in pages.items() if "-8<-" in "".join(page.text)]
     assert shown == []
+
+
+def test_no_example_of_the_reference_is_shown_as_a_quotation(pages: dict[str, SitePage]) -> None:
+    quoted = [name for name, page in pages.items() if "blockquote" in page.tags]
+    assert quoted == []
 
 
 def test_every_public_name_has_an_anchor_in_the_reference(pages: dict[str, SitePage]) -> None:
