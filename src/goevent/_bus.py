@@ -350,7 +350,7 @@ class GoEvent:
         return await self._session.close(self._config.close_timeout if timeout is None else timeout)
 
     def _observe(self, observer: Observer) -> None:
-        spy = Actor("observer", (), observer.note, inline=True)
+        spy = Actor("observer", (), observer.note)
         self._router.observe(observer, spy)
 
     def _collect_unhandled(self, into: list[EventError]) -> None:

@@ -4,7 +4,7 @@ The dispatching code owns the handle. Workers count it down, and at zero it wake
 The kernel makes one for every dispatch, so the parts that few handles need (errors, a second
 waiting task, an id, headers) live in `HandleDetails`, which is made on demand.
 
-A handle knows nothing of routing: the protocols below say what it asks of its bus.
+A handle knows nothing of routing. The protocols below list the few things that it needs of its bus.
 """
 
 from __future__ import annotations
@@ -272,6 +272,8 @@ class DispatchHandle:
             scheduler = kernel.scheduler
             if kernel.home_thread != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
+            # Only a task inside a listener can be in a deadlock. These three tell cheaply that
+            # the caller cannot be one, and all other waits skip the check.
             if scheduler.suspended or task in scheduler.workers or kernel.underway:
                 with kernel.waiting(self, task):
                     await self.park(task)
@@ -281,6 +283,7 @@ class DispatchHandle:
     @types.coroutine
     def park(self, task: Task) -> Generator[object, outcome.Outcome[None], None]:
         """Park the running task until no delivery is left."""
+        # The common case, a single waiting task, needs no object besides the handle.
         details = self.details
         if details is None:
             self.details = task
@@ -292,6 +295,7 @@ class DispatchHandle:
         try:
             (yield PARKED).unwrap()
         except BaseException:
+            # The handle must not wake a task that no longer waits for it.
             self._forget(task)
             raise
 

@@ -67,7 +67,7 @@ class Actor:
         order: The number of the registration; set by the router.
         recovery: The retries and the supervision. None: the listener just gets its next event.
         mail: The mailbox. The scheduler's loop is fastest with a plain deque.
-        capacity: How many events the mailbox takes.
+        capacity: How many events the mailbox takes; 0 for an inline listener, which has none.
         limit: The capacity that dispatch compares with; 0 while dispatches wait for room.
         current: The event that the listener runs with; None for a listener with lanes.
         attempt: The number of the current run of that event, from 1.
@@ -113,7 +113,6 @@ class Actor:
         event_names: tuple[str, ...],
         call: Callable[[Any], Any],
         *,
-        inline: bool,
         capacity: int = 0,
         overflow: Overflow = "block",
         options: DispatchOptions = DEFAULT_DISPATCH_OPTIONS,
@@ -121,13 +120,13 @@ class Actor:
         self.name: str = name
         self.event_names: tuple[str, ...] = event_names
         self.call: Callable[[Any], Any] = call
-        self.inline: bool = inline
+        self.inline: bool = not capacity
         self.options: DispatchOptions = options
         self.active: bool = True
         self.order: int = 0
         self.recovery: Recovery | None = None
 
-        self.mail: Any = NO_MAIL if inline else deque()
+        self.mail: Any = deque() if capacity else NO_MAIL
         self.capacity: int = capacity
         self.overflow: Overflow = overflow
         # Back-pressure sets this to 0 while dispatches queue for room. So a newcomer cannot

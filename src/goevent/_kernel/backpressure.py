@@ -43,7 +43,7 @@ class WaitingDispatch:
         route: The route that the event will take. It changes if a listener on it is unregistered.
         from_outside: True if neither a listener nor another bus dispatches: such a dispatch is
             refused once the bus drains.
-        mailboxes: The actors whose mailboxes have to have room.
+        mailboxes: The actors of the mailboxes that have to have room.
     """
 
     def __init__(

@@ -12,10 +12,13 @@ listener does not simply end:
 * a cancellation or another BaseException passes through (`interrupted`);
 * the loop itself crashed, which is a bug of the kernel (`crashed`).
 
-In each case the event is settled once and its failure is recorded once. A worker whose task is not
-as it was before the run retires, and so does one that a crash or a BaseException has ended; its
-actor is scheduled again with the mailbox kept. `actor.current` tells who settles an event: if it is
-no longer the handle, the bus has given the event up already, and the late failure is only recorded.
+In each case the event is settled once and its failure is recorded once. A worker retires if its
+task is not as it was before the run, or if a crash or a BaseException has ended its loop. Its actor
+is scheduled again, with the mailbox kept.
+
+The bus may give an event up while its listener still runs: it settles the event as abandoned, and
+sets `actor.current` to None. A listener that fails after that has its failure recorded, but not
+counted.
 """
 
 from __future__ import annotations
@@ -59,7 +62,7 @@ class Failures:
             actor: The listener. None if no listener is to be counted: the failure is that of
                 middleware around the dispatch, or the delivery was counted as abandoned before.
             handle: The event. It is not settled here.
-            error: What happened; its `outcome` tells the column of the ledger.
+            error: The failure; its `outcome` is the column of the ledger.
         """
         if actor is not None:
             actor.last_error = error
@@ -97,6 +100,8 @@ class FailedRuns:
 
     def failed(self, actor: Actor | Lane, handle: DispatchHandle, error: Exception) -> None:
         """Fail an event for the exception of its listener; the loop settles the event itself."""
+        # The traceback begins with the frame of the loop, which has the handle, and the handle will
+        # have the error. Without that frame there is no cycle for the garbage collector.
         forget_caller(error)
         self._fail_run(actor, handle, error, ())
 
@@ -135,12 +140,14 @@ class FailedRuns:
                 except (trio.Cancelled, BaseExceptionGroup) as end:
                     await self.interrupted(worker, actor, handle, end, raised(failures))
                     return False
+                # Also after an attempt that succeeded: it has failed if it left anything behind.
                 if worker.is_dirty:
                     last = failures.pop() if failed else None
                     await self.left_dirty(worker, actor, handle, last, raised(failures))
                     return False
         except (trio.Cancelled, BaseExceptionGroup):
-            # Not if `interrupted` has settled the event already.
+            # The bus ends during a pause or an attempt. Not again if the event is settled: by
+            # `interrupted`, or by the bus, which gave it up.
             if actor.current is handle:
                 self._abandon(actor, handle, failures)
             raise
@@ -161,7 +168,7 @@ class FailedRuns:
         error: BaseException | None,
         earlier: tuple[Exception, ...] = (),
     ) -> None:
-        """Close what a listener left on the task of its worker, and fail the event for it."""
+        """Close the scopes and nurseries that a listener left open, and fail the event for it."""
         left_open = not worker.in_own_scope
         leftover = "a cancel scope or a nursery open" if left_open else "a context variable set"
         rest = await worker.clean_up(error)
@@ -169,11 +176,14 @@ class FailedRuns:
             f"the listener left {leftover} on a task it shares with other listeners"
         )
         failure.__cause__ = rest
+        # A BaseException ends the worker and perhaps the bus, so there is nothing to supervise.
         if rest is not None and not isinstance(rest, Exception):
             self._settle(actor, handle, failure, earlier)
             worker.actor = None
             self._requeue(actor)
             raise split(rest)[1] or rest
+        # Supervision may pause. The worker keeps its actor until then: so it counts as suspended,
+        # and nobody takes the bus for idle.
         await self._conclude(actor, handle, failure, earlier)
         worker.actor = None
         self._requeue(actor)
@@ -187,6 +197,8 @@ class FailedRuns:
         earlier: tuple[Exception, ...] = (),
     ) -> None:
         """Raise a cancellation or another BaseException again, and report the rest of a group."""
+        # A scope that the listener left open may be the one that was cancelled. Closing it takes
+        # its cancellation away, and the bus goes on.
         if not worker.in_own_scope:
             return await self.left_dirty(worker, actor, handle, error, earlier)
         failure, rest = split(error)
@@ -219,6 +231,8 @@ class FailedRuns:
         earlier: tuple[Exception, ...],
     ) -> EventError:
         failure = self._fail_run(actor, handle, error, earlier)
+        # Before the event is settled: settling may call a driver, and the failed delivery must not
+        # count as in flight, too.
         actor.current = None
         handle.settle_one()
         return failure
@@ -247,10 +261,12 @@ class FailedRuns:
         if len(self._crashes) > MAX_CRASHES:
             raise crash
         actor, worker.actor = worker.actor, None
+        # The loop crashed between two actors. Nothing is lost: `ready` has the scheduled ones.
         if actor is None:
             logger.error("the bus itself failed, and goes on", exc_info=crash)
             return
         handle, actor.current = actor.current, None
+        # The loop crashed between two events of the actor.
         if handle is None:
             logger.error("the bus itself failed, and goes on", exc_info=crash)
         else:

@@ -98,6 +98,7 @@ class InlineTurn:
         """
         if self._ended:
             return
+        # First: a listener that was given up and ends later must not be counted again.
         self._ended = True
         end = "the bus ended" if self._scope.cancel_called else "its dispatch was cancelled"
         while self._remaining:
@@ -133,6 +134,8 @@ class InlineTurn:
             except Exception as error:  # noqa: BLE001 - it is reported
                 forget_caller(error)
                 failures.append(error)
+            # The part of the group that is an Exception is the failure of the listener. The rest,
+            # such as a cancellation of the dispatch, goes on to the dispatcher's task.
             except BaseExceptionGroup as group:
                 failure, rest = group.split(Exception)
                 if failure is not None:
@@ -160,6 +163,7 @@ class InlineTurn:
         return failure
 
     async def _attempt(self, actor: Actor, delivery: Delivery) -> None:
+        # A copy, so that the variables of the kernel stay out of the dispatcher's context.
         context = copy_context()
         context.run(finder.set, self._inline_calls.shown(delivery))
         context.run(enclosing_dispatches.set, (*enclosing_dispatches.get(), delivery.handle))

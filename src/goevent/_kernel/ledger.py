@@ -27,8 +27,8 @@ class Ledger:
 
     Attributes:
         accepted: Deliveries that a dispatch has committed to.
-        completed: Deliveries whose listener returned.
-        failed: Deliveries whose listener raised an exception, after its last attempt.
+        completed: Deliveries that ended with the return of the listener.
+        failed: Deliveries that ended with an exception of the listener, after the last attempt.
         dropped: Deliveries that overflow, middleware or unregistering took away.
         abandoned: Deliveries that the end of the bus cut off.
     """
@@ -103,6 +103,7 @@ def ledger_of(actor: Actor, counted: int) -> Ledger:
         actor: The listener.
         counted: The deliveries that its routes count and that `Actor.accepted` does not hold yet.
     """
+    # Completed deliveries are not counted, so they are the accepted ones without all others.
     accepted = actor.accepted + counted
     lost = actor.failed + actor.dropped + actor.abandoned
     return Ledger(
@@ -160,6 +161,7 @@ class LedgerBook:
 
     def fold(self) -> None:
         """Forget unregistered listeners that have finished; only while no dispatch is under way."""
+        # While a dispatch is under way its route may still count for a listener that is gone.
         self._router.fold()
         self._closed += total(
             ledger_of(actor, 0) for actor in self._unregistered if not actor.unsettled

@@ -148,6 +148,7 @@ class KeyedMailbox(Generic[L]):
 
     def popleft(self) -> DispatchHandle:
         """Take out the event that has waited longest."""
+        # Not simply the first in `runnable`: an older event may wait behind one that runs.
         handle = next(iter(self))
         key = self._keys.pop(handle)
         if handle in self.runnable:
@@ -169,6 +170,7 @@ class KeyedMailbox(Generic[L]):
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
         """Keep only these of the queued events; `key_of` is not called again for them."""
+        # `clear` keeps the keys of the events in flight, which the kept events wait for.
         keys = self._keys
         self.clear()
         for handle in handles:

@@ -7,7 +7,7 @@ inline one.
 Theory of operation: `again` decides after each failed attempt whether there is to be another one,
 and sleeps for the pause before it. `supervise` applies the strategy to an event that has failed for
 good: go on with the next event, stop the listener, rebuild it after a pause, or escalate, which
-ends the bus. A listener whose rebuilding fails has failed once more. Restarts are counted in a
+ends the bus. If the rebuilding fails, the listener has failed once more. Restarts are counted in a
 sliding window; one restart too many within it escalates.
 
 Every pause runs in a cancel scope of its own. To unregister the listener ends all pauses at once.
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class RecoverableRun(Protocol):
-    """The actor or the lane whose run has failed; shows the state of its pause."""
+    """The actor or the lane of a failed run; shows the state of its pause."""
 
     state: str
 
@@ -94,6 +94,7 @@ class Recovery:
         error = failures[-1]
         if retry is None or len(failures) >= retry.attempts or isinstance(error, Vetoed):
             return False
+        # The predicate of the application gets the exception of its middleware, not our wrapper.
         if isinstance(error, HookFailed):
             error = error.error
         try:
@@ -137,6 +138,7 @@ class Recovery:
             error: The failure; None does nothing.
         """
         while error is not None and (pause := self._decide(error)) is not None:
+            # An escalated listener sleeps until the bus, which is ending, cancels it.
             state = "escalating" if pause == inf else "restarting"
             if not await self._pause(run, pause, state):
                 return
@@ -144,6 +146,7 @@ class Recovery:
 
     def supervise_inline(self, error: EventError | None) -> None:
         """Apply the strategy to an inline listener without pauses, as its dispatch cannot wait."""
+        # The pause is left out: the dispatch runs the next listeners in the same step.
         while error is not None and self._decide(error) not in (None, inf):
             error = self._rebuild()
 

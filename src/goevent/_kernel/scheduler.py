@@ -174,7 +174,7 @@ class Scheduler:
                 self._wake_one()
 
     def owner(self, task: Task | None) -> Actor | Lane | None:
-        """Return the actor inside whose listener `task` runs, directly or as a child task."""
+        """Return the actor of the listener that `task` runs, directly or as a child task."""
         while task is not None:
             if worker := self.workers.get(task):
                 return worker.actor

@@ -88,10 +88,12 @@ class Supervisor:
         self.count += 1
         log = self._log
         log.append(error)
+        # Each error becomes text once, when it is the newest but MAX_LIVE_ERRORS.
         if len(log) > MAX_LIVE_ERRORS:
             log[-MAX_LIVE_ERRORS - 1] = log[-MAX_LIVE_ERRORS - 1].as_text()
 
     def _pass_on(self, error: EventError) -> None:
+        # A callback that is too slow must not make the bus keep every exception and its frames.
         if len(self._mail) < MAX_LOGGED_ERRORS:
             self._mail.append(error if len(self._mail) < MAX_LIVE_ERRORS else error.as_text())
             self._mailed.unpark()
@@ -149,6 +151,7 @@ class Supervisor:
                 self._flushed.unpark_all()
                 await self._mailed.park()
         finally:
+            # `flush` must not wait for a task that has ended.
             self._running = self._busy = False
             self._flushed.unpark_all()
 
@@ -173,6 +176,7 @@ class Supervisor:
 
     def finish(self) -> None:
         """Log the errors that nobody has looked at, and those that reached no callback."""
+        # No callback gets an error any more: the task that runs them is about to be cancelled.
         self._running = False
         unseen = [error for errors in self._unseen.values() for error in errors]
         self._unseen.clear()

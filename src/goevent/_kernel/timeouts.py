@@ -44,6 +44,7 @@ class Timeouts:
         worker.deadline = deadline = self._clock() + seconds
         if deadline < self._wake_time:
             self._wake_time = deadline
+            # The task of `run` may not have begun to sleep yet; then it reads `_wake_time` itself.
             if self._sleep is not None:
                 self._sleep.deadline = trio.current_time() + seconds
 
@@ -72,6 +73,7 @@ class Timeouts:
         self._wake_time = inf
         for worker in workers:
             if worker.deadline <= now and worker.scope is not None:
+                # Once is enough, also for a listener that ignores its cancellation.
                 worker.deadline = inf
                 worker.scope.cancel()
             elif worker.deadline < self._wake_time:

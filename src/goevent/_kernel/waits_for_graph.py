@@ -9,13 +9,13 @@ mailboxes has two groups, and each group holds the lanes that take events from o
 graph is one of AND over OR, and a cycle alone is no deadlock: another lane of the same group may
 still proceed.
 
-The check therefore computes the *stuck* lanes first. It takes all waiting lanes, and then removes
-each lane whose groups all have a lane that is not stuck, until nothing changes. A lane that is left
-in the set is in a deadlock. The path through stuck lanes back to it becomes the message.
+The check therefore computes the *stuck* lanes first. It takes all waiting lanes. It removes each
+lane that has a lane that is not stuck in every one of its groups, until nothing changes. A lane
+that is left is in a deadlock. The path through stuck lanes back to it becomes the message.
 
 A wait keeps a function that returns its groups, not the groups: listeners come and go meanwhile.
-Edges exist only while something inside a listener waits, so an application whose listeners never
-wait for their own bus pays nothing.
+Edges exist only while something inside a listener waits. An application pays nothing if its
+listeners never wait for their own bus.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class WaitsForGraph:
         """Hold an edge for the time of a wait.
 
         Args:
-            waiter: The lane whose listener waits.
+            waiter: The lane of the listener that waits.
             needs: Returns the groups of the wait.
             goal: The object of the wait, for the message of the error.
 

@@ -1,7 +1,7 @@
 """The worker: one task that runs listeners for the scheduler.
 
 The scheduler owns its workers: it spawns one when listeners are ready and no worker is free, and
-retires one whose task a listener has not left as it was.
+retires it when a listener has not left the task as it was.
 
 Theory of operation: the scheduler has to know when a listener suspends, for then the worker's task
 is blocked and another one has to run the other listeners. To drive each call of a listener by hand
@@ -63,8 +63,8 @@ class Worker:
     like a coroutine (`Task.iter_await_frames`).
 
     Attributes:
-        actor: The actor whose listener runs; None between two of them.
-        last_actor: The actor whose listener ran last.
+        actor: The actor of the running listener; None between two listeners.
+        last_actor: The actor of the listener that ran last.
         has_suspended: True if the listener of the actor has suspended since its turn began.
         slice_end: When the worker has to yield to Trio.
         park_request: The request by which the worker parks, for `park`.

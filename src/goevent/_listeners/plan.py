@@ -159,7 +159,6 @@ class ListenerPlanner:
             plan.name,
             plan.event_names,
             handler,
-            inline=plan.inline,
             capacity=plan.mailbox_events,
             overflow=plan.options.overflow or "block",
             options=plan.dispatch_options,

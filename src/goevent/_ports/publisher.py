@@ -56,9 +56,7 @@ class EventPublisher:
         scheduler: Scheduler,
         failures: Failures,
     ) -> None:
-        self.actor: Actor = Actor(
-            "driver", (), self._publish, inline=False, capacity=MAX_WAITING_EVENTS
-        )
+        self.actor: Actor = Actor("driver", (), self._publish, capacity=MAX_WAITING_EVENTS)
         self._in_flight = capabilities.in_flight
         lanes = self.actor.make_lanes(self._in_flight)
         self.waiting: SharedMailbox[Lane] = SharedMailbox(lanes, scheduler.ready.append)
