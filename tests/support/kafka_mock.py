@@ -20,8 +20,8 @@ import pytest
 import trio
 from aiokafka.consumer.group_coordinator import GroupCoordinator  # type: ignore[import-untyped]
 
-from goevent_faststream._kafka.aiokafka_client import AioKafka
-from goevent_faststream._kafka.confluent_client import Confluent
+from goevent_faststream._kafka.aiokafka_client import AiokafkaClient
+from goevent_faststream._kafka.confluent_client import ConfluentClient
 from tests.support.brokers import missing
 
 LATE = 0.3  # seconds by which leaders of groups are slower than the others
@@ -136,10 +136,10 @@ async def _share_out_late(leader: Any, response: Any, share_out: Any = _SHARE_OU
 
 def one_partition(mock: KafkaMock, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each topic that is made one partition: its events are in order, as many tests want."""
-    for client in (AioKafka, Confluent):
+    for client in (AiokafkaClient, ConfluentClient):
 
-        async def ensure(self: Any, topic: str, real: Any = client.ensure) -> None:
+        async def ensure_topic(self: Any, topic: str, real: Any = client.ensure_topic) -> None:
             mock.topic(topic, exist_ok=True)
             await real(self, topic)
 
-        monkeypatch.setattr(client, "ensure", ensure)
+        monkeypatch.setattr(client, "ensure_topic", ensure_topic)

@@ -8,8 +8,10 @@ stops waiting for it.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
+
+from goevent import DriverError
 
 from .errors import connection_lost, no_answer
 
@@ -21,10 +23,19 @@ class ClientRequests:
 
     Args:
         broker: The name of the broker in error texts.
+        errors: The errors of the client that `run` maps; the others are raised as they are.
+        to_driver_error: Maps one of them.
     """
 
-    def __init__(self, broker: str) -> None:
+    def __init__(
+        self,
+        broker: str,
+        errors: tuple[type[BaseException], ...] = (),
+        to_driver_error: Callable[[BaseException], DriverError] | None = None,
+    ) -> None:
         self._broker = broker
+        self._errors = errors
+        self._to_driver_error = to_driver_error
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
@@ -42,6 +53,7 @@ class ClientRequests:
 
         Raises:
             DriverConnectionError: The connection was lost, or there was no answer in time.
+            DriverError: The client has failed with one of `errors`.
         """
         task = self.start(work)
         task.add_done_callback(_retrieve)
@@ -50,7 +62,12 @@ class ClientRequests:
             raise no_answer(self._broker, seconds)
         if task.cancelled():
             raise connection_lost(self._broker)
-        return task.result()
+        try:
+            return task.result()
+        except self._errors as error:
+            if self._to_driver_error is None:
+                raise
+            raise self._to_driver_error(error) from error
 
     def cancel(self) -> None:
         """Cancel all: the connection is lost, and no request can be answered any more."""

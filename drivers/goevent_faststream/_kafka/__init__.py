@@ -1,1 +1,7 @@
-"""Kafka: one adapter over two clients, aiokafka and confluent-kafka."""
+"""Kafka: one adapter over two clients, aiokafka and confluent-kafka.
+
+The room owns the connection, the consumers with their offsets, the publisher and the settler. The
+loop side of the bridge calls `adapter`. Two modules each make the adapter for a client,
+`aiokafka_client` and `confluent_client`; everything but those, their members and their errors knows
+only the protocols of `client`. The room must never know Trio, listeners or envelopes.
+"""

@@ -1,15 +1,15 @@
-"""Kafka: durable, at least once, one bus of each group gets each event, in order of its key.
+"""The adapter of Kafka: durable, at least once, in the order of keys.
 
-Each event name is a topic, and each group has a consumer group of its own for each topic. A pattern
-stands for the topics that match it: those that there are, and those that come, which are looked for
-every second.
+Each event name has a topic, and each group has a consumer group of its own for each topic. One
+bus of a group gets each event. A pattern stands for the topics that match it, also for those that
+are created later: the adapter looks for new topics every second.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
@@ -18,23 +18,37 @@ from .._adapter.contract import AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
 from .client import KafkaClient
 from .connection import KafkaConnection
-from .consumer import Feed
-from .publisher import Publisher
-from .settler import Undertaker
+from .consumer import EventTopic, KafkaConsumer
+from .publisher import KafkaPublisher
+from .settler import KafkaSettler
 from .topics import name_of
 
-DISCOVERY_PAUSE_SECONDS = 1.0  # between two looks for new topics
-IN_FLIGHT = 1000  # publishes that wait for their acknowledgement
-MAX_SIZE = 1_000_000  # brokers take 1 MiB, headers included, unless told otherwise
-PREFIX = "goevent."
+T = TypeVar("T")
+
+MAX_IN_FLIGHT_EVENTS = 1000
+# Brokers take 1 MiB, headers included, unless they are configured otherwise.
+MAX_EVENT_BYTES = 1_000_000
+DEFAULT_PREFIX = "goevent."
+DISCOVERY_PAUSE_SECONDS = 1.0
+
+
+def check_address(address: object, topic_type: type[T]) -> T | None:
+    """Return the address if it is a `Topic` of the broker's module, or None for none.
+
+    Raises:
+        TypeError: It is something else.
+    """
+    if address is None or isinstance(address, topic_type):
+        return address
+    raise TypeError(f"the address of events in Kafka is a Topic of its broker, not {address!r}")
 
 
 class KafkaAdapter:
     """Kafka, by one of two clients.
 
     Args:
-        broker: FastStream's.
-        prefix: what stands before event names; the configuration's or the default if None.
+        broker: FastStream's broker.
+        prefix: The beginning of topic names, unless the config has one; None for the default.
     """
 
     def __init__(
@@ -45,143 +59,157 @@ class KafkaAdapter:
         self._broker = broker
         self._client = client
         self._config = config
-        self._prefix = config.prefix or prefix or PREFIX
-        self._link = KafkaConnection(client, config.publish_timeout)
-        self._publisher = Publisher(client, self._link, self._prefix, config.publish_timeout)
-        self._undertaker = Undertaker(client, self._link, config.group or "")
-        self._feeds: dict[str, Feed] = {}
+        self._prefix = config.prefix or prefix or DEFAULT_PREFIX
+        timeout = config.publish_timeout
+        self._connection = KafkaConnection(client, timeout)
+        self._publisher = KafkaPublisher(client, self._connection, self._prefix, timeout)
+        self._settler = KafkaSettler(client, self._connection, config.group or "")
+        self._consumers: dict[str, KafkaConsumer] = {}
         self._patterns: dict[str, Callable[[str], object]] = {}
-        self._making = asyncio.Lock()
+        # One change of the consumers at a time.
+        self._changing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
 
     @property
     def capabilities(self) -> Capabilities:
-        """What Kafka promises: events are in order of their key, not of their name."""
+        """Events are in the order of their key, and not of their name."""
         return Capabilities(
-            fan_out=False, durable=True, ordered=False, in_flight=IN_FLIGHT, max_size=MAX_SIZE
+            fan_out=False,
+            durable=True,
+            ordered=False,
+            in_flight=MAX_IN_FLIGHT_EVENTS,
+            max_size=MAX_EVENT_BYTES,
         )
 
     async def open(self, host: AdapterHost) -> None:
         """Connect."""
-        self._making = asyncio.Lock()
-        self._feeds.clear()
+        self._changing = asyncio.Lock()
+        self._consumers.clear()
         self._patterns.clear()
         self._publisher.open()
-        await self._link.open(host)
+        await self._connection.open(host)
         create = asyncio.get_running_loop().create_task
-        self._tasks = [create(self._link.watch()), create(self._look_after())]
+        self._tasks = [create(self._connection.watch()), create(self._watch_topics())]
 
     async def close(self) -> None:
-        """Commit what is settled, leave the groups, and disconnect."""
+        """Commit the settled events, leave the groups, and disconnect."""
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        await self._undertaker.close()
-        feeds, lost = [*self._feeds.values()], not self._link.is_up
-        self._feeds.clear()
+        await self._settler.close()
+        consumers, lost = [*self._consumers.values()], not self._connection.is_up
+        self._consumers.clear()
         self._publisher.close()
         try:
-            await asyncio.gather(*(feed.stop(lost=lost, wait=False) for feed in feeds))
+            await asyncio.gather(*(each.stop(lost=lost, wait=False) for each in consumers))
         finally:
-            await self._link.close()
+            await self._connection.close()
 
-    # -- to us
+    # -- receiving
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Join the consumer groups of names and patterns."""
-        await self._link.ready()
+        await self._connection.ready()
         try:
             for name in names:
                 if "*" in name:
                     self._patterns[name] = compile_pattern(name)
-            wanted = {name: name for name in names if "*" not in name}
-            await self._feed(wanted, new=False)
+            vias = {name: name for name in names if "*" not in name}
+            await self._consume(vias, is_new=False)
             if self._patterns:
-                await self._discover(new=False)
+                await self._discover(is_new=False)
         except DriverError:
             await self.unsubscribe(names)
             raise
 
-    async def _discover(self, *, new: bool) -> None:
-        """Read from the topics that match a pattern, and are not read from by it yet."""
+    async def _discover(self, *, is_new: bool) -> None:
+        """Consume the topics that match a pattern and are not consumed for it yet."""
         for topic in await self._client.topics():
             name = name_of(self._prefix, topic)
             if name is None:
                 continue
             for pattern, test in [*self._patterns.items()]:
-                if test(name) and not self._has(name, pattern):
-                    await self._feed({name: pattern}, new=new)
+                if test(name) and not self._is_consumed(name, pattern):
+                    await self._consume({name: pattern}, is_new=is_new)
 
-    def _has(self, name: str, via: str) -> bool:
-        return name in self._feeds and via in self._feeds[name].vias
+    def _is_consumed(self, name: str, via: str) -> bool:
+        return name in self._consumers and via in self._consumers[name].vias
 
-    async def _feed(self, wanted: dict[str, str], *, new: bool) -> None:
-        """Have feeds for names, by what they were subscribed to by.
+    async def _consume(self, vias: dict[str, str], *, is_new: bool) -> None:
+        """Start consumers that are missing.
 
         Args:
-            new: they came up while the group was listening, so that it misses none.
+            vias: For each event name the name or pattern by which it was subscribed to.
+            is_new: The topics were created while the group listened, so that it begins at their
+                first event and misses none.
         """
-        async with self._making:
-            made: list[Feed] = []
-            for name, via in wanted.items():
-                feed = self._feeds.get(name)
-                if feed is None:
+        async with self._changing:
+            started: list[KafkaConsumer] = []
+            for name, via in vias.items():
+                consumer = self._consumers.get(name)
+                if consumer is None:
                     topic = await self._publisher.topic(name)
-                    start = "earliest" if new else self._config.start
-                    host = self._link.host
-                    feed = Feed(self._broker, self._client, host, self._config, name, topic, start)
-                    made.append(feed)
-                    self._feeds[name] = feed
-                feed.vias[via] = None
-            await asyncio.gather(*(each.start() for each in made))
+                    start = "earliest" if is_new else self._config.start
+                    consumer = KafkaConsumer(
+                        self._broker,
+                        self._client,
+                        self._connection.host,
+                        self._config,
+                        EventTopic(name, topic, start),
+                    )
+                    started.append(consumer)
+                    self._consumers[name] = consumer
+                consumer.vias[via] = None
+            await asyncio.gather(*(each.start() for each in started))
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Leave the consumer groups; what is committed stays."""
-        async with self._making:
-            gone: list[Feed] = []
+        """Leave the consumer groups; the broker keeps what is committed."""
+        async with self._changing:
+            unused: list[KafkaConsumer] = []
             for name in names:
                 self._patterns.pop(name, None)
-            for feed in [*self._feeds.values()]:
+            for consumer in [*self._consumers.values()]:
                 for name in names:
-                    feed.vias.pop(name, None)
-                if not feed.vias:
-                    gone.append(self._feeds.pop(feed.name))
-            lost = not self._link.is_up
-            await asyncio.gather(*(feed.stop(lost=lost) for feed in gone))
+                    consumer.vias.pop(name, None)
+                if not consumer.vias:
+                    unused.append(self._consumers.pop(consumer.name))
+            lost = not self._connection.is_up
+            await asyncio.gather(*(each.stop(lost=lost) for each in unused))
 
     async def stop_receiving(self) -> None:
-        """Hand over nothing more; the bus stays in its groups, to commit what listeners have."""
+        """Deliver no more; the bus stays in its groups, to commit the events of its listeners."""
         self._patterns.clear()
-        for feed in self._feeds.values():
-            feed.halt()
+        for consumer in self._consumers.values():
+            consumer.stop_delivering()
 
-    # -- to the brokers
+    # -- sending and settling
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Settle, bring again, and bury."""
-        await self._undertaker.settle(decisions)
+        """Carry out verdicts."""
+        await self._settler.settle(decisions)
 
-    # -- what has to be looked after
+    # -- watching
 
-    async def _look_after(self) -> None:
-        """Look for new topics, and at what there is to do."""
+    async def _watch_topics(self) -> None:
+        """Look for new topics, and measure the work of the group, until cancelled."""
         while True:
             await asyncio.sleep(DISCOVERY_PAUSE_SECONDS)
             try:
                 if self._patterns:
-                    await self._discover(new=True)
-                for feed in [*self._feeds.values()]:
-                    await feed.look()
+                    await self._discover(is_new=True)
+                for consumer in [*self._consumers.values()]:
+                    await consumer.measure_unread()
             except DriverConnectionError:
-                continue  # the link tells of it
+                # `connection` reports it.
+                continue
             except DriverError as error:
-                self._link.host.report(error)
+                self._connection.host.report(error)
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what there is to do with the partitions that this bus has, as last seen."""
-        return tuple(feed.backlog() for feed in [*self._feeds.values()])
+        """Return the work in the partitions that this bus has, as last seen."""
+        return tuple(consumer.backlog() for consumer in [*self._consumers.values()])

@@ -18,21 +18,34 @@ from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Adapter, Outgoing
-from .._adapter.properties import all_headers, split_properties
+from .._adapter.errors import not_connected
+from .._adapter.properties import all_headers
+from .._adapter.requests import ClientRequests
 from .._config import BrokerConfig
-from .adapter import KafkaAdapter
-from .aiokafka_consumer import AioConsumer
-from .aiokafka_requests import ANSWER, FAILURES, Requests, to_driver_error
-from .client import Answer, KafkaConsumer, Owner
+from .adapter import KafkaAdapter, check_address
+from .aiokafka_errors import CLIENT_ERRORS, to_driver_error
+from .aiokafka_member import AiokafkaMember
+from .client import (
+    REQUEST_SECONDS,
+    Answer,
+    GroupMember,
+    RebalanceListener,
+    answer_sent,
+    member_options,
+    missing_topic,
+    publish_by_broker,
+)
 from .url import read_kafka_url
 
-DIAL = 8.0  # seconds until there has to be a connection
-FETCH = 250  # milliseconds that a broker may wait for the first message of an answer
-LAST = 0.6  # seconds for what is under way at the end, which may be connecting
-STOP = 0.4  # seconds for an orderly end
-STEADY = {
-    "acks": "all",  # what was accepted is there,
-    "enable_idempotence": True,  # and once
+CONNECT_SECONDS = 8.0
+FLUSH_SECONDS = 0.4
+STOP_SECONDS = 0.4
+# At the end of the bus, for requests under way, one of which may be connecting.
+LAST_REQUESTS_SECONDS = 0.6
+PRODUCER_OPTIONS = {
+    # An event is accepted when all replicas in sync have it, and then it is there once.
+    "acks": "all",
+    "enable_idempotence": True,
     "request_timeout_ms": 10_000,
 }
 
@@ -46,54 +59,59 @@ def make_broker(url: str) -> KafkaBroker:
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
-    """Return Kafka for a broker of aiokafka."""
+    """Return the adapter for a broker that uses aiokafka."""
     if not isinstance(broker, KafkaBroker):
         raise TypeError(f"this is no KafkaBroker: {broker!r}")
-    if address is not None and not isinstance(address, Topic):
-        raise TypeError(f"the address of events in Kafka is a Topic of its broker, not {address!r}")
-    prefix = None if address is None else address.name
-    return KafkaAdapter(broker, AioKafka(broker, address), config, prefix)
+    topic = check_address(address, Topic)
+    return KafkaAdapter(
+        broker, AiokafkaClient(broker, topic), config, None if topic is None else topic.name
+    )
 
 
-class Dial:
-    """Stands in for FastStream's producer while it connects, and remembers what it is given."""
+class ProducerInProgress:
+    """Stands in for FastStream's producer while it connects, and keeps the client's producer.
+
+    FastStream forgets a client whose connecting fails or is cancelled, and so would not close it.
+    """
 
     def __init__(self, producer: Any) -> None:
         self.native: Any = None
         self.producer = producer
 
     async def connect(self, native: Any, **options: Any) -> None:
-        """Connect it."""
+        """Connect, as the producer of FastStream does."""
         self.native = native
         await self.producer.connect(native, **options)
 
 
-class AioKafka:
+class AiokafkaClient:
     """The connection of one broker object.
 
     Args:
-        address: says how topics are made that are missing.
+        topic: The settings by which missing topics are created; None leaves them to the broker.
     """
 
-    def __init__(self, broker: KafkaBroker, address: Topic | None) -> None:
+    def __init__(self, broker: KafkaBroker, topic: Topic | None) -> None:
         self._broker: Any = broker
-        self._address = address
+        self._topic_settings = topic
         self._producer: Any = None
-        self._requests = Requests()
-        self._wrapped = False  # by middlewares; the broker composes them each time it is asked
+        self._requests = ClientRequests("Kafka", CLIENT_ERRORS, to_driver_error)
+        # Kept, as the broker composes its middlewares each time that it is asked.
+        self._has_middlewares = False
 
     async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
         """Connect."""
-        self._requests = Requests()
-        self._wrapped = bool(self._broker.middlewares)
-        self._broker._connection_kwargs.update(STEADY)
-        await self._requests.ask(self._dial(), DIAL)
+        self._requests = ClientRequests("Kafka", CLIENT_ERRORS, to_driver_error)
+        self._has_middlewares = bool(self._broker.middlewares)
+        self._broker._connection_kwargs.update(PRODUCER_OPTIONS)
+        await self._requests.run(self._connect(), CONNECT_SECONDS)
         producer = self._producer
-        # It connects again and tells nobody; only its own are watched, which the pings keep busy.
-        theirs = producer.client._on_connection_closed
+        # The client reconnects and tells nobody. Only the producer's connections are watched: the
+        # pings keep them busy, while a broker closes an idle connection without being lost.
+        on_closed = producer.client._on_connection_closed
 
         def closed(connection: Any, reason: Any) -> None:
-            theirs(connection, reason)
+            on_closed(connection, reason)
             if reason in (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT):
                 broken(f"{connection.host}:{connection.port} has closed it")
 
@@ -101,55 +119,56 @@ class AioKafka:
         for connection in producer.client._conns.values():
             connection._on_close_cb = closed
 
-    async def _dial(self) -> None:
+    async def _connect(self) -> None:
         broker, settings = self._broker, self._broker.config.broker_config
-        # If this fails or is cancelled, FastStream forgets the client that it has begun to connect.
-        settings.producer = dial = Dial(settings.producer)
+        settings.producer = in_progress = ProducerInProgress(settings.producer)
         try:
             await broker.connect()
         finally:
-            settings.producer = dial.producer
-            self._producer = dial.native
+            settings.producer = in_progress.producer
+            self._producer = in_progress.native
         await broker.start()
 
     async def close(self, *, lost: bool) -> None:
-        """Disconnect; what could not be sent within a moment is given up."""
-        await self._requests.end(LAST)
+        """Disconnect; events that cannot be sent within a moment are given up."""
+        await self._requests.close(LAST_REQUESTS_SECONDS)
         broker, producer = self._broker, self._producer
         admin = broker.config.broker_config.admin
         self._producer = None
         if producer is not None:
             if not lost:
-                with suppress(*FAILURES):
-                    async with asyncio.timeout(STOP):
+                with suppress(*CLIENT_ERRORS):
+                    async with asyncio.timeout(FLUSH_SECONDS):
                         await producer.flush()
-            # Its own `stop` waits for all that is not sent, and closes nothing until then.
+            # The producer's own `stop` waits for all unsent events and closes nothing until then.
             producer._closed = True
             if producer._sender is not None and producer._sender.sender_task is not None:
                 producer._sender.sender_task.cancel()
                 await asyncio.gather(producer._sender.sender_task, return_exceptions=True)
             await producer.client.close()
         if admin.admin_client is not None:
-            with suppress(*FAILURES):
+            with suppress(*CLIENT_ERRORS):
                 await admin.admin_client.close()
             admin.admin_client = None
-        with suppress(*FAILURES):
-            async with asyncio.timeout(STOP):
+        with suppress(*CLIENT_ERRORS):
+            async with asyncio.timeout(STOP_SECONDS):
                 await broker.stop()
+        # FastStream would use the closed connection again at the next start.
         broker._connection = None
 
     @property
     def _client(self) -> Any:
         if self._producer is None:
-            raise DriverConnectionError("Kafka: there is no connection")
+            raise not_connected("Kafka")
         return self._producer.client
 
     async def ping(self) -> None:
-        """Ask any broker for nothing."""
+        """Ask one broker after the other for an empty list of topics, until one answers."""
         client, reason = self._client, "no broker is known"
         for broker in client.cluster.brokers():
+            request = client.send(broker.nodeId, MetadataRequest([]))
             try:
-                await self._requests.ask(client.send(broker.nodeId, MetadataRequest([])))
+                await self._requests.run(request, REQUEST_SECONDS)
             except DriverError as error:
                 reason = str(error).removeprefix("Kafka: ")
             else:
@@ -157,86 +176,64 @@ class AioKafka:
         raise DriverConnectionError(f"Kafka: {reason}")
 
     async def topics(self) -> Collection[str]:
-        """Return the topics that there are."""
-        cluster = await self._requests.ask(self._client.fetch_all_metadata())
+        """Return the names of all topics."""
+        cluster = await self._requests.run(self._client.fetch_all_metadata(), REQUEST_SECONDS)
         return set(cluster.topics())
 
-    async def ensure(self, topic: str) -> None:
-        """Have a topic exist: brokers make it when asked for it, or an administrator does."""
-        given = self._address
-        if given is not None and topic not in await self.topics():
-            if not given.declare:
-                raise DriverError(f"Kafka: there is no topic {topic!r}, and it is not ours to make")
-            await self._make(topic, given.num_partitions, given.replication_factor)
+    async def ensure_topic(self, topic: str) -> None:
+        """Create a topic if it is missing."""
+        missing = await missing_topic(self, self._topic_settings, topic)
+        if missing is not None:
+            await self._create(topic, missing.num_partitions, missing.replication_factor)
         try:
-            await self._requests.ask(self._producer.partitions_for(topic), ANSWER / 2)
+            # Most brokers create a topic when they are asked for it.
+            partitions = self._producer.partitions_for(topic)
+            await self._requests.run(partitions, REQUEST_SECONDS / 2)
         except DriverError:
-            if given is not None:
+            if self._topic_settings is not None:
                 raise
-            await self._make(topic, -1, -1)
+            await self._create(topic, -1, -1)
 
-    async def _make(self, topic: str, partitions: int, replicas: int) -> None:
+    async def _create(self, topic: str, partitions: int, replicas: int) -> None:
         admin = self._broker.config.broker_config.admin.admin_client
-        new = NewTopic(topic, partitions, replicas)
-        response = await self._requests.ask(admin.create_topics([new]))
-        for answer in response.topic_errors:
-            kind = errors.for_code(answer[1])
+        request = admin.create_topics([NewTopic(topic, partitions, replicas)])
+        response = await self._requests.run(request, REQUEST_SECONDS)
+        for topic_error in response.topic_errors:
+            kind = errors.for_code(topic_error[1])
             if kind not in (errors.NoError, errors.TopicAlreadyExistsError):
-                raise to_driver_error(kind(*answer[2:3]))
+                raise to_driver_error(kind(*topic_error[2:3]))
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
-        """Send an event; by the broker if it has middlewares, which is a lot slower."""
+        """Send an event; `answer` is called with its result."""
         key = None if outgoing.key is None else outgoing.key.encode()
-        broker = self._broker
         try:
-            if self._wrapped:
-                future = await broker.publish(
-                    outgoing.body,
-                    topic,
-                    key=key,
-                    headers={**outgoing.headers},
-                    correlation_id=split_properties(outgoing).correlation_id,
-                    no_confirm=True,
-                )
+            if self._has_middlewares:
+                future = await publish_by_broker(self._broker, topic, key, outgoing)
             else:
                 future = await self._producer.send(
                     topic, outgoing.body, key, headers=all_headers(outgoing)
                 )
-        except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
+        except Exception as error:  # noqa: BLE001 - a middleware may raise any exception
             answer(outgoing, to_driver_error(error))
             return
-        future.add_done_callback(partial(_answered, outgoing, answer))
+        future.add_done_callback(partial(answer_sent, outgoing, answer, _receipt, to_driver_error))
 
     async def write(
         self, topic: str, key: bytes | None, value: bytes, headers: Mapping[str, str]
     ) -> None:
-        """Write a message."""
+        """Write a record; returns when the broker has it."""
         pairs = [(name, text.encode()) for name, text in headers.items()]
-        await self._requests.ask(self._producer.send_and_wait(topic, value, key, headers=pairs))
+        written = self._producer.send_and_wait(topic, value, key, headers=pairs)
+        await self._requests.run(written, REQUEST_SECONDS)
 
-    def consumer(self, topic: str, group: str, silence: float, owner: Owner) -> KafkaConsumer:
-        """Make a member of a group."""
-        build = self._broker.config.broker_config.builder
-        client_id = self._broker.config.broker_config.client_id
-        consumer = build(
-            group_id=group,
-            client_id=client_id,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            session_timeout_ms=int(silence * 1000),
-            heartbeat_interval_ms=int(silence * 1000 / 4),
-            fetch_max_wait_ms=FETCH,
-        )
-        return AioConsumer(consumer, topic, owner)
+    def join(
+        self, topic: str, group: str, session_seconds: float, listener: RebalanceListener
+    ) -> GroupMember:
+        """Return a new member of a group."""
+        settings = self._broker.config.broker_config
+        options = member_options(group, settings.client_id, session_seconds)
+        return AiokafkaMember(settings.builder(**options), topic, listener)
 
 
-def _answered(outgoing: Outgoing, answer: Answer, future: Any) -> None:
-    if future.cancelled():
-        answer(outgoing, DriverConnectionError("Kafka: the client has given the event up"))
-        return
-    error = future.exception()
-    if error is not None:
-        answer(outgoing, to_driver_error(error))
-        return
-    done = future.result()
-    answer(outgoing, Receipt(id=f"{done.topic}-{done.partition}@{done.offset}"))
+def _receipt(written: Any) -> Receipt:
+    return Receipt(id=f"{written.topic}-{written.partition}@{written.offset}")

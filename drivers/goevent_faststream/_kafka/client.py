@@ -1,39 +1,48 @@
-"""What the Kafka adapter asks of a client: aiokafka or confluent, behind FastStream's brokers.
+"""The interface of a Kafka client: aiokafka or confluent-kafka, behind FastStream's brokers.
 
-All of it runs on the loop side. A client maps its own exceptions: it raises `DriverError`s only.
+The adapter, the publisher and the consumers use a client only through these protocols. All of it
+runs on the loop side. A client maps its own exceptions and raises `DriverError`s only. The
+functions below are the parts of a client that are the same for both.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 
+from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing
-from .offsets import Place, Record
+from .._adapter.properties import split_properties
+from .offsets import CommitPoint, KafkaRecord
 
 Answer = Callable[[Outgoing, Receipt | Exception], None]
 
+REQUEST_SECONDS = 5.0
+# How long a broker may wait for the first record of a fetch.
+FETCH_WAIT_MILLISECONDS = 250
+HEARTBEATS_PER_SESSION = 4
 
-class Owner(Protocol):
-    """Who reads from a consumer, and is told of partitions."""
 
-    async def assigned(self, places: Mapping[int, Place | None]) -> Mapping[int, int]:
-        """Take partitions over, with what is committed of them; return where to read on."""
+class RebalanceListener(Protocol):
+    """The owner of a group member, which is told when partitions come and go."""
+
+    async def assigned(self, points: Mapping[int, CommitPoint | None]) -> Mapping[int, int]:
+        """Take partitions with their commit points; return the offsets to read from."""
         ...
 
     async def revoked(self, partitions: Collection[int]) -> None:
-        """Give partitions up: commit what can be committed, as they are another's afterwards."""
+        """Give partitions up: this is the last chance to commit."""
         ...
 
     def lost(self, partitions: Collection[int]) -> None:
-        """Forget partitions, which are another's already."""
+        """Forget partitions that another member has already."""
         ...
 
 
-class KafkaConsumer(Protocol):
+class GroupMember(Protocol):
     """A member of a consumer group, which reads one topic."""
 
     async def start(self) -> None:
@@ -44,16 +53,24 @@ class KafkaConsumer(Protocol):
         """Leave the group."""
         ...
 
-    async def read(self, most: int, patience: float) -> Sequence[Record]:
-        """Return what there is, and wait so many seconds for the first."""
+    async def read(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
+        """Return up to `count` records; waits so many seconds for the first."""
         ...
 
-    async def commit(self, places: Mapping[int, Place]) -> bool:
-        """Commit offsets and notes; return False if the partitions may be another's since."""
+    async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
+        """Commit; return False if the group refuses it, as partitions may be another member's."""
         ...
 
-    async def find(self, partitions: Collection[int], start: str | datetime) -> Mapping[int, int]:
-        """Return the offsets of "earliest", "latest", an offset, or the first since a time."""
+    async def first_offsets(self, partitions: Collection[int]) -> Mapping[int, int]:
+        """Return the offsets of the first records that partitions hold."""
+        ...
+
+    async def end_offsets(self, partitions: Collection[int]) -> Mapping[int, int]:
+        """Return the offsets behind the last records of partitions."""
+        ...
+
+    async def offsets_at(self, partitions: Collection[int], time: datetime) -> Mapping[int, int]:
+        """Return the offsets of the first records since a time, of partitions that have some."""
         ...
 
     def pause(self, partitions: Collection[int]) -> None:
@@ -61,11 +78,7 @@ class KafkaConsumer(Protocol):
         ...
 
     def resume(self, partitions: Collection[int]) -> None:
-        """Read of them again."""
-        ...
-
-    async def ends(self, partitions: Collection[int]) -> Mapping[int, int]:
-        """Return the offsets that come next at the ends of partitions."""
+        """Read partitions again."""
         ...
 
 
@@ -76,10 +89,10 @@ class KafkaClient(Protocol):
         """Connect.
 
         Args:
-            broken: called on the loop, with the reason, when a connection breaks.
+            broken: Called on the loop, with the reason, when a connection breaks.
 
         Raises:
-            DriverConnectionError: no broker answers.
+            DriverConnectionError: No broker answers.
         """
         ...
 
@@ -87,7 +100,7 @@ class KafkaClient(Protocol):
         """Disconnect; also if `open` has failed.
 
         Args:
-            lost: there is no connection, so what was not sent is given up.
+            lost: There is no connection, so unsent events are given up at once.
         """
         ...
 
@@ -95,31 +108,125 @@ class KafkaClient(Protocol):
         """Return when a broker has answered.
 
         Raises:
-            DriverConnectionError: none does.
+            DriverConnectionError: None does.
         """
         ...
 
     async def topics(self) -> Collection[str]:
-        """Return the topics that there are."""
+        """Return the names of all topics."""
         ...
 
-    async def ensure(self, topic: str) -> None:
-        """See to it that a topic exists."""
+    async def ensure_topic(self, topic: str) -> None:
+        """Create a topic if it is missing."""
         ...
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
-        """Send an event; `answer` is called with what comes of it, not before this has returned.
+        """Send an event; `answer` is called with its result, which may be after this returns.
 
-        Calls one after the other keep the order of each key.
+        Sequential calls keep the order of each key.
         """
         ...
 
     async def write(
         self, topic: str, key: bytes | None, value: bytes, headers: Mapping[str, str]
     ) -> None:
-        """Write a message that is no event; returns when the broker has it."""
+        """Write a record that is no event; returns when the broker has it."""
         ...
 
-    def consumer(self, topic: str, group: str, silence: float, owner: Owner) -> KafkaConsumer:
-        """Make a member of a group, which is not one any more after so many seconds of silence."""
+    def join(
+        self, topic: str, group: str, session_seconds: float, listener: RebalanceListener
+    ) -> GroupMember:
+        """Return a new member of a group.
+
+        Args:
+            session_seconds: How long the member may be silent before its partitions go to others.
+        """
         ...
+
+
+class TopicSettings(Protocol):
+    """The part of FastStream's `Topic` that says how a missing topic is created."""
+
+    declare: bool
+    num_partitions: int
+    replication_factor: int
+
+
+# -- the same for both clients
+
+
+def member_options(group: str, client_id: str | None, session_seconds: float) -> dict[str, Any]:
+    """Return the options of a group member, in FastStream's words."""
+    return {
+        "group_id": group,
+        "client_id": client_id,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "session_timeout_ms": int(session_seconds * 1000),
+        "heartbeat_interval_ms": int(session_seconds * 1000 / HEARTBEATS_PER_SESSION),
+        "fetch_max_wait_ms": FETCH_WAIT_MILLISECONDS,
+    }
+
+
+async def start_offsets(
+    member: GroupMember, partitions: Collection[int], start: str | datetime
+) -> Mapping[int, int]:
+    """Return the offsets at which a new group begins.
+
+    Args:
+        start: "earliest", "latest", an offset, or a time.
+    """
+    if start == "earliest":
+        return await member.first_offsets(partitions)
+    ends = await member.end_offsets(partitions)
+    if isinstance(start, datetime):
+        # A partition without records since then begins at its end.
+        return {**ends, **await member.offsets_at(partitions, start)}
+    if start == "latest":
+        return ends
+    return {partition: min(int(start), end) for partition, end in ends.items()}
+
+
+async def missing_topic(
+    client: KafkaClient, settings: TopicSettings | None, topic: str
+) -> TopicSettings | None:
+    """Return the settings by which a missing topic is created; None if it is not to be created.
+
+    Raises:
+        DriverError: It is missing, and the user's `Topic` forbids its creation.
+    """
+    if settings is None or topic in await client.topics():
+        return None
+    if not settings.declare:
+        raise DriverError(f"Kafka: there is no topic {topic!r}, and it is not ours to make")
+    return settings
+
+
+async def publish_by_broker(broker: Any, topic: str, key: bytes | None, outgoing: Outgoing) -> Any:
+    """Publish through FastStream's broker, so that its middlewares run; return a future.
+
+    This takes several times as long as the client alone, so it is used only with middlewares.
+    """
+    return await broker.publish(
+        outgoing.body,
+        topic,
+        key=key,
+        headers={**outgoing.headers},
+        correlation_id=split_properties(outgoing).correlation_id,
+        no_confirm=True,
+    )
+
+
+def answer_sent(
+    outgoing: Outgoing,
+    answer: Answer,
+    receipt: Callable[[Any], Receipt],
+    to_driver_error: Callable[[BaseException], DriverError],
+    future: Any,
+) -> None:
+    """Answer an event when the future of its send is done."""
+    if future.cancelled():
+        answer(outgoing, DriverConnectionError("Kafka: the client has given the event up"))
+        return
+    error = future.exception()
+    answer(outgoing, receipt(future.result()) if error is None else to_driver_error(error))

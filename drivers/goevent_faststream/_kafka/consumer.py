@@ -1,7 +1,33 @@
-"""Feeds: one member of a consumer group each, which reads the topic of one event name.
+"""The consumer of one event name: a member of the consumer group that reads its topic.
 
-A feed owns three tasks: one reads, and goes on asking the client while there is no room, with
-partitions paused, as who does not ask is thrown out of the group; one hands over; one commits.
+`KafkaAdapter` owns one consumer for each event name, and `settler` tells it the verdicts.
+
+Theory of operation
+-------------------
+
+A consumer runs three tasks. One reads: it asks the group member for records and adds them to the
+offsets of their partition. One delivers: it takes ready records and hands them to the host, which
+waits while the bus is full. One commits, when something has changed.
+
+*Flow control.* Kafka removes a member from its group that does not ask for records in time. So the
+reading task never waits for the bus. When enough records are ready, it pauses all partitions and
+goes on asking, and single partitions are paused when too many of their records are unsettled. That
+limit is a multiple of `prefetch`: one record that hangs holds its partition's offset back, but must
+not keep the others of the bus from running.
+
+*Rebalances.* As members come and go, the client assigns and revokes partitions, and waits for each
+of these calls. A revoked partition gets a moment for its listeners to end, and a last commit; then
+it belongs to another member, and later verdicts on its records are ignored by the commit. Its
+offsets are kept until the next assignment: if the partition returns with the commit point that this
+member has written, nobody else has read on, and the records that listeners still have remain valid.
+
+*Commit back-off.* A group that rebalances refuses commits, and a client that is refused joins the
+group again, which starts one more rebalance. Members that insist can keep a group from ever
+becoming stable. So the pause before the next commit doubles with each refusal, up to
+`MAX_COMMIT_PAUSE_SECONDS`.
+
+A commit under way may be interrupted when the consumer stops, and then nobody knows what the broker
+has. In that case the last commit writes all partitions again, and not only those that changed.
 """
 
 from __future__ import annotations
@@ -10,6 +36,7 @@ import asyncio
 from collections import deque
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -18,32 +45,55 @@ from goevent.drivers import Backlog
 
 from .._adapter.contract import AdapterHost, Arrival
 from .._config import BrokerConfig
-from .client import KafkaClient, KafkaConsumer
-from .flow_control import Brake
-from .middlewares import Gate
-from .offsets import Place, Record, State, Window, backlog_of
+from .client import GroupMember, KafkaClient, start_offsets
+from .flow_control import PartitionFlow
+from .middlewares import KafkaMiddlewares
+from .offsets import (
+    NOTHING_COMMITTED,
+    CommitPoint,
+    KafkaRecord,
+    PartitionOffsets,
+    RecordState,
+    backlog_of,
+)
 from .topics import consumer_group
 
-BATCH = 250  # messages in one read
-POLL = 0.25  # seconds that a read may wait
-PAUSE = 0.5  # seconds until a read that has failed is tried again, and a full bus is let rest
-COMMIT = 0.1  # seconds between two commits; doubles while the group refuses them
-LONGEST = 3.0
-GRACE = 0.5  # seconds for listeners to end with events of a partition that is given up
-FAREWELL = 0.5  # seconds for the last commit
-JOIN = 8.0  # seconds to wait for a place in the group
-TRIES = 10  # to become a member, at first
-AGAIN = 0.1  # seconds until an event comes again that was given back while the feed goes on
+MAX_RECORDS_PER_READ = 250
+READ_WAIT_SECONDS = 0.25
+READ_RETRY_SECONDS = 0.5
+COMMIT_PAUSE_SECONDS = 0.1
+MAX_COMMIT_PAUSE_SECONDS = 3.0
+LISTENERS_GRACE_SECONDS = 0.5
+LAST_COMMIT_SECONDS = 0.5
+JOIN_WAIT_SECONDS = 8.0
+JOIN_ATTEMPTS = 10
+JOIN_RETRY_SECONDS = 0.1
+RELEASED_PAUSE_SECONDS = 0.1
+MIN_UNSETTLED_RECORDS = 1000
 
 
-class Feed:
-    """One member of one consumer group.
+@dataclass(frozen=True, slots=True)
+class EventTopic:
+    """The topic of one event name.
 
     Attributes:
-        name: the event's name.
-        topic: its topic.
-        group: the consumer group.
-        vias: the names and patterns that it was subscribed to by.
+        name: The event name.
+        topic: The topic.
+        start: Where a new group begins.
+    """
+
+    name: str
+    topic: str
+    start: str | datetime
+
+
+class KafkaConsumer:
+    """The consumer of one event name.
+
+    Attributes:
+        name: The event name.
+        topic: Its topic.
+        vias: The names and patterns by which it was subscribed to.
     """
 
     def __init__(
@@ -52,244 +102,260 @@ class Feed:
         client: KafkaClient,
         host: AdapterHost,
         config: BrokerConfig,
-        name: str,
-        topic: str,
-        start: str | datetime,
+        source: EventTopic,
     ) -> None:
-        self.name, self.topic = name, topic
+        self.name, self.topic = source.name, source.topic
         self.vias: dict[str, None] = {}
-        self._host, self._config, self._start = host, config, start
-        # More than the bus holds, as one that hangs must not keep the others from running.
-        self._brake = Brake(max(1000, 4 * config.prefetch))
-        self._windows: dict[int, Window] = {}
-        self._limbo: dict[int, Window] = {}
-        self._ready: deque[Record] = deque()
-        self._filled, self._drained = asyncio.Event(), asyncio.Event()
-        self._dirty = asyncio.Event()
-        self._joined, self._settled = asyncio.Event(), asyncio.Event()
+        self._client, self._host, self._config = client, host, config
+        self._start = source.start
+        self._group = consumer_group(config.group or "", source.topic)
+        self._middlewares = KafkaMiddlewares(broker, source.topic, self._group, self._deliver)
+        self._flow = PartitionFlow(max(MIN_UNSETTLED_RECORDS, 4 * config.prefetch))
+        self._partitions: dict[int, PartitionOffsets] = {}
+        self._given_up: dict[int, PartitionOffsets] = {}
+        self._ready: deque[KafkaRecord] = deque()
+        # Set when records are ready; set when there is room for more of them.
+        self._has_ready, self._has_room = asyncio.Event(), asyncio.Event()
+        self._has_changed = asyncio.Event()
+        self._has_joined, self._has_settled = asyncio.Event(), asyncio.Event()
         self._committing = asyncio.Lock()
-        self._closed = self._stopping = False
-        self._refused = 0.0  # seconds to wait, as the group takes no commits now
-        self._lag = 0
+        self._commit_backoff = 0.0
+        self._is_delivering, self._is_stopped = True, False
+        self._unread = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self.group = consumer_group(config.group or "", topic)
-        self._gate = Gate(broker, topic, self.group, self._arrive)
-        self._client = client
-        self._consumer = self._member()
         self._failure: DriverError | None = None
+        self._member = self._new_member()
 
-    # -- its life
+    def _new_member(self) -> GroupMember:
+        return self._client.join(self.topic, self._group, self._config.claim_idle, self)
 
-    def _member(self) -> KafkaConsumer:
-        return self._client.consumer(self.topic, self.group, self._config.claim_idle, self)
+    # -- start and stop
 
     async def start(self) -> None:
-        """Join the group; returns when there are partitions, or the group takes its time.
+        """Join the group; returns when it has assigned partitions, or takes its time.
 
         Raises:
-            DriverError: the group does not take us in.
+            DriverError: The group refuses this member.
         """
         create = asyncio.get_running_loop().create_task
-        self._tasks = [create(self._take_part()), create(self._hand_over()), create(self._tell())]
-        # Another member may keep the group waiting, and asking again would only prolong it.
+        self._tasks = [
+            create(self._stay_member()),
+            create(self._deliver_ready()),
+            create(self._commit_changes()),
+        ]
+        # Another member may keep the group waiting; to ask again would only make it longer.
         with suppress(TimeoutError):
-            async with asyncio.timeout(JOIN):
-                await self._joined.wait()
+            async with asyncio.timeout(JOIN_WAIT_SECONDS):
+                await self._has_joined.wait()
         if self._failure is not None:
             await self.stop(lost=True)
             raise self._failure
 
-    def halt(self) -> None:
-        """Hand nothing over any more; what listeners have is still committed when they are done."""
-        self._stopping = True
+    def stop_delivering(self) -> None:
+        """Deliver no more. Records that listeners have are still committed when they end."""
+        self._is_delivering = False
         self._ready.clear()
-        self._drained.set()
+        self._has_room.set()
 
     async def stop(self, *, lost: bool = False, wait: bool = True) -> None:
-        """Commit what is settled and leave the group.
+        """Commit the settled records and leave the group.
 
         Args:
-            lost: there is no connection, so nothing can be committed.
-            wait: listeners may end with what they have, which takes a moment.
+            lost: There is no connection, so nothing can be committed.
+            wait: Give listeners a moment to end.
         """
-        if self._closed:
+        if self._is_stopped:
             return
-        self.halt()
-        cut = self._committing.locked()
+        self.stop_delivering()
+        was_committing = self._committing.locked()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        windows = [*self._windows.values()]
-        for window in windows if cut else ():
-            window.committed = Place(-1)  # what is told of it may be old by now
+        partitions = [*self._partitions.values()]
+        if was_committing:
+            for partition in partitions:
+                partition.committed = NOTHING_COMMITTED
         if not lost:
             if wait:
-                await self._calm(windows)
-            try:
-                async with asyncio.timeout(FAREWELL):
-                    # The group may be sharing out anew, and nobody tells of the end of that.
-                    while not await self._commit(windows):  # noqa: ASYNC110
-                        await asyncio.sleep(COMMIT / 2)
-            except (TimeoutError, DriverError) as error:
-                why = str(error) or f"no answer within {FAREWELL:g} s"
-                untold = DriverError(f"the end of some events could not be told: {why}")
-                self._host.report(untold, self.name)
-        self._closed = True
-        for window in windows:
-            window.live = False
-        await self._consumer.stop()
+                await self._wait_for_listeners(partitions)
+            await self._commit_at_last(partitions)
+        self._is_stopped = True
+        for partition in partitions:
+            partition.is_assigned = False
+        await self._member.stop()
 
-    # -- partitions, as told by the client
+    async def _commit_at_last(self, partitions: Collection[PartitionOffsets]) -> None:
+        try:
+            async with asyncio.timeout(LAST_COMMIT_SECONDS):
+                # The group may be rebalancing, and nothing tells of the end of that.
+                while not await self._commit(partitions):  # noqa: ASYNC110
+                    await asyncio.sleep(COMMIT_PAUSE_SECONDS / 2)
+        except (TimeoutError, DriverError) as error:
+            why = str(error) or f"no answer within {LAST_COMMIT_SECONDS:g} s"
+            self._host.report(
+                DriverError(f"the end of some events could not be committed: {why}"), self.name
+            )
 
-    async def assigned(self, places: Mapping[int, Place | None]) -> Mapping[int, int]:
-        """Take partitions over."""
-        fresh = [partition for partition, place in places.items() if place is None]
+    # -- rebalances; called by the group member
+
+    async def assigned(self, points: Mapping[int, CommitPoint | None]) -> Mapping[int, int]:
+        """Take partitions with their commit points; return the offsets to read from."""
+        new = [partition for partition, point in points.items() if point is None]
         starts: Mapping[int, int] = {}
-        if fresh:
-            starts = await self._consumer.find(fresh, self._start)
+        if new:
+            starts = await start_offsets(self._member, new, self._start)
         begin: dict[int, int] = {}
-        for partition, committed in places.items():
-            place = committed or Place(starts[partition])
-            window = self._limbo.pop(partition, None)
-            if window is None or window.committed != place:
-                window = Window(partition, place)
-                if committed is None:  # or who comes next would begin elsewhere
-                    window.committed = Place(-1)
-            # Else nobody has gone on with it since it was given up: what listeners have is theirs.
-            window.live = True
-            self._windows[partition] = window
-            self._brake.release(partition)
-            self._ready.extend(window.waiting())
-            begin[partition] = window.position
-        self._limbo.clear()
-        self._filled.set()
-        self._dirty.set()
-        self._joined.set()
+        for number, committed in points.items():
+            point = committed or CommitPoint(starts[number])
+            partition = self._given_up.pop(number, None)
+            # Only an unchanged commit point proves that no other member has read on.
+            if partition is None or partition.committed != point:
+                partition = PartitionOffsets(number, point)
+                if committed is None:
+                    # Commit the start itself, or the next member would begin elsewhere.
+                    partition.committed = NOTHING_COMMITTED
+            partition.is_assigned = True
+            self._partitions[number] = partition
+            self._flow.assigned(number)
+            self._ready.extend(partition.ready())
+            begin[number] = partition.position
+        self._given_up.clear()
+        self._has_ready.set()
+        self._has_changed.set()
+        self._has_joined.set()
         return begin
 
     async def revoked(self, partitions: Collection[int]) -> None:
-        """Give partitions up: wait a little for listeners, and commit the settled prefix."""
-        windows = [self._windows[each] for each in partitions if each in self._windows]
-        for window in windows:
-            window.live = False
-        if self._closed or not windows:
+        """Give partitions up: wait a little for listeners, and commit."""
+        owned = [self._partitions[each] for each in partitions if each in self._partitions]
+        for partition in owned:
+            partition.is_assigned = False
+        if self._is_stopped or not owned:
             return
         try:
-            await self._calm(windows)
-            await self._commit(windows)
+            await self._wait_for_listeners(owned)
+            await self._commit(owned)
         except DriverError as error:
             self._host.report(error, self.name)
         finally:
             self.lost(partitions)
 
     def lost(self, partitions: Collection[int]) -> None:
-        """Forget partitions; what listeners say of their events later is not told any more."""
-        for partition in partitions:
-            window = self._windows.pop(partition, None)
-            if window is not None:
-                window.live = False
-                self._limbo[partition] = window
-        self._drained.set()
+        """Forget partitions; later verdicts on their records are not committed."""
+        for number in partitions:
+            partition = self._partitions.pop(number, None)
+            if partition is not None:
+                partition.is_assigned = False
+                self._given_up[number] = partition
+        self._has_room.set()
 
-    async def _calm(self, windows: Collection[Window]) -> None:
-        """Wait a little until listeners are done with what they have; the rest comes again."""
+    async def _wait_for_listeners(self, partitions: Collection[PartitionOffsets]) -> None:
+        """Wait a little until listeners have ended; records of the others come again."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(GRACE):
-                while any(window.handed() for window in windows):
-                    self._settled.clear()
-                    await self._settled.wait()
+            async with asyncio.timeout(LISTENERS_GRACE_SECONDS):
+                while any(partition.delivered_count() for partition in partitions):
+                    self._has_settled.clear()
+                    await self._has_settled.wait()
 
-    # -- from the broker
+    # -- reading
 
-    async def _take_part(self) -> None:
-        """Be a member of the group, and become one again when the client has given up."""
+    async def _stay_member(self) -> None:
+        """Read as a member of the group, and join again after a failure."""
         failures = 0
         while True:
             try:
-                await self._consumer.start()
+                await self._member.start()
                 await self._read()
             except DriverError as error:
                 failures += 1
-                if self._joined.is_set():
+                if self._has_joined.is_set():
                     self._host.report(error, self.name)
-                elif failures == TRIES:
+                elif failures == JOIN_ATTEMPTS:
+                    # `start` raises it.
                     self._failure = error
-                    self._joined.set()
+                    self._has_joined.set()
                     return
-            self.lost([*self._windows])
-            await self._consumer.stop()
-            await asyncio.sleep(PAUSE / 5)
-            self._consumer = self._member()
+            self.lost([*self._partitions])
+            await self._member.stop()
+            await asyncio.sleep(JOIN_RETRY_SECONDS)
+            self._member = self._new_member()
 
     async def _read(self) -> None:
         while True:
             try:
-                if self._stopping or not await self._has_room():
-                    await self._rest()
+                if not self._is_delivering or not await self._wait_for_room():
+                    await self._read_nothing()
                     continue
-                self._brake.fit(self._consumer, self._windows)
-                for record in await self._consumer.read(BATCH, POLL):
-                    self._admit(record)
+                self._flow.adjust(self._member, self._partitions)
+                for record in await self._member.read(MAX_RECORDS_PER_READ, READ_WAIT_SECONDS):
+                    self._add(record)
                 if self._ready:
-                    self._filled.set()
+                    self._has_ready.set()
             except DriverConnectionError:
-                await asyncio.sleep(PAUSE)  # the link tells of it
+                # `connection` reports it.
+                await asyncio.sleep(READ_RETRY_SECONDS)
 
-    def _admit(self, record: Record) -> None:
-        window = self._windows.get(record.partition)
-        if window is None:
+    def _add(self, record: KafkaRecord) -> None:
+        partition = self._partitions.get(record.partition)
+        if partition is None:
             return
-        if record.offset < window.base:
+        if record.offset < partition.base:
+            # Somebody has deleted the topic and created it again.
             text = f"the partition {self.topic}-{record.partition} has begun anew"
             self._host.report(DriverError(text), self.name)
-            window.live = False
-            window = Window(record.partition, Place(record.offset))
-            self._windows[record.partition] = window
-        if window.admit(record):
+            partition.is_assigned = False
+            partition = PartitionOffsets(record.partition, CommitPoint(record.offset))
+            self._partitions[record.partition] = partition
+        if partition.add(record):
             self._ready.append(record)
 
-    async def _has_room(self) -> bool:
-        """Return whether more may be read, after waiting a little if not."""
-        if len(self._ready) < BATCH:
+    async def _wait_for_room(self) -> bool:
+        """Return whether more may be read, after a short wait if not."""
+        if len(self._ready) < MAX_RECORDS_PER_READ:
             return True
-        self._drained.clear()
+        self._has_room.clear()
         with suppress(TimeoutError):
-            async with asyncio.timeout(PAUSE):
-                await self._drained.wait()
-        return self._drained.is_set()
+            async with asyncio.timeout(READ_RETRY_SECONDS):
+                await self._has_room.wait()
+        return self._has_room.is_set()
 
-    async def _rest(self) -> None:
-        """Go on asking the client, for the sake of the group, while nothing may come."""
-        self._brake.pause(self._consumer, {*self._windows})
-        for record in await self._consumer.read(1, POLL):
-            self._admit(record)  # it was on its way
+    async def _read_nothing(self) -> None:
+        """Ask the client for records, so that the group keeps this member, with all paused."""
+        self._flow.pause(self._member, {*self._partitions})
+        for record in await self._member.read(1, READ_WAIT_SECONDS):
+            # It was fetched before the pause.
+            self._add(record)
 
-    # -- to the bus
+    # -- delivering
 
-    async def _hand_over(self) -> None:
+    async def _deliver_ready(self) -> None:
         ready, host = self._ready, self._host
+        runs_middlewares = self._middlewares.is_active
         while True:
-            self._filled.clear()
+            self._has_ready.clear()
             while ready:
                 if host.capacity() <= 0:
-                    await host.wait_for_capacity()  # meanwhile a partition may go
+                    await host.wait_for_capacity()
+                    # `stop_delivering` may have cleared the records during this wait.
                     if not ready:
                         break
                 record = ready.popleft()
-                if len(ready) < BATCH:
-                    self._drained.set()
-                if not record.window.live or record.state is not State.WAITING:
+                if len(ready) < MAX_RECORDS_PER_READ:
+                    self._has_room.set()
+                # Its partition may have been revoked while it was ready.
+                if not record.offsets.is_assigned or record.state is not RecordState.READY:
                     continue
-                record.state = State.HANDED
+                record.state = RecordState.DELIVERED
                 record.deliveries += 1
-                if self._gate.is_open:
-                    await self._arrive(record)
-                elif not await self._gate.passes(record):
-                    self._kept(record)
-            self._dirty.set()
-            await self._filled.wait()
+                if not runs_middlewares:
+                    await self._deliver(record)
+                elif not await self._middlewares.run(record):
+                    self._not_passed_on(record)
+            # The number of deliveries is part of the commit point.
+            self._has_changed.set()
+            await self._has_ready.wait()
 
-    async def _arrive(self, record: Record) -> None:
+    async def _deliver(self, record: KafkaRecord) -> None:
         await self._host.deliver(
             Arrival(
                 self.name,
@@ -302,92 +368,93 @@ class Feed:
             )
         )
 
-    def _kept(self, record: Record) -> None:
-        """Try a message again that the middlewares of the broker keep, and give it up at last."""
+    def _not_passed_on(self, record: KafkaRecord) -> None:
+        """Retry a record that the broker's middlewares have kept, and give it up at last."""
         if record.deliveries < self._config.max_deliveries:
-            self.again(record, self._config.pause(record.deliveries))
+            self.retry(record, self._config.pause(record.deliveries))
             return
         text = f"the middlewares of the broker keep the event {record.offset} of {self.name!r}"
         self._host.report(DriverError(text), self.name)
         self.settle(record)
 
-    # -- what becomes of it
+    # -- verdicts; called by the settler
 
-    def settle(self, record: Record) -> None:
-        """Take note that the bus is done with a message."""
-        following = record.window.settle(record)
+    def settle(self, record: KafkaRecord) -> None:
+        """Mark a record as done."""
+        following = record.offsets.settle(record)
         if following is not None:
-            self._put(following)
-        self._dirty.set()
-        self._settled.set()
+            self._make_ready(following)
+        self._has_changed.set()
+        self._has_settled.set()
 
-    def again(self, record: Record, pause: float) -> None:
-        """Have a message come again after a pause."""
-        record.state = State.RESTING
-        self._dirty.set()
-        self._settled.set()
-        asyncio.get_running_loop().call_later(pause, self._wake, record)
+    def retry(self, record: KafkaRecord, pause: float) -> None:
+        """Deliver a record again after a pause."""
+        record.state = RecordState.PAUSED
+        self._has_changed.set()
+        self._has_settled.set()
+        asyncio.get_running_loop().call_later(pause, self._end_pause, record)
 
-    def back(self, record: Record, *, begun: bool) -> None:
-        """Take a message back; if nobody has begun with it, it does not count as handed out."""
-        record.deliveries -= int(not begun)
-        self.again(record, AGAIN)
+    def release(self, record: KafkaRecord, *, started: bool) -> None:
+        """Take a record back.
 
-    def _wake(self, record: Record) -> None:
-        if record.state is State.RESTING:
-            record.state = State.WAITING
-            self._put(record)
-
-    def _put(self, record: Record) -> None:
-        if record.window.live and not self._stopping:
-            self._ready.append(record)
-            self._filled.set()
-
-    # -- to the broker
-
-    async def _tell(self) -> None:
-        """Commit what has changed, but not too often.
-
-        A group that shares out anew refuses commits, and a client that is refused joins it again,
-        which makes the others do so, too. Insisting on it could keep a group from ever being done.
+        Args:
+            started: A listener has begun, so that the delivery counts.
         """
+        record.deliveries -= int(not started)
+        # The pause keeps a record from circling while the bus releases everything.
+        self.retry(record, RELEASED_PAUSE_SECONDS)
+
+    def _end_pause(self, record: KafkaRecord) -> None:
+        if record.state is RecordState.PAUSED:
+            record.state = RecordState.READY
+            self._make_ready(record)
+
+    def _make_ready(self, record: KafkaRecord) -> None:
+        if record.offsets.is_assigned and self._is_delivering:
+            self._ready.append(record)
+            self._has_ready.set()
+
+    # -- committing
+
+    async def _commit_changes(self) -> None:
         while True:
-            await self._dirty.wait()
-            await asyncio.sleep(self._refused)
-            self._dirty.clear()
+            await self._has_changed.wait()
+            await asyncio.sleep(self._commit_backoff)
+            self._has_changed.clear()
             try:
-                if not await self._commit([*self._windows.values()]):
-                    self._dirty.set()
+                if not await self._commit([*self._partitions.values()]):
+                    self._has_changed.set()
             except DriverError as error:
-                self._dirty.set()
+                self._has_changed.set()
                 if not isinstance(error, DriverConnectionError):
                     self._host.report(error, self.name)
-                await asyncio.sleep(PAUSE)
-            await asyncio.sleep(COMMIT)
+                await asyncio.sleep(READ_RETRY_SECONDS)
+            await asyncio.sleep(COMMIT_PAUSE_SECONDS)
 
-    async def _commit(self, windows: Collection[Window]) -> bool:
-        """Commit what has changed; return False if the group does not take it now."""
+    async def _commit(self, partitions: Collection[PartitionOffsets]) -> bool:
+        """Commit what has changed; return False if the group refuses it now."""
         async with self._committing:
-            places = {window: window.place() for window in windows}
-            changed = {w: place for w, place in places.items() if w.committed != place}
-            told = {w.partition: place for w, place in changed.items()}
-            if told:
-                if not await self._consumer.commit(told):
-                    self._refused = min(max(COMMIT, 2 * self._refused), LONGEST)
+            points = {each: each.commit_point() for each in partitions}
+            changed = {each: point for each, point in points.items() if each.committed != point}
+            if changed:
+                by_number = {each.partition: point for each, point in changed.items()}
+                if not await self._member.commit(by_number):
+                    backoff = max(COMMIT_PAUSE_SECONDS, 2 * self._commit_backoff)
+                    self._commit_backoff = min(backoff, MAX_COMMIT_PAUSE_SECONDS)
                     return False
-                self._refused = 0.0
-            for window, place in changed.items():
-                window.committed = place
+                self._commit_backoff = 0.0
+            for each, point in changed.items():
+                each.committed = point
             return True
 
-    # -- what there is to do
+    # -- the work of the group
 
-    async def look(self) -> None:
-        """See how much there is to do."""
-        windows = {**self._windows}
-        ends = await self._consumer.ends([*windows])
-        self._lag = sum(max(0, end - windows[p].position) for p, end in ends.items())
+    async def measure_unread(self) -> None:
+        """Ask the broker how many records of this member's partitions are unread."""
+        partitions = {**self._partitions}
+        ends = await self._member.end_offsets([*partitions])
+        self._unread = sum(max(0, end - partitions[n].position) for n, end in ends.items())
 
     def backlog(self) -> Backlog:
-        """Return what is to be done with the partitions that this bus has, as last seen."""
-        return backlog_of(self.name, self._lag, [*self._windows.values()])
+        """Return the work in this member's partitions, as last seen."""
+        return backlog_of(self.name, self._unread, [*self._partitions.values()])

@@ -1,40 +1,46 @@
-"""The brake: pauses partitions of which enough waits, and reads on from those with room again."""
+"""Flow control of one group member: it pauses partitions that have enough unsettled records.
+
+A member that does not ask its client for records is removed from its group, so a full bus does not
+stop asking. It pauses partitions, and the client then returns nothing of them. A partition resumes
+when it is half empty, so that it does not change with every record.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from .client import KafkaConsumer
-from .offsets import Window
+from .client import GroupMember
+from .offsets import PartitionOffsets
 
 
-class Brake:
-    """Which partitions of one member of a group are paused.
+class PartitionFlow:
+    """The paused partitions of one member.
 
     Args:
-        most: messages between committed and read, in one partition.
+        max_records: The largest number of records between the committed offset and the position.
     """
 
-    def __init__(self, most: int) -> None:
-        self._most = most
+    def __init__(self, max_records: int) -> None:
+        self._max_records = max_records
         self._paused: set[int] = set()
 
-    def release(self, partition: int) -> None:
-        """Take note that a partition is read of, as each one is that is taken over."""
+    def assigned(self, partition: int) -> None:
+        """Record that a partition is assigned anew: clients do not keep its pause."""
         self._paused.discard(partition)
 
-    def pause(self, consumer: KafkaConsumer, partitions: set[int]) -> None:
-        """Read no more of partitions."""
-        more = partitions - self._paused
-        if more:
-            consumer.pause(more)
-            self._paused |= more
+    def pause(self, member: GroupMember, partitions: set[int]) -> None:
+        """Pause partitions."""
+        new = partitions - self._paused
+        if new:
+            member.pause(new)
+            self._paused |= new
 
-    def fit(self, consumer: KafkaConsumer, windows: Mapping[int, Window]) -> None:
-        """Pause partitions that are full, and read on from those that are half empty again."""
-        self.pause(consumer, {p for p, w in windows.items() if len(w.records) >= self._most})
-        again = {p for p in self._paused if p in windows}
-        again = {p for p in again if 2 * len(windows[p].records) <= self._most}
-        if again:
-            consumer.resume(again)
-            self._paused -= again
+    def adjust(self, member: GroupMember, partitions: Mapping[int, PartitionOffsets]) -> None:
+        """Pause partitions that are full, and resume those that are half empty again."""
+        most = self._max_records
+        self.pause(member, {n for n, each in partitions.items() if len(each.records) >= most})
+        resumed = {n for n in self._paused if n in partitions}
+        resumed = {n for n in resumed if 2 * len(partitions[n].records) <= most}
+        if resumed:
+            member.resume(resumed)
+            self._paused -= resumed

@@ -1,4 +1,4 @@
-"""The gate: the middlewares of the broker, which each message passes, if it has any."""
+"""The middlewares of FastStream's broker, around the records of one group member."""
 
 from __future__ import annotations
 
@@ -6,21 +6,27 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
-from .offsets import Record
+from .offsets import KafkaRecord
 
 
-class Gate:
-    """A subscriber of FastStream that reads nothing: it would commit what is not settled.
+class KafkaMiddlewares:
+    """A subscriber of FastStream that only runs the middlewares.
+
+    It is never started: it would read by itself, and commit records that are not settled.
 
     Args:
-        through: is called with what has passed.
+        deliver: Called behind the innermost middleware.
     """
 
     def __init__(
-        self, broker: Any, topic: str, group: str, through: Callable[[Record], Awaitable[None]]
+        self,
+        broker: Any,
+        topic: str,
+        group: str,
+        deliver: Callable[[KafkaRecord], Awaitable[None]],
     ) -> None:
-        self._through = through
-        self._passing: list[Record] = []
+        self._deliver = deliver
+        self._inside: list[KafkaRecord] = []
         self._subscriber: Any = None
         if broker.middlewares:
             self._subscriber = subscriber = broker.subscriber(
@@ -29,22 +35,27 @@ class Gate:
                 **SUBSCRIBER_OPTIONS,
             )
             adopt_subscriber(broker, subscriber, self._passed)
+            # The part of a start that makes no consumer.
             subscriber._build_fastdepends_model()
             subscriber._post_start()
 
     @property
-    def is_open(self) -> bool:
-        """True if there are no middlewares."""
-        return self._subscriber is None
+    def is_active(self) -> bool:
+        """True if the broker has middlewares."""
+        return self._subscriber is not None
 
-    async def passes(self, record: Record) -> bool:
-        """Have a message pass; False if one of them keeps it, or fails, which FastStream logs."""
-        self._passing.append(record)
+    async def run(self, record: KafkaRecord) -> bool:
+        """Run the middlewares around the delivery of a record.
+
+        Returns:
+            False if a middleware has not passed it on, or has failed, which FastStream logs.
+        """
+        self._inside.append(record)
         await self._subscriber.consume(record.raw)
-        kept = bool(self._passing)
-        self._passing.clear()
-        return not kept
+        was_delivered = not self._inside
+        self._inside.clear()
+        return was_delivered
 
     async def _passed(self, _: Any) -> None:
-        if self._passing:
-            await self._through(self._passing.pop())
+        if self._inside:
+            await self._deliver(self._inside.pop())

@@ -1,9 +1,29 @@
-"""Windows: what a bus holds of one partition, between what is committed and what is read.
+"""The offsets of one partition: what may be committed, and the events that wait for it. No I/O.
 
-No I/O. Kafka knows one number for each partition and group, the committed offset, and a note beside
-it. A window moves that number over the contiguous prefix of what is settled, never further, and
-puts into the note what is known of the events behind it: how often each was handed out, and which
-are settled already. Who gets the partition next, also after a crash, goes on from there.
+`consumer` adds the records that it reads and settles them; it commits the `CommitPoint`.
+
+Theory of operation
+-------------------
+
+Kafka keeps one number for each partition and consumer group, the committed offset: all records
+below it are done. It knows no acknowledgement of a single record. FastStream's `ack()` commits the
+position of the consumer, which lies behind everything that was read; records that are still being
+worked on would be committed with it, and lost in a crash. So it is not used here.
+
+Listeners end in any order. `PartitionOffsets` keeps the records from the first unsettled one to the
+position, and moves `base` over the contiguous settled prefix, never further. The committed offset
+is `base`. A slow record holds `base` back, while the records behind it are settled one by one;
+`position`, the offset to be read next, is ahead of them all.
+
+A crash would deliver everything between the two again, also the settled records, and without the
+number of their deliveries. Kafka keeps a string beside each committed offset, its metadata. That
+string holds a note: for each offset from `base` on, whether it is settled or how often it was
+delivered, as runs of equal marks: `goevent/1:1x1,8xs,` says that the first record was delivered
+once, and that the next eight are settled. The member that takes the partition over, also after a
+crash, skips the settled records and counts the deliveries of the others on.
+
+Records with the same key run one after another. Each key has a queue of its records; only the first
+may be delivered, and a settled record makes the next one ready.
 """
 
 from __future__ import annotations
@@ -18,42 +38,53 @@ from typing import Any, NamedTuple
 
 from goevent.drivers import Backlog
 
-LONGEST = 2000  # characters of a note; brokers take 4096
-_HEAD = "goevent/1:"
+# Brokers take 4096 characters of metadata, unless they are configured otherwise.
+MAX_NOTE_CHARS = 2000
+MAX_RUN_DIGITS = 7
+_NOTE_HEAD = "goevent/1:"
 _SETTLED = -1
 
 
-class Place(NamedTuple):
-    """Where a group is in a partition: the next offset to be settled, and the note beside it."""
+class CommitPoint(NamedTuple):
+    """The state of a group in a partition, as the broker keeps it.
+
+    Attributes:
+        offset: The committed offset: the first one that is not settled.
+        note: The metadata: what is known of the records from `offset` on.
+    """
 
     offset: int
     note: str = ""
 
 
-class State(Enum):
-    """Where an event is.
+NOTHING_COMMITTED = CommitPoint(-1)
+"""Differs from every commit point, so that the next one is committed in any case."""
 
-    WAITING: here, for its turn.
-    HANDED: with the bus.
-    RESTING: here, until it comes again.
-    SETTLED: done with.
+
+class RecordState(Enum):
+    """The state of a record.
+
+    READY: It waits to be delivered.
+    DELIVERED: The bus has it.
+    PAUSED: It waits for its next delivery.
+    SETTLED: It is done.
     """
 
-    WAITING = 1
-    HANDED = 2
-    RESTING = 3
+    READY = 1
+    DELIVERED = 2
+    PAUSED = 3
     SETTLED = 4
 
 
 @dataclass(slots=True, eq=False)
-class Record:
-    """One message of a partition.
+class KafkaRecord:
+    """One record of a partition.
 
     Attributes:
-        published: unix time in seconds.
-        raw: what the client has read.
-        deliveries: how often it was handed out.
-        window: where it belongs.
+        published: The time of the record, in Unix seconds.
+        raw: The client's own record.
+        deliveries: How often it was delivered.
+        offsets: The partition that it was added to.
     """
 
     partition: int
@@ -64,49 +95,49 @@ class Record:
     published: float
     raw: Any
     deliveries: int = 0
-    state: State = State.WAITING
-    window: Window = field(init=False, repr=False)
+    state: RecordState = RecordState.READY
+    offsets: PartitionOffsets = field(init=False, repr=False)
 
 
-class Window:
-    """What a bus holds of one partition.
+class PartitionOffsets:
+    """The records of one partition between the committed offset and the position.
 
     Attributes:
-        base: everything below it is settled.
-        position: the offset to be read next.
-        live: the partition is this bus's.
-        committed: what the broker was told last.
-        records: from the first that is not settled on, in the order of the partition.
+        base: The offset that may be committed: everything below it is settled.
+        position: The offset to be read next.
+        is_assigned: Whether the partition is assigned to this member now.
+        committed: What the broker was told last.
+        records: The records from the first unsettled one on, in the order of the partition.
     """
 
-    def __init__(self, partition: int, place: Place) -> None:
+    def __init__(self, partition: int, start: CommitPoint) -> None:
         self.partition = partition
-        self.base = self.position = place.offset
-        self.live = True
-        self.committed = place
-        self.records: deque[Record] = deque()
-        self._marks = read_note(place)
-        self._keys: dict[bytes, deque[Record]] = {}
+        self.base = self.position = start.offset
+        self.is_assigned = True
+        self.committed = start
+        self.records: deque[KafkaRecord] = deque()
+        self._marks = read_note(start)
+        self._keys: dict[bytes, deque[KafkaRecord]] = {}
 
-    def admit(self, record: Record) -> bool:
-        """Take a message in; return whether it may be handed over now.
+    def add(self, record: KafkaRecord) -> bool:
+        """Add a record; return whether it may be delivered now.
 
-        It may not if it was settled before, was taken in already, or waits for one with its key.
+        It may not if it was settled before, was added already, or waits for one with its key.
         """
         if record.offset < self.position:
             return False
-        record.window = self
+        record.offsets = self
         self.position = record.offset + 1
         mark = self._marks.pop(record.offset, 0)
         self.records.append(record)
         if mark == _SETTLED:
-            record.state = State.SETTLED
-            self._move()
+            record.state = RecordState.SETTLED
+            self._advance()
             return False
         record.deliveries = mark
         return self._is_first_of_its_key(record)
 
-    def _is_first_of_its_key(self, record: Record) -> bool:
+    def _is_first_of_its_key(self, record: KafkaRecord) -> bool:
         if record.key is None:
             return True
         waiting = self._keys.get(record.key)
@@ -116,12 +147,12 @@ class Window:
         waiting.append(record)
         return False
 
-    def settle(self, record: Record) -> Record | None:
-        """Take note that a message is done with; return the next of its key."""
-        if record.state is State.SETTLED:
+    def settle(self, record: KafkaRecord) -> KafkaRecord | None:
+        """Mark a record as done; return the next one with its key, which is ready now."""
+        if record.state is RecordState.SETTLED:
             return None
-        record.state = State.SETTLED
-        self._move()
+        record.state = RecordState.SETTLED
+        self._advance()
         if record.key is None:
             return None
         waiting = self._keys[record.key]
@@ -131,37 +162,38 @@ class Window:
         del self._keys[record.key]
         return None
 
-    def _move(self) -> None:
+    def _advance(self) -> None:
         records = self.records
-        while records and records[0].state is State.SETTLED:
+        while records and records[0].state is RecordState.SETTLED:
             records.popleft()
         self.base = records[0].offset if records else self.position
 
-    def waiting(self) -> Iterator[Record]:
-        """Return those that may be handed over, and were not."""
+    def ready(self) -> Iterator[KafkaRecord]:
+        """Yield the records that may be delivered now."""
         for record in self.records:
             first = record.key is None or self._keys[record.key][0] is record
-            if record.state is State.WAITING and first:
+            if record.state is RecordState.READY and first:
                 yield record
 
-    def handed(self) -> int:
-        """Return how many the bus has."""
-        return sum(record.state is State.HANDED for record in self.records)
+    def delivered_count(self) -> int:
+        """Return how many records the bus has."""
+        return sum(record.state is RecordState.DELIVERED for record in self.records)
 
-    def place(self) -> Place:
-        """Return what the broker is to be told."""
+    def commit_point(self) -> CommitPoint:
+        """Return what is to be committed."""
         marks = {
-            record.offset: _SETTLED if record.state is State.SETTLED else record.deliveries
+            record.offset: _SETTLED if record.state is RecordState.SETTLED else record.deliveries
             for record in self.records
         }
-        return Place(self.base, write_note(self.base, self.position, marks | self._marks))
+        # Marks of the previous member for records that were not read yet are kept.
+        return CommitPoint(self.base, write_note(self.base, self.position, marks | self._marks))
 
 
 def write_note(base: int, position: int, marks: Mapping[int, int]) -> str:
-    """Return what is known of the offsets from `base` on, as runs of equal marks.
+    """Return the note about the offsets from `base` on, as runs of equal marks.
 
-    An offset that is not there, below the position, holds no message: it counts as settled. What
-    would make the note too long is left out: it comes again as if it were new.
+    An offset below the position without a mark holds no record and counts as settled. A note that
+    would be too long is cut: the records behind the cut come again as if they were new.
     """
     end = max((offset + 1 for offset, mark in marks.items() if mark), default=base)
     each = (marks.get(n, _SETTLED if n < position else 0) for n in range(base, end))
@@ -169,21 +201,23 @@ def write_note(base: int, position: int, marks: Mapping[int, int]) -> str:
     for mark, run in groupby(each):
         count = sum(1 for _ in run)
         added = f"{count}x{'s' if mark == _SETTLED else mark},"
-        if len(text) + len(added) > LONGEST:
+        if len(text) + len(added) > MAX_NOTE_CHARS:
             break
         text += added
-    return _HEAD + text if text else ""
+    return _NOTE_HEAD + text if text else ""
 
 
-def read_note(place: Place) -> dict[int, int]:
-    """Return the marks in a note; none if it is another's."""
-    if not place.note.startswith(_HEAD):
+def read_note(point: CommitPoint) -> dict[int, int]:
+    """Return the marks in a note by their offsets; none if goevent has not written it."""
+    if not point.note.startswith(_NOTE_HEAD):
         return {}
     marks: dict[int, int] = {}
-    offset = place.offset
-    for run in place.note.removeprefix(_HEAD).split(",")[:-1]:
+    offset = point.offset
+    for run in point.note.removeprefix(_NOTE_HEAD).split(",")[:-1]:
         count, _, mark = run.partition("x")
-        if not count.isdigit() or not (mark == "s" or mark.isdigit()) or len(count) > 7:
+        is_valid = count.isdigit() and (mark == "s" or mark.isdigit())
+        # A longer run would fill the memory; nobody but a stranger writes one.
+        if not is_valid or len(count) > MAX_RUN_DIGITS:
             return {}
         value = _SETTLED if mark == "s" else int(mark)
         if value:
@@ -192,18 +226,18 @@ def read_note(place: Place) -> dict[int, int]:
     return marks
 
 
-def backlog_of(name: str, lag: int, windows: Sequence[Window]) -> Backlog:
-    """Return what there is to do; called by Trio, so it only looks.
+def backlog_of(name: str, unread: int, partitions: Sequence[PartitionOffsets]) -> Backlog:
+    """Return the work of a group; called from Trio's thread, so it only reads.
 
     Args:
-        lag: how many were not read yet.
+        unread: How many records have not been read yet.
     """
-    records = [record for window in windows for record in [*window.records]]
-    held = [r for r in records if r.state in (State.HANDED, State.RESTING)]
-    oldest = min((record.published for record in held), default=None)
+    records = [record for partition in partitions for record in [*partition.records]]
+    pending = [r for r in records if r.state in (RecordState.DELIVERED, RecordState.PAUSED)]
+    oldest = min((record.published for record in pending), default=None)
     return Backlog(
         event_name=name,
-        lag=lag + sum(record.state is State.WAITING for record in records),
-        pending=len(held),
+        lag=unread + sum(record.state is RecordState.READY for record in records),
+        pending=len(pending),
         oldest_pending=0.0 if oldest is None else max(0.0, time.time() - oldest),
     )

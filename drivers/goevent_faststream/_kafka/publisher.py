@@ -1,4 +1,8 @@
-"""The publisher to Kafka: all of a burst is sent before anything of it is answered."""
+"""The publisher to Kafka: it sends a whole burst before the first answer comes.
+
+Each event is answered exactly once: by the broker's receipt, by an error, or when its time is over.
+A late receipt is ignored then, and the event may have been written.
+"""
 
 from __future__ import annotations
 
@@ -13,49 +17,56 @@ from .client import KafkaClient
 from .connection import KafkaConnection
 from .topics import topic_of
 
-LOST = "Kafka: the bus has ended before the broker replied"
+# On top of the publish timeout, so that the client's own, more exact error comes first.
+ANSWER_GRACE_SECONDS = 0.5
 
 
-class Publisher:
-    """Publishes events, each key's in order, and answers each exactly once."""
+class KafkaPublisher:
+    """Publishes events in order.
+
+    Args:
+        timeout: Seconds after which an event is answered with an error.
+    """
 
     def __init__(
-        self, client: KafkaClient, link: KafkaConnection, prefix: str, timeout: float
+        self, client: KafkaClient, connection: KafkaConnection, prefix: str, timeout: float
     ) -> None:
         self._client = client
-        self._link = link
+        self._connection = connection
         self._prefix = prefix
         self._timeout = timeout
         self._order = asyncio.Lock()
         self._topics: dict[str, str] = {}
-        self._sent: dict[Outgoing, float] = {}  # until when they may wait; the oldest first
+        # The events without an answer and their deadlines, the oldest first.
+        self._sent: dict[Outgoing, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
-        """Begin anew, on this loop."""
+        """Begin on a new loop."""
         self._order = asyncio.Lock()
         self._topics.clear()
         self._sent.clear()
         self._timer = None
 
     def close(self) -> None:
-        """Tell those that wait that nobody will answer them."""
+        """Answer the remaining events with an error."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        error = DriverConnectionError("Kafka: the bus has ended before the broker replied")
         for outgoing in [*self._sent]:
-            self._answer(outgoing, DriverConnectionError(LOST))
+            self._answer(outgoing, error)
 
     async def topic(self, name: str) -> str:
         """Return the topic of an event name, which exists.
 
         Raises:
-            DriverError: it cannot be made.
+            DriverError: It cannot be created.
         """
         topic = self._topics.get(name)
         if topic is None:
             topic = topic_of(self._prefix, name)
-            await self._client.ensure(topic)
+            await self._client.ensure_topic(topic)
             self._topics[name] = topic
         return topic
 
@@ -63,17 +74,19 @@ class Publisher:
         """Publish a burst; raises nothing."""
         sent, answer = self._sent, self._answer
         loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout + 0.5
+        until = loop.time() + self._timeout + ANSWER_GRACE_SECONDS
         sent.update(dict.fromkeys(burst, until))
         if self._timer is None:
-            # One for all: one for each burst would keep its events until then, answered or not.
+            # One timer for all events. A timer for each burst would hold its events until it
+            # fires, long after they were answered.
             self._timer = loop.call_at(until, self._expire, loop)
         async with self._order:
             for outgoing in burst:
                 try:
-                    if not self._link.is_up:
-                        await self._link.ready()
+                    if not self._connection.is_up:
+                        await self._connection.ready()
                     topic = self._topics.get(outgoing.name) or await self.topic(outgoing.name)
+                    # It may have expired during one of the waits above.
                     if outgoing in sent:
                         await self._client.send(topic, outgoing, answer)
                 except DriverError as error:
@@ -84,7 +97,7 @@ class Publisher:
             outgoing.done(result)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Give up what has waited too long, and look again when the next may have."""
+        """Answer the events whose time is over, and set the timer for the next one."""
         self._timer = None
         late = f"Kafka: no answer within {self._timeout:g} s; perhaps the event is written later"
         now = loop.time()

@@ -1,4 +1,9 @@
-"""What becomes of events from Kafka: settled, again, or among the dead letters."""
+"""The settler of Kafka: it carries out verdicts, and writes dead letters.
+
+A dead letter goes to the topic `<topic>..dead`, with the key and the bytes of the event; its
+headers are those of `dead_letters` beside the event's own. Kafka cannot delete single records, so
+goevent shows no dead letters there: they are read like any other topic.
+"""
 
 from __future__ import annotations
 
@@ -12,67 +17,68 @@ from .._adapter.contract import Decision
 from .._adapter.dead_letters import dead_letter_headers, report_dead_letter
 from .client import KafkaClient
 from .connection import KafkaConnection
-from .consumer import Feed
-from .offsets import Record
-from .topics import DEAD
+from .consumer import KafkaConsumer
+from .offsets import KafkaRecord
+from .topics import DEAD_LETTER_SUFFIX
 
-PATIENCE = 0.7  # seconds to wait for what is being written, before others are settled
-PAUSE = 1.0  # seconds until it is tried again to write one
+# How long later verdicts wait for a dead letter that is being written.
+DEAD_LETTER_WAIT_SECONDS = 0.7
+DEAD_LETTER_RETRY_SECONDS = 1.0
 
 
-class Undertaker:
-    """Carries decisions out. It owns a task for each dead letter that is being written.
+class KafkaSettler:
+    """Carries out verdicts; it owns a task for each dead letter that is being written."""
 
-    A dead letter goes to the topic `<topic>..dead`, with the key and the bytes of the event; its
-    headers tell why: goevent-reason, -details, -id, -deliveries, -group and -consumer, beside the
-    event's own.
-    """
-
-    def __init__(self, client: KafkaClient, link: KafkaConnection, group: str) -> None:
+    def __init__(self, client: KafkaClient, connection: KafkaConnection, group: str) -> None:
         self._client = client
-        self._link = link
+        self._connection = connection
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Take note of what becomes of events; a dead letter is written before it is settled."""
-        burials: list[asyncio.Task[None]] = []
+        """Carry out verdicts. The consumers commit the result."""
+        writing: list[asyncio.Task[None]] = []
         for decision in decisions:
-            feed, record = decision.arrival.raw
-            if decision.verdict.action is Action.ACK:
-                feed.settle(record)
-            elif decision.verdict.action is Action.RETRY:
-                feed.again(record, decision.verdict.after)
-            elif decision.verdict.action is Action.RELEASE:
-                feed.back(record, begun=decision.verdict.started)
+            consumer, record = decision.arrival.raw
+            verdict = decision.verdict
+            if verdict.action is Action.ACK:
+                consumer.settle(record)
+            elif verdict.action is Action.RETRY:
+                consumer.retry(record, verdict.after)
+            elif verdict.action is Action.RELEASE:
+                consumer.release(record, started=verdict.started)
             else:
-                burials.append(asyncio.create_task(self._bury(decision, feed, record)))
-        if burials:
-            self._tasks.update(burials)
-            for task in burials:
+                write = self._dead_letter(decision, consumer, record)
+                writing.append(asyncio.create_task(write))
+        if writing:
+            self._tasks.update(writing)
+            for task in writing:
                 task.add_done_callback(self._tasks.discard)
-            await asyncio.wait(burials, timeout=PATIENCE)
+            await asyncio.wait(writing, timeout=DEAD_LETTER_WAIT_SECONDS)
 
     async def close(self) -> None:
-        """Give up what is not written; it comes again."""
+        """Give up unwritten dead letters; their events come again."""
         tasks = [*self._tasks]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _bury(self, decision: Decision, feed: Feed, record: Record) -> None:
-        arrival, told = decision.arrival, False
-        topic = feed.topic + DEAD
+    async def _dead_letter(
+        self, decision: Decision, consumer: KafkaConsumer, record: KafkaRecord
+    ) -> None:
+        """Write a dead letter, again and again until it is written, and then settle the record."""
+        arrival, is_reported = decision.arrival, False
+        topic = consumer.topic + DEAD_LETTER_SUFFIX
         headers = {**arrival.headers, **dead_letter_headers(decision, self._group)}
         while True:
             try:
-                await self._client.ensure(topic)
+                await self._client.ensure_topic(topic)
                 await self._client.write(topic, record.key, record.value, headers)
                 break
             except DriverError as error:
-                if not told:
-                    self._link.host.report(error, arrival.name)
-                told = True
-                await asyncio.sleep(PAUSE)
-        feed.settle(record)
-        report_dead_letter(self._link.host, decision)
+                if not is_reported:
+                    self._connection.host.report(error, arrival.name)
+                is_reported = True
+                await asyncio.sleep(DEAD_LETTER_RETRY_SECONDS)
+        consumer.settle(record)
+        report_dead_letter(self._connection.host, decision)

@@ -8,22 +8,22 @@ from types import SimpleNamespace
 from typing import Any
 
 from goevent_faststream import BrokerConfig
-from goevent_faststream._kafka.consumer import COMMIT, Feed
-from goevent_faststream._kafka.offsets import Place
+from goevent_faststream._kafka.consumer import COMMIT_PAUSE_SECONDS, EventTopic, KafkaConsumer
+from goevent_faststream._kafka.offsets import CommitPoint
 
 
-class PaperClient:
-    """A client with one consumer."""
+class PaperGroupClient:
+    """A client with one group member."""
 
-    def __init__(self, consumer: RefusingConsumer) -> None:
-        self._consumer = consumer
+    def __init__(self, member: RefusingMember) -> None:
+        self._member = member
 
-    def consumer(self, *_: object) -> RefusingConsumer:
+    def join(self, *_: object) -> RefusingMember:
         """Return it."""
-        return self._consumer
+        return self._member
 
 
-class RefusingConsumer:
+class RefusingMember:
     """A member of a group that shares out anew, again and again."""
 
     def __init__(self) -> None:
@@ -36,16 +36,16 @@ class RefusingConsumer:
     async def stop(self) -> None:
         """Leave."""
 
-    async def read(self, most: int, patience: float) -> list[Any]:
+    async def read(self, count: int, seconds: float) -> list[Any]:
         """Find nothing."""
-        await asyncio.sleep(patience)
+        await asyncio.sleep(seconds)
         return []
 
-    async def find(self, partitions: Collection[int], start: Any) -> Mapping[int, int]:
+    async def first_offsets(self, partitions: Collection[int]) -> Mapping[int, int]:
         """Begin at the beginning."""
         return dict.fromkeys(partitions, 0)
 
-    async def commit(self, places: Mapping[int, Place]) -> bool:
+    async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
         """Take it, or not now."""
         self.commits += 1
         return self.takes
@@ -53,22 +53,23 @@ class RefusingConsumer:
 
 def test_group_that_refuses_commits_is_asked_less_and_less() -> None:
     async def main() -> None:
-        consumer = RefusingConsumer()
-        client: Any = PaperClient(consumer)
+        member = RefusingMember()
+        client: Any = PaperGroupClient(member)
         broker: Any = SimpleNamespace(middlewares=())
         host: Any = SimpleNamespace(room=lambda: 1)
-        feed = Feed(broker, client, host, BrokerConfig(group="g"), "order", "order", "earliest")
-        joined = asyncio.get_running_loop().create_task(feed.start())
+        topic = EventTopic("order", "order", "earliest")
+        consumer = KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic)
+        joined = asyncio.get_running_loop().create_task(consumer.start())
         for _ in range(20):
-            await feed.assigned({0: None})
-            await asyncio.sleep(COMMIT)
-            feed.lost([0])
+            await consumer.assigned({0: None})
+            await asyncio.sleep(COMMIT_PAUSE_SECONDS)
+            consumer.lost([0])
         # With pauses of 1, 2, 4, 8, 16 times COMMIT, and COMMIT after each.
-        assert 1 < consumer.commits <= 5
-        consumer.takes = True
-        await feed.assigned({0: None})
-        await feed.stop()
-        assert feed.backlog().pending == 0
+        assert 1 < member.commits <= 5
+        member.takes = True
+        await consumer.assigned({0: None})
+        await consumer.stop()
+        assert consumer.backlog().pending == 0
         await joined
 
     asyncio.run(main())

@@ -4,80 +4,94 @@ from __future__ import annotations
 
 import pytest
 
-from goevent_faststream._kafka.offsets import Place, Record, Window, read_note, write_note
-from goevent_faststream._kafka.topics import DEAD, LONGEST, consumer_group, name_of, topic_of
+from goevent_faststream._kafka.offsets import (
+    CommitPoint,
+    KafkaRecord,
+    PartitionOffsets,
+    read_note,
+    write_note,
+)
+from goevent_faststream._kafka.topics import (
+    DEAD_LETTER_SUFFIX,
+    MAX_TOPIC_CHARS,
+    consumer_group,
+    name_of,
+    topic_of,
+)
 
 
-def record(offset: int, key: bytes | None = None) -> Record:
-    return Record(0, offset, key, b"", {}, 0.0, None)
+def record(offset: int, key: bytes | None = None) -> KafkaRecord:
+    return KafkaRecord(0, offset, key, b"", {}, 0.0, None)
 
 
-def admitted(window: Window, *offsets: int, key: bytes | None = None) -> list[Record]:
-    records = [record(offset, key) for offset in offsets]
+def added(
+    partition: PartitionOffsets, *offsets: int, key: bytes | None = None
+) -> list[KafkaRecord]:
+    records = [record(offset) for offset in offsets]
     for each in records:
-        if window.admit(each):
+        if partition.add(each):
             each.deliveries += 1
     return records
 
 
 def test_only_the_settled_prefix_is_committed_and_the_note_tells_the_rest() -> None:
-    window = Window(0, Place(10))
-    first, *rest = admitted(window, *range(10, 20))
+    partition = PartitionOffsets(0, CommitPoint(10))
+    first, *rest = added(partition, *range(10, 20))
     for each in rest[:8]:
-        window.settle(each)
-    assert window.place() == Place(10, "goevent/1:1x1,8xs,1x1,")
-    window.settle(first)
-    assert window.place() == Place(19, "goevent/1:1x1,")
-    window.settle(rest[8])
-    assert window.place() == Place(20)
+        partition.settle(each)
+    assert partition.commit_point() == CommitPoint(10, "goevent/1:1x1,8xs,1x1,")
+    partition.settle(first)
+    assert partition.commit_point() == CommitPoint(19, "goevent/1:1x1,")
+    partition.settle(rest[8])
+    assert partition.commit_point() == CommitPoint(20)
 
 
 def test_next_owner_skips_what_is_settled_and_counts_on() -> None:
-    window = Window(0, Place(10, "goevent/1:1x2,8xs,"))
+    partition = PartitionOffsets(0, CommitPoint(10, "goevent/1:1x2,8xs,"))
     records = [record(offset) for offset in range(10, 21)]
-    handed = [each for each in records if window.admit(each)]
+    handed = [each for each in records if partition.add(each)]
     assert [(each.offset, each.deliveries) for each in handed] == [(10, 2), (19, 0), (20, 0)]
-    window.settle(records[0])
-    assert window.place().offset == 19
+    partition.settle(records[0])
+    assert partition.commit_point().offset == 19
 
 
 def test_offsets_without_messages_do_not_hold_the_prefix_back() -> None:
-    window = Window(0, Place(0))
-    one, two = admitted(window, 3, 8)
-    window.settle(two)
-    assert window.place() == Place(3, "goevent/1:1x1,5xs,")
-    window.settle(one)
-    assert window.place() == Place(9)
+    partition = PartitionOffsets(0, CommitPoint(0))
+    one, two = added(partition, 3, 8)
+    partition.settle(two)
+    assert partition.commit_point() == CommitPoint(3, "goevent/1:1x1,5xs,")
+    partition.settle(one)
+    assert partition.commit_point() == CommitPoint(9)
 
 
 def test_events_of_a_key_wait_for_each_other_and_others_do_not() -> None:
-    window = Window(0, Place(0))
+    partition = PartitionOffsets(0, CommitPoint(0))
     one, two, other = record(0, b"a"), record(1, b"a"), record(2, b"b")
-    assert [window.admit(each) for each in (one, two, other)] == [True, False, True]
-    assert window.settle(other) is None
-    assert window.settle(one) is two
-    assert window.settle(two) is None
-    assert window.place() == Place(3)
+    assert [partition.add(each) for each in (one, two, other)] == [True, False, True]
+    assert partition.settle(other) is None
+    assert partition.settle(one) is two
+    assert partition.settle(two) is None
+    assert partition.commit_point() == CommitPoint(3)
 
 
 def test_message_that_is_read_twice_is_taken_in_once() -> None:
-    window = Window(0, Place(5))
-    assert window.admit(record(5))
-    assert not window.admit(record(5))
-    assert not window.admit(record(4))
-    assert len(window.records) == 1
+    partition = PartitionOffsets(0, CommitPoint(5))
+    assert partition.add(record(5))
+    assert not partition.add(record(5))
+    assert not partition.add(record(4))
+    assert len(partition.records) == 1
 
 
 @pytest.mark.parametrize("note", ["", "theirs", "goevent/1:x,", "goevent/1:99999999xs,", "1x1,"])
 def test_note_of_somebody_else_says_nothing(note: str) -> None:
-    assert read_note(Place(7, note)) == {}
+    assert read_note(CommitPoint(7, note)) == {}
 
 
 def test_note_stays_short_and_leaves_out_what_is_too_much() -> None:
     marks = {n: -1 if n % 2 else 1 for n in range(10_000)}
     note = write_note(0, 10_000, marks)
     assert len(note) < 2100
-    read = read_note(Place(0, note))
+    read = read_note(CommitPoint(0, note))
     assert 100 < len(read) < len(marks)
     assert all(marks[offset] == mark for offset, mark in read.items())
 
@@ -86,7 +100,7 @@ def test_no_two_names_share_a_topic_and_no_event_has_a_dead_one() -> None:
     names = ["a.b", "a-b", "ab", "a.b.dead", "x" * 255, "x" * 254]
     topics = [topic_of("goevent.", name) for name in names]
     assert len({*topics}) == len(names)
-    assert max(map(len, topics)) + len(DEAD) <= LONGEST
+    assert max(map(len, topics)) + len(DEAD_LETTER_SUFFIX) <= MAX_TOPIC_CHARS
     assert [name_of("goevent.", topic) for topic in topics] == [*names[:4], None, None]
-    assert name_of("goevent.", "goevent.a" + DEAD) is None
+    assert name_of("goevent.", "goevent.a" + DEAD_LETTER_SUFFIX) is None
     assert consumer_group("a.b", "c") != consumer_group("a", "b.c")

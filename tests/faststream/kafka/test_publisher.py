@@ -10,13 +10,13 @@ from typing import Any
 from goevent import DriverConnectionError, Receipt
 from goevent_faststream._adapter.contract import Outgoing, Result
 from goevent_faststream._kafka.client import Answer
-from goevent_faststream._kafka.publisher import Publisher
+from goevent_faststream._kafka.publisher import KafkaPublisher
 
 
-class PaperClient:
+class PaperPublishClient:
     """A client that answers if its topic is not `mute`."""
 
-    async def ensure(self, topic: str) -> None:
+    async def ensure_topic(self, topic: str) -> None:
         """Have every topic."""
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
@@ -25,8 +25,8 @@ class PaperClient:
             asyncio.get_running_loop().call_soon(answer, outgoing, Receipt(id=topic))
 
 
-class PaperLink:
-    """A link that is up."""
+class PaperConnection:
+    """A connection that is up."""
 
     is_up = True
 
@@ -41,13 +41,13 @@ def outgoing(name: str, results: Results) -> Outgoing:
     )
 
 
-def publisher(timeout: float) -> Publisher:
-    client: Any = PaperClient()
-    link: Any = PaperLink()
-    return Publisher(client, link, "", timeout)
+def publisher(timeout: float) -> KafkaPublisher:
+    client: Any = PaperPublishClient()
+    connection: Any = PaperConnection()
+    return KafkaPublisher(client, connection, "", timeout)
 
 
-async def published(publishes: Publisher) -> weakref.ref[Results]:
+async def published(publishes: KafkaPublisher) -> weakref.ref[Results]:
     results = Results()
     await publishes.publish([outgoing("order", results)])
     await asyncio.sleep(0)

@@ -1,0 +1,58 @@
+"""The errors of confluent-kafka, and their mapping."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from confluent_kafka import KafkaError, KafkaException
+
+from goevent import DriverConnectionError, DriverError
+
+T = TypeVar("T")
+
+UNREACHABLE_CODES = {
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError._TIMED_OUT,
+    KafkaError._MSG_TIMED_OUT,
+    KafkaError._TIMED_OUT_QUEUE,
+    KafkaError._RESOLVE,
+    KafkaError._WAIT_COORD,
+    KafkaError._PURGE_QUEUE,
+    KafkaError._PURGE_INFLIGHT,
+    KafkaError.REQUEST_TIMED_OUT,
+}
+
+
+def to_driver_error(error: BaseException | KafkaError) -> DriverError:
+    """Return the `DriverError` for an error of confluent-kafka.
+
+    Args:
+        error: An exception, or the `KafkaError` of a callback, which is none.
+    """
+    if isinstance(error, DriverError):
+        return error
+    cause = error.args[0] if isinstance(error, KafkaException) and error.args else error
+    if isinstance(cause, KafkaError):
+        text, is_unreachable = cause.str(), cause.code() in UNREACHABLE_CODES
+    else:
+        text = str(cause) or type(cause).__name__
+        is_unreachable = isinstance(cause, (OSError, TimeoutError))
+    kind = DriverConnectionError if is_unreachable else DriverError
+    mapped = kind(f"Kafka: {text}")
+    mapped.__cause__ = error if isinstance(error, BaseException) else None
+    return mapped
+
+
+async def call_blocking(function: Callable[..., T], *args: Any, **options: Any) -> T:
+    """Call a blocking function of the client in a thread, and return its result.
+
+    Raises:
+        DriverError: It has failed.
+    """
+    try:
+        return await asyncio.to_thread(function, *args, **options)
+    except (KafkaException, OSError, TimeoutError) as error:
+        raise to_driver_error(error) from error

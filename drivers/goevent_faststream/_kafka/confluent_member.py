@@ -1,0 +1,292 @@
+"""A member of a consumer group, by confluent-kafka.
+
+Theory of operation
+-------------------
+
+The client's consumer blocks, and calls back about rebalances in the thread that polls it, while the
+poll goes on. During such a callback every other thread that calls the consumer waits for its end.
+The callback in turn needs the loop: the owner of the member waits for listeners there, and commits.
+
+So one thread per member calls the consumer, one job after another, from a queue that the loop
+fills. A callback runs in this thread. It starts the owner's coroutine on the loop and, until that
+is done, takes further jobs from the queue itself: what the coroutine asks of the consumer runs
+inside the callback, and nothing waits for anything that waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from contextlib import suppress
+from datetime import datetime
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any, TypeVar, cast
+
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
+
+from goevent import DriverError
+
+from .client import REQUEST_SECONDS, RebalanceListener
+from .confluent_errors import to_driver_error
+from .offsets import CommitPoint, KafkaRecord
+
+T = TypeVar("T")
+
+LEAVE_SECONDS = 0.7
+FIRST_OFFSET, END_OFFSET = cast("Any", OffsetSpec).earliest(), cast("Any", OffsetSpec).latest()
+COMMIT_REFUSAL_CODES = {
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+}
+
+
+class ConfluentMember:
+    """A member of a group; it owns the thread that calls its consumer.
+
+    Args:
+        consumer: The client's consumer, made by FastStream.
+        admin: The client's administrator, which has a connection of its own.
+    """
+
+    def __init__(self, consumer: Any, admin: Any, topic: str, listener: RebalanceListener) -> None:
+        self._consumer = consumer
+        self._admin = admin
+        self._topic = topic
+        self._listener = listener
+        self._loop = asyncio.get_running_loop()
+        self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
+        # The client commits and closes without a time limit, and nothing can interrupt it; if the
+        # broker is a black hole, that takes minutes. A daemon, so that the interpreter need not
+        # wait for it either.
+        self._thread = Thread(target=self._run_jobs, name=f"goevent-kafka-{topic}", daemon=True)
+        self._ended = asyncio.Event()
+        self._is_stopping = False
+        self._failure: DriverError | None = None
+
+    def _topic_partitions(self, partitions: Collection[int]) -> list[TopicPartition]:
+        return [TopicPartition(self._topic, each) for each in partitions]
+
+    async def start(self) -> None:
+        """Begin to join the group."""
+        self._consumer.subscribe(
+            [self._topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_lost,
+        )
+        self._thread.start()
+
+    async def stop(self) -> None:
+        """Leave the group; if the client takes longer, its thread ends when it can."""
+        self._is_stopping = True
+        if self._thread.is_alive():
+            self._jobs.put(None)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LEAVE_SECONDS):
+                    await self._ended.wait()
+                # Blocks the loop, but not for long: setting `_ended` is the thread's last act.
+                self._thread.join()
+        else:
+            self._close()
+
+    def _close(self) -> None:
+        with suppress(KafkaException, RuntimeError):
+            self._consumer.close()
+
+    # -- in the member's thread
+
+    def _run_jobs(self) -> None:
+        while (job := self._jobs.get()) is not None:
+            job()
+        # Not as a job, because jobs run inside callbacks, too: a consumer that is closed inside a
+        # callback crashes the process.
+        self._close()
+        # The loop may have ended before.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ended.set)
+
+    async def _call(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
+        """Call a function of the client in the thread, and return its result.
+
+        Raises:
+            DriverError: It has failed.
+        """
+        loop = self._loop
+        answered: asyncio.Future[T] = loop.create_future()
+
+        def set_answer(result: T | None, error: Exception | None) -> None:
+            # The caller may have been cancelled.
+            if answered.done():
+                return
+            if error is None:
+                answered.set_result(cast("T", result))
+            else:
+                answered.set_exception(error)
+
+        def job() -> None:
+            result, error = None, None
+            try:
+                result = function(*args, **options)
+            except Exception as failure:  # noqa: BLE001 - the caller gets it
+                error = failure
+            # The loop may have ended, and the caller with it.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(set_answer, result, error)
+
+        self._jobs.put(job)
+        try:
+            return await answered
+        except (KafkaException, RuntimeError, OSError) as error:
+            raise to_driver_error(error) from error
+
+    def _run_on_loop(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Run a coroutine on the loop from inside a callback, and run the jobs that it needs."""
+        if self._is_stopping:
+            work.close()
+            return None
+        done = asyncio.run_coroutine_threadsafe(work, self._loop)
+        # The end of the coroutine wakes the `get` below.
+        done.add_done_callback(lambda _: self._jobs.put(_do_nothing))
+        while not done.done():
+            job = self._jobs.get()
+            if job is None:
+                # The member stops: leave the callback, and let the thread see the end itself.
+                self._jobs.put(None)
+                return None
+            job()
+        return done.result()
+
+    def _on_assign(self, _: Any, partitions: list[Any]) -> None:
+        try:
+            begin = self._run_on_loop(self._assigned([each.partition for each in partitions])) or {}
+        except DriverError as error:
+            # The next `read` raises it.
+            self._failure = DriverError(f"Kafka: partitions could not be taken over: {error}")
+            return
+        self._consumer.assign([TopicPartition(self._topic, n, at) for n, at in begin.items()])
+
+    def _on_revoke(self, _: Any, partitions: list[Any]) -> None:
+        self._run_on_loop(self._listener.revoked([each.partition for each in partitions]))
+
+    def _on_lost(self, _: Any, partitions: list[Any]) -> None:
+        self._run_on_loop(self._lost([each.partition for each in partitions]))
+
+    async def _assigned(self, partitions: Collection[int]) -> Mapping[int, int]:
+        points: dict[int, CommitPoint | None] = {}
+        if partitions:
+            parts = self._topic_partitions(partitions)
+            for each in await self._call(self._consumer.committed, parts, timeout=REQUEST_SECONDS):
+                # A negative offset means that nothing is committed.
+                is_committed = each.offset >= 0
+                points[each.partition] = (
+                    CommitPoint(each.offset, each.metadata or "") if is_committed else None
+                )
+        return await self._listener.assigned(points)
+
+    async def _lost(self, partitions: Collection[int]) -> None:
+        self._listener.lost(partitions)
+
+    # -- called by the consumer
+
+    async def read(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
+        """Return up to `count` records; waits so many seconds for the first."""
+        if self._failure is not None:
+            raise self._failure
+        return await self._call(self._poll, count, seconds)
+
+    def _poll(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
+        if self._is_stopping:
+            return ()
+        first = self._consumer.poll(seconds)
+        if first is None:
+            return ()
+        others = self._consumer.consume(count - 1, 0) if count > 1 else ()
+        return [_record(each) for each in (first, *others) if _is_record(each)]
+
+    async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
+        """Commit; return False if the group refuses it."""
+        offsets = [
+            TopicPartition(self._topic, partition, point.offset, point.note)
+            for partition, point in points.items()
+        ]
+        return await self._call(self._commit, offsets)
+
+    def _commit(self, offsets: list[TopicPartition]) -> bool:
+        try:
+            self._consumer.commit(offsets=offsets, asynchronous=False)
+        except KafkaException as error:
+            if error.args[0].code() not in COMMIT_REFUSAL_CODES:
+                raise
+            return False
+        return True
+
+    async def first_offsets(self, partitions: Collection[int]) -> dict[int, int]:
+        """Return the offsets of the first records that partitions hold."""
+        return await self._list_offsets(partitions, FIRST_OFFSET)
+
+    async def end_offsets(self, partitions: Collection[int]) -> dict[int, int]:
+        """Return the offsets behind the last records of partitions."""
+        return await self._list_offsets(partitions, END_OFFSET)
+
+    async def _list_offsets(self, partitions: Collection[int], spec: Any) -> dict[int, int]:
+        # By the administrator, as the connection of the consumer may be waiting for records.
+        wanted = dict.fromkeys(self._topic_partitions(partitions), spec)
+        if not wanted:
+            return {}
+        try:
+            futures = self._admin.list_offsets(wanted, request_timeout=REQUEST_SECONDS)
+            found = await asyncio.gather(*map(asyncio.wrap_future, futures.values()))
+        except (KafkaException, ValueError) as error:
+            raise to_driver_error(error) from error
+        return {part.partition: at.offset for part, at in zip(futures, found, strict=True)}
+
+    async def offsets_at(self, partitions: Collection[int], time: datetime) -> dict[int, int]:
+        """Return the offsets of the first records since a time."""
+        milliseconds = int(time.timestamp() * 1000)
+        parts = [TopicPartition(self._topic, each, milliseconds) for each in partitions]
+        found = await self._call(self._consumer.offsets_for_times, parts, timeout=REQUEST_SECONDS)
+        return {each.partition: each.offset for each in found if each.offset >= 0}
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Read no more of partitions."""
+        # A partition may have gone to another member meanwhile.
+        with suppress(KafkaException, RuntimeError):
+            self._consumer.pause(self._topic_partitions(partitions))
+
+    def resume(self, partitions: Collection[int]) -> None:
+        """Read partitions again."""
+        with suppress(KafkaException, RuntimeError):
+            self._consumer.resume(self._topic_partitions(partitions))
+
+
+def _do_nothing() -> None:
+    """Be a job that only wakes the thread."""
+
+
+def _is_record(raw: Any) -> bool:
+    error = raw.error()
+    if error is None:
+        return True
+    if error.fatal() or error.code() in (
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+    ):
+        raise KafkaException(error)
+    # The client recovers from other errors by itself, and the pings report a lost connection.
+    return False
+
+
+def _record(raw: Any) -> KafkaRecord:
+    headers = {name: (value or b"").decode(errors="replace") for name, value in raw.headers() or ()}
+    return KafkaRecord(
+        raw.partition(),
+        raw.offset(),
+        raw.key(),
+        raw.value() or b"",
+        headers,
+        raw.timestamp()[1] / 1000,
+        raw,
+    )
