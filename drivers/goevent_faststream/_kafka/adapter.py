@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
-from .._adapter.contract import AdapterHost, Decision, Outgoing
+from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
 from .client import KafkaClient
 from .connection import KafkaConnection
@@ -25,7 +25,6 @@ from .topics import name_of
 
 T = TypeVar("T")
 
-MAX_IN_FLIGHT_EVENTS = 1000
 # Brokers take 1 MiB, headers included, unless they are configured otherwise.
 MAX_EVENT_BYTES = 1_000_000
 DEFAULT_PREFIX = "goevent."

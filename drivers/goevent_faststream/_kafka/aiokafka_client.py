@@ -20,11 +20,10 @@ from goevent.drivers import Receipt
 from .._adapter.contract import Adapter, Outgoing
 from .._adapter.errors import not_connected
 from .._adapter.properties import all_headers
-from .._adapter.requests import ClientRequests
 from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
-from .aiokafka_errors import CLIENT_ERRORS, to_driver_error
 from .aiokafka_member import AiokafkaMember
+from .aiokafka_requests import CLIENT_ERRORS, AiokafkaRequests, to_driver_error
 from .client import (
     REQUEST_SECONDS,
     Answer,
@@ -95,13 +94,13 @@ class AiokafkaClient:
         self._broker: Any = broker
         self._topic_settings = topic
         self._producer: Any = None
-        self._requests = ClientRequests("Kafka", CLIENT_ERRORS, to_driver_error)
+        self._requests = AiokafkaRequests()
         # Kept, as the broker composes its middlewares each time that it is asked.
         self._has_middlewares = False
 
     async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
         """Connect."""
-        self._requests = ClientRequests("Kafka", CLIENT_ERRORS, to_driver_error)
+        self._requests = AiokafkaRequests()
         self._has_middlewares = bool(self._broker.middlewares)
         self._broker._connection_kwargs.update(PRODUCER_OPTIONS)
         await self._requests.run(self._connect(), CONNECT_SECONDS)
@@ -168,7 +167,7 @@ class AiokafkaClient:
         for broker in client.cluster.brokers():
             request = client.send(broker.nodeId, MetadataRequest([]))
             try:
-                await self._requests.run(request, REQUEST_SECONDS)
+                await self._requests.run(request)
             except DriverError as error:
                 reason = str(error).removeprefix("Kafka: ")
             else:
@@ -177,7 +176,7 @@ class AiokafkaClient:
 
     async def topics(self) -> Collection[str]:
         """Return the names of all topics."""
-        cluster = await self._requests.run(self._client.fetch_all_metadata(), REQUEST_SECONDS)
+        cluster = await self._requests.run(self._client.fetch_all_metadata())
         return set(cluster.topics())
 
     async def ensure_topic(self, topic: str) -> None:
@@ -197,7 +196,7 @@ class AiokafkaClient:
     async def _create(self, topic: str, partitions: int, replicas: int) -> None:
         admin = self._broker.config.broker_config.admin.admin_client
         request = admin.create_topics([NewTopic(topic, partitions, replicas)])
-        response = await self._requests.run(request, REQUEST_SECONDS)
+        response = await self._requests.run(request)
         for topic_error in response.topic_errors:
             kind = errors.for_code(topic_error[1])
             if kind not in (errors.NoError, errors.TopicAlreadyExistsError):
@@ -224,7 +223,7 @@ class AiokafkaClient:
         """Write a record; returns when the broker has it."""
         pairs = [(name, text.encode()) for name, text in headers.items()]
         written = self._producer.send_and_wait(topic, value, key, headers=pairs)
-        await self._requests.run(written, REQUEST_SECONDS)
+        await self._requests.run(written)
 
     def join(
         self, topic: str, group: str, session_seconds: float, listener: RebalanceListener

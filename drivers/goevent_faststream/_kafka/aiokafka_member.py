@@ -17,9 +17,8 @@ from aiokafka import (  # type: ignore[import-untyped]
 
 from goevent import DriverError
 
-from .._adapter.requests import ClientRequests
-from .aiokafka_errors import CLIENT_ERRORS, to_driver_error
-from .client import REQUEST_SECONDS, RebalanceListener
+from .aiokafka_requests import CLIENT_ERRORS, AiokafkaRequests, to_driver_error
+from .client import RebalanceListener
 from .offsets import CommitPoint, KafkaRecord
 
 LEAVE_SECONDS = 0.4
@@ -42,7 +41,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._consumer = consumer
         self._topic = topic
         self._listener = listener
-        self._requests = ClientRequests("Kafka", CLIENT_ERRORS, to_driver_error)
+        self._requests = AiokafkaRequests()
         self._failure: DriverError | None = None
 
     def _topic_partitions(self, partitions: Collection[int]) -> list[TopicPartition]:
@@ -125,7 +124,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
             for partition, point in points.items()
         }
         try:
-            await self._requests.run(self._consumer.commit(offsets), REQUEST_SECONDS)
+            await self._requests.run(self._consumer.commit(offsets))
         except DriverError as error:
             if not isinstance(error.__cause__, COMMIT_REFUSALS):
                 raise
@@ -135,19 +134,19 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     async def first_offsets(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets of the first records that partitions hold."""
         parts = self._topic_partitions(partitions)
-        found = await self._requests.run(self._consumer.beginning_offsets(parts), REQUEST_SECONDS)
+        found = await self._requests.run(self._consumer.beginning_offsets(parts))
         return {part.partition: offset for part, offset in found.items()}
 
     async def end_offsets(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets behind the last records of partitions."""
         parts = self._topic_partitions(partitions)
-        found = await self._requests.run(self._consumer.end_offsets(parts), REQUEST_SECONDS)
+        found = await self._requests.run(self._consumer.end_offsets(parts))
         return {part.partition: offset for part, offset in found.items()}
 
     async def offsets_at(self, partitions: Collection[int], time: datetime) -> dict[int, int]:
         """Return the offsets of the first records since a time."""
         times = dict.fromkeys(self._topic_partitions(partitions), int(time.timestamp() * 1000))
-        found = await self._requests.run(self._consumer.offsets_for_times(times), REQUEST_SECONDS)
+        found = await self._requests.run(self._consumer.offsets_for_times(times))
         return {part.partition: at.offset for part, at in found.items() if at}
 
     def pause(self, partitions: Collection[int]) -> None:
