@@ -70,7 +70,7 @@ class GoEvent:
         self._inbox = BusInbox(self._dispatcher, config.registry, config.codec, self._supervisor)
         self._router = self._dispatcher.router
         self._books = LedgerBook(self._router)
-        self._listeners = Listeners(self._router, self._scheduler, self._dispatcher, self._books)
+        self._listeners = Listeners(self._dispatcher, self._dispatcher.admission, self._books)
         self._planner = ListenerPlanner(
             config, self._driver.capabilities, self._scheduler, self._supervisor, self._listeners
         )

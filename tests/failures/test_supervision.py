@@ -457,7 +457,7 @@ async def test_stop_unregisters_the_listener_and_drops_its_mail(
         assert seen == [0, 1, 2]
         outcomes = [[error.outcome for error in handle.errors] for handle in handles]
         assert outcomes == [[], [], ["failed"], ["dropped"], ["dropped"]]
-        assert "has failed, and was stopped" in handles[3].errors[0].reason
+        assert "failed and was stopped" in handles[3].errors[0].reason
         assert [listener.name for listener in bus.snapshot().listeners] == ["stays"]
         later = await bus.dispatch(Job(5))
         assert later.done

@@ -1,4 +1,10 @@
-"""The listeners of a bus: registers them, and takes them away again at any moment."""
+"""The listeners of a bus: registers actors, and unregisters them at any moment.
+
+`GoEvent` and the registrations of its users call it on the thread of the bus, also while events are
+dispatched and inside listeners. Unregistering takes effect in one step: the router drops the actor
+from all routes, its queued events are settled as dropped, and dispatches that wait for room in its
+mailbox wait on without it. The event that the listener processes at this moment is finished.
+"""
 
 from __future__ import annotations
 
@@ -13,101 +19,121 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from .._kernel.actor import Actor
-    from .._kernel.dispatcher import Dispatcher
+    from .._kernel.admission import Admission
+    from .._kernel.intake import Intake
     from .._kernel.ledger import LedgerBook
-    from .._kernel.routing import Router
-    from .._kernel.scheduler import Scheduler
 
 
 class Listeners:
-    """Who is registered on one bus."""
+    """Registers and unregisters the listeners of one bus."""
 
-    def __init__(
-        self, router: Router, scheduler: Scheduler, dispatcher: Dispatcher, books: LedgerBook
-    ) -> None:
-        self._router = router
-        self._scheduler = scheduler
-        self._dispatcher = dispatcher
-        self._books = books
-        dispatcher.admission.unregister_once = self.unregister_once
-        dispatcher.reentrancy.unregistered = lambda: books.unregistered
+    def __init__(self, intake: Intake, admission: Admission, ledger: LedgerBook) -> None:
+        self._intake = intake
+        self._admission = admission
+        self._ledger = ledger
+        self._router = intake.router
+        self._scheduler = intake.scheduler
+        self._backpressure = intake.backpressure
+        admission.unregister_once = self.unregister_once
+        intake.reentrancy.unregistered = lambda: ledger.unregistered
 
     @enable_ki_protection
     def add(self, actor: Actor) -> None:
-        self._dispatcher.check_thread()
+        """Register an actor."""
+        self._intake.check_thread()
         self._router.add(actor)
-        self._fold()
+        self._fold_ledger()
 
     @enable_ki_protection
     def remove(self, actor: Actor, reason: str = "its listener was unregistered") -> None:
-        """Unregister; what is queued is dropped, what the listener works on it may finish."""
-        self._dispatcher.check_thread()
+        """Unregister an actor and drop its queued events. A second call has no effect.
+
+        Args:
+            actor: The actor.
+            reason: The reason on the handles of the dropped events.
+        """
+        self._intake.check_thread()
         if not actor.active:
             return
-        self._depart(actor)
+        self._deactivate(actor)
+        # The scheduler may now have more workers than listeners.
         self._scheduler.surplus = not actor.inline
         if actor.recovery is not None:
+            # A pause before a retry or a restart would delay the end of the current event.
             actor.recovery.wake()
-        self._drop(actor, reason)
-        self._fold()
+        self._drop_unwanted(actor, reason)
+        self._fold_ledger()
 
     def stop(self, actor: Actor) -> None:
-        """Unregister a listener by its supervision."""
-        self.remove(actor, "its listener has failed, and was stopped")
+        """Unregister an actor because its supervision says so."""
+        self.remove(actor, "its listener failed and was stopped")
 
     def unregister_once(self, actor: Actor) -> None:
-        """Unregister a listener that has got the only event it takes."""
+        """Unregister an actor with `once=True`, which has just been given its only event."""
         if actor.active:
-            self._depart(actor)
-            self._dispatcher.backpressure.leave_out(actor)
+            self._deactivate(actor)
+            self._backpressure.leave_out(actor)
 
-    def _depart(self, actor: Actor) -> None:
+    def _deactivate(self, actor: Actor) -> None:
         actor.active = False
         self._router.remove(actor)
-        self._books.add_unregistered(actor)
+        # The ledger keeps counting the events that the actor still has.
+        self._ledger.add_unregistered(actor)
 
     @enable_ki_protection
     def remove_name(self, name: str) -> None:
-        """Unregister everybody for one event; who has no other event left is gone."""
-        self._dispatcher.check_thread()
+        """Unregister all listeners of one event name or pattern.
+
+        A listener that has other names too stays registered for these.
+        """
+        self._intake.check_thread()
         for actor in self._router.registered_for(name):
             if actor.event_names == (name,):
                 self.remove(actor)
             else:
                 self._router.remove(actor, (name,))
                 actor.event_names = tuple(other for other in actor.event_names if other != name)
-                self._drop(actor, "its listener was unregistered")
-        self._fold()
+                self._drop_unwanted(actor, "its listener was unregistered")
+        self._fold_ledger()
 
     async def ready(self, names: Iterable[str] | None = None) -> None:
-        """Wait until the driver receives the events of these names, or all that are wanted."""
-        self._dispatcher.check_thread()
+        """Wait until the driver receives the events of these names, or of all registered names.
+
+        Always a checkpoint.
+
+        Raises:
+            DriverError: The broker has refused a name.
+            BusClosed: The bus was closed before the broker confirmed all names.
+        """
+        self._intake.check_thread()
         if self._router.interest is None:
             await trio.lowlevel.checkpoint()
         else:
             await self._router.interest.ready(names)
 
     def replace_call(self, actor: Actor, call: Callable[[Any], Any]) -> None:
-        """Have a listener's events brought to its successor from now on."""
+        """Have an actor run `call` from the next event on, after its listener was rebuilt."""
         actor.call = call
         actor.call = self._router.watched(actor)
         if actor.inline and actor.active:
+            # Routes hold the calls of inline listeners directly.
             self._router.renew(actor)
 
-    def _drop(self, actor: Actor, reason: str) -> None:
-        """Drop what is queued of events that the actor does not listen to any more."""
-        queued = [handle for handle in actor.mail if not actor.listens_to(handle.event_name)]
-        if queued:
+    def _drop_unwanted(self, actor: Actor, reason: str) -> None:
+        """Drop the queued events that the actor does not listen to any more."""
+        dropped = [handle for handle in actor.mail if not actor.listens_to(handle.event_name)]
+        if dropped:
             kept = [handle for handle in actor.mail if actor.listens_to(handle.event_name)]
             if isinstance(actor.mail, KeyedMailbox):
                 actor.mail.retain(kept)
             else:
                 actor.mail.clear()
                 actor.mail.extend(kept)
-        for handle in queued:
-            self._dispatcher.admission.drop(handle, actor, reason)
-        self._dispatcher.backpressure.leave_out(actor)
+        for handle in dropped:
+            self._admission.drop(handle, actor, reason)
+        self._backpressure.leave_out(actor)
 
-    def _fold(self) -> None:
-        if not self._dispatcher.busy:
-            self._books.fold()
+    def _fold_ledger(self) -> None:
+        # A dispatch in progress may still count on the routes that have just been dropped.
+        if not self._intake.busy:
+            self._ledger.fold()

@@ -1,4 +1,14 @@
-"""What drivers bring: events of other buses, taken to the listeners of this one."""
+"""The inbox: the way of the events of other buses to the listeners of this one.
+
+The driver calls it while it runs: `deliver_nowait` for speed, `deliver` if that would have to wait,
+or `receive` with bytes. The inbox decodes, ignores the bus's own echoes, finds the route and
+dispatches the event to the listeners of this bus. It does not publish the event again.
+
+A delivery ends with exactly one call of its `settle` function. If all listeners are done when the
+event has been dispatched, the inbox calls it at once; otherwise the handle calls it when its last
+listener is done. Every path out of a delivery must lead there, also errors and cancellations: a
+durable driver would otherwise wait for ever, or deliver the event again.
+"""
 
 from __future__ import annotations
 
@@ -25,12 +35,18 @@ if TYPE_CHECKING:
 
 
 COMPLETED = Settlement()
-UNHEARD = Settlement(started=False)
-ORIGINS = 1000  # whose echoes are still ours: one for each time that a connection was lost
+NO_LISTENER = Settlement(started=False)
+# A driver draws a new origin each time that it has lost its connection. Echoes of events that were
+# sent before may arrive much later.
+MAX_REMEMBERED_ORIGINS = 1000
 
 
 class BusInbox:
-    """The inbox of one bus, from `async with` until it closes."""
+    """The inbox of one bus.
+
+    Attributes:
+        origin: The id by which other buses know this one.
+    """
 
     def __init__(
         self, dispatcher: Dispatcher, registry: EventRegistry, codec: Codec, supervisor: Supervisor
@@ -48,37 +64,44 @@ class BusInbox:
         self.origin: str = self.renew_origin()
 
     def prepare(self, *, ignores_own: bool) -> None:
-        """Let what arrives wait until `open`: listeners could not dispatch yet."""
+        """Start a new session: draw an origin, and let deliveries wait until `open`.
+
+        The driver runs before the bus is open, and until then listeners could not dispatch.
+
+        Args:
+            ignores_own: True if the driver delivers the bus's own events as echoes (`fan_out`).
+        """
         self._opened = trio.Event()
         self._is_open = False
         self._ignores_own = ignores_own
         self.renew_origin()
 
     def open(self) -> None:
-        """Take what arrives to the listeners, and what has waited."""
+        """Dispatch deliveries from now on, those that have waited included."""
         self._is_open = True
         self._opened.set()
 
-    # -- whose events they are
+    # -- origins
 
     def renew_origin(self) -> str:
-        """Draw another origin; echoes of the old one stay ours."""
+        """Draw and return a new origin. Echoes with an earlier origin are still recognised."""
         self.origin = secrets.token_hex(16)
         self._origins[self.origin] = None
-        if len(self._origins) > ORIGINS:
+        if len(self._origins) > MAX_REMEMBERED_ORIGINS:
+            # The oldest one: a dict keeps the order of insertion.
             del self._origins[next(iter(self._origins))]
         return self.origin
 
     def is_own(self, envelope: Envelope) -> bool:
-        """Tell whether an envelope comes from this bus."""
+        """Tell whether this bus has sent an envelope."""
         return envelope.origin in self._origins
 
-    # -- what arrives
+    # -- deliveries
 
     async def receive(
         self, name: str, data: bytes, settle: Settle | None = None, *, deliveries: int = 1
     ) -> None:
-        """Bring bytes that arrived under a name to the listeners."""
+        """Decode bytes and deliver the event; see `Inbox.receive`."""
         try:
             envelope = self.decode(name, data)
         except DecodeError as error:
@@ -88,28 +111,31 @@ class BusInbox:
             await self.deliver(envelope, settle, deliveries=deliveries)
 
     def decode(self, name: str, data: bytes) -> Envelope:
-        """Return the envelope in the bytes."""
+        """Return the envelope in the bytes; see `Inbox.decode`."""
         return self._codec.decode(data, event_name=name, registry=self._registry)
 
     async def deliver(
         self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
     ) -> None:
-        """Bring a decoded event to the listeners; it goes no further."""
+        """Deliver a decoded event; see `Inbox.deliver`."""
         name = envelope.event_name
         if self._ignores_own and self.is_own(envelope):
-            return self._finish(name, settle)
+            return self._settle(name, settle)
         handle = failure = None
         try:
             await checkpoint_if_cancelled()
             if not self._is_open:
                 await self._opened.wait()
-            handle = await self._brought(envelope, deliveries)
+            handle = await self._dispatch(envelope, deliveries)
         except BusClosed:
+            # Reported as lost below.
             pass
         except (GoEventError, TypeError) as error:
             failure = error
         finally:
-            if handle is None:  # it was cancelled, or a listener raised a KeyboardInterrupt, say
+            # There is also no handle if the delivery was cancelled, or if an inline listener raised
+            # a KeyboardInterrupt.
+            if handle is None:
                 self._refuse(name, settle, failure)
         if handle is not None and settle is not None:
             self._settle_when_done(handle, name, settle)
@@ -118,21 +144,21 @@ class BusInbox:
     def deliver_nowait(
         self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
     ) -> bool:
-        """Bring a decoded event to the listeners, or return False if that takes waiting."""
+        """Deliver a decoded event if that takes no waiting; see `Inbox.deliver_nowait`."""
         name = envelope.event_name
         if self._ignores_own and envelope.origin in self._origins:
-            self._finish(name, settle)
+            self._settle(name, settle)
             return True
         if not (self._dispatcher.home_thread and self._is_open):
             return False
         try:
-            route, event = self._found(envelope)
+            route, event = self._find_route(envelope)
             if route.special or self._hooked:
                 return False
             route = route.local_only or route
             handle = new_handle(route, event)
             if envelope.headers or deliveries > 1:
-                self._note(handle, envelope, deliveries)
+                self._add_details(handle, envelope, deliveries)
             if route.actors and not self._dispatcher.admission.commit(route, handle):
                 return False
         except (GoEventError, TypeError) as error:
@@ -143,81 +169,97 @@ class BusInbox:
             self._dispatcher.run_inline(route, handle)
             ran = True
         finally:
-            if not ran:  # a listener raised a KeyboardInterrupt, say
-                self._finish(name, settle, self.lost(name))
+            # An inline listener raised a KeyboardInterrupt, for example.
+            if not ran:
+                self._settle(name, settle, self.lost(name))
         if settle is not None:
             self._settle_when_done(handle, name, settle)
         return True
 
-    async def _brought(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
+    async def _dispatch(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
         dispatcher = self._dispatcher
         if not dispatcher.home_thread:
             raise bus_closed()
-        route, event = self._found(envelope)
+        route, event = self._find_route(envelope)
         handle = new_handle(route.local, event)
-        self._note(handle, envelope, deliveries)
+        self._add_details(handle, envelope, deliveries)
         if route.special or self._hooked:
             return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
         return await dispatcher.bring(route.local, handle, arrived=True)
 
-    def _found(self, envelope: Envelope) -> tuple[Route, object]:
-        """Return the route of an event, and the event."""
+    def _find_route(self, envelope: Envelope) -> tuple[Route, object]:
+        """Return the route of a delivered event, and the event."""
         event: object = envelope.event
         route = self._routes.get(type(event))
         if route is None:
             route, event = self._dispatcher.router.find(event)
-        # What was decoded may be upcast to a version of another name; its type says what it was.
-        if (held := envelope.event_type or route.name) != envelope.event_name:
-            raise DecodeError(envelope.event_name, f"it holds an event of the type {held!r}")
+        # An upcast event may have a new class with another name. The event type is that of the data
+        # before the upcast, so it must be the name of the channel.
+        if (event_type := envelope.event_type or route.name) != envelope.event_name:
+            reason = f"the envelope contains an event of the type {event_type!r}"
+            raise DecodeError(envelope.event_name, reason)
         return route, event
 
-    def _note(self, handle: DispatchHandle, envelope: Envelope, deliveries: int) -> None:
+    def _add_details(self, handle: DispatchHandle, envelope: Envelope, deliveries: int) -> None:
         if headers := envelope.headers:
             handle.headers.update(headers)
         if deliveries > 1:
             handle.ensure_details().deliveries = deliveries
 
-    # -- what goes wrong
+    # -- failures
 
     def report(self, error: Exception, event_name: str = "") -> None:
-        """Tell the supervisor of something that went wrong, or was lost."""
+        """Report a failure or a loss to the supervisor."""
         self._supervisor.record_loose(EventError(event_name, "driver", error))
 
     def lost(self, event_name: str) -> EventError:
-        """Report an event that has arrived and cannot be delivered, as the bus ends."""
+        """Report an event that has arrived but cannot be delivered because the bus ends."""
         reason = "the bus ended before it could be delivered"
         failure = EventAbandoned(event_name, "driver", reason=reason, started=False)
         self._supervisor.record_loose(failure)
         return failure
 
     def _refuse(self, name: str, settle: Settle | None, error: Exception | None) -> None:
-        """Settle what cannot be delivered: for an error, or as the bus ends."""
+        """Settle a delivery that reached no listener. Without an error, the bus has ended."""
         if error is None:
             failure: EventError = self.lost(name)
         else:
             failure = EventError(name, "driver", error)
             self._supervisor.record_loose(failure)
-        self._finish(name, settle, failure)
+        self._settle(name, settle, failure)
+
+    # -- settlements
 
     def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
         if handle.route.unheard:
-            self._finish(name, settle, of=0)
+            self._settle(name, settle, listeners=0)
         elif handle.details is None and handle.left <= 0:
-            self._finish(name, settle)
+            self._settle(name, settle)
         else:
-            # Not the handle, which will refer to this.
-            listeners = len(handle.route.listeners)
-            handle.when_done(lambda errors: self._finish(name, settle, *errors, of=listeners))
+            # The lambda must not refer to the handle, because the handle refers to the lambda.
+            count = len(handle.route.listeners)
+            handle.when_done(lambda errors: self._settle(name, settle, *errors, listeners=count))
 
-    def _finish(self, name: str, settle: Settle | None, *errors: EventError, of: int = 1) -> None:
-        """Tell the driver of the end of a delivery to so many listeners; none is no end for it."""
+    def _settle(
+        self, name: str, settle: Settle | None, *errors: EventError, listeners: int = 1
+    ) -> None:
+        """Tell the driver that all listeners are done with an event.
+
+        Args:
+            name: The name of the event.
+            settle: The function of the driver, or None.
+            errors: The failures of the listeners.
+            listeners: The number of listeners of the event. Without any, a durable driver must give
+                the event to another bus.
+        """
         if settle is None:
             return
-        end = COMPLETED if of else UNHEARD
+        settlement = COMPLETED if listeners else NO_LISTENER
         if errors:
             unstarted = [e for e in errors if isinstance(e, EventAbandoned) and not e.started]
-            end = Settlement(errors, started=len(unstarted) < max(of, len(errors)))
+            started = len(unstarted) < max(listeners, len(errors))
+            settlement = Settlement(errors, started=started)
         try:
-            settle(end)
-        except Exception as error:  # noqa: BLE001 - a driver's own, which must not hurt a listener
+            settle(settlement)
+        except Exception as error:  # noqa: BLE001 - a fault of the driver must not reach a listener
             self.report(error, name)
