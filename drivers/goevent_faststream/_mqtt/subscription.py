@@ -57,6 +57,7 @@ class MqttMessageQueue(asyncio.Queue[Any]):
     async def put(self, item: Any) -> None:
         """Add a message, or drop it."""
         is_full = item.qos is zmqtt.QoS.AT_MOST_ONCE and self.qsize() >= self._max_unlimited
+        # One report for each series: a flood would flood the supervisor, too.
         if is_full and not self._is_dropping:
             self._on_drop(item)
         self._is_dropping = is_full
@@ -79,7 +80,9 @@ class MqttSubscription:
 
     def __init__(self, prefetch: int) -> None:
         self.client_subscription: Any = None
+        # More than `prefetch` messages are never unacknowledged.
         self._delivered: deque[int] = deque(maxlen=prefetch)
+        # A counter, since equal messages may be several events.
         self._delivered_before: Counter[int] = Counter()
 
     def connection_lost(self) -> None:

@@ -258,12 +258,14 @@ class RabbitConnection:
         if self._connectivity.is_closing or not self.is_up or not self._is_open():
             return
         error = None if closing.cancelled() else closing.exception()
+        # A ConnectionError means that the connection below is closed, and the client reconnects.
         if isinstance(error, Exception) and not isinstance(error, ConnectionError):
             self.host.report(to_driver_error(error))
             self.start(self._reconnect())
 
     async def _reconnect(self) -> None:
         """Close the connection below the client's, which makes the client reconnect."""
+        # The error also ends both channels; `_on_channel_closed` recognises it by its type.
         transport = self._connected.transport
         if transport is not None:
             with suppress(*CLIENT_ERRORS):

@@ -18,14 +18,14 @@ from aio_pika import IncomingMessage
 from faststream.rabbit import RabbitBroker, RabbitQueue
 
 from .._adapter.contract import Arrival
+from .._adapter.dead_letters import DELIVERIES_HEADER
 from .._adapter.middlewares import MiddlewareChain
 from .._adapter.properties import merge_headers
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS
 from .connection import RabbitConnection
 
-# goevent's headers on a copy of a message: its event name and the deliveries before the copy.
+# A copy of a message is routed by the name of its queue, so its event name travels in a header.
 EVENT_NAME_HEADER = "goevent-name"
-DELIVERIES_HEADER = "goevent-deliveries"
 # A quorum queue adds its own counters to the headers of the publisher.
 DELIVERY_COUNT_HEADER = "x-delivery-count"
 SERVER_HEADERS = (DELIVERY_COUNT_HEADER, "x-acquired-count")
@@ -92,6 +92,7 @@ class RabbitReceiver:
 
         async def on_message(message: Any) -> None:
             arrival = self._arrival(message, queue)
+            # Before the middlewares, which may await and so change the order.
             if not self._is_wanted(arrival):
                 return
             if self._middlewares.is_active:
@@ -107,6 +108,7 @@ class RabbitReceiver:
                 IncomingMessage(message), partial(self._on_passed, arrival)
             )
             if not passed:
+                # A middleware returned without calling the next one.
                 await self._on_stopped(arrival, None)
         except Exception as error:  # noqa: BLE001 - a middleware's own
             await self._on_stopped(arrival, error)
@@ -145,7 +147,7 @@ def count_deliveries(headers: dict[str, Any], redelivered: bool) -> int:
     """Return how often a message was delivered, this time included.
 
     A quorum queue counts how often a message was returned; a classic queue only says that it was.
-    A message that a bus returned as a copy carries its earlier deliveries in a header of goevent's.
+    A copy that a bus has published carries the deliveries before it in `DELIVERIES_HEADER`.
     """
     counter = headers.get(DELIVERY_COUNT_HEADER)
     returns = counter if isinstance(counter, int) else int(redelivered)

@@ -31,17 +31,19 @@ from goevent import DriverError
 from goevent.drivers import ACK, Action, in_one_line
 
 from .._adapter.contract import Arrival, Decision
-from .._adapter.dead_letters import report_dead_letter
+from .._adapter.dead_letters import (
+    DELIVERIES_HEADER,
+    DETAILS_HEADER,
+    GROUP_HEADER,
+    ID_HEADER,
+    REASON_HEADER,
+    report_dead_letter,
+)
 from .._config import BrokerConfig
 from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
 from .names import RabbitNames
 from .publisher import PERSISTENT_DELIVERY_MODE, RabbitMessage, publish_messages
-from .receiver import (
-    DELIVERIES_HEADER,
-    DELIVERY_COUNT_HEADER,
-    EVENT_NAME_HEADER,
-    RabbitDelivery,
-)
+from .receiver import DELIVERY_COUNT_HEADER, EVENT_NAME_HEADER, RabbitDelivery
 
 MAX_REMEMBERED_EVENTS = 10_000  # acknowledged events whose acknowledgement may get lost
 COPIES_PER_BATCH = 100  # the server confirms the first copies while later ones are written
@@ -107,8 +109,10 @@ class RabbitSettler:
         """Note an arrival, in the server's order; return whether its listeners have to run."""
         delivery: RabbitDelivery = arrival.raw
         if delivery.channel is not self._connection.consume_channel:
+            # A message of the connection before. The server delivers it again on this one.
             return False
         self.held[delivery.tag] = arrival
+        # Most messages come for the first time. One without an id cannot be recognised.
         if not delivery.redelivered or not arrival.id:
             return True
         key = _key(arrival)
@@ -137,32 +141,37 @@ class RabbitSettler:
         acknowledged: list[int] = []
         unbegun: list[Arrival] = []
         begun: list[Arrival] = []
+        dead: list[Decision] = []
         for decision in decisions:
-            if decision.verdict.action is Action.ACK:
-                self._remember(decision.arrival)
-            if not self._can_settle(decision.arrival):
-                self._without_delivery.pop(_key(decision.arrival), None)
-                self._forget(decision.arrival)
+            arrival, verdict = decision.arrival, decision.verdict
+            if verdict.action is Action.ACK:
+                # Also without a connection: the message comes again and must not run again.
+                self._remember(arrival)
+            if not self._can_settle(arrival):
+                # The server has the message, and delivers it again as an ordinary one.
+                self._without_delivery.pop(_key(arrival), None)
+                self._forget(arrival)
                 continue
-            delivery: RabbitDelivery = decision.arrival.raw
-            verdict = decision.verdict
+            delivery: RabbitDelivery = arrival.raw
             if verdict.action is Action.ACK:
                 acknowledged.append(delivery.tag)
             elif verdict.action is Action.RELEASE:
-                (begun if verdict.started else unbegun).append(decision.arrival)
+                (begun if verdict.started else unbegun).append(arrival)
             elif verdict.action is Action.RETRY:
-                self._return_later(decision.arrival, verdict.after)
+                self._return_later(arrival, verdict.after)
+            else:
+                dead.append(decision)
         try:
             await self._acknowledge(acknowledged)
             for start in range(0, len(unbegun), COPIES_PER_BATCH):
-                # This delivery must not count: the copy carries one delivery less.
+                # This delivery must not count: the copies carry only the earlier ones.
                 batch = unbegun[start : start + COPIES_PER_BATCH]
                 await self._replace_by_copies(batch, added_deliveries=-1)
             for arrival in begun:
                 await self._return_counted(arrival)
-            for decision in decisions:
-                is_dead_letter = decision.verdict.action is Action.DEAD_LETTER
-                if is_dead_letter and self._can_settle(decision.arrival):
+            for decision in dead:
+                # The connection may have been lost since the first check.
+                if self._can_settle(decision.arrival):
                     await self._dead_letter(decision)
         except CLIENT_ERRORS as error:
             raise to_driver_error(error) from error
@@ -192,6 +201,8 @@ class RabbitSettler:
         channel = self._connection.consume_channel
         for tag in tags:
             self.held.pop(tag, None)
+        # A multiple acknowledgement covers all smaller tags, so it must end before the first
+        # message that is still held.
         first_held = next(iter(self.held), None)
         before = [tag for tag in tags if first_held is None or tag < first_held]
         if before:
@@ -278,10 +289,10 @@ class RabbitSettler:
         headers = {
             EVENT_NAME_HEADER: arrival.name,
             DELIVERIES_HEADER: arrival.deliveries,
-            "goevent-reason": in_one_line(decision.verdict.reason),
-            "goevent-details": decision.verdict.details,
-            "goevent-id": arrival.id,
-            "goevent-group": self._config.group or "",
+            REASON_HEADER: in_one_line(decision.verdict.reason),
+            DETAILS_HEADER: decision.verdict.details,
+            ID_HEADER: arrival.id,
+            GROUP_HEADER: self._config.group or "",
         }
         message = RabbitMessage(
             self._names.dead_letter_exchange,
