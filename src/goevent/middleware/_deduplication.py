@@ -35,7 +35,7 @@ class Deduplicate:
         ...     for _ in range(2):
         ...         handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
         >>> handle.errors[0].reason
-        'Deduplicate: a duplicate with the key 7'
+        'a duplicate with the key 7'
 
     Args:
         key: The name of the attribute that duplicates have in common, or a function of the event.
