@@ -1,11 +1,16 @@
-"""`GoEvent`, the bus: wires its actors together and is what users see of them."""
+"""`GoEvent`, the bus: the class that applications use.
+
+It makes the parts of a bus and wires them together: the scheduler, the dispatcher, the listeners,
+the inbox of the driver. Its methods check the thread and call these parts. A `Session` runs them
+while the bus is open.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from functools import partial
+from functools import partial, update_wrapper
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -43,18 +48,26 @@ C = TypeVar("C", bound=OnError)
 
 
 class GoEvent:
-    """An event bus: takes events to the listeners that are registered for them.
+    """An event bus: brings events to the listeners that are registered for them.
 
-    Listeners may be registered at any time. Events are dispatched inside `async with bus`; leaving
-    it gives the listeners `Config.close_timeout` seconds to finish, unless it is left by an
-    exception. A bus may be opened again after it has closed. All methods belong to the thread on
-    which it is open, except `dispatch_from_thread`.
+    Register listeners at any time. Dispatch events inside `async with bus`. When the block ends,
+    the listeners have `Config.close_timeout` seconds to finish; after an exception they are
+    cancelled at once. A bus may be opened again after it has closed. All methods belong to the
+    thread on which the bus is open, except `dispatch_from_thread`.
 
     Args:
-        config: a `Config`, or just its driver: a URL, a name or a driver object.
+        config: A `Config`, or only its driver: a URL, a name or a driver object.
 
     Raises:
-        UnknownDriverError: no installed driver has that name or URL scheme.
+        UnknownDriverError: No installed driver has that name or URL scheme.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> @bus.listener("order.paid")
+        ... async def send_invoice(event: Event) -> None: ...
+        >>> async with bus:
+        ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
+        ...     await handle.wait()
     """
 
     def __init__(self, config: Config | str | Driver | None = None) -> None:
@@ -74,7 +87,9 @@ class GoEvent:
         self._planner = ListenerPlanner(
             config, self._driver.capabilities, self._scheduler, self._supervisor, self._listeners
         )
-        # The detour through the methods below would cost a tenth of a dispatch.
+        # The methods below would cost a tenth of a dispatch, as each calls the dispatcher in turn.
+        # So an instance has the dispatcher's own methods. `update_wrapper` at the end of this file
+        # gives them the signatures and docstrings of the methods below.
         if type(self).dispatch_nowait is GoEvent.dispatch_nowait:
             self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign, assignment]
         if type(self).dispatch is GoEvent.dispatch:
@@ -106,21 +121,26 @@ class GoEvent:
         self, event: str, /, *events: str | type, **options: Unpack[ListenerKeywords]
     ) -> NameDecorator: ...
     def listener(self, *events: str | type, **options: Unpack[ListenerKeywords]) -> Any:
-        """Register the decorated function for events, given by name or by class.
+        """Register the decorated function as a listener of events.
 
-        A `def` runs inline, inside `dispatch`, in the order of registration. An `async def` gets a
-        mailbox: it runs after `dispatch` has returned, one event at a time, in the order of
-        dispatch. The function is returned as it was.
+        A `def` runs inline: inside `dispatch`, in the order of registration. An `async def` gets a
+        mailbox: it runs after `dispatch` has returned, with one event at a time, in the order of
+        dispatch. The decorator returns the function unchanged.
 
         Args:
-            events: event names or event classes. In a name, a `*` in place of a segment stands for
-                any one segment, and `**` for one or more: `"order.*"`.
-            options: see `ListenerOptions`.
+            events: The events, by class or by name. In a name, a `*` in place of a segment matches
+                any one segment, and `**` matches one or more: `"order.*"`.
+            options: The options; see `ListenerOptions`.
 
         Raises:
-            TypeError: the function cannot take one event, or its parameter is annotated with the
-                class of another event.
-            ValueError: a name is not an event name, or the options make no sense.
+            TypeError: The function does not take one argument, or its parameter is annotated with
+                the class of another event.
+            ValueError: A name is not a valid event name, or the options contradict each other.
+
+        Example:
+            >>> @bus.listener("order.*", timeout=5.0)
+            ... async def log_order(event: Event) -> None:
+            ...     print(event.event_name)
         """
         chosen = ListenerOptions(**options)
         if not events or not all(isinstance(event, str | type) for event in events):
@@ -138,19 +158,48 @@ class GoEvent:
         *events: str | type,
         **options: Unpack[ListenerKeywords],
     ) -> Registration:
-        """Register a function as `listener` does, and return the way to unregister it."""
+        """Register a function as `listener` does, and return its registration.
+
+        Args:
+            handler: The function.
+            events: The events, by class or by name.
+            options: The options; see `ListenerOptions`.
+
+        Returns:
+            The registration, which can unregister the function.
+
+        Raises:
+            TypeError: The function does not take one argument, or its parameter is annotated with
+                the class of another event.
+            ValueError: A name is not a valid event name, or the options contradict each other.
+
+        Example:
+            >>> registration = bus.subscribe(print, "order.paid")
+            >>> registration.unregister()
+        """
         actor = self._planner.build(handler, events, ListenerOptions(**options), depth=1)
         self._listeners.add(actor)
         return Registration(self._listeners, (actor,))
 
     def register_listener(self, *listeners: Listener | Callable[[], Listener]) -> Registration:
-        """Register objects with `event_name` and `on_event`, as Go's `RegisterListener`.
+        """Register listener objects, as Go's `RegisterListener`.
 
-        A class, or another function that makes such an object, is called at once, and again
-        whenever the supervision of the listener restarts it.
+        Args:
+            listeners: Objects with `event_name` and `on_event`; or classes, or functions without
+                arguments, that make such objects. A class or function is called at once, and again
+                whenever the supervision of the listener restarts it.
+
+        Returns:
+            One registration for all of them.
 
         Raises:
-            TypeError: one of them is no `Listener`; then none is registered.
+            TypeError: One of them is not a listener. Then none is registered.
+
+        Example:
+            >>> class SendInvoice:
+            ...     event_name = "order.paid"
+            ...     async def on_event(self, event: Event) -> None: ...
+            >>> registration = bus.register_listener(SendInvoice)
         """
         actors: list[Actor] = []
         for given in listeners:
@@ -177,88 +226,142 @@ class GoEvent:
         return Registration(self._listeners, tuple(actors))
 
     def unregister_listeners_for_event(self, event: str | type) -> None:
-        """Unregister every listener of an event; none being there is fine.
+        """Unregister every listener of an event; there may be none.
 
-        Who listens to it by a pattern stays, unless the pattern itself is given.
+        A listener that gets the event by a pattern stays, unless you give the pattern itself.
+
+        Args:
+            event: The event, by class or by name, or a pattern.
+
+        Example:
+            >>> bus.unregister_listeners_for_event("order.paid")
         """
         self._listeners.remove_name(event_name_of(event, self._config.registry))
 
     # -- dispatch
 
     def dispatch_nowait(self, event: object) -> DispatchHandle:
-        """Dispatch an event without ever waiting: inline listeners run, mailboxes are filled.
+        """Dispatch an event without waiting: call inline listeners, fill mailboxes.
 
-        Called inside an inline listener, it runs at once, nested.
+        Inside an inline listener the event is dispatched at once, nested in the other one.
+
+        Args:
+            event: The event.
+
+        Returns:
+            The handle, which tells when the listeners with a mailbox have finished.
 
         Raises:
-            trio.WouldBlock: a mailbox is full, and `dispatch` would wait; nobody got the event.
-            MailboxFull: a mailbox with `overflow="error"` is full; nobody got the event.
-            NestingError: inline listeners dispatch too deep inside each other.
-            DecodeError: an ad-hoc payload is not what the type registered for its name takes.
-            TypeError: the object is no event, or an inline `async def` would have to be awaited.
-            BusClosed: the bus is closed, or closing and this is not one of its listeners.
-            RuntimeError: the bus is not open yet, or this is not its thread.
+            BusClosed: The bus is closed, or it is closing and the caller is none of its listeners.
+            DecodeError: The payload of an ad-hoc event does not fit the type that is registered
+                for its name.
+            MailboxFull: A mailbox with `overflow="error"` is full. No listener got the event.
+            NestingError: Inline listeners dispatch too deep inside each other.
+            RuntimeError: The bus is not open yet, or this is not its thread.
+            TypeError: The object is not an event, or an inline `async def` would have to be
+                awaited.
+            trio.WouldBlock: A mailbox is full, and `dispatch` would wait for room. No listener got
+                the event.
+
+        Example:
+            >>> async with bus:
+            ...     handle = bus.dispatch_nowait(Event("order.paid", {"order_id": 7}))
         """
         return self._dispatcher.dispatch_nowait(event)
 
-    def dispatch(self, event: object) -> Coroutine[Any, Any, DispatchHandle]:
+    async def dispatch(self, event: object) -> DispatchHandle:
         """Dispatch an event, waiting for room in full mailboxes, as Go's `Dispatch`.
 
-        On return every inline listener has run and every other one has the event in its mailbox;
-        `await handle.wait()` waits for those. Admission are filled in one step, before the inline
-        listeners run: cancelled means that nobody got the event. Who waits for room is served first
-        come, first served.
+        When it returns, every inline listener has run, and every other listener has the event in
+        its mailbox; `await handle.wait()` waits for those. All mailboxes are filled in one step,
+        before the inline listeners run: if the dispatch is cancelled before that, no listener gets
+        the event. Dispatches that wait for room are served in order.
 
         Always a cancellation point, but not always a checkpoint: it yields to other tasks when it
         waits, and at least every 200 microseconds of dispatching.
 
+        Args:
+            event: The event: an instance of a registered class, or `Event(name, payload)`.
+
+        Returns:
+            The handle, which tells when the listeners with a mailbox have finished.
+
         Raises:
-            DeadlockError: called by a listener for which the full mailbox would wait in turn.
-            MailboxFull: a mailbox with `overflow="error"` is full; nobody got the event.
-            DecodeError: an ad-hoc payload is not what the type registered for its name takes.
-            TypeError: the object is no event.
-            BusClosed: the bus is closed, or closing and this is not one of its listeners.
-            RuntimeError: the bus is not open yet, or this is not its thread.
+            BusClosed: The bus is closed, or it is closing and the caller is none of its listeners.
+            DeadlockError: The caller is a listener for which the full mailbox would wait in turn.
+            DecodeError: The payload of an ad-hoc event does not fit the type that is registered
+                for its name.
+            MailboxFull: A mailbox with `overflow="error"` is full. No listener got the event.
+            NestingError: Inline listeners dispatch too deep inside each other.
+            RuntimeError: The bus is not open yet, or this is not its thread.
+            TypeError: The object is not an event.
+
+        Example:
+            >>> async with bus:
+            ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
+            ...     await handle.wait()
         """
-        return self._dispatcher.dispatch(event)
+        return await self._dispatcher.dispatch(event)
 
     def dispatch_from_thread(self, event: object) -> DispatchHandle:
-        """Dispatch from a thread other than the bus's, blocking it as `dispatch` would wait.
+        """Dispatch from any other thread than the bus's; blocks that thread as `dispatch` waits.
 
         A listener with `thread=True` may do so while the bus is closing, as any listener may.
 
+        Args:
+            event: The event.
+
         Raises:
-            RuntimeError: this is the bus's own thread, or the bus is not open yet.
-            BusClosed: the bus is closed or closing.
+            BusClosed: The bus is closed or closing.
+            RuntimeError: This is the bus's own thread, or the bus is not open yet.
+
+        Example:
+            >>> def work() -> None:
+            ...     bus.dispatch_from_thread(Event("order.paid", {"order_id": 7}))
+            >>> async with bus:
+            ...     await trio.to_thread.run_sync(work)
         """
-        door = None if self._session is None else self._session.thread_port
-        if door is None:
+        port = None if self._session is None else self._session.thread_port
+        if port is None:
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
         if self._dispatcher.on_home_thread:
             raise RuntimeError("this is the bus's own thread: use dispatch or dispatch_nowait")
-        if (
-            get_ident() in self._scheduler.threads
-        ):  # it does what a listener does, and may do as much
+        # A thread that runs a listener may dispatch as long as any listener may.
+        if get_ident() in self._scheduler.threads:
             return trio.from_thread.run(self._dispatcher.dispatch, event)
-        return door.dispatch(event)
+        return port.dispatch(event)
 
     async def wait(self) -> None:
-        """Wait until all that was accepted before is settled; cancelling it changes nothing.
+        """Wait until all events that were accepted before are settled.
+
+        An event is settled when each of its listeners has finished or failed, or will not get it.
+        A cancelled wait changes nothing.
 
         Raises:
-            RuntimeError: called inside a listener, which would wait for itself.
+            RuntimeError: A listener called this: it would wait for its own end.
+
+        Example:
+            >>> async with bus:
+            ...     for order_id in range(10):
+            ...         await bus.dispatch(Event("order.paid", {"order_id": order_id}))
+            ...     await bus.wait()
         """
         self._dispatcher.check_thread()
         await self._dispatcher.wait()
 
     async def ready(self) -> None:
-        """Wait until events of other buses arrive for all that is registered now.
+        """Wait until the driver brings the events of all listeners that are registered now.
 
-        Always a checkpoint. Without a driver that reaches other buses there is nothing to wait for;
-        `async with bus` returns ready.
+        `async with bus` begins ready; call this after you have registered listeners on an open bus.
+        Always a checkpoint. Without a driver that reaches other buses it returns at once.
 
         Raises:
-            DriverError: the broker has refused one of the names; the bus goes on trying.
+            DriverError: The broker has refused a subscription. The bus keeps trying.
+
+        Example:
+            >>> async with bus:
+            ...     registration = bus.subscribe(print, "order.cancelled")
+            ...     await bus.ready()
         """
         await self._listeners.ready()
 
@@ -270,13 +373,24 @@ class GoEvent:
         *,
         group: str | None = None,
     ) -> int:
-        """Have a group (None: this bus's) get kept events again; returns how many.
+        """Deliver stored events to a consumer group once more.
 
-        From `start` to `end` (None: now), both included: times, or what the broker calls an event.
+        Args:
+            event: The event, by class or by name.
+            start: The first event: a time, the broker's id of an event, or `"earliest"`.
+            end: The last event: a time or an id; None for the newest one.
+            group: The consumer group; None for that of this bus.
+
+        Returns:
+            The number of events.
 
         Raises:
-            UnsupportedError: the driver keeps no events.
-            DriverError: the broker cannot be reached, or has refused it.
+            DriverError: The broker cannot be reached, or it has refused the request.
+            UnsupportedError: The driver stores no events.
+
+        Example:
+            >>> async def repeat_today(bus: GoEvent, midnight: datetime) -> int:
+            ...     return await bus.replay("order.paid", start=midnight)
         """
         self._dispatcher.check_thread()
         name = event_name_of(event, self._config.registry)
@@ -286,27 +400,38 @@ class GoEvent:
 
     @property
     def errors(self) -> tuple[EventError, ...]:
-        """The newest 10,000 failures, oldest first."""
+        """The newest 10,000 failures, the oldest first."""
         self._dispatcher.check_thread()
         return self._supervisor.errors
 
     @property
     def error_count(self) -> int:
-        """How many failures there were since the bus was made; never goes down."""
+        """The number of failures since the bus was made. It never goes down."""
         return self._supervisor.count
 
     def clear_errors(self) -> None:
-        """Forget the failures collected in `errors`; `error_count` stays."""
+        """Forget the failures in `errors`; `error_count` stays."""
         self._dispatcher.check_thread()
         self._supervisor.clear()
 
     def on_error(self, callback: C) -> C:
-        """Call a `def` or `async def` for every failure from now on; usable as a decorator.
+        """Call a function for every failure from now on; usable as a decorator.
 
-        Callbacks run in a task of the supervisor, one failure at a time, in order, so they delay no
-        listener; one that falls more than 100 failures behind gets the later ones as text, without
-        their exception, and beyond 10,000 not at all. A callback that fails is logged. With a
-        callback, failures that nobody looks at are not logged any more.
+        Callbacks run in a task of the supervisor, one failure at a time, in order, so they hold up
+        no listener. A callback that is more than 100 failures behind gets the later ones as text,
+        without their exception; beyond 10,000 it misses failures. A callback that raises is logged.
+        With a callback, failures that the application does not look at are no longer logged.
+
+        Args:
+            callback: A `def` or an `async def` that takes an `EventError`.
+
+        Returns:
+            The callback, unchanged.
+
+        Example:
+            >>> @bus.on_error
+            ... def report(error: EventError) -> None:
+            ...     print(error.listener, error.reason)
         """
         self._dispatcher.check_thread()
         allow_interrupt(callback)
@@ -316,7 +441,12 @@ class GoEvent:
     # -- state
 
     def snapshot(self) -> Snapshot:
-        """Return what every listener is at, and where all deliveries went."""
+        """Return the state of every listener, and the ledger of all deliveries.
+
+        Example:
+            >>> bus.snapshot().state
+            'new'
+        """
         self._dispatcher.check_thread()
         counts = self._router.counts()
         now = self._scheduler.clock()
@@ -331,16 +461,27 @@ class GoEvent:
         )
 
     async def close(self, timeout: float | None = None) -> Ledger:
-        """Take no more events, let listeners finish, stop everything, as Go's `Close`.
+        """Close the bus: take no more events, let listeners finish, stop, as Go's `Close`.
 
-        Listeners that are still draining may dispatch. After `timeout` seconds
-        (`Config.close_timeout` by default) what still runs is cancelled, and what never ran is
-        reported as `EventAbandoned` on its handle. Cancelling `close` cuts the draining short. May
-        be called more than once and by several tasks; all get the same ledger, and the shortest
-        timeout counts. A bus that is not open has nothing to close.
+        The end of `async with bus` does this, too. Listeners that are still running may dispatch.
+        After the timeout they are cancelled, and each event that no listener has run with is
+        reported as `EventAbandoned` on its handle. A cancelled `close` stops waiting and cancels
+        the listeners. Several tasks may call it, several times: all get the same ledger, and the
+        shortest timeout counts. A bus that is not open has nothing to close.
+
+        Args:
+            timeout: Seconds that listeners have to finish; None for `Config.close_timeout`.
+
+        Returns:
+            The ledger of all deliveries since the bus was opened.
 
         Raises:
-            RuntimeError: called inside a listener, which would wait for itself.
+            RuntimeError: A listener called this: it would wait for its own end.
+
+        Example:
+            >>> async with bus:
+            ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
+            ...     ledger = await bus.close(timeout=1.0)
         """
         self._dispatcher.check_thread()
         if self._session is None:
@@ -349,13 +490,16 @@ class GoEvent:
         self._dispatcher.reentrancy.refuse_listener("close")
         return await self._session.close(self._config.close_timeout if timeout is None else timeout)
 
+    # -- for goevent.testing
+
     def _observe(self, observer: Observer) -> None:
-        spy = Actor("observer", (), observer.note)
-        self._router.observe(observer, spy)
+        self._router.observe(observer, Actor("observer", (), observer.note))
 
     def _collect_unhandled(self, into: list[EventError]) -> None:
         self._supervisor.unhandled = into.append
         self._supervisor.all_seen = into.clear
+
+    # -- opening and closing
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
@@ -394,10 +538,16 @@ class GoEvent:
             return await self._opened.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as left:
             if error is not None and leaf_ids(left) == leaf_ids(error):
-                return None  # Trio looked for cancellations in it, and made a copy
+                # Trio split the body's own group in search of cancellations, and made a copy.
+                return None
             raise
         finally:
             self._opened = None
 
     def __repr__(self) -> str:
         return f"<GoEvent {self._dispatcher.state}, {len(self._router.listeners())} listener(s)>"
+
+
+# On an instance, `dispatch` and `dispatch_nowait` are methods of the dispatcher. Users see these.
+update_wrapper(Dispatcher.dispatch, GoEvent.dispatch)
+update_wrapper(Dispatcher.dispatch_nowait, GoEvent.dispatch_nowait)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from threading import get_ident
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 
@@ -151,7 +151,9 @@ class Dispatcher(Intake):
 
     # -- dispatch
 
-    dispatch_nowait = hot_path(waits=False)
+    dispatch_nowait: ClassVar[Callable[[Dispatcher, object], DispatchHandle]] = hot_path(
+        waits=False
+    )
     _dispatch_at_once = hot_path(waits=True)
 
     @enable_ki_protection
