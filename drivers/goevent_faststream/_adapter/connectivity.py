@@ -14,7 +14,7 @@ from goevent import DriverConnectionError
 from .contract import AdapterHost
 
 # The time limits that the connections to NATS, RabbitMQ and MQTT share.
-CONNECT_SECONDS = 5.0  # until the first connection must be there
+FIRST_CONNECTION_SECONDS = 5.0  # until the first connection must be there
 REPLY_SECONDS = 8.0  # until a server that does not answer counts as lost
 DISCONNECT_SECONDS = 0.6
 

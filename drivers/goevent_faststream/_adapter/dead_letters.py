@@ -18,6 +18,8 @@ REASON_HEADER, DETAILS_HEADER = "goevent-reason", "goevent-details"
 ID_HEADER, DELIVERIES_HEADER = "goevent-id", "goevent-deliveries"
 GROUP_HEADER, CONSUMER_HEADER = "goevent-group", "goevent-consumer"
 
+DEAD_LETTER_RETRY_SECONDS = 1.0  # until a dead letter that could not be written is tried again
+
 
 def dead_letter_headers(decision: Decision, group: str) -> dict[str, str]:
     """Return the headers that are added to those of the event."""

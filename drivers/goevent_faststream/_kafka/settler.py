@@ -14,7 +14,11 @@ from goevent import DriverError
 from goevent.drivers import Action
 
 from .._adapter.contract import Decision
-from .._adapter.dead_letters import dead_letter_headers, report_dead_letter
+from .._adapter.dead_letters import (
+    DEAD_LETTER_RETRY_SECONDS,
+    dead_letter_headers,
+    report_dead_letter,
+)
 from .client import KafkaClient
 from .connection import KafkaConnection
 from .consumer import KafkaConsumer
@@ -23,7 +27,6 @@ from .topics import DEAD_LETTER_SUFFIX
 
 # How long later verdicts wait for a dead letter that is being written.
 DEAD_LETTER_WAIT_SECONDS = 0.7
-DEAD_LETTER_RETRY_SECONDS = 1.0
 
 
 class KafkaSettler:

@@ -40,7 +40,7 @@ from .._adapter.subscribed_names import SubscribedNames
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS
 from .._config import BrokerConfig
 from .connection import (
-    CLIENT_ERRORS,
+    MQTT_ERRORS,
     QOS,
     MqttConnection,
     make_broker as make_broker,
@@ -51,7 +51,7 @@ from .publisher import MqttPublisher
 from .subscription import MqttMessageQueue, MqttSubscription, content_key
 from .topics import covering_filters, event_name_of, topic_of
 
-DEFAULT_PREFIX = "goevent."
+DEFAULT_TOPIC_PREFIX = "goevent."
 MAX_QOS_0_MESSAGES = 1000  # in the queue of one subscription
 FILTER_CHANGE_SECONDS = 1.0  # for which copies may arrive by a filter that is being replaced
 
@@ -77,7 +77,7 @@ class MqttAdapter:
         self._broker = broker
         self._group = config.group
         self._prefetch = config.prefetch
-        self._prefix = topic_of(DEFAULT_PREFIX if config.prefix is None else config.prefix)
+        self._prefix = topic_of(DEFAULT_TOPIC_PREFIX if config.prefix is None else config.prefix)
         self._connection = MqttConnection(
             broker,
             config.publish_timeout,
@@ -121,10 +121,7 @@ class MqttAdapter:
         await self._middlewares.open(self._broker, self._make_subscriber)
 
     def _make_subscriber(self) -> Any:
-        subscriber: Any = self._broker.subscriber(
-            "goevent",
-            **SUBSCRIBER_OPTIONS,
-        )
+        subscriber: Any = self._broker.subscriber("goevent", **SUBSCRIBER_OPTIONS)
         subscriber._parser = subscriber._build_parser().parse_message
         return subscriber
 
@@ -146,7 +143,7 @@ class MqttAdapter:
             self._subscribed.add(name)
         try:
             await self._change_filters()
-        except (DriverError, *CLIENT_ERRORS) as error:
+        except (DriverError, *MQTT_ERRORS) as error:
             for name in {*names} - before:
                 self._subscribed.remove(name)
             raise to_driver_error(error) from error
@@ -158,7 +155,7 @@ class MqttAdapter:
         if self._connection.is_up:
             try:
                 await self._change_filters()
-            except CLIENT_ERRORS as error:
+            except MQTT_ERRORS as error:
                 raise to_driver_error(error) from error
 
     async def _change_filters(self) -> None:
@@ -266,7 +263,7 @@ class MqttAdapter:
                 await self._connection.host.deliver(arrival)
         subscription.note_delivery(message)
         # If the connection is lost, the message comes again and is recognised.
-        with suppress(*CLIENT_ERRORS):
+        with suppress(*MQTT_ERRORS):
             await message.ack()
 
     def _is_copy(self, subscription: MqttSubscription, message: zmqtt.Message) -> bool:

@@ -29,8 +29,8 @@ from goevent import DriverConnectionError, DriverError
 
 from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.connectivity import (
-    CONNECT_SECONDS,
     DISCONNECT_SECONDS,
+    FIRST_CONNECTION_SECONDS,
     REPLY_SECONDS,
     Connectivity,
 )
@@ -46,7 +46,7 @@ KEEPALIVE_SECONDS = 4  # between two PINGREQs; a dead connection is noticed ten 
 RECONNECT_PAUSES_SECONDS = (0.05, 0.25, 1.0)  # the last one repeats
 MAX_WINDOW = 65_535  # messages without an acknowledgement, if the server announces no limit
 
-CLIENT_ERRORS = (zmqtt.MQTTError, OSError, RuntimeError)
+MQTT_ERRORS = (zmqtt.MQTTError, OSError, RuntimeError)
 URL_OPTIONS = {"client_id": str, "keepalive": int, "version": str}
 # Return codes of CONNACK: those of MQTT 5 above 0x80, those of MQTT 3.1.1 below.
 REFUSAL_TEXTS = {
@@ -169,12 +169,12 @@ class MqttConnection:
         try:
             await self._connect()
         except TimeoutError as error:
-            raise no_server("MQTT", CONNECT_SECONDS) from error
-        except CLIENT_ERRORS as error:
+            raise no_server("MQTT", FIRST_CONNECTION_SECONDS) from error
+        except MQTT_ERRORS as error:
             raise to_driver_error(error) from error
 
     async def _connect(self) -> None:
-        async with asyncio.timeout(CONNECT_SECONDS):
+        async with asyncio.timeout(FIRST_CONNECTION_SECONDS):
             await self.broker.start()
         client = self.client
         inbound = client._protocol.inbound
@@ -203,12 +203,12 @@ class MqttConnection:
         try:
             async with asyncio.timeout(DISCONNECT_SECONDS):
                 await broker.stop()
-        except (TimeoutError, *CLIENT_ERRORS):
+        except (TimeoutError, *MQTT_ERRORS):
             # The server sees the socket close. Errors of the connection were reported before.
             pass
         finally:
             if client is not None:
-                with suppress(TimeoutError, *CLIENT_ERRORS):
+                with suppress(TimeoutError, *MQTT_ERRORS):
                     async with asyncio.timeout(DISCONNECT_SECONDS):
                         await client.disconnect()
             # FastStream drops its connection only after an orderly stop, and would use it again.
@@ -269,7 +269,7 @@ class MqttConnection:
             try:
                 await self._connect()
                 break
-            except (TimeoutError, DriverError, *CLIENT_ERRORS) as error:
+            except (TimeoutError, DriverError, *MQTT_ERRORS) as error:
                 # The outage itself is reported already; only a refusal is news, and only once.
                 if isinstance(error, zmqtt.MQTTConnectError) and reported != str(error):
                     reported = str(error)

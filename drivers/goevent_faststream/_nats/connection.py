@@ -22,7 +22,7 @@ from goevent import DriverConnectionError, DriverError
 
 from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.connectivity import (
-    CONNECT_SECONDS,
+    FIRST_CONNECTION_SECONDS,
     REPLY_SECONDS,
     Connectivity,
 )
@@ -126,9 +126,9 @@ class NatsConnection:
         self._connectivity.open(host)
         # Cancelling the task would leave its socket open. It may finish late; `close` ends it.
         self._starting = asyncio.get_running_loop().create_task(self.broker.start())
-        await asyncio.wait({self._starting}, timeout=CONNECT_SECONDS)
+        await asyncio.wait({self._starting}, timeout=FIRST_CONNECTION_SECONDS)
         if not self._starting.done():
-            raise no_server("NATS", CONNECT_SECONDS)
+            raise no_server("NATS", FIRST_CONNECTION_SECONDS)
         try:
             self._starting.result()
         except (errors.Error, OSError) as error:

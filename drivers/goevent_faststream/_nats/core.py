@@ -3,7 +3,7 @@
 Theory of operation: NATS does not reply to a publish. `NatsAdapter` therefore sends a PING behind
 the events that it has published; the PONG says that the server has taken all of them. One PING is
 under way at a time, and events that are published meanwhile wait for the next one. An event that
-was sent on a connection which has been lost since then fails, whatever a later PONG says.
+was sent on an earlier connection fails: a later PONG says nothing about it.
 
 A bus that subscribes to a name and to patterns may receive a message once for each subscription
 that matches it. `OverlapFilter` lets one of these copies through.
@@ -42,6 +42,8 @@ from .connection import (
 )
 from .subjects import covering_subject
 
+DEFAULT_SUBJECT_PREFIX = "goevent."
+
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return the adapter for core NATS.
@@ -62,7 +64,7 @@ class NatsAdapter:
 
     def __init__(self, broker: NatsBroker, config: BrokerConfig) -> None:
         self._broker = broker
-        self._prefix = "goevent." if config.prefix is None else config.prefix
+        self._prefix = DEFAULT_SUBJECT_PREFIX if config.prefix is None else config.prefix
         self._connection = NatsConnection(broker, config.publish_timeout)
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
@@ -109,12 +111,12 @@ class NatsAdapter:
             raise to_driver_error(error) from error
 
     async def _subscribe(self, pattern: str) -> None:
-        overlap, prefix, connection = self._overlap, self._prefix, self._connection
+        overlap, prefix, host = self._overlap, self._prefix, self._connection.host
 
         async def on_message(message: Any) -> None:
             name, body = message.subject.removeprefix(prefix), message.data
             if overlap.is_first(pattern, name, body):
-                await connection.host.deliver(Arrival(name, pattern, body, message.headers or {}))
+                await host.deliver(Arrival(name, pattern, body, message.headers or {}))
 
         overlap.add(pattern)
         subject = prefix + covering_subject(pattern)
@@ -123,7 +125,7 @@ class NatsAdapter:
         else:
             # FastStream's consume costs many times as much as all the rest, and without
             # middlewares it achieves nothing here.
-            subscription = await connection.client.subscribe(subject, cb=on_message)
+            subscription = await self._connection.client.subscribe(subject, cb=on_message)
         self._subscriptions[pattern] = subscription
 
     async def _subscribe_with_middlewares(
@@ -134,10 +136,7 @@ class NatsAdapter:
         async def handler(message: Any) -> None:
             await on_message(message.raw_message)
 
-        subscriber = self._broker.subscriber(
-            subject,
-            **SUBSCRIBER_OPTIONS,
-        )
+        subscriber = self._broker.subscriber(subject, **SUBSCRIBER_OPTIONS)
         adopt_subscriber(self._broker, subscriber, handler)
         await subscriber.start()
         subscription, subscriber.subscription = subscriber.subscription, None

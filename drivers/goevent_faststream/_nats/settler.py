@@ -16,13 +16,11 @@ from goevent import DriverError
 from goevent.drivers import Action
 
 from .._adapter.contract import Decision
-from .._adapter.dead_letters import report_dead_letter
+from .._adapter.dead_letters import DEAD_LETTER_RETRY_SECONDS, report_dead_letter
 from .connection import NatsConnection, to_driver_error
 from .dead_letters import JetStreamDeadLetters
 from .pull_consumer import JetStreamDelivery
 from .released import ReleasedDeliveries
-
-DEAD_LETTER_RETRY_SECONDS = 1.0
 
 
 class JetStreamSettler:

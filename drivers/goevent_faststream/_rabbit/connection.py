@@ -31,8 +31,8 @@ from goevent import DriverConnectionError, DriverError
 
 from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.connectivity import (
-    CONNECT_SECONDS,
     DISCONNECT_SECONDS,
+    FIRST_CONNECTION_SECONDS,
     REPLY_SECONDS,
     Connectivity,
 )
@@ -47,7 +47,7 @@ RECONNECT_PAUSE_SECONDS = 0.25
 HEARTBEAT_SECONDS = 3  # four missed heartbeats reveal a dead connection
 
 # aio-pika and aiormq raise RuntimeError, too, for instance on a closed channel.
-CLIENT_ERRORS = (AMQPError, PAMQPException, OSError, RuntimeError)
+RABBIT_ERRORS = (AMQPError, PAMQPException, OSError, RuntimeError)
 
 
 def make_broker(url: str) -> RabbitBroker:
@@ -137,16 +137,16 @@ class RabbitConnection:
         broker: Any = self.broker
         broker._connection_kwargs["connection_class"] = self._make_client_connection
         self._starting = asyncio.get_running_loop().create_task(self.broker.start())
-        await asyncio.wait({self._starting}, timeout=CONNECT_SECONDS)
+        await asyncio.wait({self._starting}, timeout=FIRST_CONNECTION_SECONDS)
         if not self._starting.done():
-            raise no_server("RabbitMQ", CONNECT_SECONDS)
+            raise no_server("RabbitMQ", FIRST_CONNECTION_SECONDS)
         try:
             self._starting.result()
             connection = self._connected
             connection.close_callbacks.add(self._on_closed)
             connection.reconnect_callbacks.add(self._on_reconnected)
             await self._set_up()
-        except CLIENT_ERRORS as error:
+        except RABBIT_ERRORS as error:
             raise to_driver_error(error) from error
 
     def _make_client_connection(self, *args: Any, **kwargs: Any) -> RobustConnection:
@@ -188,7 +188,7 @@ class RabbitConnection:
             if self.is_up:
                 async with asyncio.timeout(DISCONNECT_SECONDS):
                     await broker.stop()
-        except (TimeoutError, *CLIENT_ERRORS):
+        except (TimeoutError, *RABBIT_ERRORS):
             # The server sees the socket close. Errors of the connection were reported before.
             pass
         finally:
@@ -197,7 +197,7 @@ class RabbitConnection:
             broker._connection, broker._channel = None, None
             broker.config.disconnect()
             if connection is not None:
-                with suppress(TimeoutError, *CLIENT_ERRORS):
+                with suppress(TimeoutError, *RABBIT_ERRORS):
                     async with asyncio.timeout(DISCONNECT_SECONDS):
                         await connection.close()
             if starting is not None:
@@ -242,7 +242,7 @@ class RabbitConnection:
     async def _restore(self) -> None:
         try:
             await self._set_up()
-        except (TimeoutError, DriverError, *CLIENT_ERRORS) as error:
+        except (TimeoutError, DriverError, *RABBIT_ERRORS) as error:
             if self._connectivity.is_closing or not self._is_open():
                 # The connection was lost again; the next reconnect tries again.
                 return
@@ -268,7 +268,7 @@ class RabbitConnection:
         # The error also ends both channels; `_on_channel_closed` recognises it by its type.
         transport = self._connected.transport
         if transport is not None:
-            with suppress(*CLIENT_ERRORS):
+            with suppress(*RABBIT_ERRORS):
                 await transport.connection.close(ConnectionError("the channel was closed"))
 
 

@@ -24,7 +24,7 @@ from goevent.drivers import Backlog, Capabilities
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
-from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
+from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
 from .exchange import declare_exchange
 from .names import MAX_SHORT_STRING_BYTES, binding_key
 from .publisher import RabbitPublisher
@@ -105,7 +105,7 @@ class RabbitFanOutAdapter:
                     )
                 self._subscribed.add(name)
                 await self._bind(name)
-        except CLIENT_ERRORS as error:
+        except RABBIT_ERRORS as error:
             await self._unsubscribe(names)
             raise to_driver_error(error) from error
 
@@ -125,7 +125,7 @@ class RabbitFanOutAdapter:
                     await self._connection.consume_channel.queue_unbind(
                         self._queue, self._exchange.name, self._prefix + binding_key(name)
                     )
-                except CLIENT_ERRORS as error:
+                except RABBIT_ERRORS as error:
                     raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
@@ -136,7 +136,7 @@ class RabbitFanOutAdapter:
         if self._connection.is_up:
             try:
                 await self._connection.consume_channel.basic_cancel(self._consumer_tag)
-            except CLIENT_ERRORS as error:
+            except RABBIT_ERRORS as error:
                 raise to_driver_error(error) from error
             # The client starts one task per message. The tasks of messages that came before the
             # server's answer get their turn now.
@@ -170,7 +170,7 @@ class RabbitFanOutAdapter:
         delivery: RabbitDelivery = arrival.raw
         if delivery.channel is self._connection.consume_channel and self._connection.is_up:
             # If the connection is lost, the queue has gone with it.
-            with suppress(*CLIENT_ERRORS):
+            with suppress(*RABBIT_ERRORS):
                 await delivery.channel.basic_ack(delivery.tag, multiple=all_before, wait=False)
 
     # -- the rest of the contract

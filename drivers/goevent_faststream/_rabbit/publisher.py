@@ -34,7 +34,7 @@ from .._adapter.contract import Outgoing, Result, publish_each
 from .._adapter.errors import connection_lost, no_answer
 from .._adapter.properties import split_properties
 from .connection import (
-    CLIENT_ERRORS,
+    RABBIT_ERRORS,
     RabbitConnection,
     to_driver_error,
 )
@@ -93,7 +93,7 @@ async def publish_messages(connection: RabbitConnection, messages: Sequence[Rabb
                 channel.delivery_tag += 1
                 channel.confirmations[channel.delivery_tag] = confirm
             await channel.write_queue.put(piece)
-    except CLIENT_ERRORS as error:
+    except RABBIT_ERRORS as error:
         raise connection_lost("RabbitMQ") from error
     _, unconfirmed = await asyncio.wait(confirms, timeout=REPLY_SECONDS)
     for confirm in unconfirmed:

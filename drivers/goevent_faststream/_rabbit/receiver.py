@@ -82,10 +82,7 @@ class RabbitReceiver:
         await self._middlewares.open(self._broker, self._make_subscriber)
 
     def _make_subscriber(self) -> Any:
-        return self._broker.subscriber(
-            RabbitQueue("goevent", declare=False),
-            **SUBSCRIBER_OPTIONS,
-        )
+        return self._broker.subscriber(RabbitQueue("goevent", declare=False), **SUBSCRIBER_OPTIONS)
 
     def consumer(self, queue: str) -> Callable[[Any], Awaitable[None]]:
         """Return the callback for the messages of a queue."""
@@ -192,10 +189,11 @@ class DeliveryQueue:
             self._task = self._connection.start(self._deliver())
 
     async def _deliver(self) -> None:
+        host = self._connection.host
         while self.waiting:
             # The arrival stays in the queue while it waits for room: `take_undelivered` has to
             # find it there if it cancels this task.
-            await self._connection.host.deliver(self.waiting[0])
+            await host.deliver(self.waiting[0])
             self._on_delivered(self.waiting.popleft())
 
     async def wait_until_delivered(self) -> None:

@@ -32,6 +32,7 @@ from goevent.drivers import ACK, Action, in_one_line
 
 from .._adapter.contract import Arrival, Decision
 from .._adapter.dead_letters import (
+    DEAD_LETTER_RETRY_SECONDS,
     DELIVERIES_HEADER,
     DETAILS_HEADER,
     GROUP_HEADER,
@@ -40,14 +41,13 @@ from .._adapter.dead_letters import (
     report_dead_letter,
 )
 from .._config import BrokerConfig
-from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
+from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
 from .names import RabbitNames
 from .publisher import PERSISTENT_DELIVERY_MODE, RabbitMessage, publish_messages
 from .receiver import DELIVERY_COUNT_HEADER, EVENT_NAME_HEADER, RabbitDelivery
 
 MAX_REMEMBERED_EVENTS = 10_000  # acknowledged events whose acknowledgement may get lost
 COPIES_PER_BATCH = 100  # the server confirms the first copies while later ones are written
-DEAD_LETTER_RETRY_SECONDS = 1.0
 
 
 class RabbitSettler:
@@ -173,7 +173,7 @@ class RabbitSettler:
                 # The connection may have been lost since the first check.
                 if self._can_settle(decision.arrival):
                     await self._dead_letter(decision)
-        except CLIENT_ERRORS as error:
+        except RABBIT_ERRORS as error:
             raise to_driver_error(error) from error
 
     def _can_settle(self, arrival: Arrival) -> bool:
@@ -227,7 +227,7 @@ class RabbitSettler:
         """Return a message; its delivery counts."""
         if self._can_settle(arrival):
             # If the connection is lost, the server returns the message by itself.
-            with suppress(*CLIENT_ERRORS, DriverError):
+            with suppress(*RABBIT_ERRORS, DriverError):
                 if self._queues_count:
                     await self._requeue(arrival)
                 else:

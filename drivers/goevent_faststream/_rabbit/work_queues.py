@@ -36,7 +36,7 @@ from .._adapter.backlogs import make_backlog
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
-from .connection import CLIENT_ERRORS, RabbitConnection, to_driver_error
+from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
 from .exchange import declare_exchange
 from .names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
 from .publisher import RabbitPublisher
@@ -195,7 +195,7 @@ class RabbitWorkQueuesAdapter:
                     if ("*" in pattern) == (queue.name == PATTERNS):
                         await self._bind(pattern)
                 await self._consume(queue)
-        except CLIENT_ERRORS as error:
+        except RABBIT_ERRORS as error:
             self._connection.host.report(to_driver_error(error), queue.name)
 
     # -- subscriptions
@@ -222,7 +222,7 @@ class RabbitWorkQueuesAdapter:
                         )
                         await self._consume(queue)
                         self._queues[name] = queue
-        except (DriverError, *CLIENT_ERRORS) as error:
+        except (DriverError, *RABBIT_ERRORS) as error:
             await self._unsubscribe(names)
             raise to_driver_error(error) from error
 
@@ -250,7 +250,7 @@ class RabbitWorkQueuesAdapter:
         if self._connection.is_up:
             try:
                 await self._connection.consume_channel.basic_cancel(queue.consumer_tag)
-            except CLIENT_ERRORS as error:
+            except RABBIT_ERRORS as error:
                 raise to_driver_error(error) from error
 
     async def stop_receiving(self) -> None:
@@ -321,7 +321,7 @@ class RabbitWorkQueuesAdapter:
             await asyncio.sleep(BACKLOG_SECONDS)
             await self._connection.wait_until_up(timeout=float("inf"))
             # A missing queue is reported when its consumer is cancelled.
-            with suppress(*CLIENT_ERRORS, DriverError):
+            with suppress(*RABBIT_ERRORS, DriverError):
                 if channel is None or channel.is_closed:
                     channel = await self._connection.open_channel(confirms=False)
                 for queue in [*self._queues.values()]:
