@@ -1,1 +1,1 @@
-"""Measures goevent beside its peers: `python -m benchmarks`."""
+"""Benchmarks of goevent; see README.md."""

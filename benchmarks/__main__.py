@@ -1,9 +1,15 @@
-"""`python -m benchmarks`: measure goevent beside its peers, or beside an earlier commit of it."""
+"""`python -m benchmarks`: measure goevent beside its peers, or beside an earlier commit of it.
+
+Without a suite it measures goevent within one process. `redis`, `streams`, `brokers` and `chaos`
+have command lines of their own.
+"""
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,24 +21,32 @@ if find_spec("rich") is None:
 from rich.console import Console  # noqa: E402
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn  # noqa: E402
 
-from benchmarks._against import Comparison, NoSuchSources, unpacked  # noqa: E402
-from benchmarks._brokers._suite import main as brokers  # noqa: E402
-from benchmarks._chaos._run import main as chaos  # noqa: E402
-from benchmarks._redis._suite import run as redis_suite  # noqa: E402
-from benchmarks._report import missing_peers, show, show_against, write_json  # noqa: E402
-from benchmarks._runner import Results, Selection, WrongSource, run, select  # noqa: E402
-from benchmarks._streams._suite import main as streams  # noqa: E402
-from benchmarks._workloads import WORKLOADS  # noqa: E402
+from benchmarks.core.against import Comparison, NoSuchSources, unpacked  # noqa: E402
+from benchmarks.core.runner import Results, Selection, WrongSource, run, select  # noqa: E402
+from benchmarks.core.workloads.table import WORKLOADS  # noqa: E402
+from benchmarks.report.brokers import report_console  # noqa: E402
+from benchmarks.report.core import missing_peers, show, show_against  # noqa: E402
+from benchmarks.report.core_json import write_json  # noqa: E402
 
 RESULTS = Path(__file__).resolve().parent / "results"
 DEFAULT_ROUNDS = 5
 
+SUITES = {
+    "redis": "benchmarks.brokers.pubsub.suite",
+    "streams": "benchmarks.brokers.streams.suite",
+    "brokers": "benchmarks.brokers.faststream.suite",
+    "chaos": "benchmarks.chaos.run",
+}
+"""The suites with a command line of their own, each with the module of its `main`."""
+
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks", description="Measure goevent beside its peers."
+        prog="python -m benchmarks",
+        description="Measure goevent beside its peers.",
+        epilog=f"Further suites: {', '.join(SUITES)}. Each has --help.",
     )
-    parser.add_argument("suite", nargs="?", choices=["kernel", "redis"], default="kernel")
+    parser.add_argument("suite", nargs="?", choices=["kernel"], default="kernel")
     parser.add_argument("--quick", action="store_true", help="smoke test: all workloads, briefly")
     parser.add_argument("--rounds", type=int, help=f"interleaved rounds (default {DEFAULT_ROUNDS})")
     parser.add_argument(
@@ -45,7 +59,7 @@ def _arguments() -> argparse.Namespace:
         nargs="?",
         const="",
         metavar="FILE",
-        help="also write JSON (default file: benchmarks/results/<suite>-<time>.json)",
+        help="also write JSON (default file: benchmarks/results/kernel-<time>.json)",
     )
     parser.add_argument(
         "--against",
@@ -58,18 +72,10 @@ def _arguments() -> argparse.Namespace:
 
 def main() -> int:
     """Run the command line; the exit code is 1 if a measuring process failed."""
-    if sys.argv[1:2] == ["chaos"]:
-        return chaos(sys.argv[2:])
-    if sys.argv[1:2] == ["streams"]:
-        return streams(sys.argv[2:])
-    if sys.argv[1:2] == ["brokers"]:
-        return brokers(sys.argv[2:])
-    arguments, console = _arguments(), Console()
-    if not console.is_terminal:
-        # In a file or a CI log there is no edge to wrap at.
-        console = Console(width=132)
-    if arguments.suite == "redis":
-        return redis_suite(console, rounds=_rounds(arguments), quick=arguments.quick)
+    if sys.argv[1:] and (module := SUITES.get(sys.argv[1])) is not None:
+        suite: Callable[[list[str]], int] = import_module(module).main
+        return suite(sys.argv[2:])
+    arguments, console = _arguments(), report_console()
     if arguments.against is None:
         return _measure(arguments, console, None)
     try:
@@ -80,16 +86,12 @@ def main() -> int:
         return 2
 
 
-def _rounds(arguments: argparse.Namespace) -> int:
-    return max(1, arguments.rounds or (1 if arguments.quick else DEFAULT_ROUNDS))
-
-
 def _measure(arguments: argparse.Namespace, console: Console, comparison: Comparison | None) -> int:
     quick: bool = arguments.quick
-    rounds = _rounds(arguments)
+    rounds = max(1, arguments.rounds or (1 if quick else DEFAULT_ROUNDS))
     selection = select(arguments.only, quick=quick)
     if comparison is not None:
-        selection = comparison.of(selection)
+        selection = comparison.select(selection)
     elif missing := missing_peers():
         console.print(f"[yellow]Not installed, left out: {', '.join(missing)}.[/]")
         console.print(f"Install all peers: {HOW_TO_INSTALL}", markup=False)
@@ -115,8 +117,8 @@ def _measure(arguments: argparse.Namespace, console: Console, comparison: Compar
     console.print(f"\n{total} processes, {time.monotonic() - started:.0f} s")
     if arguments.json is not None:
         stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
-        what = f"against-{comparison.commit}-" if comparison else ""
-        path = Path(arguments.json or RESULTS / f"{arguments.suite}-{what}{stamp}.json")
+        infix = f"against-{comparison.commit}-" if comparison else ""
+        path = Path(arguments.json or RESULTS / f"{arguments.suite}-{infix}{stamp}.json")
         write_json(path, results, rounds=rounds, quick=quick, comparison=comparison)
         console.print(f"JSON: {path}", soft_wrap=True, markup=False)
     return 1 if results.failures else 0

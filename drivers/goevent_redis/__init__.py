@@ -1,4 +1,8 @@
-"""Redis, native on Trio: the pub/sub driver, and a client over the connection it keeps up."""
+"""Drivers for Redis, native on Trio: pub/sub, and Streams for durable events.
+
+`RedisDriver` and `RedisStreamsDriver` are for `GoEvent`. `Link`, `Pool` and `RedisClient` can be
+used without a bus.
+"""
 
 from ._link.client import RedisClient as RedisClient
 from ._link.config import RedisConfig as RedisConfig

@@ -1,7 +1,7 @@
 """Channels: the channel or glob of each event name or pattern, and which messages count.
 
-The driver keeps what it wants to be subscribed to, and the receiver keeps what the server has
-confirmed, both as `Channels`. Redis knows exact channels and glob patterns, and sends a message
+The driver keeps the subscriptions that it wants, and the receiver those that the server has
+confirmed. Redis knows exact channels and glob patterns, and sends a message
 once for each subscription that matches. The `*` of a glob also matches dots, so a glob matches more
 than a pattern of goevent. A message counts once: from the exact subscription if there is one, else
 from the first glob with a pattern that matches. Nothing here does I/O.

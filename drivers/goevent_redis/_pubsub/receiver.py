@@ -10,11 +10,11 @@ over the same connection, and would wait for ever. So messages queue here, up to
 When the queue is full, messages are dropped until it is half empty, and both moments are reported.
 If nothing is queued and the bus takes a message at once, it does not go through the queue.
 
-*Order.* Which messages count depends on what was subscribed when the server sent them. So the
+*Order.* A message counts or not by the subscriptions at the moment when the server sent it. So the
 server's confirmations are queued between the messages, and so are the driver's own notes: a new
-connection begins, some channels are forgotten, or nothing counts any more. Three sets of channels
-are involved. `wanted` is what the driver wants now, `held` is what the server has confirmed, and
-`counted` is what was confirmed at the message that is being handed over.
+connection begins, some channels are forgotten, or no message counts any more. There are three sets
+of channels. The driver wants those in `wanted`. The server has confirmed those in `held`. Those in
+`counted` were confirmed before the message that is being handed over.
 
 *Gaps.* Each decoded message tells its origin and number to the gap detector, also one that is
 refused, because it has arrived.

@@ -168,7 +168,7 @@ async def test_ledger_of_the_chaos_finds_what_was_overtaken(
     tmp_path: Path, done: list[str], overtaken: list[int]
 ) -> None:
     program = (
-        "import sys; from pathlib import Path; from benchmarks._chaos._ledger import read;"
+        "import sys; from pathlib import Path; from benchmarks.chaos.ledger import read;"
         "counts = read(Path(sys.argv[1]).iterdir());"
         "print(counts.overtaken, len(counts.complaints(ordered=True)) > len(counts.complaints()))"
     )
@@ -185,7 +185,7 @@ async def test_ledger_of_the_chaos_finds_what_is_lost_or_done_twice_without_a_fl
     tmp_path: Path,
 ) -> None:
     program = (
-        "import sys; from pathlib import Path; from benchmarks._chaos._ledger import read;"
+        "import sys; from pathlib import Path; from benchmarks.chaos.ledger import read;"
         "counts = read(Path(sys.argv[1]).iterdir());"
         "print(counts.lost, counts.unflagged, counts.duplicates, len(counts.complaints()))"
     )

@@ -1,1 +1,0 @@
-"""goevent over FastStream's brokers, beside the same brokers used directly on asyncio."""

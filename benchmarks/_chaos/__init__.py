@@ -1,1 +1,0 @@
-"""Durable events under kills: what was accepted is counted against what was done."""

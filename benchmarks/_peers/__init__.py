@@ -1,1 +1,0 @@
-"""One module per peer, imported only in the process that measures it."""

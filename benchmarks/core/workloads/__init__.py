@@ -1,0 +1,1 @@
+"""The workloads of the suite within one process: their tables, and goevent's loops."""
