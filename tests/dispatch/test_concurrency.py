@@ -1,4 +1,4 @@
-"""Concurrency: a listener works on several events at once, and loses none of them."""
+"""Concurrency: a listener works on several events at once, and every event is settled."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -17,7 +18,6 @@ from goevent import (
     DeadlockError,
     DispatchHandle,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     GoEventError,
@@ -69,26 +69,17 @@ def by_nothing_at_first(event: AnyJob) -> int:
     return 1 // event.n
 
 
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
-
-
-def adds_up(ledger: Ledger) -> bool:
-    parts = (ledger.completed, ledger.failed, ledger.dropped, ledger.abandoned)
-    return min(parts) >= 0 and sum(parts) == ledger.accepted
-
-
 @asynccontextmanager
 async def at_once() -> AsyncGenerator[None]:
-    """Fail if time has to pass, as it does when everybody waits for somebody."""
+    """Fail if time has to pass, as it does in a deadlock."""
     began = trio.current_time()
     with trio.fail_after(5):
         yield
     assert trio.current_time() == began
 
 
-class Crowd:
-    """A listener that notes how often it runs at once."""
+class OverlapRecorder:
+    """A listener that records how many of its runs overlap."""
 
     def __init__(self) -> None:
         self.running = 0
@@ -112,73 +103,73 @@ class Crowd:
 
 
 @pytest.mark.parametrize("n", [2, 3, 10])
-async def test_as_many_run_at_once_as_were_asked_for(
+async def test_as_many_events_run_at_once_as_the_option_says(
     bus: GoEvent, autojump_clock: MockClock, n: int
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=n)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=n)
     began = trio.current_time()
     for i in range(3 * n):
         bus.dispatch_nowait(Job(i))
     await wait_all_tasks_blocked()
-    assert crowd.running == n
+    assert recorder.running == n
     (listener,) = bus.snapshot().listeners
     assert (listener.in_flight, listener.depth, listener.state) == (n, 2 * n, "running")
     await bus.wait()
-    assert crowd.most == n
+    assert recorder.most == n
     assert trio.current_time() == began + 3
-    assert crowd.began == list(range(3 * n))
+    assert recorder.began == list(range(3 * n))
 
 
 @pytest.mark.parametrize("concurrency", [None, 1])
 async def test_one_at_a_time_is_the_default(
     bus: GoEvent, autojump_clock: MockClock, concurrency: int | None
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=concurrency)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=concurrency)
     for i in range(5):
         bus.dispatch_nowait(Job(i))
     await bus.wait()
-    assert crowd.most == 1
+    assert recorder.most == 1
 
 
 async def test_a_slow_event_does_not_hold_up_the_others(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=2)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=2)
     began = trio.current_time()
     for i in range(11):
         bus.dispatch_nowait(Job(i, seconds=10 if i == 0 else 1))
     await bus.wait()
     assert trio.current_time() == began + 10
-    assert crowd.ended[-1] == 0 or crowd.ended[-2:] == [0, 10]
-    assert crowd.most == 2
+    assert recorder.ended[-1] == 0 or recorder.ended[-2:] == [0, 10]
+    assert recorder.most == 2
 
 
 async def test_listeners_that_do_not_suspend_share_one_worker(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowd = Crowd()
+    recorder = OverlapRecorder()
     tasks: set[trio.lowlevel.Task] = set()
 
     @bus.listener(Job, concurrency=50)
     async def listen(event: Job) -> None:
         tasks.add(trio.lowlevel.current_task())
-        await crowd(event)
+        await recorder(event)
 
     for i in range(200):
         bus.dispatch_nowait(Job(i, seconds=0))
     await bus.wait()
-    assert crowd.began == list(range(200))
+    assert recorder.began == list(range(200))
     assert len(tasks) == 1
 
 
 async def test_a_burst_after_a_calm_runs_at_once_again(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=5)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=5)
     for _ in range(4):
         began = trio.current_time()
         for i in range(10):
@@ -186,19 +177,19 @@ async def test_a_burst_after_a_calm_runs_at_once_again(
         await bus.wait()
         assert trio.current_time() == began + 2
         await trio.sleep(3)
-    assert crowd.most == 5
+    assert recorder.most == 5
 
 
 async def test_two_concurrent_listeners_do_not_share_their_limits(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowds = [Crowd(), Crowd(), Crowd()]
-    for crowd, concurrency in zip(crowds, (1, 3, 7), strict=True):
-        bus.subscribe(crowd, Job, concurrency=concurrency)
+    recorders = [OverlapRecorder(), OverlapRecorder(), OverlapRecorder()]
+    for recorder, concurrency in zip(recorders, (1, 3, 7), strict=True):
+        bus.subscribe(recorder, Job, concurrency=concurrency)
     for i in range(20):
         bus.dispatch_nowait(Job(i))
     await bus.wait()
-    assert [crowd.most for crowd in crowds] == [1, 3, 7]
+    assert [recorder.most for recorder in recorders] == [1, 3, 7]
 
 
 async def test_the_concurrency_of_the_bus_is_for_listeners_with_a_mailbox(
@@ -206,20 +197,18 @@ async def test_the_concurrency_of_the_bus_is_for_listeners_with_a_mailbox(
 ) -> None:
     config = Config(registry=REGISTRY, listener=ListenerOptions(concurrency=4))
     async with GoEvent(config) as bus:
-        crowd, single = Crowd(), Crowd()
+        recorder, single = OverlapRecorder(), OverlapRecorder()
         inline: list[int] = []
-        bus.subscribe(crowd, Job)
+        bus.subscribe(recorder, Job)
         bus.subscribe(single, Job, concurrency=1)
         bus.subscribe(lambda event: inline.append(event.n), Job)
         for i in range(9):
             bus.dispatch_nowait(Job(i))
         await bus.wait()
-        assert (crowd.most, single.most, len(inline)) == (4, 1, 9)
+        assert (recorder.most, single.most, len(inline)) == (4, 1, 9)
 
 
-async def test_the_failures_of_lanes_are_each_events_own(
-    bus: GoEvent, autojump_clock: MockClock
-) -> None:
+async def test_each_event_has_only_its_own_failure(bus: GoEvent, autojump_clock: MockClock) -> None:
     @bus.listener(Job, concurrency=3)
     async def listen(event: Job) -> None:
         await trio.sleep(event.seconds)
@@ -237,11 +226,11 @@ async def test_the_failures_of_lanes_are_each_events_own(
 async def test_a_lane_that_leaves_a_scope_open_harms_no_other(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowd = Crowd()
+    recorder = OverlapRecorder()
 
     @bus.listener(Job, concurrency=3)
     async def listen(event: Job) -> None:
-        await crowd(event)
+        await recorder(event)
         if event.n % 4 == 0:
             trio.CancelScope().__enter__().cancel()
 
@@ -249,18 +238,18 @@ async def test_a_lane_that_leaves_a_scope_open_harms_no_other(
     began = trio.current_time()
     await bus.wait()
     assert trio.current_time() == began + 4
-    assert crowd.most == 3
+    assert recorder.most == 3
     assert [n for n, handle in enumerate(handles) if handle.errors] == [0, 4, 8]
 
 
 # -- room
 
 
-async def test_the_capacity_counts_what_waits_and_not_what_runs(
+async def test_the_capacity_counts_waiting_events_and_not_running_ones(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=3, mailbox=2)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=3, mailbox=2)
     for n in range(2):  # before a worker has taken any
         bus.dispatch_nowait(Job(n))
     with pytest.raises(trio.WouldBlock):
@@ -269,30 +258,30 @@ async def test_the_capacity_counts_what_waits_and_not_what_runs(
     for n in range(2, 4):
         bus.dispatch_nowait(Job(n))
     await wait_all_tasks_blocked()
-    assert crowd.running == 3
+    assert recorder.running == 3
     bus.dispatch_nowait(Job(4))
     with pytest.raises(trio.WouldBlock):
         bus.dispatch_nowait(Job(5))
     await bus.wait()
-    assert crowd.began == [0, 1, 2, 3, 4]
+    assert recorder.began == [0, 1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("key", [False, by_three])
-async def test_who_waits_for_room_is_served_in_order(
+async def test_dispatches_that_wait_for_room_are_admitted_in_order(
     bus: GoEvent, autojump_clock: MockClock, key: Any
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=3, mailbox=2, ordering_key=key)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=3, mailbox=2, ordering_key=key)
     async with trio.open_nursery() as nursery:
         for n in range(30):
             nursery.start_soon(bus.dispatch, Job(n))
             await wait_all_tasks_blocked()
     await bus.wait()
-    assert sorted(crowd.ended) == list(range(30))
+    assert sorted(recorder.ended) == list(range(30))
     if not key:
-        assert crowd.began == list(range(30))
+        assert recorder.began == list(range(30))
     for rest in range(3):
-        assert [n for n in crowd.began if n % 3 == rest] == list(range(rest, 30, 3))
+        assert [n for n in recorder.began if n % 3 == rest] == list(range(rest, 30, 3))
 
 
 @pytest.mark.parametrize("key", [False, by_two])
@@ -302,8 +291,8 @@ async def test_who_waits_for_room_is_served_in_order(
 async def test_overflow_with_concurrency(
     bus: GoEvent, autojump_clock: MockClock, overflow: Overflow, dropped: list[int], key: Any
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=2, mailbox=3, overflow=overflow, ordering_key=key)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=2, mailbox=3, overflow=overflow, ordering_key=key)
     handles: list[DispatchHandle] = []
     refused: list[int] = []
     for n in range(7):
@@ -317,7 +306,7 @@ async def test_overflow_with_concurrency(
     assert refused == ([5, 6] if overflow == "error" else [])
     assert [n for n, handle in enumerate(handles) if handle.errors] == dropped
     assert all(error.outcome == "dropped" for handle in handles for error in handle.errors)
-    assert sorted(crowd.ended) == sorted({*range(7)} - {*dropped, *refused})
+    assert sorted(recorder.ended) == sorted({*range(7)} - {*dropped, *refused})
     ledger = bus.snapshot().ledger
     assert ledger == Ledger(accepted=len(handles), completed=5, dropped=len(dropped))
 
@@ -325,9 +314,9 @@ async def test_overflow_with_concurrency(
 async def test_dropping_the_oldest_of_a_key_lets_its_next_one_run(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowd = Crowd()
+    recorder = OverlapRecorder()
     bus.subscribe(
-        crowd,
+        recorder,
         Job,
         concurrency=2,
         mailbox=2,
@@ -339,7 +328,7 @@ async def test_dropping_the_oldest_of_a_key_lets_its_next_one_run(
     for n in (3, 13, 23):  # of one key: 3 could run, and is dropped
         handles[n] = bus.dispatch_nowait(Job(n))
     await bus.wait()
-    assert crowd.began == [1, 2, 13, 23]
+    assert recorder.began == [1, 2, 13, 23]
     assert [n for n, handle in handles.items() if handle.errors] == [3]
 
 
@@ -350,8 +339,8 @@ async def test_dropping_the_oldest_of_a_key_lets_its_next_one_run(
 async def test_unregistering_lets_lanes_finish_and_drops_the_rest(
     bus: GoEvent, autojump_clock: MockClock, key: Any
 ) -> None:
-    crowd = Crowd()
-    registration = bus.subscribe(crowd, Job, concurrency=3, ordering_key=key)
+    recorder = OverlapRecorder()
+    registration = bus.subscribe(recorder, Job, concurrency=3, ordering_key=key)
     handles = [bus.dispatch_nowait(Job(n)) for n in range(8)]
     await wait_all_tasks_blocked()
     registration.unregister()
@@ -359,7 +348,7 @@ async def test_unregistering_lets_lanes_finish_and_drops_the_rest(
     began = trio.current_time()
     await bus.wait()
     assert trio.current_time() == began + 1
-    assert crowd.ended == [0, 1, 2] or sorted(crowd.ended) == [0, 1, 2]
+    assert recorder.ended == [0, 1, 2] or sorted(recorder.ended) == [0, 1, 2]
     outcomes = [[error.outcome for error in handle.errors] for handle in handles]
     assert outcomes == [[]] * 3 + [["dropped"]] * 5
     assert bus.snapshot().ledger == Ledger(accepted=8, completed=3, dropped=5)
@@ -369,19 +358,19 @@ async def test_unregistering_lets_lanes_finish_and_drops_the_rest(
 async def test_unregistering_one_of_two_events_keeps_the_other_in_order(
     bus: GoEvent, autojump_clock: MockClock, key: Any
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, Other, concurrency=2, ordering_key=key)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, Other, concurrency=2, ordering_key=key)
     handles: list[DispatchHandle] = []
     for n in range(12):
         handles.append(bus.dispatch_nowait(Job(n) if n % 2 else Other(n)))
     await wait_all_tasks_blocked()
-    assert crowd.running == 2
+    assert recorder.running == 2
     bus.unregister_listeners_for_event(Job)
     with trio.fail_after(50):
         await bus.wait()
-    assert sorted(crowd.ended) == [0, 1, 2, 4, 6, 8, 10]
+    assert sorted(recorder.ended) == [0, 1, 2, 4, 6, 8, 10]
     for rest in range(3):
-        ran = [n for n in crowd.began if n % 3 == rest]
+        ran = [n for n in recorder.began if n % 3 == rest]
         assert ran == sorted(ran)
     for n, handle in enumerate(handles):
         assert [error.outcome for error in handle.errors] == ["dropped"] * (n % 2 and n > 1)
@@ -389,8 +378,8 @@ async def test_unregistering_one_of_two_events_keeps_the_other_in_order(
 
 
 async def test_wait_covers_all_lanes(bus: GoEvent, autojump_clock: MockClock) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=4)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=4)
     for n in range(10):
         bus.dispatch_nowait(Job(n, seconds=10 - n))
     await wait_all_tasks_blocked()
@@ -406,31 +395,31 @@ async def test_wait_covers_all_lanes(bus: GoEvent, autojump_clock: MockClock) ->
         await wait_all_tasks_blocked()
         for n in range(10, 20):
             bus.dispatch_nowait(Job(n, seconds=100))
-    assert len(crowd.ended) >= 10
-    assert set(range(10)) <= set(crowd.ended)
+    assert len(recorder.ended) >= 10
+    assert set(range(10)) <= set(recorder.ended)
     assert waited
     assert waited[0] < 100
     await bus.wait()
-    assert len(crowd.ended) == 20
+    assert len(recorder.ended) == 20
 
 
 async def test_wait_covers_the_event_of_a_listener_that_takes_only_one(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, once=True)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, once=True)
     bus.dispatch_nowait(Job(1))
     await bus.wait()
-    assert crowd.ended == [1]
+    assert recorder.ended == [1]
 
 
 @pytest.mark.parametrize("key", [False, by_three])
-async def test_close_abandons_what_lanes_do_not_finish(
+async def test_close_abandons_the_events_that_lanes_do_not_finish(
     bus: GoEvent, autojump_clock: MockClock, key: Any
 ) -> None:
-    crowd = Crowd()
-    bus.on_error(ignore)
-    bus.subscribe(crowd, Job, concurrency=3, ordering_key=key)
+    recorder = OverlapRecorder()
+    bus.on_error(ignore_error)
+    bus.subscribe(recorder, Job, concurrency=3, ordering_key=key)
     handles = [bus.dispatch_nowait(Job(n, seconds=2)) for n in range(9)]
     ledger = await bus.close(timeout=3)
     assert ledger == Ledger(accepted=9, completed=3, abandoned=6)
@@ -448,34 +437,34 @@ async def test_lanes_work_again_when_the_bus_is_opened_again(
     autojump_clock: MockClock, key: Any
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY))
-    bus.on_error(ignore)
-    crowd = Crowd()
-    bus.subscribe(crowd, Job, concurrency=3, ordering_key=key)
+    bus.on_error(ignore_error)
+    recorder = OverlapRecorder()
+    bus.subscribe(recorder, Job, concurrency=3, ordering_key=key)
     for timeout in (0, 1, 3, 100, 0, 100):
-        crowd.most = 0
+        recorder.most = 0
         async with bus:
             for n in range(7):
                 bus.dispatch_nowait(Job(n, seconds=2))
             await wait_all_tasks_blocked()
-            assert crowd.running == 3
+            assert recorder.running == 3
             began = trio.current_time()
             ledger = await bus.close(timeout)
             assert trio.current_time() - began == min(timeout, 6)
         assert adds_up(ledger)
-        assert crowd.most == 3
-        assert crowd.running == 0
+        assert recorder.most == 3
+        assert recorder.running == 0
 
 
 async def test_a_lane_that_ignores_its_cancellation_for_too_long(
     autojump_clock: MockClock,
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY))
-    bus.on_error(ignore)
-    crowd = Crowd()
+    bus.on_error(ignore_error)
+    recorder = OverlapRecorder()
 
     async def listen(event: Job) -> None:
         with trio.CancelScope(shield=event.n % 2 == 0):
-            await crowd(event)
+            await recorder(event)
 
     bus.subscribe(listen, Job, concurrency=3)
     async with bus:
@@ -485,12 +474,12 @@ async def test_a_lane_that_ignores_its_cancellation_for_too_long(
         assert ledger == Ledger(accepted=6, abandoned=6)
         assert all(handle.done for handle in handles)
     assert bus.snapshot().ledger == ledger
-    crowd.most = 0
+    recorder.most = 0
     async with bus:
         for n in range(6):
             bus.dispatch_nowait(Job(n))
         await bus.wait()
-        assert crowd.most == 3
+        assert recorder.most == 3
         assert bus.snapshot().ledger == Ledger(accepted=6, completed=6)
 
 
@@ -618,18 +607,18 @@ async def test_lanes_that_all_wait_for_room_in_their_own_mailbox(
     assert len(caught.errors) == 1
 
 
-async def test_a_lane_that_waits_for_room_another_will_make_is_no_deadlock(
+async def test_a_lane_that_waits_for_room_that_another_lane_makes_is_no_deadlock(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     caught = Caught()
-    crowd = Crowd()
+    recorder = OverlapRecorder()
 
     @bus.listener(Job, concurrency=2, mailbox=1)
     async def listen(event: Job) -> None:
         if event.n == 0:
             await trio.sleep(0.5)
             await caught(lambda: bus.dispatch(Job(10)))
-        await crowd(event)
+        await recorder(event)
 
     bus.dispatch_nowait(Job(0))
     await wait_all_tasks_blocked()
@@ -640,7 +629,7 @@ async def test_a_lane_that_waits_for_room_another_will_make_is_no_deadlock(
         await bus.wait()
         await bus.wait()
     assert not caught.errors
-    assert sorted(crowd.ended) == [0, 1, 2, 10]
+    assert sorted(recorder.ended) == [0, 1, 2, 10]
 
 
 async def test_a_keyed_lane_that_waits_for_an_event_behind_itself(
@@ -683,7 +672,7 @@ async def test_two_keys_whose_lanes_wait_for_events_behind_each_other(
 async def test_a_keyed_lane_that_waits_for_room_behind_itself(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    """There are free lanes, but what fills the mailbox waits for this one."""
+    """There are free lanes, but all events in the mailbox wait for this one."""
     caught = Caught()
     gate = trio.Event()
 
@@ -705,7 +694,7 @@ async def test_a_keyed_lane_that_waits_for_room_behind_itself(
 async def test_a_keyed_lane_for_which_another_dispatch_takes_the_last_room(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    """It may wait when it parks; but who stands before it fills the mailbox behind it."""
+    """The wait is no deadlock when it begins; the dispatch admitted before it makes it one."""
     caught = Caught()
     seen: list[int] = []
     gates = [trio.Event(), trio.Event()]
@@ -737,8 +726,8 @@ async def test_a_keyed_lane_for_which_another_dispatch_takes_the_last_room(
 # -- all at once
 
 
-class Chaos:
-    """A bus whose concurrent listeners do whatever listeners may do, by chance."""
+class RandomBus:
+    """A bus whose concurrent listeners act at random in every way that listeners may."""
 
     KINDS = (Job, Other, Both)
 
@@ -746,10 +735,10 @@ class Chaos:
         self.moods = random.Random(seed)
         timeout = self.moods.choice([0, 1, 5])
         self.bus = GoEvent(Config(registry=REGISTRY, close_timeout=timeout))
-        self.bus.on_error(ignore)
+        self.bus.on_error(ignore_error)
         self.handles: list[DispatchHandle] = []
         self.registrations: list[Registration] = []
-        self.crowds: list[tuple[int, Crowd]] = []
+        self.recorders: list[tuple[int, OverlapRecorder]] = []
         self.deeds: list[Callable[[AnyJob], Awaitable[None]]] = [
             self.sleep,
             self.sleep,
@@ -806,16 +795,16 @@ class Chaos:
 
     def register(self) -> None:
         moods = self.moods
-        crowd = Crowd()
+        recorder = OverlapRecorder()
 
         async def listen(event: AnyJob) -> None:
-            crowd.running += 1
-            crowd.most = max(crowd.most, crowd.running)
+            recorder.running += 1
+            recorder.most = max(recorder.most, recorder.running)
             try:
                 for _ in range(moods.randrange(4)):
                     await moods.choice(self.deeds)(event)
             finally:
-                crowd.running -= 1
+                recorder.running -= 1
 
         once = moods.random() < 0.1
         concurrency = None if once else moods.choice([None, 1, 2, 3])
@@ -844,7 +833,7 @@ class Chaos:
             )
         )
         # Without a number, a key makes it a hundred.
-        self.crowds.append((concurrency or (100 if key else 1), crowd))
+        self.recorders.append((concurrency or (100 if key else 1), recorder))
 
     async def dispatch(self) -> None:
         for _ in range(self.moods.randrange(5, 20)):
@@ -864,9 +853,9 @@ class Chaos:
         await trio.sleep(self.moods.random() * 8)
         await self.bus.close(self.moods.choice([0, 1, 3]))
 
-    async def run(self, whom: str, step: int) -> int:
-        scopes = {name: trio.CancelScope() for name in ("nobody", "bus", "dispatch", "close")}
-        fire = CancelAt(scopes[whom], step)
+    async def run(self, cancelled: str, step: int) -> int:
+        scopes = {name: trio.CancelScope() for name in ("none", "bus", "dispatch", "close")}
+        fire = CancelAt(scopes[cancelled], step)
         for _ in range(self.moods.randrange(1, 8)):
             self.register()
         tasks = trio.lowlevel.current_statistics().tasks_living
@@ -880,7 +869,7 @@ class Chaos:
             async with self.bus, trio.open_nursery() as nursery:
                 nursery.start_soon(under, scopes["dispatch"], self.dispatch)
                 nursery.start_soon(under, trio.CancelScope(), self.dispatch)
-                if whom == "close" or self.moods.random() < 0.3:
+                if cancelled == "close" or self.moods.random() < 0.3:
                     nursery.start_soon(under, scopes["close"], self.close)
         trio.lowlevel.remove_instrument(fire)
 
@@ -889,9 +878,9 @@ class Chaos:
         assert adds_up(ledger)
         assert self.bus.error_count == ledger.failed + ledger.dropped + ledger.abandoned
         assert all(handle.left == 0 for handle in self.handles)
-        for most, crowd in self.crowds:
-            assert crowd.most <= most
-            assert crowd.running == 0
+        for most, recorder in self.recorders:
+            assert recorder.most <= most
+            assert recorder.running == 0
         return fire.steps
 
 
@@ -910,12 +899,12 @@ class CancelAt(trio.abc.Instrument):
 
 
 @pytest.mark.parametrize("seed", range(16))
-@pytest.mark.parametrize("whom", ["nobody", "bus", "dispatch", "close"])
-def test_nothing_is_lost_whatever_lanes_do(whom: str, seed: int) -> None:
+@pytest.mark.parametrize("cancelled", ["none", "bus", "dispatch", "close"])
+def test_no_event_is_lost_by_random_actions_and_cancellations(cancelled: str, seed: int) -> None:
     def run(step: int) -> int:
-        return trio.run(Chaos(seed).run, whom, step, clock=MockClock(autojump_threshold=0))
+        return trio.run(RandomBus(seed).run, cancelled, step, clock=MockClock(autojump_threshold=0))
 
     steps = run(-1)
-    if whom != "nobody":
+    if cancelled != "none":
         for step in random.Random(seed).sample(range(1, steps + 1), min(steps, 8)):
             run(step)

@@ -32,7 +32,7 @@ def test_an_item_that_is_not_there_cannot_be_removed() -> None:
     with pytest.raises(KeyError):
         fifo.remove_waiting("a", 1)
     fifo.add("a", 2)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="not in deque"):
         fifo.remove_waiting("a", 1)
     assert len(fifo) == 2
 

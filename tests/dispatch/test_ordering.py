@@ -1,4 +1,4 @@
-"""Order per key: events of one key run one after another, and hold up nobody else."""
+"""Order per key: events of one key run one after another, and delay no other key."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 import trio
 from hypothesis import given, settings, strategies as st
+from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
     Config,
     DispatchHandle,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     Ledger,
@@ -54,15 +54,6 @@ def bus_config() -> Config:
     return Config(registry=REGISTRY)
 
 
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
-
-
-def adds_up(ledger: Ledger) -> bool:
-    parts = (ledger.completed, ledger.failed, ledger.dropped, ledger.abandoned)
-    return min(parts) >= 0 and sum(parts) == ledger.accepted
-
-
 def the_customer(event: Any) -> Any:
     return event.customer
 
@@ -80,7 +71,7 @@ def is_missing(event: Any) -> Any:
 
 
 class Sequences:
-    """A listener that notes what ran by key, and complains if a key runs twice at once."""
+    """A listener that records the order per key, and every overlap of two events of one key."""
 
     def __init__(self, key: Callable[[Any], Any] = lambda event: event.key) -> None:
         self.by_key: dict[Any, list[int]] = {}
@@ -110,14 +101,14 @@ def mailbox_of(bus: GoEvent) -> KeyedMailbox[Lane]:
 
 
 def is_empty(mail: KeyedMailbox[Lane]) -> bool:
-    """Tell whether nothing is remembered of any key."""
+    """Tell whether the mailbox holds no event and no key."""
     return not (mail._keys or mail._order or len(mail))  # pyright: ignore[reportPrivateUsage]
 
 
 # -- by example
 
 
-async def test_a_slow_key_holds_up_no_other(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_a_slow_key_delays_no_other_key(bus: GoEvent, autojump_clock: MockClock) -> None:
     sequences = Sequences()
     bus.subscribe(sequences, Job, ordering_key="key", concurrency=2)
     began = trio.current_time()
@@ -134,7 +125,7 @@ async def test_a_slow_key_holds_up_no_other(bus: GoEvent, autojump_clock: MockCl
     assert not sequences.overlaps
 
 
-async def test_with_a_key_alone_many_keys_run_at_once(
+async def test_without_a_concurrency_many_keys_run_at_once(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     sequences = Sequences()
@@ -148,7 +139,7 @@ async def test_with_a_key_alone_many_keys_run_at_once(
     assert not sequences.overlaps
 
 
-async def test_one_key_is_one_at_a_time(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_events_of_one_key_run_one_at_a_time(bus: GoEvent, autojump_clock: MockClock) -> None:
     sequences = Sequences()
     bus.subscribe(sequences, Job, ordering_key=lambda event: None, concurrency=10)
     for n in range(20):
@@ -159,7 +150,7 @@ async def test_one_key_is_one_at_a_time(bus: GoEvent, autojump_clock: MockClock)
 
 
 @pytest.mark.parametrize("key", [None, "customer", the_customer])
-async def test_the_key_is_that_of_the_class_unless_another_is_given(
+async def test_the_key_of_the_class_is_the_default(
     bus: GoEvent, autojump_clock: MockClock, key: Any
 ) -> None:
     sequences = Sequences(lambda event: event.customer)
@@ -171,7 +162,7 @@ async def test_the_key_is_that_of_the_class_unless_another_is_given(
     assert not sequences.overlaps
 
 
-async def test_false_asks_for_no_order(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_false_turns_the_order_off(bus: GoEvent, autojump_clock: MockClock) -> None:
     sequences = Sequences(lambda event: event.customer)
     bus.subscribe(sequences, Order, concurrency=8, ordering_key=False)
     for n in range(8):
@@ -180,7 +171,7 @@ async def test_false_asks_for_no_order(bus: GoEvent, autojump_clock: MockClock) 
     assert sequences.most == 8
 
 
-async def test_events_without_a_key_of_their_own_are_in_no_order(
+async def test_events_of_a_class_without_a_key_have_no_order(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     """One class of the two has a key."""
@@ -271,7 +262,7 @@ async def test_a_missing_attribute_fails_every_event(
     assert not sequences.by_key
 
 
-async def test_a_key_that_fails_takes_no_room(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_an_event_without_key_takes_no_room(bus: GoEvent, autojump_clock: MockClock) -> None:
     sequences = Sequences()
 
     def key(event: Job) -> Any:
@@ -309,10 +300,10 @@ async def test_keys_are_forgotten_with_their_last_event(
 
 
 @pytest.mark.parametrize("end", ["unregister", "close", "unregister the event"])
-async def test_keys_are_forgotten_at_the_end(
+async def test_keys_are_forgotten_when_the_bus_ends(
     bus: GoEvent, autojump_clock: MockClock, end: str
 ) -> None:
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     registration = bus.subscribe(Sequences(), Job, concurrency=3, ordering_key="key")
     for n in range(30):
         bus.dispatch_nowait(Job(n, key=n % 5, seconds=1))
@@ -333,7 +324,7 @@ async def test_keys_are_forgotten_at_the_end(
 # -- unregistering
 
 
-async def test_a_key_function_is_asked_once_for_each_event(
+async def test_the_key_function_is_called_once_for_each_event(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     asked: list[int] = []
@@ -354,7 +345,7 @@ async def test_a_key_function_is_asked_once_for_each_event(
     assert bus.error_count == len(bus.errors) == 3
 
 
-async def test_unregistering_an_event_with_a_key_that_changes_its_mind(
+async def test_unregistering_one_event_uses_the_keys_that_were_computed_before(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     shift = 0
@@ -409,12 +400,12 @@ def run(program: Callable[[], Any]) -> None:
     capacity=st.sampled_from([1, 2, 5, 1024]),
     attempts=st.sampled_from([None, 2, 3]),
 )
-def test_every_key_is_in_order_whatever_happens(
+def test_every_key_keeps_its_order_under_random_steps(
     steps: list[Step], concurrency: int, capacity: int, attempts: int | None
 ) -> None:
     async def program() -> None:
         bus = GoEvent(Config(registry=REGISTRY))
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         sequences = Sequences()
         retry = None if attempts is None else Retry(attempts=attempts, backoff=0.3)
         handles: list[DispatchHandle] = []
@@ -461,7 +452,7 @@ def test_every_key_is_in_order_whatever_happens(
     moment=st.integers(0, 25),
     keyed=st.booleans(),
 )
-def test_every_event_has_one_outcome_whenever_it_ends(
+def test_every_event_has_one_outcome_at_any_moment_of_the_end(
     steps: list[Step],
     concurrency: int,
     capacity: int,
@@ -472,7 +463,7 @@ def test_every_event_has_one_outcome_whenever_it_ends(
 ) -> None:
     async def program() -> None:
         bus = GoEvent(Config(registry=REGISTRY))
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         sequences = Sequences()
         handles: list[DispatchHandle] = []
         with trio.fail_after(1000), trio.CancelScope() as scope:

@@ -1,4 +1,4 @@
-"""Workers: what Trio does to them and what it sees of them."""
+"""Workers, as Trio and the listeners see them, and the checks of the configuration."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Ping(Event, name="scheduler.ping", registry=REGISTRY):
     n: int = 0
 
 
-class NotOfTrio:
-    """What a listener written for another event loop awaits."""
+class ForeignAwaitable:
+    """An awaitable of another event loop."""
 
     def __await__(self) -> Generator[str, None, None]:
         yield "a message that Trio does not know"
@@ -35,13 +35,15 @@ def descendants(task: Task) -> list[Task]:
     return children + [task for child in children for task in descendants(child)]
 
 
-async def test_awaiting_something_that_is_not_trios_fails_the_listener_only(bus: GoEvent) -> None:
+async def test_awaiting_a_foreign_object_fails_only_the_listener(
+    bus: GoEvent,
+) -> None:
     seen: list[int] = []
 
     @bus.listener(Ping)
     async def stranger(event: Ping) -> None:
         if event.n == 0:
-            await NotOfTrio()
+            await ForeignAwaitable()
         await trio.lowlevel.checkpoint()
         seen.append(event.n)
 
@@ -53,13 +55,13 @@ async def test_awaiting_something_that_is_not_trios_fails_the_listener_only(bus:
     assert seen == [1, 2]
 
 
-async def test_a_listener_may_catch_what_trio_says_of_a_strange_await(bus: GoEvent) -> None:
+async def test_a_listener_may_catch_the_error_of_a_foreign_await(bus: GoEvent) -> None:
     seen: list[str] = []
 
     @bus.listener(Ping)
     async def stranger(event: Ping) -> None:
         try:
-            await NotOfTrio()
+            await ForeignAwaitable()
         except TypeError:
             seen.append("caught")
         await trio.lowlevel.checkpoint()
@@ -89,7 +91,7 @@ async def test_a_suspended_listener_is_in_the_stack_of_its_task(bus: GoEvent) ->
     assert [error.outcome for error in bus.errors] == ["abandoned"]
 
 
-def test_a_driver_that_is_none_is_refused() -> None:
+def test_an_object_that_is_no_driver_is_refused() -> None:
     with pytest.raises(TypeError, match="driver is a URL, a name or a driver object"):
         GoEvent(Config(driver=7))  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 

@@ -1,4 +1,4 @@
-"""Threads: foreign ones are kept out, save by the one door that is theirs."""
+"""Threads: another thread may call only `dispatch_from_thread`."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import (
@@ -17,7 +18,6 @@ from goevent import (
     DecodeError,
     DispatchHandle,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     Ledger,
@@ -43,12 +43,8 @@ def bus_config() -> Config:
     return Config(registry=REGISTRY)
 
 
-def ignore(error: EventError) -> None:
-    """Be an on_error callback."""
-
-
 def run_in_trio(function: Callable[[], Any]) -> None:
-    """Run a coroutine function in a Trio of its own, on the thread that calls."""
+    """Run a coroutine function in a Trio run of its own, on the calling thread."""
     trio.run(function)
 
 
@@ -72,7 +68,7 @@ FOREIGN_CALLS: dict[str, Callable[[GoEvent, Any], object]] = {
     "close": lambda bus, _: run_in_trio(bus.close),
     "errors": lambda bus, _: bus.errors,
     "clear_errors": lambda bus, _: bus.clear_errors(),
-    "on_error": lambda bus, _: bus.on_error(ignore),
+    "on_error": lambda bus, _: bus.on_error(ignore_error),
     "snapshot": lambda bus, _: bus.snapshot(),
     "async with": lambda bus, _: enter(bus),
 }
@@ -83,7 +79,9 @@ def ignore_ping(event: Ping) -> None:
 
 
 @pytest.mark.parametrize("call", FOREIGN_CALLS)
-async def test_a_foreign_thread_is_refused_and_changes_nothing(bus: GoEvent, call: str) -> None:
+async def test_a_call_from_a_foreign_thread_is_refused_and_changes_nothing(
+    bus: GoEvent, call: str
+) -> None:
     gate = trio.Event()
 
     @bus.listener(Ping)
@@ -111,7 +109,7 @@ async def test_a_foreign_thread_is_refused_and_changes_nothing(bus: GoEvent, cal
     assert bus.snapshot().ledger == Ledger(accepted=6, completed=3, failed=3)
 
 
-async def test_a_foreign_thread_is_refused_with_a_hint_also_inside_an_inline_listener(
+async def test_a_foreign_thread_is_refused_also_inside_an_inline_listener(
     bus: GoEvent,
 ) -> None:
     refused: list[str] = []
@@ -188,7 +186,7 @@ async def test_several_threads_dispatch_at_once(bus: GoEvent) -> None:
         assert [n for n in seen if start <= n < start + 50] == [*range(start, start + 50)]
 
 
-async def test_a_full_mailbox_holds_the_threads_back(bus: GoEvent) -> None:
+async def test_a_full_mailbox_blocks_the_threads(bus: GoEvent) -> None:
     gate = trio.Event()
     seen: list[int] = []
 
@@ -238,7 +236,7 @@ async def test_a_listener_that_fails_does_not_raise_in_the_thread(bus: GoEvent) 
     assert len(handle.errors) == 1
 
 
-async def test_dispatch_from_thread_on_the_own_thread_is_refused(bus: GoEvent) -> None:
+async def test_dispatch_from_thread_on_the_thread_of_the_bus_is_refused(bus: GoEvent) -> None:
     with pytest.raises(RuntimeError, match="own thread: use dispatch"):
         bus.dispatch_from_thread(Ping())
     assert bus.snapshot().ledger == Ledger()
@@ -268,7 +266,7 @@ def test_dispatch_from_thread_after_the_event_loop_has_ended() -> None:
 @pytest.mark.parametrize("how", ["close", "leave", "cancel", "error"])
 async def test_no_thread_stays_blocked_when_the_bus_ends(how: str) -> None:
     bus = GoEvent(Config(registry=REGISTRY, close_timeout=0))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     outcomes: list[str] = []
 
     @bus.listener(Ping, mailbox=1)
@@ -347,7 +345,7 @@ async def test_threads_dispatch_while_the_bus_opens_and_closes_again_and_again()
     assert len(seen) == accepted == len(taken) + 20
 
 
-async def test_the_way_in_from_a_trio_thread_may_also_be_from_thread(bus: GoEvent) -> None:
+async def test_a_trio_worker_thread_may_also_dispatch_by_from_thread(bus: GoEvent) -> None:
     seen: list[int] = []
     bus.subscribe(lambda event: seen.append(event.n), Ping)
 

@@ -1,4 +1,4 @@
-"""Listeners that misbehave on a shared worker: the next one sees nothing, the bus names them."""
+"""Listeners that leave a shared worker dirty: the bus names them, and no other one is affected."""
 
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
@@ -14,12 +14,13 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio._core._run import GLOBAL_RUN_CONTEXT
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent
 import goevent._trio_internals
-from goevent import Config, DispatchHandle, Event, EventError, EventRegistry, GoEvent, Ledger
+from goevent import Config, DispatchHandle, Event, EventRegistry, GoEvent, Ledger
 
 REGISTRY = EventRegistry()
 VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="clean")
@@ -30,11 +31,11 @@ PRIVATE_PARTS_OF_TRIO = re.compile(
 )
 
 
-class Do(Event, name="task_state.do", registry=REGISTRY):
+class Do(Event, name="trio_internals.do", registry=REGISTRY):
     n: int = 0
 
 
-class Look(Event, name="task_state.look", registry=REGISTRY):
+class Look(Event, name="trio_internals.look", registry=REGISTRY):
     n: int = 0
 
 
@@ -150,7 +151,7 @@ async def leaves_everything(event: Do) -> None:
     await trio.sleep_forever()
 
 
-MISBEHAVIOUR: list[Callable[[Do], Awaitable[None]]] = [
+DIRTY_LISTENERS: list[Callable[[Do], Awaitable[None]]] = [
     sets_a_variable,
     sets_a_variable_and_suspends,
     sets_a_variable_and_fails,
@@ -169,15 +170,11 @@ MISBEHAVIOUR: list[Callable[[Do], Awaitable[None]]] = [
     leaves_nurseries_and_scopes_open_in_turn,
     leaves_everything,
 ]
-misbehaving = pytest.mark.parametrize("culprit", MISBEHAVIOUR, ids=lambda one: one.__name__)
+dirty_listeners = pytest.mark.parametrize("dirty", DIRTY_LISTENERS, ids=lambda one: one.__name__)
 
 
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
-
-
-class Witness:
-    """A listener that tells what state its task is in."""
+class TaskStateRecorder:
+    """A listener that records the state of its task."""
 
     def __init__(self) -> None:
         self.seen: list[tuple[str, float, bool, int]] = []
@@ -194,78 +191,78 @@ class Witness:
 
 
 @asynccontextmanager
-async def checked(bus: GoEvent) -> AsyncGenerator[Witness]:
-    """Check in the end that the bus lives and its workers are clean."""
-    witness = Witness()
-    bus.subscribe(witness, Look)
+async def checked(bus: GoEvent) -> AsyncGenerator[TaskStateRecorder]:
+    """Check at the end that the bus still works and its workers are clean."""
+    recorder = TaskStateRecorder()
+    bus.subscribe(recorder, Look)
     with trio.fail_after(10):
-        yield witness
+        yield recorder
         for n in range(20):
             handle = await bus.dispatch(Look(n))
             await handle.wait()
             handle.raise_errors()
         await bus.wait()
-    assert witness.clean
-    assert len(witness.seen) >= 20
+    assert recorder.clean
+    assert len(recorder.seen) >= 20
 
 
-def is_blamed(handle: DispatchHandle, culprit: str) -> bool:
+def names_the_listener(handle: DispatchHandle, dirty: str) -> bool:
     (error,) = handle.errors
-    assert error.listener == culprit
+    assert error.listener == dirty
     assert "the listener left a" in str(error)
     return True
 
 
-@misbehaving
-async def test_one_error_names_the_culprit_and_the_next_listener_sees_nothing(
-    bus: GoEvent, autojump_clock: MockClock, culprit: Callable[[Do], Awaitable[None]]
+@dirty_listeners
+async def test_one_error_names_the_dirty_listener_and_the_next_one_is_not_affected(
+    bus: GoEvent, autojump_clock: MockClock, dirty: Callable[[Do], Awaitable[None]]
 ) -> None:
     async with checked(bus):
-        neighbour = Witness()
-        bus.subscribe(culprit, Do, name="culprit")
+        neighbour = TaskStateRecorder()
+        bus.subscribe(dirty, Do, name="dirty")
         bus.subscribe(neighbour, Do, name="neighbour")
         handle = await bus.dispatch(Do())
         await handle.wait()
-        assert is_blamed(handle, "culprit")
+        assert names_the_listener(handle, "dirty")
         assert bus.error_count == 1
         assert neighbour.clean
         assert len(neighbour.seen) == 1
 
 
-@misbehaving
-async def test_twenty_times_in_a_row_with_a_mailbox_of_one(
-    bus: GoEvent, autojump_clock: MockClock, culprit: Callable[[Do], Awaitable[None]]
+@dirty_listeners
+async def test_a_listener_that_is_dirty_twenty_times_in_a_row(
+    bus: GoEvent, autojump_clock: MockClock, dirty: Callable[[Do], Awaitable[None]]
 ) -> None:
-    async with checked(bus) as witness:
-        bus.subscribe(culprit, Do, name="culprit", mailbox=1)
+    async with checked(bus) as recorder:
+        bus.subscribe(dirty, Do, name="dirty", mailbox=1)
         handles = list[DispatchHandle]()
         for n in range(20):
             handles.append(await bus.dispatch(Do(n)))
             await bus.dispatch(Look(n))
         await bus.wait()
-        assert all(is_blamed(handle, "culprit") for handle in handles)
-        assert len(witness.seen) == 20
+        assert all(names_the_listener(handle, "dirty") for handle in handles)
+        assert len(recorder.seen) == 20
     assert bus.snapshot().ledger == Ledger(accepted=60, completed=40, failed=20)
 
 
-async def test_all_kinds_of_misbehaviour_at_once(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_all_dirty_listeners_at_once(bus: GoEvent, autojump_clock: MockClock) -> None:
     async with checked(bus):
-        for culprit in MISBEHAVIOUR:
-            bus.subscribe(culprit, Do)
-            bus.subscribe(Witness(), Do)
+        for dirty in DIRTY_LISTENERS:
+            bus.subscribe(dirty, Do)
+            bus.subscribe(TaskStateRecorder(), Do)
         handles = [await bus.dispatch(Do(n)) for n in range(20)]
         await bus.wait()
     for handle in handles:
-        assert len(handle.errors) == len(MISBEHAVIOUR)
+        assert len(handle.errors) == len(DIRTY_LISTENERS)
         assert {error.listener for error in handle.errors} == {
-            getattr(culprit, "__qualname__", "") for culprit in MISBEHAVIOUR
+            getattr(dirty, "__qualname__", "") for dirty in DIRTY_LISTENERS
         }
     ledger = await bus.close()
-    assert ledger.failed == 20 * len(MISBEHAVIOUR)
+    assert ledger.failed == 20 * len(DIRTY_LISTENERS)
     assert ledger.accepted == ledger.completed + ledger.failed
 
 
-async def test_what_the_culprit_raised_is_the_cause(
+async def test_the_exception_of_a_dirty_listener_is_the_cause(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     bus.subscribe(leaves_a_scope_open_and_fails, Do)
@@ -300,21 +297,21 @@ async def test_children_of_a_nursery_that_was_left_open_are_cancelled(
     assert len(handle.errors) == 1
 
 
-async def test_sync_code_in_a_mailbox_is_watched_too(bus: GoEvent) -> None:
+async def test_a_def_with_a_mailbox_is_checked_too(bus: GoEvent) -> None:
     async with checked(bus):
 
-        @bus.listener(Do, async_=True, name="culprit")
-        def culprit(event: Do) -> None:
+        @bus.listener(Do, async_=True, name="dirty")
+        def dirty(event: Do) -> None:
             VARIABLE.set("dirty")
             trio.CancelScope(shield=True).__enter__()
 
         for _ in range(5):
             handle = await bus.dispatch(Do())
             await handle.wait()
-            assert is_blamed(handle, "culprit")
+            assert names_the_listener(handle, "dirty")
 
 
-async def test_a_listener_that_cleans_up_after_itself_is_fine(
+async def test_a_listener_that_cleans_up_after_itself_is_not_dirty(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     async def child() -> None:
@@ -339,7 +336,7 @@ async def test_a_listener_that_cleans_up_after_itself_is_fine(
             handle.raise_errors()
 
 
-def test_decimal_arithmetic_is_no_misbehaviour() -> None:
+def test_decimal_arithmetic_does_not_make_a_worker_dirty() -> None:
     """The first use of decimal in a context sets a context variable."""
     prices: list[decimal.Decimal] = []
 
@@ -387,20 +384,20 @@ async def test_inline_listeners_run_in_the_context_of_the_dispatcher(bus: GoEven
     assert seen == ["of the dispatcher"]
 
 
-async def test_misbehaving_while_the_bus_closes_leaves_nothing_behind(
+async def test_listeners_that_are_dirty_while_the_bus_closes(
     autojump_clock: MockClock,
 ) -> None:
-    for culprit in MISBEHAVIOUR:
+    for dirty in DIRTY_LISTENERS:
         bus = GoEvent(Config(registry=REGISTRY))
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
 
-        async def late(event: Do, culprit: Callable[[Do], Awaitable[None]] = culprit) -> None:
+        async def late(event: Do, dirty: Callable[[Do], Awaitable[None]] = dirty) -> None:
             try:
                 await trio.sleep_forever()
             finally:
                 with trio.CancelScope(shield=True):
                     await trio.lowlevel.checkpoint()
-                await culprit(event)
+                await dirty(event)
 
         with trio.fail_after(60):
             async with bus:
@@ -457,7 +454,7 @@ class Incomparable:
     __hash__ = object.__hash__
 
 
-async def test_context_values_that_refuse_to_be_compared_harm_nobody() -> None:
+async def test_context_values_that_refuse_to_be_compared_fail_only_their_listener() -> None:
     variable: ContextVar[Incomparable | None] = ContextVar("variable", default=None)
     variable.set(Incomparable())
     async with GoEvent(Config(registry=REGISTRY)) as bus:

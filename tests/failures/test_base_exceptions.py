@@ -1,4 +1,4 @@
-"""What is no Exception leaves the bus: Ctrl-C, SystemExit, and a cancellation."""
+"""BaseExceptions leave the bus: Ctrl-C, SystemExit and cancellations."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ class Calm(Event, name="base_exceptions.calm"):
 
 
 class Halt(BaseException):
-    """A BaseException of the application's own."""
+    """A BaseException of the application."""
 
 
 KINDS: list[Callable[[], BaseException]] = [KeyboardInterrupt, lambda: SystemExit(3), Halt]
 
 
 async def open_until_it_ends(bus: GoEvent, *events: Event, gate: trio.Event | None = None) -> None:
-    """Open the bus, dispatch, and wait for what ends it."""
+    """Open the bus, dispatch events, and wait for the exception that ends it."""
     handles: list[DispatchHandle] = []
     try:
         async with bus:
@@ -157,19 +157,19 @@ async def test_a_listener_that_exits_inside_a_nested_dispatch_leaves_the_bus(sha
     assert not [error for error in bus.errors if error.error is not None]
 
 
-async def test_an_inline_listener_that_exits_hands_it_to_its_dispatcher() -> None:
+async def test_a_base_exception_of_an_inline_listener_reaches_its_dispatcher() -> None:
     later: list[Calm] = []
     async with GoEvent() as bus:
         bus.subscribe(later.append, Calm, name="later")
         await subscribe_raising(bus, "inline", Halt())
         with pytest.raises(Halt):
             await bus.dispatch(Stop())
-        handle = await bus.dispatch(Calm())  # whoever catches it goes on
+        handle = await bus.dispatch(Calm())  # a dispatcher that catches it goes on
         assert later == [Calm()]
         assert handle.errors == bus.errors == ()
 
 
-async def test_of_a_mixed_group_the_failures_are_reported_and_the_rest_leaves() -> None:
+async def test_the_exceptions_of_a_mixed_group_are_reported_and_the_rest_leaves() -> None:
     bus = GoEvent()
     failure = ValueError("reported")
 
@@ -263,7 +263,7 @@ async def test_a_listener_that_cancels_its_own_work_has_not_failed(
     assert handle.errors == bus.errors == ()
 
 
-async def test_a_failure_while_being_cancelled_is_reported_besides(
+async def test_a_failure_during_a_cancellation_is_reported_too(
     autojump_clock: MockClock,
 ) -> None:
     bus = GoEvent(Config(close_timeout=0))

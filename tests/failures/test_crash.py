@@ -1,4 +1,4 @@
-"""Errors of the bus itself: it goes on with all mail a few times, and then ends loudly.
+"""Crashes of the kernel: the bus survives a few of them with all events, and then ends loudly.
 
 There is no way to cause them from outside, so these tests break a part of the kernel.
 """
@@ -13,11 +13,12 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent._kernel.failures
 import goevent._kernel.scheduler
-from goevent import Config, DispatchHandle, Event, EventError, EventRegistry, GoEvent, Ledger, Retry
+from goevent import Config, DispatchHandle, Event, EventRegistry, GoEvent, Ledger, Retry
 from goevent._errors import forget_caller
 from goevent._kernel.backpressure import Backpressure
 
@@ -41,27 +42,18 @@ def by_nothing(event: Job) -> int:
 
 
 class KernelBugError(Exception):
-    """What a broken kernel raises."""
+    """The exception of a broken kernel."""
 
 
 def make() -> GoEvent:
     bus = GoEvent(Config(registry=REGISTRY))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     return bus
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
-
-
-def adds_up(ledger: Ledger) -> bool:
-    parts = (ledger.completed, ledger.failed, ledger.dropped, ledger.abandoned)
-    return min(parts) >= 0 and sum(parts) == ledger.accepted
 
 
 @contextmanager
 def crashes() -> Generator[None]:
-    """Expect that a bug of the kernel gets out of the block."""
+    """Expect that a crash of the kernel leaves the block."""
     crashed = False
     try:
         yield
@@ -70,8 +62,8 @@ def crashes() -> Generator[None]:
     assert crashed
 
 
-class Breaks:
-    """Stands in for a function of the kernel, and raises on some calls."""
+class BrokenFunction:
+    """Replaces a function of the kernel, and raises on some calls."""
 
     def __init__(self, function: Callable[..., Any], *calls: int) -> None:
         self._function = function
@@ -86,33 +78,33 @@ class Breaks:
 
     @property
     def method(self) -> Callable[..., Any]:
-        """The same as a function, which a class can have as a method."""
+        """The same as a plain function, which can be the method of a class."""
         return lambda *arguments: self(*arguments)
 
 
 def break_failures(monkeypatch: pytest.MonkeyPatch, *calls: int) -> None:
-    """Break what is done about listeners that fail."""
-    broken = Breaks(forget_caller, *calls)
+    """Break the handling of failed listeners."""
+    broken = BrokenFunction(forget_caller, *calls)
     monkeypatch.setattr(goevent._kernel.failures, "forget_caller", broken)
 
 
 async def listen(event: Job) -> None:
-    """Be done at once: where a listener suspends, dispatches that wait let themselves in."""
+    """Return at once: if it suspended, waiting dispatches would admit themselves."""
 
 
 async def fails(event: Job) -> None:
     raise ValueError
 
 
-async def test_the_event_in_hand_is_reported_once_and_the_mailbox_is_kept(
+async def test_the_current_event_is_reported_once_and_the_mailbox_is_kept(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     break_failures(monkeypatch)
     async with make() as bus:
         seen: list[int] = []
 
-        @bus.listener(Job, name="victim")
-        async def victim(event: Job) -> None:
+        @bus.listener(Job, name="unlucky")
+        async def unlucky(event: Job) -> None:
             seen.append(event.n)
             if event.n == 1:
                 raise ValueError
@@ -123,7 +115,7 @@ async def test_the_event_in_hand_is_reported_once_and_the_mailbox_is_kept(
         assert seen == [0, 1, 2, 3, 4]
         assert [len(handle.errors) for handle in handles] == [0, 1, 0, 0, 0]
         (error,) = handles[1].errors
-        assert (error.listener, error.outcome) == ("victim", "failed")
+        assert (error.listener, error.outcome) == ("unlucky", "failed")
         assert "the bus itself failed" in error.reason
         assert isinstance(error.error, KernelBugError)
         assert bus.snapshot().ledger == Ledger(accepted=5, completed=4, failed=1)
@@ -246,14 +238,14 @@ async def test_a_lane_that_crashes_is_free_again(
 
 @pytest.mark.parametrize("options", [{}, {"concurrency": 2}, {"ordering_key": by_nothing}])
 @pytest.mark.parametrize("broken", [(1,), (2,), (1, 2), (1, 3)])
-async def test_a_crash_between_two_events_blames_neither(
+async def test_a_crash_between_two_events_fails_neither(
     autojump_clock: MockClock,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     options: dict[str, Any],
     broken: tuple[int, ...],
 ) -> None:
-    """It happens when a dispatch that waits for room is let in, with an event just settled."""
+    """It happens when a waiting dispatch is admitted, after an event was settled."""
     async with make() as bus:
         seen: list[int] = []
         handles: list[DispatchHandle] = []
@@ -265,7 +257,7 @@ async def test_a_crash_between_two_events_blames_neither(
         async def dispatch(n: int) -> None:
             handles.append(await bus.dispatch(Job(n)))
 
-        made_room = Breaks(Backpressure.made_room, *broken)
+        made_room = BrokenFunction(Backpressure.made_room, *broken)
         monkeypatch.setattr(Backpressure, "made_room", made_room.method)
         with trio.fail_after(50):
             async with trio.open_nursery() as nursery:
@@ -280,12 +272,12 @@ async def test_a_crash_between_two_events_blames_neither(
         assert all("the bus itself failed" in record.message for record in caplog.records)
 
 
-async def test_a_crash_that_repeats_itself_during_the_repair_ends_the_bus(
+async def test_a_crash_that_repeats_itself_during_the_recovery_ends_the_bus(
     autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handles: list[DispatchHandle] = []
     bus = make()
-    monkeypatch.setattr(Backpressure, "made_room", Breaks(Backpressure.made_room).method)
+    monkeypatch.setattr(Backpressure, "made_room", BrokenFunction(Backpressure.made_room).method)
     with trio.fail_after(50), crashes():
         async with bus:
             bus.subscribe(listen, Job, mailbox=1)

@@ -1,4 +1,4 @@
-"""What listeners raise: one error each, on the handle and on the bus, and nobody else is hurt."""
+"""Failures of listeners: one error each, on the handle and on the bus, and no other effect."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import Config, DispatchHandle, Event, EventAbandoned, EventError, GoEvent
@@ -20,17 +21,13 @@ class Boom(Event, name="errors.boom"):
     n: int = 0
 
 
-class Weak:
+class WeaklyReferenced:
     """Something a weak reference can watch; handles have none."""
 
 
 class Unprintable(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no text for you")
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback, so that nothing is logged."""
 
 
 class NoText(Exception):
@@ -105,7 +102,7 @@ def subscribe_failing(bus: GoEvent, shape: str, make: Callable[[], Exception]) -
 
 @contextmanager
 def logged() -> Generator[list[logging.LogRecord]]:
-    """Collect what reaches the goevent logger; unlike caplog, without keeping tracebacks alive."""
+    """Collect records of the goevent logger; unlike caplog, without keeping tracebacks alive."""
     records: list[logging.LogRecord] = []
 
     class Collector(logging.Handler):
@@ -159,7 +156,7 @@ async def test_each_exception_becomes_exactly_one_event_error(
     bus.subscribe(neighbour_before, Boom)
     subscribe_failing(bus, shape, make)
     bus.subscribe(neighbour_after, Boom)
-    bus.subscribe(inline.append, Boom, name="inline neighbour")
+    bus.subscribe(inline.append, Boom, name="inline bystander")
     with trio.fail_after(5):
         handle = await bus.dispatch(Boom(1))
         await handle.wait()
@@ -174,7 +171,7 @@ async def test_each_exception_becomes_exactly_one_event_error(
     assert isinstance(str(error), str)
     assert before == after == inline == [Boom(1)]
 
-    with trio.fail_after(5):  # everybody is still there
+    with trio.fail_after(5):  # all listeners still work
         again = await bus.dispatch(Boom(2))
         await again.wait()
     assert len(again.errors) == 1
@@ -253,7 +250,7 @@ async def test_an_unhashable_or_reraised_exception_object_is_still_one_error_per
     assert bus.error_count == 6
 
 
-async def test_raise_errors_raises_a_group_of_what_failed(bus: GoEvent) -> None:
+async def test_raise_errors_raises_a_group_of_the_failures(bus: GoEvent) -> None:
     subscribe_failing(bus, "inline", lambda: ValueError("one"))
     subscribe_failing(bus, "mailbox", lambda: KeyError("two"))
     handle = await bus.dispatch(Boom())
@@ -294,7 +291,7 @@ async def test_on_error_gets_every_failure_in_order(bus: GoEvent) -> None:
     assert len(told) == 40
 
 
-async def test_a_failing_on_error_is_logged_and_harms_nobody(
+async def test_a_failing_on_error_is_logged_and_has_no_other_effect(
     bus: GoEvent, log: list[logging.LogRecord]
 ) -> None:
     told: list[EventError] = []
@@ -353,7 +350,7 @@ async def test_on_error_may_dispatch_and_register(bus: GoEvent) -> None:
     assert seen == [Boom(2)]
 
 
-async def test_on_error_hears_of_no_failure_before_it_was_registered(
+async def test_on_error_gets_no_failure_from_before_its_registration(
     bus: GoEvent, log: list[logging.LogRecord]
 ) -> None:
     told: list[EventError] = []
@@ -375,7 +372,7 @@ async def test_the_log_keeps_the_newest_ten_thousand_and_counts_all(bus: GoEvent
         raise ValueError(event.n)
 
     bus.subscribe(fail, Boom)
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     for n in range(12_345):
         bus.dispatch_nowait(Boom(n))
         if n % 500 == 0:
@@ -414,7 +411,7 @@ async def test_an_old_error_keeps_its_kind_and_text_even_if_it_cannot_be_printed
 
 async def test_old_errors_do_not_keep_huge_messages(bus: GoEvent) -> None:
     subscribe_failing(bus, "inline", lambda: ValueError("x" * 100_000))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     for _ in range(101):
         await bus.dispatch(Boom())
     old = bus.errors[0]
@@ -440,7 +437,7 @@ async def test_dropped_and_abandoned_events_are_text_from_the_start() -> None:
     assert error.outcome == "abandoned"
 
 
-# -- what nobody looked at
+# -- errors that the application has not looked at
 
 
 async def test_an_error_on_a_handle_that_is_dropped_unseen_is_logged_once(
@@ -457,7 +454,7 @@ async def test_an_error_on_a_handle_that_is_dropped_unseen_is_logged_once(
     assert len(log) == 1
 
 
-async def test_an_error_on_a_handle_that_nobody_looked_at_is_logged_once_at_close(
+async def test_an_unseen_error_on_a_kept_handle_is_logged_once_at_close(
     log: list[logging.LogRecord],
 ) -> None:
     async with GoEvent() as bus:
@@ -500,7 +497,7 @@ def forget_them(bus: GoEvent, handle: DispatchHandle) -> None:
 
 @pytest.mark.parametrize("look", [look_at_the_handle, look_at_the_bus, raise_them, forget_them])
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_errors_that_somebody_looked_at_are_not_logged(
+async def test_errors_that_were_looked_at_are_not_logged(
     log: list[logging.LogRecord], shape: str, look: Callable[[GoEvent, DispatchHandle], None]
 ) -> None:
     async with GoEvent() as bus:
@@ -513,7 +510,7 @@ async def test_errors_that_somebody_looked_at_are_not_logged(
     assert log == []
 
 
-async def test_errors_that_on_error_was_told_are_not_logged(log: list[logging.LogRecord]) -> None:
+async def test_errors_that_on_error_got_are_not_logged(log: list[logging.LogRecord]) -> None:
     told: list[EventError] = []
     async with GoEvent() as bus:
         bus.on_error(told.append)
@@ -618,9 +615,9 @@ def subscribe_failing_heavily(bus: GoEvent, shape: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_failed_dispatch_is_freed_as_soon_as_it_is_forgotten(shape: str) -> None:
     async with GoEvent() as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         subscribe_failing_heavily(bus, shape)
-        weak = Weak()
+        weak = WeaklyReferenced()
         ref = weakref.ref(weak)
         handle = await bus.dispatch(Heavy(weak))
         del weak
@@ -637,11 +634,13 @@ async def test_a_failed_dispatch_is_freed_as_soon_as_it_is_forgotten(shape: str)
 
 @pytest.mark.usefixtures("_no_garbage_collection")
 @pytest.mark.parametrize("shape", SHAPES)
-async def test_a_failed_dispatch_that_nobody_kept_is_freed_without_on_error(shape: str) -> None:
+async def test_a_failed_dispatch_without_handle_is_freed_without_on_error(
+    shape: str,
+) -> None:
     with logged():
         async with GoEvent() as bus:
             subscribe_failing_heavily(bus, shape)
-            weak = Weak()
+            weak = WeaklyReferenced()
             ref = weakref.ref(weak)
             await bus.dispatch(Heavy(weak))
             del weak
@@ -655,9 +654,9 @@ async def test_a_failed_dispatch_that_nobody_kept_is_freed_without_on_error(shap
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_an_old_error_keeps_no_event_alive(shape: str) -> None:
     async with GoEvent() as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         subscribe_failing_heavily(bus, shape)
-        weak = Weak()
+        weak = WeaklyReferenced()
         ref = weakref.ref(weak)
         await bus.dispatch(Heavy(weak))
         del weak

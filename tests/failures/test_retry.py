@@ -1,4 +1,4 @@
-"""Retries: when a failed event runs again, how often, and what its error says in the end."""
+"""Retries: the attempts of a failed event, the pauses between them, and the final error."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -48,7 +49,7 @@ def steady(attempts: int = 3, backoff: float = 1, **options: float) -> Retry:
 
 
 class Flaky:
-    """A listener that fails on its first attempts, and notes when it was tried."""
+    """A listener that fails on its first attempts, and records the time of each."""
 
     def __init__(self, failures: int = 1000, error: Callable[[int], Exception] = ValueError):
         self.attempts: list[tuple[int, int, float]] = []
@@ -70,10 +71,6 @@ class Flaky:
 def the_error(handle: DispatchHandle) -> EventError:
     (error,) = handle.errors
     return error
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected, also those that `close` reports."""
 
 
 # -- when
@@ -121,10 +118,12 @@ async def test_jitter_shortens_each_pause_by_at_most_its_part(
             pauses[n].append(flaky.times[n + 1] - flaky.times[n])
     for full, drawn in zip([2, 4, 8, 8], pauses, strict=True):
         assert full * (1 - jitter) - 1e-6 <= min(drawn) < max(drawn) <= full + 1e-6
-        assert max(drawn) - min(drawn) > full * jitter / 2  # it is drawn anew each time
+        assert max(drawn) - min(drawn) > full * jitter / 2  # each pause is drawn on its own
 
 
-async def test_a_back_off_holds_the_mailbox(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_a_back_off_delays_the_events_behind_it(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
     flaky = Flaky(failures=1)
     bus.subscribe(flaky, Job, retry=steady())
     began = trio.current_time()
@@ -178,9 +177,7 @@ async def test_with_an_ordering_key_a_retried_event_holds_its_key_only(
     assert seen == [(0, 0), (1, 0), (3, 0), (0, 1), (2, 1)]
 
 
-async def test_another_listener_is_not_held_up_by_a_back_off(
-    bus: GoEvent, autojump_clock: MockClock
-) -> None:
+async def test_a_back_off_delays_no_other_listener(bus: GoEvent, autojump_clock: MockClock) -> None:
     flaky = Flaky(failures=1)
     bus.subscribe(flaky, Job, retry=steady(backoff=5))
     times: list[float] = []
@@ -217,7 +214,7 @@ async def test_another_listener_is_not_held_up_by_a_back_off(
         (Retry(on=lambda error: error.args[0] < 2, jitter=0), 2),
     ],
 )
-async def test_only_what_the_policy_covers_is_tried_again(
+async def test_only_exceptions_that_the_policy_covers_are_retried(
     bus: GoEvent, autojump_clock: MockClock, retry: Retry, attempts: int
 ) -> None:
     flaky = Flaky(error=KeyError)
@@ -253,7 +250,7 @@ async def test_a_predicate_that_raises_is_named_and_ends_the_attempts(
         error = the_error(handle)
         assert "predicate of flaky" in error.listener
         assert isinstance(error.error, ZeroDivisionError)
-        assert isinstance(error.error.__context__, KeyError)  # what it was asked about
+        assert isinstance(error.error.__context__, KeyError)  # the argument of the predicate
         assert error.attempts == 1
 
 
@@ -271,7 +268,7 @@ async def test_a_predicate_that_raises_on_the_second_failure_keeps_the_first(
     assert [type(cause) for cause in error.causes] == [KeyError, ZeroDivisionError]
 
 
-# -- what is seen of it
+# -- attempts in errors and snapshots
 
 
 async def test_an_event_that_succeeds_in_the_end_has_no_error(
@@ -377,7 +374,7 @@ async def test_a_drain_waits_for_a_back_off(autojump_clock: MockClock) -> None:
 async def test_close_during_a_back_off_settles_the_event(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     bus.subscribe(Flaky(error=KeyError), Job, retry=steady(backoff=100, max_backoff=100))
     handles = [bus.dispatch_nowait(Job(n)) for n in range(2)]
     began = trio.current_time()
@@ -442,7 +439,7 @@ async def test_a_listener_that_takes_one_event_only_tries_that_again(
 async def test_cancellation_during_an_attempt_is_no_failure_of_it(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     attempts: list[int] = []
 
     @bus.listener(Job, retry=steady())
@@ -465,7 +462,7 @@ async def test_cancellation_during_an_attempt_is_no_failure_of_it(
 async def test_an_attempt_that_fails_while_it_is_cancelled_with_the_bus(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     attempts: list[int] = []
 
     @bus.listener(Job, retry=steady())
@@ -490,7 +487,7 @@ async def test_an_attempt_that_fails_while_it_is_cancelled_with_the_bus(
 async def test_children_of_an_attempt_that_fail_while_the_bus_is_cancelled(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
 
     async def fails() -> None:
         try:
@@ -549,9 +546,7 @@ async def test_an_attempt_after_a_timeout_may_succeed(
     assert not any(handle.errors for handle in handles)
 
 
-async def test_a_timeout_need_not_be_worth_another_attempt(
-    bus: GoEvent, autojump_clock: MockClock
-) -> None:
+async def test_a_policy_may_exclude_timeouts(bus: GoEvent, autojump_clock: MockClock) -> None:
     @bus.listener(Job, retry=Retry(not_on=ListenerTimeout), timeout=10)
     async def slow(event: Job) -> None:
         await trio.sleep_forever()
@@ -677,7 +672,7 @@ async def test_retries_of_a_blocking_listener(bus: GoEvent, autojump_clock: Mock
     assert not handle.errors
 
 
-async def test_retries_of_an_inline_coroutine_hold_up_its_dispatch(
+async def test_retries_of_an_awaited_listener_delay_its_dispatch(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     flaky = Flaky()
@@ -702,11 +697,11 @@ async def test_only_the_last_failure_counts_for_supervision(
     assert len(bus.snapshot().listeners) == 1
 
 
-async def test_a_bus_that_is_opened_again_tries_again(autojump_clock: MockClock) -> None:
+async def test_a_bus_that_is_opened_again_retries_again(autojump_clock: MockClock) -> None:
     flaky = Flaky(failures=1)
     bus = GoEvent(Config(registry=REGISTRY))
     bus.subscribe(flaky, Job, retry=steady(backoff=100, max_backoff=100))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     async with bus:
         await bus.dispatch(Job(0))
         await trio.sleep(1)

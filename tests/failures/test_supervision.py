@@ -1,4 +1,4 @@
-"""Supervision: what is done about a listener that failed, when, and how often."""
+"""Supervision: resume, restart, stop and escalate after a failure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 import trio
+from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -37,17 +38,13 @@ class Other(Event, name="supervision.other", registry=REGISTRY):
 
 def make(supervision: Supervision | None = None) -> GoEvent:
     bus = GoEvent(Config(registry=REGISTRY, listener=ListenerOptions(supervision=supervision)))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     return bus
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
 
 
 @contextmanager
 def escalates() -> Generator[list[EventError]]:
-    """Expect that the failure of a listener gets out of the block, alone."""
+    """Expect that the failure of a listener leaves the block, alone."""
     caught: list[EventError] = []
     try:
         yield caught
@@ -72,13 +69,8 @@ def restart(max_restarts: int = 1000, backoff: float = 1, **more: float) -> Supe
     return Supervision("restart", max_restarts=max_restarts, backoff=backoff, **more)
 
 
-def adds_up(ledger: Ledger) -> bool:
-    parts = (ledger.completed, ledger.failed, ledger.dropped, ledger.abandoned)
-    return min(parts) >= 0 and sum(parts) == ledger.accepted
-
-
 class Factory:
-    """Makes listeners that fail on some events, and notes which of them got what, and when."""
+    """Makes listeners that fail on some events, and records the events and times of each."""
 
     def __init__(self, options: ListenerOptions, fails: Callable[[Job], bool] | None = None):
         self.made: list[float] = []
@@ -96,7 +88,7 @@ class Factory:
 
 
 class Listening:
-    """A listener with a state that is gone when it is made anew."""
+    """A listener with a state that a restart forgets."""
 
     event_name = "supervision.job"
 
@@ -113,7 +105,7 @@ class Listening:
 
 
 class Inline(Listening):
-    """The same, inline."""
+    """The inline variant."""
 
     def on_event(self, event: Job) -> None:  # type: ignore[override]  # pyright: ignore
         self.factory.seen.append((self.generation, event.n))
@@ -142,7 +134,7 @@ async def test_resume_goes_on_with_the_next_event(
 # -- restart
 
 
-async def test_restart_makes_the_listener_anew_and_keeps_its_mailbox_and_order(
+async def test_restart_rebuilds_the_listener_and_keeps_its_mailbox_and_order(
     autojump_clock: MockClock,
 ) -> None:
     async with make() as bus:
@@ -180,7 +172,7 @@ async def test_the_event_is_settled_before_the_pause(autojump_clock: MockClock) 
 async def test_restarts_happen_at_exact_times_and_not_too_often(
     autojump_clock: MockClock,
 ) -> None:
-    """A listener that always fails makes no hot loop."""
+    """A listener that always fails makes no busy loop."""
     async with make() as bus:
         supervision = restart(backoff=0.5, max_backoff=4)
         factory = Factory(ListenerOptions(supervision=supervision))
@@ -323,7 +315,7 @@ async def test_a_factory_that_keeps_failing_escalates(autojump_clock: MockClock)
     assert [time - began for time in factory.made] == [0, 1, 3, 7]
 
 
-async def test_a_factory_that_sets_a_context_variable_blames_no_listener(
+async def test_a_factory_that_sets_a_context_variable_fails_no_listener(
     autojump_clock: MockClock,
 ) -> None:
     class Setting(Factory):
@@ -357,7 +349,7 @@ async def test_a_function_is_just_paused(autojump_clock: MockClock) -> None:
         assert times == [0, 1, 3, 7]
 
 
-async def test_an_object_is_not_made_anew(autojump_clock: MockClock) -> None:
+async def test_an_object_is_not_rebuilt(autojump_clock: MockClock) -> None:
     async with make() as bus:
         factory = Factory(ListenerOptions(supervision=restart()))
         bus.register_listener(factory())
@@ -413,7 +405,9 @@ async def test_unregistering_during_a_restart(autojump_clock: MockClock) -> None
         assert len(factory.made) == 1
 
 
-async def test_a_listener_that_misbehaves_has_failed(autojump_clock: MockClock) -> None:
+async def test_a_listener_that_leaves_its_worker_dirty_has_failed(
+    autojump_clock: MockClock,
+) -> None:
     async with make() as bus:
 
         class Messy(Listening):
@@ -439,7 +433,7 @@ async def test_a_listener_that_misbehaves_has_failed(autojump_clock: MockClock) 
 # -- stop
 
 
-async def test_stop_unregisters_the_listener_and_drops_its_mail(
+async def test_stop_unregisters_the_listener_and_drops_its_events(
     autojump_clock: MockClock,
 ) -> None:
     async with make() as bus:
@@ -493,7 +487,7 @@ async def test_stop_lets_other_lanes_finish_and_ends_their_pauses(
         assert outcomes == [["failed"], ["failed"], [], ["dropped"], ["dropped"]]
 
 
-async def test_a_dispatch_that_waits_for_a_listener_that_is_stopped_goes_on(
+async def test_a_dispatch_that_waits_for_a_stopped_listener_goes_on(
     autojump_clock: MockClock,
 ) -> None:
     async with make() as bus:
@@ -602,7 +596,7 @@ async def test_escalating_while_the_bus_drains(autojump_clock: MockClock) -> Non
 # -- inline listeners
 
 
-async def test_an_inline_listener_is_made_anew_at_once(autojump_clock: MockClock) -> None:
+async def test_an_inline_listener_is_rebuilt_at_once(autojump_clock: MockClock) -> None:
     class Inlines(Factory):
         def __call__(self) -> Listening:
             super().__call__()
@@ -661,7 +655,7 @@ async def test_an_inline_listener_is_stopped(autojump_clock: MockClock, nowait: 
         assert bus.snapshot().ledger == Ledger(accepted=4, completed=3, failed=1)
 
 
-async def test_an_awaited_listener_is_made_anew_after_its_pause(
+async def test_an_awaited_listener_is_rebuilt_after_its_pause(
     autojump_clock: MockClock,
 ) -> None:
     async with make() as bus:
@@ -705,10 +699,10 @@ async def test_an_awaited_listener_escalates(autojump_clock: MockClock) -> None:
     assert caught[0].listener == "fragile"
 
 
-async def test_stopping_an_inline_listener_during_other_dispatches_keeps_the_books(
+async def test_the_ledger_adds_up_when_an_inline_listener_is_stopped_during_dispatches(
     autojump_clock: MockClock,
 ) -> None:
-    """It is called by a dispatch that was under way when it was unregistered."""
+    """A dispatch that was under way when the listener was unregistered still calls it."""
     async with make() as bus:
 
         @bus.listener(Job, async_=False)
@@ -750,7 +744,7 @@ async def test_the_strategy_of_the_bus_is_for_listeners_without_one(
         assert [listener.name for listener in bus.snapshot().listeners] == ["own"]
 
 
-async def test_class_listeners_under_the_strategy_of_the_bus_are_made_anew(
+async def test_class_listeners_under_the_strategy_of_the_bus_are_rebuilt(
     autojump_clock: MockClock,
 ) -> None:
     async with make(restart()) as bus:
@@ -763,7 +757,7 @@ async def test_class_listeners_under_the_strategy_of_the_bus_are_made_anew(
 
 
 async def test_listeners_are_restarted_one_by_one(autojump_clock: MockClock) -> None:
-    """The window, the pause and the mailbox are each listener's own."""
+    """Each listener has a window, a pause and a mailbox of its own."""
     async with make(restart(2)) as bus:
         factories = [Factory(ListenerOptions(name=f"{n}")) for n in range(3)]
         for factory in factories:

@@ -1,4 +1,4 @@
-"""Timeouts: a listener that takes too long is cancelled, and nobody else is."""
+"""Timeouts: a listener that takes too long is cancelled, and no other one is."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -15,7 +16,6 @@ from goevent import (
     Delivery,
     DispatchHandle,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     Ledger,
@@ -47,10 +47,6 @@ def bus_config() -> Config:
 def kind(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The two kinds of listeners that a timeout can cancel."""
     return {"async_": request.param == "mailbox"}
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected, also those that `close` reports."""
 
 
 def the_timeout(handle: DispatchHandle) -> ListenerTimeout:
@@ -85,7 +81,7 @@ async def test_a_listener_that_sleeps_is_cancelled_at_its_time(
     assert the_timeout(handle).__cause__ is None
 
 
-async def test_a_listener_that_is_in_time_is_left_alone(
+async def test_a_listener_that_is_in_time_is_not_cancelled(
     bus: GoEvent, autojump_clock: MockClock, kind: dict[str, Any]
 ) -> None:
     seen: list[int] = []
@@ -130,7 +126,7 @@ async def test_the_cleanup_of_a_listener_runs_to_its_end(
     the_timeout(handle)
 
 
-async def test_a_listener_that_swallows_exceptions_is_cancelled_all_the_same(
+async def test_a_listener_that_swallows_exceptions_is_cancelled_too(
     bus: GoEvent, autojump_clock: MockClock, kind: dict[str, Any]
 ) -> None:
     @bus.listener(Job, timeout=1, **kind)
@@ -189,7 +185,7 @@ async def test_a_listener_that_ignores_cancellation_for_a_while(
     assert times == [0, 5]
 
 
-async def test_what_a_listener_raises_while_it_is_cancelled_is_the_cause(
+async def test_an_exception_raised_during_the_cancellation_is_the_cause(
     bus: GoEvent, autojump_clock: MockClock, kind: dict[str, Any]
 ) -> None:
     @bus.listener(Job, timeout=1, **kind)
@@ -334,7 +330,7 @@ async def test_a_listener_that_leaves_a_cancelled_scope_open_within_its_timeout(
 # -- several listeners, which share workers
 
 
-async def test_the_next_event_of_a_worker_is_not_cancelled_for_its_predecessor(
+async def test_the_next_event_of_a_worker_is_not_cancelled_for_the_one_before(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     seen: list[tuple[str, int]] = []
@@ -414,7 +410,7 @@ async def test_a_short_timeout_that_begins_during_a_long_one_is_exact(
         the_timeout(handle)
 
 
-async def test_the_timeouts_wakes_no_more_often_than_there_are_timeouts(
+async def test_the_task_of_the_timeouts_wakes_at_most_once_per_timeout(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     @bus.listener(Job, timeout=1)
@@ -441,7 +437,7 @@ async def test_the_timeouts_wakes_no_more_often_than_there_are_timeouts(
     assert max(jumps) <= began + 11 + 0.001  # with nothing to watch, it sleeps
 
 
-async def test_a_timeout_with_concurrency_is_each_events_own(
+async def test_with_concurrency_each_event_has_its_own_timeout(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     ended: list[tuple[int, float]] = []
@@ -482,7 +478,7 @@ async def test_a_timeout_in_the_context_of_the_dispatcher(
 
 
 class Scoped:
-    """Middleware that stands around a run with a cancel scope."""
+    """Middleware that opens a cancel scope around a run."""
 
     async def around_call(self, delivery: Delivery) -> AsyncIterator[None]:
         with trio.CancelScope():
@@ -490,7 +486,7 @@ class Scoped:
 
 
 class SyncScoped:
-    """The same, without an await."""
+    """The sync variant."""
 
     def around_call(self, delivery: Delivery) -> Iterator[None]:
         with trio.CancelScope():
@@ -523,7 +519,7 @@ async def test_a_timeout_inside_middleware_that_has_a_scope(
     the_timeout(handles[3])
 
 
-class Hasty:
+class ShortTimeout:
     """Middleware with a timeout of its own, which is shorter."""
 
     async def around_call(self, delivery: Delivery) -> AsyncIterator[None]:
@@ -531,10 +527,10 @@ class Hasty:
             yield
 
 
-async def test_a_shorter_timeout_of_the_middleware_comes_first(
+async def test_a_shorter_timeout_of_middleware_wins(
     bus: GoEvent, autojump_clock: MockClock, kind: dict[str, Any]
 ) -> None:
-    @bus.listener(Job, timeout=2, middleware=(Hasty(),), **kind)
+    @bus.listener(Job, timeout=2, middleware=(ShortTimeout(),), **kind)
     async def listen(event: Job) -> None:
         await trio.sleep(event.seconds)
 
@@ -545,7 +541,7 @@ async def test_a_shorter_timeout_of_the_middleware_comes_first(
     assert trio.current_time() == began + 2
     for handle in (handles[1], handles[3]):
         (error,) = handle.errors
-        assert error.listener == "Hasty"
+        assert error.listener == "ShortTimeout"
         assert type(error.error) is trio.TooSlowError
     assert not handles[0].errors
     assert not handles[2].errors
@@ -587,7 +583,7 @@ async def test_a_timeout_during_a_drain_ends_it_early(
     async def listen(event: Job) -> None:
         await trio.sleep_forever()
 
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     handles = [await bus.dispatch(Job(n)) for n in range(3)]
     began = trio.current_time()
     ledger = await bus.close(timeout=10)
@@ -597,14 +593,14 @@ async def test_a_timeout_during_a_drain_ends_it_early(
         the_timeout(handle)
 
 
-async def test_a_timeout_in_the_very_moment_in_which_the_bus_ends(
+async def test_a_timeout_at_the_moment_in_which_the_bus_ends(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     @bus.listener(Job, timeout=2)
     async def listen(event: Job) -> None:
         await trio.sleep_forever()
 
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     handles = [await bus.dispatch(Job(n)) for n in range(3)]
     await wait_all_tasks_blocked()
     ledger = await bus.close(timeout=2)
@@ -687,7 +683,7 @@ async def test_a_timeout_by_the_real_clock(bus: GoEvent) -> None:
 async def test_an_overdue_listener_that_leaves_a_scope_open_is_restarted(
     bus: GoEvent, autojump_clock: MockClock, catches: bool
 ) -> None:
-    """The pause before that must not be cancelled with the listener."""
+    """The pause before the restart must not be cancelled with the listener."""
     times: list[float] = []
 
     @bus.listener(Job, timeout=1, supervision=Supervision("restart", backoff=3))
