@@ -1,8 +1,8 @@
-"""The table: how each broker speaks of what goevent speaks of.
+"""The table of brokers: the meaning of goevent's terms in the terms of each broker.
 
-`MAPPINGS` is for reading, and the code reads it, too: a driver finds here which module knows a
-broker, by the URL's scheme or by the class of the broker object, and which extra installs it. To
-add a broker, add a row and write that module.
+`MAPPINGS` is documentation that the code uses, too: `FastStreamDriver` finds here the module that
+makes the adapter, by the scheme of a URL or by the class of a broker object, and the extra that
+installs it. To add a broker, add a row and write that module.
 """
 
 from __future__ import annotations
@@ -19,23 +19,25 @@ from ._config import BrokerConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mapping:
-    """One broker, in words; `{prefix}`, `{name}` and `{group}` stand for themselves.
+    """One row of the table.
+
+    In the texts `{prefix}`, `{name}`, `{group}` and `{stream}` stand for the settings of the bus.
 
     Attributes:
-        schemes: the URL schemes.
-        module: where the functions of `AdapterModule` are.
-        broker: the module in which the class of FastStream's broker is defined.
-        durable: it is the one that is meant when a group or an address is given with a broker
-            object, and it needs a group to listen.
-        extra: what installs it: `pip install goevent[extra]`.
-        prefix: the default of `BrokerConfig.prefix`.
-        name: what an event name becomes.
-        group: what a group becomes.
-        key: what becomes of an event's key.
-        travels: where headers, handle id and origin travel.
-        patterns: what a pattern becomes.
-        settles: what acknowledges, brings again, hands back, and what a dead letter is.
-        address: the class of FastStream that may be given for details.
+        schemes: The URL schemes.
+        module: The module that implements `AdapterModule`.
+        broker: The package of FastStream that defines the broker's class.
+        durable: Whether the broker keeps events, and needs a group to listen. Of two rows with the
+            same scheme, the durable one is used with a group or an address.
+        extra: The extra that installs the client: `pip install goevent[extra]`.
+        prefix: The default of `BrokerConfig.prefix`.
+        name: The broker's name for an event name.
+        group: The broker's name for a consumer group.
+        key: The broker's use of an event's key.
+        travels: Where headers, handle id and origin travel.
+        patterns: How a pattern receives its events.
+        settles: How events are acknowledged, retried, released and dead-lettered, in this order.
+        address: The class of FastStream that may be given as `address`.
     """
 
     schemes: tuple[str, ...]
@@ -60,18 +62,18 @@ _KAFKA = Mapping(
     durable=True,
     extra="kafka",
     prefix="goevent.",
-    name="topic {prefix}{name}, made if it is missing",
+    name="topic {prefix}{name}, created if it is missing",
     group="one consumer group for each group and topic, {group}.{prefix}{name}",
     key="message key, and so the partition: events of one key stay in order",
-    travels="in the JSON envelope; the handle id is the header correlation_id, too",
-    patterns="the topics that exist and match, and new ones, looked for every second",
+    travels="in the JSON envelope; the handle id also in the header correlation_id",
+    patterns="every existing topic that matches, and new ones, which are looked for every second",
     settles=(
         "the committed offset, which moves over the settled prefix of a partition; a failed "
-        "event comes again here, and holds back that offset and its key; with the offset go "
-        "the deliveries of what is behind it; a dead letter goes to the topic "
-        "{prefix}{name}..dead and is then settled"
+        "event is retried by the same bus, and holds back the offset and the events of its key; "
+        "the offset's metadata holds the deliveries of the events behind it; a dead letter is "
+        "written to the topic {prefix}{name}..dead, and its event is then settled"
     ),
-    address="Topic, for the prefix and for how topics are made",
+    address="Topic, for the prefix and the settings of created topics",
 )
 
 MAPPINGS: tuple[Mapping, ...] = (
@@ -86,7 +88,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         group="none: every bus gets every event, as with Redis pub/sub",
         key="none: all events of one bus and name stay in order",
         travels="in the JSON envelope",
-        patterns="* is *, ** is > and what it matches too much is dropped here",
+        patterns="* is *, ** is >; the driver drops events that > matches and ** does not",
         settles="nothing: at most once",
         address="none",
     ),
@@ -100,11 +102,11 @@ MAPPINGS: tuple[Mapping, ...] = (
         name="subject {prefix}{name}, held by one stream (goevent-js) for all names",
         group="one durable pull consumer for each group and name",
         key="none: consumers of a group compete, so there is no order",
-        travels="in the JSON envelope; the handle id is the Nats-Msg-Id, too",
-        patterns="the names that exist and match, and new ones as they come",
+        travels="in the JSON envelope; the handle id also in the header Nats-Msg-Id",
+        patterns="every existing name that matches, and new ones as soon as they come",
         settles=(
-            "+ACK; -NAK with a delay; -NAK at once; a dead letter goes to the stream {stream}-dead "
-            "and is then +TERM"
+            "+ACK; -NAK with a delay; -NAK at once; a dead letter is written to the stream "
+            "{stream}-dead, then +TERM"
         ),
         address="JStream",
     ),
@@ -116,11 +118,11 @@ MAPPINGS: tuple[Mapping, ...] = (
         extra="rabbit",
         prefix="",
         name="routing key {prefix}{name} on one topic exchange (goevent, or the option stream)",
-        group="none: every bus has a queue of its own, which goes with its connection",
+        group="none: every bus has a queue of its own, which is deleted with its connection",
         key="none: all events of one bus and name stay in order",
-        travels="in the JSON envelope; the handle id is the message_id, too",
-        patterns="* is *, ** is # and what it matches too much is dropped here",
-        settles="nothing: at most once; an acknowledgement makes room for the next",
+        travels="in the JSON envelope; the handle id also in the property message_id",
+        patterns="* is *, ** is #; the driver drops events that # matches and ** does not",
+        settles="nothing: at most once; an acknowledgement only asks for the next event",
         address="RabbitExchange",
     ),
     Mapping(
@@ -136,12 +138,12 @@ MAPPINGS: tuple[Mapping, ...] = (
             "{stream}:{group}:##, for the patterns, behind an exchange of the group"
         ),
         key="none: consumers of a group compete, so there is no order",
-        travels="in the JSON envelope; the handle id is the message_id, too",
-        patterns="* is *, ** is #; they get what matches and has no queue of its own name",
+        travels="in the JSON envelope; the handle id also in the property message_id",
+        patterns="* is *, ** is #; they get the events that match and have no queue of their own",
         settles=(
-            "basic.ack; basic.nack after the pause, which the queue counts; a copy that says how "
-            "often it was delivered, and basic.ack; a dead letter goes to the queue "
-            "{stream}:{group}:+dead and is then acknowledged"
+            "basic.ack; basic.nack after the pause, which the queue counts; a copy with the number "
+            "of its deliveries, then basic.ack; a dead letter is written to the queue "
+            "{stream}:{group}:+dead, then basic.ack"
         ),
         address="RabbitExchange, RabbitQueue",
     ),
@@ -154,13 +156,13 @@ MAPPINGS: tuple[Mapping, ...] = (
         prefix="goevent.",
         name="topic {prefix}{name} with / for each dot",
         group="shared subscription $share/{group}/...; without one, every bus gets every event",
-        key="none: a server whose window for a bus is full changes the order",
-        travels="in the JSON envelope; the handle id is the correlation data, too",
+        key="none: servers change the order while too many events are unacknowledged",
+        travels="in the JSON envelope; the handle id also in the correlation data",
         patterns=(
-            "* is +, ** is # and what it matches too much is dropped here; patterns that overlap "
-            "become one wider filter, so that a message comes once"
+            "* is +, ** is #; the driver drops events that # matches and ** does not; patterns "
+            "that overlap become one wider filter, so that a message comes once"
         ),
-        settles="PUBACK when it is with the bus: at most once, also in a group",
+        settles="PUBACK as soon as the bus has the event: at most once, also in a group",
         address="none",
     ),
     _KAFKA,
@@ -175,70 +177,65 @@ MAPPINGS: tuple[Mapping, ...] = (
 
 
 class AdapterModule(Protocol):
-    """What the module of a broker has to define."""
+    """The functions of the module of a broker."""
 
     def make_broker(self, url: str) -> object:
-        """Return FastStream's broker for a URL that has no options of ours any more.
+        """Return FastStream's broker for a URL, from which goevent's options are removed.
 
         Raises:
-            ValueError: the URL makes no sense.
+            ValueError: The URL makes no sense.
         """
         ...
 
     def make_adapter(self, broker: object, config: BrokerConfig, address: object) -> Adapter:
-        """Return what knows such a broker.
+        """Return the adapter for a broker.
 
         Raises:
-            TypeError: the address is none of this broker.
-            ValueError: the configuration has what the broker cannot do.
+            TypeError: The broker or the address has another class than this module expects.
+            ValueError: The broker cannot honour a setting.
         """
         ...
 
 
 def mapping_for_scheme(scheme: str, *, durable: bool = False) -> Mapping:
-    """Return the row of a URL scheme.
+    """Return the row for a URL scheme.
 
     Args:
-        durable: take the durable one, if the scheme has two.
+        durable: Prefer the durable row, if the scheme has two.
 
     Raises:
-        UnknownDriverError: there is none.
+        UnknownDriverError: No row has the scheme.
     """
     found = [mapping for mapping in MAPPINGS if scheme in mapping.schemes]
-    for mapping in found:
-        if mapping.durable == durable:
-            return mapping
-    if found:
-        return found[0]
-    raise UnknownDriverError(f"no broker of FastStream is mapped to the scheme {scheme!r}")
+    if not found:
+        raise UnknownDriverError(f"no broker of FastStream is mapped to the scheme {scheme!r}")
+    return _prefer(found, durable=durable)
 
 
 def mapping_for_broker(broker: object, *, durable: bool) -> Mapping:
-    """Return the row of a broker object.
+    """Return the row for a broker object.
 
     Args:
-        durable: take the durable one, if the broker has two.
+        durable: Prefer the durable row, if the broker has two.
 
     Raises:
         TypeError: FastStream has no such broker, or it is not mapped.
     """
+    # A broker of the user's own derives from one of FastStream's.
     modules = [cls.__module__ for cls in type(broker).__mro__]
-    found = [each for each in MAPPINGS if any(_within(each.broker, name) for name in modules)]
-    for mapping in found:
-        if mapping.durable == durable:
-            return mapping
-    if found:
-        return found[0]
-    known = ", ".join(sorted({mapping.broker for mapping in MAPPINGS}))
-    kind = type(broker).__qualname__
-    raise TypeError(f"a broker is one of FastStream's ({known}), not a {kind}")
+    found = [each for each in MAPPINGS if any(_is_within(each.broker, name) for name in modules)]
+    if not found:
+        known = ", ".join(sorted({mapping.broker for mapping in MAPPINGS}))
+        kind = type(broker).__qualname__
+        raise TypeError(f"a broker is one of FastStream's ({known}), not a {kind}")
+    return _prefer(found, durable=durable)
 
 
 def load_adapter_module(mapping: Mapping) -> AdapterModule:
-    """Return the module that knows a broker.
+    """Import the module of a broker; only then is its client needed.
 
     Raises:
-        DriverError: what it needs is not installed; says what to install.
+        DriverError: A package is not installed; the text tells the extra to install.
     """
     try:
         return cast("AdapterModule", import_module(mapping.module))
@@ -249,5 +246,9 @@ def load_adapter_module(mapping: Mapping) -> AdapterModule:
         ) from error
 
 
-def _within(package: str, module: str) -> bool:
+def _prefer(found: list[Mapping], *, durable: bool) -> Mapping:
+    return next((mapping for mapping in found if mapping.durable == durable), found[0])
+
+
+def _is_within(package: str, module: str) -> bool:
     return module == package or module.startswith(f"{package}.")

@@ -1,4 +1,8 @@
-"""Any broker of FastStream as a driver."""
+"""The driver: a broker of FastStream, as the bus sees it.
+
+`FastStreamDriver` implements the driver's contract. It finds the adapter of its broker in the table
+of `_brokers`, and while a bus is open it passes every call on to the Trio side of the bridge.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,15 @@ from typing import Any, Self, TypeVar
 import trio
 
 from goevent import DriverConnectionError, UnsupportedError
-from goevent.drivers import Capabilities, DeadLetters, DriverSnapshot, Inbox, Message, Receipt
+from goevent.drivers import (
+    Capabilities,
+    DeadLetters,
+    DriverSnapshot,
+    Inbox,
+    Message,
+    Receipt,
+    group_required,
+)
 
 from ._adapter.contract import Adapter, Result, ShowsDeadLetters
 from ._adapter.formats import Format, format_of
@@ -20,19 +32,33 @@ T = TypeVar("T")
 
 
 class FastStreamDriver:
-    """Takes events through a broker of FastStream, which runs on an asyncio loop of its own.
+    """A driver that carries events through a broker of FastStream.
 
-    The loop lives in a thread from `async with bus` until the bus has closed. The middlewares of
-    the broker run there, around each publish and each message; its own subscribers run, too.
+    The broker runs on an asyncio loop in a thread of its own, from `async with bus` until the bus
+    has closed. The broker's middlewares run there around each publish and each message, and so do
+    its own subscribers.
 
     Args:
-        broker: FastStream's broker, configured as you like and not started. Give it to one driver
-            only.
-        config: how to take part. With a group, or an address, NATS means JetStream; with a group,
+        broker: FastStream's broker, configured as you like and not started. One driver only may
+            use it.
+        config: The settings. With a group or an address, NATS means JetStream; with a group,
             RabbitMQ means durable queues.
-        address: the broker's own description of where events are, for instance a `JStream`.
-        format: what messages look like, by name or as a `Format`; None for what `config` says.
-        mapping: the row of `MAPPINGS` to go by; None for the one of the broker's class.
+        address: The broker's own description of the place of events, for example a `JStream`.
+        format: The form of messages, by name or as a `Format`. None takes the one of `config`.
+        mapping: The row of `MAPPINGS` to use. None takes the one for the broker's class.
+
+    Raises:
+        DriverError: The package for the broker is not installed.
+        TypeError: The broker or the address has a class that is not supported.
+        ValueError: The broker cannot honour a setting.
+
+    Example:
+        ::
+
+            broker = NatsBroker("nats://localhost", middlewares=[Tracing])
+            driver = FastStreamDriver(broker, BrokerConfig(group="billing"))
+            async with GoEvent(Config(driver=driver)) as bus:
+                await bus.dispatch(OrderPaid(order="7"))
     """
 
     schemes: tuple[str, ...] = tuple({s: None for mapping in MAPPINGS for s in mapping.schemes})
@@ -59,39 +85,56 @@ class FastStreamDriver:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Return the driver for a URL with one of `schemes`.
+        """Return the driver for a URL.
 
-        Its options are the fields of `BrokerConfig`; what is left is for the broker.
+        Args:
+            url: Its scheme is one of `schemes`. Its options are the fields of `BrokerConfig`; the
+                broker gets the other ones.
+
+        Raises:
+            DriverError: The package for the broker is not installed.
+            ValueError: An option makes no sense.
+
+        Example:
+            ::
+
+                driver = FastStreamDriver.from_url("kafka://localhost:9092?group=billing")
         """
         scheme, _, _ = url.partition("://")
-        plain, config = read_url(url if "://" in url else f"{url}://localhost")
+        broker_url, config = read_url(url if "://" in url else f"{url}://localhost")
         durable = config.group is not None or config.stream is not None
         mapping = mapping_for_scheme(scheme.lower(), durable=durable)
         module = load_adapter_module(mapping)
-        broker = module.make_broker(plain)
+        broker = module.make_broker(broker_url)
         return cls(broker, config, mapping=mapping)
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the broker promises."""
+        """The guarantees of the broker with this configuration."""
         return self._adapter.capabilities
 
     @property
     def config(self) -> BrokerConfig:
-        """How this bus takes part."""
+        """The settings of this bus."""
         return self._config
 
     @property
     def broker(self) -> object:
-        """FastStream's broker; it belongs to the loop in the driver's thread."""
+        """FastStream's broker. It belongs to the loop's thread while the bus is open."""
         return self._broker
 
     @property
     def dead_letters(self) -> DeadLetters:
-        """The dead letters of the group: list, inspect, replay and discard them.
+        """The dead letters of the group, to list, replay and discard.
 
         Raises:
-            UnsupportedError: this driver has none that it could show.
+            UnsupportedError: The broker cannot show them, or the bus has no group.
+
+        Example:
+            ::
+
+                for letter in await driver.dead_letters.list():
+                    print(letter.event_name, letter.reason)
         """
         if not isinstance(self._adapter, ShowsDeadLetters):
             raise UnsupportedError(f"the driver for {self._name} shows no dead letters")
@@ -99,7 +142,7 @@ class FastStreamDriver:
             raise UnsupportedError("dead letters belong to a group, and this bus has none")
         return DeadLetters(self._adapter.dead_letters, self._call)
 
-    # -- the contract
+    # -- the contract of drivers
 
     async def run(
         self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
@@ -107,8 +150,8 @@ class FastStreamDriver:
         """Connect, and stay connected until cancelled.
 
         Raises:
-            DriverConnectionError: the broker cannot be reached, or does not let us in.
-            DriverError: its client has given up, or the event loop has crashed.
+            DriverConnectionError: The broker cannot be reached, or refuses the login.
+            DriverError: The client has given up, or the event loop has crashed.
         """
         self._trio_side = TrioSide(self._adapter, self._name, inbox, self._config, self._format)
         try:
@@ -117,42 +160,51 @@ class FastStreamDriver:
             self._trio_side = None
 
     async def drain(self) -> None:
-        """Receive no more; what no listener has got yet is handed over, or back if durable."""
+        """Stop receiving; waiting events are delivered, or released if the broker is durable."""
         if self._trio_side is not None:
             await self._trio_side.drain()
 
     async def subscribe(self, names: Sequence[str]) -> None:
-        """Receive events of names and patterns; returns when the broker has confirmed it."""
+        """Receive events of names and patterns; returns when the broker has confirmed it.
+
+        Raises:
+            UnsupportedError: The broker is durable, and the bus has no group.
+            DriverError: The broker refuses it, or has not confirmed it in time.
+        """
         if self.capabilities.durable and self._config.group is None:
-            raise UnsupportedError(
-                f"this bus belongs to no group of consumers, and listening to {names[0]!r} needs "
-                f"one: {self._name}://...?group=the-service, or BrokerConfig(group=...)"
+            raise group_required(
+                f"listening to {names[0]!r} needs one",
+                f"{self._name}://...?group=the-service, or BrokerConfig(group=...)",
             )
         await self._running().subscribe(names)
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Receive them no more; what has arrived and waits is not handed over."""
+        """Stop receiving names and patterns; waiting events are not delivered."""
         await self._running().unsubscribe(names)
 
     async def publish(self, message: Message) -> Receipt | None:
         """Publish an event; returns when the broker has accepted it.
 
-        While it cannot be reached it is tried again, for `BrokerConfig.publish_timeout`.
+        The publish is tried for `BrokerConfig.publish_timeout` seconds while the broker cannot be
+        reached. A cancelled publish may have been sent.
         """
         return await self._running().publish(message)
 
     def publish_nowait(self, message: Message, replied: Callable[[Result], None]) -> None:
         """Publish an event without a task that waits for the answer.
 
+        Args:
+            replied: Called once, in Trio's thread, with the receipt or the error.
+
         Raises:
-            trio.WouldBlock: there is no connection.
+            trio.WouldBlock: There is no connection.
         """
         if self._trio_side is None:
             raise trio.WouldBlock
         self._trio_side.publish_nowait(message, replied)
 
     def snapshot(self) -> DriverSnapshot:
-        """Tell whether there is a connection, and what the group has to do; a second old."""
+        """Return the state of the connection and the group's work, which is up to a second old."""
         if self._trio_side is None:
             return DriverSnapshot(connected=False)
         return DriverSnapshot(

@@ -1,5 +1,6 @@
-"""What the adapters of all brokers share: their contract, message formats and connectivity.
+"""The contract with the adapters of brokers, and everything that they share.
 
-The loop side of the bridge drives an adapter through `contract`. Nothing here knows one broker's
-client.
+`contract` is the interface between the bridge and an adapter. The other modules are for adapters:
+message formats, the state of a connection and its tasks, errors, middlewares, dead letters. Nothing
+here knows one broker's client, and nothing here knows Trio.
 """

@@ -1,7 +1,8 @@
-"""Formats: what an event looks like in a message, and back.
+"""The formats of messages: how an event is written as a message, and read from one.
 
-By default a message is goevent's envelope. `format="faststream"` writes and reads what a plain
-service of FastStream does: the event itself as JSON, and the rest in headers.
+By default a message holds goevent's envelope. With `format="faststream"` it has the form that a
+plain FastStream service sends and reads: the event itself as JSON, everything else in headers. The
+Trio side of the bridge calls a format; adapters only pass its bytes and headers on.
 """
 
 from __future__ import annotations
@@ -21,42 +22,49 @@ from .properties import CONTENT_TYPE, CORRELATION_ID, JSON
 NO_HEADERS: Mapping[str, str] = {}
 
 ORIGIN = "goevent-origin"
-_OURS = (CONTENT_TYPE, ORIGIN)
-_BROKERS = ("Nats-", "goevent-")
-_RABBITS = ("CC", "BCC", "x-delivery-count", "x-acquired-count")  # it routes and counts by them
-# What fits into a message of every broker: AMQP takes no longer names and ids, and cuts the
-# connection if all of the headers do not go into one of its frames, which are 128 KiB.
-LONGEST_NAME = 128
-LONGEST_ID = 255
-MOST = 60_000
+_FORMAT_HEADERS = (CONTENT_TYPE, ORIGIN)
+_RESERVED_PREFIXES = ("Nats-", "goevent-")
+# RabbitMQ routes and counts by these.
+_RABBIT_HEADERS = ("CC", "BCC", "x-delivery-count", "x-acquired-count")
+# The limits that every broker honours. AMQP allows no longer names and ids, and closes the
+# connection if the headers do not fit into one of its frames, which have 128 KiB.
+MAX_HEADER_NAME_CHARS = 128
+MAX_CORRELATION_ID_BYTES = 255
+MAX_HEADERS_BYTES = 60_000
+# The longest excerpts in errors.
+MAX_EXCERPT_CHARS = 120
+MAX_SHOWN_NAME_CHARS = 80
 
-_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _quoted = msgspec.json.encode
 
 
 class Format(Protocol):
-    """How events are written and read; on Trio's side."""
+    """The way in which events are written and read; called in Trio's thread.
+
+    Pass your own object as `FastStreamDriver(format=...)`. It must not block.
+    """
 
     def write(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
         """Return the body and the headers of a message.
 
         Raises:
-            EncodeError: the event cannot be written.
+            EncodeError: The event cannot be written.
         """
         ...
 
     def read(self, arrival: Arrival, inbox: Inbox) -> Envelope:
-        """Return what has arrived.
+        """Return the envelope of the event in a message.
 
         Raises:
-            DecodeError: it is no event.
+            DecodeError: The message holds no event.
         """
         ...
 
 
 class EnvelopeFormat:
-    """Writes goevent's own envelope: headers, handle id and origin stand in its JSON."""
+    """goevent's own envelope: its JSON holds the headers, the handle id and the origin, too."""
 
     def write(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
         """Return the envelope as the body."""
@@ -67,8 +75,8 @@ class EnvelopeFormat:
         return inbox.decode(arrival.name, arrival.body)
 
 
-class _Written(msgspec.Struct):
-    """What of a written envelope goes into the message."""
+class _EnvelopeParts(msgspec.Struct):
+    """The parts of an envelope that go into a message."""
 
     event_data: msgspec.Raw
     handle_id: str = ""
@@ -77,22 +85,22 @@ class _Written(msgspec.Struct):
 
 
 class FastStreamFormat:
-    """Writes and reads what a plain service of FastStream does.
+    """The form of messages that a plain FastStream service sends and reads.
 
-    The body is the event as JSON; `content-type` says so. Its type is the one that is registered
-    under the event's name. `correlation_id` is the handle's id, or the header `correlation_id` of
-    the dispatch, and a listener sees it among the headers. Other headers are headers, both ways;
-    `goevent-origin` is the sending bus, so that it knows its own events.
+    The body is the event as JSON, and the header `content-type` says so. The event has the type
+    that is registered under its name. The header `correlation_id` is the id of the handle, or the
+    header `correlation_id` of the dispatch; listeners see it among the headers. Other headers
+    travel as headers. `goevent-origin` names the sending bus, which so knows its own events.
 
-    Both directions pass through the codec of the bus, which has to be one of JSON, so that all its
-    limits hold; sizes are those of the envelope that it sees.
+    Both directions use the codec of the bus, so that all its limits hold, and it must be a codec
+    of JSON. A size limit counts the envelope that the codec sees.
     """
 
     def __init__(self) -> None:
-        self._written = msgspec.json.Decoder(_Written).decode
+        self._written = msgspec.json.Decoder(_EnvelopeParts).decode
 
     def write(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
-        """Return the bare event, and the rest as headers."""
+        """Return the event alone as the body, and everything else as headers."""
         data = message.encode()
         try:
             written = self._written(data)
@@ -107,35 +115,37 @@ class FastStreamFormat:
         }
         for name, value in written.headers.items():
             _refuse_header(message.event_name, name, value)
-            if name not in _OURS:
+            if name not in _FORMAT_HEADERS:
                 headers[name] = value
         _refuse_sizes(message.event_name, headers)
         return bytes(written.event_data), headers
 
     def read(self, arrival: Arrival, inbox: Inbox) -> Envelope:
-        """Return an envelope with the event in the body."""
+        """Return an envelope around the event in the body."""
         name, body, headers = arrival.name, arrival.body, arrival.headers
-        kind = headers.get(CONTENT_TYPE, "")
-        # As FastStream does: without a content type it is tried as JSON.
-        if kind and not kind.startswith(JSON):
-            raise _refusal(arrival, f"the content type {kind[:80]!r} is not {JSON}")
+        content_type = headers.get(CONTENT_TYPE, "")
+        # FastStream, too, tries a message without a content type as JSON.
+        if content_type and not content_type.startswith(JSON):
+            shown = repr(content_type[:MAX_SHOWN_NAME_CHARS])
+            raise _decode_error(arrival, f"the content type {shown} is not {JSON}")
         try:
-            # One value and nothing behind it, or it could say more than its part of the envelope.
+            # The body must be one JSON value and nothing more. Otherwise it could close its part of
+            # the envelope below and write other parts of it.
             msgspec.json.decode(body, type=msgspec.Raw)
         except (msgspec.MsgspecError, RecursionError) as error:
-            raise _refusal(arrival, str(error)) from error
-        spelled, correlation = _quoted(name), headers.get(CORRELATION_ID, "")
+            raise _decode_error(arrival, str(error)) from error
+        quoted_name, correlation = _quoted(name), headers.get(CORRELATION_ID, "")
         kept = {
             key: value
             for key, value in headers.items()
-            if key != CONTENT_TYPE and not key.startswith(_BROKERS)
+            if key != CONTENT_TYPE and not key.startswith(_RESERVED_PREFIXES)
         }
         envelope = (
             b'{"event_name":%b,"event_type":%b,"event_data":%b,"handle_id":%b,"timestamp":0,'
             b'"origin":%b,"headers":%b}'
         ) % (
-            spelled,
-            spelled,
+            quoted_name,
+            quoted_name,
             body,
             _quoted(correlation),
             _quoted(headers.get(ORIGIN, "")),
@@ -144,17 +154,17 @@ class FastStreamFormat:
         try:
             return inbox.decode(name, envelope)
         except DecodeError as error:
-            raise _refusal(arrival, error.reason) from error
+            raise _decode_error(arrival, error.reason) from error
 
 
 FORMATS: Mapping[str, type[Format]] = {"goevent": EnvelopeFormat, "faststream": FastStreamFormat}
 
 
 def format_of(wanted: Format | str) -> Format:
-    """Return a format for its name, or the format that was given.
+    """Return the format with a name, or the given format itself.
 
     Raises:
-        ValueError: there is none of that name.
+        ValueError: No format has this name.
     """
     if not isinstance(wanted, str):
         return wanted
@@ -164,34 +174,39 @@ def format_of(wanted: Format | str) -> Format:
 
 
 def _refuse_header(event_name: str, name: str, value: str) -> None:
-    """Refuse a header that would arrive as another one, or end the headers.
+    """Refuse a header that would arrive changed, or would end the headers of its message.
 
     Raises:
-        EncodeError: it is such a header.
+        EncodeError: It is such a header.
     """
-    if name in _RABBITS or (name.startswith(_BROKERS) and name != ORIGIN):
-        raise EncodeError(event_name, f"the header {name[:80]!r} is the broker's or goevent's own")
-    if not _NAME.fullmatch(name) or len(name) > LONGEST_NAME:
-        raise EncodeError(event_name, f"{name[:80]!r} cannot be the name of a message's header")
+    shown = repr(name[:MAX_SHOWN_NAME_CHARS])
+    if name in _RABBIT_HEADERS or (name.startswith(_RESERVED_PREFIXES) and name != ORIGIN):
+        raise EncodeError(
+            event_name, f"the header {shown} is reserved for the broker or for goevent"
+        )
+    if not _HEADER_NAME.fullmatch(name) or len(name) > MAX_HEADER_NAME_CHARS:
+        raise EncodeError(event_name, f"{shown} cannot be the name of a message's header")
     if _CONTROL.search(value) or value != value.strip():
         raise EncodeError(
-            event_name, f"the header {name[:80]!r} has control characters or blanks at its ends"
+            event_name, f"the header {shown} has control characters or blanks at its ends"
         )
 
 
 def _refuse_sizes(event_name: str, headers: Mapping[str, str]) -> None:
-    """Refuse what some broker could not carry.
+    """Refuse headers that are too long for some broker.
 
     Raises:
-        EncodeError: it is too long.
+        EncodeError: They are.
     """
-    if len(headers[CORRELATION_ID].encode()) > LONGEST_ID:
-        raise EncodeError(event_name, f"a correlation id has at most {LONGEST_ID} bytes")
-    if sum(len(name) + len(text.encode()) for name, text in headers.items()) > MOST:
-        raise EncodeError(event_name, f"the headers have more than {MOST:,} bytes")
+    if len(headers[CORRELATION_ID].encode()) > MAX_CORRELATION_ID_BYTES:
+        raise EncodeError(
+            event_name, f"a correlation id has at most {MAX_CORRELATION_ID_BYTES} bytes"
+        )
+    if sum(len(name) + len(text.encode()) for name, text in headers.items()) > MAX_HEADERS_BYTES:
+        raise EncodeError(event_name, f"the headers have more than {MAX_HEADERS_BYTES:,} bytes")
 
 
-def _refusal(arrival: Arrival, reason: str) -> DecodeError:
-    shown = ascii(arrival.body[:118])[2:-1]
-    excerpt = shown if len(shown) <= 120 else f"{shown[:117]}..."
+def _decode_error(arrival: Arrival, reason: str) -> DecodeError:
+    shown = ascii(arrival.body[: MAX_EXCERPT_CHARS - 2])[2:-1]
+    excerpt = shown if len(shown) <= MAX_EXCERPT_CHARS else f"{shown[: MAX_EXCERPT_CHARS - 3]}..."
     return DecodeError(arrival.name, reason, excerpt=excerpt)

@@ -1,4 +1,7 @@
-"""The middlewares of a broker, around messages that an adapter receives itself."""
+"""The middlewares of FastStream's broker, around messages that an adapter receives itself.
+
+Kafka's consumers have `_kafka.middlewares` instead, as their records arrive one after the other.
+"""
 
 from __future__ import annotations
 
@@ -11,49 +14,53 @@ from .subscribers import adopt_subscriber
 
 
 class MiddlewareChain:
-    """Lets messages pass the middlewares, if there are any."""
+    """The middlewares of one broker, if it has any.
+
+    They run in a subscriber of FastStream that receives nothing by itself. The subscriber tells its
+    handler only the message, so the chain keeps by the message's identity what is to be called.
+    """
 
     def __init__(self) -> None:
         self._subscriber: Any = None
-        self._passing: dict[int, Callable[[], object]] = {}
+        self._inside: dict[int, Callable[[], object]] = {}
 
-    async def open(self, broker: Any, make: Callable[[], Any]) -> None:
-        """Make what the middlewares run around; the broker has to be started.
+    async def open(self, broker: Any, make_subscriber: Callable[[], Any]) -> None:
+        """Prepare the subscriber; the broker must be started.
 
         Args:
-            make: returns a subscriber of the broker, which receives nothing by itself.
+            make_subscriber: Returns a subscriber of the broker, made with `SUBSCRIBER_OPTIONS`.
         """
-        self._passing.clear()
+        self._inside.clear()
         self._subscriber = None
         if broker.middlewares:
-            self._subscriber = make()
+            self._subscriber = make_subscriber()
             handler: Callable[[Any], Coroutine[Any, Any, None]] = self._passed
             adopt_subscriber(broker, self._subscriber, handler)
-            # All of the start of a subscriber but for what makes it receive.
+            # The base class's start only: the broker's own would begin to receive.
             await SubscriberUsecase[Any].start(self._subscriber)
 
     @property
     def is_active(self) -> bool:
-        """True if there is anything to pass."""
+        """True if the broker has middlewares."""
         return self._subscriber is not None
 
-    async def run(self, raw: Any, arrives: Callable[[], object]) -> bool:
-        """Let a message pass, and call `arrives` behind the innermost middleware.
+    async def run(self, raw: Any, deliver: Callable[[], object]) -> bool:
+        """Run the middlewares around a message; `deliver` is called behind the innermost one.
 
         Returns:
-            False if a middleware has kept it.
+            False if a middleware has not passed the message on.
 
         Raises:
-            Exception: what a middleware has failed with.
+            Exception: A middleware has failed.
         """
-        self._passing[id(raw)] = arrives
+        self._inside[id(raw)] = deliver
         try:
             await self._subscriber.process_message(raw)
         finally:
-            kept = self._passing.pop(id(raw), None) is not None
-        return not kept
+            was_kept = self._inside.pop(id(raw), None) is not None
+        return not was_kept
 
     async def _passed(self, message: Any) -> None:
-        arrives = self._passing.pop(id(message.raw_message), None)
-        if arrives is not None:
-            arrives()
+        deliver = self._inside.pop(id(message.raw_message), None)
+        if deliver is not None:
+            deliver()

@@ -1,9 +1,16 @@
-"""Copies: of a message that comes once for each subscription that matches it, one is let through.
+"""One delivery for a message that comes once for each of several overlapping subscriptions.
 
-Brokers send a message once for each matching subscription of a connection, or once for all of them,
-and the copies come by several ways at several speeds. Whichever comes first is let through, and the
-next from each other way is the same message again: so many equal messages are let through as the
-way has brought that brought the most. That holds while subscriptions come and go, and needs no id.
+Theory of operation
+-------------------
+
+Some brokers send a message once for each subscription of a connection that matches it. The copies
+have no common id, they come in any order, and a publisher may send two equal messages. What tells
+them apart is the subscription: one subscription never brings the same message twice.
+
+So `OverlapFilter` counts equal messages by the subscription that brought them. A subscription that
+has brought n of them proves that n were sent. If n is larger than every count before, the message
+is new; otherwise it is a copy of one that another subscription has brought already. The first copy
+is delivered, whichever subscription is the fastest. This holds while subscriptions come and go.
 """
 
 from __future__ import annotations
@@ -13,46 +20,54 @@ from collections.abc import Callable
 
 from goevent import compile_pattern
 
-REMEMBERED = 10_000  # messages of which copies may still come
+# The messages whose copies may still come, and the event names whose matches are kept.
+MAX_REMEMBERED_MESSAGES = 10_000
+MAX_REMEMBERED_NAMES = 10_000
 
 
 class OverlapFilter:
-    """What is subscribed to on one connection, and which copies have come."""
+    """The subscriptions of one connection, and the copies that have come."""
 
     def __init__(self) -> None:
         self._tests: dict[str, Callable[[str], object]] = {}
-        self._ways: dict[str, int] = {}
+        self._match_counts: dict[str, int] = {}
         self._seen: OrderedDict[int, dict[str, int]] = OrderedDict()
 
     def add(self, via: str) -> None:
-        """Add a name or pattern; before the broker is asked, or its first messages come twice."""
+        """Add a name or pattern; before the broker subscribes, or its first copies come twice."""
         self._tests[via] = compile_pattern(via)
-        self._ways.clear()
+        self._match_counts.clear()
 
     def remove(self, via: str) -> None:
         """Remove a name or pattern."""
         self._tests.pop(via, None)
-        self._ways.clear()
+        self._match_counts.clear()
 
     def is_first(self, via: str, name: str, body: bytes) -> bool:
-        """Tell whether a message that has come by a subscription belongs to it, and is no copy."""
+        """Return whether a message is to be delivered: it matches `via`, and is no copy.
+
+        Args:
+            via: The name or pattern of the subscription that brought the message.
+            name: The event name of the message.
+        """
         test = self._tests.get(via)
         if test is None or not test(name):
             return False
-        if self._count(name) < 2:
+        if self._count_matches(name) < 2:
             return True
         key = hash((name, body))
-        seen = self._seen.setdefault(key, {})
-        most = max(seen.values(), default=0)
-        seen[via] = came = seen.get(via, 0) + 1
-        if len(self._seen) > REMEMBERED:
+        counts = self._seen.setdefault(key, {})
+        most = max(counts.values(), default=0)
+        counts[via] = count = counts.get(via, 0) + 1
+        if len(self._seen) > MAX_REMEMBERED_MESSAGES:
             self._seen.popitem(last=False)
-        return came > most
+        return count > most
 
-    def _count(self, name: str) -> int:
-        count = self._ways.get(name)
+    def _count_matches(self, name: str) -> int:
+        count = self._match_counts.get(name)
         if count is None:
-            if len(self._ways) > REMEMBERED:
-                self._ways.clear()
-            count = self._ways[name] = sum(bool(test(name)) for test in self._tests.values())
+            if len(self._match_counts) > MAX_REMEMBERED_NAMES:
+                self._match_counts.clear()
+            count = sum(bool(test(name)) for test in self._tests.values())
+            self._match_counts[name] = count
         return count

@@ -1,4 +1,8 @@
-"""Properties: what some brokers have a place of their own for, and what is a header on any."""
+"""The content type and the correlation id: properties of some brokers, headers of the others.
+
+Formats write both as headers. An adapter whose broker has properties for them moves them there, and
+back when a message arrives.
+"""
 
 from __future__ import annotations
 
@@ -7,35 +11,35 @@ from typing import NamedTuple
 
 from .contract import Outgoing
 
-# As FastStream 0.7 calls them where they are headers.
+# FastStream 0.7 uses these names where they are headers.
 CONTENT_TYPE = "content-type"
 CORRELATION_ID = "correlation_id"
 JSON = "application/json"
 
 
-class Properties(NamedTuple):
-    """What goes where as an event leaves, for a broker that has both places.
-
-    Attributes:
-        headers: those that are left.
-    """
+class MessageProperties(NamedTuple):
+    """The properties of an outgoing message, and its other headers."""
 
     content_type: str
     correlation_id: str
     headers: dict[str, str]
 
 
-def split_properties(outgoing: Outgoing) -> Properties:
-    """Return what goes where; the correlation id is the handle's, unless the format says other."""
+def split_properties(outgoing: Outgoing) -> MessageProperties:
+    """Return the properties and the headers for a broker that has both.
+
+    The correlation id is the handle's id, unless the format has written another one.
+    """
     if not outgoing.headers:
-        return Properties(JSON, outgoing.id, {})
+        return MessageProperties(JSON, outgoing.id, {})
     headers = {**outgoing.headers}
     content_type = headers.pop(CONTENT_TYPE, JSON)
-    return Properties(content_type, headers.pop(CORRELATION_ID, "") or outgoing.id, headers)
+    correlation_id = headers.pop(CORRELATION_ID, "") or outgoing.id
+    return MessageProperties(content_type, correlation_id, headers)
 
 
 def all_headers(outgoing: Outgoing) -> list[tuple[str, bytes]]:
-    """Return the headers for a broker that has only them."""
+    """Return the headers for a broker that has no such properties."""
     named = {CORRELATION_ID: outgoing.id, **outgoing.headers}
     return [(name, text.encode()) for name, text in named.items()]
 
@@ -43,6 +47,6 @@ def all_headers(outgoing: Outgoing) -> list[tuple[str, bytes]]:
 def merge_headers(
     headers: Mapping[str, str], content_type: str | None, correlation_id: str | None
 ) -> Mapping[str, str]:
-    """Return what has arrived in either place as headers."""
-    places = {CONTENT_TYPE: content_type, CORRELATION_ID: correlation_id}
-    return {**headers, **{name: text for name, text in places.items() if text is not None}}
+    """Return the headers of an arrival with its properties among them."""
+    properties = {CONTENT_TYPE: content_type, CORRELATION_ID: correlation_id}
+    return {**headers, **{name: text for name, text in properties.items() if text is not None}}

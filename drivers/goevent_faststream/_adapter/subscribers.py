@@ -1,4 +1,4 @@
-"""What every adapter does with FastStream's subscribers."""
+"""The subscribers of FastStream that adapters use to run middlewares or to receive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from faststream.middlewares import AckPolicy
 
 
 async def undecoded(message: Any) -> Any:
-    """Decode a message to itself: its bytes are decoded on the other side."""
+    """Return the message itself: the format decodes its bytes, on Trio's side."""
     return message
 
 
@@ -26,10 +26,9 @@ SUBSCRIBER_OPTIONS: Mapping[str, Any] = {
 def adopt_subscriber(
     broker: Any, subscriber: Any, handler: Callable[[Any], Coroutine[Any, Any, None]]
 ) -> None:
-    """Have a subscriber that was made for a name call a handler, and take it from its broker.
+    """Give a subscriber its handler, and remove it from its broker; the caller starts and stops it.
 
-    The broker would start it again, at the next start, for as long as anything refers to it, and
-    has no public way to forget it. Its owner starts and stops it.
+    The broker would start it at each of its own starts, and has no public way to forget it.
 
     Args:
         subscriber: Made with `SUBSCRIBER_OPTIONS`.
