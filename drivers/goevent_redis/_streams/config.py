@@ -73,10 +73,9 @@ class StreamsConfig(DurableConfig):
         UnsupportedError: Order is asked for without partitions: competing consumers have none.
 
     Example:
-        ::
-
-            streams = StreamsConfig(group="billing", max_deliveries=3)
-            bus = GoEvent(Config(driver=RedisStreamsDriver("redis://localhost", streams)))
+        >>> streams = StreamsConfig(group="billing", backoff=0.5)
+        >>> [streams.pause(deliveries) for deliveries in (1, 2, 3)]
+        [0.5, 1.0, 2.0]
     """
 
     consumer: str | None = None

@@ -64,12 +64,10 @@ class RedisStreamsDriver:
         streams: How the bus takes part; see `StreamsConfig`.
 
     Example:
-        ::
-
-            driver = RedisStreamsDriver("redis+streams://localhost?group=billing")
-            async with GoEvent(Config(driver=driver)) as bus:
-                bus.subscribe(send_invoice, OrderPaid)
-                await trio.sleep_forever()
+        >>> driver = RedisStreamsDriver("redis+streams://localhost?group=billing")
+        >>> driver.streams.group
+        'billing'
+        >>> bus = GoEvent(Config(driver=driver))
     """
 
     schemes: tuple[str, ...] = ("redis+streams", "rediss+streams", "unix+streams")

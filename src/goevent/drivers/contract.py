@@ -1,8 +1,25 @@
-"""The driver contract: how a broker takes events to other buses, and brings theirs.
+"""The driver contract: the `Driver`, the `Inbox`, and the values that pass between them.
 
-A driver is a class that declares what its broker can do and knows how to talk to it. It does not
-know listeners: it hands over what arrives, and hears once of each delivery that all of them are
-done with it.
+A driver carries events between this bus and its broker. The bus calls the `Driver`; the driver
+calls the `Inbox` for each event that arrives, and for each report. A driver knows no listeners.
+
+**Ordering.** The bus dispatches events in order, and calls `publish` or `publish_nowait` in that
+order, with at most `Capabilities.in_flight` publishes under way. A driver that promises `ordered`
+begins them in that order. In the other direction, a driver that awaits each `Inbox.deliver` before
+the next one keeps the order of arrival. After `deliver_nowait` has returned False, no later event
+may overtake that one.
+
+**Cancellation.** Each method of a driver may be cancelled. A cancelled `publish` may or may not
+have reached the broker. A cancelled `subscribe` counts as failed. When `run` is cancelled, it
+releases the events that it holds, disconnects, and leaves no task behind. It may shield that work,
+with a deadline.
+
+**Settling once.** The bus calls the `settle` callback of a delivery exactly once: when every
+listener is done with the event, or was cancelled, or never began. It does so even if `receive` or
+`deliver` is cancelled or raises, and not later than the bus ends. The one exception is a
+`deliver_nowait` that returns False: nothing has happened, and `settle` is not called. A settlement
+can come after `run` has ended, too late to be acknowledged. The driver ignores it, and a durable
+broker delivers the event again.
 """
 
 from __future__ import annotations
@@ -21,27 +38,28 @@ from .._wire.envelope import Envelope
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
-    """What a driver promises, and so what a bus may ask of it.
+    """The promises of a driver. The bus refuses options that they do not cover.
 
     Attributes:
-        alone: there are no other buses, and nothing of the driver is ever called.
-        fan_out: every other bus gets each event, and the dispatching bus brings it to its own
-            listeners itself. Without it an event goes through the broker only, and one bus of each
-            group gets it.
-        durable: an event that was accepted survives a restart of everybody, and is delivered again
-            if a bus ends before its listeners are done.
-        ordered: events of one name from one bus arrive in the order of dispatch; if they have keys,
-            those of one key.
-        patterns: the driver can subscribe to patterns.
-        headers: headers arrive.
-        counts_receivers: a `Receipt` tells how many others got the event.
-        across_processes: buses of other processes are reached, so events have to be encodable.
-        replay: the broker keeps what was published, and the driver can bring it again.
-        lossless: what a publish has accepted arrives at every bus that is subscribed then. Without
-            it, what a slow bus or an outage has lost is reported, if the driver can know of it.
-        in_flight: how many publishes may be under way at once; they are begun in order.
-        max_size: most bytes of a message, above which `Message.encode` refuses it; None for no
-            limit but the codec's.
+        alone: There are no other buses, and the bus calls no method of the driver.
+        fan_out: Every other bus gets each event, and the dispatching bus calls its own listeners
+            itself. Without it, an event goes through the broker only, and one bus of each group
+            gets it.
+        durable: An accepted event survives a restart of all buses and of the broker. It is
+            delivered again if a bus ends before its listeners are done.
+        ordered: Events of one name from one bus arrive in the order of dispatch. If events have
+            keys, this holds among the events of one key.
+        patterns: The driver can subscribe to patterns.
+        headers: Headers arrive.
+        counts_receivers: A `Receipt` tells how many other buses got the event.
+        across_processes: The driver reaches buses of other processes, so events must be encodable.
+        replay: The broker keeps published events, and the driver can deliver them again.
+        lossless: An accepted event arrives at every bus that is subscribed at that time. Without
+            it, events that a slow bus or an outage has lost are reported, if the driver can know of
+            them.
+        in_flight: How many publishes may be under way at once; they begin in order.
+        max_size: The largest size of a message in bytes; `Message.encode` refuses a larger one.
+            None for no limit but the codec's.
     """
 
     alone: bool = False
@@ -58,12 +76,13 @@ class Capabilities:
     max_size: int | None = None
 
 
+# A struct: one is made for each event.
 class Receipt(msgspec.Struct, frozen=True, kw_only=True):
-    """What a broker says of an event that it has accepted. A struct, as one is made for each event.
+    """The broker's answer for an event that it has accepted.
 
     Attributes:
-        id: the broker's name for it, or empty.
-        receivers: how many others it went to, None if the broker does not tell.
+        id: The broker's id of the event, or empty.
+        receivers: How many other buses it went to; None if the broker does not tell.
     """
 
     id: str = ""
@@ -74,11 +93,14 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 class Settlement:
     """The end of a delivery: every listener is done with the event.
 
+    `goevent.drivers.verdict` decides from it what a durable driver does with the event.
+
     Attributes:
-        errors: what failed, was dropped or was abandoned, in order; their `outcome` tells which. An
-            event that was abandoned has to come again under `durable`.
-        started: False if it was abandoned before any listener began with it, so that handing it
-            out need not count. Without errors: nobody listens to it here, or not any more, and
+        errors: The errors of the listeners, in order. The `outcome` of an error tells whether the
+            event failed, was dropped or was abandoned. Under `durable` an abandoned event has to
+            be delivered again.
+        started: False if no listener began with the event, so the delivery need not count. If
+            there are no errors either, no listener of this bus wants the event (any more), and
             under `durable` another bus has to get it.
     """
 
@@ -88,12 +110,14 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What a durable broker holds of one event name for this bus's group, when last asked.
+    """The work that a durable broker holds for this bus's group, for one event name, as last seen.
 
     Attributes:
-        lag: events that nobody of the group has got yet; None if the broker cannot tell.
-        pending: events that somebody of the group has got and not acknowledged.
-        oldest_pending: seconds since the oldest of those was published; 0.0 if there is none.
+        event_name: The name.
+        lag: The number of events that were not delivered to the group yet; None if the broker
+            cannot tell.
+        pending: The number of events that were delivered and not acknowledged.
+        oldest_pending: Seconds since the oldest pending event was published; 0.0 without one.
     """
 
     event_name: str
@@ -104,11 +128,11 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverSnapshot:
-    """A driver at one moment.
+    """The state of a driver at one moment.
 
     Attributes:
-        connected: False while it tries to reach the broker.
-        backlogs: of each subscription, if the broker keeps what is not acknowledged.
+        connected: False while the driver tries to reach the broker.
+        backlogs: The backlog of each subscribed name, if the broker is durable.
     """
 
     connected: bool
@@ -116,15 +140,17 @@ class DriverSnapshot:
 
 
 Settle = Callable[[Settlement], None]
+"""The callback of a delivery, which the bus calls once."""
+
 Replay = Callable[[str, str | datetime, str | datetime | None, str | None], Awaitable[int]]
 
 
 class Message(Protocol):
-    """One event on its way out."""
+    """One event on its way to the broker."""
 
     @property
     def event_name(self) -> str:
-        """The name under which it was dispatched."""
+        """The name under which the event was dispatched."""
         ...
 
     @property
@@ -139,74 +165,85 @@ class Message(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What travels with it."""
+        """The headers of the event."""
         ...
 
     @property
     def key(self) -> str | None:
-        """What events have in common that must stay in order; None if nothing."""
+        """The key of the event: events with the same key stay in order; None without one."""
         ...
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
-        """Return the envelope as bytes, with the origin of the bus unless another one is given.
+        """Return the envelope as bytes.
+
+        Args:
+            origin: The origin of the sender; that of the bus if None.
+            seq: A number by which receivers notice gaps.
 
         Raises:
-            EncodeError: the event cannot be written, or is too large.
+            EncodeError: The event cannot be encoded, or is too large.
         """
         ...
 
     def envelope(self) -> Envelope:
-        """Return the envelope, for a driver that hands over objects."""
+        """Return the envelope, for a driver that passes objects on without encoding them."""
         ...
 
 
 class Inbox(Protocol):
-    """The bus, as the driver sees it while it runs."""
+    """The bus, as a driver sees it while `Driver.run` runs.
+
+    All methods belong to the task of Trio; a driver with threads returns to Trio first.
+    """
 
     @property
     def origin(self) -> str:
-        """The id under which other buses see this one; 32 lower hex digits."""
+        """The id by which other buses know this one; 32 lower hex digits."""
         ...
 
     def renew_origin(self) -> str:
-        """Draw another origin, for a connection that was lost; echoes of the old one stay ours."""
+        """Draw a new origin after a lost connection; envelopes with the old one stay our own."""
         ...
 
     def is_own(self, envelope: Envelope) -> bool:
-        """Tell whether an envelope comes from this bus."""
+        """Tell whether this bus sent an envelope."""
         ...
 
     async def receive(
         self, name: str, data: bytes, settle: Settle | None = None, *, deliveries: int = 1
     ) -> None:
-        """Bring bytes that arrived under a name to the listeners.
+        """Deliver an encoded event to the listeners.
 
-        Returns when they are in the mailboxes and the inline listeners have run; a full mailbox
-        holds the driver back, so one that awaits this keeps the order. Bytes that cannot be decoded
-        are reported; this bus's own are ignored under `fan_out`. Whatever becomes of them, also if
-        this is cancelled, `settle` is called exactly once, and not later than the bus ends. That
-        may be after `run` has ended, when nothing can be acknowledged any more.
+        Returns when the event is in the mailboxes and the inline listeners have run. A full mailbox
+        makes this wait, so a driver that awaits it keeps the order and is held back. Bytes that
+        cannot be decoded are reported. Under `fan_out` the bus ignores its own events. The bus
+        calls `settle` exactly once in each of these cases, even if this is cancelled, and not later
+        than the bus ends. That may be after `Driver.run` has ended, when nothing can be
+        acknowledged any more.
 
         Args:
-            name: the event's name, also if it was subscribed to by a pattern.
-            deliveries: how often the broker has handed it out, this time included.
+            name: The name of the event, even if it was subscribed to by a pattern.
+            data: The bytes of its envelope.
+            settle: Called when every listener is done.
+            deliveries: How often the broker has delivered the event, this time included.
         """
         ...
 
     async def deliver(
         self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
     ) -> None:
-        """Bring a decoded event to the listeners, as `receive` does."""
+        """Deliver a decoded event to the listeners, as `receive` does."""
         ...
 
     def deliver_nowait(
         self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
     ) -> bool:
-        """Bring a decoded event to the listeners at once, as `deliver` does.
+        """Deliver a decoded event to the listeners at once, as `deliver` does.
 
-        Returns False if that would have to wait, for room in a mailbox or for a listener that
-        dispatch awaits; then nothing has happened, and `deliver` is to be called. Events that wait
-        for it already must not be overtaken.
+        Returns:
+            False if that would have to wait, for room in a mailbox or for an inline `async`
+            listener. Then nothing has happened, `settle` is not called, and the driver calls
+            `deliver` instead. Later events must not overtake that one.
         """
         ...
 
@@ -214,41 +251,44 @@ class Inbox(Protocol):
         """Return the envelope in the bytes.
 
         Raises:
-            DecodeError: they are none, or belong to another name.
+            DecodeError: The bytes hold no envelope, or one with another name.
         """
         ...
 
     def report(self, error: Exception, event_name: str = "") -> None:
-        """Tell the supervisor of something that went wrong, or was lost."""
+        """Report to the supervisor that something failed, or that an event was lost."""
         ...
 
     def lost(self, event_name: str) -> object:
-        """Report an event that has arrived and cannot be delivered, as the bus ends."""
+        """Report an event that arrived and cannot be delivered, as the bus ends."""
         ...
 
 
 @runtime_checkable
 class Driver(Protocol):
-    """Takes events to other buses and brings theirs.
+    """Carries events to other buses, and delivers theirs.
 
-    The bus runs `run` as a task. While it runs, the other methods may be called, also at the same
-    time, and may be cancelled. One that fails raises a `DriverError`; another exception ends the
-    bus. A driver object serves one bus at a time, which may open and close many times.
+    The bus runs `run` as a task. While it runs, the bus calls the other methods, several at the
+    same time, and may cancel each of them. A method that fails raises a `DriverError`; any other
+    exception ends the bus. A driver object serves one bus at a time, which may open and close many
+    times.
 
-    It may also have an `async def drain(self)`, for the end of the bus: receive no more, and return
-    when all that has arrived is handed over. Without it the bus unsubscribes from everything.
-    After it, listeners go on and may publish, until `run` is cancelled. It may have a
-    `def snapshot(self) -> DriverSnapshot`, which `bus.snapshot()` shows; it must not wait. And with
-    the capability `replay` it has an `async def replay(self, name, start, end, group) -> int`,
-    which is `bus.replay`.
+    Four more methods are optional:
 
-    For speed it may have a `def publish_nowait(self, message, replied)`, by which publishing takes
-    no task: it sends the message, or raises `trio.WouldBlock` if it cannot now, and `publish` is
-    called instead. Once the broker has answered, or never will, it calls `replied` with what
-    `publish` would return or raise. Until then the event counts as one of `in_flight`.
+    - `async def drain(self)`: The bus ends. Receive no more, and return when all events that have
+      arrived are delivered, or released if the driver is durable. Afterwards listeners go on and
+      may publish, until `run` is cancelled. Without this method the bus unsubscribes from
+      everything.
+    - `def snapshot(self) -> DriverSnapshot`: The state of the driver, which `bus.snapshot()` shows.
+    - `async def replay(self, name, start, end, group) -> int`: The work of `bus.replay`; needed
+      for the capability `replay`.
+    - `def publish_nowait(self, message, replied)`: Publish without a task, for speed. It sends the
+      message; or it raises `trio.WouldBlock` if it cannot now, and the bus calls `publish` instead.
+      When the broker has answered, or never will, it calls `replied` with the `Receipt` or the
+      error of `publish`. Until then the event counts as one of `in_flight`.
 
     Attributes:
-        schemes: the URL schemes that it answers to, each an entry point of its package in the group
+        schemes: The URL schemes of the driver, each an entry point of its package in the group
             `goevent.drivers`.
     """
 
@@ -256,58 +296,58 @@ class Driver(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What this driver can do, as it is configured."""
+        """The promises of this driver, as it is configured."""
         ...
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Return the driver that a URL stands for, or the bare name of a scheme: all defaults.
+        """Return the driver for a URL, or for the bare name of a scheme: all defaults.
 
         Raises:
-            ValueError: the URL asks for something that makes no sense.
+            ValueError: The URL makes no sense.
         """
         ...
 
     async def run(self, inbox: Inbox, *, task_status: trio.TaskStatus[None]) -> None:
         """Connect, then receive until cancelled; started when the driver can be used.
 
-        It begins without subscriptions, and leaves no task behind. A lost connection is reported
-        to the inbox and made again, with the subscriptions of before. If it returns or raises, the
-        bus ends.
+        It begins without subscriptions, and leaves no task behind. If the connection is lost, the
+        driver reports it to the inbox, connects again and renews the subscriptions. If this returns
+        or raises, the bus ends.
 
         Raises:
-            DriverError: the broker cannot be reached, or not any more.
+            DriverError: The broker cannot be reached, or no longer.
         """
         ...
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of these names and patterns; returns when the broker has confirmed it.
 
-        An event is handed over once, also if several of them match it; `compile_pattern` tells
-        whether a pattern does. If it fails, none of them counts as subscribed to, and the bus
+        An event is delivered once, even if several names and patterns match it; `compile_pattern`
+        tells whether a pattern does. If this fails, none of them is subscribed to, and the bus
         tries again.
         """
         ...
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Receive them no more; after it, none is handed over."""
+        """Receive them no more; afterwards no event of them is delivered."""
         ...
 
     async def publish(self, message: Message) -> Receipt | None:
-        """Take an event to the other buses; returns when the broker has accepted it.
+        """Publish an event; returns when the broker has accepted it.
 
         Raises:
-            DriverError: the broker cannot be reached, or has refused it.
-            EncodeError: from `Message.encode`, to be passed on.
+            DriverError: The broker cannot be reached, or has refused the event.
+            EncodeError: From `Message.encode`; the driver lets it pass.
         """
         ...
 
 
 def replayer(driver: Driver) -> Replay:
-    """Return how a driver brings events again.
+    """Return the `replay` method of a driver.
 
     Raises:
-        UnsupportedError: it cannot.
+        UnsupportedError: The driver has none.
     """
     if not driver.capabilities.replay:
         kind = type(driver).__qualname__

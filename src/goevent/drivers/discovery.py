@@ -1,4 +1,8 @@
-"""How the driver named by a URL or a name is found among those installed."""
+"""Discovery: finds the installed driver that a URL or a name stands for.
+
+A package offers a driver by an entry point in the group `goevent.drivers`, named for the URL
+scheme. `GoEvent` calls `find_driver` with `Config.driver`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +14,7 @@ from .._errors import DriverError, UnknownDriverError
 from .contract import Driver
 from .memory import MemoryDriver
 
-GROUP = "goevent.drivers"
+ENTRY_POINT_GROUP = "goevent.drivers"
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
 
 
@@ -18,9 +22,9 @@ def find_driver(driver: str | Driver) -> Driver:
     """Return the driver that a `Config.driver` stands for.
 
     Raises:
-        UnknownDriverError: no installed driver has that name or URL scheme.
-        DriverError: it is installed, but something that it needs is not.
-        ValueError: the driver cannot make sense of the URL.
+        UnknownDriverError: No installed driver has that name or URL scheme.
+        DriverError: The driver is installed, but a package that it needs is not.
+        ValueError: The URL makes no sense to the driver.
     """
     if not isinstance(driver, str):
         if not isinstance(driver, Driver):  # pyright: ignore[reportUnnecessaryIsInstance]
@@ -30,14 +34,14 @@ def find_driver(driver: str | Driver) -> Driver:
     scheme = driver.partition("://")[0].lower()
     if scheme == "memory":
         return MemoryDriver.from_url(driver)
-    installed = {entry.name: entry for entry in entry_points(group=GROUP)}
+    installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if scheme not in installed:
         known = ", ".join(sorted({"memory", *installed}))
-        # What is no scheme may be anything, with a password in it.
-        what = repr(scheme) if SCHEME.fullmatch(scheme) else "what is neither a URL nor a name"
+        # A text that is no scheme may contain a password, so it is not shown.
+        shown = repr(scheme) if SCHEME.fullmatch(scheme) else "a text that is no URL and no name"
         raise UnknownDriverError(
-            f"no driver for {what} is installed (there is: {known}); a driver comes in a "
-            f'package with an entry point in the group "{GROUP}"'
+            f"no driver for {shown} is installed (there is: {known}); a driver comes in a "
+            f'package with an entry point in the group "{ENTRY_POINT_GROUP}"'
         )
     return load(installed[scheme]).from_url(driver)
 
@@ -46,7 +50,7 @@ def load(entry: EntryPoint) -> type[Driver]:
     """Return the class behind an entry point.
 
     Raises:
-        DriverError: it cannot be imported; says what to install.
+        DriverError: It cannot be imported; the text names the package to install.
     """
     try:
         return cast("type[Driver]", entry.load())

@@ -1,4 +1,9 @@
-"""The memory driver: the embedded default, and a hub that joins the buses of one process."""
+"""The memory driver: the embedded default, and a hub that joins the buses of one process.
+
+Without a hub the driver does nothing: the bus is alone and serves its own listeners. With a hub,
+each driver has an inbox, a bounded channel. `publish` puts the envelope into the inbox of every
+other bus that wants the event, and `run` delivers from its own inbox, in order.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +22,19 @@ if TYPE_CHECKING:
 
 
 class MemoryHub:
-    """Joins several buses of one process: an event dispatched on one reaches all.
+    """Joins several buses of one process: an event dispatched on one of them reaches all.
 
     Each bus gets `Config(driver=MemoryDriver(hub))`. Every event arrives once at every other bus
-    that has listeners for it, in the order in which its own bus dispatched it; a bus that is not
-    open misses it. A full inbox holds its senders back.
+    that has listeners for it, in the order in which its own bus dispatched it. A bus that is not
+    open misses it. A full inbox makes its senders wait.
 
     Args:
-        inbox: how many events may wait to be delivered to one bus.
+        inbox: How many events may wait to be delivered to one bus.
+
+    Example:
+        >>> hub = MemoryHub()
+        >>> orders = GoEvent(Config(driver=MemoryDriver(hub)))
+        >>> billing = GoEvent(Config(driver=MemoryDriver(hub)))
     """
 
     def __init__(self, *, inbox: int = 1024) -> None:
@@ -34,7 +44,11 @@ class MemoryHub:
         self._members: dict[MemoryDriver, trio.MemorySendChannel[Envelope]] = {}
 
     def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Envelope]:
-        """Return the inbox through which `member` gets the events of the others."""
+        """Return the inbox of a new member, to which the others send.
+
+        Raises:
+            RuntimeError: The member has joined already.
+        """
         if member in self._members:
             raise RuntimeError("a MemoryDriver serves one bus at a time: give each its own")
         send, receive = trio.open_memory_channel["Envelope"](self._inbox)
@@ -42,12 +56,14 @@ class MemoryHub:
         return receive
 
     def leave(self, member: MemoryDriver) -> None:
-        """Send `member` nothing any more; it still gets what is in its inbox."""
+        """Send a member no more events; those in its inbox can still be received."""
         if (inbox := self._members.pop(member, None)) is not None:
             inbox.close()
 
-    def others(self, member: MemoryDriver, name: str) -> list[trio.MemorySendChannel[Envelope]]:
-        """Return the inboxes of those who want events of a name, save one."""
+    def inboxes_of_others(
+        self, member: MemoryDriver, name: str
+    ) -> list[trio.MemorySendChannel[Envelope]]:
+        """Return the inboxes of all members but one that want events of a name."""
         return [
             inbox
             for other, inbox in self._members.items()
@@ -60,12 +76,12 @@ JOINED = Capabilities(counts_receivers=True, across_processes=False)
 
 
 class MemoryDriver:
-    """Delivers within the process: to the bus itself, and over a hub to others.
+    """Delivers events within the process: to the bus itself, and over a hub to other buses.
 
-    Events are handed over as they are, without being encoded.
+    Events are passed on as objects and never encoded.
 
     Args:
-        hub: what joins the bus with others; without it, the bus is alone.
+        hub: The hub that joins the bus with others; without one, the bus is alone.
     """
 
     schemes: tuple[str, ...] = ("memory",)
@@ -78,7 +94,7 @@ class MemoryDriver:
 
     @property
     def capabilities(self) -> Capabilities:
-        """Alone without a hub."""
+        """The promises of the driver; it is alone without a hub."""
         return ALONE if self._hub is None else JOINED
 
     @classmethod
@@ -86,7 +102,7 @@ class MemoryDriver:
         """Return a driver without a hub.
 
         Raises:
-            ValueError: the URL has more to it than its scheme.
+            ValueError: The URL has more than its scheme.
         """
         if url not in ("memory", "memory://"):
             raise ValueError("a memory URL is just memory://, with nothing behind it")
@@ -95,7 +111,7 @@ class MemoryDriver:
     async def run(
         self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        """Deliver what the other buses of the hub dispatch, until cancelled."""
+        """Deliver the events of the other buses of the hub, until cancelled."""
         if self._hub is None:
             raise RuntimeError("a MemoryDriver without a hub receives nothing")
         self._drained = trio.Event()
@@ -105,25 +121,27 @@ class MemoryDriver:
             try:
                 task_status.started()
                 async for envelope in arriving:
-                    if self.wants(envelope.event_name):  # still
+                    # The bus may have unsubscribed while the event was in the inbox.
+                    if self.wants(envelope.event_name):
                         await inbox.deliver(envelope)
                 self._drained.set()
                 await trio.sleep_forever()
             finally:
                 self._hub.leave(self)
+                # Cancelled before the inbox was empty: each lost event is reported.
                 while arriving.statistics().current_buffer_used:
                     name = arriving.receive_nowait().event_name
                     if self.wants(name):
                         inbox.lost(name)
 
     async def drain(self) -> None:
-        """Receive no more, and return when all that has arrived is handed over."""
+        """Receive no more, and return when all events in the inbox are delivered."""
         if self._hub is not None:
             self._hub.leave(self)
             await self._drained.wait()
 
     async def subscribe(self, names: Sequence[str]) -> None:
-        """Get events of these names and patterns from now on."""
+        """Receive events of these names and patterns from now on."""
         await trio.lowlevel.checkpoint()
         for name in names:
             if "*" in name:
@@ -132,24 +150,30 @@ class MemoryDriver:
                 self._names.add(name)
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Get them no more, not even those that are in the inbox."""
+        """Receive them no more, not even those that are in the inbox."""
         await trio.lowlevel.checkpoint()
         for name in names:
             self._names.discard(name)
             self._patterns.pop(name, None)
 
     def wants(self, name: str) -> bool:
-        """Tell whether events of a name are subscribed to, themselves or by a pattern."""
+        """Tell whether a name is subscribed to, itself or by a pattern."""
         return name in self._names or any(match(name) for match in self._patterns.values())
 
     async def publish(self, message: Message) -> Receipt:
-        """Put the event into the inbox of every bus that wants it, waiting for room."""
+        """Put an event into the inbox of every other bus that wants it; waits for room.
+
+        If it is cancelled, some of these buses have the event and others do not.
+        """
         envelope = message.envelope()
         receivers = 0
-        for inbox in self._hub.others(self, envelope.event_name) if self._hub is not None else ():
+        if self._hub is None:
+            return Receipt(receivers=0)
+        for inbox in self._hub.inboxes_of_others(self, envelope.event_name):
             try:
                 await inbox.send(envelope)
             except (trio.BrokenResourceError, trio.ClosedResourceError):
-                continue  # that bus has closed meanwhile
+                # That bus has closed meanwhile.
+                continue
             receivers += 1
         return Receipt(receivers=receivers)
