@@ -82,8 +82,8 @@ class GoEvent:
         self._dispatcher = Dispatcher(config, self._scheduler, self._supervisor)
         self._inbox = BusInbox(self._dispatcher, config.registry, config.codec, self._supervisor)
         self._router = self._dispatcher.router
-        self._books = LedgerBook(self._router)
-        self._listeners = Listeners(self._dispatcher, self._dispatcher.admission, self._books)
+        self._ledger_book = LedgerBook(self._router)
+        self._listeners = Listeners(self._dispatcher, self._dispatcher.admission, self._ledger_book)
         self._planner = ListenerPlanner(
             config, self._driver.capabilities, self._scheduler, self._supervisor, self._listeners
         )
@@ -455,7 +455,7 @@ class GoEvent:
             listeners=tuple(
                 snapshot_of(actor, counts.get(actor, 0), now) for actor in self._router.listeners()
             ),
-            ledger=self._books.ledger(),
+            ledger=self._ledger_book.ledger(),
             error_count=self._supervisor.count,
             driver=getattr(self._driver, "snapshot", lambda: None)(),
         )
@@ -506,11 +506,9 @@ class GoEvent:
         if self._opened is not None:
             raise RuntimeError("this bus is open already")
         self._session = Session(
-            self._scheduler,
             self._dispatcher,
             self._inbox,
-            self._router,
-            self._books,
+            self._ledger_book,
             self._supervisor,
             self._driver,
             self._config,

@@ -1,7 +1,20 @@
-"""One opening of a bus: its nursery, what runs in it, and the order in which it ends.
+"""A session: one opening of a bus, from `async with bus` until it is closed.
 
-Events are taken from everybody while it is open, from listeners only while it drains, and from
-nobody after that. The supervisor stops last, so that it hears of everything.
+It owns the nursery, the tasks in it and the order in which they start and end. `GoEvent` makes a
+new session each time that the bus opens.
+
+Theory of operation. Tasks start in the order in which they need each other: the supervisor, the
+scheduler, the driver; then the intake opens, and last of all the subscriptions are confirmed. So no
+event arrives before there are workers, and no failure happens before there is a supervisor.
+
+Closing takes three steps. *Drain*, for at most the timeout: the intake takes events only from
+listeners, the driver receives no more, and the session waits until no listener runs, no mailbox
+holds an event and the broker has replied to all posts. *Cancel*, shielded, for at most
+`CANCEL_GRACE_SECONDS`: subscriptions and listeners are cancelled, the remaining events are settled
+as abandoned, and the driver is cancelled once it knows of the end of all deliveries. *Finish*: the
+supervisor has recorded every failure by then, and ends as the last task.
+
+An exit by an exception skips the first step.
 """
 
 from __future__ import annotations
@@ -17,8 +30,6 @@ from ._config import Config
 from ._errors import DriverError
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.ledger import Ledger, LedgerBook
-from ._kernel.routing import Router
-from ._kernel.scheduler import Scheduler
 from ._kernel.supervisor import Supervisor
 from ._ports.inbox import BusInbox
 from ._ports.publisher import EventPublisher
@@ -26,35 +37,41 @@ from ._ports.subscriptions import Subscriptions
 from ._ports.threads import ThreadPort
 from .drivers.contract import Driver
 
-GRACE = 2.0  # seconds, shielded, for what was cancelled to end
+# How long cancelled listeners and the cancelled driver have to end. Shielded: also if the caller is
+# cancelled.
+CANCEL_GRACE_SECONDS = 2.0
 
 
 class Session:
-    """A bus from `async with` to its end."""
+    """One opening of a bus.
 
-    door: ThreadPort | None = None
-    subscriptions: Subscriptions | None = None
-    _publisher: EventPublisher | None = None
+    Attributes:
+        ledger: The ledger of all deliveries, complete once the session has ended.
+        thread_port: The way in for other threads; None before the session has started.
+        subscriptions: The subscriptions of the driver; None without a driver.
+    """
 
     def __init__(
         self,
-        scheduler: Scheduler,
         dispatcher: Dispatcher,
         inbox: BusInbox,
-        router: Router,
-        books: LedgerBook,
+        ledger_book: LedgerBook,
         supervisor: Supervisor,
         driver: Driver,
         config: Config,
     ) -> None:
-        self._scheduler = scheduler
         self._dispatcher = dispatcher
+        self._scheduler = dispatcher.scheduler
+        self._router = dispatcher.router
         self._inbox = inbox
-        self._router = router
-        self._books = books
+        self._ledger_book = ledger_book
         self._supervisor = supervisor
         self._driver = driver
         self._config = config
+        self.ledger: Ledger = Ledger()
+        self.thread_port: ThreadPort | None = None
+        self.subscriptions: Subscriptions | None = None
+        self._publisher: EventPublisher | None = None
         self._scheduler_ended: trio.Event | None = None
         self._driver_ended: trio.Event | None = None
         self._ended = trio.Event()
@@ -63,12 +80,15 @@ class Session:
         self._subscriptions_scope = trio.CancelScope()
         self._supervisor_scope = trio.CancelScope()
         self._drain_scope: trio.CancelScope | None = None
-        self.ledger = Ledger()
 
     @asynccontextmanager
     @enable_ki_protection
     async def opened(self, close_timeout: float) -> AsyncGenerator[None]:
-        """Be open for the time of the block; a normal exit drains, an exception does not."""
+        """Keep the bus open for the time of the block.
+
+        Args:
+            close_timeout: Seconds to drain after a normal exit; an exception does not drain.
+        """
         with sole_error():
             async with trio.open_nursery() as nursery:
                 try:
@@ -79,10 +99,11 @@ class Session:
                     await self._stop()
 
     async def _start(self, nursery: trio.Nursery) -> None:
-        self._books.reset()
+        self._ledger_book.reset()
         self.thread_port = ThreadPort(current_trio_token(), nursery, self._dispatcher.dispatch)
         await nursery.start(self._run_supervisor)
-        self._supervisor_scope.shield = True  # it ends last, by _stop; opening may be cancelled
+        # From here on only `_stop` ends the supervisor, also if the opening is cancelled.
+        self._supervisor_scope.shield = True
         await nursery.start(self._run_scheduler, nursery)
         if not self._driver.capabilities.alone:
             await self._connect(nursery)
@@ -93,7 +114,7 @@ class Session:
             await self.subscriptions.ready()
 
     async def _connect(self, nursery: trio.Nursery) -> None:
-        """Have the driver bring events, and put the way out on every route."""
+        """Run the driver, put its publisher on every route, and subscribe to the events."""
         capabilities = self._driver.capabilities
         self._inbox.prepare(ignores_own=capabilities.fan_out)
         await nursery.start(self._run_driver)
@@ -128,7 +149,8 @@ class Session:
                 await self._scheduler.run(self._dispatcher.delivery, task_status=task_status)
         finally:
             if self._dispatcher.state == "open" and not self._scheduler_scope.cancel_called:
-                # It crashed: the body is to be cancelled for it, not to be told BusClosed.
+                # The scheduler crashed. Cancel the body of the bus, so that the crash leaves it
+                # rather than a BusClosed of its next dispatch.
                 nursery.cancel_scope.cancel()
             self._give_up()
             self._scheduler_ended.set()
@@ -155,7 +177,16 @@ class Session:
 
     @enable_ki_protection
     async def close(self, timeout: float) -> Ledger:
-        """Drain for at most `timeout` seconds, then stop everything; a second caller waits too."""
+        """Drain, then stop all tasks.
+
+        A second caller waits for the same end, and may only bring it forward.
+
+        Args:
+            timeout: Seconds to drain.
+
+        Returns:
+            The ledger of all deliveries.
+        """
         deadline = trio.current_time() + timeout
         if self._drain_scope is not None:
             self._drain_scope.deadline = min(self._drain_scope.deadline, deadline)
@@ -174,7 +205,10 @@ class Session:
         return self.ledger
 
     async def _stop_receiving(self) -> None:
-        """Take no more from the driver; it can still publish what listeners dispatch."""
+        """Have the driver receive no more events.
+
+        It keeps running: it publishes events of the listeners that drain, and settles deliveries.
+        """
         if self.subscriptions is None or self._driver_ended is None:
             return
         self._subscriptions_scope.cancel()
@@ -184,7 +218,11 @@ class Session:
         await (self.subscriptions.drop_all() if drain is None else drain())
 
     async def _quiet(self) -> None:
-        """Wait until no listener has anything to do."""
+        """Wait until no listener runs, no mailbox holds an event and no post is unanswered.
+
+        Each of these may cause another one, so the session waits for all of them in turn until all
+        hold at once.
+        """
         special_dispatch, publisher = self._dispatcher.special_dispatch, self._publisher
         await self._scheduler.quiet()
         while special_dispatch.busy or (publisher is not None and publisher.busy):
@@ -197,7 +235,7 @@ class Session:
         if self._ended.is_set():
             return
         self._dispatcher.drain()
-        with trio.CancelScope(shield=True, deadline=trio.current_time() + GRACE):
+        with trio.CancelScope(shield=True, deadline=trio.current_time() + CANCEL_GRACE_SECONDS):
             self._subscriptions_scope.cancel()
             self._scheduler_scope.cancel()
             self._dispatcher.special_dispatch.cancel()
@@ -207,12 +245,15 @@ class Session:
             if self.thread_port is not None:
                 self.thread_port.cancel()
             self._give_up()
-            self._driver_scope.cancel()  # it has been told of the end of all deliveries
+            # Only now: the driver has been told of the end of all deliveries, and can settle them
+            # with its broker.
+            self._driver_scope.cancel()
             if self._driver_ended is not None:
                 await self._driver_ended.wait()
             await self._supervisor.flush()
         self._driver_scope.cancel()
-        self._give_up()  # also what a listener holds that ignored its cancellation
+        # A second time: a listener that ignored its cancellation may still hold an event.
+        self._give_up()
         self._dispatcher.special_dispatch.give_up()
         self._supervisor_scope.cancel()
         if self.thread_port is not None:
@@ -220,29 +261,29 @@ class Session:
         if not self._ended.is_set():
             self._router.connect(None)
             self._supervisor.finish()
-            self.ledger = self._books.ledger()
+            self.ledger = self._ledger_book.ledger()
             self._ended.set()
 
     def _give_up(self) -> None:
-        """Take no events any more, and settle what nobody will run."""
+        """Take no more events, and settle those that no listener will run as abandoned."""
         self._dispatcher.close()
         abandon, publisher = self._dispatcher.admission.abandon, self._publisher
         for actor in self._router.listeners():
             abandon(actor)
         if publisher is not None:
             abandon(publisher.actor, publisher.take_posted())
-        for actor in self._books.unregistered:
+        for actor in self._ledger_book.unregistered:
             abandon(actor)
 
 
 @contextmanager
 def sole_error() -> Generator[None]:
-    """Take off the group that a nursery puts around an error, if there is but one."""
+    """Raise the only error of a group in place of the group that a nursery put around it."""
     error: BaseException | None = None
     try:
         yield
     except BaseExceptionGroup as group:
-        # Next to an error, a cancellation says nothing new: who cancelled will go on to do so.
+        # Next to an error, a cancellation is no news: the scope that caused it is still cancelled.
         real = group.split(trio.Cancelled)[1] or group
         error = real.exceptions[0] if len(real.exceptions) == 1 else group
     if error is not None:
@@ -250,5 +291,7 @@ def sole_error() -> Generator[None]:
         try:
             raise error
         finally:
-            error.__context__ = context  # or it would show the group, which shows the error again
-            del error  # or this frame and the traceback would keep each other
+            # Without this the error would show the group as its context, and itself within it.
+            error.__context__ = context
+            # This frame and the traceback would keep each other alive.
+            del error

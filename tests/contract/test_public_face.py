@@ -134,8 +134,8 @@ def instances() -> list[Any]:
 
 
 @pytest.mark.parametrize("instance", instances(), ids=lambda each: type(each).__name__)
-def test_a_method_is_the_same_on_the_class_and_on_an_instance(instance: Any) -> None:
-    cls: type[object] = type(instance)
+def test_a_method_is_the_same_on_the_class_and_on_an_instance(instance: object) -> None:
+    cls = type(instance)
     for name in methods_of(cls):
         on_class, bound = getattr(cls, name), getattr(instance, name)
         signature = inspect.signature(on_class)
