@@ -138,6 +138,7 @@ class GoEvent:
             ValueError: A name is not a valid event name, or the options contradict each other.
 
         Example:
+            >>> bus = GoEvent()
             >>> @bus.listener("order.*", timeout=5.0)
             ... async def log_order(event: Event) -> None:
             ...     print(event.event_name)
@@ -174,6 +175,7 @@ class GoEvent:
             ValueError: A name is not a valid event name, or the options contradict each other.
 
         Example:
+            >>> bus = GoEvent()
             >>> registration = bus.subscribe(print, "order.paid")
             >>> registration.unregister()
         """
@@ -196,6 +198,7 @@ class GoEvent:
             TypeError: One of them is not a listener. Then none is registered.
 
         Example:
+            >>> bus = GoEvent()
             >>> class SendInvoice:
             ...     event_name = "order.paid"
             ...     async def on_event(self, event: Event) -> None: ...
@@ -234,6 +237,7 @@ class GoEvent:
             event: The event, by class or by name, or a pattern.
 
         Example:
+            >>> bus = GoEvent()
             >>> bus.unregister_listeners_for_event("order.paid")
         """
         self._listeners.remove_name(event_name_of(event, self._config.registry))
@@ -264,6 +268,7 @@ class GoEvent:
                 the event.
 
         Example:
+            >>> bus = GoEvent()
             >>> async with bus:
             ...     handle = bus.dispatch_nowait(Event("order.paid", {"order_id": 7}))
         """
@@ -297,6 +302,7 @@ class GoEvent:
             TypeError: The object is not an event.
 
         Example:
+            >>> bus = GoEvent()
             >>> async with bus:
             ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
             ...     await handle.wait()
@@ -316,6 +322,7 @@ class GoEvent:
             RuntimeError: This is the bus's own thread, or the bus is not open yet.
 
         Example:
+            >>> bus = GoEvent()
             >>> def work() -> None:
             ...     bus.dispatch_from_thread(Event("order.paid", {"order_id": 7}))
             >>> async with bus:
@@ -341,6 +348,7 @@ class GoEvent:
             RuntimeError: A listener called this: it would wait for its own end.
 
         Example:
+            >>> bus = GoEvent()
             >>> async with bus:
             ...     for order_id in range(10):
             ...         await bus.dispatch(Event("order.paid", {"order_id": order_id}))
@@ -359,6 +367,7 @@ class GoEvent:
             DriverError: The broker has refused a subscription. The bus keeps trying.
 
         Example:
+            >>> bus = GoEvent()
             >>> async with bus:
             ...     registration = bus.subscribe(print, "order.cancelled")
             ...     await bus.ready()
@@ -429,6 +438,7 @@ class GoEvent:
             The callback, unchanged.
 
         Example:
+            >>> bus = GoEvent()
             >>> @bus.on_error
             ... def report(error: EventError) -> None:
             ...     print(error.listener, error.reason)
@@ -444,6 +454,7 @@ class GoEvent:
         """Return the state of every listener, and the ledger of all deliveries.
 
         Example:
+            >>> bus = GoEvent()
             >>> bus.snapshot().state
             'new'
         """
@@ -479,6 +490,7 @@ class GoEvent:
             RuntimeError: A listener called this: it would wait for its own end.
 
         Example:
+            >>> bus = GoEvent()
             >>> async with bus:
             ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
             ...     ledger = await bus.close(timeout=1.0)
