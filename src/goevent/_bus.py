@@ -351,7 +351,7 @@ class GoEvent:
             >>> bus = GoEvent()
             >>> async with bus:
             ...     for order_id in range(10):
-            ...         await bus.dispatch(Event("order.paid", {"order_id": order_id}))
+            ...         handle = await bus.dispatch(Event("order.paid", {"order_id": order_id}))
             ...     await bus.wait()
         """
         self._dispatcher.check_thread()
