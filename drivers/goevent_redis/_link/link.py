@@ -181,6 +181,7 @@ class Link:
         if command in SUBSCRIBE_COMMANDS:
             raise subscribe_command_error(command)
         request = CommandRequest()
+        # The only checkpoint before the bytes are in the write buffer.
         await checkpoint_if_cancelled()
         conversation = self._conversation
         if conversation is None or self._queue or conversation.buffered >= self._buffer_size:
@@ -287,6 +288,7 @@ class Link:
         """Wait until a request has been submitted, after the requests that wait already."""
         patience = self._patience if patience is None else patience
         with self._queue.place(encode, request) as queued:
+            # Each change of the link wakes all queued requests, to find out if they go on waiting.
             while not queued.done:
                 await checkpoint_if_cancelled()
                 self._check_running()
@@ -304,6 +306,7 @@ class Link:
         """Submit queued requests, in their order, while the write buffer has room."""
         while (conversation := self._conversation) is not None and self._queue:
             if conversation.buffered >= self._buffer_size:
+                # The writer calls again when it has taken the buffer over.
                 return
             self._queue.pop().submit(conversation)
 
@@ -354,6 +357,7 @@ class Link:
             if not self._up_count:
                 raise reason
             if self._up_count == up_count:
+                # The link was not up, so `_go_down` has reported nothing.
                 dials += 1
                 self._reason = reason
                 self._on_disconnected(Disconnected(reason, dials))
@@ -385,12 +389,14 @@ class Link:
             keepalive=self._keepalive,
         )
         async with trio.open_nursery() as nursery:
+            # The nursery ends with the conversation, so this waits until the connection breaks.
             nursery.start_soon(conversation.run)
             try:
                 with self._prepare_scope:
                     await self._on_connect(conversation)
             except redis_errors.RedisError as error:
                 conversation.end(error)
+            # No checkpoint between the two: the conversation cannot end in between.
             if conversation.reason is None:
                 self._go_up(conversation)
                 if self._up_count == 1:
@@ -416,6 +422,7 @@ class Link:
             return
         self._conversation, self._reason = None, reason
         self._down_at = trio.current_time()
+        # Requests whose patience is 0 fail at once.
         self._queue.wake_all()
         self._notify_changed()
         if not isinstance(reason, LinkClosed):

@@ -96,6 +96,7 @@ class Pool:
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_running()
+        # Not the task: it may borrow several connections.
         owner = object()
         with trio.move_on_after(patience) as waiting:
             await self._permits.acquire_on_behalf_of(owner)
@@ -106,6 +107,7 @@ class Pool:
             try:
                 yield connection
             finally:
+                # A pool that has ended keeps no connection open.
                 if connection.usable and self._running:
                     self._idle.append(IdleConnection(connection, trio.current_time()))
                 else:
@@ -119,6 +121,7 @@ class Pool:
             idle = self._idle.pop()
             connection = idle.connection
             self._refill.set()
+            # A dead one is closed by the check, and the next one is tried.
             if await _is_alive(connection, trio.current_time() - idle.since):
                 return connection
         await trio.lowlevel.checkpoint_if_cancelled()
@@ -133,10 +136,10 @@ class Pool:
         return running(self)
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
-        """Keep `RedisConfig.min_idle_conns` connections open ahead; started when they are.
+        """Keep `RedisConfig.min_idle_conns` idle connections; started when they are open.
 
         Raises:
-            RedisLinkError: The first of them could not be opened; later failures are tried again.
+            RedisLinkError: One of the first could not be opened; later failures are tried again.
         """
         if self._running:
             raise RuntimeError("the pool is running already")
@@ -145,6 +148,7 @@ class Pool:
             await self._fill()
             task_status.started()
             while True:
+                # Before filling: a connection that is borrowed meanwhile wakes the next round.
                 self._refill = trio.Event()
                 try:
                     await self._fill()
@@ -163,6 +167,7 @@ class Pool:
         while len(self._idle) < self.config.min_idle_conns:
             if len(self._idle) + self._permits.borrowed_tokens >= self.config.pool_size:
                 return
+            # A connection that is being opened counts, so that borrowers cannot exceed the size.
             self._permits.acquire_on_behalf_of_nowait(owner)
             try:
                 connection = await open_connection(self.config)

@@ -106,7 +106,7 @@ class RedisDriver:
         Raises:
             DriverConnectionError: The bus is not open.
         """
-        return RedisClient(self._running(), self._pool)
+        return RedisClient(self._open_link(), self._pool)
 
     # -- the contract of drivers
 
@@ -146,6 +146,8 @@ class RedisDriver:
         try:
             async with running_link_and_pool(link, self._pool):
                 self._link = link
+                # The receiver and the sequencer end at a cancellation. The link goes on, for the
+                # last marks.
                 try:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(receiver.run)
@@ -165,6 +167,7 @@ class RedisDriver:
         link, receiver = self._link, self._receiver
         if link is None or receiver is None:
             return
+        # A connection that is made from now on subscribes to nothing.
         self._draining = True
         channels, globs = self._wanted.all()
         if link.connected:
@@ -181,20 +184,23 @@ class RedisDriver:
 
         It waits for a lost connection, at most 5 seconds.
         """
-        self._running()
+        self._open_link()
         channels, globs = self._wanted.split(names)
+        # Before the first command: a connection that is made meanwhile subscribes to them, and the
+        # confirmation of a glob has to know its patterns.
         self._wanted.add(names)
         try:
             await self._confirm("SUBSCRIBE", channels)
             await self._confirm("PSUBSCRIBE", globs)
         except redis_errors.RedisError as error:
-            # Otherwise the server would refuse the next connection, too.
+            # Otherwise the server would refuse the same channels on the next connection, too, and
+            # the link would never be up again.
             self._wanted.remove(names)
             raise self._to_driver_error(error) from error
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Unsubscribe; queued messages of these names are not handed over."""
-        self._running()
+        self._open_link()
         gone = list(names)
         channels, globs = self._wanted.split(gone)
         self._wanted.remove(gone)
@@ -209,6 +215,7 @@ class RedisDriver:
             pass  # the next connection does not subscribe to them
         except redis_errors.RedisError as error:
             raise self._to_driver_error(error) from error
+        # After the confirmation, so that the note stands behind the last message of these names.
         if self._receiver is not None:
             self._receiver.forget(gone)
 
@@ -217,7 +224,7 @@ class RedisDriver:
 
         It waits for a lost connection, until the connection has been down for 5 seconds.
         """
-        link, sequencer = self._running(), self._sequencer
+        link, sequencer = self._open_link(), self._sequencer
         if sequencer is None:
             raise RuntimeError("a driver that runs has a sequencer")
         name = message.event_name
@@ -265,7 +272,7 @@ class RedisDriver:
 
     # -- the connection
 
-    def _running(self) -> Link:
+    def _open_link(self) -> Link:
         if self._link is None:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link
@@ -277,7 +284,7 @@ class RedisDriver:
     async def _confirm(self, command: str, channels: list[str]) -> None:
         """Send a command until the server has confirmed it, over a new connection if one breaks."""
         while channels:
-            link = self._running()
+            link = self._open_link()
             try:
                 with trio.move_on_after(MAX_DOWNTIME_SECONDS) as waiting:
                     await link.ready()
@@ -294,6 +301,8 @@ class RedisDriver:
         """Prepare a new connection: start new numbers, and subscribe again."""
         if self._receiver is None or self._sequencer is None:
             raise RuntimeError("a driver that connects has a receiver and a sequencer")
+        # Before anything is sent: messages of this connection must have its origin, and no
+        # confirmation of it may come before the note of its beginning.
         self._sequencer.start_connection()
         self._receiver.start_connection()
         if self._draining:

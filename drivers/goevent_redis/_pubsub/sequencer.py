@@ -136,6 +136,8 @@ class PublishSequencer:
 
     def start_connection(self) -> None:
         """Begin a new origin with new numbers, for a new connection."""
+        # With the old origin, a subscriber would take a message that was lost with the connection
+        # for a gap, although its publisher has reported it as failed.
         self._keep_marks(self._inbox.origin, self._table.accepted_marks())
         self._inbox.renew_origin()
         self._table = SequenceTable(self._command_prefix)
@@ -159,6 +161,7 @@ class PublishSequencer:
         """Encode a message with its number, which is only taken if the encoding succeeds."""
         sequence = self._table.of(message.event_name)
         number = sequence.last + 1
+        # This may raise, for instance for an event that is too large. Then the number stays free.
         data = message.encode(origin=self._inbox.origin, seq=number)
         sequence.last = number
         if not self._has_news:
@@ -177,6 +180,7 @@ class PublishSequencer:
         """Announce the highest numbers that were not announced yet, if there is a connection."""
         if not link.connected:
             return  # `start_connection` keeps the marks for the next connection
+        # Before the announcement: a message that is published during it is news again.
         self._news, self._has_news = trio.Event(), False
         await self._announce_kept_marks(link)
         # Before the call, which may end on another connection: then these are the marks to keep.
@@ -239,6 +243,7 @@ class PostedPublish(msgspec.Struct, eq=False):
     def receive_reply(self, frame: Any, /) -> bool:
         """Take the reply, or the error in its place."""
         sequence = self.sequence
+        # Replies arrive in the order of the numbers, so a later number is never overwritten.
         if not frame:
             sequence.accepted = self.number
             self.replied(NO_RECEIVERS)
