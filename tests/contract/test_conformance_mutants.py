@@ -77,7 +77,7 @@ class DuplicatesEverySeventh(MemoryDriver):
 
 
 class ReordersTwo(MemoryDriver):
-    """Has two publishes under way at once, of which the later one may be the faster one."""
+    """Runs two publishes at the same time, and the later one may be faster."""
 
     count = 0
 
@@ -106,7 +106,7 @@ def as_inbox(wrapped: Wrapped) -> Inbox:
 
 
 class Wrapped:
-    """An inbox that does something else with what is delivered."""
+    """The base of inboxes that change deliveries."""
 
     def __init__(self, inbox: Inbox) -> None:
         self.inbox = inbox
@@ -241,7 +241,7 @@ class ChangesPayloads(MemoryDriver):
 
 
 class MixesUpNames(MemoryDriver):
-    """Sends every seventh event under the name of the one before."""
+    """Sends every seventh event under the name of the previous one."""
 
     count = 0
     last: type[Event] | None = None
@@ -292,7 +292,7 @@ class FailsOnReopening(MemoryDriver):
         self.opened = True
 
 
-# -- with bytes, an echo and outages
+# -- echo drivers
 
 
 class SwallowsPublishErrors(EchoDriver):
@@ -366,7 +366,7 @@ class OpensWithoutABroker(EchoDriver):
         await super().run(inbox)
 
 
-# -- with groups, and durable
+# -- group drivers
 
 
 class SettlesTwice(GroupDriver):
@@ -544,14 +544,16 @@ async def failure(driver: type, case: str) -> str:
 async def test_mutant_is_caught(
     autojump_clock: MockClock, mutant: type, case: str, message: str
 ) -> None:
-    said = await failure(mutant, case)
-    assert re.search(message, said, re.DOTALL), f"{mutant.__name__} passed {case}: {said}"
+    failed_with = await failure(mutant, case)
+    assert re.search(message, failed_with, re.DOTALL), (
+        f"{mutant.__name__} passed {case}: {failed_with}"
+    )
 
 
 @pytest.mark.parametrize("driver", SUITES)
 async def test_a_correct_driver_passes_every_case(autojump_clock: MockClock, driver: type) -> None:
-    said = {case: await failure(driver, case.removeprefix("test_")) for case in CASES}
-    assert {case: words for case, words in said.items() if words} == {}
+    failed_with = {case: await failure(driver, case.removeprefix("test_")) for case in CASES}
+    assert {case: words for case, words in failed_with.items() if words} == {}
 
 
 def test_every_case_in_the_table_exists() -> None:

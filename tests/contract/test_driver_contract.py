@@ -1,4 +1,4 @@
-"""The bus's side of the driver contract: what a driver may count on, and what ends the bus."""
+"""The bus's side of the driver contract: its guarantees to a driver, and the end of the bus."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Pong(Event, name="contract.pong", registry=REGISTRY):
 
 
 class Scripted:
-    """A driver that plays a script."""
+    """A driver whose `run` is a given function."""
 
     schemes: tuple[str, ...] = ()
 
@@ -87,7 +87,7 @@ class Scripted:
 
 
 class Settlements:
-    """What a driver is told of its deliveries."""
+    """The settlements of a driver's deliveries."""
 
     def __init__(self) -> None:
         self.outcomes: list[tuple[str, ...]] = []
@@ -103,7 +103,7 @@ def make(driver: Scripted) -> GoEvent:
 
 
 def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
+    """An `on_error` callback for tests that expect failures."""
 
 
 def arriving(n: int = 0) -> Envelope:
@@ -156,14 +156,14 @@ async def test_closing_waits_until_the_driver_has_ended(autojump_clock: MockCloc
         assert ended
 
 
-async def test_what_arrives_before_the_bus_is_open_waits_for_it(
+async def test_an_event_that_arrives_before_the_bus_is_open_waits(
     autojump_clock: MockClock,
 ) -> None:
     async def early(inbox: Inbox) -> None:
         await inbox.deliver(arriving(1))
         await trio.sleep_forever()
 
-    for _ in range(20):  # the order of tasks is Trio's
+    for _ in range(20):  # Trio may run the tasks in any order
         bus = make(Scripted(early))
         seen: list[int] = []
 
@@ -180,11 +180,11 @@ async def test_what_arrives_before_the_bus_is_open_waits_for_it(
         assert (seen, bus.errors) == ([1], ())
 
 
-# -- what the broker tells
+# -- information from the broker
 
 
 @pytest.mark.parametrize("filtered", [False, True])
-async def test_a_listener_is_told_how_often_its_event_was_handed_out(
+async def test_a_listener_can_get_the_number_of_deliveries(
     autojump_clock: MockClock, filtered: bool
 ) -> None:
     seen: list[tuple[int, bool]] = []
@@ -202,7 +202,7 @@ async def test_a_listener_is_told_how_often_its_event_was_handed_out(
 
     bus = make(Scripted(redeliver))
     if filtered:
-        bus.subscribe(note, Ping, when=lambda event: True)  # takes the way of special routes
+        bus.subscribe(note, Ping, when=lambda event: True)  # has a special route
     else:
         bus.subscribe(note, Ping)
     async with bus:
@@ -211,14 +211,14 @@ async def test_a_listener_is_told_how_often_its_event_was_handed_out(
 
 
 @pytest.mark.parametrize("options", [{}, {"mailbox": 1}, {"mailbox": 1, "when": bool}])
-async def test_a_delivery_that_nobody_listens_to_any_more_is_not_done(
+async def test_a_delivery_without_listeners_is_settled_as_not_started(
     autojump_clock: MockClock, options: dict[str, Any]
 ) -> None:
     ends: list[Settlement] = []
     gate = trio.Event()
 
     async def bring_four(inbox: Inbox) -> None:
-        for n in range(1, 5):  # one is worked on, one is in the mailbox, one waits for room there
+        for n in range(1, 5):  # one is processed, one is in the mailbox, one waits for room
             await inbox.deliver(arriving(n), ends.append)
         await trio.sleep_forever()
 
@@ -235,11 +235,11 @@ async def test_a_delivery_that_nobody_listens_to_any_more_is_not_done(
         await wait_all_tasks_blocked()
     unheard = Settlement(started=False)
     assert ends.count(unheard) == (2 if options else 0)
-    assert ends.count(Settlement()) == 1  # the one that was worked on
+    assert ends.count(Settlement()) == 1  # the one that was processed
     assert len(ends) == 4
 
 
-async def test_an_event_that_no_broker_brought_was_handed_out_once(
+async def test_a_local_event_has_one_delivery(
     autojump_clock: MockClock,
 ) -> None:
     seen: list[int] = []
@@ -254,15 +254,15 @@ async def test_an_event_that_no_broker_brought_was_handed_out_once(
     assert seen == [1]
 
 
-async def test_a_snapshot_shows_what_the_driver_tells(autojump_clock: MockClock) -> None:
-    told = DriverSnapshot(connected=False, backlogs=(Backlog(event_name="a", lag=3),))
+async def test_a_snapshot_contains_that_of_the_driver(autojump_clock: MockClock) -> None:
+    expected = DriverSnapshot(connected=False, backlogs=(Backlog(event_name="a", lag=3),))
 
     class Talkative(Scripted):
         def snapshot(self) -> DriverSnapshot:
-            return told
+            return expected
 
     async with make(Talkative()) as talkative, make(Scripted()) as silent:
-        assert talkative.snapshot().driver is told
+        assert talkative.snapshot().driver is expected
         assert silent.snapshot().driver is None
 
 
@@ -297,10 +297,10 @@ async def test_a_delivery_that_is_cancelled_is_settled(
 
 
 def ignore_event(event: Any) -> None:
-    """Listen, and do nothing."""
+    """A listener that does nothing."""
 
 
-async def test_what_a_driver_still_delivers_when_the_bus_has_ended_is_settled(
+async def test_a_delivery_after_the_end_of_the_bus_is_settled(
     autojump_clock: MockClock,
 ) -> None:
     settled = Settlements()
@@ -408,7 +408,7 @@ async def test_waiting_for_a_subscription_ends_with_the_bus(autojump_clock: Mock
     assert ends == [BusClosed]
 
 
-async def test_a_subscription_under_way_is_taken_back_when_the_bus_ends(
+async def test_a_subscription_in_progress_is_undone_when_the_bus_ends(
     autojump_clock: MockClock,
 ) -> None:
     driver = Scripted()
@@ -485,7 +485,7 @@ async def test_messages_above_the_limit_of_the_driver_are_refused(
     assert len(driver.sizes) == 2
 
 
-async def test_origins_of_a_bus_stay_its_own_for_long(autojump_clock: MockClock) -> None:
+async def test_a_bus_recognises_its_earlier_origins(autojump_clock: MockClock) -> None:
     seen: list[bool] = []
 
     async def renew(inbox: Inbox) -> None:

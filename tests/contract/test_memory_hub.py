@@ -36,7 +36,7 @@ class Pong(Event, name="hub.pong", registry=REGISTRY):
 
 
 def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
+    """An `on_error` callback for tests that expect failures."""
 
 
 def make(hub: MemoryHub) -> GoEvent:
@@ -63,7 +63,7 @@ def note(bus: GoEvent, *events: str | type, **options: Any) -> list[int]:
 
 
 async def settle() -> None:
-    """Wait until nothing moves any more."""
+    """Wait until all tasks are blocked."""
     await wait_all_tasks_blocked()
 
 
@@ -84,7 +84,7 @@ async def test_each_event_arrives_once_at_each_bus(
     assert seen == [expected] * count
 
 
-async def test_the_own_listeners_run_at_once_and_only_once(autojump_clock: MockClock) -> None:
+async def test_own_listeners_run_at_once_and_only_once(autojump_clock: MockClock) -> None:
     hub = MemoryHub()
     one, two = make(hub), make(hub)
     here, there = note(one, Ping), note(two, Ping)
@@ -96,7 +96,7 @@ async def test_the_own_listeners_run_at_once_and_only_once(autojump_clock: MockC
         assert (here, there) == ([1], [1])
 
 
-async def test_the_handle_waits_until_the_event_is_on_its_way(autojump_clock: MockClock) -> None:
+async def test_the_handle_waits_until_the_event_is_published(autojump_clock: MockClock) -> None:
     hub = MemoryHub(inbox=1)
     one, two = make(hub), make(hub)
     gate = trio.Event()
@@ -144,7 +144,7 @@ async def test_an_event_that_an_inline_listener_dispatches_arrives_after_its_cau
     assert there == [*range(10)]
 
 
-async def test_an_event_nobody_listens_to_here_still_reaches_the_others(
+async def test_an_event_without_own_listeners_reaches_the_other_buses(
     autojump_clock: MockClock,
 ) -> None:
     hub = MemoryHub()
@@ -172,7 +172,7 @@ async def test_buses_answer_each_other(autojump_clock: MockClock) -> None:
     assert answers == [*range(100)]
 
 
-async def test_a_slow_bus_holds_the_sender_back(autojump_clock: MockClock) -> None:
+async def test_a_slow_bus_makes_the_sender_wait(autojump_clock: MockClock) -> None:
     hub = MemoryHub(inbox=1)
     one, two = make(hub), make(hub)
     gate = trio.Event()
@@ -200,7 +200,7 @@ async def test_a_slow_bus_holds_the_sender_back(autojump_clock: MockClock) -> No
     assert seen[:1029] == [*range(1029)]
 
 
-async def test_closing_one_bus_leaves_the_others_joined(autojump_clock: MockClock) -> None:
+async def test_closing_one_bus_keeps_the_others_joined(autojump_clock: MockClock) -> None:
     hub = MemoryHub(inbox=1)
     one, two, three = make(hub), make(hub), make(hub)
     at_two, at_three = note(two, Ping), note(three, Ping)
@@ -216,7 +216,7 @@ async def test_closing_one_bus_leaves_the_others_joined(autojump_clock: MockCloc
         assert (await one.close()).failed == 0
 
 
-async def test_a_bus_that_closes_frees_those_who_wait_for_its_inbox(
+async def test_a_bus_that_closes_frees_the_senders_that_wait_for_its_inbox(
     autojump_clock: MockClock,
 ) -> None:
     hub = MemoryHub(inbox=1)
@@ -252,7 +252,7 @@ async def test_a_bus_may_leave_and_come_back(autojump_clock: MockClock) -> None:
     assert there == [100, 101, 102, 103, 104]
 
 
-async def test_unregistering_here_does_not_take_back_what_is_on_its_way(
+async def test_unregistering_does_not_undo_an_event_that_is_being_published(
     autojump_clock: MockClock,
 ) -> None:
     hub = MemoryHub()
@@ -288,13 +288,13 @@ async def test_registering_on_a_joined_bus_keeps_it_joined(autojump_clock: MockC
 
 
 @pytest.mark.parametrize("inline", [True, False])
-async def test_a_remote_listener_that_fails_is_an_error_there_and_not_here(
+async def test_a_failing_remote_listener_is_an_error_of_its_own_bus(
     autojump_clock: MockClock, inline: bool
 ) -> None:
     hub = MemoryHub()
     one, two = make(hub), make(hub)
-    told: list[EventError] = []
-    two.on_error(told.append)
+    reported: list[EventError] = []
+    two.on_error(reported.append)
 
     def fail(event: Ping) -> None:
         if event.n % 2:
@@ -315,10 +315,10 @@ async def test_a_remote_listener_that_fails_is_an_error_there_and_not_here(
         assert there == [*range(10)]
         ledger = await two.close()
     assert ledger == Ledger(accepted=20, completed=15, failed=5)
-    assert len(told) == 5
+    assert len(reported) == 5
 
 
-async def test_a_remote_mailbox_that_refuses_is_an_error_of_the_driver_there(
+async def test_a_full_remote_mailbox_is_an_error_of_the_driver_there(
     autojump_clock: MockClock,
 ) -> None:
     hub = MemoryHub()
@@ -339,7 +339,7 @@ async def test_a_remote_mailbox_that_refuses_is_an_error_of_the_driver_there(
         assert not one.errors
 
 
-async def test_an_event_of_a_type_unknown_there_is_one_error_there(
+async def test_an_event_of_an_unknown_type_is_one_error_at_the_receiver(
     autojump_clock: MockClock,
 ) -> None:
     hub = MemoryHub()
@@ -352,13 +352,15 @@ async def test_an_event_of_a_type_unknown_there_is_one_error_there(
         await settle()
         (error,) = two.errors
         assert error.listener == "driver"
-        await one.dispatch(Pong())  # nobody there wants it, so nobody there hears of it
+        await one.dispatch(
+            Pong()
+        )  # no listener there wants it, so the event is not delivered there
         await settle()
         assert len(two.errors) == 1
     assert there == others == []
 
 
-async def test_the_books_of_each_bus_add_up(autojump_clock: MockClock) -> None:
+async def test_the_ledger_of_each_bus_adds_up(autojump_clock: MockClock) -> None:
     hub = MemoryHub()
     buses = [make(hub) for _ in range(3)]
     for bus in buses:
@@ -390,12 +392,12 @@ async def test_a_driver_shared_by_two_buses_is_refused(autojump_clock: MockClock
         assert two.snapshot().state in ("new", "closed")
         await one.dispatch(Ping(1))
     assert here == [1]
-    async with joined(two):  # one at a time is fine
+    async with joined(two):  # one bus after another may use it
         await two.dispatch(Ping(2))
 
 
 @pytest.mark.parametrize("driver", ["memory", "memory://", MemoryDriver()])
-async def test_the_memory_driver_alone_joins_nobody(driver: str | MemoryDriver) -> None:
+async def test_a_memory_driver_without_a_hub_joins_no_bus(driver: str | MemoryDriver) -> None:
     one, two = (GoEvent(Config(registry=REGISTRY, driver=driver)) for _ in range(2))
     here, there = note(one, Ping), note(two, Ping)
     async with joined(one, two):
@@ -410,19 +412,19 @@ def test_a_memory_url_has_nothing_but_its_scheme(url: str) -> None:
         GoEvent(url)
 
 
-async def test_a_memory_driver_alone_receives_nothing() -> None:
+async def test_a_memory_driver_without_a_hub_cannot_run() -> None:
     with pytest.raises(RuntimeError, match="without a hub"):
         await MemoryDriver().run(cast("Inbox", None))
 
 
 @pytest.mark.parametrize("driver", ["kafka9", "carrier-pigeon://roof"])
-def test_an_unknown_driver_is_an_error_that_tells_which_there_are(driver: str) -> None:
+def test_an_unknown_driver_is_an_error_that_lists_the_known_ones(driver: str) -> None:
     with pytest.raises(UnknownDriverError, match="memory") as caught:
         GoEvent(driver)
     assert isinstance(caught.value, DriverError)
 
 
-def test_what_is_no_driver_is_a_type_error() -> None:
+def test_an_object_that_is_not_a_driver_is_a_type_error() -> None:
     thing: Any = object()
     with pytest.raises(TypeError, match="a driver is a URL"):
         GoEvent(thing)

@@ -1,4 +1,4 @@
-"""The pytest plugin, as an application's tests see it: each runs in a pytest of its own."""
+"""The pytest plugin, as an application uses it. Each test runs a pytest of its own."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def test_the_fixtures_are_there_without_configuration(pytester: pytest.Pytester)
         result.stdout.fnmatch_lines([line])
 
 
-def test_an_error_that_nobody_looked_at_fails_the_test(pytester: pytest.Pytester) -> None:
+def test_an_error_that_the_test_did_not_look_at_fails_it(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """
@@ -67,7 +67,7 @@ async def test_in_the_background(bus):
     result.stdout.fnmatch_lines(["*ValueError: broken later*"])
 
 
-def test_an_event_that_was_given_up_is_an_error_to_look_at(pytester: pytest.Pytester) -> None:
+def test_an_abandoned_event_is_an_error_to_look_at(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """
@@ -160,7 +160,7 @@ async def test_closed(bus):
     result.assert_outcomes(passed=2)
 
 
-def test_the_recorder_sees_what_was_dispatched_and_what_ran(pytester: pytest.Pytester) -> None:
+def test_the_recorder_has_the_dispatched_events_and_the_runs(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """
@@ -206,7 +206,7 @@ async def test_has_listeners_that_were_there_before(bus):
     result.assert_outcomes(passed=2)
 
 
-def test_time_is_the_mock_clock_s(pytester: pytest.Pytester) -> None:
+def test_the_mock_clock_gives_the_time(pytester: pytest.Pytester) -> None:
     result = run(
         pytester,
         """

@@ -134,7 +134,7 @@ def test_a_key_without_a_name_is_refused() -> None:
 
 
 @pytest.mark.parametrize("reserved", ["event_name", "payload"])
-def test_a_field_with_a_reserved_name_says_how_to_alias_it(reserved: str) -> None:
+def test_the_error_for_a_reserved_field_name_shows_an_alias(reserved: str) -> None:
     with pytest.raises(TypeError, match=rf'msgspec\.field\(name="{reserved}"\)'):
         METACLASS("Bad", (Event,), {"__annotations__": {reserved: str}})
     with pytest.raises(TypeError, match=rf"{reserved!r} is reserved"):
@@ -155,7 +155,7 @@ def test_an_option_that_would_change_the_wire_is_refused(option: str) -> None:
         METACLASS("Bad", (Event,), {}, **{option: False})
 
 
-def test_options_of_a_struct_are_taken() -> None:
+def test_options_of_a_struct_are_accepted() -> None:
     class Renamed(Event, name="renamed", registry=REGISTRY, rename="camel", kw_only=True):
         user_id: int
 

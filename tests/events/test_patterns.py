@@ -32,7 +32,7 @@ names = st.lists(st.sampled_from("abc"), min_size=1, max_size=8).map(".".join)
 
 
 def fits(pattern: Sequence[str], name: Sequence[str]) -> bool:
-    """Match by the definition: slow, but plainly right."""
+    """Match by the definition: slow, but obviously correct."""
     if not pattern or not name:
         return not pattern and not name
     head, *rest = pattern
@@ -50,7 +50,7 @@ def trie_of(*patterns: str) -> PatternTrie[str]:
 
 
 def matches(pattern: str, name: str) -> bool:
-    """Match in every way there is; they must agree."""
+    """Match with all implementations, which must agree."""
     in_trie = trie_of(pattern).match(name) == [pattern]
     assert in_trie == bool(compile_pattern(pattern)(name))
     return in_trie
@@ -67,12 +67,12 @@ def no_collector() -> Generator[None]:
 
 
 def parts() -> int:
-    """Count the nodes and states of all tries, also of those that only a collector would find."""
+    """Count the nodes and states of all tries, also the unreachable ones."""
     return sum(isinstance(each, (PatternNode, TrieState)) for each in gc.get_objects())
 
 
 def calls_during(call: Any, *args: Any) -> int:
-    """Count the calls, of Python and C functions, that a call makes: its work, not its time."""
+    """Count the calls of Python and C functions during a call. This measures work and not time."""
     count = 0
 
     def tick(*_: Any) -> None:
@@ -247,12 +247,12 @@ def test_the_items_of_a_pattern_stand_in_the_order_in_which_they_were_added() ->
     assert trie.match("a.b") == [0, 1, 3, 4, 2]
 
 
-def test_the_items_of_a_pattern_come_once_however_many_ways_it_matches() -> None:
+def test_the_items_of_a_pattern_come_once_if_it_matches_in_several_ways() -> None:
     trie = trie_of("**.**.a.**")
     assert trie.match("a.a.a.a.a.a") == ["**.**.a.**"]
 
 
-def test_an_item_under_two_patterns_comes_for_each_that_matches() -> None:
+def test_an_item_under_two_matching_patterns_comes_twice() -> None:
     trie = PatternTrie[str]()
     trie.add("a.*", "item")
     trie.add("*.b", "item")
@@ -290,7 +290,7 @@ def test_removing_an_unknown_item_is_an_error_and_changes_nothing(pattern: str, 
     assert trie.match("a.x") == ["a.*"]
 
 
-def test_a_pattern_that_begins_or_continues_another_stays_when_that_goes() -> None:
+def test_a_pattern_stays_when_a_prefix_or_an_extension_of_it_is_removed() -> None:
     trie = trie_of("a.*", "a.*.**", "a.*.b")
     trie.remove("a.*", "a.*")
     assert trie.match("a.x") == []
@@ -319,7 +319,7 @@ def test_removal_restores_the_earlier_matches_exactly(
 
 
 class Churn(RuleBasedStateMachine):
-    """Patterns come, go and are matched in any order; the model is a list of all of them."""
+    """Add, remove and match patterns in any order. The model is a list of all patterns."""
 
     @initialize()
     def begin(self) -> None:
@@ -377,7 +377,7 @@ def test_dropping_the_remembered_states_changes_no_match(many: list[str], some: 
 
 
 class Busy:
-    """A trie that gets 2000 patterns, matches 2000 names and loses the patterns again."""
+    """A trie that gets 2000 patterns, matches 2000 names and loses the patterns."""
 
     def __init__(self) -> None:
         self.trie = PatternTrie[int]()
@@ -404,7 +404,7 @@ def test_memory_is_freed_when_the_patterns_are_removed() -> None:
         busy.fill()
         full = tracemalloc.get_traced_memory()[0]
         busy.empty()
-        gc.collect()  # empties the interpreter's own free lists
+        gc.collect()  # this empties the free lists of the interpreter
         left = tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
@@ -482,7 +482,7 @@ def test_names_made_of_the_patterns_words_cannot_fill_the_memory(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(_patterns, "MAX_REMEMBERED_NODES", 500)
-    # Each set of these words that a name holds is a state of its own: there are 2 ** 10.
+    # Each set of these words in a name leads to another state: there are 2 ** 10.
     trie = trie_of(*(f"**.w{i}.**.end" for i in range(10)))
     with no_collector():
         before = parts()
@@ -493,7 +493,7 @@ def test_names_made_of_the_patterns_words_cannot_fill_the_memory(
                 assert parts() < before + 250
 
 
-# -- names and patterns made to be slow
+# -- hostile names and patterns
 
 
 HOSTILE = [
@@ -506,7 +506,7 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("pattern", HOSTILE)
-@pytest.mark.timeout(10)  # seconds; with backtracking these take years
+@pytest.mark.timeout(10)  # in seconds; with backtracking these would take years
 def test_no_pattern_backtracks(pattern: str) -> None:
     name = ".".join("a" * 120)
     assert not matches(pattern, name)

@@ -101,7 +101,7 @@ def test_a_struct_written_as_a_list_is_refused() -> None:
         EventRegistry().register_as("a.b", Listed)
 
 
-def test_event_and_the_ad_hoc_event_are_no_event_types() -> None:
+def test_event_and_the_ad_hoc_event_are_not_event_types() -> None:
     for cls in (Event, AdHocEvent):
         with pytest.raises(TypeError, match="event type"):
             EventRegistry().register_as("a.b", cls)
@@ -120,7 +120,7 @@ def test_a_class_without_an_event_name_needs_one() -> None:
         register_event_type(StructEvent, key="payload")
 
 
-def test_a_class_can_state_its_name() -> None:
+def test_a_class_can_have_its_name_in_event_name() -> None:
     registry = EventRegistry()
     cls = make_event_class(registry)
     other = EventRegistry()
@@ -137,7 +137,7 @@ def test_an_abstract_event_gets_the_name_it_is_registered_under() -> None:
     assert Unnamed(1).event_name == "now.named"
 
 
-def test_a_different_class_under_a_taken_name_is_refused_naming_both() -> None:
+def test_a_different_class_under_a_taken_name_is_refused_with_both_classes() -> None:
     registry = EventRegistry()
     registry.register_as("a.b", StructEvent)
     with pytest.raises(ValueError, match=r"StructEvent.*DataclassEvent"):

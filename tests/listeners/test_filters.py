@@ -1,4 +1,4 @@
-"""Who gets an event, and in what order: `when`, `once` and `priority`."""
+"""Filters and order of listeners: `when`, `once` and `priority`."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def is_even(event: Ping) -> bool:
 
 
 class Full:
-    """A listener whose mailbox of one event is full until it is let go."""
+    """A listener whose mailbox of one event stays full until `go` is set."""
 
     def __init__(self, bus: GoEvent) -> None:
         self.bus = bus
@@ -79,7 +79,7 @@ class Full:
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("how", ["dispatch", "dispatch_nowait"])
-async def test_an_event_that_when_refuses_is_neither_delivered_nor_counted(
+async def test_an_event_refused_by_when_is_neither_delivered_nor_counted(
     bus: GoEvent, kind: str, how: str
 ) -> None:
     seen: list[int] = []
@@ -98,7 +98,7 @@ async def test_an_event_that_when_refuses_is_neither_delivered_nor_counted(
     assert ledger == Ledger(accepted=2, completed=2)
 
 
-async def test_an_inline_async_listener_that_is_not_wanted_is_not_awaited(bus: GoEvent) -> None:
+async def test_an_inline_async_listener_whose_when_is_false_is_not_awaited(bus: GoEvent) -> None:
     seen: list[int] = []
 
     @bus.listener(Ping, when=is_even, async_=False)
@@ -110,7 +110,7 @@ async def test_an_inline_async_listener_that_is_not_wanted_is_not_awaited(bus: G
     assert seen == [0, 2]
 
 
-async def test_when_does_not_keep_the_event_from_others(bus: GoEvent) -> None:
+async def test_when_keeps_the_event_from_no_other_listener(bus: GoEvent) -> None:
     seen: list[str] = []
     bus.subscribe(lambda event: seen.append("never"), Ping, when=lambda event: False)
     bus.subscribe(lambda event: seen.append("always"), Ping)
@@ -156,7 +156,7 @@ async def test_a_when_that_raises_is_one_failure_and_its_listener_does_not_run(
     assert ledger == Ledger(accepted=2, completed=1, failed=1)
 
 
-async def test_a_when_that_raises_does_not_use_up_a_listener_that_takes_one_event(
+async def test_a_when_that_raises_does_not_use_up_a_once_listener(
     bus: GoEvent,
 ) -> None:
     seen: list[int] = []
@@ -171,7 +171,7 @@ async def test_a_when_that_raises_does_not_use_up_a_listener_that_takes_one_even
     assert seen == [1]
 
 
-async def test_a_base_exception_of_when_leaves_dispatch_and_nobody_gets_the_event(
+async def test_a_base_exception_of_when_leaves_dispatch_and_no_listener_gets_the_event(
     bus: GoEvent,
 ) -> None:
     seen: list[int] = []
@@ -185,7 +185,7 @@ async def test_a_base_exception_of_when_leaves_dispatch_and_nobody_gets_the_even
         await bus.dispatch(Ping())
     assert seen == []
     seen.clear()
-    bus.dispatch_nowait(Pong())  # the bus is as it was
+    bus.dispatch_nowait(Pong())  # the bus works as before
     assert (await bus.close()) == Ledger()
 
 
@@ -204,7 +204,7 @@ async def test_when_may_dispatch(bus: GoEvent) -> None:
 
 
 @pytest.mark.parametrize("how", ["dispatch", "dispatch_nowait"])
-async def test_a_when_that_dispatches_in_a_circle_ends_with_a_nesting_error(
+async def test_a_when_that_dispatches_its_own_event_ends_with_a_nesting_error(
     bus: GoEvent, how: str
 ) -> None:
     def when(event: Ping) -> bool:
@@ -220,7 +220,7 @@ async def test_a_when_that_dispatches_in_a_circle_ends_with_a_nesting_error(
     assert isinstance(error.error, NestingError), error.details
 
 
-async def test_a_when_that_has_dispatched_to_a_listener_of_one_event_does_not_give_it_another(
+async def test_a_when_that_has_dispatched_to_a_once_listener_gives_it_no_second_event(
     bus: GoEvent,
 ) -> None:
     seen: list[int] = []
@@ -249,7 +249,7 @@ async def test_a_when_that_unregisters_its_listener_keeps_the_event_from_it(bus:
     assert (await bus.close()) == Ledger()
 
 
-async def test_when_is_asked_once_by_a_dispatch_that_waits_for_room(bus: GoEvent) -> None:
+async def test_when_is_called_once_by_a_dispatch_that_waits_for_room(bus: GoEvent) -> None:
     asked: list[int] = []
     seen: list[int] = []
     full = Full(bus)
@@ -270,7 +270,7 @@ async def test_when_is_asked_once_by_a_dispatch_that_waits_for_room(bus: GoEvent
     assert seen == [2]
 
 
-async def test_when_is_asked_once_though_the_route_changes_while_the_dispatch_waits(
+async def test_when_is_called_once_if_the_route_changes_while_the_dispatch_waits(
     bus: GoEvent,
 ) -> None:
     asked: list[int] = []
@@ -283,18 +283,18 @@ async def test_when_is_asked_once_though_the_route_changes_while_the_dispatch_wa
 
     await full.fill()
     bus.subscribe(lambda event: seen.append(event.n), Ping, when=when)
-    gone = bus.subscribe(lambda event: seen.append(-1), Ping)
+    removed = bus.subscribe(lambda event: seen.append(-1), Ping)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bus.dispatch, Ping(1))
         await wait_all_tasks_blocked()
-        gone.unregister()
+        removed.unregister()
         await wait_all_tasks_blocked()
         full.go.set()
     assert asked == [1]
     assert seen == [1]
 
 
-async def test_a_full_mailbox_of_a_listener_that_does_not_want_the_event_holds_up_nobody(
+async def test_a_full_mailbox_delays_no_event_that_its_listener_refuses(
     bus: GoEvent,
 ) -> None:
     go = trio.Event()
@@ -349,7 +349,9 @@ async def test_ctrl_c_may_interrupt_a_when(bus: GoEvent) -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "concurrent"])
 @pytest.mark.parametrize("how", ["dispatch", "dispatch_nowait"])
-async def test_once_takes_the_first_event_and_is_gone(bus: GoEvent, kind: str, how: str) -> None:
+async def test_a_once_listener_gets_the_first_event_and_is_unregistered(
+    bus: GoEvent, kind: str, how: str
+) -> None:
     seen: list[int] = []
     bus.subscribe(lambda event: seen.append(event.n), Ping, once=True, **KINDS[kind])
     for n in range(3):
@@ -365,7 +367,7 @@ async def test_once_takes_the_first_event_and_is_gone(bus: GoEvent, kind: str, h
 
 
 @pytest.mark.parametrize("options", [{"async_": True}, {"async_": False}, {}])
-async def test_many_tasks_that_dispatch_at_once_reach_it_once(
+async def test_many_tasks_that_dispatch_together_reach_a_once_listener_once(
     bus: GoEvent, options: dict[str, Any]
 ) -> None:
     seen: list[int] = []
@@ -385,7 +387,9 @@ async def test_many_tasks_that_dispatch_at_once_reach_it_once(
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "concurrent"])
-async def test_dispatches_that_wait_for_room_reach_it_once(bus: GoEvent, kind: str) -> None:
+async def test_dispatches_that_wait_for_room_reach_a_once_listener_once(
+    bus: GoEvent, kind: str
+) -> None:
     seen: list[int] = []
     full = Full(bus)
     await full.fill()
@@ -408,7 +412,7 @@ async def test_dispatches_that_wait_for_room_reach_it_once(bus: GoEvent, kind: s
     assert ledger == Ledger(accepted=7, completed=7)
 
 
-async def test_a_dispatch_that_waits_for_room_goes_on_without_a_listener_that_was_used_up(
+async def test_a_dispatch_that_waits_for_room_goes_on_without_a_used_once_listener(
     bus: GoEvent,
 ) -> None:
     seen: list[str] = []
@@ -432,7 +436,7 @@ async def test_a_dispatch_that_waits_for_room_goes_on_without_a_listener_that_wa
     assert ledger == Ledger(accepted=4, completed=4)
 
 
-async def test_a_dispatch_that_is_cancelled_while_it_waits_does_not_use_it_up(
+async def test_a_dispatch_cancelled_while_it_waits_does_not_use_up_a_once_listener(
     bus: GoEvent,
 ) -> None:
     seen: list[int] = []
@@ -450,7 +454,7 @@ async def test_a_dispatch_that_is_cancelled_while_it_waits_does_not_use_it_up(
     assert seen == [3]
 
 
-async def test_a_nested_dispatch_of_its_own_does_not_reach_it(bus: GoEvent) -> None:
+async def test_a_nested_dispatch_of_its_own_does_not_reach_a_once_listener(bus: GoEvent) -> None:
     seen: list[int] = []
 
     @bus.listener(Ping, once=True)
@@ -462,7 +466,9 @@ async def test_a_nested_dispatch_of_its_own_does_not_reach_it(bus: GoEvent) -> N
     assert seen == [1]
 
 
-async def test_a_nested_dispatch_of_a_listener_before_it_does_not_reach_it(bus: GoEvent) -> None:
+async def test_a_nested_dispatch_of_an_earlier_listener_does_not_reach_a_once_listener(
+    bus: GoEvent,
+) -> None:
     seen: list[int] = []
 
     @bus.listener(Ping)
@@ -472,10 +478,10 @@ async def test_a_nested_dispatch_of_a_listener_before_it_does_not_reach_it(bus: 
 
     bus.subscribe(lambda event: seen.append(event.n), Ping, once=True)
     await bus.dispatch(Ping(1))
-    assert seen == [1]  # it was the first event's from the moment of its dispatch
+    assert seen == [1]  # the first event has used it up from the moment of its dispatch
 
 
-async def test_a_veto_around_the_dispatch_does_not_use_it_up() -> None:
+async def test_a_veto_around_the_dispatch_does_not_use_up_a_once_listener() -> None:
     class NoOdd:
         def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
             if isinstance(handle.event, Ping) and handle.event.n % 2:
@@ -490,7 +496,7 @@ async def test_a_veto_around_the_dispatch_does_not_use_it_up() -> None:
     assert seen == [2]
 
 
-async def test_a_veto_around_its_call_uses_it_up() -> None:
+async def test_a_veto_around_its_call_uses_up_a_once_listener() -> None:
     class NoOdd:
         def around_call(self, delivery: Delivery, /) -> Iterator[None]:
             if isinstance(delivery.event, Ping) and delivery.event.n % 2:
@@ -508,7 +514,9 @@ async def test_a_veto_around_its_call_uses_it_up() -> None:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "concurrent"])
-async def test_once_waits_for_an_event_that_it_wants(bus: GoEvent, kind: str) -> None:
+async def test_a_once_listener_waits_for_an_event_that_its_when_accepts(
+    bus: GoEvent, kind: str
+) -> None:
     seen: list[int] = []
     bus.subscribe(lambda event: seen.append(event.n), Ping, once=True, when=is_even, **KINDS[kind])
     for n in (1, 3, 4, 5, 6):
@@ -517,7 +525,7 @@ async def test_once_waits_for_an_event_that_it_wants(bus: GoEvent, kind: str) ->
     assert seen == [4]
 
 
-async def test_events_that_arrive_over_a_hub_reach_it_once() -> None:
+async def test_events_that_arrive_over_a_hub_reach_a_once_listener_once() -> None:
     hub = MemoryHub()
     one, two = make(driver=MemoryDriver(hub)), make(driver=MemoryDriver(hub))
     seen: list[int] = []
@@ -534,7 +542,7 @@ async def test_events_that_arrive_over_a_hub_reach_it_once() -> None:
     assert ledger == Ledger(accepted=1, completed=1)
 
 
-async def test_once_by_several_names_takes_one_event_of_all(bus: GoEvent) -> None:
+async def test_a_once_listener_of_several_names_gets_one_event(bus: GoEvent) -> None:
     seen: list[Event] = []
     bus.subscribe(seen.append, Ping, Pong, "filters.*", once=True)
     await bus.dispatch(Pong(1))
@@ -544,7 +552,7 @@ async def test_once_by_several_names_takes_one_event_of_all(bus: GoEvent) -> Non
 
 
 @pytest.mark.parametrize("options", [{"async_": True}, {"async_": False}])
-async def test_once_with_retry_tries_its_event_again(
+async def test_a_once_listener_with_retry_tries_its_event_again(
     bus: GoEvent, autojump_clock: MockClock, options: dict[str, Any]
 ) -> None:
     attempts: list[int] = []
@@ -565,7 +573,9 @@ async def test_once_with_retry_tries_its_event_again(
 
 
 @pytest.mark.parametrize("options", [{}, {"async_": True}])
-async def test_once_that_fails_is_gone_all_the_same(bus: GoEvent, options: dict[str, Any]) -> None:
+async def test_a_once_listener_that_fails_is_unregistered(
+    bus: GoEvent, options: dict[str, Any]
+) -> None:
     runs: list[int] = []
 
     @bus.listener(Ping, once=True, supervision=Supervision("stop"), **options)
@@ -581,7 +591,7 @@ async def test_once_that_fails_is_gone_all_the_same(bus: GoEvent, options: dict[
     assert ledger == Ledger(accepted=1, failed=1)
 
 
-async def test_unregistering_it_before_its_event_is_fine(bus: GoEvent) -> None:
+async def test_a_once_listener_may_be_unregistered_before_its_event(bus: GoEvent) -> None:
     seen: list[int] = []
     registration = bus.subscribe(lambda event: seen.append(event.n), Ping, once=True)
     registration.unregister()
@@ -589,7 +599,7 @@ async def test_unregistering_it_before_its_event_is_fine(bus: GoEvent) -> None:
     assert seen == []
 
 
-async def test_unregistering_it_after_its_event_is_in_its_mailbox_changes_nothing(
+async def test_unregistering_a_once_listener_with_its_event_in_the_mailbox_changes_nothing(
     bus: GoEvent,
 ) -> None:
     seen: list[int] = []
@@ -607,8 +617,10 @@ async def test_unregistering_it_after_its_event_is_in_its_mailbox_changes_nothin
     assert ledger == Ledger(accepted=1, completed=1)
 
 
-async def test_a_once_listener_in_front_of_a_failing_one_keeps_the_books(bus: GoEvent) -> None:
-    """Stopping a listener tidies up the books, in the middle of a dispatch."""
+async def test_a_once_listener_in_front_of_a_failing_one_keeps_the_ledger_exact(
+    bus: GoEvent,
+) -> None:
+    """Stopping a listener folds the ledger in the middle of a dispatch."""
 
     @bus.listener(Ping, supervision=Supervision("stop"))
     def fails(event: Ping) -> None:
@@ -621,7 +633,7 @@ async def test_a_once_listener_in_front_of_a_failing_one_keeps_the_books(bus: Go
     assert ledger == Ledger(accepted=2, completed=1, failed=1)
 
 
-async def test_ten_once_listeners_take_the_same_event(bus: GoEvent) -> None:
+async def test_ten_once_listeners_get_the_same_event(bus: GoEvent) -> None:
     seen: list[str] = []
 
     def add(name: str) -> None:

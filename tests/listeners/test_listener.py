@@ -1,4 +1,4 @@
-"""Registering: what may listen to what, and how mistakes are told."""
+"""Registration: accepted and refused listeners, and the error messages."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def listens(bus: GoEvent) -> list[tuple[str, tuple[str, ...], bool]]:
     return [(one.name, one.event_names, one.inline) for one in bus.snapshot().listeners]
 
 
-# -- what may listen
+# -- accepted listeners
 
 
 async def test_functions_methods_callables_partials_lambdas_and_builtins(bus: GoEvent) -> None:
@@ -165,7 +165,7 @@ async def test_mocks_listen(bus: GoEvent) -> None:
     async_.assert_awaited_once_with(Ping(3))
 
 
-def test_the_decorator_returns_the_function_as_it_was(closed_bus: GoEvent) -> None:
+def test_the_decorator_returns_the_function_unchanged(closed_bus: GoEvent) -> None:
     def sync(event: Ping) -> None: ...
     async def later(event: Ping) -> None: ...
 
@@ -182,7 +182,7 @@ def test_a_name_given_twice_counts_once(closed_bus: GoEvent) -> None:
     assert registration.active
 
 
-# -- what may not
+# -- refused listeners
 
 
 def takes_nothing() -> None: ...
@@ -206,7 +206,7 @@ HANDLERS: list[tuple[Any, str]] = [
 
 
 @pytest.mark.parametrize(("handler", "message"), HANDLERS)
-def test_what_cannot_take_one_event_is_refused(
+def test_a_function_that_cannot_be_called_with_one_event_is_refused(
     closed_bus: GoEvent, handler: Any, message: str
 ) -> None:
     with pytest.raises(TypeError, match=message):
@@ -217,7 +217,7 @@ def test_what_cannot_take_one_event_is_refused(
 
 
 @pytest.mark.parametrize("events", [(), (7,), (None,), (Ping(),), (Ping, 7), (b"listener.ping",)])
-def test_the_decorator_takes_names_and_classes_only(
+def test_the_decorator_accepts_names_and_classes_only(
     closed_bus: GoEvent, events: tuple[Any, ...]
 ) -> None:
     with pytest.raises(TypeError, match=r"@bus\.listener"):
@@ -263,7 +263,7 @@ def test_an_invalid_name_is_refused_with_the_character(
 
 
 @pytest.mark.parametrize("cls", [int, Plain, Base, Event, Mock])
-def test_a_class_that_is_no_event_type_is_refused(closed_bus: GoEvent, cls: type[Any]) -> None:
+def test_a_class_that_is_not_an_event_type_is_refused(closed_bus: GoEvent, cls: type[Any]) -> None:
     with pytest.raises(TypeError, match=f"{cls.__name__} is not an event type"):
         closed_bus.listener(cls)(Mock())
 
@@ -282,7 +282,7 @@ def test_a_handler_of_another_event_is_refused_with_both_names(closed_bus: GoEve
     assert listens(closed_bus) == []
 
 
-def test_every_event_has_to_fit(closed_bus: GoEvent) -> None:
+def test_the_annotation_must_fit_every_event(closed_bus: GoEvent) -> None:
     def one(event: Ping) -> None: ...
     def both(event: Ping | Pong) -> None: ...
 
@@ -295,7 +295,7 @@ def test_every_event_has_to_fit(closed_bus: GoEvent) -> None:
         closed_bus.listener("listener.derived")(both)
 
 
-def test_unions_are_understood_in_every_spelling(closed_bus: GoEvent) -> None:
+def test_unions_are_understood_in_both_spellings(closed_bus: GoEvent) -> None:
     def old(event: Union[Ping, Pong]) -> None: ...  # noqa: UP007
     def optional(event: Optional[Ping]) -> None: ...  # noqa: UP045
     def text(event: "Ping | Pong") -> None: ...  # noqa: UP037
@@ -306,7 +306,7 @@ def test_unions_are_understood_in_every_spelling(closed_bus: GoEvent) -> None:
             closed_bus.listener("listener.derived")(handler)
 
 
-def test_a_handler_of_a_base_class_takes_what_derives_from_it(closed_bus: GoEvent) -> None:
+def test_a_handler_of_a_base_class_accepts_its_subclasses(closed_bus: GoEvent) -> None:
     def base(event: Base) -> None: ...
     def anything(event: Event) -> None: ...
     def thing(event: object) -> None: ...
@@ -365,7 +365,7 @@ def test_annotations_may_name_local_classes(closed_bus: GoEvent) -> None:
         bus.subscribe(does_not, Local)
 
 
-def test_an_annotation_that_only_type_checkers_see_is_left_to_them(closed_bus: GoEvent) -> None:
+def test_an_annotation_imported_for_type_checkers_only_is_not_checked(closed_bus: GoEvent) -> None:
     def handler(event: OnlyForCheckers) -> None: ...
 
     closed_bus.listener("listener.ping")(handler)
@@ -409,7 +409,7 @@ def test_an_event_class_is_not_registered_under_another_name(closed_bus: GoEvent
         ({"unknown": 1}, TypeError, "unknown"),
     ],
 )
-def test_options_that_make_no_sense_are_refused(
+def test_invalid_options_are_refused(
     closed_bus: GoEvent, options: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
@@ -421,7 +421,7 @@ def test_options_that_make_no_sense_are_refused(
 
 
 @pytest.mark.parametrize("options", [{"mailbox": 3}, {"overflow": "error"}])
-def test_an_inline_listener_has_no_mailbox_to_set(
+def test_an_inline_listener_refuses_a_mailbox_option(
     closed_bus: GoEvent, options: dict[str, Any]
 ) -> None:
     def handler(event: Ping) -> None: ...
@@ -432,7 +432,7 @@ def test_an_inline_listener_has_no_mailbox_to_set(
     assert [inline for _, _, inline in listens(closed_bus)] == [False]
 
 
-def test_a_default_mailbox_of_the_bus_leaves_inline_listeners_alone() -> None:
+def test_a_default_mailbox_of_the_bus_does_not_apply_to_inline_listeners() -> None:
     bus = GoEvent(Config(registry=REGISTRY, listener=ListenerOptions(mailbox=3)))
 
     @bus.listener(Ping)
@@ -459,7 +459,7 @@ def test_options_fall_back_to_those_of_the_bus() -> None:
     }
 
 
-def test_listeners_are_called_by_their_name_option(closed_bus: GoEvent) -> None:
+def test_the_name_option_names_the_listener(closed_bus: GoEvent) -> None:
     closed_bus.listener(Ping, name="audit")(Mock())
     assert listens(closed_bus) == [("audit", ("listener.ping",), True)]
 
@@ -515,10 +515,10 @@ NO_LISTENERS: list[Any] = [object(), None, "listener.ping", takes_two]
 
 
 @pytest.mark.parametrize("thing", NO_LISTENERS)
-def test_when_one_object_is_no_listener_none_is_registered(closed_bus: GoEvent, thing: Any) -> None:
-    with pytest.raises(
-        TypeError, match="must be an object with event_name and on_event"
-    ):
+def test_if_one_object_is_not_a_listener_none_is_registered(
+    closed_bus: GoEvent, thing: Any
+) -> None:
+    with pytest.raises(TypeError, match="must be an object with event_name and on_event"):
         closed_bus.register_listener(Audit(), thing)
     assert listens(closed_bus) == []
 
@@ -549,7 +549,7 @@ def test_objects_are_checked_like_functions(closed_bus: GoEvent) -> None:
     assert listens(closed_bus) == []
 
 
-def test_unregistering_what_nobody_listens_to_is_fine(closed_bus: GoEvent) -> None:
+def test_unregistering_an_event_without_listeners_does_nothing(closed_bus: GoEvent) -> None:
     for _ in range(2):
         closed_bus.unregister_listeners_for_event("listener.nobody")
         closed_bus.unregister_listeners_for_event(Ping)
@@ -558,7 +558,7 @@ def test_unregistering_what_nobody_listens_to_is_fine(closed_bus: GoEvent) -> No
         closed_bus.unregister_listeners_for_event(thing)
 
 
-async def test_unregistering_an_event_leaves_listeners_of_others(bus: GoEvent) -> None:
+async def test_unregistering_an_event_keeps_the_listeners_of_others(bus: GoEvent) -> None:
     seen: list[Any] = []
     both = bus.subscribe(seen.append, Ping, Pong)
     only = bus.subscribe(seen.append, Ping)

@@ -1,4 +1,4 @@
-"""Middleware on a bus: around dispatches, deliveries and runs; what it may do, and what not."""
+"""Middleware on a bus: hooks around dispatches, deliveries and runs, and their limits."""
 
 from __future__ import annotations
 
@@ -33,7 +33,11 @@ from goevent import (
 )
 
 REGISTRY = EventRegistry()
-EVERY = [{}, {"async_": True}, {"thread": True}]  # the kinds of listener that a `def` can be
+EVERY = [
+    {},
+    {"async_": True},
+    {"thread": True},
+]  # the options that make a `def` each kind of listener
 
 
 class Ping(Event, name="mw.ping", registry=REGISTRY):
@@ -49,7 +53,7 @@ def make(*middleware: Any, **config: Any) -> GoEvent:
 
 
 def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
+    """An `on_error` callback for tests that expect failures."""
 
 
 def balanced(ledger: Ledger) -> bool:
@@ -58,7 +62,7 @@ def balanced(ledger: Ledger) -> bool:
 
 
 class Trace:
-    """Notes when it is entered and left, and with what."""
+    """Records when it is entered and left, and its subject."""
 
     def __init__(self, name: str, log: list[str]) -> None:
         self.name = name
@@ -108,8 +112,8 @@ class AsyncAroundCall(Trace):
             yield
 
 
-class Hold:
-    """Async middleware that waits around a dispatch until it is let go."""
+class PausedHook:
+    """Async middleware that waits around a dispatch until it is released."""
 
     def __init__(self, *, after: bool = False) -> None:
         self.entered = 0
@@ -139,7 +143,7 @@ class Fails:
 
 
 class Swallows:
-    """Ends as if nothing had been raised."""
+    """Swallows the exception at its yield."""
 
     def noted(self) -> Iterator[None]:
         try:
@@ -189,7 +193,7 @@ async def test_sync_and_async_middleware_keep_their_order_among_each_other() -> 
 
 
 @pytest.mark.parametrize("kind", [*EVERY, {"middleware_async": True}])
-async def test_the_middleware_of_a_listener_stands_inside_that_of_the_bus(
+async def test_the_middleware_of_a_listener_runs_inside_that_of_the_bus(
     kind: dict[str, Any],
 ) -> None:
     log: list[str] = []
@@ -266,7 +270,7 @@ async def test_a_nested_dispatch_by_an_async_listener_has_async_middleware() -> 
     ]
 
 
-async def test_middleware_around_calls_is_not_entered_for_events_of_which_nobody_hears() -> None:
+async def test_middleware_around_calls_is_not_entered_for_events_without_listeners() -> None:
     log: list[str] = []
     async with make(Around("a", log)) as bus:
         assert (await bus.dispatch(Ping())).done
@@ -480,7 +484,7 @@ async def test_async_middleware_around_calls_does_not_stop_dispatch_nowait() -> 
     assert log == ["m call it", "m call it done"]
 
 
-async def test_would_block_passes_through_middleware_and_nobody_gets_the_event() -> None:
+async def test_would_block_passes_through_middleware_and_no_listener_gets_the_event() -> None:
     log: list[str] = []
     async with make(Around("a", log)) as bus:
         seen: list[Event] = []
@@ -530,7 +534,7 @@ async def test_mailbox_full_passes_through_middleware(how: str) -> None:
 # -- veto
 
 
-async def test_a_veto_around_dispatch_keeps_the_event_from_everybody() -> None:
+async def test_a_veto_around_dispatch_keeps_the_event_from_all_listeners() -> None:
     class NoPing:
         def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
             if isinstance(handle.event, Ping):
@@ -538,9 +542,9 @@ async def test_a_veto_around_dispatch_keeps_the_event_from_everybody() -> None:
             yield
 
     log: list[str] = []
-    told: list[EventError] = []
+    reported: list[EventError] = []
     async with make(Around("outer", log), NoPing(), Around("inner", log)) as bus:
-        bus.on_error(told.append)
+        bus.on_error(reported.append)
 
         @bus.listener(Ping)
         def inline(event: Ping) -> None:
@@ -562,7 +566,7 @@ async def test_a_veto_around_dispatch_keeps_the_event_from_everybody() -> None:
         assert bus.error_count == 0
         ledger = await bus.close()
     assert log == ["outer dispatch mw.ping", "outer dispatch mw.ping raised Veto"] * 2
-    assert told == []
+    assert reported == []
     assert ledger == Ledger()
 
 
@@ -575,7 +579,7 @@ async def test_a_veto_around_a_call_drops_the_event_for_that_listener(kind: dict
             yield
 
     ran: list[str] = []
-    told: list[EventError] = []
+    reported: list[EventError] = []
 
     async def awaited(event: Ping) -> None:
         ran.append("shut out")
@@ -584,7 +588,7 @@ async def test_a_veto_around_a_call_drops_the_event_for_that_listener(kind: dict
         ran.append("shut out")
 
     async with make(Guard()) as bus:
-        bus.on_error(told.append)
+        bus.on_error(reported.append)
         handler = awaited if kind.get("async_") is False else plain
         bus.subscribe(handler, Ping, name="shut out", **kind)
 
@@ -602,12 +606,14 @@ async def test_a_veto_around_a_call_drops_the_event_for_that_listener(kind: dict
         assert bus.errors == ()
         ledger = await bus.close()
     assert ran == ["other"]
-    assert told == []
+    assert reported == []
     assert ledger == Ledger(accepted=2, completed=1, dropped=1)
 
 
 @pytest.mark.parametrize("kind", [{"async_": True}, {"async_": False}])
-async def test_a_veto_is_not_retried_and_no_failure_for_supervision(kind: dict[str, Any]) -> None:
+async def test_a_veto_is_not_retried_and_is_not_a_failure_for_supervision(
+    kind: dict[str, Any],
+) -> None:
     class Never:
         entered = 0
 
@@ -666,11 +672,11 @@ async def test_a_failing_hook_around_dispatch_is_one_error_that_names_it(
 ) -> None:
     log: list[str] = []
     ran: list[Event] = []
-    told: list[EventError] = []
+    reported: list[EventError] = []
     cause = ValueError("broken")
     broken = Fails("around_dispatch", cause, after=after)
     async with make(Around("outer", log), broken, Around("inner", log)) as bus:
-        bus.on_error(told.append)
+        bus.on_error(reported.append)
         bus.subscribe(ran.append, Ping)
 
         @bus.listener(Ping)
@@ -683,7 +689,7 @@ async def test_a_failing_hook_around_dispatch_is_one_error_that_names_it(
         assert (error.listener, error.error, error.event_name) == ("Fails", cause, "mw.ping")
         assert bus.errors == (error,)
         ledger = await bus.close()
-    assert told == [error]
+    assert reported == [error]
     assert ran == ([Ping(1)] * 2 if after else [])
     assert ledger == (Ledger(accepted=2, completed=2) if after else Ledger())
     assert "outer dispatch mw.ping raised ValueError" in log
@@ -739,7 +745,7 @@ async def test_middleware_cannot_swallow_the_failure_of_a_listener(kind: dict[st
 
 
 @pytest.mark.parametrize("kind", [*EVERY, {"async_": False}])
-async def test_a_hook_that_puts_another_error_in_place_of_the_listeners_is_to_blame(
+async def test_an_error_by_which_a_hook_replaces_that_of_the_listener_is_the_hooks(
     kind: dict[str, Any],
 ) -> None:
     class Translates:
@@ -827,7 +833,7 @@ async def test_a_failure_after_a_wait_for_room_has_no_error_of_the_kernel_in_its
             assert error.error.__context__ is None
 
 
-async def test_a_hook_without_a_second_half_that_yields_twice_fails() -> None:
+async def test_a_hook_that_yields_twice_fails() -> None:
     class Twice:
         def around_call(self, delivery: Delivery, /) -> Iterator[None]:
             yield
@@ -891,7 +897,7 @@ async def test_middleware_sees_the_timeout_of_its_listener(
 
 @pytest.mark.parametrize("flavour", ["sync", "async"])
 @pytest.mark.parametrize("kind", [{"async_": True}, {"async_": False}])
-async def test_a_hook_that_cancels_the_run_it_stands_around_has_failed_it(
+async def test_a_hook_that_cancels_the_run_inside_it_has_failed(
     autojump_clock: MockClock, kind: dict[str, Any], flavour: str
 ) -> None:
     class Impatient:
@@ -928,7 +934,7 @@ async def test_a_hook_that_cancels_the_run_it_stands_around_has_failed_it(
 
 
 @pytest.mark.parametrize("flavour", ["sync", "async"])
-async def test_a_hook_that_cancels_a_dispatch_that_waits_for_room_has_failed_it(
+async def test_a_hook_that_cancels_a_dispatch_that_waits_for_room_has_failed(
     autojump_clock: MockClock, flavour: str
 ) -> None:
     class Impatient:
@@ -965,7 +971,9 @@ async def test_a_hook_that_cancels_a_dispatch_that_waits_for_room_has_failed_it(
 # -- waiting inside middleware
 
 
-async def test_a_dispatch_cancelled_while_it_waits_for_room_in_middleware_reaches_nobody() -> None:
+async def test_a_dispatch_cancelled_while_it_waits_for_room_in_middleware_delivers_nothing() -> (
+    None
+):
     log: list[str] = []
     seen: list[Event] = []
     async with make(AsyncAround("a", log)) as bus:
@@ -995,14 +1003,14 @@ async def test_a_dispatch_cancelled_while_it_waits_for_room_in_middleware_reache
 
 
 async def test_a_dispatch_cancelled_inside_an_async_hook_delivers_nothing() -> None:
-    hold = Hold()
+    paused = PausedHook()
     seen: list[Event] = []
-    async with make(hold) as bus:
+    async with make(paused) as bus:
         bus.subscribe(seen.append, Ping)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.dispatch, Ping())
             await wait_all_tasks_blocked()
-            assert hold.entered == 1
+            assert paused.entered == 1
             nursery.cancel_scope.cancel()
         ledger = await bus.close()
     assert seen == []
@@ -1010,9 +1018,9 @@ async def test_a_dispatch_cancelled_inside_an_async_hook_delivers_nothing() -> N
 
 
 async def test_a_dispatch_cancelled_below_the_yield_has_delivered_everything() -> None:
-    hold = Hold(after=True)
+    paused = PausedHook(after=True)
     seen: list[Event] = []
-    async with make(hold) as bus:
+    async with make(paused) as bus:
         bus.subscribe(seen.append, Ping)
 
         @bus.listener(Ping)
@@ -1028,11 +1036,11 @@ async def test_a_dispatch_cancelled_below_the_yield_has_delivered_everything() -
     assert ledger == Ledger(accepted=2, completed=2)
 
 
-async def test_a_bus_that_closes_while_an_async_hook_waits_takes_the_event_no_more() -> None:
-    hold = Hold()
+async def test_a_bus_that_closes_while_an_async_hook_waits_refuses_the_event() -> None:
+    paused = PausedHook()
     seen: list[Event] = []
     refused: list[Exception] = []
-    async with make(hold) as bus, trio.open_nursery() as nursery:
+    async with make(paused) as bus, trio.open_nursery() as nursery:
         bus.subscribe(seen.append, Ping)
 
         async def dispatch() -> None:
@@ -1044,18 +1052,18 @@ async def test_a_bus_that_closes_while_an_async_hook_waits_takes_the_event_no_mo
         nursery.start_soon(dispatch)
         await wait_all_tasks_blocked()
         ledger = await bus.close()
-        hold.go.set()
+        paused.go.set()
     assert len(refused) == 1
     assert seen == []
     assert ledger == Ledger()
 
 
-async def test_a_bus_that_drains_while_an_async_hook_waits_takes_the_event_no_more() -> None:
-    hold = Hold()
+async def test_a_bus_that_drains_while_an_async_hook_waits_refuses_the_event() -> None:
+    paused = PausedHook()
     seen: list[Event] = []
     refused: list[Exception] = []
     go = trio.Event()
-    async with make(hold) as bus, trio.open_nursery() as nursery:
+    async with make(paused) as bus, trio.open_nursery() as nursery:
         bus.subscribe(seen.append, Ping)
 
         @bus.listener(Pong)
@@ -1068,15 +1076,15 @@ async def test_a_bus_that_drains_while_an_async_hook_waits_takes_the_event_no_mo
             except BusClosed as error:
                 refused.append(error)
 
-        hold.go.set()
+        paused.go.set()
         await bus.dispatch(Pong())
-        hold.go = trio.Event()
+        paused.go = trio.Event()
         nursery.start_soon(dispatch, Ping())
         await wait_all_tasks_blocked()
         nursery.start_soon(bus.close)
         await wait_all_tasks_blocked()
         assert bus.snapshot().state == "draining"
-        hold.go.set()
+        paused.go.set()
         await wait_all_tasks_blocked()
         assert len(refused) == 1
         go.set()
@@ -1107,10 +1115,10 @@ async def test_a_listener_of_a_draining_bus_may_dispatch_through_async_middlewar
 async def test_an_async_hook_around_a_dispatch_from_a_thread_does_not_keep_the_bus_open(
     autojump_clock: MockClock, after: bool
 ) -> None:
-    hold = Hold(after=after)
+    paused = PausedHook(after=after)
     ended: list[str] = []
     with trio.fail_after(60):
-        async with trio.open_nursery() as nursery, make(hold, close_timeout=1) as bus:
+        async with trio.open_nursery() as nursery, make(paused, close_timeout=1) as bus:
 
             def dispatch() -> None:
                 try:
@@ -1119,12 +1127,12 @@ async def test_an_async_hook_around_a_dispatch_from_a_thread_does_not_keep_the_b
                     ended.append("refused")
 
             nursery.start_soon(trio.to_thread.run_sync, dispatch)
-            await wait_until_entered(hold)
+            await wait_until_entered(paused)
     assert ended == ["refused"]
 
 
-async def wait_until_entered(hold: Hold) -> None:
-    while not hold.entered:
+async def wait_until_entered(paused: PausedHook) -> None:
+    while not paused.entered:
         await trio.lowlevel.checkpoint()
 
 
@@ -1150,7 +1158,7 @@ class SetsAndResets:
 
 @pytest.mark.parametrize("flavour", [Sets, SetsAndResets])
 @pytest.mark.parametrize("kind", ["inline", "awaited", "mailbox", "blocking", "thread"])
-async def test_a_context_variable_set_around_a_call_is_seen_by_the_listener_and_nobody_else(
+async def test_a_context_variable_set_around_a_call_is_seen_by_that_listener_only(
     kind: str, flavour: type[Any]
 ) -> None:
     if kind == "inline" and flavour is SetsAndResets:
@@ -1213,7 +1221,7 @@ async def test_a_nested_listener_sees_the_context_of_the_inline_listener_that_di
 # -- class listeners that are restarted
 
 
-async def test_middleware_stands_around_a_class_listener_that_was_rebuilt(
+async def test_middleware_runs_around_a_class_listener_that_was_rebuilt(
     autojump_clock: MockClock,
 ) -> None:
     log: list[str] = []
@@ -1257,7 +1265,7 @@ async def test_middleware_stands_around_a_class_listener_that_was_rebuilt(
     ]
 
 
-async def test_middleware_stands_around_an_inline_class_listener_that_was_rebuilt() -> None:
+async def test_middleware_runs_around_an_inline_class_listener_that_was_rebuilt() -> None:
     log: list[str] = []
 
     class Counter:
@@ -1316,7 +1324,7 @@ async def test_every_lane_calls_the_rebuilt_instance(autojump_clock: MockClock) 
     assert ran == [(1, 1), (2, 2), (5, 1), (3, 2)]
 
 
-# -- odds and ends
+# -- other cases
 
 
 async def test_the_observer_of_tests_sees_dispatches_and_runs_through_middleware() -> None:
@@ -1340,7 +1348,7 @@ async def test_the_observer_of_tests_sees_dispatches_and_runs_through_middleware
     assert [recorder.ran(listener) for listener in (now, awaited, later)] == [[Ping(1)]] * 3
 
 
-async def test_async_middleware_around_calls_cannot_stand_around_an_inline_def() -> None:
+async def test_async_middleware_around_calls_is_refused_for_an_inline_def() -> None:
     bus = make()
     with pytest.raises(ValueError, match=r"AsyncAroundCall\.around_call is async .* async_=True"):
 
@@ -1357,7 +1365,7 @@ async def test_a_reopened_bus_has_its_middleware() -> None:
     assert log == ["a dispatch mw.ping", "a dispatch mw.ping done"] * 2
 
 
-async def test_a_base_exception_passes_through_middleware_and_the_books_balance() -> None:
+async def test_a_base_exception_passes_through_middleware_and_the_ledger_balances() -> None:
     log: list[str] = []
     async with make(Around("a", log)) as bus:
 
@@ -1383,7 +1391,7 @@ async def test_a_base_exception_passes_through_middleware_and_the_books_balance(
 
 
 @pytest.mark.parametrize("limit", [100, 150])
-async def test_an_endless_circle_through_middleware_ends_with_a_nesting_error(limit: int) -> None:
+async def test_an_endless_cycle_through_middleware_ends_with_a_nesting_error(limit: int) -> None:
     log: list[str] = []
     async with make(Around("a", log), Around("b", log), max_nesting=limit) as bus:
 
@@ -1398,7 +1406,7 @@ async def test_an_endless_circle_through_middleware_ends_with_a_nesting_error(li
 
 
 @pytest.mark.parametrize("limit", [100, 150])
-async def test_an_endless_circle_through_async_middleware_ends_with_a_nesting_error(
+async def test_an_endless_cycle_through_async_middleware_ends_with_a_nesting_error(
     limit: int,
 ) -> None:
     log: list[str] = []

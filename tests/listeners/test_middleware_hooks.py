@@ -1,4 +1,4 @@
-"""Hooks at the level of their machinery: who is blamed for what, and what goes on past a hook."""
+"""Hooks without a bus: the attribution of exceptions, and those that pass through a hook."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Ping(Event, name="hooks.ping", registry=REGISTRY):
 
 
 class Middleware:
-    """What has a function as its hook."""
+    """Middleware whose hook is a given function."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self.around_call = function
@@ -51,7 +51,7 @@ class Inner(Middleware):
 
 
 def as_async(function: SyncHook) -> Callable[[Any], AsyncIterator[None]]:
-    """Make an async hook of a sync one, which does the same in every respect."""
+    """Return an async hook that does the same as a sync one."""
 
     async def around(subject: Any) -> AsyncIterator[None]:
         generator: Any = function(subject)
@@ -75,7 +75,7 @@ def as_async(function: SyncHook) -> Callable[[Any], AsyncIterator[None]]:
 
 
 async def run(kind: str, body: Callable[[], object], *hooks: SyncHook) -> None:
-    """Run a body within one hook, or two, of which the first is Outer's."""
+    """Run a body within one hook, or within two, the first of which belongs to `Outer`."""
     classes = (Outer, Inner) if len(hooks) > 1 else (Inner,)
     middleware = [
         cls(as_async(hook) if kind == "async" else hook)
@@ -90,7 +90,7 @@ async def run(kind: str, body: Callable[[], object], *hooks: SyncHook) -> None:
 
 
 def ok() -> None:
-    """Be a body that does nothing."""
+    """A body that does nothing."""
 
 
 def fails() -> None:
@@ -109,7 +109,7 @@ def swallow(subject: Any) -> Iterator[None]:
 
 
 class Watch:
-    """A hook that notes what comes to its yield."""
+    """A hook that records the exceptions raised at its yield."""
 
     def __init__(self) -> None:
         self.saw: list[object] = []
@@ -124,7 +124,7 @@ class Watch:
         self.saw.append("left")
 
 
-# -- what is fine
+# -- hooks that succeed
 
 
 @KINDS
@@ -151,18 +151,18 @@ async def test_hooks_are_entered_from_the_outside_in_and_left_from_the_inside_ou
     ]
 
 
-# -- failures of what they stand around
+# -- failures of the code inside
 
 
 @KINDS
-async def test_a_failure_inside_goes_on_as_it_is(kind: str) -> None:
+async def test_a_failure_inside_passes_unchanged(kind: str) -> None:
     watch = Watch()
     with pytest.raises(ValueError, match="the listener's") as caught:
         await run(kind, fails, watch.hook, quiet)
     error = caught.value
     assert watch.saw == ["subject", error]
     assert (error.__cause__, error.__context__) == (None, None)
-    # No frame of the machinery stands between the caller and what failed.
+    # No frame of the middleware's implementation is between the caller and the failing code.
     names = [frame.name for frame in traceback.extract_tb(error.__traceback__)]
     assert names[-2:] == ["run", "fails"]
     assert len(names) == 3
@@ -170,7 +170,7 @@ async def test_a_failure_inside_goes_on_as_it_is(kind: str) -> None:
 
 @KINDS
 @pytest.mark.parametrize("hooks", [(swallow,), (quiet, swallow), (swallow, quiet)])
-async def test_a_failure_that_a_hook_swallows_goes_on(
+async def test_a_failure_that_a_hook_swallows_is_raised_again(
     kind: str, hooks: tuple[SyncHook, ...]
 ) -> None:
     with pytest.raises(ValueError, match="the listener's"):
@@ -179,7 +179,7 @@ async def test_a_failure_that_a_hook_swallows_goes_on(
 
 @KINDS
 @pytest.mark.parametrize("error", [StopAsyncIteration(), RuntimeError("no")])
-async def test_exceptions_that_generators_treat_specially_go_on_too(
+async def test_exceptions_that_generators_treat_specially_pass_too(
     kind: str, error: Exception
 ) -> None:
     def body() -> None:
@@ -190,14 +190,14 @@ async def test_exceptions_that_generators_treat_specially_go_on_too(
     assert caught.value is error
 
 
-def test_a_stop_iteration_of_an_inline_listener_goes_on_too() -> None:
+def test_a_stop_iteration_of_an_inline_listener_passes_too() -> None:
     hooks = hooks_of([Outer(quiet), Inner(quiet)], "around_call")
     with pytest.raises(StopIteration), within(hooks, None):
         raise StopIteration
 
 
 @KINDS
-async def test_a_veto_that_a_listener_raises_is_no_veto(kind: str) -> None:
+async def test_a_veto_raised_by_a_listener_is_a_failure(kind: str) -> None:
     def body() -> None:
         raise Veto("not mine to give")
 
@@ -220,7 +220,9 @@ async def test_a_failure_that_a_hook_puts_into_a_group_is_still_the_listeners(ki
 
 
 @KINDS
-async def test_a_part_of_a_failure_that_a_hook_swallows_goes_on_with_the_rest(kind: str) -> None:
+async def test_a_part_of_a_group_that_a_hook_swallows_is_raised_again_with_the_rest(
+    kind: str,
+) -> None:
     def part(subject: Any) -> Iterator[None]:
         try:
             yield
@@ -293,7 +295,7 @@ async def test_the_traceback_of_a_hooks_error_begins_in_the_hook(kind: str) -> N
 
 @KINDS
 @pytest.mark.parametrize("outer", [quiet, swallow])
-async def test_an_outer_hook_takes_no_blame_for_what_it_lets_pass(
+async def test_an_exception_that_passes_an_outer_hook_is_not_its_own(
     kind: str, outer: SyncHook
 ) -> None:
     def hook(subject: Any) -> Iterator[None]:
@@ -307,7 +309,9 @@ async def test_an_outer_hook_takes_no_blame_for_what_it_lets_pass(
 
 
 @KINDS
-async def test_of_two_errors_the_outer_one_counts_and_leads_to_the_inner_one(kind: str) -> None:
+async def test_of_two_errors_the_outer_one_counts_and_has_the_inner_one_as_context(
+    kind: str,
+) -> None:
     def hook(subject: Any) -> Iterator[None]:
         try:
             yield
@@ -341,7 +345,7 @@ async def test_a_group_with_an_error_of_the_hook_in_it_is_the_hooks(kind: str) -
 
 
 @KINDS
-async def test_a_veto_above_the_yield_tells_who_and_why(kind: str) -> None:
+async def test_a_veto_above_the_yield_names_its_middleware_and_reason(kind: str) -> None:
     class NotToday(Veto):
         pass
 
@@ -435,7 +439,7 @@ async def test_a_hook_that_yields_twice_has_failed_and_is_closed(
 
 
 def alone(test: Callable[..., Coroutine[Any, Any, None]]) -> Callable[..., None]:
-    """Run a test by `trio.run`: the plugin takes a test that ends by a stray Cancelled for good."""
+    """Run a test by `trio.run`. With the plugin, a stray Cancelled would let the test pass."""
 
     @wraps(test)
     def run_alone(**arguments: Any) -> None:
@@ -463,7 +467,7 @@ async def test_a_cancellation_from_outside_passes_through() -> None:
 @alone
 @pytest.mark.parametrize("grouped", [False, True])
 @pytest.mark.parametrize("kind", ["mixed", "async"])
-async def test_a_hook_whose_scope_ends_what_it_stands_around_has_failed(
+async def test_a_hook_whose_scope_cancels_the_code_inside_has_failed(
     kind: str, grouped: bool
 ) -> None:
     def around(subject: Any) -> Iterator[None]:
@@ -487,12 +491,12 @@ async def test_a_hook_whose_scope_ends_what_it_stands_around_has_failed(
     with pytest.raises(HookFailed, match=r"trio\.fail_after") as caught:
         await body()
     assert caught.value.middleware == "Inner"
-    # Nobody else gets to see a cancellation that is none any more.
+    # The cancellation is over, so no other code sees it.
     assert watch.saw == [None, caught.value.error]
 
 
 @alone
-async def test_what_else_was_raised_when_a_hooks_scope_ends_is_not_the_hooks() -> None:
+async def test_other_exceptions_raised_when_a_hooks_scope_ends_are_not_the_hooks() -> None:
     def around(subject: Any) -> Iterator[None]:
         with trio.CancelScope() as scope:
             scope.cancel()
@@ -533,7 +537,7 @@ async def test_a_hook_that_swallows_a_cancellation_has_failed_and_the_scope_stil
 
 
 @KINDS
-async def test_a_hook_that_fails_while_it_is_cancelled_is_to_blame(kind: str) -> None:
+async def test_an_error_of_a_hook_that_is_being_cancelled_is_the_hooks(kind: str) -> None:
     def hook(subject: Any) -> Iterator[None]:
         try:
             yield
@@ -550,7 +554,7 @@ async def test_a_hook_that_fails_while_it_is_cancelled_is_to_blame(kind: str) ->
 
 @KINDS
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), BaseExceptionGroup("", [SystemExit()])])
-async def test_an_interrupt_goes_on_whatever_a_hook_does(kind: str, error: BaseException) -> None:
+async def test_an_interrupt_passes_every_hook(kind: str, error: BaseException) -> None:
     def hook(subject: Any) -> Iterator[None]:
         try:
             yield
@@ -602,7 +606,7 @@ class Scope:
 
 
 class Nursery:
-    """Async middleware that keeps a nursery open, with something in it."""
+    """Async middleware that keeps a nursery with a task open."""
 
     async def around_call(self, delivery: Delivery, /) -> AsyncIterator[None]:
         async with trio.open_nursery() as nursery:
@@ -612,7 +616,7 @@ class Nursery:
 
 
 class Impatient:
-    """Async middleware that ends runs that take a second, without a word."""
+    """Async middleware that silently cancels runs that take a second."""
 
     async def around_call(self, delivery: Delivery, /) -> AsyncIterator[None]:
         with trio.move_on_after(1):
@@ -646,7 +650,7 @@ async def test_a_timeout_ends_inside_the_scopes_of_middleware(
 
 @alone
 @pytest.mark.parametrize("async_", [None, False])
-async def test_a_run_that_middleware_has_ended_is_its_failure_and_the_bus_goes_on(
+async def test_a_run_that_middleware_cancels_is_its_failure_and_the_bus_goes_on(
     async_: bool | None,
 ) -> None:
     async with GoEvent(Config(registry=REGISTRY, middleware=(Impatient(),))) as bus:
@@ -668,7 +672,7 @@ async def test_a_run_that_middleware_has_ended_is_its_failure_and_the_bus_goes_o
 
 
 @pytest.mark.parametrize("async_", [None, False])
-async def test_a_retry_knows_a_failure_that_came_through_a_nursery(
+async def test_a_retry_recognises_a_failure_that_came_through_a_nursery(
     async_: bool | None, autojump_clock: MockClock
 ) -> None:
     async with GoEvent(Config(registry=REGISTRY, middleware=(Nursery(),))) as bus:
@@ -686,7 +690,7 @@ async def test_a_retry_knows_a_failure_that_came_through_a_nursery(
     assert len(runs) == 3
 
 
-# -- what is middleware
+# -- accepted and refused middleware
 
 
 class Partial:
@@ -714,6 +718,6 @@ def test_a_hook_may_be_any_function_with_a_yield() -> None:
         (Middleware(trio.sleep), "has no `yield`"),
     ],
 )
-def test_what_is_no_middleware_is_refused(middleware: Any, why: str) -> None:
+def test_an_object_that_is_not_middleware_is_refused(middleware: Any, why: str) -> None:
     with pytest.raises(TypeError, match=why):
         check_middleware([middleware])

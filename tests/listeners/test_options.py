@@ -1,4 +1,4 @@
-"""Every option is checked: its type, its range, and whether it makes sense for its listener."""
+"""The checks of options: types, ranges, and the fit with the kind of listener."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ class AroundDispatchOnly:
 
 
 def plain(event: Ping) -> None:
-    """Be an inline listener."""
+    """An inline listener."""
 
 
 async def coroutine(event: Ping) -> None:
-    """Be a listener with a mailbox."""
+    """A listener with a mailbox."""
 
 
 async def is_wanted(event: Ping) -> bool:
-    """Be a predicate that nobody awaits."""
+    """An async predicate, which is refused because nothing would await it."""
     return False
 
 
@@ -63,7 +63,7 @@ def make(**config: Any) -> GoEvent:
 
 INF, NAN = float("inf"), float("nan")
 
-# Each option with values that are of no right type, and those that are out of range.
+# Each option with values of a wrong type and values that are out of range.
 WRONG_TYPES: list[tuple[str, Any]] = [
     *[
         (option, value)
@@ -106,7 +106,7 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(option: str, value: Any) -
     assert option in str(caught.value) or option == "middleware"
 
 
-def test_middleware_that_is_no_tuple_is_refused_by_name() -> None:
+def test_middleware_that_is_not_iterable_is_refused_by_name() -> None:
     given: Any = Around()
     with pytest.raises(TypeError, match=r"middleware must be a tuple of objects, not .*Around"):
         ListenerOptions(middleware=given)
@@ -151,13 +151,13 @@ def test_middleware_may_be_any_iterable_and_is_kept_as_a_tuple() -> None:
         {"when": bool, "once": True, "mailbox": 1},
     ],
 )
-def test_sensible_values_are_taken(options: dict[str, Any]) -> None:
+def test_valid_values_are_accepted(options: dict[str, Any]) -> None:
     bus = make()
     bus.subscribe(coroutine, Ping, **options)
     assert len(bus.snapshot().listeners) == 1
 
 
-# -- what makes no sense whatever the listener is
+# -- combinations that no kind of listener supports
 
 ALWAYS_SENSELESS: list[tuple[dict[str, Any], str]] = [
     ({"async_": False, "mailbox": 5}, "no mailbox"),
@@ -177,7 +177,7 @@ def test_options_that_contradict_each_other_are_refused(
         ListenerOptions(**options)
 
 
-# -- what makes no sense for one kind of listener
+# -- options that one kind of listener does not support
 
 KINDS: dict[str, tuple[Callable[[Ping], Any], dict[str, Any]]] = {
     "inline": (plain, {}),
@@ -222,7 +222,7 @@ FITS: dict[str, set[str]] = {
 
 @pytest.mark.parametrize("option", VALUES)
 @pytest.mark.parametrize("kind", KINDS)
-def test_each_kind_of_listener_takes_what_fits_it_and_refuses_the_rest(
+def test_each_kind_of_listener_accepts_its_options_and_refuses_the_others(
     kind: str, option: str
 ) -> None:
     bus = make()
@@ -238,7 +238,7 @@ def test_each_kind_of_listener_takes_what_fits_it_and_refuses_the_rest(
 
 
 @pytest.mark.parametrize("kind", ["inline", "mailbox", "thread"])
-def test_the_refusal_names_the_listener_and_says_what_would_help(kind: str) -> None:
+def test_the_error_names_the_listener_and_a_remedy(kind: str) -> None:
     handler, options = KINDS[kind]
     misfit: dict[str, Any] = {"mailbox": 5} if kind == "inline" else {"priority": 1}
     with pytest.raises(ValueError, match=r"plain|coroutine") as caught:
@@ -251,7 +251,7 @@ def test_a_coroutine_function_cannot_run_in_a_thread() -> None:
         make().subscribe(coroutine, Ping, thread=True)
 
 
-def test_async_middleware_cannot_stand_around_an_inline_def() -> None:
+def test_async_middleware_is_refused_for_an_inline_def() -> None:
     bus = make()
     with pytest.raises(ValueError, match="AroundAsync"):
         bus.subscribe(plain, Ping, middleware=(AroundAsync(),))
@@ -262,7 +262,7 @@ def test_async_middleware_cannot_stand_around_an_inline_def() -> None:
     assert len(bus.snapshot().listeners) == 4
 
 
-def test_a_class_listener_with_senseless_options_registers_nobody() -> None:
+def test_a_class_listener_with_invalid_options_is_not_registered() -> None:
     class Fine:
         event_name = "options.ping"
 
@@ -322,7 +322,7 @@ async def test_all_defaults_together_fit_every_listener(kind: str) -> None:
         assert handle.errors == ()
 
 
-# A default, what a listener asks for, and what is to become of it.
+# A default, the explicit options of a listener, and the expected result.
 AGAINST_DEFAULTS: list[tuple[dict[str, Any], Callable[[Ping], Any], dict[str, Any], bool]] = [
     ({"thread": True}, coroutine, {}, False),
     ({"thread": True}, coroutine, {"async_": False}, True),
@@ -353,7 +353,7 @@ AGAINST_DEFAULTS: list[tuple[dict[str, Any], Callable[[Ping], Any], dict[str, An
 
 
 @pytest.mark.parametrize(("default", "handler", "asked", "inline"), AGAINST_DEFAULTS)
-async def test_what_a_listener_asks_for_wins_over_defaults_that_contradict_it(
+async def test_explicit_options_win_over_contradicting_defaults(
     default: dict[str, Any], handler: Callable[[Ping], Any], asked: dict[str, Any], inline: bool
 ) -> None:
     async with make(listener=ListenerOptions(**default)) as bus:
@@ -365,14 +365,14 @@ async def test_what_a_listener_asks_for_wins_over_defaults_that_contradict_it(
         assert handle.errors == ()
 
 
-async def test_a_default_of_once_does_not_end_a_listener_that_asks_for_concurrency() -> None:
+async def test_a_default_of_once_does_not_apply_to_a_listener_with_concurrency() -> None:
     async with make(listener=ListenerOptions(once=True)) as bus:
         bus.subscribe(coroutine, Ping, concurrency=2)
         await bus.dispatch(Ping())
         assert len(bus.snapshot().listeners) == 1
 
 
-async def test_an_ordering_key_that_is_asked_for_wins_over_a_default_concurrency_of_one() -> None:
+async def test_an_explicit_ordering_key_wins_over_a_default_concurrency_of_one() -> None:
     working = 0
     most = 0
     go = trio.Event()

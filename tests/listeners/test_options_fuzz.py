@@ -1,4 +1,4 @@
-"""Random programs of listeners with random options: the books balance, and every handle is done."""
+"""Random programs of listeners with random options: the ledger balances, every handle ends."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Stop(Exception):
 
 
 class Around:
-    """Middleware that now and then vetoes, fails or waits."""
+    """Middleware that sometimes vetoes, fails or waits."""
 
     def __init__(self, program: Program, hook: str, *, suspends: bool) -> None:
         def around(subject: Any, /) -> Iterator[None]:
@@ -98,10 +98,10 @@ class Program:
                 slow_after=None,
             )
         )
-        self.bus.on_error(self.told)
+        self.bus.on_error(self.reported)
         self.errors: list[EventError] = []
 
-    def told(self, error: EventError) -> None:
+    def reported(self, error: EventError) -> None:
         self.errors.append(error)
 
     def middleware(self) -> Any:
@@ -211,7 +211,7 @@ class Program:
         self.returned += 1
 
     def act(self, event: Any) -> None:
-        """Do what an inline `def` can do, too."""
+        """Do one of the random actions that an inline `def` can do."""
         random = self.random
         n = number(event)
         if n < 3 and random.random() < 0.2:
@@ -269,7 +269,7 @@ class Program:
             self.check()
 
     def check(self) -> None:
-        """See that nothing is left open, and all is counted once."""
+        """Check that nothing is unfinished and that everything is counted once."""
         snapshot = self.bus.snapshot()
         assert snapshot.state == "closed"
         ledger = snapshot.ledger
@@ -304,5 +304,5 @@ def key_of(event: Any) -> int:
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_a_random_program_leaves_nothing_undone_and_counts_everything_once(seed: int) -> None:
+def test_a_random_program_finishes_every_event_and_counts_it_once(seed: int) -> None:
     trio.run(Program(seed).run, clock=MockClock(autojump_threshold=0))

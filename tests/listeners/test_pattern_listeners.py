@@ -1,4 +1,4 @@
-"""Patterns on a bus: who gets what, in which order, and what a route remembers."""
+"""Patterns on a bus: matching listeners, their order, and the cached routes."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def make(**config: Any) -> GoEvent:
 
 
 class Seen(list[str]):
-    """Makes listeners that note their name and the event's."""
+    """Makes listeners that record their own name and that of the event."""
 
     def by(self, name: str) -> Callable[[Event], None]:
         def listener(event: Event) -> None:
@@ -76,12 +76,12 @@ class Seen(list[str]):
 
 
 def routes(bus: GoEvent, *names: str) -> list[object]:
-    """Return the routes of names, which are the same objects as long as nothing changes them."""
+    """Return the routes of names. They stay the same objects until a registration changes them."""
     router = bus._router  # pyright: ignore[reportPrivateUsage]
     return [router.named(name) for name in names]
 
 
-# -- who gets it
+# -- matching
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ async def test_exact_names_and_patterns_run_in_the_order_of_registration(bus: Go
     assert [each.split()[0] for each in seen] == ["1", "2", "3", "4", "5", "6"]
 
 
-async def test_the_order_of_registration_survives_coming_and_going(bus: GoEvent) -> None:
+async def test_the_order_of_registration_survives_further_registrations(bus: GoEvent) -> None:
     seen = Seen()
     first = bus.subscribe(seen.by("1"), "**")
     bus.subscribe(seen.by("2"), Created)
@@ -201,10 +201,10 @@ async def test_the_handle_and_the_delivery_have_the_name_of_the_event(bus: GoEve
     assert handle.errors[0].event_name == "order.created"
 
 
-# -- coming and going
+# -- registering and unregistering
 
 
-async def test_unregistering_takes_a_pattern_off_all_its_names(bus: GoEvent) -> None:
+async def test_unregistering_removes_a_pattern_from_all_its_names(bus: GoEvent) -> None:
     seen = Seen()
     registration = bus.subscribe(seen.by("it"), "order.*", "user.created")
     for event in ALL:
@@ -226,7 +226,7 @@ async def test_unregistering_takes_a_pattern_off_all_its_names(bus: GoEvent) -> 
         ("order.created", "order.paid", "**", "order.*"),
     ],
 )
-async def test_unregistering_takes_a_listener_off_routes_that_led_to_it_in_several_ways(
+async def test_unregistering_removes_a_listener_from_routes_with_several_matches(
     bus: GoEvent, events: tuple[str, ...]
 ) -> None:
     seen = Seen()
@@ -241,7 +241,7 @@ async def test_unregistering_takes_a_listener_off_routes_that_led_to_it_in_sever
     assert (await bus.close()) == Ledger(accepted=3, completed=3)
 
 
-async def test_unregistering_a_name_leaves_those_who_hear_it_by_a_pattern(bus: GoEvent) -> None:
+async def test_unregistering_a_name_keeps_its_listeners_by_pattern(bus: GoEvent) -> None:
     seen = Seen()
     bus.subscribe(seen.by("pattern"), "order.*")
     bus.subscribe(seen.by("exact"), Created)
@@ -254,7 +254,7 @@ async def test_unregistering_a_name_leaves_those_who_hear_it_by_a_pattern(bus: G
     assert both.event_names == ("**",)
 
 
-async def test_unregistering_a_pattern_leaves_other_patterns_and_names(bus: GoEvent) -> None:
+async def test_unregistering_a_pattern_keeps_other_patterns_and_names(bus: GoEvent) -> None:
     seen = Seen()
     bus.subscribe(seen.by("gone"), "order.*")
     bus.subscribe(seen.by("both"), "order.*", "order.paid")
@@ -269,7 +269,7 @@ async def test_unregistering_a_pattern_leaves_other_patterns_and_names(bus: GoEv
     assert seen.take() == ["both:order.paid", "wider:order.paid"]
 
 
-async def test_unregistering_a_pattern_drops_what_is_queued_for_it(bus: GoEvent) -> None:
+async def test_unregistering_a_pattern_drops_its_queued_events(bus: GoEvent) -> None:
     go = trio.Event()
     seen: list[Event] = []
 
@@ -290,7 +290,7 @@ async def test_unregistering_a_pattern_drops_what_is_queued_for_it(bus: GoEvent)
     assert (await bus.close()) == Ledger(accepted=4, completed=3, dropped=1)
 
 
-async def test_a_pattern_that_comes_while_events_flow_gets_those_after_it(bus: GoEvent) -> None:
+async def test_a_pattern_registered_between_events_gets_the_later_ones(bus: GoEvent) -> None:
     seen = Seen()
     registration: Registration | None = None
     for n in range(10):
@@ -355,7 +355,7 @@ async def test_a_pattern_unregistered_while_dispatches_wait_for_its_room_lets_th
         assert len(handles) == 3
     assert len(seen) == 3
     assert all(handle.done for handle in handles)
-    assert bus.errors  # what was queued was dropped
+    assert bus.errors  # the queued event was dropped
     go.set()
     ledger = await bus.close()
     assert ledger == Ledger(accepted=7, completed=6, dropped=1)
@@ -384,7 +384,7 @@ async def test_a_pattern_registered_while_a_dispatch_waits_for_room_gets_the_nex
     assert (await bus.close()) == Ledger(accepted=5, completed=5)
 
 
-async def test_waiting_dispatches_keep_their_order_when_a_listener_on_their_route_goes(
+async def test_waiting_dispatches_keep_their_order_when_a_listener_is_unregistered(
     bus: GoEvent,
 ) -> None:
     go = trio.Event()
@@ -410,7 +410,7 @@ async def test_waiting_dispatches_keep_their_order_when_a_listener_on_their_rout
     assert seen == list(range(12))
 
 
-# -- what the router remembers
+# -- the router's cache
 
 
 async def test_a_pattern_renews_exactly_the_routes_that_it_matches(bus: GoEvent) -> None:
@@ -459,7 +459,7 @@ async def test_dispatching_renews_nothing(bus: GoEvent) -> None:
 
 @pytest.mark.parametrize("mailbox", [False, True])
 @pytest.mark.parametrize("special", [False, True])
-async def test_the_books_are_exact_after_50000_names_and_the_routes_are_bounded(
+async def test_the_ledger_is_exact_after_50000_names_and_the_routes_are_bounded(
     bus: GoEvent, mailbox: bool, special: bool
 ) -> None:
     seen = 0
@@ -485,7 +485,7 @@ async def test_the_books_are_exact_after_50000_names_and_the_routes_are_bounded(
     assert (await bus.close()) == Ledger(accepted=50_000, completed=50_000)
 
 
-async def test_the_books_are_exact_when_the_names_come_while_a_dispatch_waits(
+async def test_the_ledger_is_exact_when_the_names_come_while_a_dispatch_waits(
     bus: GoEvent,
 ) -> None:
     go = trio.Event()
@@ -533,7 +533,7 @@ def test_an_annotation_that_cannot_be_one_of_the_events_is_refused() -> None:
     assert bus.snapshot().listeners == ()
 
 
-def test_annotations_that_cover_all_the_events_are_fine() -> None:
+def test_annotations_that_fit_all_the_events_are_accepted() -> None:
     bus = make()
 
     @bus.listener("order.*")
@@ -610,7 +610,7 @@ async def test_a_pattern_with_a_key_orders_each_key_across_names(
         assert [name for name, key in seen if key == n] == ["order.created", "order.paid"]
 
 
-async def test_patterns_hear_what_other_buses_dispatch() -> None:
+async def test_patterns_match_the_events_of_other_buses() -> None:
     hub = MemoryHub()
     one, two = make(driver=MemoryDriver(hub)), make(driver=MemoryDriver(hub))
     here, there = Seen(), Seen()
@@ -650,7 +650,7 @@ async def test_a_pattern_registered_before_the_bus_is_open_and_after_it_was_clos
     assert seen == ["early:order.created", "early:order.paid", "late:order.paid"]
 
 
-async def test_a_thousand_patterns_each_hear_their_own(bus: GoEvent) -> None:
+async def test_a_thousand_patterns_get_their_own_events(bus: GoEvent) -> None:
     seen: list[int] = []
 
     def add(n: int) -> None:

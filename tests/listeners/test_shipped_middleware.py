@@ -60,7 +60,7 @@ def reasons(handle: DispatchHandle) -> list[str]:
 
 @pytest.fixture
 def records() -> Iterator[list[logging.LogRecord]]:
-    """What is logged on LOGGER, at all levels."""
+    """The records on LOGGER, at all levels."""
     kept: list[logging.LogRecord] = []
 
     class Keep(logging.Handler):
@@ -167,7 +167,7 @@ async def test_a_veto_is_logged_with_its_reason_wherever_it_is_raised(
     ]
 
 
-async def test_a_run_that_the_end_of_the_bus_cuts_short_is_logged_as_cancelled(
+async def test_a_run_interrupted_by_the_end_of_the_bus_is_logged_as_cancelled(
     records: list[logging.LogRecord], autojump_clock: MockClock
 ) -> None:
     async with make(LogEvents(logger=LOGGER)) as bus:
@@ -252,7 +252,7 @@ class Unspeakable(Exception):
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.CRITICAL])
-async def test_nothing_is_put_together_for_a_level_that_is_off(
+async def test_no_record_is_built_for_a_disabled_level(
     level: int, records: list[logging.LogRecord]
 ) -> None:
     async with make(LogEvents(logger=LOGGER, payload=True)) as bus:
@@ -262,12 +262,12 @@ async def test_nothing_is_put_together_for_a_level_that_is_off(
         def ok(event: Paid) -> None: ...
 
         handle = await bus.dispatch(Paid())
-        # An id is drawn when it is asked for first, and nobody else does.
+        # An id is drawn on first use, and only the log record uses it.
         assert handle.details is None or not handle.ensure_details().id
     assert records == []
 
 
-async def test_failures_are_logged_when_the_level_of_the_rest_is_off(
+async def test_failures_are_logged_when_the_level_of_other_outcomes_is_disabled(
     records: list[logging.LogRecord],
 ) -> None:
     async with make(LogEvents(logger=LOGGER)) as bus:
@@ -296,7 +296,7 @@ async def test_an_error_whose_text_raises_is_logged_and_stays_the_listeners(
     assert "its __str__ raised" in records[0].reason  # type: ignore[attr-defined]
 
 
-def test_logging_goes_below_goevent_unless_told_otherwise(
+def test_the_default_logger_is_below_goevent(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     async def main() -> None:
@@ -316,7 +316,7 @@ def test_a_level_is_a_number() -> None:
 # -- Deduplicate
 
 
-async def test_a_second_event_with_the_same_key_is_vetoed_and_says_which() -> None:
+async def test_a_second_event_with_the_same_key_is_vetoed_with_the_key_in_the_reason() -> None:
     seen: list[Event] = []
     async with make(Deduplicate("order")) as bus:
         bus.subscribe(seen.append, Paid, Sent)
@@ -333,7 +333,7 @@ async def test_a_second_event_with_the_same_key_is_vetoed_and_says_which() -> No
     assert ledger == Ledger(accepted=3, completed=3)
 
 
-async def test_a_key_may_be_a_function_and_none_is_no_key() -> None:
+async def test_a_key_may_be_a_function_and_none_means_no_key() -> None:
     seen: list[Event] = []
 
     def key(event: Paid) -> str | None:
@@ -392,7 +392,7 @@ async def test_a_key_may_come_again_after_its_time(autojump_clock: MockClock) ->
         for _ in range(5):
             await bus.dispatch(Paid())
             await trio.sleep(4)
-    # A duplicate does not prolong it: else the third would be refused for the sake of the second.
+    # A duplicate does not extend the time to live: otherwise the third would be vetoed too.
     assert times == [0, 12]
 
 
@@ -403,7 +403,7 @@ async def test_a_key_that_came_again_after_its_time_is_the_newest(
         for order in "AB":
             await bus.dispatch(Paid(order))
         await trio.sleep(10)
-        for order in "AC":  # C pushes B out, not A
+        for order in "AC":  # C displaces B and not A
             assert reasons(await bus.dispatch(Paid(order))) == []
         assert len(reasons(await bus.dispatch(Paid("A")))) == 1
 
@@ -466,19 +466,19 @@ async def test_an_event_whose_dispatch_was_cancelled_before_it_went_may_come_aga
             await go.wait()
             seen.append(event.order)
 
-        for order in ("in hand", "in the mailbox"):
+        for order in ("in progress", "in the mailbox"):
             await bus.dispatch(Paid(order))
             await wait_all_tasks_blocked()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.dispatch, Paid("B"))
             await wait_all_tasks_blocked()
-            # Under way is seen: it may yet go.
+            # An event whose dispatch is in progress is remembered.
             assert len(bus.dispatch_nowait(Paid("B")).errors) == 1
             nursery.cancel_scope.cancel()
         go.set()
         await bus.wait()
         assert reasons(await bus.dispatch(Paid("B"))) == []
-    assert seen == ["in hand", "in the mailbox", "B"]
+    assert seen == ["in progress", "in the mailbox", "B"]
 
 
 async def test_an_event_that_other_middleware_vetoed_may_come_again() -> None:
@@ -528,7 +528,7 @@ async def test_a_listener_that_dispatches_its_own_event_again_is_refused() -> No
     assert len(runs) == 1
 
 
-async def test_one_that_fails_does_not_make_room_for_another_with_its_key() -> None:
+async def test_a_failed_dispatch_does_not_remove_the_entry_of_a_later_one() -> None:
     class Fail:
         def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
             event = handle.event
@@ -536,7 +536,7 @@ async def test_one_that_fails_does_not_make_room_for_another_with_its_key() -> N
                 yield
                 return
             fail.clear()
-            # With a window of one key, these two push the outer event's key out, and take it.
+            # With a window of one key, these two displace the outer event's key and reuse it.
             for order in ("other", "A"):
                 assert isinstance(event, Paid)
                 bus.dispatch_nowait(Paid(order))
@@ -606,7 +606,7 @@ async def test_a_long_key_is_cut_short_in_the_reason() -> None:
         ({"ttl": 0}, ValueError, "ttl must be more than 0"),
     ],
 )
-def test_deduplication_refuses_senseless_settings(
+def test_deduplication_refuses_invalid_settings(
     arguments: dict[str, Any], error: type[Exception], why: str
 ) -> None:
     settings: dict[str, Any] = {"key": "order", **arguments}
@@ -614,7 +614,7 @@ def test_deduplication_refuses_senseless_settings(
         Deduplicate(**settings)
 
 
-def test_deduplication_is_no_middleware_of_a_listener() -> None:
+def test_deduplication_is_refused_as_middleware_of_a_listener() -> None:
     with pytest.raises(TypeError, match=r"around_call.*Config\.middleware"):
         ListenerOptions(middleware=(Deduplicate("order"),))
 
@@ -623,7 +623,7 @@ def test_deduplication_is_no_middleware_of_a_listener() -> None:
 
 
 def watch(times: list[float], start: float) -> Callable[[Event], Any]:
-    """Return a listener that notes when it runs."""
+    """Return a listener that records the times of its runs."""
 
     async def run(event: Event) -> None:
         times.append(trio.current_time() - start)
@@ -666,7 +666,7 @@ async def test_a_burst_is_as_large_as_the_rate_unless_told_otherwise(
     assert times == pytest.approx(first)
 
 
-async def test_every_listener_has_a_limit_of_its_own(autojump_clock: MockClock) -> None:
+async def test_each_listener_has_its_own_limit(autojump_clock: MockClock) -> None:
     times: dict[str, list[float]] = {"one": [], "two": []}
     async with make(RateLimit(1)) as bus:
         for name, noted in times.items():
@@ -695,7 +695,7 @@ async def test_listeners_of_one_name_share_a_limit_but_not_those_of_different_ob
     assert others == [0]
 
 
-async def test_who_waits_with_concurrency_runs_in_turn_and_at_its_time(
+async def test_waiting_runs_of_a_concurrent_listener_begin_in_order_at_their_times(
     autojump_clock: MockClock,
 ) -> None:
     runs: list[tuple[str, float]] = []
@@ -713,7 +713,7 @@ async def test_who_waits_with_concurrency_runs_in_turn_and_at_its_time(
     assert runs == [("A", 0), ("B", 1), ("C", 2), ("D", 3)]
 
 
-async def test_nobody_overtakes_who_waits_in_the_very_moment_its_time_has_come(
+async def test_no_run_overtakes_a_waiting_one_at_the_moment_of_its_token(
     mock_clock: MockClock,
 ) -> None:
     runs: list[tuple[str, float]] = []
@@ -735,7 +735,7 @@ async def test_nobody_overtakes_who_waits_in_the_very_moment_its_time_has_come(
     assert runs == [("A", 0), ("B", 1), ("C", 2)]
 
 
-async def test_who_is_cancelled_while_it_waits_takes_nothing(autojump_clock: MockClock) -> None:
+async def test_a_run_cancelled_while_it_waits_takes_no_token(autojump_clock: MockClock) -> None:
     times: list[float] = []
     async with make(RateLimit(1)) as bus:
         bus.subscribe(watch(times, trio.current_time()), Paid, async_=False)
@@ -801,7 +801,7 @@ async def test_waiting_is_refused_around_an_inline_def_when_it_is_registered() -
 
 
 @pytest.mark.parametrize("rate", [3, 7, 10, 1000, 1e6, 1e7])
-async def test_sums_of_floats_cost_nobody_a_run(rate: float, mock_clock: MockClock) -> None:
+async def test_rounding_of_floats_costs_no_run(rate: float, mock_clock: MockClock) -> None:
     burst = 25
     mock_clock.jump(1234.5678)
     async with make(RateLimit(rate, burst=burst, excess="veto")) as bus:
@@ -828,11 +828,11 @@ def test_a_limit_survives_the_clock_of_an_earlier_run() -> None:
     bus.subscribe(watch([], 0), Paid)
     for seconds in (1000, 0):
         trio.run(main, seconds, clock=MockClock(autojump_threshold=0))
-    # At the worst the bucket counts as just emptied.
+    # In the worst case the bucket counts as just emptied.
     assert spans == [1, 2]
 
 
-async def test_limits_of_listeners_that_are_no_more_are_forgotten(
+async def test_limits_of_unregistered_listeners_are_forgotten(
     autojump_clock: MockClock,
 ) -> None:
     limit = RateLimit(1, excess="veto")
@@ -867,7 +867,7 @@ async def test_limits_of_listeners_that_are_no_more_are_forgotten(
         ({"excess": "drop"}, ValueError, "excess must be 'wait' or 'veto'"),
     ],
 )
-def test_a_rate_limit_refuses_senseless_settings(
+def test_a_rate_limit_refuses_invalid_settings(
     arguments: dict[str, Any], error: type[Exception], why: str
 ) -> None:
     settings: dict[str, Any] = {"rate": 1, **arguments}

@@ -33,7 +33,7 @@ from goevent import (
 
 REGISTRY = EventRegistry()
 VARIABLE: ContextVar[int] = ContextVar("VARIABLE", default=0)
-PATIENCE = 20  # real seconds that a test waits for a thread at most
+THREAD_WAIT_SECONDS = 20  # the longest real time that a test waits for a thread
 
 
 class Job(Event, name="blocking.job", registry=REGISTRY):
@@ -50,11 +50,11 @@ def bus_config() -> Config:
 
 
 def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
+    """An `on_error` callback for tests that expect failures."""
 
 
 class Gate:
-    """What a blocking listener stands in front of."""
+    """A gate at which a blocking listener waits."""
 
     def __init__(self) -> None:
         self.entered = threading.Semaphore(0)
@@ -68,14 +68,16 @@ class Gate:
 
     def block(self) -> None:
         self.entered.release()
-        assert self.gate.wait(PATIENCE)
+        assert self.gate.wait(THREAD_WAIT_SECONDS)
 
     async def has_entered(self) -> None:
-        entered = await trio.to_thread.run_sync(lambda: self.entered.acquire(timeout=PATIENCE))
+        entered = await trio.to_thread.run_sync(
+            lambda: self.entered.acquire(timeout=THREAD_WAIT_SECONDS)
+        )
         assert entered
 
 
-# -- one at a time, elsewhere
+# -- one event at a time, in another thread
 
 
 @pytest.mark.parametrize("timeout", [None, 1000.0])
@@ -103,7 +105,7 @@ async def test_a_blocking_listener_runs_in_another_thread_in_order(
     assert bus.snapshot().ledger == Ledger(accepted=30, completed=30)
 
 
-async def test_a_blocking_listener_holds_up_nobody_else(bus: GoEvent) -> None:
+async def test_a_blocking_listener_delays_no_other(bus: GoEvent) -> None:
     seen: list[int] = []
     with Gate() as gate:
 
@@ -127,7 +129,7 @@ async def test_a_blocking_listener_holds_up_nobody_else(bus: GoEvent) -> None:
         await handle.wait()
 
 
-async def test_no_more_threads_run_at_once_than_the_bus_allows(bus: GoEvent) -> None:
+async def test_the_bus_limits_the_threads_that_run_together(bus: GoEvent) -> None:
     lock = threading.Lock()
     running = most = 0
     with Gate() as gate:
@@ -188,7 +190,7 @@ async def test_keys_are_in_order_across_threads(bus: GoEvent) -> None:
 
 
 @pytest.mark.parametrize("timeout", [None, 1000.0])
-async def test_what_a_thread_raises_is_the_error_of_its_event(
+async def test_an_exception_in_a_thread_is_the_error_of_its_event(
     bus: GoEvent, timeout: float | None
 ) -> None:
     @bus.listener(Job, thread=True, timeout=timeout, name="blocking")
@@ -272,8 +274,8 @@ async def test_a_late_thread_runs_on_and_is_counted_until_it_ends(
 
 
 async def ended(bus: GoEvent) -> None:
-    """Wait until no thread runs on; of their end only the log tells."""
-    for _ in range(PATIENCE * 100):
+    """Wait until no stray thread is running. Only the log reports their end."""
+    for _ in range(THREAD_WAIT_SECONDS * 100):
         if not any(listener.strays for listener in bus.snapshot().listeners):
             return
         await trio.to_thread.run_sync(threading.Event().wait, 0.01)
@@ -301,7 +303,7 @@ async def test_the_error_of_a_late_thread_is_in_the_log(
     assert bus.error_count == 1
 
 
-async def test_a_late_thread_keeps_its_place_and_others_may_get_none(
+async def test_a_late_thread_keeps_its_place_in_the_limiter(
     bus: GoEvent, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     started: list[int] = []
@@ -327,16 +329,16 @@ async def test_a_late_thread_keeps_its_place_and_others_may_get_none(
         assert ["to get a thread" in reason for reason in reasons] == [False] * 3 + [True] * 2
         gate.gate.set()
     await ended(bus)
-    assert started == [0, 1, 2]  # an event that was given up does not run later
+    assert started == [0, 1, 2]  # an event that has timed out does not run later
     assert len(caplog.records) == 3
 
 
-async def test_a_thread_that_is_in_time_is_no_stray(
+async def test_a_thread_that_is_in_time_is_not_stray(
     bus: GoEvent, caplog: pytest.LogCaptureFixture
 ) -> None:
     @bus.listener(Job, thread=True, timeout=1000)
     def quick(event: Job) -> None:
-        """Be done at once."""
+        """Return at once."""
 
     for n in range(20):
         await bus.dispatch(Job(n))
@@ -345,7 +347,7 @@ async def test_a_thread_that_is_in_time_is_no_stray(
     assert not caplog.records
 
 
-# -- what a thread may do
+# -- calls from a thread
 
 
 @pytest.mark.parametrize("timeout", [None, 1000.0])
@@ -358,14 +360,14 @@ async def test_a_thread_may_dispatch_and_wait_by_way_of_trio(
     async def other(event: Other) -> None:
         seen.append(f"other {event.n}")
 
-    async def there_and_back(n: int) -> None:
+    async def round_trip(n: int) -> None:
         handle = await bus.dispatch(Other(n))
         await handle.wait()
 
     @bus.listener(Job, thread=True, timeout=timeout)
     def blocking(event: Job) -> None:
         trio.from_thread.run_sync(bus.dispatch_nowait, Other(1))
-        trio.from_thread.run(there_and_back, 2)
+        trio.from_thread.run(round_trip, 2)
         seen.append("blocking")
         bus.dispatch_from_thread(Other(3))
 
@@ -405,7 +407,7 @@ async def test_a_thread_of_a_draining_bus_may_dispatch(timeout: float | None) ->
 
 
 @pytest.mark.parametrize("timeout", [None, 1000.0])
-async def test_a_thread_that_waits_for_its_own_event_is_told(
+async def test_a_thread_that_waits_for_its_own_event_gets_an_error(
     bus: GoEvent, timeout: float | None
 ) -> None:
     @bus.listener(Job, thread=True, timeout=timeout)
@@ -413,7 +415,7 @@ async def test_a_thread_that_waits_for_its_own_event_is_told(
         trio.from_thread.run(current_delivery().handle.wait)
 
     handle = await bus.dispatch(Job())
-    with trio.fail_after(PATIENCE):
+    with trio.fail_after(THREAD_WAIT_SECONDS):
         await handle.wait()
     (error,) = handle.errors
     assert "would wait forever" in error.reason
@@ -436,7 +438,7 @@ async def test_the_delivery_is_known_in_the_thread(bus: GoEvent, timeout: float 
 
 
 @pytest.mark.parametrize("timeout", [None, 1000.0])
-async def test_the_thread_has_the_context_variables_of_its_dispatcher_if_it_asks_for_them(
+async def test_a_thread_with_the_context_option_has_its_dispatchers_context_variables(
     bus: GoEvent, timeout: float | None
 ) -> None:
     seen: list[tuple[str, int]] = []
@@ -534,7 +536,7 @@ async def test_a_drain_waits_for_a_thread(timeout: float | None) -> None:
 
 
 @pytest.mark.parametrize("timeout", [None, 1e6])
-async def test_a_bus_that_gives_up_on_a_thread_does_not_end_before_it(
+async def test_a_bus_with_a_late_thread_does_not_end_before_it(
     mock_clock: MockClock, timeout: float | None
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY))
@@ -552,7 +554,7 @@ async def test_a_bus_that_gives_up_on_a_thread_does_not_end_before_it(
             await gate.has_entered()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(bus.close, 1)
-                for _ in range(2):  # the time to drain, and the grace
+                for _ in range(2):  # the close timeout, and the time for cleanup
                     await wait_all_tasks_blocked(0.01)
                     mock_clock.jump(3)
             ledger = bus.snapshot().ledger
@@ -586,7 +588,7 @@ async def test_unregistering_lets_a_thread_finish(bus: GoEvent) -> None:
     assert seen == [0]
 
 
-def test_the_limiter_is_good_for_another_event_loop() -> None:
+def test_the_limiter_works_in_another_event_loop() -> None:
     bus = GoEvent(Config(registry=REGISTRY, threads=1))
     seen: list[int] = []
 

@@ -114,7 +114,7 @@ def around(event: Any, **more: Any) -> Envelope:
     return Envelope(event_name="everything", event=event, **more)
 
 
-def there_and_back(codec: Codec, event: Any, **more: Any) -> Any:
+def round_trip(codec: Codec, event: Any, **more: Any) -> Any:
     data = codec.encode(around(event, **more))
     return codec.decode(data, event_name="everything", registry=REGISTRY)
 
@@ -288,7 +288,7 @@ def test_a_value_that_contains_itself_is_one_encode_error(make: Callable[[], Cod
 
 def test_untyped_integers_are_kept_as_they_are() -> None:
     for number in (2**63, 2**64, 10**399, -(10**399)):
-        assert there_and_back(JsonCodec(), Everything(anything=number)).event.anything == number
+        assert round_trip(JsonCodec(), Everything(anything=number)).event.anything == number
     with pytest.raises(EncodeError, match="digits"):
         JsonCodec().encode(around(Untyped(10**400)))
     with pytest.raises(EncodeError):
@@ -347,7 +347,9 @@ def test_a_tag_decides_which_annotations_hold(make: Callable[[], Codec]) -> None
 
 @both
 @pytest.mark.parametrize("cls", KINDS)
-def test_every_kind_of_event_goes_there_and_back(make: Callable[[], Codec], cls: type[Any]) -> None:
+def test_every_kind_of_event_survives_a_round_trip(
+    make: Callable[[], Codec], cls: type[Any]
+) -> None:
     registry = EventRegistry()
     registry.register_as("everything", cls)
     event = cls(at=NOON, number=7)
@@ -383,7 +385,7 @@ def test_every_native_kind_is_checked_against_the_rules_of_the_wire(
 
 
 @both
-def test_values_that_only_pydantic_writes_are_written_by_it(make: Callable[[], Codec]) -> None:
+def test_values_that_only_pydantic_can_write_are_written_by_it(make: Callable[[], Codec]) -> None:
     registry = EventRegistry()
     registry.register_as("everything", PydanticEvent)
     event = PydanticEvent(at=NOON, number=1, link=pydantic.HttpUrl("https://example.com/a"))
@@ -511,7 +513,7 @@ def test_a_limit_is_positive(make: Callable[..., Codec], limit: str) -> None:
         make(**{limit: 0})
 
 
-def test_codecs_state_their_content_type() -> None:
+def test_codecs_have_a_content_type() -> None:
     assert JsonCodec().content_type == "application/json"
     assert MsgpackCodec().content_type == "application/msgpack"
 
@@ -611,10 +613,10 @@ events = st.builds(
 
 @both
 @given(event=events, headers=st.dictionaries(texts, texts, max_size=3))
-def test_every_event_goes_there_and_back(
+def test_every_event_survives_a_round_trip(
     make: Callable[[], Codec], event: Everything, headers: dict[str, str]
 ) -> None:
-    envelope = there_and_back(make(), event, headers=headers)
+    envelope = round_trip(make(), event, headers=headers)
     assert envelope.event == event
     assert envelope.headers == headers
 
