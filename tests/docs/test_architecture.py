@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -55,7 +55,7 @@ def steps(title: str) -> list[str]:
 
 
 @contextmanager
-def passed() -> Iterator[dict[str, None]]:
+def passed() -> Generator[dict[str, None]]:
     """Yield the files of goevent whose functions are called, each once, in order.
 
     Calls in threads that start meanwhile count, too.
