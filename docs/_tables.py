@@ -126,7 +126,7 @@ def _code(text: str) -> str:
     """Put words with placeholders, and words that Markdown would interpret, into code."""
     if not text:
         return "none"
-    return re.sub(r"[^\s,;]*[{*$#][^\s,;]*", lambda found: f"`{found[0]}`", text)
+    return re.sub(r"[^\s,;]*[{*$#>+][^\s,;]*", lambda found: f"`{found[0]}`", text)
 
 
 def _table(lines: Sequence[Sequence[str]]) -> str:
