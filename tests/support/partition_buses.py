@@ -1,4 +1,4 @@
-"""Buses on names with partitions, for tests: events with keys, and who has which partition."""
+"""Buses with partitions for tests: events with keys, and the owners of partitions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import trio
 from goevent import Event, GoEvent, current_delivery
 from goevent_redis._streams.partitions.partition import partition_of
 from tests.support.redis_buses import REGISTRY
-from tests.support.streams_buses import StreamsBus, left
+from tests.support.streams_buses import StreamsBus, unsettled_count
 
 PARTITIONS = 4
 NAME = "account.moved"
@@ -42,7 +42,7 @@ class PartitionedBus(StreamsBus):
         wait: Callable[[Moved], Any] | None = None,
         concurrency: int = 50,
     ) -> list[tuple[str, int, int]]:
-        """Listen, and return a list to which (account, n, deliveries) come at the end of a run."""
+        """Register a listener, and return its ended runs as (account, n, deliveries)."""
         arrived: list[tuple[str, int, int]] = []
 
         async def note(event: Moved) -> None:
@@ -58,14 +58,18 @@ class PartitionedBus(StreamsBus):
 
 
 class Gate:
-    """Holds up listeners until it is opened, and knows with which events they have begun."""
+    """Blocks listeners until it is opened.
+
+    Attributes:
+        begun: The numbers of the events with which listeners have begun.
+    """
 
     def __init__(self) -> None:
         self.begun: list[int] = []
         self._opened = trio.Event()
 
     def open(self) -> None:
-        """Let them go on."""
+        """Let the listeners go on."""
         self._opened.set()
 
     async def __call__(self, event: Moved) -> None:
@@ -74,7 +78,7 @@ class Gate:
 
 
 async def move(bus: GoEvent, count: int, accounts: int, first: int = 0) -> None:
-    """Dispatch events of several accounts by turns, and wait until the server has them."""
+    """Dispatch events of several accounts in turn, and wait until the server has them."""
     handles = [
         await bus.dispatch(Moved(account=f"a{n % accounts}", n=n))
         for n in range(first, first + count)
@@ -85,7 +89,7 @@ async def move(bus: GoEvent, count: int, accounts: int, first: int = 0) -> None:
 
 
 def by_account(moves: list[tuple[str, int, int]]) -> dict[str, list[int]]:
-    """Return the numbers of each account, in order, repeats of the same one as one."""
+    """Return the numbers of each account in order; consecutive repeats count once."""
     found: dict[str, list[int]] = defaultdict(list)
     for account, n, _ in moves:
         found[account].append(n)
@@ -93,12 +97,12 @@ def by_account(moves: list[tuple[str, int, int]]) -> dict[str, list[int]]:
 
 
 def in_order(moves: list[tuple[str, int, int]], count: int, accounts: int) -> bool:
-    """Tell whether all came, those of each account one after another."""
+    """Tell whether all events have run, and those of each account in order."""
     return by_account(moves) == {f"a{a}": [*range(a, count, accounts)] for a in range(accounts)}
 
 
 async def owners(ask: Ask, name: str = NAME, group: str = "shop") -> dict[int, str]:
-    """Return who has which partition."""
+    """Return the owner of each partition."""
     found = await ask("HGETALL", f"goevent:leases:{group}:{name}")
     return {
         int(field.partition(b":")[0]): value.decode()
@@ -108,7 +112,7 @@ async def owners(ask: Ask, name: str = NAME, group: str = "shop") -> dict[int, s
 
 
 async def shared(ask: Ask, *counts: int, seconds: float = 5.0) -> None:
-    """Wait until the partitions are shared out like that."""
+    """Wait until the buses have so many partitions each."""
     with trio.fail_after(seconds):
         while True:
             found = list((await owners(ask)).values())
@@ -117,9 +121,11 @@ async def shared(ask: Ask, *counts: int, seconds: float = 5.0) -> None:
             await trio.sleep(0.01)
 
 
-async def calm(ask: Ask, name: str = NAME, group: str = "shop", seconds: float = 10.0) -> None:
-    """Wait until everything of all partitions is handed out and acknowledged."""
+async def until_partitions_settled(
+    ask: Ask, name: str = NAME, group: str = "shop", seconds: float = 10.0
+) -> None:
+    """Wait until all entries of all partitions are delivered and acknowledged."""
     with trio.fail_after(seconds):
         for number in range(PARTITIONS):
-            while await left(ask, f"goevent:stream:{name}:{number}", group):
+            while await unsettled_count(ask, f"goevent:stream:{name}:{number}", group):
                 await trio.sleep(0.01)

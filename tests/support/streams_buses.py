@@ -1,4 +1,4 @@
-"""Buses on Redis Streams, for tests: with a server of their own, and short patience."""
+"""Buses on Redis Streams for tests, each with short pauses, and servers for them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tests.support.redis_buses import REGISTRY, Paid
 from tests.support.redis_server import RedisServer, redis_server
 
 STREAM = "goevent:stream:order.paid"
-KEPT = ("appendonly yes", "appendfsync everysec")
+DURABLE_SERVER = ("appendonly yes", "appendfsync everysec")
 
 
 class StreamsBus(GoEvent):
-    """A bus on Redis Streams that keeps what was reported to it."""
+    """A bus on Redis Streams that keeps its reports."""
 
     def __init__(self, addr: str, group: str | None = "shop", **streams: Any) -> None:
         streams.setdefault("backoff", 0.02)
@@ -32,7 +32,7 @@ class StreamsBus(GoEvent):
         self.on_error(self.told.append)
 
     def says(self, text: str) -> int:
-        """Return how many reports hold a text."""
+        """Return how many reports contain a text."""
         return sum(text in str(error) for error in self.told)
 
     def causes(self, kind: type[Exception]) -> list[Any]:
@@ -40,21 +40,21 @@ class StreamsBus(GoEvent):
         return [error.__cause__ for error in self.told if isinstance(error.__cause__, kind)]
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do."""
+        """Return the backlog of each name, as last seen."""
         return self.driver.snapshot().backlogs
 
     def reads(self) -> list[str]:
-        """Return the names that it reads."""
+        """Return the names that the bus reads."""
         return [backlog.event_name for backlog in self.backlogs()]
 
     def seen(self, *events: str | type, **options: Any) -> list[Any]:
-        """Listen, and return the list to which every event comes."""
+        """Register a listener, and return the list of the events that it gets."""
         arrived: list[Any] = []
         self.subscribe(arrived.append, *(events or (Paid,)), **options)
         return arrived
 
     def tries(self, *, fail: Callable[[Any], bool] = lambda _: False) -> list[tuple[int, int]]:
-        """Listen, and return a list to which (n, deliveries) come; fail where told."""
+        """Register a listener, and return its runs as (n, deliveries); it fails as told."""
         arrived: list[tuple[int, int]] = []
 
         async def note(event: Paid) -> None:
@@ -68,14 +68,14 @@ class StreamsBus(GoEvent):
 
 @asynccontextmanager
 async def streams_server(*config: str) -> AsyncGenerator[RedisServer]:
-    """Run a server that keeps what it has accepted."""
-    async with redis_server(*KEPT, *config) as server:
+    """Run a server that keeps accepted events over a restart."""
+    async with redis_server(*DURABLE_SERVER, *config) as server:
         yield server
 
 
 @asynccontextmanager
-async def asking(server: RedisServer) -> AsyncGenerator[Callable[..., Any]]:
-    """Return a function that sends a command to the server, also to one that is busy for long."""
+async def command_client(server: RedisServer) -> AsyncGenerator[Callable[..., Any]]:
+    """Give a function that sends commands to the server, even if the server is busy for long."""
     config = RedisConfig(addr=server.addr, read_timeout=30.0)
     async with Link(config, patience=10.0).open() as link:
         yield link.execute
@@ -86,19 +86,21 @@ async def pending(ask: Callable[..., Any], group: str = "shop", key: str = STREA
     return int((await ask("XPENDING", key, group))[0])
 
 
-async def quiet(ask: Callable[..., Any], group: str = "shop", seconds: float = 10.0) -> None:
-    """Wait until everything of the stream is handed out and acknowledged."""
+async def until_settled(
+    ask: Callable[..., Any], group: str = "shop", seconds: float = 10.0
+) -> None:
+    """Wait until all entries of the stream are delivered and acknowledged."""
     with trio.fail_after(seconds):
-        while await left(ask, STREAM, group):
+        while await unsettled_count(ask, STREAM, group):
             await trio.sleep(0.01)
 
 
-async def left(ask: Callable[..., Any], key: str, group: str = "shop") -> int:
-    """Return how much of a stream is pending; 1 if there is more that was not handed out."""
+async def unsettled_count(ask: Callable[..., Any], key: str, group: str = "shop") -> int:
+    """Return how many entries are pending; 1 if none is, but some are not delivered yet."""
     newest = (await ask("XINFO", "STREAM", key))[b"last-generated-id"]
     for info in await ask("XINFO", "GROUPS", key):
         if info[b"name"].decode() == group:
-            # Not the lag: a server that was restarted does not know it.
+            # The lag is of no use: a server that was restarted does not know it.
             return int(info[b"pending"]) or int(info[b"last-delivered-id"] != newest)
     return 1
 

@@ -1,4 +1,4 @@
-"""A consumer in a process of its own: it notes what it begins, ends, and reports, on its stdout."""
+"""A consumer in a process of its own: it prints each start and end of an event, and reports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.streams_buses import StreamsBus
 
 
 def say(*words: object) -> None:
-    """Write a line, at once."""
+    """Write a line and flush it."""
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 

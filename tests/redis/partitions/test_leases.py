@@ -1,4 +1,4 @@
-"""Leases: who has which partition, and what becomes of it as buses come, go, die and freeze."""
+"""Leases: which bus has which partition, as buses come, go, die and freeze."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from tests.support.partition_buses import (
     Moved,
     PartitionedBus,
     by_account,
-    calm,
     in_order,
     move,
     owners,
     shared,
+    until_partitions_settled,
 )
 from tests.support.redis_buses import Lost as OrderLost, Paid, opened, until
-from tests.support.streams_buses import asking, publish, streams_server
+from tests.support.streams_buses import command_client, publish, streams_server
 
 
 async def test_partitions_are_shared_out_fairly_as_buses_come_and_go() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [PartitionedBus(server.addr) for _ in range(5)]
         moves = [bus.moves() for bus in buses]
         sender = PartitionedBus(server.addr, None)
@@ -43,14 +43,15 @@ async def test_partitions_are_shared_out_fairly_as_buses_come_and_go() -> None:
                 await shared(ask, 2, 2, seconds=2.0)
                 async with buses[2], buses[3]:
                     await shared(ask, 1, 1, 1, 1, seconds=2.0)
-                    async with buses[4]:  # there is nothing for one of them, who waits
+                    # Four partitions for five buses: one bus waits.
+                    async with buses[4]:
                         await trio.sleep(0.7)
                         await shared(ask, 1, 1, 1, 1, seconds=2.0)
                 await shared(ask, 2, 2, seconds=2.0)
             await shared(ask, 4, seconds=2.0)
             enough.set()
         async with buses[0]:
-            await calm(ask)
+            await until_partitions_settled(ask)
         assert not [error for bus in buses for error in bus.told]
         together = [each for part in moves for each in part]
     assert sorted(n for _, n, _ in together) == [*range(sent)]
@@ -60,9 +61,9 @@ async def test_partitions_are_shared_out_fairly_as_buses_come_and_go() -> None:
         assert all(each == sorted(each) for each in by_account(part).values())
 
 
-async def test_what_is_left_over_of_several_names_does_not_go_to_the_same_bus() -> None:
+async def test_remainders_of_several_names_go_to_different_buses() -> None:
     names = (NAME, "order.paid", "order.lost", "user.created", "order.item.added")
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [PartitionedBus(server.addr, partitions=3) for _ in range(2)]
         for bus in buses:
             bus.seen(*names)
@@ -77,8 +78,8 @@ async def test_what_is_left_over_of_several_names_does_not_go_to_the_same_bus() 
     assert len(extras) == 2
 
 
-async def test_clean_stop_hands_over_within_a_second_what_nobody_has_begun_with() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_clean_stop_releases_unstarted_events_of_a_partition_within_a_second() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
         gate = Gate()
         first.moves(wait=gate)
@@ -89,19 +90,21 @@ async def test_clean_stop_hands_over_within_a_second_what_nobody_has_begun_with(
             async with second, trio.open_nursery() as nursery:
                 await shared(ask, 2, 2)
                 nursery.start_soon(first.close, 30.0)
-                # What has no work to finish is given away at once, the rest when it is done.
+                # A partition without running listeners is given away at once, the rest later.
                 await shared(ask, 1, 3, seconds=1.0)
                 gate.open()
                 began = trio.current_time()
                 await until(lambda: len(moves) == 99, 1.0)
                 assert trio.current_time() - began < 1.0
-            await calm(ask)
+            await until_partitions_settled(ask)
         assert not first.told + second.told
     assert moves == [("a0", n, 1) for n in range(1, 100)]
 
 
-async def test_failed_event_that_waits_keeps_its_place_when_the_partition_moves() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_failed_event_that_waits_for_a_retry_keeps_its_place_when_the_partition_moves() -> (
+    None
+):
+    async with streams_server() as server, command_client(server) as ask:
         first = PartitionedBus(server.addr, backoff=0.05, max_deliveries=100)
         second = PartitionedBus(server.addr)
         tries = first.moves(fail=lambda event: event.n == 0)
@@ -111,24 +114,24 @@ async def test_failed_event_that_waits_keeps_its_place_when_the_partition_moves(
             await until(lambda: len(tries) == 3)
         assert tries[:3] == [("a0", 0, 1), ("a0", 0, 2), ("a0", 0, 3)]
         async with second:
-            await calm(ask)
+            await until_partitions_settled(ask)
     assert moves == [("a0", 0, len(tries) + 1), *(("a0", n, 1) for n in range(1, 10))]
 
 
-async def test_long_handler_keeps_its_partition_however_long_it_takes() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_long_listener_keeps_its_partition_however_long_it_takes() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [PartitionedBus(server.addr, claim_idle=0.3) for _ in range(2)]
         moves = [bus.moves(wait=lambda _: trio.sleep(1.5)) for bus in buses]
         async with opened(*buses):
             await shared(ask, 2, 2)
             await move(buses[0], 4, 4)
-            await calm(ask)
+            await until_partitions_settled(ask)
         assert sorted(moves[0] + moves[1]) == [(f"a{n}", n, 1) for n in range(4)]
         assert not buses[0].told + buses[1].told
 
 
-async def test_partition_that_is_to_be_given_away_is_kept_if_the_other_bus_leaves() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_draining_partition_is_kept_if_the_other_bus_leaves() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
         gate = trio.Event()
         begun: list[str] = []
@@ -139,22 +142,23 @@ async def test_partition_that_is_to_be_given_away_is_kept_if_the_other_bus_leave
 
         moves, others = first.moves(wait=wait), second.moves()
         async with first:
-            await move(first, 40, 20)  # so that no partition is without work
+            # Twenty accounts give every partition work.
+            await move(first, 40, 20)
             await until(lambda: len(begun) == 20)
             async with second:
                 await trio.sleep(0.7)
                 assert len({*(await owners(ask)).values()}) == 1
             await trio.sleep(0.4)
             gate.set()
-            await calm(ask)
+            await until_partitions_settled(ask)
             counts = [await ask("HGET", LEASES, f"{n}:count") for n in range(PARTITIONS)]
             assert counts == [b"1"] * PARTITIONS
     assert in_order(moves, 40, 20)
     assert not others
 
 
-async def test_unsubscribing_leaves_the_partitions_to_others_and_coming_back_shares_them() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_unsubscribing_gives_partitions_away_and_subscribing_shares_them_again() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
         mine, theirs = first.moves(), second.moves()
         async with opened(first, second):
@@ -162,33 +166,33 @@ async def test_unsubscribing_leaves_the_partitions_to_others_and_coming_back_sha
             first.unregister_listeners_for_event(Moved)
             await shared(ask, 4, seconds=2.0)
             await move(second, 40, 10)
-            await calm(ask)
+            await until_partitions_settled(ask)
             assert in_order(theirs, 40, 10)
             again = first.moves()
             await first.ready()
             await shared(ask, 2, 2, seconds=2.0)
             await move(second, 40, 10, 40)
-            await calm(ask)
+            await until_partitions_settled(ask)
         assert again
         assert not mine
         assert not first.told + second.told
 
 
-async def test_many_names_and_buses_without_any_events_are_quiet() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_names_without_events_cost_few_commands() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr)
         bus.seen(Moved, Paid, OrderLost)
         async with bus:
             await bus.ready()
             before = await commands(ask)
             await trio.sleep(1.0)
-            # Three names: a few looks, and one read that waits.
+            # Three names: a few renewals and looks, and one read that blocks.
             assert await commands(ask) - before < 60
             await publish(bus, 1)
 
 
 async def commands(ask: Ask) -> int:
-    """Return how many commands clients have sent so far; what scripts do counts, too."""
+    """Return how many commands clients have sent so far, including those of scripts."""
     info = (await ask("INFO", "commandstats")).decode()
     found = 0
     for line in info.splitlines():
@@ -197,8 +201,8 @@ async def commands(ask: Ask) -> int:
     return found
 
 
-async def test_leases_are_kept_and_events_are_done_while_the_server_is_full() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_leases_are_kept_and_events_finish_while_the_server_is_out_of_memory() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr, claim_idle=0.4, prefetch=8)
         gate = trio.Event()
         moves = bus.moves(wait=lambda _: gate.wait())
@@ -208,7 +212,7 @@ async def test_leases_are_kept_and_events_are_done_while_the_server_is_full() ->
             await ask("CONFIG", "SET", "maxmemory", 1)
             await trio.sleep(1.5)
             gate.set()
-            await calm(ask)
+            await until_partitions_settled(ask)
             assert await ask("HGETALL", LEASES) == before
             await ask("CONFIG", "SET", "maxmemory", 0)
     assert in_order(moves, 40, 8)
@@ -216,7 +220,7 @@ async def test_leases_are_kept_and_events_are_done_while_the_server_is_full() ->
 
 
 async def test_bus_that_is_cancelled_leaves_no_lease_behind() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         for pause in (0.0, 0.001, 0.003, 0.01, 0.03, 0.1):
             with trio.CancelScope() as scope:
                 bus = PartitionedBus(server.addr, claim_idle=60.0)

@@ -1,4 +1,4 @@
-"""Partitions: the events of a key run one after another, whatever becomes of them."""
+"""Partitions: the events of a key run one after another, even if one of them fails."""
 
 from __future__ import annotations
 
@@ -15,27 +15,33 @@ from tests.support.partition_buses import (
     Moved,
     PartitionedBus,
     by_account,
-    calm,
     in_order,
     move,
     shared,
+    until_partitions_settled,
 )
 from tests.support.redis_buses import Lost, Paid, numbers, opened, until
 from tests.support.redis_server import fault_proxy
-from tests.support.streams_buses import StreamsBus, asking, left, publish, streams_server
+from tests.support.streams_buses import (
+    StreamsBus,
+    command_client,
+    publish,
+    streams_server,
+    unsettled_count,
+)
 
 from goevent import DispatchHandle, DriverError
 from goevent_redis import PartitionsDiffer
 from goevent_redis._streams.partitions.partition import partition_of
 
 
-def test_hash_of_a_key_is_the_same_for_ever() -> None:
+def test_partition_of_a_key_never_changes() -> None:
     assert [partition_of("order.paid", key, 8) for key in ("a", "b", "ü", "")] == [3, 1, 5, 0]
     assert partition_of("order.paid", None, 8) == partition_of("x", "order.paid", 8)
 
 
-async def test_events_of_a_key_run_one_at_a_time_in_order_and_others_beside_them() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_events_of_a_key_run_one_at_a_time_in_order_beside_other_keys() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr)
         running: Counter[str] = Counter()
         most: list[int] = []
@@ -50,7 +56,7 @@ async def test_events_of_a_key_run_one_at_a_time_in_order_and_others_beside_them
         moves = bus.moves(wait=wait)
         async with bus:
             await move(bus, 400, 20)
-            await calm(ask)
+            await until_partitions_settled(ask)
         assert not bus.told
     assert in_order(moves, 400, 20)
     assert {deliveries for _, _, deliveries in moves} == {1}
@@ -58,7 +64,7 @@ async def test_events_of_a_key_run_one_at_a_time_in_order_and_others_beside_them
 
 
 async def test_events_of_a_key_are_in_one_stream_and_keys_are_spread() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         async with PartitionedBus(server.addr, None) as bus:
             await move(bus, 100, 10)
             handle = await bus.dispatch(Moved(account="a0", n=0))
@@ -71,8 +77,8 @@ async def test_events_of_a_key_are_in_one_stream_and_keys_are_spread() -> None:
     assert all(sizes)
 
 
-async def test_event_that_fails_holds_up_its_key_and_nothing_else() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_failed_event_holds_up_its_key_and_no_other_key() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr, backoff=0.2, max_backoff=0.2)
         moves = bus.moves(fail=lambda event: event.n == 3 and len(tries()) < 3)
 
@@ -81,9 +87,10 @@ async def test_event_that_fails_holds_up_its_key_and_nothing_else() -> None:
 
         async with bus:
             await move(bus, 40, 4)
-            await until(lambda: len(moves) == 31, 1.0)  # all but nine of a3
+            # All but nine events of the account a3.
+            await until(lambda: len(moves) == 31, 1.0)
             assert len(tries()) == 1
-            await calm(ask)
+            await until_partitions_settled(ask)
     assert tries() == [1, 2, 3]
     assert in_order(moves, 40, 4)
     held = [each for each in moves if each[0] == "a3"]
@@ -91,14 +98,14 @@ async def test_event_that_fails_holds_up_its_key_and_nothing_else() -> None:
     assert {deliveries for _, n, deliveries in moves if n != 3} == {1}
 
 
-async def test_dead_letter_lets_its_key_go_on_and_comes_again_when_replayed() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_dead_letter_frees_its_key_and_runs_again_when_replayed() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr, max_deliveries=3)
         broken = [True]
         moves = bus.moves(fail=lambda event: event.n == 1 and broken[0])
         async with bus:
             await move(bus, 20, 2)
-            await calm(ask)
+            await until_partitions_settled(ask)
             (letter,) = await bus.driver.dead_letters.list()
             assert letter.event_name == NAME
             assert letter.partition == partition_of(NAME, "a1", PARTITIONS)
@@ -110,25 +117,25 @@ async def test_dead_letter_lets_its_key_go_on_and_comes_again_when_replayed() ->
             await until(lambda: moves == [("a1", 1, 1)])
             again = f"goevent:again:shop:{NAME}:{letter.partition}"
             with trio.fail_after(5):
-                while await left(ask, again):
+                while await unsettled_count(ask, again):
                     await trio.sleep(0.01)
             assert await bus.driver.dead_letters.count() == 0
 
 
-async def test_undecodable_bytes_of_a_key_are_a_dead_letter_and_hold_up_nothing() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_undecodable_bytes_of_a_key_are_a_dead_letter_and_free_the_key() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr)
         moves = bus.moves()
         async with bus:
             number = partition_of(NAME, "a0", PARTITIONS)
             await ask("XADD", f"{BASE}:{number}", "*", "e", b"{", "k", "a0")
             await move(bus, 5, 1)
-            await calm(ask)
+            await until_partitions_settled(ask)
             assert await bus.driver.dead_letters.count() == 1
     assert by_account(moves) == {"a0": [0, 1, 2, 3, 4]}
 
 
-async def test_buses_with_other_numbers_of_partitions_are_refused() -> None:
+async def test_bus_with_another_number_of_partitions_is_refused() -> None:
     async with streams_server() as server:
         async with PartitionedBus(server.addr, None) as bus:
             await move(bus, 1, 1)
@@ -143,13 +150,14 @@ async def test_buses_with_other_numbers_of_partitions_are_refused() -> None:
             handle = await bus.dispatch(Moved(account="a", n=1))
             await handle.wait()
             assert isinstance(handle.errors[0].__cause__, PartitionsDiffer)
-            await publish(bus, 1)  # other names do not suffer
+            # Other names are not affected.
+            await publish(bus, 1)
             with pytest.raises(PartitionsDiffer):
                 await bus.driver.replay(NAME, "earliest", None, "shop")
 
 
-async def test_bus_without_partitions_is_refused_where_there_are_some() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_bus_without_partitions_is_refused_for_a_name_with_partitions() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         async with PartitionedBus(server.addr, None) as bus:
             await move(bus, 1, 1)
         plain = StreamsBus(server.addr)
@@ -164,7 +172,7 @@ async def test_bus_without_partitions_is_refused_where_there_are_some() -> None:
         assert await ask("GET", BASE) == b"4"
 
 
-async def test_partitions_are_refused_where_there_is_a_single_stream() -> None:
+async def test_bus_with_partitions_is_refused_for_a_name_with_a_single_stream() -> None:
     async with streams_server() as server:
         async with StreamsBus(server.addr, None) as bus:
             handle = await bus.dispatch(Moved(account="a", n=1))
@@ -177,12 +185,13 @@ async def test_partitions_are_refused_where_there_is_a_single_stream() -> None:
                 pass
 
 
-async def test_name_that_is_refused_does_not_keep_a_pattern_from_others() -> None:
+async def test_refused_name_does_not_keep_a_pattern_from_other_names() -> None:
     async with streams_server() as server:
         bus = PartitionedBus(server.addr)
         seen = bus.seen("order.*")
         async with bus, StreamsBus(server.addr, None) as plain:
-            await publish(plain, 1)  # as a single stream
+            # This name has a single stream.
+            await publish(plain, 1)
             async with PartitionedBus(server.addr, None) as sender:
                 await (await sender.dispatch(Lost(n=2))).wait()
                 await until(lambda: numbers(seen) == [2], 3.0)
@@ -190,8 +199,8 @@ async def test_name_that_is_refused_does_not_keep_a_pattern_from_others() -> Non
         assert len(bus.causes(PartitionsDiffer)) == 1
 
 
-async def test_events_without_a_key_arrive_in_order_and_wait_for_nobody() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_events_without_a_key_arrive_in_order_and_do_not_wait_for_each_other() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [PartitionedBus(server.addr), PartitionedBus(server.addr)]
         gate = trio.Event()
         seen = [bus.seen(Paid) for bus in buses]
@@ -206,17 +215,17 @@ async def test_events_without_a_key_arrive_in_order_and_wait_for_nobody() -> Non
             await publish(buses[0], *range(200))
             await until(lambda: sum(map(len, seen)) == 200)
             gate.set()
-            await calm(ask, "order.paid")
+            await until_partitions_settled(ask, "order.paid")
     assert sorted(map(numbers, seen)) == [[], [*range(200)]]
 
 
-async def test_history_comes_once_more_in_the_order_of_each_key() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_past_events_are_replayed_in_the_order_of_each_key() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr)
         moves = bus.moves()
         async with bus:
             await move(bus, 60, 6)
-            await calm(ask)
+            await until_partitions_settled(ask)
             moves.clear()
             assert await bus.replay(Moved) == 60
             await until(lambda: len(moves) == 60)
@@ -224,14 +233,14 @@ async def test_history_comes_once_more_in_the_order_of_each_key() -> None:
             moves.clear()
             for number in range(PARTITIONS):
                 with trio.fail_after(5):
-                    while await left(ask, f"goevent:again:shop:{NAME}:{number}"):
+                    while await unsettled_count(ask, f"goevent:again:shop:{NAME}:{number}"):
                         await trio.sleep(0.01)
             assert await bus.replay(Moved, group="audit") == 60
             assert not moves
 
 
-async def test_backlog_is_that_of_all_partitions_whoever_has_them() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_backlog_covers_the_partitions_of_all_buses() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [PartitionedBus(server.addr, prefetch=4) for _ in range(2)]
         gate = trio.Event()
         for bus in buses:
@@ -245,11 +254,11 @@ async def test_backlog_is_that_of_all_partitions_whoever_has_them() -> None:
                 assert (backlog.event_name, backlog.lag) == (NAME, 92)
                 assert 0.0 < backlog.oldest_pending < 10.0
             gate.set()
-            await calm(ask)
+            await until_partitions_settled(ask)
 
 
-async def test_key_that_is_held_up_fills_only_the_room_of_its_partition() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_held_up_key_uses_only_the_prefetch_of_its_partition() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr, prefetch=16)
         gate = trio.Event()
 
@@ -267,12 +276,12 @@ async def test_key_that_is_held_up_fills_only_the_room_of_its_partition() -> Non
             )
             assert not [n for account, n, _ in moves if account == "a0"]
             gate.set()
-            await calm(ask)
+            await until_partitions_settled(ask)
     assert in_order(moves, 1000, 20)
 
 
-async def test_event_that_was_sent_twice_is_done_once_within_the_window() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_event_that_was_sent_twice_runs_once_within_the_window() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr, deduplicate=60.0)
         moves = bus.moves()
         async with bus:
@@ -281,14 +290,14 @@ async def test_event_that_was_sent_twice_is_done_once_within_the_window() -> Non
             entries = await ask("XRANGE", key, "-", "+")
             for _, fields in entries:
                 await ask("XADD", key, "*", *fields, "r", "1")
-            await calm(ask)
+            await until_partitions_settled(ask)
             await move(bus, 1, 1, 4)
-            await calm(ask)
+            await until_partitions_settled(ask)
     assert moves == [("a0", n, 1) for n in range(5)]
 
 
 async def test_acknowledged_events_are_removed_from_all_partitions() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr, retention="acked")
         bus.moves()
         async with bus:
@@ -301,14 +310,15 @@ async def test_acknowledged_events_are_removed_from_all_partitions() -> None:
 
 @pytest.mark.parametrize("command", ["FLUSHALL", "XGROUP"])
 async def test_what_vanishes_under_load_is_made_anew_and_reported(command: str) -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [PartitionedBus(server.addr) for _ in range(2)]
         moves = [bus.moves() for bus in buses]
         sender = PartitionedBus(server.addr, None)
         async with opened(*buses, sender):
             await move(sender, 100, 10)
-            await calm(ask)
-            await trio.sleep(1.1)  # so that it was noted how far the group is
+            await until_partitions_settled(ask)
+            # The bus notes once a second how far the group is.
+            await trio.sleep(1.1)
             if command == "FLUSHALL":
                 await ask(command)
             else:
@@ -317,7 +327,7 @@ async def test_what_vanishes_under_load_is_made_anew_and_reported(command: str) 
             await until(lambda: sum(bus.says("had vanished") for bus in buses) == PARTITIONS, 3.0)
             await move(sender, 100, 10, 100)
             await until(lambda: sum(map(len, moves)) == 200, 5.0)
-            await calm(ask)
+            await until_partitions_settled(ask)
             assert await ask("GET", BASE) == b"4"
     together: dict[str, list[int]] = defaultdict(list)
     for account, n, _ in sorted(moves[0] + moves[1], key=lambda each: each[1]):
@@ -328,7 +338,7 @@ async def test_what_vanishes_under_load_is_made_anew_and_reported(command: str) 
 async def test_publishing_keeps_its_order_over_lost_connections() -> None:
     async with (
         streams_server() as server,
-        asking(server) as ask,
+        command_client(server) as ask,
         fault_proxy(server.port) as proxy,
     ):
         sender = PartitionedBus(proxy.addr, None)
@@ -344,10 +354,10 @@ async def test_publishing_keeps_its_order_over_lost_connections() -> None:
         assert await published(ask) == {f"a{a}": [*range(a, 3000, 5)] for a in range(5)}
 
 
-async def test_event_that_is_sent_again_is_not_overtaken_once_there_is_a_connection() -> None:
+async def test_event_that_is_sent_again_is_not_overtaken_after_a_reconnect() -> None:
     async with (
         streams_server() as server,
-        asking(server) as ask,
+        command_client(server) as ask,
         fault_proxy(server.port) as proxy,
         PartitionedBus(proxy.addr, None) as sender,
     ):
@@ -366,7 +376,7 @@ async def test_event_that_is_sent_again_is_not_overtaken_once_there_is_a_connect
 
 
 async def published(ask: Callable[..., Any]) -> dict[str, list[int]]:
-    """Return the numbers of each account in the order in which they are in the streams."""
+    """Return the numbers of each account in the order of the streams."""
     firsts: dict[str, dict[int, None]] = defaultdict(dict)
     for number in range(PARTITIONS):
         for _, fields in await ask("XRANGE", f"{BASE}:{number}", "-", "+"):
@@ -375,19 +385,20 @@ async def published(ask: Callable[..., Any]) -> dict[str, list[int]]:
     return {account: [*each] for account, each in firsts.items()}
 
 
-async def test_publisher_notices_that_a_name_was_made_anew_with_other_partitions(
+async def test_publisher_notices_that_a_name_has_another_number_of_partitions_now(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("goevent_redis._streams.partitions.publisher.NAME_INTERVAL_SECONDS", 0.0)
     async with (
         streams_server() as server,
-        asking(server) as ask,
+        command_client(server) as ask,
         PartitionedBus(server.addr, None) as sender,
     ):
         await move(sender, 5, 1)
         await ask("SET", BASE, 8)
         handle = await sender.dispatch(Moved(account="a0", n=5))
-        await handle.wait()  # it goes out with the question
+        # This event is sent together with the check.
+        await handle.wait()
         handle = await sender.dispatch(Moved(account="a0", n=6))
         await handle.wait()
         assert isinstance(handle.errors[0].__cause__, PartitionsDiffer)

@@ -1,4 +1,4 @@
-"""The fields of StreamsConfig, and the URL that says them."""
+"""The fields of StreamsConfig, and their options in a URL."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
 SECRET = "tops3cret"
 
 
-def test_url_says_every_field() -> None:
+def test_url_sets_every_field() -> None:
     url = (
         f"redis+streams://app:{SECRET}@example.org:7000/3?group=billing&consumer=worker-1"
         "&prefetch=50&start=2026-01-02T03:04:05%2B00:00&max_deliveries=3&backoff=0.25"
@@ -58,7 +58,7 @@ def test_schemes_are_found_by_the_bus(scheme: str, where: str) -> None:
     assert "GoEvent" in repr(bus)
 
 
-def test_bare_scheme_is_all_defaults() -> None:
+def test_bare_scheme_means_all_defaults() -> None:
     driver = RedisStreamsDriver.from_url("redis+streams")
     assert driver.streams == StreamsConfig()
     assert driver.config.addr == RedisConfig().addr
@@ -100,13 +100,13 @@ def test_order_is_refused_without_partitions() -> None:
 
 
 @pytest.mark.parametrize("query", ["partitions=8", "partitions=8&ordered=true"])
-def test_partitions_have_an_order(query: str) -> None:
+def test_partitions_allow_order(query: str) -> None:
     driver = RedisStreamsDriver.from_url(f"redis+streams://localhost?group=a&{query}")
     assert driver.streams.partitions == 8
     assert driver.capabilities.ordered
 
 
-def test_options_are_given_once() -> None:
+def test_options_in_the_url_and_a_config_are_refused_together() -> None:
     with pytest.raises(ValueError, match="given, too"):
         RedisStreamsDriver("redis+streams://localhost?group=a", StreamsConfig(group="b"))
     driver = RedisStreamsDriver("redis+streams://localhost", StreamsConfig(group="b"))

@@ -1,4 +1,4 @@
-"""The edges of durable events: clocks, windows, outages of any length, and listeners that leave."""
+"""Edge cases of durable events: clocks, windows, outages of any length, unsubscribing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,20 @@ import pytest
 import trio
 from tests.support.redis_buses import Lost as LostOrder, Paid, numbers, opened, until
 from tests.support.redis_server import acl_user, fault_proxy
-from tests.support.streams_buses import STREAM, StreamsBus, asking, publish, quiet, streams_server
+from tests.support.streams_buses import (
+    STREAM,
+    StreamsBus,
+    command_client,
+    publish,
+    streams_server,
+    until_settled,
+)
 
 from goevent import DriverError
 
 
-async def test_events_of_a_name_that_one_bus_leaves_go_to_the_others() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_events_of_a_name_that_one_bus_unsubscribes_go_to_the_other_buses() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         staying, leaving = StreamsBus(server.addr), StreamsBus(server.addr, prefetch=50)
         seen = staying.seen()
         theirs: list[Any] = []
@@ -35,15 +42,16 @@ async def test_events_of_a_name_that_one_bus_leaves_go_to_the_others() -> None:
                     nursery.start_soon(publish, sender, *range(first, first + 100))
                     await until(lambda first=first: len(seen) + len(theirs) > first + 20)  # type: ignore[misc]
                     registration.unregister()
-            await quiet(ask)
+            await until_settled(ask)
             dropped = leaving.says("its listener was unregistered")
-        assert dropped <= 20  # at most what stood in its mailbox, and that is reported
+        # At most the events that stood in its mailbox, and each is reported.
+        assert dropped <= 20
         missing = {*range(1000)} - {*numbers(seen + theirs)}
         assert len(missing) == dropped
 
 
-async def test_outage_that_is_longer_than_claim_idle_takes_nothing_from_the_living() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_outage_longer_than_claim_idle_takes_no_event_from_a_live_bus() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [StreamsBus(server.addr, claim_idle=1.5) for _ in range(3)]
         runs: list[int] = []
 
@@ -59,12 +67,12 @@ async def test_outage_that_is_longer_than_claim_idle_takes_nothing_from_the_livi
             server.kill()
             await trio.sleep(2.0)
             await server.start()
-            await quiet(ask)
+            await until_settled(ask)
         assert sorted(runs) == [*range(30)]
 
 
-async def test_process_that_stood_still_takes_nothing_from_others_that_did() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_process_that_stood_still_takes_no_event_from_others_that_stood_still() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [StreamsBus(server.addr, claim_idle=1.0) for _ in range(4)]
         runs: list[int] = []
 
@@ -77,30 +85,30 @@ async def test_process_that_stood_still_takes_nothing_from_others_that_did() -> 
         async with opened(*buses):
             await publish(buses[0], *range(40))
             await until(lambda: len(runs) == 40)
-            time.sleep(1.5)  # nobody gives a sign of life
-            await quiet(ask)
+            time.sleep(1.5)  # No bus sends a heartbeat.
+            await until_settled(ask)
         assert sorted(runs) == [*range(40)]
 
 
-async def test_event_is_done_again_once_the_window_has_passed() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_event_runs_again_once_the_deduplication_window_has_passed() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, deduplicate=0.5)
         seen = bus.seen()
         async with bus:
             await publish(bus, 1)
-            await quiet(ask)
+            await until_settled(ask)
             ((_, fields),) = await ask("XRANGE", STREAM, "-", "+")
             await ask("XADD", STREAM, "*", *fields)
-            await quiet(ask)
+            await until_settled(ask)
             assert len(seen) == 1
             await trio.sleep(0.6)
             await ask("XADD", STREAM, "*", *fields)
-            await quiet(ask)
+            await until_settled(ask)
     assert len(seen) == 2
 
 
-async def test_event_that_is_done_meanwhile_is_not_handed_out_from_a_full_queue() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_event_that_is_finished_elsewhere_is_not_delivered_from_a_full_queue() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         first = StreamsBus(server.addr, deduplicate=60.0, prefetch=10)
         second = StreamsBus(server.addr, deduplicate=60.0)
         gate = trio.Event()
@@ -121,15 +129,17 @@ async def test_event_that_is_done_meanwhile_is_not_handed_out_from_a_full_queue(
                 await until(lambda: seen)
                 await trio.sleep(0.2)
             gate.set()
-            await quiet(ask)
+            await until_settled(ask)
     assert numbers(seen) == [9]
     assert sorted(done) == [*range(9)]
 
 
-async def test_age_is_told_by_the_clock_of_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_age_of_entries_follows_the_clock_of_the_server(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 3600)
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, max_age=600.0)
         gate = trio.Event()
 
@@ -143,12 +153,12 @@ async def test_age_is_told_by_the_clock_of_the_server(monkeypatch: pytest.Monkey
             await until(lambda: bus.backlogs() and bus.backlogs()[0].oldest_pending > 0)
             assert bus.backlogs()[0].oldest_pending < 60
             gate.set()
-            await quiet(ask)
+            await until_settled(ask)
 
 
 @pytest.mark.parametrize("start", [datetime.now(UTC) + timedelta(days=1), "latest", "5-5"])
 async def test_acknowledged_events_are_removed_wherever_the_group_began(start: Any) -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, retention="acked", start=start)
         bus.seen()
         async with bus:
@@ -162,8 +172,8 @@ async def test_acknowledged_events_are_removed_wherever_the_group_began(start: A
         assert not bus.told
 
 
-async def test_pattern_finds_a_new_name_after_everything_was_deleted() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_pattern_finds_a_new_name_after_all_keys_were_deleted() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         seen = bus.seen("order.*")
         async with bus:
@@ -180,7 +190,7 @@ async def test_pattern_finds_a_new_name_after_everything_was_deleted() -> None:
                 await until(lambda: seen, 5.0)
 
 
-async def test_server_without_append_only_file_is_warned_of_without_info(
+async def test_missing_append_only_file_is_warned_of_even_if_info_is_forbidden(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     rules = acl_user("app", "pw", "~*", "&*", "+@all", "-info")
@@ -193,8 +203,8 @@ async def test_server_without_append_only_file_is_warned_of_without_info(
     assert any("no append-only file" in record.getMessage() for record in caplog.records)
 
 
-async def test_server_that_takes_no_writes_is_asked_with_restraint() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_server_that_takes_no_writes_gets_few_requests() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, publish_timeout=30.0)
         bus.seen()
         async with bus:
@@ -204,13 +214,18 @@ async def test_server_that_takes_no_writes_is_asked_with_restraint() -> None:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(publish, bus, *range(1000))
                 await trio.sleep(3.0)
-                assert await refused(ask) < 2500  # each of them once, and then one for all
+                # Each publish is tried once, and then one at a time tries again for all.
+                assert await refused(ask) < 2500
                 await ask("REPLICAOF", "NO", "ONE")
-            await quiet(ask)
+            await until_settled(ask)
 
 
-async def test_nothing_stays_in_hand_when_a_mend_fails_on_the_way() -> None:
-    async with streams_server() as server, fault_proxy(server.port) as proxy, asking(server) as ask:
+async def test_no_entry_stays_held_when_a_group_cannot_be_created_anew() -> None:
+    async with (
+        streams_server() as server,
+        fault_proxy(server.port) as proxy,
+        command_client(server) as ask,
+    ):
         bus = StreamsBus(proxy.addr, claim_idle=0.5, prefetch=4)
         gate = trio.Event()
         begun: list[Any] = []
@@ -234,11 +249,11 @@ async def test_nothing_stays_in_hand_when_a_mend_fails_on_the_way() -> None:
             for n in range(3, 13):
                 await publish(sender, n)
             await until(lambda: len(begun) >= 14)
-            await quiet(ask)
+            await until_settled(ask)
 
 
-async def test_listener_that_dispatches_and_waits_does_not_hold_up_its_bus() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_listener_that_dispatches_and_waits_does_not_block_its_bus() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, prefetch=8)
         lost = bus.seen(LostOrder)
 
@@ -250,18 +265,18 @@ async def test_listener_that_dispatches_and_waits_does_not_hold_up_its_bus() -> 
         bus.subscribe(forward, Paid, concurrency=4)
         async with bus:
             await publish(bus, *range(100))
-            await quiet(ask)
+            await until_settled(ask)
             await until(lambda: len(lost) == 100)
         assert sorted(numbers(lost)) == [*range(100)]
 
 
-async def test_one_delivery_only_makes_a_dead_letter_of_the_first_failure() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_with_one_delivery_the_first_failure_makes_a_dead_letter() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, max_deliveries=1)
         tries = bus.tries(fail=lambda event: event.n == 1)
         async with bus:
             await publish(bus, 1, 2)
-            await quiet(ask)
+            await until_settled(ask)
             (letter,) = await bus.driver.dead_letters.list()
             assert letter.deliveries == 1
             tries.clear()
@@ -273,7 +288,7 @@ async def test_one_delivery_only_makes_a_dead_letter_of_the_first_failure() -> N
 
 
 async def test_close_and_publish_may_be_cancelled_at_any_moment() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         accepted: set[int] = set()
         done: set[int] = set()
 
@@ -297,11 +312,11 @@ async def test_close_and_publish_may_be_cancelled_at_any_moment() -> None:
         last.subscribe(work, Paid)
         async with last:
             await publish(last, 9999)
-            await quiet(ask)
+            await until_settled(ask)
         assert accepted <= done
 
 
-async def test_passwords_show_nowhere() -> None:
+async def test_passwords_appear_in_no_text() -> None:
     rules = acl_user("app", "hunter2", "~*", "&*", "+@all", "-xadd", "-xgroup|create")
     async with streams_server(rules) as server:
         config = {"username": "app", "password": "hunter2"}
@@ -321,20 +336,20 @@ async def test_passwords_show_nowhere() -> None:
         assert not any("hunter2" in text for text in texts)
 
 
-async def test_repeats_after_a_group_was_destroyed_are_flagged_by_whoever_gets_them() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_repeats_after_a_destroyed_group_are_flagged_on_every_bus() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [StreamsBus(server.addr) for _ in range(3)]
         tries = [bus.tries() for bus in buses]
         async with opened(*buses):
             for first in range(0, 40, 10):
                 await publish(buses[0], *range(first, first + 10))
-                await quiet(ask)
+                await until_settled(ask)
                 before = sum(map(len, tries))
                 await ask("XGROUP", "DESTROY", STREAM, "shop")
                 await until(lambda: sum(bus.says("had vanished") for bus in buses))
                 await publish(buses[0], 100 + first)
                 await until(lambda first=first: 100 + first in [n for t in tries for n, _ in t])  # type: ignore[misc]
-                await quiet(ask)
+                await until_settled(ask)
                 assert sum(map(len, tries)) >= before
                 for bus in buses:
                     bus.told.clear()
@@ -342,12 +357,13 @@ async def test_repeats_after_a_group_was_destroyed_are_flagged_by_whoever_gets_t
     numbered = [n for n, _ in runs]
     unflagged = [n for n, deliveries in runs if deliveries == 1]
     assert len(unflagged) == len({*unflagged})
-    assert len(numbered) > len({*numbered})  # it did come to repeats
+    # Some events did repeat.
+    assert len(numbered) > len({*numbered})
 
 
-async def test_server_that_refuses_everything_is_asked_with_restraint() -> None:
+async def test_server_that_refuses_every_command_gets_few_requests() -> None:
     rules = acl_user("app", "pw", "~*", "&*", "+@all")
-    async with streams_server(rules) as server, asking(server) as ask:
+    async with streams_server(rules) as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, config={"username": "app", "password": "pw"})
         gate = trio.Event()
         begun: list[Any] = []
@@ -371,7 +387,7 @@ async def test_server_that_refuses_everything_is_asked_with_restraint() -> None:
             assert bus.says("permission") == len(bus.told) == 1
             await ask("ACL", "SETUSER", "app", "+@all")
             await publish(bus, 99)
-            await quiet(ask)
+            await until_settled(ask)
         assert not seen
 
 
@@ -382,28 +398,30 @@ async def refused(ask: Any) -> int:
     return sum(int(count) for pair in found for count in pair)
 
 
-async def test_latest_does_not_skip_what_came_after_everything_was_deleted() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_latest_does_not_skip_events_that_came_after_all_keys_were_deleted() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, start="latest")
         seen = bus.seen()
         async with bus:
             await publish(bus, 1)
-            await quiet(ask)
+            await until_settled(ask)
             ((_, fields),) = await ask("XRANGE", STREAM, "-", "+")
-            await trio.sleep(1.1)  # so that the bus has noted how far the group is
+            # The bus notes once a second how far the group is.
+            await trio.sleep(1.1)
             script = "redis.call('FLUSHALL') redis.call('XADD', KEYS[1], '*', unpack(ARGV))"
             await ask("EVAL", script, 1, STREAM, *fields)
             await until(lambda: len(seen) == 2, 3.0)
 
 
 async def looks_at_groups(ask: Callable[..., Any]) -> int:
+    """Return how often clients have looked at the groups of a stream."""
     stats: bytes = await ask("INFO", "commandstats")
     found = re.search(rb"cmdstat_xinfo\|groups:calls=(\d+)", stats)
     return int(found[1]) if found else 0
 
 
-async def test_full_server_is_read_from_all_the_same() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_server_out_of_memory_is_still_read_from() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, prefetch=8)
         gate, seen = trio.Event(), list[int]()
 
@@ -415,11 +433,12 @@ async def test_full_server_is_read_from_all_the_same() -> None:
         async with bus:
             await publish(bus, *range(40))
             await ask("CONFIG", "SET", "maxmemory", 1)
-            before = await looks_at_groups(ask)  # by whoever looks after them
+            # The monitor looks at the group twice meanwhile.
+            before = await looks_at_groups(ask)
             with trio.fail_after(10):
                 while await looks_at_groups(ask) < before + 2:
                     await trio.sleep(0.05)
             gate.set()
-            await quiet(ask)
+            await until_settled(ask)
             await ask("CONFIG", "SET", "maxmemory", 0)
     assert sorted(seen) == [*range(40)]

@@ -1,4 +1,4 @@
-"""A bus that ends hands back what nobody has begun with, and what is slow stays its own."""
+"""A bus that ends releases unstarted events, and a slow listener keeps its event."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from tests.support.redis_buses import Paid, numbers, opened, until
 from tests.support.streams_buses import (
     STREAM,
     StreamsBus,
-    asking,
+    command_client,
     pending,
     publish,
-    quiet,
     streams_server,
+    until_settled,
 )
 
 from goevent import current_delivery
 
 
-async def test_clean_stop_hands_back_the_unstarted_uncounted_within_a_second() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_clean_stop_releases_unstarted_events_uncounted_within_a_second() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         first, second = StreamsBus(server.addr), StreamsBus(server.addr)
         done: list[int] = []
         gate = trio.Event()
@@ -38,21 +38,21 @@ async def test_clean_stop_hands_back_the_unstarted_uncounted_within_a_second() -
                     await trio.sleep(0.01)
             async with second, trio.open_nursery() as nursery:
                 nursery.start_soon(first.close, 1.0)
-                # What waits in front of the mailbox goes at once, while the listener still runs.
+                # Events in front of the mailbox are released while the listener still runs.
                 await until(lambda: len(tries) >= 80, 1.0)
                 assert not done
                 await until(lambda: first.snapshot().state == "closed", 3.0)
                 closed = trio.current_time()
                 await until(lambda: len(tries) == 100, 1.0)
                 assert trio.current_time() - closed < 1.0
-                await quiet(ask)
+                await until_settled(ask)
     assert sorted(n for n, _ in tries) == [*range(100)]
-    # One had begun, and was cut off; all others count as never delivered.
+    # One had started and was abandoned; all others count as never delivered.
     assert sorted(deliveries for _, deliveries in tries) == [1] * 99 + [2]
 
 
 async def test_stop_lets_listeners_finish_and_acknowledges_them() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         done: list[int] = []
 
@@ -72,8 +72,8 @@ async def test_stop_lets_listeners_finish_and_acknowledges_them() -> None:
         assert await pending(ask) == 0
 
 
-async def test_twenty_rounds_of_graceful_stop_lose_nothing_and_deliver_nothing_twice() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_twenty_graceful_stops_lose_no_event_and_deliver_none_twice() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         tries: list[tuple[int, int]] = []
         sender = StreamsBus(server.addr, None)
         async with sender:
@@ -93,14 +93,14 @@ async def test_twenty_rounds_of_graceful_stop_lose_nothing_and_deliver_nothing_t
         last = StreamsBus(server.addr)
         rest = last.tries()
         async with last:
-            await quiet(ask)
+            await until_settled(ask)
     everything = tries + rest
     assert sorted(n for n, _ in everything) == [*range(400)]
     assert {deliveries for _, deliveries in everything} == {1}
 
 
-async def test_long_handler_keeps_its_event_however_long_it_takes() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_long_listener_keeps_its_event_however_long_it_takes() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         first = StreamsBus(server.addr, claim_idle=0.3)
         second = StreamsBus(server.addr, claim_idle=0.3)
         runs: list[str] = []
@@ -116,13 +116,13 @@ async def test_long_handler_keeps_its_event_however_long_it_takes() -> None:
         second.subscribe(slowly("second"), Paid)
         async with opened(first, second):
             await publish(first, 1)
-            await quiet(ask)
+            await until_settled(ask)
         assert len(runs) == 1
         assert not first.told + second.told
 
 
-async def test_cancelled_bus_leaves_its_events_to_others() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_cancelled_bus_leaves_its_events_to_other_buses() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         first = StreamsBus(server.addr)
         seen = first.seen(async_=True)
         with trio.CancelScope() as scope:
@@ -135,19 +135,20 @@ async def test_cancelled_bus_leaves_its_events_to_others() -> None:
         second = StreamsBus(server.addr)
         more = second.seen()
         async with second:
-            await quiet(ask)
+            await until_settled(ask)
     assert {*numbers(seen + more)} == {*range(20)}
 
 
-async def test_name_brings_back_first_what_was_in_hand_at_a_crash() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_named_consumer_first_gets_the_events_that_it_held_at_a_crash() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
         async with StreamsBus(server.addr, None) as sender:
             await publish(sender, *range(4))
         read = ("XREADGROUP", "GROUP", "shop", "worker-1", "COUNT", 2, "STREAMS", STREAM, ">")
-        await ask(*read)  # and then it crashed
+        # The consumer reads two events, and crashes.
+        await ask(*read)
         bus = StreamsBus(server.addr, consumer="worker-1")
         tries = bus.tries()
         async with bus:
-            await quiet(ask)
+            await until_settled(ask)
     assert tries == [(0, 2), (1, 2), (2, 1), (3, 1)]

@@ -1,4 +1,4 @@
-"""What happens to the server and to the streams: it is mended, and nothing of it is silent."""
+"""Faults of the server and of the streams: they are mended, and reported."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ import pytest
 import trio
 from tests.support.redis_buses import Paid, numbers, opened, until
 from tests.support.redis_server import acl_user, fault_proxy, redis_server
-from tests.support.streams_buses import STREAM, StreamsBus, asking, publish, quiet, streams_server
+from tests.support.streams_buses import (
+    STREAM,
+    StreamsBus,
+    command_client,
+    publish,
+    streams_server,
+    until_settled,
+)
 
 from goevent import DriverConnectionError, DriverError, EventError, current_delivery
 from goevent_redis import Lost
@@ -19,7 +26,7 @@ SMALL_STEPS = ("loading-process-events-interval-bytes", "1024")
 
 
 class Load:
-    """A publisher that goes on and on, and knows what was accepted."""
+    """A publisher that never stops, with a list of the accepted events."""
 
     def __init__(self, bus: StreamsBus) -> None:
         self.bus = bus
@@ -44,7 +51,7 @@ class Load:
 
 
 async def all_arrive(load: Load, seen: list[Any], seconds: float = 10.0) -> None:
-    """Wait until all that was accepted by now has arrived."""
+    """Wait until all events that are accepted by now have arrived."""
     wanted = {*load.accepted}
     await until(lambda: wanted <= {*numbers(seen)}, seconds)
 
@@ -63,14 +70,15 @@ async def delete_stream(ask: Callable[..., Any]) -> None:
 
 @pytest.mark.parametrize("harm", [destroy_group, flush, delete_stream])
 async def test_group_that_vanishes_under_load_begins_anew_at_the_right_place(harm: Any) -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         buses = [StreamsBus(server.addr), StreamsBus(server.addr)]
         tries = [bus.tries() for bus in buses]
         load = Load(StreamsBus(server.addr, None))
         async with opened(*buses, load.bus), trio.open_nursery() as nursery:
             nursery.start_soon(load.run)
             await load.more(100)
-            await trio.sleep(1.1)  # so that it was noted how far the group is
+            # The bus notes once a second how far the group is.
+            await trio.sleep(1.1)
             before = {*load.accepted}
             await harm(ask)
             hurt = trio.current_time()
@@ -84,15 +92,15 @@ async def test_group_that_vanishes_under_load_begins_anew_at_the_right_place(har
         if harm is destroy_group:
             assert {*load.accepted} <= {*after}
         assert sum(bus.says("had vanished") for bus in buses) == 1
-    # The group begins where it was, or nearly so: what comes twice is flagged.
+    # The group begins where it was, or shortly before: repeats are flagged.
     twice = [n for n in {*after} if after.count(n) > 1]
     flagged = {n for each in tries for n, deliveries in each if deliveries > 1}
     assert {*twice} <= flagged
     assert len(twice) < len(before)
 
 
-async def test_trimming_under_load_hurts_nobody() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_trimming_under_load_disturbs_no_bus() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus, load = StreamsBus(server.addr), Load(StreamsBus(server.addr, None))
         seen = bus.seen()
         async with opened(bus, load.bus), trio.open_nursery() as nursery:
@@ -107,7 +115,7 @@ async def test_trimming_under_load_hurts_nobody() -> None:
 
 
 async def test_server_out_of_memory_is_a_clear_error_and_passes() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, max_deliveries=1)
         tries: list[int] = []
         gate = trio.Event()
@@ -122,7 +130,7 @@ async def test_server_out_of_memory_is_a_clear_error_and_passes() -> None:
         bus.subscribe(work, Paid)
         async with bus:
             await publish(bus, 1)
-            await quiet(ask)
+            await until_settled(ask)
             await ask("CONFIG", "SET", "maxmemory", "1")
             began = trio.current_time()
             handle = await bus.dispatch(Paid(n=9))
@@ -136,36 +144,36 @@ async def test_server_out_of_memory_is_a_clear_error_and_passes() -> None:
             await until(lambda: 2 in tries)
             await ask("CONFIG", "SET", "maxmemory", "1")
             gate.set()
-            # A dead letter cannot be written: its entry is not acknowledged without.
+            # The dead letter cannot be written, so its entry is not acknowledged.
             await until(lambda: bus.says("Redis refuses to finish events") == 1)
             assert await ask("XLEN", "goevent:dead:shop") == 1
             await ask("CONFIG", "SET", "maxmemory", "0")
             await publish(bus, 3)
-            await quiet(ask)
+            await until_settled(ask)
             assert await ask("XLEN", "goevent:dead:shop") == 2
             assert bus.says("Redis refuses to finish") == 1
     assert tries == [1, 2, 3]
 
 
 async def test_forgotten_scripts_are_sent_again() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         seen = bus.seen()
         async with bus:
             for n in range(5):
                 await ask("SCRIPT", "FLUSH")
                 await publish(bus, n)
-                await quiet(ask)
+                await until_settled(ask)
     assert numbers(seen) == [*range(5)]
     assert not bus.told
 
 
-async def test_killed_server_loses_nothing_that_was_accepted() -> None:
+async def test_killed_server_loses_no_accepted_event() -> None:
     for fsync in ("everysec", "always"):
         async with redis_server("appendonly yes", f"appendfsync {fsync}") as server:
             bus, load = StreamsBus(server.addr), Load(StreamsBus(server.addr, None))
             tries = bus.tries()
-            async with opened(bus, load.bus), asking(server) as ask:
+            async with opened(bus, load.bus), command_client(server) as ask:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(load.run)
                     for _ in range(3):
@@ -173,11 +181,12 @@ async def test_killed_server_loses_nothing_that_was_accepted() -> None:
                         await server.restart()
                     await load.more()
                     nursery.cancel_scope.cancel()
-                await quiet(ask)
+                await until_settled(ask)
             seen = [n for n, _ in tries]
             assert {*load.accepted} <= {*seen}
             assert not load.refused
-            assert 1 <= bus.says("is lost") <= 3  # it may sleep through one
+            # A restart between two reads may go unnoticed.
+            assert 1 <= bus.says("is lost") <= 3
 
 
 async def test_readonly_and_address_change_as_in_a_failover() -> None:
@@ -185,8 +194,8 @@ async def test_readonly_and_address_change_as_in_a_failover() -> None:
         streams_server("repl-diskless-sync-delay 0") as old,
         streams_server() as new,
         fault_proxy(old.port) as proxy,
-        asking(old) as ask,
-        asking(new) as ask_new,
+        command_client(old) as ask,
+        command_client(new) as ask_new,
     ):
         await ask_new("REPLICAOF", "127.0.0.1", old.port)
         bus, load = StreamsBus(proxy.addr), Load(StreamsBus(proxy.addr, None))
@@ -196,13 +205,14 @@ async def test_readonly_and_address_change_as_in_a_failover() -> None:
             await load.more()
             await until_synced(ask_new)
             await ask("WAIT", 1, 5000)
-            # The old one is demoted, and the address leads to the new one later.
+            # The old server becomes a replica, and later the address leads to the new one.
             await ask_new("REPLICAOF", "NO", "ONE")
             await ask("REPLICAOF", "127.0.0.1", new.port)
             await until(lambda: bus.says("read only") or load.bus.says("read only"))
             dials = proxy.dials
             await trio.sleep(1.0)
-            assert proxy.dials - dials < 30  # no hot loop
+            # There is no hot loop of connections.
+            assert proxy.dials - dials < 30
             proxy.lead_to(new.port)
             await load.more(50, 15.0)
             nursery.cancel_scope.cancel()
@@ -216,13 +226,13 @@ async def until_synced(ask: Callable[..., Any]) -> None:
             await trio.sleep(0.02)
 
 
-async def test_loading_server_is_waited_for() -> None:
-    async with streams_server("enable-debug-command yes") as server, asking(server) as ask:
+async def test_publish_waits_for_a_server_that_loads() -> None:
+    async with streams_server("enable-debug-command yes") as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         seen = bus.seen()
         async with bus:
             await publish(bus, *range(50))
-            await quiet(ask)
+            await until_settled(ask)
             try:
                 await ask(
                     "CONFIG",
@@ -242,12 +252,12 @@ async def test_loading_server_is_waited_for() -> None:
 
                 nursery.start_soon(reload)
                 await publish(bus, 50)
-            await quiet(ask)
+            await until_settled(ask)
             assert b"errorstat_LOADING" in await ask("INFO", "errorstats")
     assert sorted({*numbers(seen)}) == [*range(51)]
 
 
-async def test_outage_is_waited_for_and_then_is_a_clear_error() -> None:
+async def test_publish_waits_during_an_outage_and_then_fails_clearly() -> None:
     async with streams_server() as server, fault_proxy(server.port) as proxy:
         bus = StreamsBus(proxy.addr, publish_timeout=1.5)
         seen = bus.seen()
@@ -269,8 +279,12 @@ async def test_outage_is_waited_for_and_then_is_a_clear_error() -> None:
             assert not bus.snapshot().driver or bus.driver.snapshot().connected
 
 
-async def test_publisher_that_may_have_published_says_so() -> None:
-    async with streams_server() as server, fault_proxy(server.port) as proxy, asking(server) as ask:
+async def test_event_that_may_have_been_published_before_is_flagged() -> None:
+    async with (
+        streams_server() as server,
+        fault_proxy(server.port) as proxy,
+        command_client(server) as ask,
+    ):
         sender, bus = StreamsBus(proxy.addr, None), StreamsBus(server.addr)
         found: list[tuple[int, bool]] = []
 
@@ -280,17 +294,18 @@ async def test_publisher_that_may_have_published_says_so() -> None:
         bus.subscribe(note, Paid)
         async with opened(bus, sender):
             await publish(sender, 0)
-            proxy.cut_after(0)  # the reply does not come back
+            # The reply does not come back.
+            proxy.cut_after(0)
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(publish, sender, 1)
                 await until(lambda: (1, False) in found)
                 proxy.pass_on()
-            await quiet(ask)
+            await until_settled(ask)
     assert found == [(0, False), (1, False), (1, True)]
 
 
-async def test_frozen_bus_does_not_acknowledge_what_others_have() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_frozen_bus_does_not_acknowledge_entries_of_other_consumers() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         frozen = StreamsBus(server.addr, claim_idle=60.0)
         gate = trio.Event()
         begun: list[int] = []
@@ -303,7 +318,7 @@ async def test_frozen_bus_does_not_acknowledge_what_others_have() -> None:
         async with frozen:
             (entry_id,) = await publish(frozen, 1)
             await until(lambda: begun)
-            # What another bus does to the events of one that shows no life for long enough.
+            # Another bus does this to the events of a silent consumer.
             await ask("XCLAIM", STREAM, "shop", "other", 0, entry_id)
             gate.set()
             await until(lambda: frozen.causes(Lost))
@@ -313,7 +328,9 @@ async def test_frozen_bus_does_not_acknowledge_what_others_have() -> None:
     assert (lost.id, lost.owner, lost.event_name) == (entry_id, "other", "order.paid")
 
 
-async def test_memory_only_server_is_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+async def test_server_without_append_only_file_is_warned_of(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
     text = "no append-only file"
     async with redis_server() as server:
         async with StreamsBus(server.addr):
@@ -383,9 +400,9 @@ async def test_backlog_shows_lag_pending_and_age() -> None:
             assert bus.backlogs()[0].oldest_pending == 0.0
 
 
-async def test_group_that_must_not_be_made_anew_is_reported_without_a_hot_loop() -> None:
+async def test_group_that_must_not_be_created_anew_is_reported_without_a_hot_loop() -> None:
     rules = acl_user("app", "pw", "~*", "&*", "+@all", "-xgroup|create")
-    async with streams_server(rules) as server, asking(server) as ask:
+    async with streams_server(rules) as server, command_client(server) as ask:
         await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
         bus = StreamsBus(server.addr, config={"username": "app", "password": "pw"})
         seen = bus.seen()

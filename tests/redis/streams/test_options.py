@@ -1,4 +1,4 @@
-"""Where a group begins, what is kept, what is not done twice, and what comes once more."""
+"""The start of a group, retention, deduplication and replay."""
 
 from __future__ import annotations
 
@@ -8,13 +8,20 @@ from typing import Any
 import pytest
 import trio
 from tests.support.redis_buses import REGISTRY, Paid, numbers, opened, until
-from tests.support.streams_buses import STREAM, StreamsBus, asking, publish, quiet, streams_server
+from tests.support.streams_buses import (
+    STREAM,
+    StreamsBus,
+    command_client,
+    publish,
+    streams_server,
+    until_settled,
+)
 
 from goevent import Config, GoEvent, MemoryDriver, UnsupportedError, current_delivery
 
 
 async def begin(server: Any, ask: Any, **streams: Any) -> list[int]:
-    """Return what a new group gets of five events, and one that comes later."""
+    """Return the earlier events that a new group gets before an event of its own."""
     bus = StreamsBus(server.addr, f"g{streams}".replace(" ", "").translate(FLAT)[:100], **streams)
     seen = bus.seen()
     async with bus:
@@ -26,8 +33,8 @@ async def begin(server: Any, ask: Any, **streams: Any) -> list[int]:
 FLAT = str.maketrans(dict.fromkeys("{}':,()=", "-"))
 
 
-async def test_group_begins_where_it_is_told() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_new_group_begins_at_its_configured_start() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         sender = StreamsBus(server.addr, None)
         async with sender:
             ids = await publish(sender, 0, 1)
@@ -57,7 +64,7 @@ async def test_start_counts_for_a_new_group_only() -> None:
 
 
 async def test_acknowledged_events_are_removed_once_every_group_has_them() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, retention="acked", claim_idle=0.3)
         gate = trio.Event()
 
@@ -85,8 +92,8 @@ async def length(ask: Any, count: int) -> None:
             await trio.sleep(0.01)
 
 
-async def test_everything_is_kept_unless_asked() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_streams_are_trimmed_only_if_configured() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         async with StreamsBus(server.addr, None) as bus:
             await publish(bus, *range(500))
         assert await ask("XLEN", STREAM) == 500
@@ -100,8 +107,8 @@ async def test_everything_is_kept_unless_asked() -> None:
         assert await ask("XLEN", STREAM) <= 500
 
 
-async def test_event_that_was_sent_twice_is_done_once_within_the_window() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_event_that_was_sent_twice_runs_once_within_the_window() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, deduplicate=60.0)
         other = StreamsBus(server.addr, "audit")
         seen, everything = bus.seen(), other.seen()
@@ -115,12 +122,12 @@ async def test_event_that_was_sent_twice_is_done_once_within_the_window() -> Non
         async with opened(bus, other):
             await publish(bus, 1, 2)
             (entry, _) = await ask("XRANGE", STREAM, "-", "+")
-            # Its publisher has sent it again, while it is worked on, and later.
+            # Its publisher sends it again: while it runs, and later.
             await ask("XADD", STREAM, "*", *entry[1], "r", "1")
-            await quiet(ask)
+            await until_settled(ask)
             await ask("XADD", STREAM, "*", *entry[1], "r", "1")
-            await quiet(ask)
-            await quiet(ask, "audit")
+            await until_settled(ask)
+            await until_settled(ask, "audit")
             ttls = [await ask("PTTL", key) for key in await ask("KEYS", "goevent:done:shop:*")]
     assert sorted(numbers(seen)) == sorted(slow) == [1, 2]
     assert sorted(numbers(everything)) == [1, 1, 1, 2]
@@ -128,18 +135,18 @@ async def test_event_that_was_sent_twice_is_done_once_within_the_window() -> Non
     assert all(0 < ttl <= 60_000 for ttl in ttls)
 
 
-async def test_event_that_failed_is_not_taken_for_done() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_failed_event_does_not_count_as_finished() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, deduplicate=60.0)
         tries = bus.tries(fail=lambda event: len(tries) < 3)
         async with bus:
             await publish(bus, 1)
-            await quiet(ask)
+            await until_settled(ask)
     assert tries == [(1, 1), (1, 2), (1, 3)]
 
 
-async def test_history_is_replayed_to_one_group() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_past_events_are_replayed_to_one_group() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus, other = StreamsBus(server.addr, deduplicate=60.0), StreamsBus(server.addr, "audit")
         theirs = other.seen()
         found: list[tuple[int, str]] = []
@@ -150,8 +157,8 @@ async def test_history_is_replayed_to_one_group() -> None:
         bus.subscribe(note, Paid)
         async with opened(bus, other):
             ids = await publish(bus, *range(6))
-            await quiet(ask)
-            await quiet(ask, "audit")
+            await until_settled(ask)
+            await until_settled(ask, "audit")
             found.clear()
             assert await bus.replay(Paid, ids[1], ids[3]) == 3
             await until(lambda: len(found) == 3, 3.0)

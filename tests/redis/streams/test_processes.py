@@ -1,4 +1,4 @@
-"""Workers that are killed and frozen, in processes of their own; and the chaos run, in small."""
+"""Workers in processes of their own are killed and frozen; a small chaos run."""
 
 from __future__ import annotations
 
@@ -15,14 +15,21 @@ from tests.support.partition_buses import (
     BASE,
     PARTITIONS,
     PartitionedBus,
-    calm,
     in_order,
     move,
     shared,
+    until_partitions_settled,
 )
 from tests.support.redis_buses import opened
 from tests.support.redis_server import RedisServer, server_program
-from tests.support.streams_buses import StreamsBus, asking, pending, publish, quiet, streams_server
+from tests.support.streams_buses import (
+    StreamsBus,
+    command_client,
+    pending,
+    publish,
+    streams_server,
+    until_settled,
+)
 from tests.support.worker_process import Worker, at_work
 
 ROOT = Path(__file__).parents[3]
@@ -31,13 +38,13 @@ ROOT = Path(__file__).parents[3]
 def working(
     server: RedisServer, seconds: float, claim_idle: float, partitions: int = 1
 ) -> AbstractAsyncContextManager[Worker]:
-    """Run a worker whose listener takes so many seconds."""
+    """Run a worker whose listener takes so many seconds for an event."""
     arguments = (server.addr, str(seconds), str(claim_idle), str(partitions))
     return at_work("streams_worker", *arguments)
 
 
-async def test_killed_worker_loses_nothing_that_it_had() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_killed_worker_loses_none_of_its_events() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         async with working(server, 30.0, 0.5) as worker, StreamsBus(server.addr, None) as sender:
             await publish(sender, *range(10))
             await worker.says("begun", 10)
@@ -45,14 +52,14 @@ async def test_killed_worker_loses_nothing_that_it_had() -> None:
         bus = StreamsBus(server.addr, claim_idle=0.5)
         tries = bus.tries()
         async with bus:
-            await quiet(ask)
+            await until_settled(ask)
     assert sorted(tries) == [(n, 2) for n in range(10)]
 
 
-async def test_frozen_worker_does_not_acknowledge_what_others_have_done_and_says_so() -> None:
+async def test_frozen_worker_reports_events_that_another_bus_has_taken_over() -> None:
     async with (
         streams_server() as server,
-        asking(server) as ask,
+        command_client(server) as ask,
         working(server, 1.0, 0.5) as worker,
     ):
         async with StreamsBus(server.addr, None) as sender:
@@ -75,15 +82,16 @@ async def test_frozen_worker_does_not_acknowledge_what_others_have_done_and_says
             worker.process.send_signal(signal.SIGCONT)
             await worker.says("done 1")
             await worker.says("finished here too late")
-            assert await pending(ask) == 1  # it still belongs to the other one
+            # The entry still belongs to the other bus.
+            assert await pending(ask) == 1
             gate.set()
-            await quiet(ask)
+            await until_settled(ask)
 
 
-async def test_frozen_owner_of_a_partition_comes_back_to_nothing_and_says_so() -> None:
+async def test_frozen_owner_of_a_partition_reports_that_it_has_lost_it() -> None:
     async with (
         streams_server() as server,
-        asking(server) as ask,
+        command_client(server) as ask,
         working(server, 1.0, 1.0, PARTITIONS) as worker,
     ):
         async with PartitionedBus(server.addr, None) as sender:
@@ -96,7 +104,7 @@ async def test_frozen_owner_of_a_partition_comes_back_to_nothing_and_says_so() -
         bus = PartitionedBus(server.addr, claim_idle=1.0)
         moves = bus.moves()
         async with bus:
-            await calm(ask)
+            await until_partitions_settled(ask)
             assert moves == [("a0", n, 2) for n in range(5)]
             worker.process.send_signal(signal.SIGCONT)
             await worker.says("has lost the partition")
@@ -104,14 +112,14 @@ async def test_frozen_owner_of_a_partition_comes_back_to_nothing_and_says_so() -
             await worker.says("finished here too late")
             await shared(ask, 2, 2)
             await move(bus, 20, 20, 5)
-            await calm(ask)
+            await until_partitions_settled(ask)
         assert not bus.told
     assert next(line for line in worker.said if line.startswith("begun")) == "begun 0 1"
     assert not {"begun 1 1", "begun 2 1", "begun 3 1", "begun 4 1"} & {*worker.said}
 
 
-async def test_killed_owner_leaves_its_events_in_order() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_events_of_a_killed_owner_are_taken_over_in_order() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         async with (
             working(server, 30.0, 0.5, PARTITIONS) as worker,
             PartitionedBus(server.addr, None) as sender,
@@ -122,15 +130,16 @@ async def test_killed_owner_leaves_its_events_in_order() -> None:
         buses = [PartitionedBus(server.addr, claim_idle=0.5) for _ in range(2)]
         moves = [bus.moves() for bus in buses]
         async with opened(*buses):
-            await calm(ask)
+            await until_partitions_settled(ask)
     together = moves[0] + moves[1]
     assert in_order(together, 40, 4)
     assert {deliveries for _, n, deliveries in together if n < 4} == {2}
 
 
 @pytest.mark.parametrize("fsync", ["always", "everysec"])
-async def test_chaos_loses_nothing_and_flags_what_is_done_again(fsync: str) -> None:
-    server_program()  # or skip
+async def test_chaos_loses_no_event_and_flags_repeats(fsync: str) -> None:
+    # Skips the test if there is no server.
+    server_program()
     scale = "--events 800 --rate 400 --consumer-kills 3 --server-kills 2 --json"
     command = [sys.executable, "-m", "benchmarks", "chaos", "--fsync", fsync, *scale.split()]
     done = await trio.run_process(command, cwd=ROOT, capture_stdout=True, check=False)
@@ -143,7 +152,8 @@ async def test_chaos_loses_nothing_and_flags_what_is_done_again(fsync: str) -> N
 
 
 async def test_chaos_keeps_the_order_of_each_key() -> None:
-    server_program()  # or skip
+    # Skips the test if there is no server.
+    server_program()
     scale = "--events 800 --rate 200 --consumer-kills 2 --server-kills 1 --freezes 1 --json"
     scale += " --partitions 8 --fsync everysec"
     command = [sys.executable, "-m", "benchmarks", "chaos", *scale.split()]
@@ -159,12 +169,15 @@ async def test_chaos_keeps_the_order_of_each_key() -> None:
     ("done", "overtaken"),
     [
         (["1 1 2", "2 3 4", "3 5 6"], []),
-        (["1 1 2", "2 3 4", "1 5 6", "2 7 8", "3 9 10"], []),  # repeats
-        (["1 1 2", "3 3 4", "2 5 6"], [2, 3]),  # the one, and the other too early
-        (["1 1 4", "2 3 5"], [2]),  # begun with before the one in front of it was done
+        # Repeats of a prefix overtake nothing.
+        (["1 1 2", "2 3 4", "1 5 6", "2 7 8", "3 9 10"], []),
+        # The third event comes too early, and the second one too late.
+        (["1 1 2", "3 3 4", "2 5 6"], [2, 3]),
+        # The second event begins before the first one ends.
+        (["1 1 4", "2 3 5"], [2]),
     ],
 )
-async def test_ledger_of_the_chaos_finds_what_was_overtaken(
+async def test_ledger_of_the_chaos_finds_overtaken_events(
     tmp_path: Path, done: list[str], overtaken: list[int]
 ) -> None:
     program = (
@@ -181,7 +194,7 @@ async def test_ledger_of_the_chaos_finds_what_was_overtaken(
     assert said.stdout.decode().strip() == f"{overtaken} {bool(overtaken)}"
 
 
-async def test_ledger_of_the_chaos_finds_what_is_lost_or_done_twice_without_a_flag(
+async def test_ledger_of_the_chaos_finds_lost_events_and_unflagged_repeats(
     tmp_path: Path,
 ) -> None:
     program = (

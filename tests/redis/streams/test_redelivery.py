@@ -1,4 +1,4 @@
-"""What fails comes again, with pauses and a count, and becomes a dead letter in the end."""
+"""Failed events are delivered again after pauses, and become dead letters in the end."""
 
 from __future__ import annotations
 
@@ -11,25 +11,23 @@ from tests.support.redis_buses import Paid, numbers, opened, until
 from tests.support.streams_buses import (
     STREAM,
     StreamsBus,
-    asking,
+    command_client,
     pending,
     publish,
-    quiet,
     streams_server,
+    until_settled,
 )
 
 from goevent import DecodeError, DriverConnectionError, UnsupportedError
 
 
-async def test_poison_among_nineteen_good_ones_is_tried_n_times_and_becomes_one_dead_letter() -> (
-    None
-):
-    async with streams_server() as server, asking(server) as ask:
+async def test_poison_event_is_tried_max_deliveries_times_and_becomes_one_dead_letter() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, max_deliveries=4)
         tries = bus.tries(fail=lambda event: event.n == 7)
         async with bus:
             ids = await publish(bus, *range(20))
-            await quiet(ask)
+            await until_settled(ask)
             (letter,) = await bus.driver.dead_letters.list()
             assert await bus.driver.dead_letters.count() == 1
         assert await ask("XLEN", "goevent:dead:shop") == 1
@@ -47,7 +45,7 @@ async def test_poison_among_nineteen_good_ones_is_tried_n_times_and_becomes_one_
 
 
 async def test_pauses_between_deliveries_grow() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, max_deliveries=4, backoff=0.1)
         times: list[float] = []
 
@@ -58,34 +56,34 @@ async def test_pauses_between_deliveries_grow() -> None:
         bus.subscribe(fail, Paid)
         async with bus:
             await publish(bus, 1)
-            await quiet(ask)
+            await until_settled(ask)
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert len(gaps) == 3
     for gap, least in zip(gaps, (0.1, 0.2, 0.4), strict=True):
         assert least <= gap < least + 0.5
 
 
-async def test_failure_of_one_listener_brings_the_event_to_all_again() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_failure_of_one_listener_delivers_the_event_to_all_listeners_again() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         seen = bus.seen()
         tries = bus.tries(fail=lambda event: len(tries) < 2)
         async with bus:
             await publish(bus, 1)
-            await quiet(ask)
+            await until_settled(ask)
     assert tries == [(1, 1), (1, 2)]
     assert numbers(seen) == [1, 1]
 
 
 async def test_undecodable_bytes_are_a_dead_letter_at_once() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         seen = bus.seen()
         async with bus:
             await ask("XADD", STREAM, "*", "e", b"\xff{no json")
             await ask("XADD", STREAM, "*", "other", "field")
             await publish(bus, 1)
-            await quiet(ask)
+            await until_settled(ask)
             first, second = await bus.driver.dead_letters.list()
     assert numbers(seen) == [1]
     assert first.data == b"\xff{no json"
@@ -95,7 +93,7 @@ async def test_undecodable_bytes_are_a_dead_letter_at_once() -> None:
 
 
 async def test_dead_letters_are_replayed_inspected_and_discarded() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         broken = [True]
         bus = StreamsBus(server.addr, max_deliveries=1)
         tries = bus.tries(fail=lambda _: broken[0])
@@ -105,7 +103,7 @@ async def test_dead_letters_are_replayed_inspected_and_discarded() -> None:
             letters = bus.driver.dead_letters
             await publish(bus, *range(6))
             await until(lambda: len(tries) == 6)
-            await quiet(ask)
+            await until_settled(ask)
             found = await letters.list(2)
             assert [b'"n":0' in each.data for each in found] == [True, False]
             rest = await letters.list(after=found[1].id)
@@ -123,11 +121,12 @@ async def test_dead_letters_are_replayed_inspected_and_discarded() -> None:
             assert sorted(tries) == [(n, 1) for n in range(2, 6)]
             assert await letters.count() == 0
             assert await letters.replay_all() == 0
-            # What is done is gone from the stream of what comes once more.
+            # Finished events are deleted from the stream of replayed events.
             with trio.fail_after(5):
                 while await ask("XLEN", "goevent:again:shop:order.paid"):
                     await trio.sleep(0.01)
-    assert sorted(numbers(seen)) == [*range(6)]  # the other group has nothing to do with it
+    # The replay does not concern the other group.
+    assert sorted(numbers(seen)) == [*range(6)]
 
 
 async def test_dead_letters_need_a_group_and_an_open_bus() -> None:
@@ -138,7 +137,7 @@ async def test_dead_letters_need_a_group_and_an_open_bus() -> None:
 
 
 async def test_entry_whose_consumers_died_with_it_runs_alone_and_is_given_up_in_the_end() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         sender = StreamsBus(server.addr, None)
         bus = StreamsBus(server.addr, claim_idle=0.2, max_deliveries=3)
         running: set[int] = set()
@@ -156,13 +155,13 @@ async def test_entry_whose_consumers_died_with_it_runs_alone_and_is_given_up_in_
         await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
         async with sender:
             ids = await publish(sender, *range(10))
-        # A consumer that has died with ten entries, one of which has killed three before.
+        # A consumer died with ten entries, and one of them had killed three consumers before.
         await ask("XREADGROUP", "GROUP", "shop", "dead", "COUNT", 10, "STREAMS", STREAM, ">")
         claim = partial(ask, "XCLAIM", STREAM, "shop", "dead", 0)
         await claim(ids[3], "RETRYCOUNT", 3, "JUSTID")
         async with bus:
             await publish(bus, *range(10, 20))
-            await quiet(ask)
+            await until_settled(ask)
             (letter,) = await bus.driver.dead_letters.list()
     assert sorted(tries) == [n for n in range(20) if n != 3]
     assert letter.event_id == ids[3]
@@ -172,7 +171,7 @@ async def test_entry_whose_consumers_died_with_it_runs_alone_and_is_given_up_in_
 
 
 async def test_trimmed_while_pending_is_reported_by_id() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         sender = StreamsBus(server.addr, None)
         await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
         async with sender:
@@ -182,13 +181,13 @@ async def test_trimmed_while_pending_is_reported_by_id() -> None:
         bus = StreamsBus(server.addr, claim_idle=0.2)
         seen = bus.seen()
         async with bus:
-            await quiet(ask)
+            await until_settled(ask)
     assert sorted(numbers(seen)) == [3, 4]
     assert [bus.says(f"{each} of 'order.paid' was trimmed") for each in ids] == [1, 1, 1, 0, 0]
 
 
-async def test_dead_consumers_are_forgotten_once_they_own_nothing() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_silent_consumers_are_removed_once_they_own_nothing() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         await ask("XGROUP", "CREATE", STREAM, "shop", "0", "MKSTREAM")
         await ask("XADD", STREAM, "*", "e", "x")
         await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", STREAM, ">")
@@ -202,15 +201,14 @@ async def test_dead_consumers_are_forgotten_once_they_own_nothing() -> None:
                     found = await ask("XINFO", "CONSUMERS", STREAM, "shop")
                     names = [each[b"name"] for each in found]
                     await trio.sleep(0.01)
-            assert len(names) == 1  # the bus itself
+            # Only the bus itself is left.
+            assert len(names) == 1
         assert await ask("XINFO", "CONSUMERS", STREAM, "shop") == []
         assert await pending(ask) == 0
 
 
-async def test_suspect_that_waits_for_a_long_listener_holds_up_the_others_for_a_moment_only() -> (
-    None
-):
-    async with streams_server() as server, asking(server) as ask:
+async def test_isolated_event_that_waits_for_a_long_listener_delays_others_only_briefly() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, claim_idle=1.0)
         done: list[int] = []
         gate = trio.Event()
@@ -227,11 +225,12 @@ async def test_suspect_that_waits_for_a_long_listener_holds_up_the_others_for_a_
             await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", STREAM, ">")
             async with bus:
                 await publish(sender, 0)
-                await trio.sleep(1.5)  # the bus has taken over by now what had killed the other one
+                # The bus takes the event over that may have killed its consumer.
+                await trio.sleep(1.5)
                 assert await pending(ask) == 2
                 await publish(sender, *range(2, 50))
                 await until(lambda: {*range(2, 50)} <= {*done}, 4.0)
                 assert 1 not in done
                 gate.set()
-                await quiet(ask)
+                await until_settled(ask)
         assert sorted(done) == [*range(50)]

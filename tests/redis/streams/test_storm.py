@@ -1,4 +1,4 @@
-"""Storms: harm of every kind at random moments, and then the books are read."""
+"""Storms: faults of every kind at random moments; afterwards the ledger must be right."""
 
 from __future__ import annotations
 
@@ -11,16 +11,27 @@ import trio
 from redis.exceptions import ResponseError
 from tests.support.redis_buses import Paid, opened, until
 from tests.support.redis_server import fault_proxy
-from tests.support.streams_buses import STREAM, StreamsBus, asking, publish, quiet, streams_server
+from tests.support.streams_buses import (
+    STREAM,
+    StreamsBus,
+    command_client,
+    publish,
+    streams_server,
+    until_settled,
+)
 
 from goevent import DriverError, current_delivery
 
-Harm = Callable[[], Awaitable[object]]
+Fault = Callable[[], Awaitable[object]]
 PAUSES = (0.0, 0.001, 0.01, 0.05)
 
 
-class Books:
-    """What was accepted, and every run of it."""
+class StormLedger:
+    """The accepted events, and every run of each event.
+
+    Attributes:
+        runs: For each event, whether each of its runs was flagged as a repeat.
+    """
 
     def __init__(self) -> None:
         self.accepted: set[int] = set()
@@ -51,38 +62,42 @@ class Books:
 
 
 async def storm(
-    books: Books, buses: list[StreamsBus], senders: list[StreamsBus], harms: list[Harm], count: int
+    ledger: StormLedger,
+    buses: list[StreamsBus],
+    senders: list[StreamsBus],
+    faults: list[Fault],
+    count: int,
 ) -> None:
-    """Do harm of each kind, `count` times in random order, while events flow."""
-    todo = harms * count
+    """Cause each fault `count` times in random order, while events flow."""
+    todo = faults * count
     random.shuffle(todo)
     async with opened(*buses, *senders), trio.open_nursery() as nursery:
         for at, sender in enumerate(senders):
-            nursery.start_soon(books.fill, sender, at * 1_000_000)
-        for harm in todo:
+            nursery.start_soon(ledger.fill, sender, at * 1_000_000)
+        for fault in todo:
             await trio.sleep(random.choice(PAUSES))
-            await harm()
-        before = len(books.accepted)
-        await until(lambda: len(books.accepted) > before + 20, 15.0)
+            await fault()
+        before = len(ledger.accepted)
+        await until(lambda: len(ledger.accepted) > before + 20, 15.0)
         nursery.cancel_scope.cancel()
         with trio.CancelScope(shield=True):
-            wanted = set(books.accepted)
-            await until(lambda: wanted <= books.runs.keys(), 20.0)
+            wanted = set(ledger.accepted)
+            await until(lambda: wanted <= ledger.runs.keys(), 20.0)
 
 
-async def test_broken_connections_and_forgotten_scripts_lose_nothing_and_flag_repeats() -> None:
-    books = Books()
+async def test_broken_connections_and_forgotten_scripts_lose_no_event_and_flag_repeats() -> None:
+    ledger = StormLedger()
     async with (
         streams_server() as server,
         fault_proxy(server.port) as proxy,
         fault_proxy(server.port) as other,
-        asking(server) as ask,
+        command_client(server) as ask,
     ):
         options: dict[str, Any] = {"claim_idle": 1.0, "max_deliveries": 1000}
         buses = [StreamsBus(where.addr, **options) for where in (proxy, other, server)]
         senders = [StreamsBus(where.addr, None) for where in (proxy, server)]
         for bus in buses:
-            books.listen(bus)
+            ledger.listen(bus)
 
         async def reset() -> None:
             random.choice([proxy, other]).reset()
@@ -105,20 +120,20 @@ async def test_broken_connections_and_forgotten_scripts_lose_nothing_and_flag_re
         async def forget() -> None:
             await ask("SCRIPT", "FLUSH")
 
-        await storm(books, buses, senders, [reset, cut, full, kill_readers, forget], 6)
+        await storm(ledger, buses, senders, [reset, cut, full, kill_readers, forget], 6)
         async with buses[2]:
-            await quiet(ask)
-    assert books.accepted <= books.runs.keys()
-    assert not books.unflagged
+            await until_settled(ask)
+    assert ledger.accepted <= ledger.runs.keys()
+    assert not ledger.unflagged
 
 
-async def test_bus_survives_whatever_happens_to_its_keys() -> None:
-    books = Books()
-    async with streams_server() as server, asking(server) as ask:
+async def test_bus_survives_all_harm_to_its_keys() -> None:
+    ledger = StormLedger()
+    async with streams_server() as server, command_client(server) as ask:
         buses = [StreamsBus(server.addr, claim_idle=0.5, retention="acked") for _ in range(2)]
         sender = StreamsBus(server.addr, None)
         for bus in buses:
-            books.listen(bus)
+            ledger.listen(bus)
 
         async def wrong_type() -> None:
             await ask("SET", random.choice([STREAM, "goevent:marks:shop", "goevent:dead:shop"]), 1)
@@ -133,7 +148,7 @@ async def test_bus_survives_whatever_happens_to_its_keys() -> None:
             with suppress(ResponseError):
                 await ask("XGROUP", "DESTROY", STREAM, "shop")
 
-        harms: list[Harm] = [
+        faults: list[Fault] = [
             lambda: ask("FLUSHALL"),
             lambda: ask("DEL", STREAM),
             lambda: ask("XTRIM", STREAM, "MAXLEN", 0),
@@ -142,21 +157,21 @@ async def test_bus_survives_whatever_happens_to_its_keys() -> None:
             destroy,
             replay,
         ]
-        todo = harms * 5
+        todo = faults * 5
         random.shuffle(todo)
         async with opened(*buses, sender), trio.open_nursery() as nursery:
-            nursery.start_soon(books.fill, sender, 0)
-            for harm in todo:
+            nursery.start_soon(ledger.fill, sender, 0)
+            for fault in todo:
                 await trio.sleep(random.choice(PAUSES))
-                await harm()
+                await fault()
                 if random.random() < 0.3:
                     await until(buses[0].backlogs)
-            before = len(books.accepted)
-            await until(lambda: len(books.accepted) > before + 20, 15.0)
+            before = len(ledger.accepted)
+            await until(lambda: len(ledger.accepted) > before + 20, 15.0)
             nursery.cancel_scope.cancel()
             with trio.CancelScope(shield=True):
                 numbers = range(5_000_000, 5_000_020)
                 await trio.sleep(2.5)
                 await publish(sender, *numbers)
-                await until(lambda: {*numbers} <= books.runs.keys(), 15.0)
-                await quiet(ask)
+                await until(lambda: {*numbers} <= ledger.runs.keys(), 15.0)
+                await until_settled(ask)

@@ -1,4 +1,4 @@
-"""Durable events: what is accepted arrives, once for each group, and is acknowledged when done."""
+"""Durable events: an accepted event arrives once for each group, and is acknowledged when done."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from tests.support.redis_buses import REGISTRY, Deep, Lost, Paid, User, numbers,
 from tests.support.streams_buses import (
     STREAM,
     StreamsBus,
-    asking,
+    command_client,
     pending,
     publish,
-    quiet,
     streams_server,
+    until_settled,
 )
 
 from goevent import Config, GoEvent
 
 
 async def test_event_goes_through_the_broker_and_its_receipt_is_the_entry() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         seen = bus.seen()
         async with bus:
@@ -28,20 +28,20 @@ async def test_event_goes_through_the_broker_and_its_receipt_is_the_entry() -> N
             await until(lambda: seen)
             (entry,) = await ask("XRANGE", STREAM, "-", "+")
             assert handle.receipt == entry[0].decode()
-            await quiet(ask)
+            await until_settled(ask)
     assert numbers(seen) == [1]
     assert not bus.told
 
 
-async def test_two_groups_each_get_all_and_one_group_shares() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_each_group_gets_all_events_and_its_buses_share_them() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         one, two = StreamsBus(server.addr, prefetch=4), StreamsBus(server.addr, prefetch=4)
         other = StreamsBus(server.addr, "audit")
         mine, theirs, all_of_them = one.seen(), two.seen(), other.seen()
         async with opened(one, two, other):
             await publish(other, *range(200))
-            await quiet(ask)
-            await quiet(ask, "audit")
+            await until_settled(ask)
+            await until_settled(ask, "audit")
     assert sorted(numbers(mine + theirs)) == [*range(200)]
     assert mine
     assert theirs
@@ -49,7 +49,7 @@ async def test_two_groups_each_get_all_and_one_group_shares() -> None:
 
 
 async def test_event_is_pending_until_the_last_listener_is_done() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         gate = trio.Event()
 
@@ -63,16 +63,17 @@ async def test_event_is_pending_until_the_last_listener_is_done() -> None:
             await until(lambda: seen)
             assert await pending(ask) == 1
             gate.set()
-            await quiet(ask)
+            await until_settled(ask)
 
 
-async def test_running_bus_reads_new_names_and_leaves_old_ones() -> None:
-    async with streams_server() as server, asking(server) as ask:
+async def test_running_bus_subscribes_to_new_names_and_unsubscribes_from_old_ones() -> None:
+    async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
         paid = bus.seen(Paid)
         async with bus:
             lost = bus.seen(Lost)
-            with trio.fail_after(1.0):  # the blocked read is ended, and not waited for
+            # The bus ends the blocked read instead of waiting for it.
+            with trio.fail_after(1.0):
                 await bus.ready()
             await (await bus.dispatch(Lost(n=1))).wait()
             await until(lambda: lost, 1.5)
@@ -84,12 +85,12 @@ async def test_running_bus_reads_new_names_and_leaves_old_ones() -> None:
             again = bus.seen(Paid)
             await bus.ready()
             await until(lambda: again)
-            await quiet(ask)
+            await until_settled(ask)
     assert not paid
     assert numbers(again) == [2]
 
 
-async def test_pattern_finds_streams_also_those_that_appear_later() -> None:
+async def test_pattern_finds_existing_streams_and_streams_that_appear_later() -> None:
     async with streams_server() as server:
         sender = StreamsBus(server.addr, None)
         async with sender:
@@ -124,7 +125,7 @@ async def test_stream_that_appeared_while_the_group_was_away_is_read_from_its_be
 
 
 async def test_bus_without_a_group_only_publishes() -> None:
-    async with streams_server() as server, asking(server) as ask:
+    async with streams_server() as server, command_client(server) as ask:
         url = f"redis+streams://{server.addr}/0"
         config = Config(driver=url, registry=REGISTRY)
         async with GoEvent(config) as bus:
