@@ -1,4 +1,4 @@
-"""The public surface: a change of it is a decision, not an accident."""
+"""The public names: a change of them must be a decision, not an accident."""
 
 from __future__ import annotations
 
@@ -138,8 +138,8 @@ def test_each_public_name_and_method_has_a_docstring_that_begins_with_a_sentence
             if isinstance(function, FunctionType) and not member.startswith("_"):
                 docs[f"{name}.{member}"] = inspect.getdoc(getattr(thing, member))
     missing = [member for member, doc in docs.items() if not doc]
-    # What a class has documented as an attribute, and what is internal to the kernel.
-    internal = {"DispatchHandle.parked", "DispatchHandle.noted"}
+    # Attributes that the docstring of a class documents, and methods that only the kernel calls.
+    internal = {"DispatchHandle.park", "DispatchHandle.ensure_details"}
     documented = inspect.getdoc(thing) or ""
     missing = [
         member
@@ -151,7 +151,7 @@ def test_each_public_name_and_method_has_a_docstring_that_begins_with_a_sentence
 
 def test_the_type_information_ships_and_is_complete(tmp_path: Path) -> None:
     assert (Path(goevent.__file__).parent / "py.typed").exists()
-    # Elsewhere, so that no configuration is found; it asks the first Python on the path.
+    # In another folder, so that pyright finds no configuration. It asks the first Python on PATH.
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "pyright", "--verifytypes", "goevent", "--ignoreexternal"]
     done = subprocess.run(

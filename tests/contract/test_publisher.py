@@ -1,4 +1,4 @@
-"""The way out to a driver that can post: no task per event, yet in order and settled once."""
+"""The publisher of a driver that can post: no task per event, in order, settled once."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ from goevent import (
 
 REGISTRY = EventRegistry()
 IN_FLIGHT = 4
-CAPACITY = 1024  # of the way out, beside what is in flight
+MAX_WAITING_EVENTS = 1024  # besides the events in flight
 
 Replied = Callable[[Receipt | Exception | None], None]
 
 
-class Parcel(Event, name="outbox.parcel", registry=REGISTRY):
+class Parcel(Event, name="publisher.parcel", registry=REGISTRY):
     n: int = 0
     weight: float = 0.0
 
 
 class Broker:
-    """Takes what is posted while it has room, and what is published in any case."""
+    """A broker that takes posted events while it has room, and published events always."""
 
     schemes: tuple[str, ...] = ()
     capabilities = Capabilities(in_flight=IN_FLIGHT)
@@ -83,7 +83,7 @@ class Broker:
         return Receipt(id=f"published {message.event.n}")
 
     def answer(self) -> None:
-        """Answer what was sent first."""
+        """Reply to the event that was sent first."""
         if self.posted:
             n, replied = self.posted.popleft()
             replied(Receipt(id=f"posted {n}"))
@@ -137,7 +137,7 @@ async def test_waiters_are_woken_by_the_reply(autojump_clock: MockClock) -> None
         assert sorted(woken) == [0, 1, 2]
 
 
-async def test_a_waiter_that_gives_up_does_not_take_the_others_with_it(
+async def test_a_cancelled_waiter_does_not_end_the_waits_of_others(
     autojump_clock: MockClock,
 ) -> None:
     broker = Broker()
@@ -154,7 +154,7 @@ async def test_a_waiter_that_gives_up_does_not_take_the_others_with_it(
             broker.answer()
 
 
-async def test_no_more_than_in_flight_are_posted_and_the_rest_follows_in_order(
+async def test_at_most_in_flight_events_are_posted_and_the_rest_follows_in_order(
     autojump_clock: MockClock,
 ) -> None:
     broker = Broker()
@@ -169,36 +169,36 @@ async def test_no_more_than_in_flight_are_posted_and_the_rest_follows_in_order(
         assert not broker.published
 
 
-async def test_dispatch_waits_when_the_way_out_is_full(autojump_clock: MockClock) -> None:
+async def test_dispatch_waits_when_the_publisher_is_full(autojump_clock: MockClock) -> None:
     broker = Broker()
     dispatched: list[int] = []
     async with opened(broker) as bus, trio.open_nursery() as nursery:
 
         async def dispatch_all() -> None:
-            for n in range(IN_FLIGHT + CAPACITY + 10):
+            for n in range(IN_FLIGHT + MAX_WAITING_EVENTS + 10):
                 await bus.dispatch(Parcel(n))
                 dispatched.append(n)
 
         nursery.start_soon(dispatch_all)
         await wait_all_tasks_blocked()
-        assert len(dispatched) == IN_FLIGHT + CAPACITY
+        assert len(dispatched) == IN_FLIGHT + MAX_WAITING_EVENTS
         with pytest.raises(trio.WouldBlock, match="no room in the mailbox of driver"):
             bus.dispatch_nowait(Parcel(-1))
         broker.answer()
         await wait_all_tasks_blocked()
-        assert len(dispatched) == IN_FLIGHT + CAPACITY + 1
+        assert len(dispatched) == IN_FLIGHT + MAX_WAITING_EVENTS + 1
         await broker.answer_all()
-    assert broker.sent == list(range(IN_FLIGHT + CAPACITY + 10))
+    assert broker.sent == list(range(IN_FLIGHT + MAX_WAITING_EVENTS + 10))
 
 
-async def test_what_cannot_be_posted_is_published_and_nothing_overtakes_it(
+async def test_an_event_that_cannot_be_posted_is_published_and_no_event_overtakes_it(
     autojump_clock: MockClock,
 ) -> None:
     broker = Broker()
     broker.room = 2
     async with opened(broker) as bus:
         handles = [bus.dispatch_nowait(Parcel(n)) for n in range(4)]
-        broker.room = 100  # too late for those that wait already, and for what follows them
+        broker.room = 100  # too late for the events that wait already, and for those behind them
         handles += [bus.dispatch_nowait(Parcel(n)) for n in range(4, 6)]
         await broker.answer_all()
         handles.append(bus.dispatch_nowait(Parcel(6)))
@@ -211,7 +211,7 @@ async def test_what_cannot_be_posted_is_published_and_nothing_overtakes_it(
         ]
 
 
-async def test_what_waits_is_published_when_posting_ends_meanwhile(
+async def test_waiting_events_are_published_when_posting_is_refused_meanwhile(
     autojump_clock: MockClock,
 ) -> None:
     broker = Broker()
@@ -229,7 +229,7 @@ async def test_what_waits_is_published_when_posting_ends_meanwhile(
 
 
 @pytest.mark.parametrize("room", range(IN_FLIGHT + 2))
-async def test_no_more_than_in_flight_are_under_way_in_both_ways(
+async def test_at_most_in_flight_events_are_posted_and_published_together(
     autojump_clock: MockClock, room: int
 ) -> None:
     broker = Broker()
@@ -274,11 +274,11 @@ async def test_many_events_in_a_row_may_be_unencodable(autojump_clock: MockClock
     async with opened(broker) as bus:
         for n in range(IN_FLIGHT):
             bus.dispatch_nowait(Parcel(n))
-        for _ in range(CAPACITY):
+        for _ in range(MAX_WAITING_EVENTS):
             bus.dispatch_nowait(Parcel(0, float("inf")))
         await broker.answer_all()
         assert len(broker.sent) == IN_FLIGHT
-        assert bus.error_count == CAPACITY
+        assert bus.error_count == MAX_WAITING_EVENTS
 
 
 async def test_a_second_reply_changes_nothing(autojump_clock: MockClock) -> None:
@@ -328,7 +328,7 @@ async def test_closing_waits_for_replies(autojump_clock: MockClock) -> None:
     assert bus.error_count == 0
 
 
-async def test_closing_does_not_wait_for_replies_to_what_is_left_to_workers(
+async def test_closing_waits_for_no_reply_to_events_that_are_left_to_workers(
     autojump_clock: MockClock,
 ) -> None:
     broker = Broker()
@@ -347,7 +347,7 @@ async def test_closing_does_not_wait_for_replies_to_what_is_left_to_workers(
     assert broker.sent == [*range(IN_FLIGHT + 2)]
 
 
-async def test_closing_does_not_wait_for_replies_to_what_cannot_be_encoded(
+async def test_closing_waits_for_no_reply_to_events_that_cannot_be_encoded(
     autojump_clock: MockClock,
 ) -> None:
     broker = Broker()
@@ -362,7 +362,9 @@ async def test_closing_does_not_wait_for_replies_to_what_cannot_be_encoded(
         assert trio.current_time() == start
 
 
-async def test_what_is_never_answered_is_abandoned_at_the_end(autojump_clock: MockClock) -> None:
+async def test_a_posted_event_without_a_reply_is_abandoned_at_the_end(
+    autojump_clock: MockClock,
+) -> None:
     broker = Broker()
     async with opened(broker) as bus:
         handles = [bus.dispatch_nowait(Parcel(n)) for n in range(IN_FLIGHT + 2)]
@@ -389,7 +391,7 @@ async def test_the_bus_may_be_opened_again(autojump_clock: MockClock) -> None:
 
 
 @pytest.mark.parametrize("seed", range(30))
-async def test_any_course_of_events_keeps_order_and_books(
+async def test_any_sequence_of_replies_keeps_the_order_and_the_ledger(
     autojump_clock: MockClock, seed: int
 ) -> None:
     random = Random(seed)

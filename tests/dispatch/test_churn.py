@@ -1,4 +1,4 @@
-"""Listeners that come and go while events flow: nobody misses or repeats one, all waits end."""
+"""Listeners that register and unregister during dispatches: none misses or repeats an event."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def ignore(error: EventError) -> None:
 
 
 class Guest:
-    """A listener that is there for a while."""
+    """A listener that is registered for a while."""
 
     def __init__(self, moods: random.Random) -> None:
         self.seen = Counter[int]()
@@ -117,7 +117,7 @@ async def test_three_tasks_register_and_unregister_during_3000_dispatches(
 
 
 async def test_listeners_that_register_and_unregister_each_other(bus: GoEvent) -> None:
-    """The churn is made by the listeners themselves, sync and async."""
+    """Sync and async listeners register and unregister each other."""
     moods = random.Random(7)
     stable: list[int] = []
     bus.on_error(ignore)

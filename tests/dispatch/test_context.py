@@ -1,4 +1,4 @@
-"""`context=True`: the dispatcher's context variables; and `current_delivery`, wherever one asks."""
+"""Listeners with `context=True`, and `current_delivery` in all places where it may be called."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ async def test_with_context_a_listener_sees_the_variables_of_its_dispatcher(
             await bus.dispatch(Ping())
         else:
             bus.dispatch_nowait(Ping())
-        VARIABLE.set("later")  # what is set after the dispatch is not seen
+        VARIABLE.set("later")  # set after the dispatch: the listener does not see it
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(dispatch, "one")
@@ -103,7 +103,9 @@ async def test_with_context_a_listener_sees_the_variables_of_its_dispatcher(
 
 
 @pytest.mark.parametrize("kind", MAILBOX_KINDS)
-async def test_without_context_a_listener_sees_those_of_the_bus(bus: GoEvent, kind: str) -> None:
+async def test_without_context_a_listener_sees_the_variables_of_the_bus(
+    bus: GoEvent, kind: str
+) -> None:
     seen: list[str] = []
     listens(bus, kind, lambda event: seen.append(VARIABLE.get()))
     VARIABLE.set("dispatcher")
@@ -113,7 +115,7 @@ async def test_without_context_a_listener_sees_those_of_the_bus(bus: GoEvent, ki
 
 
 @pytest.mark.parametrize("kind", MAILBOX_KINDS)
-async def test_what_a_listener_with_context_sets_is_seen_by_nobody_else(
+async def test_variables_set_by_a_listener_with_context_are_seen_by_no_other_listener(
     bus: GoEvent, kind: str
 ) -> None:
     seen: list[str] = []
@@ -151,7 +153,7 @@ async def test_each_attempt_begins_with_the_variables_of_the_dispatcher(
 
 
 @pytest.mark.parametrize("context", [True, False])
-async def test_a_dispatch_that_waits_for_room_hands_on_its_variables(
+async def test_a_dispatch_that_waits_for_room_passes_its_variables_on(
     bus: GoEvent, context: bool
 ) -> None:
     seen: list[tuple[int, str]] = []
@@ -212,7 +214,7 @@ async def test_a_listener_with_context_and_a_plain_one_share_workers(bus: GoEven
     assert seen == ["unset"] * 20
 
 
-async def test_a_relay_with_context_hands_the_variables_on(bus: GoEvent) -> None:
+async def test_a_chain_of_listeners_with_context_passes_the_variables_on(bus: GoEvent) -> None:
     seen: list[str] = []
 
     @bus.listener(Ping, context=True)
@@ -229,7 +231,7 @@ async def test_a_relay_with_context_hands_the_variables_on(bus: GoEvent) -> None
     assert seen == ["origin"]
 
 
-async def test_variables_set_by_middleware_around_the_dispatch_are_the_dispatchers() -> None:
+async def test_variables_set_by_middleware_around_the_dispatch_belong_to_the_dispatcher() -> None:
     class Sets:
         def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
             token = VARIABLE.set("middleware")
@@ -256,7 +258,7 @@ async def test_variables_set_by_middleware_around_the_dispatch_are_the_dispatche
         assert VARIABLE.get() == "unset"
 
 
-async def test_a_listener_with_context_may_leave_nothing_open_either(bus: GoEvent) -> None:
+async def test_a_listener_with_context_must_not_leave_a_scope_open_either(bus: GoEvent) -> None:
     @bus.listener(Ping, context=True)
     async def untidy(event: Ping) -> None:
         trio.CancelScope().__enter__()
@@ -288,7 +290,7 @@ async def test_a_listener_with_context_shows_where_it_waits(bus: GoEvent) -> Non
 
 
 @pytest.mark.parametrize("options", [{"context": True}, {"async_": False}])
-async def test_awaiting_something_foreign_is_a_failure_of_the_listener(
+async def test_awaiting_an_object_unknown_to_trio_is_a_failure_of_the_listener(
     bus: GoEvent, options: dict[str, Any]
 ) -> None:
     class Foreign:
@@ -342,7 +344,7 @@ async def test_a_listener_with_a_mailbox_finds_its_delivery(
         current_delivery()
 
 
-async def test_listeners_at_work_at_once_find_their_own(
+async def test_listeners_that_run_at_once_find_their_own_deliveries(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     seen: list[tuple[int, object]] = []
@@ -358,7 +360,7 @@ async def test_listeners_at_work_at_once_find_their_own(
     assert sorted(seen, key=lambda pair: pair[0]) == [(n, Ping(n)) for n in range(8)]
 
 
-async def test_an_inline_def_has_none(bus: GoEvent) -> None:
+async def test_an_inline_def_has_no_delivery(bus: GoEvent) -> None:
     @bus.listener(Ping)
     def inline(event: Ping) -> None:
         current_delivery()
@@ -368,7 +370,7 @@ async def test_an_inline_def_has_none(bus: GoEvent) -> None:
         assert isinstance(error.error, RuntimeError)
 
 
-async def test_an_inline_def_with_middleware_finds_its_own() -> None:
+async def test_an_inline_def_with_middleware_finds_its_own_delivery() -> None:
     class Middle:
         def around_call(self, delivery: Delivery, /) -> Iterator[None]:
             around.append(current_delivery())
@@ -451,7 +453,7 @@ async def test_an_inline_def_inside_one_with_middleware_does_not_see_its_deliver
     assert seen == [("inner", False), ("outer", True)]
 
 
-async def test_nested_inline_async_listeners_find_their_own(bus: GoEvent) -> None:
+async def test_nested_inline_async_listeners_find_their_own_deliveries(bus: GoEvent) -> None:
     seen: list[object] = []
 
     @bus.listener(Ping, async_=False)
@@ -492,7 +494,7 @@ async def test_child_tasks_of_a_listener_find_its_delivery(bus: GoEvent, kind: s
     assert seen == [Ping(5)]
 
 
-async def test_what_a_threaded_listener_runs_in_the_event_loop_finds_its_delivery(
+async def test_a_function_that_a_threaded_listener_runs_in_the_event_loop_finds_its_delivery(
     bus: GoEvent,
 ) -> None:
     seen: list[object] = []
@@ -511,7 +513,7 @@ async def test_what_a_threaded_listener_runs_in_the_event_loop_finds_its_deliver
     assert seen == [Ping(5)] * 2
 
 
-async def test_a_thread_that_a_listener_starts_by_itself_has_none(bus: GoEvent) -> None:
+async def test_a_thread_that_a_listener_starts_by_itself_has_no_delivery(bus: GoEvent) -> None:
     seen: list[bool] = []
 
     @bus.listener(Ping)
@@ -522,7 +524,7 @@ async def test_a_thread_that_a_listener_starts_by_itself_has_none(bus: GoEvent) 
     assert seen == [False]
 
 
-async def test_a_delivery_shows_what_it_is(bus: GoEvent) -> None:
+async def test_a_delivery_has_a_telling_repr(bus: GoEvent) -> None:
     seen: list[str] = []
 
     @bus.listener(Ping, name="it")
@@ -533,7 +535,9 @@ async def test_a_delivery_shows_what_it_is(bus: GoEvent) -> None:
     assert seen == ["<Delivery of 'context.ping' to it, attempt 1>"]
 
 
-async def test_the_attempt_is_the_one_under_way(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_the_attempt_is_that_of_the_current_run(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
     seen: dict[str, list[int]] = {"mailbox": [], "inline async": [], "thread": []}
 
     def note(name: str) -> None:

@@ -1,4 +1,4 @@
-"""Waits that could never end are errors, at once; waits that can end are none."""
+"""Deadlocks: a wait that could never end is an error at once, and no other wait is."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def bus_config() -> Config:
 
 @asynccontextmanager
 async def at_once() -> AsyncGenerator[None]:
-    """Fail if time has to pass, as it does when everybody waits for somebody."""
+    """Fail if time has to pass: it passes only when all tasks wait."""
     began = trio.current_time()
     with trio.fail_after(5):
         yield
@@ -42,7 +42,7 @@ async def at_once() -> AsyncGenerator[None]:
 
 
 class Caught:
-    """Collects the deadlock errors that listeners meet."""
+    """Collects the deadlock errors that listeners get."""
 
     def __init__(self) -> None:
         self.errors: list[DeadlockError] = []
@@ -79,7 +79,7 @@ async def test_a_listener_that_waits_for_its_own_event(
     )
 
 
-async def test_a_child_task_of_a_listener_that_waits_for_its_event(
+async def test_a_child_task_of_a_listener_that_waits_for_the_listeners_event(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     handles: list[DispatchHandle] = []
@@ -136,7 +136,7 @@ async def test_a_chain_of_events_that_comes_back_to_its_beginning(
 
 
 @pytest.mark.parametrize("length", [3, 10])
-async def test_a_long_circle_of_waits(bus: GoEvent, autojump_clock: MockClock, length: int) -> None:
+async def test_a_long_cycle_of_waits(bus: GoEvent, autojump_clock: MockClock, length: int) -> None:
     caught = Caught()
 
     async def link(event: Event, n: int) -> None:
@@ -236,7 +236,7 @@ async def test_two_listeners_that_fill_each_others_mailboxes(
     assert ledger.accepted == ledger.completed == 2 + 2 * (mailbox + 3) - len(caught.errors)
 
 
-async def test_room_and_handle_make_a_circle_together(
+async def test_a_wait_for_room_and_a_wait_for_a_handle_make_a_cycle_together(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     caught = Caught()
@@ -258,7 +258,7 @@ async def test_room_and_handle_make_a_circle_together(
     assert "two -> one -> two" in str(caught)
 
 
-async def test_a_dispatch_that_stands_first_in_line_may_hide_the_circle(
+async def test_a_dispatch_that_is_first_in_a_queue_may_hide_the_cycle(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     caught = Caught()
@@ -266,7 +266,7 @@ async def test_a_dispatch_that_stands_first_in_line_may_hide_the_circle(
 
     @bus.listener(A, Both, mailbox=1, name="idle")
     async def idle(event: A | Both) -> None:
-        """Have a mailbox with room, for which a dispatch of both stands first in line."""
+        """Have a dispatch to both mailboxes wait first in the queue of one that has room."""
 
     @bus.listener(B, Both, mailbox=1, name="busy")
     async def busy(event: B | Both) -> None:
@@ -287,7 +287,7 @@ async def test_a_dispatch_that_stands_first_in_line_may_hide_the_circle(
     assert bus.snapshot().ledger == Ledger(accepted=4, completed=4)
 
 
-async def test_overflow_policies_that_never_wait_never_lock(
+async def test_overflow_policies_that_never_wait_never_deadlock(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     handles: list[DispatchHandle] = []
@@ -372,10 +372,10 @@ async def test_a_task_that_a_listener_started_elsewhere_is_not_inside_it(
         handles[0].raise_errors()
 
 
-# -- no false alarm
+# -- waits that can end
 
 
-async def test_a_listener_may_wait_for_the_event_of_another(
+async def test_a_listener_may_wait_for_the_event_of_another_listener(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     @bus.listener(A)
@@ -393,7 +393,7 @@ async def test_a_listener_may_wait_for_the_event_of_another(
         handle.raise_errors()
 
 
-async def test_many_listeners_may_wait_for_the_same_one(
+async def test_many_listeners_may_wait_for_the_same_listener(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     go = trio.Event()
@@ -421,7 +421,7 @@ async def test_many_listeners_may_wait_for_the_same_one(
     assert bus.snapshot().ledger == Ledger(accepted=41, completed=41)
 
 
-async def test_a_diamond_of_waits_is_no_circle(bus: GoEvent, autojump_clock: MockClock) -> None:
+async def test_a_diamond_of_waits_is_no_cycle(bus: GoEvent, autojump_clock: MockClock) -> None:
     async def relay(event: Event, following: tuple[str, ...]) -> None:
         handles = [await bus.dispatch(Event(name)) for name in following]
         for handle in handles:

@@ -1,4 +1,4 @@
-"""Dispatching: routes, order, nesting, and what is refused."""
+"""Dispatch: order, routes, nesting, and the objects and times that it refuses."""
 
 from __future__ import annotations
 
@@ -249,14 +249,16 @@ async def test_an_event_without_listeners_is_done_at_once(bus: GoEvent) -> None:
     assert bus.snapshot().ledger == Ledger()
 
 
-async def test_ten_thousand_ad_hoc_names_leave_nothing_behind(bus: GoEvent) -> None:
+async def test_ten_thousand_ad_hoc_names_leave_no_memory_behind(bus: GoEvent) -> None:
     for n in range(10_000):
         bus.dispatch_nowait(Event(f"dispatch.request.{n}"))
     assert bus.snapshot().listeners == ()
 
 
 @pytest.mark.parametrize("thing", [object(), None, "dispatch.ping", 7, {"n": 1}, Ping, Unnamed(1)])
-async def test_what_is_no_event_is_refused_with_a_type_error(bus: GoEvent, thing: object) -> None:
+async def test_an_object_that_is_not_an_event_is_refused_with_a_type_error(
+    bus: GoEvent, thing: object
+) -> None:
     with pytest.raises(TypeError, match="is not an event type"):
         bus.dispatch_nowait(thing)
     with pytest.raises(TypeError, match="is not an event type"):
@@ -271,7 +273,7 @@ async def test_a_subclass_of_an_event_is_not_an_event_by_itself(bus: GoEvent) ->
         bus.dispatch_nowait(Derived())
 
 
-# -- when
+# -- before and after the bus is open
 
 
 async def test_dispatch_before_open_is_a_runtime_error_and_after_close_bus_closed() -> None:
@@ -304,12 +306,12 @@ async def test_a_handle_can_be_waited_for_after_the_bus_has_closed() -> None:
 
 
 @pytest.mark.parametrize("inline", [True, False])
-async def test_dispatch_is_always_a_cancellation_point_and_then_sends_nothing(
+async def test_dispatch_is_always_a_cancellation_point_and_a_cancelled_one_sends_nothing(
     bus: GoEvent, recorder: Recorder, inline: bool
 ) -> None:
     seen: list[Any] = []
     bus.subscribe(seen.append, Ping, async_=not inline)
-    for _ in range(1000):  # most of them are within the time that needs no checkpoint
+    for _ in range(1000):  # most are within the interval in which dispatch does not yield
         with trio.CancelScope() as scope:
             scope.cancel()
             await bus.dispatch(Ping())
@@ -345,7 +347,7 @@ async def test_dispatch_yields_now_and_then_without_ever_waiting(bus: GoEvent) -
 # -- from inside listeners
 
 
-async def test_a_task_that_has_dispatched_leaves_nothing_behind(bus: GoEvent) -> None:
+async def test_a_task_that_has_dispatched_is_freed(bus: GoEvent) -> None:
     holds: ContextVar[object] = ContextVar("holds")
     gone: list[weakref.ref[object]] = []
 
@@ -476,7 +478,7 @@ async def test_a_listener_may_unregister_itself_and_others(bus: GoEvent, inline:
     handle = await bus.dispatch(Ping(1))
     await handle.wait()
     await (await bus.dispatch(Ping(2))).wait()
-    if inline:  # the dispatch that was under way goes on as it began
+    if inline:  # the dispatch that is under way keeps its listeners
         assert seen == [("leave", 1), ("other", 1)]
         assert not handle.errors
     else:
@@ -513,7 +515,7 @@ def again(bus: GoEvent) -> Callable[[Ping], None]:
 
 
 @pytest.mark.parametrize("bound", [1, 2, 50, 100, 150])
-async def test_nesting_past_the_bound_is_one_clear_error_and_the_bus_lives(bound: int) -> None:
+async def test_nesting_past_the_limit_is_one_clear_error_and_the_bus_lives(bound: int) -> None:
     bus = GoEvent(Config(registry=REGISTRY, max_nesting=bound))
     bus.subscribe(again(bus), Ping, name="nest")
     handles: list[DispatchHandle] = []
@@ -524,7 +526,7 @@ async def test_nesting_past_the_bound_is_one_clear_error_and_the_bus_lives(bound
         assert isinstance(error.error, NestingError)
         assert f"{bound} levels" in str(error)
         assert error.listener == "nest"
-        assert not handle.errors  # it happened further down
+        assert not handle.errors  # the nested dispatch has it
         bus.clear_errors()
         seen: list[Any] = []
         bus.unregister_listeners_for_event(Ping)
@@ -534,7 +536,7 @@ async def test_nesting_past_the_bound_is_one_clear_error_and_the_bus_lives(bound
         assert (await bus.close()).failed == 1
 
 
-async def test_nesting_as_deep_as_the_bound_is_fine_also_when_every_level_fails() -> None:
+async def test_nesting_up_to_the_limit_works_even_if_every_level_fails() -> None:
     bus = GoEvent(Config(registry=REGISTRY, max_nesting=100))
 
     @bus.listener(Ping)

@@ -114,7 +114,7 @@ async def test_one_inline_async_listener_runs_at_a_time_for_one_dispatch(bus: Go
     assert seen == ["a begins", "a ends", "b begins", "b ends"]
 
 
-async def test_mailbox_listeners_have_the_event_before_inline_async_ones_run(
+async def test_mailbox_listeners_have_the_event_before_inline_async_listeners_run(
     bus: GoEvent,
 ) -> None:
     order: list[str] = []
@@ -419,7 +419,7 @@ async def test_a_listener_that_leaves_a_scope_open_fails_and_its_dispatcher_is_a
         assert isinstance(error.error, RuntimeError)
         assert "left a cancel scope or a nursery open" in str(error.error)
         left[0].cancel()
-        await trio.sleep(0)  # the scope is not the dispatcher's any more
+        await trio.sleep(0)  # outside of the scope that the listener left open
     assert not outer.cancelled_caught
 
 
@@ -448,7 +448,9 @@ async def test_a_listener_that_leaves_a_nursery_open_fails_and_its_children_are_
     assert ended == ["child"]
 
 
-async def test_a_listener_that_leaves_a_scope_open_and_raises_leaves_none(bus: GoEvent) -> None:
+async def test_a_listener_that_leaves_a_scope_open_and_raises_leaves_none_open(
+    bus: GoEvent,
+) -> None:
     @bus.listener(Ping, async_=False)
     async def untidy(event: Ping) -> None:
         trio.CancelScope().__enter__()
@@ -460,7 +462,7 @@ async def test_a_listener_that_leaves_a_scope_open_and_raises_leaves_none(bus: G
         assert repr(error.error.__cause__) == "ValueError('and left')"
 
 
-async def test_a_listener_that_is_cancelled_inside_a_scope_it_left_open_leaves_none(
+async def test_a_listener_that_is_cancelled_inside_a_scope_it_left_open_leaves_none_open(
     bus: GoEvent,
 ) -> None:
     with trio.CancelScope() as outer:
@@ -624,7 +626,7 @@ async def test_a_cancelled_listener_that_raises_has_failed_and_the_rest_is_aband
     assert ledger == Ledger(accepted=2, failed=1, abandoned=1)
 
 
-async def test_a_dispatch_that_is_cancelled_before_it_begins_reaches_nobody(
+async def test_a_dispatch_that_is_cancelled_before_it_begins_reaches_no_listener(
     bus: GoEvent,
 ) -> None:
     ran: list[Event] = []
@@ -643,7 +645,7 @@ async def test_a_dispatch_that_is_cancelled_before_it_begins_reaches_nobody(
 # -- the end of the bus
 
 
-async def test_closing_waits_for_a_listener_that_runs_in_a_task_of_the_users() -> None:
+async def test_closing_waits_for_a_listener_that_runs_in_a_task_of_the_application() -> None:
     bus = GoEvent(Config(registry=REGISTRY))
     go = trio.Event()
     ended: list[str] = []
@@ -711,7 +713,7 @@ async def test_closing_cancels_a_listener_that_takes_too_long_and_not_its_dispat
     assert bus.errors
 
 
-async def test_leaving_by_an_exception_cancels_a_listener_in_a_task_of_the_users(
+async def test_leaving_by_an_exception_cancels_a_listener_in_a_task_of_the_application(
     autojump_clock: MockClock,
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY))
@@ -739,7 +741,7 @@ async def test_leaving_by_an_exception_cancels_a_listener_in_a_task_of_the_users
     assert bus.snapshot().ledger == Ledger(accepted=1, abandoned=1)
 
 
-async def test_a_listener_that_holds_on_does_not_keep_the_bus_from_ending(
+async def test_a_listener_that_ignores_its_cancellation_does_not_keep_the_bus_from_ending(
     autojump_clock: MockClock,
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY, close_timeout=1))
@@ -762,7 +764,7 @@ async def test_a_listener_that_holds_on_does_not_keep_the_bus_from_ending(
     assert handle.done
 
 
-async def test_the_drain_lets_an_inline_async_listener_dispatch(bus: GoEvent) -> None:
+async def test_an_inline_async_listener_may_dispatch_while_the_bus_drains(bus: GoEvent) -> None:
     go = trio.Event()
     seen: list[Event] = []
     bus.subscribe(seen.append, Pong)
@@ -788,7 +790,7 @@ async def test_the_drain_lets_an_inline_async_listener_dispatch(bus: GoEvent) ->
 
 
 async def test_a_dispatch_that_gets_room_as_the_bus_ends_runs_nothing_after_the_end() -> None:
-    for _ in range(20):  # whether it or the bus goes first is up to chance
+    for _ in range(20):  # the order of the two tasks is random
         bus = GoEvent(Config(registry=REGISTRY))
         handles: list[DispatchHandle] = []
         go, done = trio.Event(), trio.Event()
@@ -871,7 +873,7 @@ async def test_a_nested_dispatch_is_awaited_before_the_outer_one_returns(bus: Go
 
 @pytest.mark.parametrize("limit", [1, 10, 100, 150])
 @pytest.mark.parametrize("suspends", [False, True])
-async def test_an_endless_circle_ends_with_a_nesting_error(limit: int, suspends: bool) -> None:
+async def test_an_endless_loop_ends_with_a_nesting_error(limit: int, suspends: bool) -> None:
     bus = GoEvent(Config(registry=REGISTRY, max_nesting=limit))
     deepest = 0
 
@@ -895,7 +897,7 @@ async def test_an_endless_circle_ends_with_a_nesting_error(limit: int, suspends:
 
 
 @pytest.mark.parametrize("limit", [100, 150])
-async def test_a_circle_by_way_of_another_event_ends_with_a_nesting_error(limit: int) -> None:
+async def test_a_loop_through_another_event_ends_with_a_nesting_error(limit: int) -> None:
     bus = GoEvent(Config(registry=REGISTRY, max_nesting=limit))
     async with bus:
 
@@ -916,7 +918,7 @@ async def test_a_circle_by_way_of_another_event_ends_with_a_nesting_error(limit:
 
 
 @pytest.mark.parametrize("options", [{}, {"when": bool}, {"name": "x", "priority": 1}])
-async def test_a_circle_of_plain_listeners_inside_an_async_one_ends_with_a_nesting_error(
+async def test_a_loop_of_plain_listeners_inside_an_async_one_ends_with_a_nesting_error(
     options: dict[str, Any],
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY, max_nesting=150))
@@ -935,10 +937,10 @@ async def test_a_circle_of_plain_listeners_inside_an_async_one_ends_with_a_nesti
         assert isinstance(error.error, NestingError), error.details
 
 
-# -- waiting for oneself
+# -- deadlocks
 
 
-async def test_a_listener_that_waits_for_its_own_handle_is_told_so(bus: GoEvent) -> None:
+async def test_a_listener_that_waits_for_its_own_handle_gets_a_deadlock_error(bus: GoEvent) -> None:
     @bus.listener(Ping, async_=False)
     async def selfish(event: Ping) -> None:
         await current_delivery().handle.wait()
@@ -948,7 +950,7 @@ async def test_a_listener_that_waits_for_its_own_handle_is_told_so(bus: GoEvent)
     assert isinstance(error.error, DeadlockError)
 
 
-async def test_a_child_task_that_waits_for_the_handle_of_its_listener_is_told_so(
+async def test_a_child_task_that_waits_for_the_handle_of_its_listener_gets_a_deadlock_error(
     bus: GoEvent,
 ) -> None:
     @bus.listener(Ping, async_=False)
@@ -961,7 +963,7 @@ async def test_a_child_task_that_waits_for_the_handle_of_its_listener_is_told_so
     assert "DeadlockError" in error.details
 
 
-async def test_a_nested_listener_that_waits_for_the_outer_handle_is_told_so(
+async def test_a_nested_listener_that_waits_for_the_outer_handle_gets_a_deadlock_error(
     bus: GoEvent,
 ) -> None:
     outer_handle: list[DispatchHandle] = []
@@ -995,7 +997,7 @@ async def test_waiting_for_the_bus_inside_a_listener_is_refused(bus: GoEvent, me
     assert "it would never end" in str(error.error)
 
 
-async def test_a_listener_may_wait_for_the_handle_of_what_it_dispatched(
+async def test_a_listener_may_wait_for_the_handle_of_an_event_that_it_dispatched(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     order: list[str] = []
@@ -1092,7 +1094,7 @@ async def test_a_mailbox_listener_that_dispatches_to_an_inline_async_one_waits_f
     assert order == ["awaited", "mailbox"]
 
 
-async def test_an_inline_async_listener_inside_a_mailbox_one_cannot_wait_for_that_ones_event(
+async def test_an_inline_async_listener_called_by_a_mailbox_listener_cannot_wait_for_its_event(
     bus: GoEvent,
 ) -> None:
     handles: list[DispatchHandle] = []
@@ -1131,7 +1133,7 @@ async def test_dispatch_nowait_to_an_inline_async_listener_is_a_type_error(
     assert (await bus.close()) == Ledger()
 
 
-# -- ways in
+# -- other ways to dispatch
 
 
 async def test_dispatch_from_a_thread_returns_after_inline_async_listeners(
@@ -1154,7 +1156,7 @@ async def test_dispatch_from_a_thread_returns_after_inline_async_listeners(
     assert ended == ["listener", "dispatch"]
 
 
-async def test_a_thread_is_let_go_when_the_bus_ends_under_its_inline_async_listener(
+async def test_a_thread_is_released_when_the_bus_ends_during_its_inline_async_listener(
     autojump_clock: MockClock,
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY, close_timeout=1))
@@ -1203,7 +1205,7 @@ async def test_events_of_another_bus_are_awaited_one_after_another() -> None:
     assert ledger == Ledger(accepted=2, completed=2)
 
 
-async def test_a_bus_that_ends_under_an_event_of_another_bus_abandons_it(
+async def test_a_bus_that_ends_during_an_event_of_another_bus_abandons_it(
     autojump_clock: MockClock,
 ) -> None:
     hub = MemoryHub()
@@ -1228,7 +1230,7 @@ async def test_a_bus_that_ends_under_an_event_of_another_bus_abandons_it(
     assert ledger == Ledger(accepted=1, abandoned=1)
 
 
-# -- other options at work
+# -- other options
 
 
 async def test_listeners_registered_during_a_run_get_the_next_event(bus: GoEvent) -> None:
@@ -1263,7 +1265,7 @@ async def test_a_listener_unregistered_while_another_one_runs_before_it_still_ru
 
 
 @pytest.mark.parametrize("kind", [{}, {"async_": False}])
-async def test_the_books_count_listeners_that_go_while_a_dispatch_awaits_another(
+async def test_the_ledger_counts_listeners_that_leave_while_a_dispatch_awaits_another(
     bus: GoEvent, kind: dict[str, Any]
 ) -> None:
     go = trio.Event()
@@ -1283,7 +1285,7 @@ async def test_the_books_count_listeners_that_go_while_a_dispatch_awaits_another
     async with trio.open_nursery() as nursery:
         nursery.start_soon(bus.dispatch, Ping())
         await wait_all_tasks_blocked()
-        for _ in range(3):  # the books are tidied up whenever somebody comes or goes
+        for _ in range(3):  # each registration folds the counters into the ledger
             bus.subscribe(ignore_event, Pong).unregister()
         go.set()
     assert ran == ["once"]
@@ -1291,7 +1293,7 @@ async def test_the_books_count_listeners_that_go_while_a_dispatch_awaits_another
     assert ledger == Ledger(accepted=2, completed=2)
 
 
-async def test_unregistering_a_running_listener_keeps_its_run_in_the_books(bus: GoEvent) -> None:
+async def test_unregistering_a_running_listener_keeps_its_run_in_the_ledger(bus: GoEvent) -> None:
     go = trio.Event()
 
     async def awaited(event: Ping) -> None:

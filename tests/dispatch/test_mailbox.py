@@ -1,4 +1,4 @@
-"""Mailboxes: order, back-pressure, the overflow policies, and what they report."""
+"""Mailboxes: order, back-pressure, the overflow policies and their errors."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def bus_config() -> Config:
 
 
 class Gate:
-    """A listener that does nothing until it is let go, and notes what it did."""
+    """A listener that waits until it is released, and notes the events that it has run with."""
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -72,7 +72,7 @@ def ignore(error: EventError) -> None:
 
 
 async def hold(bus: GoEvent, event: AnyJob) -> DispatchHandle:
-    """Give a listener its first event, with which it leaves its mailbox empty."""
+    """Give a listener its first event. It takes the event, so its mailbox is empty again."""
     handle = bus.dispatch_nowait(event)
     await wait_all_tasks_blocked()
     return handle
@@ -80,7 +80,7 @@ async def hold(bus: GoEvent, event: AnyJob) -> DispatchHandle:
 
 @asynccontextmanager
 async def waiting(bus: GoEvent, *events: AnyJob) -> AsyncGenerator[list[int]]:
-    """Have tasks that dispatch the events, in this order; gives what has been dispatched."""
+    """Start tasks that dispatch the events in this order; gives the events dispatched so far."""
     admitted: list[int] = []
 
     async def send(event: AnyJob) -> None:
@@ -138,7 +138,7 @@ async def test_the_config_may_change_the_default_capacity() -> None:
         gate.gate.set()
 
 
-async def test_the_age_of_mail_is_told_by_the_clock_of_the_run(
+async def test_the_age_of_queued_events_is_measured_by_the_clock_of_the_run(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     gate = Gate()
@@ -155,7 +155,7 @@ async def test_the_age_of_mail_is_told_by_the_clock_of_the_run(
 # -- block
 
 
-async def test_dispatch_waits_for_room_and_then_goes_on(bus: GoEvent) -> None:
+async def test_dispatch_waits_for_room_and_then_continues(bus: GoEvent) -> None:
     gate = Gate()
     bus.subscribe(gate, Job, mailbox=1)
     await hold(bus, Job(0))
@@ -168,7 +168,7 @@ async def test_dispatch_waits_for_room_and_then_goes_on(bus: GoEvent) -> None:
     assert gate.seen == [0, 1, 2]
 
 
-async def test_room_goes_to_waiting_dispatchers_first_come_first_served(bus: GoEvent) -> None:
+async def test_waiting_dispatches_get_room_in_order(bus: GoEvent) -> None:
     gate = Gate()
     bus.subscribe(gate, Job, mailbox=2)
     await hold(bus, Job(0))
@@ -181,14 +181,14 @@ async def test_room_goes_to_waiting_dispatchers_first_come_first_served(bus: GoE
     assert gate.seen == [*range(40)]
 
 
-async def test_a_newcomer_does_not_overtake_a_waiter(bus: GoEvent) -> None:
+async def test_a_new_dispatch_does_not_overtake_a_waiting_one(bus: GoEvent) -> None:
     gate, other = Gate(), Gate()
     bus.subscribe(gate, Job, Both, mailbox=1)
     bus.subscribe(other, Task, Both, mailbox=1)
     await hold(bus, Both(0))
     bus.dispatch_nowait(Job(1))
     async with waiting(bus, Both(2)) as admitted:
-        with pytest.raises(trio.WouldBlock):  # there is room, but not for it
+        with pytest.raises(trio.WouldBlock):  # there is room, but the waiting dispatch comes first
             bus.dispatch_nowait(Task(3))
         assert not admitted
         other.gate.set()
@@ -202,7 +202,7 @@ async def test_a_newcomer_does_not_overtake_a_waiter(bus: GoEvent) -> None:
     assert other.seen == [0, 2, 3]
 
 
-async def test_a_waiter_for_two_mailboxes_takes_both_or_none(bus: GoEvent) -> None:
+async def test_a_dispatch_that_waits_for_two_mailboxes_fills_both_or_none(bus: GoEvent) -> None:
     one, two = Gate(), Gate()
     bus.subscribe(one, Job, Both, mailbox=1)
     bus.subscribe(two, Task, Both, mailbox=1)
@@ -219,7 +219,7 @@ async def test_a_waiter_for_two_mailboxes_takes_both_or_none(bus: GoEvent) -> No
     assert one.seen == two.seen == [0, 1, 2]
 
 
-async def test_waiters_on_crossing_routes_all_get_in(
+async def test_waiting_dispatches_on_crossing_routes_are_all_admitted(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     one, two = Gate(), Gate()
@@ -239,7 +239,7 @@ async def test_waiters_on_crossing_routes_all_get_in(
     assert bus.snapshot().ledger.completed == 4 + 30 * 4
 
 
-async def test_a_waiter_that_is_cancelled_leaves_nothing_and_lets_the_next_one_in(
+async def test_a_cancelled_wait_for_room_sends_nothing_and_admits_the_next_dispatch(
     bus: GoEvent,
 ) -> None:
     one, two = Gate(), Gate()
@@ -258,7 +258,7 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing_and_lets_the_next_one_i
             nursery.start_soon(give_up)
             await wait_all_tasks_blocked()
             async with waiting(bus, Task(3)) as admitted:
-                assert not admitted  # behind the one that waits for both
+                assert not admitted  # behind the dispatch that waits for both
                 scope.cancel()
                 await wait_all_tasks_blocked()
                 assert admitted == [3]
@@ -272,7 +272,7 @@ async def test_a_waiter_that_is_cancelled_leaves_nothing_and_lets_the_next_one_i
     assert bus.snapshot().ledger == Ledger(accepted=4, completed=4)
 
 
-async def test_cancelling_any_of_several_waiters_leaves_the_order_of_the_others(
+async def test_cancelling_one_of_several_waiting_dispatches_keeps_the_order_of_the_others(
     bus: GoEvent,
 ) -> None:
     gate = Gate()
@@ -299,7 +299,7 @@ async def test_cancelling_any_of_several_waiters_leaves_the_order_of_the_others(
     assert bus.snapshot().ledger == Ledger(accepted=9, completed=9)
 
 
-async def test_unregistering_wakes_the_waiters(bus: GoEvent) -> None:
+async def test_unregistering_admits_the_waiting_dispatches(bus: GoEvent) -> None:
     one, two = Gate(), Gate()
     registration = bus.subscribe(one, Job, Both, mailbox=1)
     bus.subscribe(two, Both, mailbox=1)
@@ -318,7 +318,7 @@ async def test_unregistering_wakes_the_waiters(bus: GoEvent) -> None:
     assert bus.snapshot().ledger == Ledger(accepted=4, completed=3, dropped=1)
 
 
-async def test_unregistering_one_name_of_a_listener_wakes_those_who_wait_for_it(
+async def test_unregistering_one_name_of_a_listener_admits_the_dispatches_of_that_name(
     bus: GoEvent,
 ) -> None:
     gate = Gate()
@@ -352,7 +352,7 @@ async def test_registering_while_a_dispatch_waits_keeps_the_ledger_exact(bus: Go
     assert bus.snapshot().ledger == Ledger(accepted=expected, completed=expected)
 
 
-async def test_a_listener_that_left_gets_nothing_from_a_dispatch_that_was_waiting(
+async def test_an_unregistered_listener_gets_nothing_from_a_dispatch_that_was_waiting(
     bus: GoEvent,
 ) -> None:
     gate, gone = Gate(), Gate()
@@ -373,7 +373,7 @@ async def test_a_listener_that_left_gets_nothing_from_a_dispatch_that_was_waitin
     assert len(bus.errors) == ledger.dropped
 
 
-async def test_a_listener_that_leaves_a_scope_open_lets_the_next_waiter_in(
+async def test_a_listener_that_leaves_a_scope_open_still_makes_room_for_the_next_dispatch(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     @bus.listener(Job, mailbox=1)
@@ -387,7 +387,7 @@ async def test_a_listener_that_leaves_a_scope_open_lets_the_next_waiter_in(
             assert len(handle.errors) == 1
 
 
-async def test_would_block_delivers_nothing(bus: GoEvent) -> None:
+async def test_would_block_delivers_to_no_listener(bus: GoEvent) -> None:
     inline: list[int] = []
     free, full = Gate(), Gate()
     free.gate.set()
@@ -410,7 +410,7 @@ async def test_would_block_delivers_nothing(bus: GoEvent) -> None:
 # -- error, drop_new, drop_old
 
 
-async def test_overflow_error_raises_and_delivers_to_nobody(bus: GoEvent) -> None:
+async def test_overflow_error_raises_and_delivers_to_no_listener(bus: GoEvent) -> None:
     inline: list[int] = []
     free, full = Gate(), Gate()
     free.gate.set()
@@ -476,9 +476,7 @@ async def test_drop_old_reports_the_oldest_event_on_its_own_handle(bus: GoEvent)
 
 
 @pytest.mark.parametrize("overflow", ["drop_new", "drop_old"])
-async def test_a_dropped_event_is_done_and_wakes_who_waits_for_it(
-    bus: GoEvent, overflow: str
-) -> None:
+async def test_a_dropped_event_is_done_and_wakes_its_waiters(bus: GoEvent, overflow: str) -> None:
     gate = Gate()
     if overflow == "drop_new":
         bus.subscribe(gate, Job, mailbox=1, overflow="drop_new")
@@ -523,7 +521,9 @@ async def test_policies_mix_and_block_waits_before_anything_is_dropped(bus: GoEv
     assert bus.snapshot().ledger == Ledger(accepted=9, completed=7, dropped=2)
 
 
-async def test_a_dispatch_that_waited_may_still_meet_a_mailbox_that_refuses(bus: GoEvent) -> None:
+async def test_a_dispatch_that_waited_may_still_find_a_full_mailbox_under_error(
+    bus: GoEvent,
+) -> None:
     block, refuse = Gate(), Gate()
     bus.subscribe(block, Job, mailbox=1)
     bus.subscribe(refuse, Job, mailbox=1, overflow="error")
@@ -579,7 +579,7 @@ async def test_unregistering_one_name_drops_only_its_events(bus: GoEvent) -> Non
     assert bus.snapshot().ledger == Ledger(accepted=9, completed=5, dropped=4)
 
 
-async def test_wait_is_not_fooled_when_the_last_event_in_a_mailbox_is_dropped(
+async def test_bus_wait_covers_the_earlier_events_when_the_last_one_in_a_mailbox_is_dropped(
     bus: GoEvent,
 ) -> None:
     gate = Gate()
@@ -692,7 +692,7 @@ async def test_unregistering_while_an_event_runs_lets_it_finish(bus: GoEvent) ->
     assert (await bus.close()) == Ledger(accepted=2, completed=1, dropped=1)
 
 
-async def test_a_full_outbox_of_one_listener_does_not_hold_up_another_route(
+async def test_a_full_mailbox_of_one_listener_does_not_hold_up_another_route(
     bus: GoEvent,
 ) -> None:
     stuck, free = Gate(), Gate()

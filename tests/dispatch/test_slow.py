@@ -60,7 +60,7 @@ class Around:
 
 
 class Stopwatch:
-    """The clock by which the bus measures; it goes only when a test says so."""
+    """The clock that the bus reads; a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -69,7 +69,7 @@ class Stopwatch:
         return self.now
 
     def pass_time(self, seconds: float) -> None:
-        """Be a listener that is busy for so long."""
+        """Return a listener that is busy for so many seconds."""
         self.now += seconds
 
 
@@ -128,14 +128,16 @@ async def test_an_inline_listener_that_holds_up_await_dispatch_is_named(
     assert warnings.seen == [warning("busy", 0.15)] * 2
 
 
-async def test_one_that_is_quick_enough_is_not(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_a_listener_that_is_quick_enough_is_not_named(
+    watch: Stopwatch, warnings: Warnings
+) -> None:
     async with make() as bus:
         busy(watch, bus, seconds=0.099)
         await bus.dispatch(Ping())
     assert warnings.seen == []
 
 
-async def test_all_inline_listeners_that_it_may_have_been_are_named(
+async def test_all_inline_listeners_that_may_have_been_slow_are_named(
     watch: Stopwatch, warnings: Warnings
 ) -> None:
     async with make() as bus:
@@ -152,7 +154,9 @@ async def test_all_inline_listeners_that_it_may_have_been_are_named(
     assert "innocent" not in message
 
 
-async def test_an_ad_hoc_event_is_no_exception(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_a_listener_that_is_slow_with_an_ad_hoc_event_is_named(
+    watch: Stopwatch, warnings: Warnings
+) -> None:
     async with make() as bus:
         busy(watch, bus, "slow.ad_hoc")
         await bus.dispatch(Event("slow.ad_hoc"))
@@ -161,7 +165,7 @@ async def test_an_ad_hoc_event_is_no_exception(watch: Stopwatch, warnings: Warni
     assert warnings.seen == [warning("busy", 0.15), warning("typed", 0.15)]
 
 
-async def test_one_that_fails_is_named_all_the_same(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_a_slow_listener_that_fails_is_named(watch: Stopwatch, warnings: Warnings) -> None:
     async with make() as bus:
         bus.on_error(ignore)
 
@@ -183,7 +187,7 @@ async def test_one_that_fails_is_named_all_the_same(watch: Stopwatch, warnings: 
     ],
     ids=["when", "once", "middleware"],
 )
-async def test_options_do_not_hide_it(
+async def test_options_do_not_hide_a_slow_listener(
     watch: Stopwatch, warnings: Warnings, options: dict[str, Any]
 ) -> None:
     async with make() as bus:
@@ -192,7 +196,7 @@ async def test_options_do_not_hide_it(
     assert warnings.seen == [warning("busy", 0.15)]
 
 
-async def test_middleware_around_the_dispatch_does_not_hide_it(
+async def test_middleware_around_the_dispatch_does_not_hide_a_slow_listener(
     watch: Stopwatch, warnings: Warnings
 ) -> None:
     class Waits:
@@ -232,7 +236,7 @@ async def test_a_dispatch_that_has_waited_for_room_is_timed_from_then_on(
     assert warnings.seen == [warning("busy", 0.15)] * 2
 
 
-async def test_a_dispatch_that_goes_on_without_an_unregistered_listener_is_timed(
+async def test_a_dispatch_that_continues_without_an_unregistered_listener_is_timed(
     watch: Stopwatch, warnings: Warnings
 ) -> None:
     async with make() as bus:
@@ -281,7 +285,7 @@ async def test_slow_after_names_a_listener_wherever_it_is_called(
     assert warnings.seen == [warning("busy", 0.05)]
 
 
-async def test_slow_after_names_one_that_fails(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_slow_after_names_a_listener_that_fails(watch: Stopwatch, warnings: Warnings) -> None:
     async with make() as bus:
         bus.on_error(ignore)
 
@@ -349,7 +353,7 @@ async def test_a_listener_with_a_mailbox_is_named(watch: Stopwatch, warnings: Wa
 
 
 @pytest.mark.parametrize("culprit", range(4))
-async def test_of_several_that_share_a_worker_the_right_one_is_named(
+async def test_of_several_listeners_that_share_a_worker_the_slow_one_is_named(
     watch: Stopwatch, warnings: Warnings, culprit: int
 ) -> None:
     async with make() as bus:
@@ -368,7 +372,7 @@ async def test_of_several_that_share_a_worker_the_right_one_is_named(
     }
 
 
-async def test_two_slow_ones_that_share_a_worker_are_both_named(
+async def test_two_slow_listeners_that_share_a_worker_are_both_named(
     watch: Stopwatch, warnings: Warnings
 ) -> None:
     async with make() as bus:
@@ -383,7 +387,9 @@ async def test_two_slow_ones_that_share_a_worker_are_both_named(
     assert warnings.seen == [warning("busy for 0.2", 0.2), warning("busy for 0.3", 0.3)]
 
 
-async def test_one_that_waits_for_long_is_not_named(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_a_listener_that_waits_for_long_is_not_named(
+    watch: Stopwatch, warnings: Warnings
+) -> None:
     async with make() as bus:
         go = trio.Event()
 
@@ -401,7 +407,9 @@ async def test_one_that_waits_for_long_is_not_named(watch: Stopwatch, warnings: 
     assert warnings.seen == []
 
 
-async def test_one_that_is_slow_after_a_wait_is_named(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_a_listener_that_is_slow_after_a_wait_is_named(
+    watch: Stopwatch, warnings: Warnings
+) -> None:
     async with make() as bus:
         go = trio.Event()
 
@@ -420,7 +428,7 @@ async def test_one_that_is_slow_after_a_wait_is_named(watch: Stopwatch, warnings
     assert warnings.seen == [warning("late", 0.15)]
 
 
-async def test_a_thread_holds_up_nobody(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_a_threaded_listener_holds_up_no_task(watch: Stopwatch, warnings: Warnings) -> None:
     async with make() as bus:
 
         @bus.listener(Ping, thread=True)
@@ -490,7 +498,7 @@ async def test_the_threshold_is_a_setting_of_the_bus(watch: Stopwatch, warnings:
     assert warnings.seen == [warning("slower", 0.6)]
 
 
-async def test_none_is_for_no_warnings(watch: Stopwatch, warnings: Warnings) -> None:
+async def test_slow_after_none_means_no_warnings(watch: Stopwatch, warnings: Warnings) -> None:
     async with make(slow_after=None, middleware=(Around(),)) as bus:
         busy(watch, bus, seconds=60)
 
@@ -506,7 +514,7 @@ async def test_none_is_for_no_warnings(watch: Stopwatch, warnings: Warnings) -> 
     assert warnings.seen == []
 
 
-async def test_with_none_a_listener_may_still_ask_for_a_warning(
+async def test_with_slow_after_none_a_listener_may_still_ask_for_a_warning(
     watch: Stopwatch, warnings: Warnings
 ) -> None:
     async with make(slow_after=None) as bus:
@@ -516,7 +524,7 @@ async def test_with_none_a_listener_may_still_ask_for_a_warning(
 
 
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf")])
-def test_the_threshold_is_more_than_nothing(value: float) -> None:
+def test_the_threshold_is_more_than_zero(value: float) -> None:
     with pytest.raises(ValueError, match="slow_after"):
         Config(slow_after=value)
     with pytest.raises(ValueError, match="slow_after"):

@@ -1,4 +1,4 @@
-"""Waiting for an event, and for a bus."""
+"""`DispatchHandle.wait` and `GoEvent.wait`."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ async def test_twenty_waiters_are_woken_once_each(bus: GoEvent) -> None:
 
 
 @pytest.mark.parametrize("cancelled", [{0}, {1}, {0, 1}, {19}, set(range(19)), set(range(20))])
-async def test_cancelled_waiters_change_nothing(bus: GoEvent, cancelled: set[int]) -> None:
+async def test_cancelled_waits_change_nothing(bus: GoEvent, cancelled: set[int]) -> None:
     gate = trio.Event()
     woken: set[int] = set()
     ran: list[Job] = []
@@ -140,7 +140,7 @@ async def test_a_waiter_that_is_cancelled_in_the_step_that_finishes_is_not_woken
     assert handle.done
 
 
-async def test_a_waiter_may_come_after_another_was_cancelled(bus: GoEvent) -> None:
+async def test_a_task_may_wait_after_another_wait_was_cancelled(bus: GoEvent) -> None:
     gate = trio.Event()
 
     @bus.listener(Job)
@@ -209,7 +209,7 @@ async def test_wait_ends_when_the_event_is_dropped(bus: GoEvent) -> None:
     assert len(bus.errors) == 1
 
 
-async def test_waiters_wake_when_the_bus_gives_the_event_up(autojump_clock: MockClock) -> None:
+async def test_waiters_wake_when_the_bus_abandons_the_event(autojump_clock: MockClock) -> None:
     woken: list[int] = []
 
     async def waiter(handle: DispatchHandle, n: int) -> None:
@@ -259,7 +259,7 @@ async def test_a_handle_knows_its_event_and_its_id(bus: GoEvent) -> None:
 # -- bus.wait()
 
 
-async def test_bus_wait_covers_what_was_accepted_before_and_nothing_after(
+async def test_bus_wait_covers_events_accepted_before_it_and_none_after(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     ran: list[int] = []
@@ -305,7 +305,7 @@ async def test_bus_wait_covers_every_listener(bus: GoEvent, autojump_clock: Mock
     assert done == list(range(10))
 
 
-async def test_bus_wait_covers_a_listener_that_was_unregistered_at_work(
+async def test_bus_wait_covers_a_listener_that_was_unregistered_while_it_ran(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     done: list[Job] = []
@@ -323,7 +323,7 @@ async def test_bus_wait_covers_a_listener_that_was_unregistered_at_work(
     assert done == [Job()]
 
 
-async def test_bus_wait_covers_what_stays_when_a_later_event_is_unregistered(
+async def test_bus_wait_covers_earlier_events_when_a_later_one_is_unregistered(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     done: list[Job | Other] = []

@@ -1,4 +1,4 @@
-"""The end of a bus: it drains, it cancels, it gives up, and nothing is left of it."""
+"""The end of a bus: it drains, cancels and abandons, and leaves no task behind."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ class Other(Event, name="close.other"):
 
 
 class MyError(Exception):
-    """The application's own."""
+    """An exception of the application."""
 
 
 class MyGroup(ExceptionGroup[Exception]):
-    """A group that does not say how to derive parts of it."""
+    """An exception group without its own `derive`."""
 
 
 @pytest.fixture(autouse=True)
-def _abandoned_events_are_not_news() -> Generator[None]:
+def _ignore_logged_abandonments() -> Generator[None]:
     logger = logging.getLogger("goevent")
     disabled, logger.disabled = logger.disabled, True
     yield
@@ -73,11 +73,11 @@ async def raise_inside(bus: GoEvent, error: BaseException) -> None:
         raise error
 
 
-# -- the whole storm
+# -- all at once
 
 
 @pytest.mark.parametrize("timeout", [0.0, 0.5, 5.0])
-async def test_two_closes_amid_dispatches_end_in_time_with_exact_books(
+async def test_two_closes_during_dispatches_end_in_time_with_an_exact_ledger(
     autojump_clock: MockClock, timeout: float
 ) -> None:
     before = tasks()
@@ -186,7 +186,7 @@ async def test_a_draining_listener_may_dispatch_and_others_may_not(
         await trio.sleep(1)
         states.append(bus.snapshot().state)
         bus.dispatch_nowait(Other(1))
-        async with trio.open_nursery() as nursery:  # its children count as the listener
+        async with trio.open_nursery() as nursery:  # a child task counts as the listener
             nursery.start_soon(bus.dispatch, Other(2))
         handle = await bus.dispatch(Other(3))
         await handle.wait()
@@ -214,7 +214,7 @@ async def test_a_draining_listener_may_dispatch_and_others_may_not(
     assert handle.errors == bus.errors == ()
 
 
-async def test_an_inline_listener_of_a_draining_one_may_dispatch(
+async def test_an_inline_listener_called_by_a_draining_listener_may_dispatch(
     autojump_clock: MockClock,
 ) -> None:
     seen: list[int] = []
@@ -346,7 +346,7 @@ async def test_a_cancelled_second_close_leaves_the_first_alone(autojump_clock: M
     assert ran == [7]
 
 
-# -- how it is left
+# -- the end of the block
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ async def test_a_cancelled_second_close_leaves_the_first_alone(autojump_clock: M
     ],
     ids=lambda error: repr(error)[:40],
 )
-async def test_what_the_body_raises_leaves_as_itself_without_draining(
+async def test_an_exception_of_the_body_leaves_as_itself_without_draining(
     autojump_clock: MockClock, error: BaseException
 ) -> None:
     before = tasks()
@@ -494,7 +494,7 @@ async def test_opening_inside_a_cancelled_scope_is_cancelled_at_once(
             raise AssertionError("never reached")
     assert scope.cancelled_caught
     assert trio.current_time() == 0
-    async with bus:  # and it is as good as new
+    async with bus:  # it opens again
         handle = await bus.dispatch(Job())
     assert handle.done
 
@@ -516,7 +516,7 @@ async def test_a_listener_that_ignores_its_cancellation_is_abandoned_and_then_wa
         queued = await bus.dispatch(Job())
         await wait_all_tasks_blocked()
         ledger = await bus.close(1)
-        assert trio.current_time() == 3  # a second to drain, and two of grace
+        assert trio.current_time() == 3  # one second to drain, and two until it gives up
         assert ledger == Ledger(accepted=2, abandoned=2)
         assert handle.done
         assert queued.done
@@ -524,7 +524,7 @@ async def test_a_listener_that_ignores_its_cancellation_is_abandoned_and_then_wa
         assert "while the listener ran" in str(handle.errors[0])
         assert "before the listener ran" in str(queued.errors[0])
         assert returned == []
-    assert returned == [True]  # structured concurrency: its task ends inside the block
+    assert returned == [True]  # its task ends inside the block all the same
     assert trio.current_time() == 60
     assert handle.pending == 0
     assert await bus.close() == bus.snapshot().ledger == ledger
@@ -657,7 +657,7 @@ async def test_crashing_with_dispatches_that_wait_leaves_a_bus_that_opens_again(
 
 
 @pytest.mark.parametrize("slow", [0, 0.01])
-async def test_every_failure_has_been_told_to_on_error_when_close_returns(
+async def test_on_error_has_got_every_failure_when_close_returns(
     autojump_clock: MockClock, slow: float
 ) -> None:
     told: list[EventError] = []
@@ -684,7 +684,7 @@ async def test_every_failure_has_been_told_to_on_error_when_close_returns(
 
 
 @pytest.mark.parametrize("how", ["cancelled", "error"])
-async def test_on_error_is_told_what_was_abandoned_however_the_bus_ends(
+async def test_on_error_gets_the_abandoned_events_however_the_bus_ends(
     autojump_clock: MockClock, how: str
 ) -> None:
     told: list[EventError] = []
@@ -713,7 +713,9 @@ async def test_on_error_is_told_what_was_abandoned_however_the_bus_ends(
     assert trio.current_time() <= 2
 
 
-async def test_a_stuck_on_error_does_not_hold_close_up(autojump_clock: MockClock) -> None:
+async def test_an_on_error_that_never_ends_does_not_hold_close_up(
+    autojump_clock: MockClock,
+) -> None:
     async with GoEvent() as bus:
 
         @bus.on_error
@@ -753,7 +755,7 @@ async def test_an_on_error_that_closes_the_bus_does_not_hold_it_up(
 # -- opening
 
 
-async def test_entering_an_open_bus_is_refused_and_harms_nobody() -> None:
+async def test_entering_an_open_bus_is_refused_and_changes_nothing() -> None:
     async with GoEvent() as bus:
         with pytest.raises(RuntimeError, match="open already"):
             await bus.__aenter__()
@@ -763,7 +765,7 @@ async def test_entering_an_open_bus_is_refused_and_harms_nobody() -> None:
     assert bus.snapshot().state == "closed"
 
 
-async def test_entering_from_two_tasks_at_once_is_refused_to_one() -> None:
+async def test_of_two_tasks_that_enter_a_bus_at_once_one_is_refused() -> None:
     bus = GoEvent()
     results: list[str] = []
 
@@ -812,7 +814,7 @@ async def test_leaving_a_bus_that_is_not_open_is_refused() -> None:
         await GoEvent().__aexit__(None, None, None)
 
 
-async def test_a_bus_opens_again_with_new_books_and_its_listeners() -> None:
+async def test_a_bus_opens_again_with_a_new_ledger_and_its_listeners() -> None:
     ran: list[int] = []
     bus = GoEvent()
 
@@ -889,7 +891,7 @@ def test_a_handle_of_an_earlier_run_is_settled() -> None:
 # -- snapshots
 
 
-async def test_a_snapshot_tells_what_every_listener_is_at(autojump_clock: MockClock) -> None:
+async def test_a_snapshot_shows_the_state_of_every_listener(autojump_clock: MockClock) -> None:
     bus = GoEvent(Config(close_timeout=100))
     states = [bus.snapshot().state]
 
@@ -946,7 +948,7 @@ async def test_a_snapshot_tells_what_every_listener_is_at(autojump_clock: MockCl
 
 
 class Saboteur(trio.abc.Instrument):
-    """Cancels a scope at the n-th step of the run loop, whatever is going on then."""
+    """Cancels a scope at the n-th step of the run loop."""
 
     def __init__(self, step: int, act: Callable[[], object]) -> None:
         self.left = step
@@ -959,7 +961,7 @@ class Saboteur(trio.abc.Instrument):
 
 
 @pytest.mark.parametrize("step", range(1, 60))
-async def test_a_cancellation_at_any_step_leaves_true_books_and_no_task(
+async def test_a_cancellation_at_any_step_leaves_an_exact_ledger_and_no_task(
     autojump_clock: MockClock, step: int
 ) -> None:
     before = tasks()
@@ -999,7 +1001,7 @@ async def test_a_cancellation_at_any_step_leaves_true_books_and_no_task(
         assert ledger.completed == len(ran)
         assert all(handle.done for handle in handles)
         assert tasks() == before
-        async with bus:  # it works as if nothing had been
+        async with bus:  # it works again
             handle = await bus.dispatch(Job())
             await handle.wait()
             await bus.wait()
@@ -1007,7 +1009,7 @@ async def test_a_cancellation_at_any_step_leaves_true_books_and_no_task(
         assert handle.errors == ()
 
 
-async def test_what_the_body_raises_while_it_is_cancelled_leaves_as_itself(
+async def test_an_exception_of_the_cancelled_body_leaves_as_itself(
     autojump_clock: MockClock,
 ) -> None:
     async def body() -> None:
@@ -1021,8 +1023,8 @@ async def test_what_the_body_raises_while_it_is_cancelled_leaves_as_itself(
         await body()
 
 
-async def test_listeners_that_feed_themselves_for_ever_do_not_hold_up_a_close() -> None:
-    bus = GoEvent()  # in real time: a mock clock stands still while there is always work
+async def test_listeners_that_dispatch_to_themselves_for_ever_do_not_hold_up_a_close() -> None:
+    bus = GoEvent()  # in real time: a mock clock stands still while any task can run
 
     @bus.listener(Job)
     async def again(event: Job) -> None:

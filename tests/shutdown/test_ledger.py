@@ -1,4 +1,4 @@
-"""The books balance, whatever happens: a property of random programs."""
+"""The ledger is exact: a property of random programs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Crash(Exception):
 
 @dataclass(frozen=True)
 class Plan:
-    """What one random listener does."""
+    """The behaviour of one random listener."""
 
     kinds: tuple[type[Ping | Pong], ...]
     inline: bool
@@ -99,7 +99,7 @@ programs = st.builds(
 
 @dataclass
 class World:
-    """One run of a program, and what it saw with its own eyes."""
+    """One run of a program, with its own count of events."""
 
     bus: GoEvent
     handles: list[DispatchHandle] = field(default_factory=list[DispatchHandle])
@@ -228,7 +228,7 @@ def balanced(ledger: Ledger) -> bool:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _failures_are_not_news() -> Generator[None]:
+def _ignore_logged_failures() -> Generator[None]:
     logger = logging.getLogger("goevent")
     disabled, logger.disabled = logger.disabled, True
     yield
@@ -237,7 +237,7 @@ def _failures_are_not_news() -> Generator[None]:
 
 @settings(deadline=None, max_examples=300)
 @given(programs, st.random_module())  # Trio draws the order of its tasks
-def test_the_ledger_is_true_for_any_program(program: Program, random: object) -> None:
+def test_the_ledger_is_exact_for_any_program(program: Program, random: object) -> None:
     clock = MockClock(autojump_threshold=0)
     world, ledger, closing_took = trio.run(run, program, clock=clock)
 
@@ -269,7 +269,7 @@ def test_the_ledger_is_true_for_any_program(program: Program, random: object) ->
         assert min(one.completed, one.failed, one.dropped, one.abandoned) >= 0
 
 
-def test_books_are_kept_of_dispatches_that_waited_while_the_routes_changed() -> None:
+def test_the_ledger_counts_dispatches_that_waited_while_the_routes_changed() -> None:
     async def main() -> tuple[Ledger, int]:
         bus, gate, ran = GoEvent(), trio.Event(), 0
 

@@ -1,4 +1,4 @@
-"""A long life: memory stays where it was. Each check is a process of its own."""
+"""Memory use over long runs: it does not grow. Each check is a process of its own."""
 
 from __future__ import annotations
 
@@ -134,7 +134,7 @@ def run(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_million_events_leave_no_trace() -> None:
+def test_a_million_events_leave_no_memory_behind() -> None:
     run(HEALTHY)
 
 
@@ -143,7 +143,7 @@ def test_a_million_events_leave_no_trace() -> None:
     ["", "bus.on_error(lambda error: None)"],
     ids=["nobody looks", "on_error looks"],
 )
-def test_a_million_failures_leave_ten_thousand(on_error: str) -> None:
+def test_a_million_failures_leave_ten_thousand_in_memory(on_error: str) -> None:
     run(FAILING.format(on_error=on_error))
 
 

@@ -1,4 +1,4 @@
-"""The kernel under fire: cancelled at every step, while listeners do all they may do."""
+"""The kernel in random runs: cancelled at every step, with listeners that use every feature."""
 
 from __future__ import annotations
 
@@ -240,7 +240,7 @@ class Chaos:
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("whom", ["nobody", "bus", "dispatch", "close"])
-def test_no_task_no_event_and_no_count_is_lost_whatever_happens(whom: str, seed: int) -> None:
+def test_no_task_no_event_and_no_count_is_lost_in_a_random_run(whom: str, seed: int) -> None:
     def run(step: int) -> int:
         return trio.run(Chaos(seed).run, whom, step, clock=MockClock(autojump_threshold=0))
 
@@ -280,7 +280,7 @@ def test_a_bus_may_be_cancelled_at_every_step_of_its_life(exit_: str) -> None:
                         handles.append(await bus.dispatch(One(n)))
                         if exit_ == "error" and n == 3:
                             raise KeyError
-        except* KeyError:  # in a group, when it was cancelled in the same breath
+        except* KeyError:  # in a group if it was cancelled in the same step
             assert exit_ == "error"
         finally:
             trio.lowlevel.remove_instrument(fire)
@@ -316,10 +316,10 @@ async def test_a_bus_in_a_cancelled_scope_opens_and_closes_at_once(
     assert trio.current_time() == began
 
 
-async def test_a_listener_may_queue_for_its_own_mailbox_behind_others(
+async def test_a_listener_may_wait_for_its_own_mailbox_behind_others(
     autojump_clock: MockClock,
 ) -> None:
-    """It parks in the step in which there is room for those before it and for itself."""
+    """It parks in the step in which the dispatches before it and its own are admitted."""
     seen: list[int] = []
     gate = trio.Event()
     with trio.fail_after(5):
@@ -350,7 +350,7 @@ async def test_a_listener_may_queue_for_its_own_mailbox_behind_others(
 async def test_a_listener_may_wait_for_an_event_that_is_dropped_as_it_parks(
     autojump_clock: MockClock,
 ) -> None:
-    """Its waiting lets in a dispatch that drops the very event it waits for."""
+    """Its wait admits a dispatch that drops the very event that it waits for."""
     seen: list[str] = []
     gate, go = trio.Event(), trio.Event()
     with trio.fail_after(5):
@@ -382,10 +382,10 @@ async def test_a_listener_may_wait_for_an_event_that_is_dropped_as_it_parks(
     assert seen == ["dropped"]
 
 
-async def test_cancelling_a_listener_that_waits_for_room_lets_in_those_behind_it(
+async def test_cancelling_a_listener_that_waits_for_room_admits_the_dispatches_behind_it(
     autojump_clock: MockClock,
 ) -> None:
-    """The next one in line needs a worker, just while Trio cancels all the workers."""
+    """The next dispatch in the queue needs a worker just while Trio cancels all workers."""
     outcomes: list[object] = []
     with trio.fail_after(60):
         bus = make()
@@ -396,7 +396,7 @@ async def test_cancelling_a_listener_that_waits_for_room_lets_in_those_behind_it
 
         @bus.listener(Two, Both, mailbox=1, name="idle")
         async def idle(event: Two | Both) -> None:
-            """Have never run, so that there is no worker for it."""
+            """Be a listener that has never run, so that no worker is spawned for it yet."""
 
         @bus.listener("under_fire.start")
         async def first_in_line(event: Event) -> None:
