@@ -102,9 +102,10 @@ class Acknowledger:
     # -- decisions
 
     def settled(self, entry: Entry, settlement: Settlement) -> None:
-        """Decide what happens to an entry whose listeners have ended."""
+        """Take the settlement of an entry, and decide what Redis is told."""
         self.running -= 1
         if self.closed:
+            # Nothing can be sent any more: another bus gets the entry.
             return
         decided = verdict(settlement, entry.deliveries, self._config)
         if decided is ACK:
@@ -119,6 +120,7 @@ class Acknowledger:
             entry.started = decided.started
         else:
             self._release(self._order.release(entry, UNWANTED_PAUSE_SECONDS))
+        # Within the delivering task more listeners may end at once: their decisions go together.
         if self.delivering_task is not current_task():
             self._work.set()
         if not self.running:
@@ -167,6 +169,7 @@ class Acknowledger:
                 await self.flush()
             except RedisLinkError:
                 await self._link.ready()
+            # What is left was refused, or met a broken connection.
             if self._decisions and not self._work.is_set():
                 await trio.sleep(REFUSED_PAUSE_SECONDS)
                 self._work.set()

@@ -108,6 +108,7 @@ class StreamConsumer:
 
     async def leave(self) -> None:
         """Send the last decisions, release the rest, and leave the group."""
+        # From now on listeners that end change nothing: their entries are released as they are.
         self._acknowledger.closed = True
         if not self._reader.ever_read or not self._link.connected:
             return

@@ -75,6 +75,7 @@ class Deliverer:
             for entry in entries:
                 self._acknowledger.release(entry)
             return
+        # All entries of one call are of one stream, and of one kind.
         (self._isolated if isolated else self._entries).extend(entries)
         self._enqueued.set()
 
@@ -178,10 +179,12 @@ class Deliverer:
                     continue
                 acknowledger.running += 1
                 acknowledger.delivering_task = task if left else None
+                # Before the delivery: if it is cancelled on the way, a listener may have begun.
                 entry.started = True
                 times = entry.shown_deliveries
                 if not deliver_nowait(envelope, entry.settle, deliveries=times):
                     await deliver(envelope, entry.settle, deliveries=times)
+                # A delivery that needs no waiting does not yield; other tasks must run, too.
                 if perf_counter() > yield_at:
                     acknowledger.wake()
                     await trio.lowlevel.checkpoint()

@@ -97,6 +97,7 @@ async def call_many(
         at for at, reply in enumerate(replies) if isinstance(reply, redis_errors.NoScriptError)
     ]
     if unknown:
+        # With the source the server learns the script for the next time.
         whole = [
             ("EVAL", s.source, len(keys), *keys, *args)
             for s, keys, args in (calls[at] for at in unknown)

@@ -61,6 +61,7 @@ class StreamSubscriptions:
         async with self._changing:
             exact = [name for name in names if "*" not in name]
             patterns = [name for name in names if "*" in name]
+            # "latest" means the end of the stream at the moment in which the group is created.
             begin = id_before(self._config.start)
             try:
                 await self._insist(lambda: self._join(exact, begin))

@@ -30,10 +30,11 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections import deque
 from collections.abc import Sequence
 
 import trio
+
+from goevent.drivers import KeyedFifo
 
 from ..._link.errors import RedisLinkError
 from ..._link.resp import Encodable
@@ -66,7 +67,7 @@ class KeyOrder:
         self._group = context.keys.group
         self._consumer = context.consumer
         self._faults = context.faults
-        self._queues: dict[OrderKey, deque[Entry]] = {}
+        self._queues: KeyedFifo[OrderKey, Entry] = KeyedFifo()
         # The first entries of their queues, under a lease that is not open.
         self._parked: dict[Entry, None] = {}
         # Entries by the time of their next delivery; the number keeps the order of equal times.
@@ -86,12 +87,8 @@ class KeyOrder:
                 ready.append(entry)
                 continue
             entry.order_key = order_key = (entry.stream.name, key)
-            queue = self._queues.get(order_key)
-            if queue is None:
-                self._queues[order_key] = deque((entry,))
+            if self._queues.add(order_key, entry):
                 ready.append(entry)
-            else:
-                queue.append(entry)
         self.deliver(ready, isolated)
 
     # -- as the DeliveryOrder
@@ -124,22 +121,21 @@ class KeyOrder:
         """Note that an entry is done, or given up: the next one of its key may run."""
         entry.waiting = False
         order_key = entry.order_key
-        queue = None if order_key is None else self._queues.get(order_key)
-        if order_key is None or not queue or queue[0] is not entry:
+        if order_key is None or self._queues.first(order_key) is not entry:
             return
-        queue.popleft()
+        following = self._queues.pop(order_key)
         # Entries of a lost lease belong to another bus.
-        while queue and _is_lost(queue[0]):
-            queue.popleft()
-        if not queue:
-            del self._queues[order_key]
-        elif queue[0].isolated and queue[0].deliveries == 1:
+        while following is not None and _is_lost(following):
+            following = self._queues.pop(order_key)
+        if following is None:
+            return
+        if following.isolated and following.deliveries == 1:
             # Its previous consumer was still at the entry in front of it, so this one has killed
             # nobody and need not run isolated. Its delivery is not counted yet, as that of others
             # that were taken over: a retry without a pause counts it.
-            self._retry_at(queue[0], 0.0)
+            self._retry_at(following, 0.0)
         else:
-            self.deliver([queue[0]], queue[0].isolated)
+            self.deliver([following], following.isolated)
 
     def retry(self, entry: Entry, after: float) -> ReleasedEntry | None:
         """Deliver a failed entry again after a pause; it holds up its key meanwhile."""

@@ -207,6 +207,7 @@ class LeaseKeeper:
         leases_key = self._keys.leases(share.name)
         for number, fence in taken:
             partition = share.partitions[number]
+            # An earlier lease of ours that Redis does not know any more.
             if partition.lease is not None:
                 self._end(partition, partition.lease)
             partition.hold_by(Lease(leases_key, number, fence, until))
@@ -224,6 +225,7 @@ class LeaseKeeper:
         kept = [lease for lease in leases if not lease.draining]
         excess = len(kept) - fair
         if excess > 0:
+            # The least loaded first: they are drained soonest.
             kept.sort(key=lambda lease: share.partition(lease).held_count)
             self._drain(kept[:excess])
         elif excess < 0:
@@ -247,6 +249,7 @@ class LeaseKeeper:
                 lease = partition.lease
                 if lease is not None and lease.draining:
                     self._draining = True
+                    # `leaving` from an earlier round whose reply was lost: it is told again.
                     if lease.leaving or partition.drained(lease):
                         lease.leaving = True
                         ready.append((partition, lease))
