@@ -1,4 +1,17 @@
-"""An actor-model, broker-agnostic event bus on Trio."""
+"""An event bus on Trio with actors, mailboxes and drivers for several brokers.
+
+This package re-exports the public names. A driver author also needs `goevent.drivers`; ready-made
+middleware is in `goevent.middleware`, helpers for tests are in `goevent.testing`.
+
+Example:
+    >>> bus = GoEvent()
+    >>> @bus.listener("user.created")
+    ... def greet(event: Event) -> None:
+    ...     print("hello", event.payload()["name"])
+    >>> async with bus:
+    ...     handle = await bus.dispatch(Event("user.created", {"name": "Ada"}))
+    hello Ada
+"""
 
 from ._bus import GoEvent as GoEvent
 from ._config import Config as Config

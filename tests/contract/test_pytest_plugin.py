@@ -37,7 +37,7 @@ def run(
 
 def test_the_fixtures_are_there_without_configuration(pytester: pytest.Pytester) -> None:
     result = pytester.runpytest_subprocess("--fixtures", timeout=60)
-    for line in ("*An open bus;*", "*The configuration of the `bus` fixture;*"):
+    for line in ("*An open bus.*", "*The configuration of the `bus` fixture.*"):
         result.stdout.fnmatch_lines([line])
 
 
