@@ -149,12 +149,6 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
         if isinstance(self.waiters, list) and task in self.waiters:
             self.waiters.remove(task)
 
-    def add_error(self, error: EventError) -> None:
-        if isinstance(self.errors, list):
-            self.errors.append(error)
-        else:
-            self.errors = [error]
-
 
 class DispatchHandle:
     """The progress of one dispatched event, as Go's `goevent.DispatchHandle`.
@@ -321,6 +315,17 @@ class DispatchHandle:
         details = self.details
         if not isinstance(details, HandleDetails):
             self.details = details = HandleDetails(details)
+        return details
+
+    def add_error(self, error: EventError) -> HandleDetails:
+        """Record the failure of one delivery; return the details that hold it."""
+        details = self.details
+        if not isinstance(details, HandleDetails):
+            self.details = details = HandleDetails(details, errors=[error])
+        elif isinstance(details.errors, list):
+            details.errors.append(error)
+        else:
+            details.errors = [error]
         return details
 
     def when_done(self, settle: Settle) -> None:

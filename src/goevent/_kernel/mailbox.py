@@ -136,26 +136,22 @@ class KeyedMailbox(Generic[L]):
         return None
 
     def finished(self, handle: DispatchHandle) -> None:
-        """Let the next event of the same key run; called by a lane that has ended with one."""
+        """Let the next event of the same key run; called when one has ended, or was dropped."""
         # A cleared mailbox knows the key of an event in flight, but not that of one it gave up.
         if handle in self._keys:
-            self._advance(self._keys.pop(handle))
-
-    def _advance(self, key: Any) -> None:
-        """Make the next event of a key runnable."""
-        if (following := self._order.pop(key)) is not None:
-            self.runnable.append(following)
+            following = self._order.pop(self._keys.pop(handle))
+            if following is not None:
+                self.runnable.append(following)
 
     def popleft(self) -> DispatchHandle:
         """Take out the event that has waited longest."""
         # Not simply the first in `runnable`: an older event may wait behind one that runs.
         handle = next(iter(self))
-        key = self._keys.pop(handle)
         if handle in self.runnable:
             self.runnable.remove(handle)
-            self._advance(key)
+            self.finished(handle)
         else:
-            self._order.remove_waiting(key, handle)
+            self._order.remove_waiting(self._keys.pop(handle), handle)
         return handle
 
     def clear(self) -> None:

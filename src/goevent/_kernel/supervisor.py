@@ -64,8 +64,7 @@ class Supervisor:
 
         A veto is no failure: it is only recorded on the handle.
         """
-        details = handle.ensure_details()
-        details.add_error(error)
+        details = handle.add_error(error)
         if isinstance(error, EventVetoed):
             logger.info("%s", error)
             return
