@@ -84,6 +84,7 @@ class Connectivity:
         self._reason = reason
         if not self._up.is_set():
             return False
+        # The time of the loss and not of a call: all waiting callers give up together.
         self._lost_at = asyncio.get_running_loop().time()
         self._up.clear()
         if self._is_closing:

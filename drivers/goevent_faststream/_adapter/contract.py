@@ -203,6 +203,7 @@ async def publish_each(
         except DriverError as error:
             result = error
         except asyncio.CancelledError:
+            # Each event is answered, also at the end of the bus.
             outgoing.done(DriverError("the bus has ended before the broker replied"))
             raise
         outgoing.done(result)

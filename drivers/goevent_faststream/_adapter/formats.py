@@ -32,7 +32,7 @@ MAX_HEADER_NAME_CHARS = 128
 MAX_CORRELATION_ID_BYTES = 255
 MAX_HEADERS_BYTES = 60_000
 # The longest excerpts in errors.
-MAX_EXCERPT_CHARS = 120
+MAX_BODY_EXCERPT_CHARS = 120
 MAX_SHOWN_NAME_CHARS = 80
 
 _HEADER_NAME = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
@@ -207,6 +207,10 @@ def _refuse_sizes(event_name: str, headers: Mapping[str, str]) -> None:
 
 
 def _decode_error(arrival: Arrival, reason: str) -> DecodeError:
-    shown = ascii(arrival.body[: MAX_EXCERPT_CHARS - 2])[2:-1]
-    excerpt = shown if len(shown) <= MAX_EXCERPT_CHARS else f"{shown[: MAX_EXCERPT_CHARS - 3]}..."
+    shown = ascii(arrival.body[: MAX_BODY_EXCERPT_CHARS - 2])[2:-1]
+    excerpt = (
+        shown
+        if len(shown) <= MAX_BODY_EXCERPT_CHARS
+        else f"{shown[: MAX_BODY_EXCERPT_CHARS - 3]}..."
+    )
     return DecodeError(arrival.name, reason, excerpt=excerpt)

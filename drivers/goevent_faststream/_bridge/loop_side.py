@@ -84,6 +84,7 @@ class LoopSide:
 
     async def deliver(self, arrival: Arrival) -> None:
         """Post an arrival once there is capacity for it."""
+        # Nobody overtakes a delivery that waits: its arrival came first.
         if self._capacity <= 0 or self._waiting:
             await self._wait_in_order()
         self._capacity -= 1
@@ -143,6 +144,7 @@ class LoopSide:
         """Start the work that Trio asks for."""
         outgoing: list[Outgoing] = []
         for request in burst:
+            # The adapter gets all events of a burst at once, in order.
             if isinstance(request, Outgoing):
                 outgoing.append(request)
             elif isinstance(request, Decision):

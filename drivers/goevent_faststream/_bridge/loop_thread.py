@@ -102,6 +102,7 @@ class LoopThread:
             # This blocks Trio, but not for long: setting `_ended` is the last act of the thread.
             thread.join()
             self._loop = None
+            # No loop is left that could answer these.
             for call in [*self._calls]:
                 call.settle(None, IslandClosed("the event loop of the broker has ended"))
         raise DriverError(
@@ -123,6 +124,7 @@ class LoopThread:
         call = _LoopCall()
         if not self._call_soon(self._begin, call, work, args):
             raise IslandClosed("the event loop of the broker does not run")
+        # The answer cannot have come yet: `run_sync_soon` needs Trio's thread, which is here.
         self._calls.add(call)
         try:
             await call.done.wait()
@@ -166,6 +168,7 @@ class LoopThread:
                 try:
                     runner.run(self._stop_requested.wait())
                 except BaseException as error:  # noqa: BLE001 - `run` raises it in Trio's thread
+                    # The crash of a task ends `runner.run`, but the loop can still run others.
                     self._failure = error
                     runner.run(self._save())
                 finally:
@@ -173,6 +176,7 @@ class LoopThread:
         except BaseException as error:  # noqa: BLE001 - as above
             self._failure = self._failure or error
         finally:
+            # Also if the loop has never started, since `run` waits for both events.
             token.run_sync_soon(self._started.set)
             token.run_sync_soon(self._ended.set)
 
@@ -200,6 +204,7 @@ class LoopThread:
     def _begin(
         self, call: _LoopCall, work: Callable[..., Coroutine[Any, Any, Any]], args: tuple[Any, ...]
     ) -> None:
+        # The caller may have been cancelled before the loop had its turn.
         if call.cancelled:
             return
         call.task = self.loop.create_task(work(*args))

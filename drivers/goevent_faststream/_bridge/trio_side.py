@@ -159,6 +159,7 @@ class TrioSide:
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of names and patterns."""
+        # First, as events may arrive before the broker's confirmation does.
         self._names.update(names)
         try:
             await self.call(self._adapter.subscribe, names)
@@ -174,6 +175,7 @@ class TrioSide:
     async def drain(self) -> None:
         """Stop receiving; returns when every arrival is delivered, or released if durable."""
         if self._durable:
+            # From now on arrivals are released: the bus must end, and others can have them.
             self._is_drained = True
         if self.connected:
             try:
@@ -223,6 +225,7 @@ class TrioSide:
             answers.append(result)
             answered.set()
 
+        # Without a connection the event is posted all the same: the adapter waits for one.
         if self._to_loop is None:
             raise IslandClosed(f"the driver for {self._broker} does not run: open its bus first")
         self._post(self._to_loop, message, replied)
@@ -282,9 +285,11 @@ class TrioSide:
             self._delivered.unpark_all()
 
     async def _deliver(self, arrival: Arrival) -> None:
+        # It may have been unsubscribed while the message was on its way.
         if arrival.via not in self._names or (self._durable and self._is_drained):
             self._settle(arrival, RELEASE)
             return
+        # This may be the event that killed its processes, so no listener gets it again.
         if self._durable and arrival.deliveries > self._config.max_deliveries:
             self._settle(arrival, EXHAUSTED)
             return

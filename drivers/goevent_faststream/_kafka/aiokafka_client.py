@@ -36,12 +36,12 @@ from .client import (
 )
 from .url import read_kafka_url
 
-CONNECT_SECONDS = 8.0
-FLUSH_SECONDS = 0.4
-STOP_SECONDS = 0.4
+AIOKAFKA_CONNECT_SECONDS = 8.0
+AIOKAFKA_FLUSH_SECONDS = 0.4
+AIOKAFKA_STOP_SECONDS = 0.4
 # At the end of the bus, for requests under way, one of which may be connecting.
 LAST_REQUESTS_SECONDS = 0.6
-PRODUCER_OPTIONS = {
+AIOKAFKA_PRODUCER_OPTIONS = {
     # An event is accepted when all replicas in sync have it, and then it is there once.
     "acks": "all",
     "enable_idempotence": True,
@@ -102,8 +102,8 @@ class AiokafkaClient:
         """Connect."""
         self._requests = AiokafkaRequests()
         self._has_middlewares = bool(self._broker.middlewares)
-        self._broker._connection_kwargs.update(PRODUCER_OPTIONS)
-        await self._requests.run(self._connect(), CONNECT_SECONDS)
+        self._broker._connection_kwargs.update(AIOKAFKA_PRODUCER_OPTIONS)
+        await self._requests.run(self._connect(), AIOKAFKA_CONNECT_SECONDS)
         producer = self._producer
         # The client reconnects and tells nobody. Only the producer's connections are watched: the
         # pings keep them busy, while a broker closes an idle connection without being lost.
@@ -137,7 +137,7 @@ class AiokafkaClient:
         if producer is not None:
             if not lost:
                 with suppress(*CLIENT_ERRORS):
-                    async with asyncio.timeout(FLUSH_SECONDS):
+                    async with asyncio.timeout(AIOKAFKA_FLUSH_SECONDS):
                         await producer.flush()
             # The producer's own `stop` waits for all unsent events and closes nothing until then.
             producer._closed = True
@@ -150,7 +150,7 @@ class AiokafkaClient:
                 await admin.admin_client.close()
             admin.admin_client = None
         with suppress(*CLIENT_ERRORS):
-            async with asyncio.timeout(STOP_SECONDS):
+            async with asyncio.timeout(AIOKAFKA_STOP_SECONDS):
                 await broker.stop()
         # FastStream would use the closed connection again at the next start.
         broker._connection = None

@@ -21,7 +21,7 @@ from .aiokafka_requests import CLIENT_ERRORS, AiokafkaRequests, to_driver_error
 from .client import RebalanceListener
 from .offsets import CommitPoint, KafkaRecord
 
-LEAVE_SECONDS = 0.4
+AIOKAFKA_LEAVE_SECONDS = 0.4
 JOIN_SECONDS = 30.0
 COMMIT_REFUSALS = (
     errors.CommitFailedError,
@@ -55,16 +55,16 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def stop(self) -> None:
         """Leave the group."""
-        await self._requests.close(LEAVE_SECONDS / 2)
+        await self._requests.close(AIOKAFKA_LEAVE_SECONDS / 2)
         with suppress(*CLIENT_ERRORS):
-            async with asyncio.timeout(LEAVE_SECONDS):
+            async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS):
                 await self._consumer.stop()
                 return
         # An interrupted stop leaves tasks and sockets of the client; close them one by one.
         consumer = self._consumer
         for part in (consumer._coordinator, consumer._fetcher, consumer._client):
             with suppress(*CLIENT_ERRORS):
-                async with asyncio.timeout(LEAVE_SECONDS / 6):
+                async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS / 6):
                     await part.close()
 
     # -- rebalances; called by aiokafka

@@ -38,11 +38,11 @@ from .confluent_errors import call_blocking, to_driver_error
 from .confluent_member import ConfluentMember
 from .url import read_kafka_url
 
-CONNECT_SECONDS = 5.0
-FLUSH_SECONDS = 0.4
-PING_SECONDS = 2.0
+CONFLUENT_CONNECT_SECONDS = 5.0
+CONFLUENT_FLUSH_SECONDS = 0.4
+CONFLUENT_PING_SECONDS = 2.0
 # An event is accepted when all replicas in sync have it, and then it is there once.
-PRODUCER_OPTIONS = {"acks": -1, "enable_idempotence": True}
+CONFLUENT_PRODUCER_OPTIONS = {"acks": -1, "enable_idempotence": True}
 
 
 def make_broker(url: str) -> KafkaBroker:
@@ -103,7 +103,7 @@ class ConfluentClient:
                     loop.call_soon_threadsafe(broken, error.str())
 
         connection = self._settings.connection_config
-        connection.raw_producer_config.update(PRODUCER_OPTIONS)
+        connection.raw_producer_config.update(CONFLUENT_PRODUCER_OPTIONS)
         connection.raw_producer_config["request_timeout_ms"] = int(REQUEST_SECONDS * 1000)
         users_options = {**connection.config}
         users_options.pop("error_cb", None)
@@ -121,14 +121,14 @@ class ConfluentClient:
         # Clients that are made from here on are group members; the errors of one client suffice.
         connection.config["error_cb"] = _ignore_error
         self._producer = self._settings.producer._producer.producer.producer
-        await call_blocking(self._producer.list_topics, timeout=CONNECT_SECONDS)
+        await call_blocking(self._producer.list_topics, timeout=CONFLUENT_CONNECT_SECONDS)
 
     async def close(self, *, lost: bool) -> None:
         """Disconnect; events that cannot be sent within a moment are given up."""
         producer, self._producer = self._producer, None
         if producer is not None:
             if not lost:
-                await asyncio.to_thread(producer.flush, FLUSH_SECONDS)
+                await asyncio.to_thread(producer.flush, CONFLUENT_FLUSH_SECONDS)
             # Unsent events would keep the client from ending.
             producer.purge()
         with suppress(KafkaException):
@@ -145,7 +145,7 @@ class ConfluentClient:
     async def ping(self) -> None:
         """Ask for one topic that is known, since there may be very many."""
         topics = (self._known_topic,) if self._known_topic else ()
-        await call_blocking(self._client.list_topics, *topics, timeout=PING_SECONDS)
+        await call_blocking(self._client.list_topics, *topics, timeout=CONFLUENT_PING_SECONDS)
 
     async def topics(self) -> Collection[str]:
         """Return the names of all topics."""

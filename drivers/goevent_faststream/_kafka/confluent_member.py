@@ -34,7 +34,7 @@ from .offsets import CommitPoint, KafkaRecord
 
 T = TypeVar("T")
 
-LEAVE_SECONDS = 0.7
+CONFLUENT_LEAVE_SECONDS = 0.7
 FIRST_OFFSET, END_OFFSET = cast("Any", OffsetSpec).earliest(), cast("Any", OffsetSpec).latest()
 COMMIT_REFUSAL_CODES = {
     KafkaError.ILLEGAL_GENERATION,
@@ -85,7 +85,7 @@ class ConfluentMember:
         if self._thread.is_alive():
             self._jobs.put(None)
             with suppress(TimeoutError):
-                async with asyncio.timeout(LEAVE_SECONDS):
+                async with asyncio.timeout(CONFLUENT_LEAVE_SECONDS):
                     await self._ended.wait()
                 # Blocks the loop, but not for long: setting `_ended` is the thread's last act.
                 self._thread.join()

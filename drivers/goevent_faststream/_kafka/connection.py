@@ -15,7 +15,7 @@ from .._adapter.contract import AdapterHost
 from .._adapter.errors import no_answer
 from .client import KafkaClient
 
-CONNECT_SECONDS = 8.0  # until a broker must have answered, as the bus opens
+KAFKA_CONNECT_SECONDS = 8.0  # until a broker must have answered, as the bus opens
 PING_PAUSE_SECONDS = 1.0
 PING_PAUSE_SECONDS_WHILE_DOWN = 0.2
 PING_TIMEOUT_SECONDS = 3.0
@@ -57,12 +57,12 @@ class KafkaConnection:
         self._connectivity.open(host)
         self._broken = asyncio.Event()
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(KAFKA_CONNECT_SECONDS):
                 await self._client.open(self._wait_seconds, self._connection_broke)
                 await self._client.ping()
         except TimeoutError:
             raise DriverConnectionError(
-                f"Kafka: no broker answers within {CONNECT_SECONDS:g} s"
+                f"Kafka: no broker answers within {KAFKA_CONNECT_SECONDS:g} s"
             ) from None
         self._connectivity.mark_up()
 
