@@ -1,4 +1,4 @@
-"""Dead letters of hosted brokers: seen, brought again, and discarded."""
+"""The dead letters of brokers: listed, replayed and discarded."""
 
 from __future__ import annotations
 
@@ -8,33 +8,34 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from tests.support.faststream_buses import FastStreamBus, accepted
-from tests.support.faststream_durable import BURYING, DURABLE
+from tests.support.faststream_durable import DURABLE, SHOWS_DEAD_LETTERS
 from tests.support.nats_server import nats_server
 from tests.support.redis_buses import Paid, numbers, opened, until
 
 from goevent import DispatchHandle, DriverConnectionError, UnsupportedError, current_delivery
 
-EVERYWHERE = pytest.mark.parametrize("kind", BURYING)
+every_broker = pytest.mark.parametrize("kind", SHOWS_DEAD_LETTERS)
 
 
 @asynccontextmanager
-async def buried(kind: str, *dead: int) -> AsyncGenerator[tuple[FastStreamBus, list[int], str]]:
-    """Yield an open bus that has given up some events, a list of them, and its URL.
-
-    Its listener fails on what is in the list.
-    """
+async def with_dead_letters(
+    kind: str, *dead: int
+) -> AsyncGenerator[tuple[FastStreamBus, list[int], str]]:
+    """Yield an open bus with some dead letters, the events on which its listener fails, its URL."""
     async with DURABLE[kind]() as url:
-        bus, hated = FastStreamBus(f"{url}&group=shop"), [*dead]
-        bus.tries(fail=lambda event: event.n in hated)
+        bus, failing = FastStreamBus(f"{url}&group=shop"), [*dead]
+        bus.tries(fail=lambda event: event.n in failing)
         async with bus:
             await accepted(bus, *dead)
-            await until(lambda: bus.says("is a dead letter after 2 deliveries") == len(dead))
-            yield bus, hated, url
+            await until(
+                lambda: bus.count_reports("is a dead letter after 2 deliveries") == len(dead)
+            )
+            yield bus, failing, url
 
 
-@EVERYWHERE
+@every_broker
 async def test_dead_letter_tells_what_happened(kind: str) -> None:
-    async with buried(kind, 13) as (bus, _, _):
+    async with with_dead_letters(kind, 13) as (bus, _, _):
         letters = bus.driver.dead_letters
         (letter,) = await letters.list()
         assert letter.event_name == "order.paid"
@@ -48,9 +49,9 @@ async def test_dead_letter_tells_what_happened(kind: str) -> None:
         assert await letters.count() == 1
 
 
-@EVERYWHERE
+@every_broker
 async def test_dead_letters_come_in_pages(kind: str) -> None:
-    async with buried(kind, *range(5)) as (bus, _, _):
+    async with with_dead_letters(kind, *range(5)) as (bus, _, _):
         letters = bus.driver.dead_letters
         first = await letters.list(2)
         rest = await letters.list(after=first[-1].id)
@@ -59,11 +60,11 @@ async def test_dead_letters_come_in_pages(kind: str) -> None:
         assert await letters.list(after=rest[-1].id) == []
 
 
-@EVERYWHERE
-async def test_replayed_dead_letter_comes_to_its_group_only_as_if_for_the_first_time(
+@every_broker
+async def test_replayed_dead_letter_is_delivered_to_its_group_only_as_if_for_the_first_time(
     kind: str,
 ) -> None:
-    async with buried(kind, 1, 2) as (bus, hated, url):
+    async with with_dead_letters(kind, 1, 2) as (bus, failing, url):
         other = FastStreamBus(f"{url}&group=mail")
         others = other.seen()
         again: list[tuple[int, int]] = []
@@ -75,7 +76,7 @@ async def test_replayed_dead_letter_comes_to_its_group_only_as_if_for_the_first_
             await until(lambda: len(others) == 2)
             bus.subscribe(note, Paid)
             await bus.ready()
-            hated.clear()
+            failing.clear()
             letters = bus.driver.dead_letters
             (one, *_) = await letters.list()
             assert await letters.replay(one) == 1
@@ -90,9 +91,9 @@ async def test_replayed_dead_letter_comes_to_its_group_only_as_if_for_the_first_
         assert sorted(numbers(others)) == [1, 2, 3]
 
 
-@EVERYWHERE
+@every_broker
 async def test_discarded_dead_letter_is_gone(kind: str) -> None:
-    async with buried(kind, 1, 2, 3) as (bus, _, _):
+    async with with_dead_letters(kind, 1, 2, 3) as (bus, _, _):
         letters = bus.driver.dead_letters
         one, two, _ = await letters.list()
         assert await letters.discard(one, two.id, "no such id") == 2
@@ -101,9 +102,9 @@ async def test_discarded_dead_letter_is_gone(kind: str) -> None:
         assert await letters.count() == 1
 
 
-@EVERYWHERE
+@every_broker
 async def test_group_sees_only_its_own_dead_letters(kind: str) -> None:
-    async with buried(kind, 1) as (bus, _, url):
+    async with with_dead_letters(kind, 1) as (bus, _, url):
         (letter,) = await bus.driver.dead_letters.list()
         other = FastStreamBus(f"{url}&group=mail")
         async with other:
@@ -116,8 +117,8 @@ async def test_group_sees_only_its_own_dead_letters(kind: str) -> None:
         assert await bus.driver.dead_letters.count() == 1
 
 
-@EVERYWHERE
-async def test_dead_letters_without_any_are_none(kind: str) -> None:
+@every_broker
+async def test_group_without_dead_letters_has_an_empty_store(kind: str) -> None:
     async with DURABLE[kind]() as url:
         bus = FastStreamBus(f"{url}&group=shop")
         letters = bus.driver.dead_letters
@@ -130,8 +131,8 @@ async def test_dead_letters_without_any_are_none(kind: str) -> None:
             assert await letters.replay_all() == 0
 
 
-@EVERYWHERE
-async def test_headers_of_a_dead_letter_come_again_with_it(kind: str) -> None:
+@every_broker
+async def test_replayed_dead_letter_keeps_its_headers(kind: str) -> None:
     class Stamp:
         def around_dispatch(self, handle: DispatchHandle) -> Iterator[None]:
             handle.headers.update(tenant="zürich", correlation_id="request-7")
@@ -149,13 +150,13 @@ async def test_headers_of_a_dead_letter_come_again_with_it(kind: str) -> None:
         bus.subscribe(fail_at_first, Paid)
         async with opened(bus):
             await accepted(bus, 1)
-            await until(lambda: bus.says("is a dead letter"))
+            await until(lambda: bus.count_reports("is a dead letter"))
             await bus.driver.dead_letters.replay_all()
             await until(lambda: len(seen) == 3)
         assert seen == [{"tenant": "zürich", "correlation_id": "request-7"}] * 3
 
 
-async def test_buses_without_a_group_or_without_dead_letters_say_so() -> None:
+async def test_dead_letters_of_a_bus_that_has_none_are_unsupported() -> None:
     async with nats_server() as server:
         with pytest.raises(UnsupportedError, match="shows no dead letters"):
             FastStreamBus(server.url).driver.dead_letters  # noqa: B018

@@ -29,14 +29,14 @@ from goevent import (
 from goevent_faststream import BrokerConfig, EnvelopeFormat, FastStreamDriver, FastStreamFormat
 
 
-class Place(NamedTuple):
-    """A broker that a test can have.
+class InteropBroker(NamedTuple):
+    """A broker for these tests.
 
     Attributes:
-        server: a context manager inside of which it runs, and that yields its address.
-        url: of goevent's driver, with `{addr}` to be filled in.
-        service: of the plain service.
-        fan_out: every bus gets every event.
+        server: A context manager that runs the broker and yields its address.
+        url: The URL of goevent's driver, with the placeholder `{addr}`.
+        service: The URL of the plain service.
+        fan_out: Whether every bus gets every event.
     """
 
     server: Callable[[], AbstractAsyncContextManager[str]]
@@ -69,36 +69,36 @@ async def kafka_addr() -> AsyncGenerator[str]:
         yield mock.addr
 
 
-# To add a broker: a line here, and its plain service in faststream_service.py, which is the one
-# that is called as the first word here.
-PLACES = {
-    "nats": Place(nats_addr, "nats://{addr}?format=faststream", "nats://{addr}", True),
-    "jetstream": Place(
+# To add a broker: a line here, and its plain service in faststream_service.py, under the first word
+# of the key here.
+INTEROP_BROKERS = {
+    "nats": InteropBroker(nats_addr, "nats://{addr}?format=faststream", "nats://{addr}", True),
+    "jetstream": InteropBroker(
         nats_addr, "nats+js://{addr}?format=faststream&group=shop", "nats://{addr}", False
     ),
-    "rabbit": Place(rabbit_addr, "amqp://{addr}&format=faststream", "amqp://{addr}", True),
-    "rabbit with a group": Place(
+    "rabbit": InteropBroker(rabbit_addr, "amqp://{addr}&format=faststream", "amqp://{addr}", True),
+    "rabbit with a group": InteropBroker(
         rabbit_addr, "amqp://{addr}&format=faststream&group=shop", "amqp://{addr}", False
     ),
-    "mqtt": Place(mqtt_addr, "mqtt://{addr}?format=faststream", "mqtt://{addr}", True),
-    "mqtt with a group": Place(
+    "mqtt": InteropBroker(mqtt_addr, "mqtt://{addr}?format=faststream", "mqtt://{addr}", True),
+    "mqtt with a group": InteropBroker(
         mqtt_addr, "mqtt://{addr}?format=faststream&group=shop", "mqtt://{addr}", False
     ),
-    "kafka": Place(
+    "kafka": InteropBroker(
         kafka_addr, "kafka://{addr}?format=faststream&group=shop&claim_idle=6", "{addr}", False
     ),
-    "confluent": Place(
+    "confluent": InteropBroker(
         kafka_addr,
         "kafka+confluent://{addr}?format=faststream&group=shop&claim_idle=6",
         "{addr}",
         False,
     ),
 }
-EVERYWHERE = pytest.mark.parametrize("kind", PLACES)
+every_broker = pytest.mark.parametrize("kind", INTEROP_BROKERS)
 
 
-class Stamp:
-    """Middleware that puts headers on what is dispatched."""
+class HeaderMiddleware:
+    """Middleware that adds headers to every dispatch."""
 
     def __init__(self, **headers: str) -> None:
         self.headers = headers
@@ -111,21 +111,21 @@ class Stamp:
 @asynccontextmanager
 async def service(kind: str, addr: str) -> AsyncGenerator[Worker]:
     """Run the plain service on a broker."""
-    url = PLACES[kind].service.format(addr=addr)
+    url = INTEROP_BROKERS[kind].service.format(addr=addr)
     async with running("faststream_service", kind, url) as worker:
         await worker.says('"ready"')
         yield worker
 
 
 @pytest.mark.parametrize("hosted", [(), (BaseMiddleware,)], ids=["alone", "in a middleware"])
-@EVERYWHERE
-async def test_plain_service_gets_our_events_and_we_get_its_messages(
+@every_broker
+async def test_plain_service_and_bus_receive_each_others_messages(
     kind: str, hosted: tuple[type[BaseMiddleware], ...]
 ) -> None:
-    place = PLACES[kind]
+    place = INTEROP_BROKERS[kind]
     async with place.server() as addr:
-        stamp = Stamp(tenant="zürich")
-        bus = FastStreamBus(place.url.format(addr=addr), middleware=(stamp,))
+        tenant = HeaderMiddleware(tenant="zürich")
+        bus = FastStreamBus(place.url.format(addr=addr), middleware=(tenant,))
         broker: Any = bus.driver.broker
         for middleware in hosted:
             broker.add_middleware(middleware)
@@ -140,25 +140,25 @@ async def test_plain_service_gets_our_events_and_we_get_its_messages(
             handles = await accepted(bus, 1, 2, 3)
             await plain.says('"n"', 3)
             await until(lambda: len(answers) == 3)
-        told = sorted((json.loads(line) for line in plain.said[1:]), key=lambda each: each["n"])
-    assert [each["n"] for each in told] == [1, 2, 3]
-    assert [each["correlation_id"] for each in told] == [handle.id for handle in handles]
-    # FastStream's own publish to MQTT has no place for it, and without one it tries JSON.
+        printed = sorted((json.loads(line) for line in plain.said[1:]), key=lambda each: each["n"])
+    assert [each["n"] for each in printed] == [1, 2, 3]
+    assert [each["correlation_id"] for each in printed] == [handle.id for handle in handles]
+    # FastStream's publish to MQTT sends no content type, and its services then try JSON.
     silent = bool(hosted) and kind.startswith("mqtt")
-    assert {each["content_type"] for each in told} == {None if silent else "application/json"}
-    assert {each["headers"]["tenant"] for each in told} == {"zürich"}
+    assert {each["content_type"] for each in printed} == {None if silent else "application/json"}
+    assert {each["headers"]["tenant"] for each in printed} == {"zürich"}
     for n, headers in answers:
         assert headers == {
             "tenant": "zürich",
             "correlation_id": f"answer-to-{handles[n - 101].id}",
         }
     assert sorted(n for n, _ in answers) == [101, 102, 103]
-    assert not bus.told
+    assert not bus.reports
 
 
-@EVERYWHERE
-async def test_buses_of_this_format_get_each_others_events_once(kind: str) -> None:
-    place = PLACES[kind]
+@every_broker
+async def test_buses_with_the_faststream_format_receive_each_event_once(kind: str) -> None:
+    place = INTEROP_BROKERS[kind]
     async with place.server() as addr:
         url = place.url.format(addr=addr)
         one, other = FastStreamBus(url), FastStreamBus(url)
@@ -170,13 +170,13 @@ async def test_buses_of_this_format_get_each_others_events_once(kind: str) -> No
             await until(lambda: sum(map(len, seen)) >= 2 * each)
         expected = [*range(20)] * (2 if place.fan_out else 1)
         assert sorted(numbers(seen[0]) + numbers(seen[1])) == sorted(expected)
-        assert not one.told + other.told
+        assert not one.reports + other.reports
 
 
-# -- what the format refuses; it is the same on every broker
+# -- messages that the format refuses; the same on every broker
 
 
-async def arrived(server: NatsServer, body: bytes, **headers: str) -> None:
+async def publish_plainly(server: NatsServer, body: bytes, **headers: str) -> None:
     """Publish bytes as a plain client."""
 
     async def publish(client: Any) -> None:
@@ -207,19 +207,19 @@ HOSTILE = {
 }
 
 
-async def test_hostile_bodies_are_one_error_each_and_what_follows_arrives() -> None:
+async def test_each_hostile_body_is_one_error_and_the_next_message_arrives() -> None:
     async with nats_server() as server:
         url = f"{server.url}?format=faststream"
         bus = FastStreamBus(url, codec=JsonCodec(max_size=250_000))
         seen = bus.seen()
         async with bus:
             for what, body in HOSTILE.items():
-                before = len(bus.told)
-                await arrived(server, body)
-                await arrived(server, b'{"n":7,"unknown":1}')
+                before = len(bus.reports)
+                await publish_plainly(server, body)
+                await publish_plainly(server, b'{"n":7,"unknown":1}')
                 await until(lambda: seen)
-                assert len(bus.told) == before + 1, what
-                error = bus.told[-1].error
+                assert len(bus.reports) == before + 1, what
+                error = bus.reports[-1].error
                 assert isinstance(error, DecodeError), what
                 assert error.event_name == "order.paid"
                 assert len(error.excerpt) <= 120
@@ -227,24 +227,28 @@ async def test_hostile_bodies_are_one_error_each_and_what_follows_arrives() -> N
                 seen.clear()
 
 
-async def test_other_content_types_are_refused_and_none_counts_as_json() -> None:
+async def test_other_content_types_are_refused_and_a_missing_one_means_json() -> None:
     async with nats_server() as server:
         bus = FastStreamBus(f"{server.url}?format=faststream")
         seen = bus.seen()
         async with bus:
-            await arrived(server, b'{"n":1}', **{"content-type": "text/plain"})
-            await arrived(server, b'{"n":2}', **{"content-type": "application/msgpack"})
-            await arrived(server, b'{"n":3}')
-            await arrived(server, b'{"n":4}', **{"content-type": ""})
-            await arrived(server, b'{"n":5}', **{"content-type": "application/json; charset=utf-8"})
+            await publish_plainly(server, b'{"n":1}', **{"content-type": "text/plain"})
+            await publish_plainly(server, b'{"n":2}', **{"content-type": "application/msgpack"})
+            await publish_plainly(server, b'{"n":3}')
+            await publish_plainly(server, b'{"n":4}', **{"content-type": ""})
+            await publish_plainly(
+                server, b'{"n":5}', **{"content-type": "application/json; charset=utf-8"}
+            )
             await until(lambda: len(seen) == 3)
         assert numbers(seen) == [3, 4, 5]
-        assert bus.says("the content type 'text/plain' is not application/json") == 1
-        assert bus.says("the content type 'application/msgpack' is not application/json") == 1
-        assert len(bus.told) == 2
+        assert bus.count_reports("the content type 'text/plain' is not application/json") == 1
+        assert (
+            bus.count_reports("the content type 'application/msgpack' is not application/json") == 1
+        )
+        assert len(bus.reports) == 2
 
 
-ODD = {
+BAD_HEADERS = {
     "a line": {"tenant": "a\r\nNats-Msg-Id: 1"},
     "blanks": {"tenant": " a"},
     "a name with a colon": {"ten:ant": "a"},
@@ -258,20 +262,22 @@ ODD = {
 }
 
 
-@pytest.mark.parametrize("what", ODD)
-async def test_header_that_would_not_arrive_as_it_is_is_refused(what: str) -> None:
+@pytest.mark.parametrize("what", BAD_HEADERS)
+async def test_header_that_would_arrive_changed_is_refused(what: str) -> None:
     async with nats_server() as server:
-        bus = FastStreamBus(f"{server.url}?format=faststream", middleware=(Stamp(**ODD[what]),))
+        bus = FastStreamBus(
+            f"{server.url}?format=faststream", middleware=(HeaderMiddleware(**BAD_HEADERS[what]),)
+        )
         async with bus:
             handle = await bus.dispatch(Paid(n=1))
             await handle.wait()
         assert isinstance(handle.errors[0].error, EncodeError)
 
 
-async def test_correlation_id_of_the_dispatcher_goes_before_the_id_of_the_handle() -> None:
+async def test_correlation_id_of_the_dispatch_replaces_the_id_of_the_handle() -> None:
     async with nats_server() as server:
         url = f"{server.url}?format=faststream"
-        sender = FastStreamBus(url, middleware=(Stamp(correlation_id="request-7"),))
+        sender = FastStreamBus(url, middleware=(HeaderMiddleware(correlation_id="request-7"),))
         receiver = FastStreamBus(url)
         seen: list[dict[str, str]] = []
 
@@ -285,7 +291,7 @@ async def test_correlation_id_of_the_dispatcher_goes_before_the_id_of_the_handle
         assert seen == [{"correlation_id": "request-7"}]
 
 
-async def test_codec_that_is_not_of_json_is_refused_where_it_is_used() -> None:
+async def test_faststream_format_refuses_a_codec_that_is_not_json() -> None:
     async with nats_server() as server:
         bus = FastStreamBus(f"{server.url}?format=faststream", codec=MsgpackCodec())
         async with bus:
@@ -294,7 +300,7 @@ async def test_codec_that_is_not_of_json_is_refused_where_it_is_used() -> None:
         assert "needs a codec of JSON" in str(handle.errors[0].error)
 
 
-async def test_names_without_a_prefix_are_those_of_other_services() -> None:
+async def test_empty_prefix_gives_the_names_of_other_services() -> None:
     async with nats_server() as server:
         bus = FastStreamBus(f"{server.url}?format=faststream&prefix=")
         seen = bus.seen()
@@ -308,7 +314,7 @@ async def test_names_without_a_prefix_are_those_of_other_services() -> None:
         assert numbers(seen) == [5]
 
 
-def test_format_is_a_name_or_an_object_and_other_names_are_refused() -> None:
+def test_format_is_a_known_name_or_an_object() -> None:
     def driver(**options: Any) -> FastStreamDriver:
         return FastStreamDriver(NatsBroker(logger=None), **options)
 
@@ -323,6 +329,6 @@ def test_format_is_a_name_or_an_object_and_other_names_are_refused() -> None:
         FastStreamDriver.from_url("nats://localhost?format=xml")
 
 
-def test_jetstream_without_a_prefix_needs_a_stream_of_its_own() -> None:
+def test_jetstream_without_a_prefix_needs_an_address() -> None:
     with pytest.raises(ValueError, match="needs an address"):
         FastStreamDriver.from_url("nats+js://localhost?prefix=")

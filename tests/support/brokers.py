@@ -1,6 +1,6 @@
-"""Brokers that tests need: without one its tests are skipped, or fail where it is required.
+"""Missing brokers: their tests are skipped, or fail where brokers are required.
 
-`GOEVENT_REQUIRE_BROKERS=1` is for CI, where a skip would hide that nothing was tested.
+CI sets `GOEVENT_REQUIRE_BROKERS=1`, as a skip there would hide that nothing was tested.
 """
 
 from __future__ import annotations
@@ -12,7 +12,11 @@ import pytest
 
 
 def missing(what: str) -> NoReturn:
-    """Skip the test for want of a broker; fail it where brokers are required."""
+    """Skip the test, or fail it where brokers are required.
+
+    Args:
+        what: The reason.
+    """
     if os.environ.get("GOEVENT_REQUIRE_BROKERS"):
         pytest.fail(f"a broker is required, and {what}")
     pytest.skip(what)

@@ -1,4 +1,7 @@
-"""A consumer on any broker, in a process of its own: `bus_worker.py URL SECONDS`."""
+"""A consumer on any broker, in a process of its own: `bus_worker.py URL SECONDS`.
+
+It prints each event that it begins, and then takes so many seconds.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Buses on FastStream's brokers, for tests: they keep what is reported to them."""
+"""Buses on FastStream's brokers, for tests: they keep their reports."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ class FastStreamBus(GoEvent):
     """A bus on any broker.
 
     Args:
-        driver: or a URL.
-        config: of the bus.
+        driver: The driver, or its URL.
+        config: Further settings of the bus.
+
+    Attributes:
+        reports: The errors that were reported to the supervisor.
     """
 
     def __init__(self, driver: FastStreamDriver | str, **config: Any) -> None:
@@ -23,25 +26,25 @@ class FastStreamBus(GoEvent):
             driver = FastStreamDriver.from_url(driver)
         self.driver = driver
         super().__init__(Config(driver=driver, registry=REGISTRY, slow_after=None, **config))
-        self.told: list[EventError] = []
-        self.on_error(self.told.append)
+        self.reports: list[EventError] = []
+        self.on_error(self.reports.append)
 
-    def says(self, text: str) -> int:
-        """Return how many reports hold a text."""
-        return sum(text in str(error) for error in self.told)
+    def count_reports(self, text: str) -> int:
+        """Return how many reports contain a text."""
+        return sum(text in str(error) for error in self.reports)
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do."""
+        """Return the work of the group."""
         return self.driver.snapshot().backlogs
 
     def seen(self, *events: str | type, **options: Any) -> list[Any]:
-        """Listen, and return the list to which every event comes."""
+        """Listen, and return a list that gets every event."""
         arrived: list[Any] = []
         self.subscribe(lambda event: arrived.append(event), *(events or (Paid,)), **options)
         return arrived
 
     def tries(self, *, fail: Callable[[Any], bool]) -> list[tuple[int, int]]:
-        """Listen, and return a list to which (n, deliveries) come; fail where told."""
+        """Listen, and return a list that gets (n, deliveries); fail where `fail` is true."""
         arrived: list[tuple[int, int]] = []
 
         async def note(event: Paid) -> None:
@@ -54,7 +57,7 @@ class FastStreamBus(GoEvent):
 
 
 async def accepted(bus: GoEvent, *numbers: int) -> list[DispatchHandle]:
-    """Dispatch events, and wait until the broker has them."""
+    """Dispatch events, and wait until the broker has accepted them."""
     handles = [await bus.dispatch(Paid(n=n)) for n in numbers]
     for handle in handles:
         await handle.wait()
@@ -63,6 +66,6 @@ async def accepted(bus: GoEvent, *numbers: int) -> list[DispatchHandle]:
 
 
 def grown(arrived: Sized, by: int = 50) -> Callable[[], bool]:
-    """Return a test that is true when so much has come on top of what is there now."""
+    """Return a condition that is true once a collection has grown by so many items."""
     enough = len(arrived) + by
     return lambda: len(arrived) >= enough

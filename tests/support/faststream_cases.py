@@ -1,4 +1,4 @@
-"""The conformance suite on any of FastStream's brokers, behind a proxy that makes outages."""
+"""The conformance suite on any of FastStream's brokers, behind a proxy that causes outages."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from tests.support.redis_server import FaultProxy, fault_proxy
 
 
 class FastStreamCases(DriverConformance):
-    """What all brokers have in common; give `url` and `server`, and set `__test__ = True`.
+    """The cases for one broker; define `url` and `server`, and set `__test__ = True`.
 
     Attributes:
-        url: of the driver, with `{port}` and `{group}` to be filled in.
-        driver: the class of the driver; one that takes notes, perhaps.
+        url: The driver's URL, with placeholders `{port}` and `{group}`.
+        driver: The class of the driver.
     """
 
     __test__ = False
@@ -25,7 +25,7 @@ class FastStreamCases(DriverConformance):
     driver: type[FastStreamDriver] = FastStreamDriver
 
     def server(self) -> AbstractAsyncContextManager[int]:
-        """Return a context manager inside of which a broker runs, and that yields its port."""
+        """Return a context manager that runs a broker and yields its port."""
         raise NotImplementedError
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The durable brokers of FastStream that tests can have: a line for each."""
+"""The durable brokers of FastStream: a line for each, for tests that run on all of them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DURABLE: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
     "jetstream": jetstream,
     "rabbit": rabbit_queues,
 }
-"""Each runs a broker and yields a URL to which options can be added."""
+"""Each runs a broker and yields a URL; tests append options to it."""
 
-# Those that can show their dead letters.
-BURYING = ("jetstream",)
+# The brokers that can show their dead letters.
+SHOWS_DEAD_LETTERS = ("jetstream",)

@@ -1,6 +1,6 @@
-"""A plain service of FastStream, in a process of its own, which knows nothing of goevent.
+"""A plain FastStream service, in a process of its own, which knows nothing of goevent.
 
-It says in JSON what it gets as `order.paid`, and answers each with an `order.lost`.
+It prints each `order.paid` that it gets as JSON, and answers it with an `order.lost`.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ class Paid(BaseModel):
     text: str = ""
 
 
-class Plain(NamedTuple):
-    """One broker, as its users configure it.
+class PlainBroker(NamedTuple):
+    """One broker, as a plain service configures it.
 
     Attributes:
-        subscriber: makes one for an event's name.
-        publish: takes a message, an event's name, and the options of every broker.
-        confirm: waits until the server has the subscription, if the start does not.
+        subscriber: Returns a subscriber for an event name.
+        publish: Publishes a message under an event name.
+        confirm: Waits until the server has the subscription, if the broker's start does not.
     """
 
     broker: Any
@@ -39,7 +39,7 @@ class Plain(NamedTuple):
     confirm: Callable[[], Awaitable[None]] | None = None
 
 
-def nats(url: str) -> Plain:
+def nats(url: str) -> PlainBroker:
     broker: Any = NatsBroker(url, logger=None)
 
     def publish(message: object, name: str, **options: Any) -> Awaitable[Any]:
@@ -52,10 +52,10 @@ def nats(url: str) -> Plain:
     async def confirm() -> None:
         await broker.connection.flush()
 
-    return Plain(broker, subscriber, publish, confirm)
+    return PlainBroker(broker, subscriber, publish, confirm)
 
 
-def jetstream(url: str) -> Plain:
+def jetstream(url: str) -> PlainBroker:
     broker: Any = NatsBroker(url, logger=None)
     stream = JStream("goevent-js", declare=False)
 
@@ -68,10 +68,10 @@ def jetstream(url: str) -> Plain:
     def subscriber(name: str) -> Any:
         return broker.subscriber(f"goevent-js.{name}", stream=stream, durable="plain")
 
-    return Plain(broker, subscriber, publish)
+    return PlainBroker(broker, subscriber, publish)
 
 
-def rabbit(url: str) -> Plain:
+def rabbit(url: str) -> PlainBroker:
     server, _, stream = url.partition("?stream=")
     broker: Any = RabbitBroker(server, logger=None)
     exchange = RabbitExchange(stream, type=ExchangeType.TOPIC, durable=True)
@@ -86,10 +86,10 @@ def rabbit(url: str) -> Plain:
         queue = RabbitQueue(f"{stream}:plain", routing_key=name, auto_delete=True)
         return broker.subscriber(queue, exchange)
 
-    return Plain(broker, subscriber, publish)
+    return PlainBroker(broker, subscriber, publish)
 
 
-def mqtt(url: str) -> Plain:
+def mqtt(url: str) -> PlainBroker:
     broker: Any = MQTTBroker(url, logger=None)
 
     def topic(name: str) -> str:
@@ -102,10 +102,10 @@ def mqtt(url: str) -> Plain:
     def subscriber(name: str) -> Any:
         return broker.subscriber(topic(name))
 
-    return Plain(broker, subscriber, publish)
+    return PlainBroker(broker, subscriber, publish)
 
 
-def kafka(broker: Any) -> Plain:
+def kafka(broker: Any) -> PlainBroker:
     def publish(message: object, name: str, **options: Any) -> Awaitable[Any]:
         published: Awaitable[Any] = broker.publish(message, f"goevent.{name}", **options)
         return published
@@ -113,16 +113,16 @@ def kafka(broker: Any) -> Plain:
     def subscriber(name: str) -> Any:
         return broker.subscriber(f"goevent.{name}", group_id="plain", auto_offset_reset="earliest")
 
-    return Plain(broker, subscriber, publish)
+    return PlainBroker(broker, subscriber, publish)
 
 
-PLAIN: dict[str, Callable[[str], Plain]] = {
+PLAIN: dict[str, Callable[[str], PlainBroker]] = {
     "nats": nats,
     "jetstream": jetstream,
     "rabbit": rabbit,
     "mqtt": mqtt,
     "kafka": lambda url: kafka(KafkaBroker(url, logger=None)),
-    # The cluster of the tests has no administrator, whom it would ask for topics that are there.
+    # The mock of the cluster has no administrator, which the broker would ask for existing topics.
     "confluent": lambda url: kafka(
         confluent.KafkaBroker(url, allow_auto_create_topics=False, logger=None)
     ),
@@ -130,7 +130,7 @@ PLAIN: dict[str, Callable[[str], Plain]] = {
 
 
 def say(**words: object) -> None:
-    """Write a line, at once."""
+    """Write a line and flush it."""
     sys.stdout.write(json.dumps(words) + "\n")
     sys.stdout.flush()
 

@@ -1,4 +1,4 @@
-"""A consumer in a process of its own: it notes what it begins on its stdout, and never ends it."""
+"""A consumer in a process of its own: it prints the events that it begins, and ends none."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Kafka as librdkafka mocks it: brokers in this process that both clients dial as they dial any.
+"""librdkafka's mock of a Kafka cluster: brokers in this process, to which both clients connect.
 
-It knows groups and their rebalances, commits with notes, idempotent producers and ends of
-partitions; it knows no administrator and no times, refuses commits while a group rebalances, and
-forgets everything when it ends. It is asked by its C interface, the only one by which a broker can
-be taken down.
+The mock has groups and their rebalances, commits with metadata, idempotent producers and the end
+offsets of partitions. It has no administrator and no search by time, it refuses commits while a
+group rebalances, and it forgets everything when it ends. The tests use its C interface, since only
+that can take a broker down.
 """
 
 from __future__ import annotations
@@ -24,13 +24,14 @@ from goevent_faststream._kafka.aiokafka_client import AiokafkaClient
 from goevent_faststream._kafka.confluent_client import ConfluentClient
 from tests.support.brokers import missing
 
-LATE = 0.3  # seconds by which leaders of groups are slower than the others
-_SHARE_OUT: Any = getattr(GroupCoordinator, "_perform_assignment")  # noqa: B009 - it is protected
+# The leader of a group is slower than the other members by so much.
+LEADER_DELAY_SECONDS = 0.3
+_PERFORM_ASSIGNMENT: Any = getattr(GroupCoordinator, "_perform_assignment")  # noqa: B009 - it is protected
 
 
 @cache
 def library() -> Any:
-    """Return the librdkafka that confluent-kafka brings along."""
+    """Return the librdkafka of the package confluent-kafka."""
     try:
         import confluent_kafka
     except ImportError:
@@ -66,7 +67,7 @@ class KafkaMock:
     """A cluster of one broker.
 
     Attributes:
-        addr: where it listens.
+        addr: The address on which it listens.
     """
 
     def __init__(self) -> None:
@@ -79,10 +80,10 @@ class KafkaMock:
         self.addr: str = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def topic(self, name: str, partitions: int = 1, *, exist_ok: bool = False) -> None:
-        """Make a topic; one that is only asked for gets four partitions.
+        """Create a topic. A topic that a client asks for is created with four partitions.
 
         Args:
-            exist_ok: it may be there already.
+            exist_ok: The topic may exist already.
         """
         error = self._lib.rd_kafka_mock_topic_create(self._cluster, name.encode(), partitions, 1)
         assert error == 0 or exist_ok
@@ -92,19 +93,19 @@ class KafkaMock:
         assert self._lib.rd_kafka_mock_topic_delete(self._cluster, topic.encode()) == 0
 
     def down(self) -> None:
-        """Cut all connections and take no more."""
+        """Close all connections and accept no more."""
         assert self._lib.rd_kafka_mock_broker_set_down(self._cluster, 1) == 0
 
     def up(self) -> None:
-        """Take connections again; what was written is still there."""
+        """Accept connections again; the records are still there."""
         assert self._lib.rd_kafka_mock_broker_set_up(self._cluster, 1) == 0
 
     def slow(self, milliseconds: int) -> None:
-        """Answer so late."""
+        """Delay all answers."""
         assert self._lib.rd_kafka_mock_broker_set_rtt(self._cluster, 1, milliseconds) == 0
 
     def end(self) -> None:
-        """End it."""
+        """End the cluster."""
         self._lib.rd_kafka_mock_cluster_destroy(self._cluster)
         self._lib.rd_kafka_destroy(self._host)
 
@@ -115,27 +116,27 @@ async def kafka_mock() -> AsyncGenerator[KafkaMock]:
     mock = KafkaMock()
     try:
         with pytest.MonkeyPatch.context() as monkeypatch:
-            monkeypatch.setattr(GroupCoordinator, "_perform_assignment", _share_out_late)
+            monkeypatch.setattr(GroupCoordinator, "_perform_assignment", _assign_late)
             yield mock
     finally:
         with trio.CancelScope(shield=True):
             await trio.to_thread.run_sync(mock.end)
 
 
-async def _share_out_late(leader: Any, response: Any, share_out: Any = _SHARE_OUT) -> Any:
-    """Share out as aiokafka does, after the others of the group have asked for their shares.
+async def _assign_late(leader: Any, response: Any, perform: Any = _PERFORM_ASSIGNMENT) -> Any:
+    """Assign partitions as aiokafka does, after the other members have asked for theirs.
 
-    The mock takes a group for settled when its leader has spoken, and refuses whoever asks later,
-    who joins it anew then, and so on: where leaders are fast, for ever. Kafka itself does not.
+    The mock ends a rebalance with the leader's assignment and refuses members that ask later. These
+    join again, which starts the next rebalance: for ever, if leaders are fast. Kafka itself waits.
     """
-    shares = await share_out(leader, response)
-    if len(shares) > 1:
-        await asyncio.sleep(LATE)
-    return shares
+    assignment = await perform(leader, response)
+    if len(assignment) > 1:
+        await asyncio.sleep(LEADER_DELAY_SECONDS)
+    return assignment
 
 
 def one_partition(mock: KafkaMock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give each topic that is made one partition: its events are in order, as many tests want."""
+    """Create topics with one partition, so that the events of a topic are in order."""
     for client in (AiokafkaClient, ConfluentClient):
 
         async def ensure_topic(self: Any, topic: str, real: Any = client.ensure_topic) -> None:

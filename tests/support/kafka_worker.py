@@ -1,4 +1,7 @@
-"""A consumer in a process of its own: it notes what it begins and ends; the first event hangs."""
+"""A consumer in a process of its own: it prints the events that it begins and ends.
+
+The first event hangs.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from tests.support.redis_buses import Paid
 
 
 def say(*words: object) -> None:
-    """Write a line, at once."""
+    """Write a line and flush it."""
     sys.stdout.write(" ".join(map(str, words)) + "\n")
     sys.stdout.flush()
 

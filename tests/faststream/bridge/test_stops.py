@@ -1,4 +1,4 @@
-"""What buses on durable brokers give back as they stop."""
+"""Buses on durable brokers that stop: they release the events that no listener has begun."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def kafka(scheme: str) -> AsyncGenerator[str]:
         yield f"{scheme}://{mock.addr}?claim_idle=1.2&backoff=0.02&max_deliveries=2"
 
 
-PLACES: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
+BROKERS: dict[str, Callable[[], AbstractAsyncContextManager[str]]] = {
     **DURABLE,
     "kafka": partial(kafka, "kafka"),
     "confluent": partial(kafka, "kafka+confluent"),
@@ -34,15 +34,15 @@ def pending(bus: FastStreamBus) -> int:
     return sum(backlog.pending for backlog in bus.backlogs())
 
 
-@pytest.mark.parametrize("kind", PLACES)
-async def test_stop_counts_as_a_delivery_only_of_what_was_begun(kind: str) -> None:
+@pytest.mark.parametrize("kind", BROKERS)
+async def test_stop_counts_as_a_delivery_only_for_events_that_were_begun(kind: str) -> None:
     begun: list[int] = []
 
     async def stuck(event: Paid) -> None:
         begun.append(event.n)
         await trio.sleep_forever()
 
-    async with PLACES[kind]() as plain:
+    async with BROKERS[kind]() as plain:
         url = f"{plain}&group=shop"
         first = FastStreamBus(url)
         first.subscribe(stuck, Paid, mailbox=3)
@@ -60,13 +60,13 @@ async def test_stop_counts_as_a_delivery_only_of_what_was_begun(kind: str) -> No
 
 
 @asynccontextmanager
-async def behind_proxy(kind: str) -> AsyncGenerator[tuple[str, Hole]]:
+async def behind_proxy(kind: str) -> AsyncGenerator[tuple[str, BlackHole]]:
     async with DURABLE[kind]() as url:
         port = urlsplit(url).port or 0
         async with fault_proxy(port) as proxy:
 
-            def hole(deep: bool) -> None:
-                if deep:
+            def hole(swallow: bool) -> None:
+                if swallow:
                     proxy.swallow()
                 else:
                     proxy.reset()
@@ -76,22 +76,22 @@ async def behind_proxy(kind: str) -> AsyncGenerator[tuple[str, Hole]]:
 
 
 @asynccontextmanager
-async def slow_mock(scheme: str) -> AsyncGenerator[tuple[str, Hole]]:
+async def slow_mock(scheme: str) -> AsyncGenerator[tuple[str, BlackHole]]:
     async with kafka_mock() as mock:
-        yield f"{scheme}://{mock.addr}?", lambda deep: mock.slow(20_000 if deep else 0)
+        yield f"{scheme}://{mock.addr}?", lambda swallow: mock.slow(20_000 if swallow else 0)
 
 
-Hole = Callable[[bool], None]
-HOLES: dict[str, Callable[[], AbstractAsyncContextManager[tuple[str, Hole]]]] = {
+BlackHole = Callable[[bool], None]
+BLACK_HOLES: dict[str, Callable[[], AbstractAsyncContextManager[tuple[str, BlackHole]]]] = {
     **{kind: partial(behind_proxy, kind) for kind in DURABLE},
     "kafka": partial(slow_mock, "kafka"),
     "confluent": partial(slow_mock, "kafka+confluent"),
 }
-"""Each yields a URL, and what makes the broker a black hole, and a broker again."""
+"""Each yields a URL and a function that makes the broker a black hole, or a broker again."""
 
 
-@pytest.mark.parametrize("kind", HOLES)
-async def test_bus_that_ends_in_a_black_hole_leaves_nothing_and_can_be_opened_again(
+@pytest.mark.parametrize("kind", BLACK_HOLES)
+async def test_bus_closes_in_a_black_hole_leaves_no_thread_and_opens_again(
     kind: str,
 ) -> None:
     begun: list[int] = []
@@ -101,7 +101,7 @@ async def test_bus_that_ends_in_a_black_hole_leaves_nothing_and_can_be_opened_ag
         begun.append(event.n)
         await gate.wait()
 
-    async with HOLES[kind]() as (url, hole):
+    async with BLACK_HOLES[kind]() as (url, hole):
         before = {*threading.enumerate()}
         bus = FastStreamBus(f"{url}&group=shop")
         bus.subscribe(stuck, Paid, mailbox=3)

@@ -1,4 +1,4 @@
-"""The conformance suite on Kafka by both clients, against brokers that librdkafka mocks."""
+"""The conformance suite on Kafka with both clients, against librdkafka's mock."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from goevent_faststream import FastStreamDriver
 
 
 class KafkaCases(DriverConformance):
-    """Without a proxy: clients dial where the brokers say that they are."""
+    """The cases for one client. No proxy: clients connect to the addresses that brokers tell."""
 
     __test__ = False
     deadline = 120.0

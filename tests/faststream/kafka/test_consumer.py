@@ -1,4 +1,4 @@
-"""A member of a Kafka group, on a client of paper: how it treats its group."""
+"""The Kafka consumer on a fake client: how it treats its group."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from goevent_faststream._kafka.consumer import COMMIT_PAUSE_SECONDS, EventTopic,
 from goevent_faststream._kafka.offsets import CommitPoint
 
 
-class PaperGroupClient:
+class FakeGroupClient:
     """A client with one group member."""
 
     def __init__(self, member: RefusingMember) -> None:
         self._member = member
 
     def join(self, *_: object) -> RefusingMember:
-        """Return it."""
+        """Return the one member."""
         return self._member
 
 
 class RefusingMember:
-    """A member of a group that shares out anew, again and again."""
+    """A member of a group that rebalances again and again."""
 
     def __init__(self) -> None:
         self.commits = 0
-        self.takes = False
+        self.accepts = False
 
     async def start(self) -> None:
         """Join."""
@@ -37,26 +37,26 @@ class RefusingMember:
         """Leave."""
 
     async def read(self, count: int, seconds: float) -> list[Any]:
-        """Find nothing."""
+        """Return no records."""
         await asyncio.sleep(seconds)
         return []
 
     async def first_offsets(self, partitions: Collection[int]) -> Mapping[int, int]:
-        """Begin at the beginning."""
+        """Return 0 for all partitions."""
         return dict.fromkeys(partitions, 0)
 
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
-        """Take it, or not now."""
+        """Accept the commit if `accepts`."""
         self.commits += 1
-        return self.takes
+        return self.accepts
 
 
-def test_group_that_refuses_commits_is_asked_less_and_less() -> None:
+def test_commits_to_a_group_that_refuses_them_back_off() -> None:
     async def main() -> None:
         member = RefusingMember()
-        client: Any = PaperGroupClient(member)
+        client: Any = FakeGroupClient(member)
         broker: Any = SimpleNamespace(middlewares=())
-        host: Any = SimpleNamespace(room=lambda: 1)
+        host: Any = SimpleNamespace()
         topic = EventTopic("order", "order", "earliest")
         consumer = KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic)
         joined = asyncio.get_running_loop().create_task(consumer.start())
@@ -64,9 +64,9 @@ def test_group_that_refuses_commits_is_asked_less_and_less() -> None:
             await consumer.assigned({0: None})
             await asyncio.sleep(COMMIT_PAUSE_SECONDS)
             consumer.lost([0])
-        # With pauses of 1, 2, 4, 8, 16 times COMMIT, and COMMIT after each.
+        # The back-off is 1, 2, 4, 8, 16 times the pause, and the pause itself comes on top.
         assert 1 < member.commits <= 5
-        member.takes = True
+        member.accepts = True
         await consumer.assigned({0: None})
         await consumer.stop()
         assert consumer.backlog().pending == 0

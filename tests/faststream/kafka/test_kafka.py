@@ -1,4 +1,4 @@
-"""Kafka: durable events by both clients of FastStream, on brokers that librdkafka mocks."""
+"""Durable events on Kafka with both clients of FastStream, on librdkafka's mock."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from goevent import DriverConnectionError, Event, UnsupportedError, current_deli
 from goevent_faststream import BrokerConfig, FastStreamDriver
 
 TOPIC = "goevent.order.paid"
-both = pytest.mark.parametrize("scheme", ["kafka", "kafka+confluent"])
+both_clients = pytest.mark.parametrize("scheme", ["kafka", "kafka+confluent"])
 
 
 class Moved(Event, name="order.moved", key="order", registry=REGISTRY):
@@ -37,16 +37,16 @@ class Moved(Event, name="order.moved", key="order", registry=REGISTRY):
 def bus_on(
     mock: KafkaMock, scheme: str, group: str | None = "shop", **options: object
 ) -> FastStreamBus:
-    """Return a bus with short patience."""
-    said: dict[str, object] = {"backoff": 0.02, "claim_idle": 1.2, **options}
+    """Return a bus with short pauses and a short session timeout."""
+    settings: dict[str, object] = {"backoff": 0.02, "claim_idle": 1.2, **options}
     if group is not None:
-        said["group"] = group
-    query = "&".join(f"{name}={value}" for name, value in said.items())
+        settings["group"] = group
+    query = "&".join(f"{name}={value}" for name, value in settings.items())
     return FastStreamBus(f"{scheme}://{mock.addr}?{query}")
 
 
-async def all_of(mock: KafkaMock, topic: str, count: int) -> list[Any]:
-    """Return the messages of a topic, when there are so many."""
+async def read_records(mock: KafkaMock, topic: str, count: int) -> list[Any]:
+    """Return the records of a topic; waits until there are so many."""
 
     def read() -> list[Any]:
         settings = {"bootstrap.servers": mock.addr, "group.id": "all", "log_level": 0}
@@ -64,8 +64,8 @@ async def all_of(mock: KafkaMock, topic: str, count: int) -> list[Any]:
     return await trio.to_thread.run_sync(read)
 
 
-async def written(mock: KafkaMock, topic: str, *bodies: bytes) -> None:
-    """Write messages that no bus has made."""
+async def write_records(mock: KafkaMock, topic: str, *bodies: bytes) -> None:
+    """Write records as a foreign producer."""
 
     def write() -> None:
         producer = confluent_kafka.Producer({"bootstrap.servers": mock.addr, "log_level": 0})
@@ -76,8 +76,8 @@ async def written(mock: KafkaMock, topic: str, *bodies: bytes) -> None:
     await trio.to_thread.run_sync(write)
 
 
-async def committed(mock: KafkaMock, group: str, topic: str) -> tuple[int, str]:
-    """Return offset and note of the first partition of a topic."""
+async def commit_point(mock: KafkaMock, group: str, topic: str) -> tuple[int, str]:
+    """Return the committed offset and its metadata, of the first partition of a topic."""
 
     def ask() -> tuple[int, str]:
         consumer = confluent_kafka.Consumer(
@@ -92,7 +92,11 @@ async def committed(mock: KafkaMock, group: str, topic: str) -> tuple[int, str]:
 
 @asynccontextmanager
 async def worker(url: str, said: list[str]) -> AsyncGenerator[subprocess.Popen[bytes]]:
-    """Run a consumer in a process of its own, which is killed in the end."""
+    """Run a consumer in a process of its own, which is killed in the end.
+
+    Args:
+        said: Gets the lines that it prints.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", "tests.support.kafka_worker", url], stdout=subprocess.PIPE
     )
@@ -125,15 +129,15 @@ def _no_thread_is_left() -> Generator[None]:
     assert not left
 
 
-@both
-async def test_receipt_is_the_place_in_the_topic(scheme: str) -> None:
+@both_clients
+async def test_receipt_is_the_partition_and_offset_of_the_record(scheme: str) -> None:
     async with kafka_mock() as mock, bus_on(mock, scheme, None) as bus:
         mock.topic(TOPIC)
         handles = await accepted(bus, 1, 2)
         assert [handle.receipt for handle in handles] == [f"{TOPIC}-0@0", f"{TOPIC}-0@1"]
 
 
-@both
+@both_clients
 async def test_bus_without_a_group_can_only_publish(scheme: str) -> None:
     async with kafka_mock() as mock:
         bus = bus_on(mock, scheme, None)
@@ -143,8 +147,8 @@ async def test_bus_without_a_group_can_only_publish(scheme: str) -> None:
                 await registration.ready()
 
 
-@both
-async def test_hanging_first_event_comes_again_after_a_kill_and_the_settled_do_not(
+@both_clients
+async def test_after_a_kill_the_unsettled_event_is_redelivered_and_the_settled_are_not(
     scheme: str,
 ) -> None:
     async with kafka_mock() as mock:
@@ -156,10 +160,10 @@ async def test_hanging_first_event_comes_again_after_a_kill_and_the_settled_do_n
             await accepted(sender, *range(1, 10))
             await until(lambda: {f"done {n}" for n in range(2, 10)} <= {*said})
             with trio.fail_after(10):
-                while (await committed(mock, f"shop.{TOPIC}", TOPIC))[1] != "goevent/1:1x1,8xs,":
+                while (await commit_point(mock, f"shop.{TOPIC}", TOPIC))[1] != "goevent/1:1x1,8xs,":
                     pass
             process.kill()
-            assert await committed(mock, f"shop.{TOPIC}", TOPIC) == (0, "goevent/1:1x1,8xs,")
+            assert await commit_point(mock, f"shop.{TOPIC}", TOPIC) == (0, "goevent/1:1x1,8xs,")
             receiver = bus_on(mock, scheme)
             tries = receiver.tries(fail=lambda event: False)
             async with receiver:
@@ -167,19 +171,19 @@ async def test_hanging_first_event_comes_again_after_a_kill_and_the_settled_do_n
                 await until(lambda: (10, 1) in tries, 20)
                 await until(lambda: not any(b.lag or b.pending for b in receiver.backlogs()))
         assert tries == [(1, 2), (10, 1)]
-        assert await committed(mock, f"shop.{TOPIC}", TOPIC) == (10, "")
+        assert await commit_point(mock, f"shop.{TOPIC}", TOPIC) == (10, "")
 
 
-@both
-async def test_failed_event_comes_again_until_it_is_a_dead_letter(scheme: str) -> None:
+@both_clients
+async def test_failed_event_is_retried_until_it_is_a_dead_letter(scheme: str) -> None:
     async with kafka_mock() as mock:
         bus = bus_on(mock, scheme, max_deliveries=3)
         tries = bus.tries(fail=lambda event: event.n == 13)
         async with bus:
             await accepted(bus, 12, 13)
-            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+            await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         assert sorted(tries) == [(12, 1), (13, 1), (13, 2), (13, 3)]
-        (letter,) = await all_of(mock, f"{TOPIC}..dead", 1)
+        (letter,) = await read_records(mock, f"{TOPIC}..dead", 1)
         headers = {name: value.decode() for name, value in letter.headers()}
         assert b'"n":13' in letter.value()
         assert "no 13" in headers["goevent-reason"]
@@ -190,23 +194,23 @@ async def test_failed_event_comes_again_until_it_is_a_dead_letter(scheme: str) -
         assert ":" in headers["goevent-consumer"]
 
 
-@both
-async def test_bytes_that_are_no_event_are_a_dead_letter_at_once(scheme: str) -> None:
+@both_clients
+async def test_undecodable_record_is_a_dead_letter_at_once(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic(TOPIC)
-        await written(mock, TOPIC, b"{nonsense", b"")
+        await write_records(mock, TOPIC, b"{nonsense", b"")
         bus = bus_on(mock, scheme)
         seen = bus.seen()
         async with bus:
             await accepted(bus, 1)
-            await until(lambda: seen and len(bus.told) >= 2)
-        letters = await all_of(mock, f"{TOPIC}..dead", 2)
+            await until(lambda: seen and len(bus.reports) >= 2)
+        letters = await read_records(mock, f"{TOPIC}..dead", 2)
         assert sorted(letter.value() or b"" for letter in letters) == [b"", b"{nonsense"]
         assert numbers(seen) == [1]
-        assert (await committed(mock, f"shop.{TOPIC}", TOPIC))[0] == 3
+        assert (await commit_point(mock, f"shop.{TOPIC}", TOPIC))[0] == 3
 
 
-@both
+@both_clients
 async def test_failing_event_holds_back_its_key_and_no_other(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic("goevent.order.moved")
@@ -229,8 +233,8 @@ async def test_failing_event_holds_back_its_key_and_no_other(scheme: str) -> Non
         assert ran.index(("b", 2)) < ran.index(("a", 1))
 
 
-@both
-async def test_two_of_a_group_share_the_partitions_and_each_key_stays_in_order(
+@both_clients
+async def test_two_buses_of_a_group_share_partitions_and_each_key_stays_in_order(
     scheme: str,
 ) -> None:
     async with kafka_mock() as mock:
@@ -254,8 +258,8 @@ async def test_two_of_a_group_share_the_partitions_and_each_key_stays_in_order(
                 assert [*dict.fromkeys(of_key)] == sorted({*of_key})
 
 
-@both
-async def test_snapshot_tells_what_there_is_to_do(scheme: str) -> None:
+@both_clients
+async def test_snapshot_tells_the_backlog(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic(TOPIC)
         bus = bus_on(mock, scheme, prefetch=2)
@@ -274,8 +278,8 @@ async def test_snapshot_tells_what_there_is_to_do(scheme: str) -> None:
             await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
 
 
-@both
-async def test_slow_listener_holds_reading_back_and_stays_in_its_group(scheme: str) -> None:
+@both_clients
+async def test_slow_listener_pauses_reading_and_its_bus_stays_in_the_group(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic(TOPIC)
         bus = bus_on(mock, scheme, prefetch=2)
@@ -289,15 +293,15 @@ async def test_slow_listener_holds_reading_back_and_stays_in_its_group(scheme: s
         async with bus:
             await accepted(bus, *range(100))
             await until(lambda: len(begun) == 2)
-            await trio.sleep(3)  # longer than a silent member is waited for
+            await trio.sleep(3)  # longer than the session timeout of a silent member
             assert len(begun) == 2
             gate.set()
             await until(lambda: len(begun) == 100)
         assert begun == [*range(100)]
 
 
-@both
-async def test_pattern_gets_topics_that_were_there_and_those_that_come(scheme: str) -> None:
+@both_clients
+async def test_pattern_receives_from_existing_and_new_topics(scheme: str) -> None:
     async with kafka_mock() as mock:
         bus = bus_on(mock, scheme)
         exact, pattern = bus.seen("order.paid"), bus.seen("order.**")
@@ -312,8 +316,8 @@ async def test_pattern_gets_topics_that_were_there_and_those_that_come(scheme: s
         assert sorted(numbers(pattern)) == [1, 2, 3, 5]
 
 
-@both
-async def test_group_begins_where_it_is_told_and_only_at_first(scheme: str) -> None:
+@both_clients
+async def test_start_applies_to_a_new_group_only(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic(TOPIC)
         async with bus_on(mock, scheme, None) as sender:
@@ -334,8 +338,8 @@ async def test_group_begins_where_it_is_told_and_only_at_first(scheme: str) -> N
                 assert numbers(seen).count(10 + number) == 1
 
 
-@both
-async def test_outage_is_told_once_and_nothing_accepted_is_lost(scheme: str) -> None:
+@both_clients
+async def test_outage_is_reported_once_and_no_accepted_event_is_lost(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic(TOPIC)
         bus = bus_on(mock, scheme, publish_timeout=1)
@@ -353,12 +357,12 @@ async def test_outage_is_told_once_and_nothing_accepted_is_lost(scheme: str) -> 
             await until(lambda: bus.driver.snapshot().connected)
             await accepted(bus, 3)
             await until(lambda: 3 in numbers(seen), 20)
-        assert bus.says(f"connection to {scheme} is lost") == 1
-        assert bus.says(f"connected to {scheme} again") == 1
+        assert bus.count_reports(f"connection to {scheme} is lost") == 1
+        assert bus.count_reports(f"connected to {scheme} again") == 1
 
 
-@both
-async def test_wrong_address_is_told_in_time_and_shows_no_password(scheme: str) -> None:
+@both_clients
+async def test_wrong_address_fails_in_time_and_shows_no_password(scheme: str) -> None:
     url = f"{scheme}://me:geheim@127.0.0.1:{free_port()}?group=shop"
     driver = FastStreamDriver.from_url(url)
     with trio.fail_after(15), pytest.raises(DriverConnectionError) as caught:
@@ -367,12 +371,12 @@ async def test_wrong_address_is_told_in_time_and_shows_no_password(scheme: str) 
     assert "geheim" not in f"{caught.value!r} {driver!r} {driver.config!r}"
 
 
-@both
-async def test_middlewares_of_the_broker_run_for_both_directions(scheme: str) -> None:
+@both_clients
+async def test_middlewares_of_the_broker_run_in_both_directions(scheme: str) -> None:
     kind = faststream.kafka if scheme == "kafka" else faststream.confluent
     ran: list[str] = []
 
-    class Noting(faststream.BaseMiddleware):
+    class RecordingMiddleware(faststream.BaseMiddleware):
         async def consume_scope(self, call_next: Any, msg: Any) -> Any:
             ran.append("consume")
             return await call_next(msg)
@@ -382,7 +386,7 @@ async def test_middlewares_of_the_broker_run_for_both_directions(scheme: str) ->
             return await call_next(cmd)
 
     async with kafka_mock() as mock:
-        broker = kind.KafkaBroker(mock.addr, middlewares=[Noting], logger=None)
+        broker = kind.KafkaBroker(mock.addr, middlewares=[RecordingMiddleware], logger=None)
         config = BrokerConfig(group="shop", claim_idle=1.2)
         bus = FastStreamBus(FastStreamDriver(broker, config))
         seen = bus.seen()
@@ -392,8 +396,8 @@ async def test_middlewares_of_the_broker_run_for_both_directions(scheme: str) ->
         assert sorted(ran) == ["consume"] * 2 + ["publish"] * 2
 
 
-@both
-async def test_topic_of_ones_own_says_the_prefix_and_that_topics_are_made_elsewhere(
+@both_clients
+async def test_address_sets_the_prefix_and_forbids_the_creation_of_topics(
     scheme: str,
 ) -> None:
     kind = faststream.kafka if scheme == "kafka" else faststream.confluent
@@ -410,7 +414,7 @@ async def test_topic_of_ones_own_says_the_prefix_and_that_topics_are_made_elsewh
             assert "not ours to make" in str(handle.errors[0].__cause__)
 
 
-@both
+@both_clients
 def test_url_that_makes_no_sense_is_refused(scheme: str) -> None:
     for rest in ("h:9092?colour=red", "h:x", "h?tls=2", "h?sasl=none", "h?stream=s"):
         with pytest.raises(ValueError, match=r"Kafka"):

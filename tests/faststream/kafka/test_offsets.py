@@ -1,4 +1,4 @@
-"""Windows: what a bus holds of a partition, and what it tells the broker of it."""
+"""The offsets of a partition, their commit points, and Kafka's names for topics."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_only_the_settled_prefix_is_committed_and_the_note_tells_the_rest() -> N
     assert partition.commit_point() == CommitPoint(20)
 
 
-def test_next_owner_skips_what_is_settled_and_counts_on() -> None:
+def test_next_member_skips_settled_records_and_continues_the_counts() -> None:
     partition = PartitionOffsets(0, CommitPoint(10, "goevent/1:1x2,8xs,"))
     records = [record(offset) for offset in range(10, 21)]
     handed = [each for each in records if partition.add(each)]
@@ -55,7 +55,7 @@ def test_next_owner_skips_what_is_settled_and_counts_on() -> None:
     assert partition.commit_point().offset == 19
 
 
-def test_offsets_without_messages_do_not_hold_the_prefix_back() -> None:
+def test_offsets_without_records_do_not_hold_back_the_prefix() -> None:
     partition = PartitionOffsets(0, CommitPoint(0))
     one, two = added(partition, 3, 8)
     partition.settle(two)
@@ -64,7 +64,7 @@ def test_offsets_without_messages_do_not_hold_the_prefix_back() -> None:
     assert partition.commit_point() == CommitPoint(9)
 
 
-def test_events_of_a_key_wait_for_each_other_and_others_do_not() -> None:
+def test_records_of_a_key_wait_for_each_other_and_others_do_not() -> None:
     partition = PartitionOffsets(0, CommitPoint(0))
     one, two, other = record(0, b"a"), record(1, b"a"), record(2, b"b")
     assert [partition.add(each) for each in (one, two, other)] == [True, False, True]
@@ -74,7 +74,7 @@ def test_events_of_a_key_wait_for_each_other_and_others_do_not() -> None:
     assert partition.commit_point() == CommitPoint(3)
 
 
-def test_message_that_is_read_twice_is_taken_in_once() -> None:
+def test_record_that_is_read_twice_is_added_once() -> None:
     partition = PartitionOffsets(0, CommitPoint(5))
     assert partition.add(record(5))
     assert not partition.add(record(5))
@@ -83,11 +83,11 @@ def test_message_that_is_read_twice_is_taken_in_once() -> None:
 
 
 @pytest.mark.parametrize("note", ["", "theirs", "goevent/1:x,", "goevent/1:99999999xs,", "1x1,"])
-def test_note_of_somebody_else_says_nothing(note: str) -> None:
+def test_foreign_note_is_ignored(note: str) -> None:
     assert read_note(CommitPoint(7, note)) == {}
 
 
-def test_note_stays_short_and_leaves_out_what_is_too_much() -> None:
+def test_note_is_cut_at_its_limit() -> None:
     marks = {n: -1 if n % 2 else 1 for n in range(10_000)}
     note = write_note(0, 10_000, marks)
     assert len(note) < 2100
@@ -96,7 +96,7 @@ def test_note_stays_short_and_leaves_out_what_is_too_much() -> None:
     assert all(marks[offset] == mark for offset, mark in read.items())
 
 
-def test_no_two_names_share_a_topic_and_no_event_has_a_dead_one() -> None:
+def test_no_two_names_share_a_topic_and_no_event_has_a_dead_letter_topic() -> None:
     names = ["a.b", "a-b", "ab", "a.b.dead", "x" * 255, "x" * 254]
     topics = [topic_of("goevent.", name) for name in names]
     assert len({*topics}) == len(names)

@@ -1,4 +1,4 @@
-"""The publisher to Kafka, on a client of paper: what it keeps of events, and for how long."""
+"""The Kafka publisher on a fake client: it forgets answered events, and answers late ones."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from goevent_faststream._kafka.client import Answer
 from goevent_faststream._kafka.publisher import KafkaPublisher
 
 
-class PaperPublishClient:
+class FakePublishClient:
     """A client that answers if its topic is not `mute`."""
 
     async def ensure_topic(self, topic: str) -> None:
-        """Have every topic."""
+        """Do nothing: every topic exists."""
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
-        """Answer at once."""
+        """Answer in the next step of the loop."""
         if outgoing.name != "mute":
             asyncio.get_running_loop().call_soon(answer, outgoing, Receipt(id=topic))
 
 
-class PaperConnection:
+class FakeConnection:
     """A connection that is up."""
 
     is_up = True
 
 
 class Results(list[Result]):
-    """What an event was told; it can be watched until nobody keeps it."""
+    """The results of an event; unlike a plain list it can have weak references."""
 
 
 def outgoing(name: str, results: Results) -> Outgoing:
@@ -42,8 +42,8 @@ def outgoing(name: str, results: Results) -> Outgoing:
 
 
 def publisher(timeout: float) -> KafkaPublisher:
-    client: Any = PaperPublishClient()
-    connection: Any = PaperConnection()
+    client: Any = FakePublishClient()
+    connection: Any = FakeConnection()
     return KafkaPublisher(client, connection, "", timeout)
 
 
@@ -55,7 +55,7 @@ async def published(publishes: KafkaPublisher) -> weakref.ref[Results]:
     return weakref.ref(results)
 
 
-def test_nothing_is_kept_of_an_event_that_is_answered() -> None:
+def test_answered_events_are_not_kept() -> None:
     async def main() -> None:
         publishes = publisher(3600)
         publishes.open()
@@ -67,9 +67,9 @@ def test_nothing_is_kept_of_an_event_that_is_answered() -> None:
     asyncio.run(main())
 
 
-def test_each_event_without_an_answer_is_given_up_in_its_turn() -> None:
+def test_events_without_an_answer_expire_in_order() -> None:
     async def main() -> None:
-        publishes = publisher(-0.45)  # on top of it there is half a second for the client's word
+        publishes = publisher(-0.45)  # the publisher adds half a second for the client's own error
         publishes.open()
         told: list[str] = []
 

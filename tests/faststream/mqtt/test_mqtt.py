@@ -102,7 +102,7 @@ async def test_middlewares_of_a_given_broker_run_in_both_directions() -> None:
             await until(lambda: back)
             assert sorted(RecordingMiddleware.calls) == ["consume", "publish"]
             await publish_with_mosquitto(server, "goevent/user/created", b"fail")
-            await until(lambda: bus.says("a middleware of ours"))
+            await until(lambda: bus.count_reports("a middleware of ours"))
             await other.dispatch(User(n=3))
             await until(lambda: len(back) == 2)
 
@@ -120,10 +120,10 @@ async def test_undecodable_events_and_foreign_topics_do_no_harm() -> None:
         async with bus:
             for where in ("goevent/a.b", "goevent/order/paid", "goevent", "other/order/paid"):
                 await publish_with_mosquitto(server, where, b"{nonsense")
-            await until(lambda: bus.told)
+            await until(lambda: bus.reports)
             await bus.dispatch(Paid(n=1))
             await until(lambda: seen)
-        assert len(bus.told) == 1
+        assert len(bus.reports) == 1
         assert numbers(seen) == [1]
 
 
@@ -157,8 +157,8 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
             await until(grown(seen))
             stop = True
         for bus in (sender, receiver):
-            assert bus.says("connection to mqtt is lost") == 2
-            assert bus.says("connected to mqtt again") == 2
+            assert bus.count_reports("connection to mqtt is lost") == 2
+            assert bus.count_reports("connected to mqtt again") == 2
         assert len(set(numbers(seen))) == len(seen)
 
 
@@ -176,7 +176,7 @@ async def test_server_keeps_events_for_a_bus_without_a_group_during_an_outage() 
             await proxy.accept()
             await until(lambda: len(seen) >= 20)
         assert sorted(numbers(seen)) == [*range(20)]
-        assert receiver.says("is lost") == receiver.says("again") == 1
+        assert receiver.count_reports("is lost") == receiver.count_reports("again") == 1
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -191,7 +191,7 @@ async def test_equal_messages_after_a_reconnect_are_not_taken_for_repetitions(
                 await publish_with_mosquitto(server, "goevent/order/paid", b'{"n":7}')
             await until(lambda: len(seen) == 3)
             proxy.reset()
-            await until(lambda: bus.says("connected to mqtt again"))
+            await until(lambda: bus.count_reports("connected to mqtt again"))
             for body in (*[b'{"n":7}'] * 10, b'{"n":8}'):
                 await publish_with_mosquitto(server, "goevent/order/paid", body)
             await until(lambda: numbers(seen)[-1] == 8)
@@ -214,7 +214,7 @@ async def test_events_waiting_for_room_come_again_after_a_lost_connection() -> N
             trio_side: Any = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]
             await until(lambda: trio_side._loop_side._waiting)
             proxy.reset()
-            await until(lambda: receiver.says("connected to mqtt again"))
+            await until(lambda: receiver.count_reports("connected to mqtt again"))
             gate.set()
             await until(lambda: len(done) >= 10)
         assert sorted(done) == [*range(10)]
@@ -250,7 +250,7 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
             (error,) = handle.errors
             assert isinstance(error.error, DriverConnectionError)
             assert trio.current_time() - begun < 10
-            await until(lambda: bus.says("is lost"))
+            await until(lambda: bus.count_reports("is lost"))
             assert not bus.driver.snapshot().connected
 
 
@@ -265,9 +265,9 @@ async def test_silent_server_is_noticed_and_the_connection_replaced() -> None:
             await handle.wait()
             assert isinstance(handle.errors[0].error, DriverConnectionError)
             assert trio.current_time() - begun < 10
-            await until(lambda: bus.says("is lost"), 20)
+            await until(lambda: bus.count_reports("is lost"), 20)
             proxy.pass_on()
-            await until(lambda: bus.says("connected to mqtt again"), 20)
+            await until(lambda: bus.count_reports("connected to mqtt again"), 20)
             await accepted(bus, 3)
 
 
@@ -306,7 +306,7 @@ async def test_flood_of_qos_0_is_bounded_and_its_loss_reported() -> None:
             lines = b"".join(b'{"n":%d}\n' % n for n in range(5000))
             where = ["-p", str(server.port), "-t", "goevent/order/paid", "-q", "0", "-l"]
             await trio.run_process(["mosquitto_pub", *where], stdin=lines)
-            await until(lambda: bus.says("are lost, since too many"))
+            await until(lambda: bus.count_reports("are lost, since too many"))
             gate.set()
             await until(lambda: len(done) >= 1000)
             await publish_with_mosquitto(server, "goevent/order/paid", b'{"n":5000}')
@@ -452,4 +452,4 @@ async def test_mqtt_3_events_without_headers_are_accepted() -> None:
         async with opened(sender, receiver):
             await accepted(sender, *range(10))
             await until(lambda: len(seen) == 10)
-            assert not [error for error in sender.told if isinstance(error.error, DriverError)]
+            assert not [error for error in sender.reports if isinstance(error.error, DriverError)]

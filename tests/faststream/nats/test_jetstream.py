@@ -59,7 +59,7 @@ async def test_failed_event_is_redelivered_until_it_is_a_dead_letter() -> None:
         tries = bus.tries(fail=lambda event: event.n == 13)
         async with bus:
             await accepted(bus, 12, 13)
-            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+            await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         assert sorted(tries) == [(12, 1), (13, 1), (13, 2), (13, 3)]
         ((subject, body, headers),) = await dead_letters(server)
         assert subject == "goevent-js-dead.shop.order.paid"
@@ -81,7 +81,7 @@ async def test_undecodable_event_is_a_dead_letter_at_once() -> None:
 
             await with_client(server, publish)
             await accepted(bus, 1)
-            await until(lambda: seen and bus.told)
+            await until(lambda: seen and bus.reports)
         ((_, body, headers),) = await dead_letters(server)
         assert body == b"{nonsense"
         assert headers["goevent-deliveries"] == "1"
@@ -232,7 +232,7 @@ async def test_event_that_killed_every_bus_is_not_run_again() -> None:
         await with_client(server, die_twice)
         seen = bus.seen()
         async with bus:
-            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+            await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         assert not seen
         ((_, body, headers),) = await dead_letters(server)
         assert (body, headers["goevent-deliveries"]) == (b"{}", "3")
@@ -251,7 +251,7 @@ async def test_deleted_consumer_is_created_again_and_reported() -> None:
                 await client.jetstream().delete_consumer("goevent-js", durable)
 
             await with_client(server, delete)
-            await until(lambda: bus.says("was deleted"))
+            await until(lambda: bus.count_reports("was deleted"))
             await accepted(bus, 3)
             await until(lambda: len(seen) == 3)
         assert numbers(seen) == [1, 2, 3]
@@ -269,7 +269,7 @@ async def test_pause_before_a_redelivery_grows() -> None:
         bus.subscribe(fail, Paid)
         async with bus:
             await accepted(bus, 1)
-            await until(lambda: bus.says("is a dead letter"))
+            await until(lambda: bus.count_reports("is a dead letter"))
         pauses = [later - earlier for earlier, later in pairwise(times)]
         assert [pause >= least for pause, least in zip(pauses, (0.2, 0.4, 0.8), strict=True)] == [
             True,
@@ -306,8 +306,8 @@ async def test_server_killed_and_restarted_under_load_loses_nothing() -> None:
                     await until(grown(seen), 20)
                 stop = True
             await until(lambda: taken <= set(numbers(seen)), 20)
-        assert receiver.says("connection to nats+js is lost") == 2
-        assert receiver.says("connected to nats+js again") == 2
+        assert receiver.count_reports("connection to nats+js is lost") == 2
+        assert receiver.count_reports("connected to nats+js again") == 2
 
 
 async def test_given_stream_decides_the_subjects_of_events() -> None:

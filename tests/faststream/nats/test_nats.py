@@ -87,10 +87,10 @@ async def test_undecodable_messages_do_not_stop_a_bus_from_receiving() -> None:
                     received = b""
                     while b"PONG" not in received:
                         received += await stream.receive_some()
-                await until(lambda count=count: len(receiver.told) == count)  # type: ignore[misc]
+                await until(lambda count=count: len(receiver.reports) == count)  # type: ignore[misc]
                 await accepted(sender, count)
                 await until(lambda count=count: len(seen) == count)  # type: ignore[misc]
-        assert not receiver.says("is lost")
+        assert not receiver.count_reports("is lost")
 
 
 async def test_publish_during_an_outage_fails_in_time_with_a_connection_error() -> None:
@@ -105,7 +105,7 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error() 
             (error,) = handle.errors
             assert isinstance(error.error, DriverConnectionError)
             assert trio.current_time() - begun < 10
-            await until(lambda: bus.says("is lost"))
+            await until(lambda: bus.count_reports("is lost"))
             assert not bus.driver.snapshot().connected
 
 
@@ -164,8 +164,8 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
             await until(grown(seen))
             stop = True
         for bus in (sender, receiver):
-            assert bus.says("connection to nats is lost") == 2
-            assert bus.says("connected to nats again") == 2
+            assert bus.count_reports("connection to nats is lost") == 2
+            assert bus.count_reports("connected to nats again") == 2
         assert numbers(seen) == sorted(set(numbers(seen)))
         assert len(taken) > 100
 

@@ -101,7 +101,9 @@ async def test_middlewares_of_a_given_broker_run_in_both_directions(group: str |
             await until(lambda: back)
             assert sorted(Recording.calls) == ["consume", "publish"]
             await sandbox.publish(b"fail", "user.created")
-            await until(lambda: bus.says("a middleware of ours") == (1 if group is None else 2))
+            await until(
+                lambda: bus.count_reports("a middleware of ours") == (1 if group is None else 2)
+            )
             await other.dispatch(User(n=3))
             await until(lambda: len(back) == 2)
         letters = [] if group is None else await sandbox.take_messages(sandbox.queue("+dead"))
@@ -125,7 +127,7 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
             assert isinstance(error.error, DriverConnectionError)
             assert trio.current_time() - begun < 10
             await until(lambda: not bus.driver.snapshot().connected)
-        assert bus.says("connection to amqp is lost") == 1
+        assert bus.count_reports("connection to amqp is lost") == 1
 
 
 async def test_publish_to_a_silent_server_fails_in_time() -> None:
@@ -139,9 +141,9 @@ async def test_publish_to_a_silent_server_fails_in_time() -> None:
             await handle.wait()
             assert isinstance(handle.errors[0].error, DriverConnectionError)
             assert trio.current_time() - begun < 10
-            await until(lambda: bus.says("is lost"), 20)
+            await until(lambda: bus.count_reports("is lost"), 20)
             proxy.pass_on()
-            await until(lambda: bus.says("connected to amqp again"), 20)
+            await until(lambda: bus.count_reports("connected to amqp again"), 20)
             await accepted(bus, 3)
 
 
@@ -166,11 +168,11 @@ async def test_connection_cut_under_load_is_reported_once_and_used_again() -> No
                 await until(grown(seen))
                 proxy.reset()
                 for bus in (sender, receiver):
-                    await until(lambda bus=bus, n=n: bus.says("amqp again") == n)  # type: ignore[misc]
+                    await until(lambda bus=bus, n=n: bus.count_reports("amqp again") == n)  # type: ignore[misc]
             await until(grown(seen))
             stop = True
         for bus in (sender, receiver):
-            assert bus.says("connection to amqp is lost") == 3
+            assert bus.count_reports("connection to amqp is lost") == 3
         assert len(set(numbers(seen))) == len(seen)
 
 
@@ -351,5 +353,5 @@ async def test_invalid_text_and_times_in_properties_do_not_close_the_connection(
             await (await bus.dispatch(Paid(n=2))).wait()
             await until(lambda: {*seen} == {1, 2})
             if group is not None:
-                await until(lambda: bus.says("is a dead letter after 2 deliveries") == 2)
-        assert not bus.says("is lost")
+                await until(lambda: bus.count_reports("is a dead letter after 2 deliveries") == 2)
+        assert not bus.count_reports("is lost")

@@ -24,7 +24,7 @@ async def test_failed_event_is_redelivered_until_it_is_a_dead_letter() -> None:
         tries = bus.tries(fail=lambda event: event.n == 13)
         async with bus:
             handles = await accepted(bus, *range(10, 16))
-            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+            await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         good = [(n, 1) for n in (10, 11, 12, 14, 15)]
         assert sorted(tries) == sorted([*good, (13, 1), (13, 2), (13, 3)])
         (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
@@ -58,10 +58,10 @@ async def test_dead_letter_without_a_confirm_is_reported_and_written_again(
             monkeypatch.setattr("goevent_faststream._rabbit.publisher.REPLY_SECONDS", 0.2)
             proxy.swallow()
             gate.set()
-            await until(lambda: bus.says("no answer within 0.2 s"))
+            await until(lambda: bus.count_reports("no answer within 0.2 s"))
             monkeypatch.undo()
             proxy.pass_on()
-            await until(lambda: bus.says("is a dead letter after"))
+            await until(lambda: bus.count_reports("is a dead letter after"))
         assert await sandbox.take_messages(sandbox.queue("+dead"))
 
 
@@ -72,7 +72,7 @@ async def test_undecodable_event_is_a_dead_letter_at_once() -> None:
         async with bus:
             await sandbox.publish(b"{nonsense")
             await accepted(bus, 1)
-            await until(lambda: seen and bus.told)
+            await until(lambda: seen and bus.reports)
         (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
         assert letter.body == b"{nonsense"
         assert letter.header.properties.headers["goevent-deliveries"] == 1
@@ -124,7 +124,7 @@ async def test_event_that_killed_every_process_is_not_run_again() -> None:
             await with_channel(sandbox.port, die)
         seen = bus.seen()
         async with bus:
-            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+            await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         assert not seen
 
 
@@ -224,7 +224,7 @@ async def test_pause_before_a_redelivery_grows() -> None:
         bus.subscribe(fail, Paid)
         async with bus:
             await accepted(bus, 1)
-            await until(lambda: bus.says("is a dead letter"))
+            await until(lambda: bus.count_reports("is a dead letter"))
         pauses = [later - earlier for earlier, later in pairwise(times)]
         least = (0.2, 0.4, 0.8)
         assert all(pause >= each for pause, each in zip(pauses, least, strict=True))
@@ -237,7 +237,7 @@ async def test_failed_event_is_returned_at_once_when_its_bus_closes() -> None:
         async with first:
             await accepted(first, 1)
             await until(lambda: tries)
-            await until(lambda: first.told)
+            await until(lambda: first.reports)
         again = second.tries(fail=lambda _: False)
         async with second:
             await until(lambda: again)
@@ -273,11 +273,11 @@ async def test_connection_cut_under_load_loses_nothing_and_runs_nothing_twice() 
                 for n in range(1, 4):
                     await until(grown(seen))
                     proxy.reset()
-                    await until(lambda n=n: receiver.says("amqp again") == n)  # type: ignore[misc]
+                    await until(lambda n=n: receiver.count_reports("amqp again") == n)  # type: ignore[misc]
                 await until(grown(seen))
                 stop = True
             await until(lambda: taken <= set(seen), 20)
-        assert receiver.says("connection to amqp is lost") == 3
+        assert receiver.count_reports("connection to amqp is lost") == 3
         assert len(set(seen)) == len(seen)
 
 
@@ -293,7 +293,7 @@ async def test_deleted_queue_is_created_again_and_reported() -> None:
                 await channel.queue_delete(sandbox.queue())
 
             await with_channel(sandbox.port, delete)
-            await until(lambda: bus.says("was deleted"))
+            await until(lambda: bus.count_reports("was deleted"))
 
             async def comes() -> None:
                 n = 2
@@ -320,7 +320,7 @@ async def test_given_queue_decides_the_type_of_the_groups_queues(kind: str) -> N
         tries = bus.tries(fail=lambda event: event.n == 2)
         async with bus:
             await accepted(bus, 1, 2)
-            await until(lambda: bus.says("is a dead letter after 3 deliveries"))
+            await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         assert sorted(tries) == [(1, 1), (2, 1), (2, 2), (2, 3)]
 
         async def declare(channel: Any) -> None:
@@ -345,7 +345,7 @@ async def test_event_of_an_abandoned_pattern_is_reported_as_a_dead_letter() -> N
         async with new:
             await (await new.dispatch(User(n=1))).wait()
             await (await new.dispatch(Deep(n=2))).wait()
-            await until(lambda: seen and new.says("no listener of this bus matches it"))
+            await until(lambda: seen and new.count_reports("no listener of this bus matches it"))
         assert numbers(seen) == [2]
         (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
         assert letter.header.properties.headers["goevent-name"] == "user.created"
@@ -387,10 +387,10 @@ async def test_channel_closed_by_the_server_is_opened_again_and_reported() -> No
             adapter: Any = bus.driver._adapter  # pyright: ignore[reportPrivateUsage]
             trio_side: Any = bus.driver._trio_side  # pyright: ignore[reportPrivateUsage]
             await trio_side._loop_thread.call(acknowledge_what_never_was)
-            await until(lambda: bus.says("amqp again"))
+            await until(lambda: bus.count_reports("amqp again"))
             await accepted(bus, 2)
             await until(lambda: len(seen) == 2)
-        assert bus.says("unknown delivery tag") == 1
+        assert bus.count_reports("unknown delivery tag") == 1
         assert numbers(seen) == [1, 2]
 
 
