@@ -36,7 +36,7 @@ from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog
 
 from .._adapter.backlogs import make_backlog
-from .._adapter.contract import Arrival
+from .._adapter.contract import AdapterHost, Arrival
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
 from .connection import NatsConnection, to_driver_error
@@ -98,6 +98,7 @@ class JetStreamConsumer:
     """
 
     task: asyncio.Task[None]
+    _host: AdapterHost
 
     def __init__(self, context: JetStreamContext, name: str) -> None:
         self.name = name
@@ -134,6 +135,7 @@ class JetStreamConsumer:
         """
         await self._ensure_consumer("earliest" if is_new_name else self._context.config.start)
         self._capacity = capacity
+        self._host = self._connection.host
         client = self._connection.client
         self._inbox = client.new_inbox()
         self._inbox_subscription = await client.subscribe(self._inbox, cb=self._on_inbox_message)
@@ -206,7 +208,7 @@ class JetStreamConsumer:
 
     async def _pull(self) -> None:
         """Send pull requests for as many events as there is room for, until cancelled."""
-        host = self._connection.host
+        host = self._host
         while True:
             await self._connection.wait_until_up(timeout=float("inf"))
             await host.wait_for_capacity()
@@ -245,7 +247,7 @@ class JetStreamConsumer:
             await self._js.consumer_info(self._context.stream, self.durable)
         except js_errors.NotFoundError:
             await self._ensure_consumer(start)
-            self._connection.host.report(
+            self._host.report(
                 DriverError(
                     f"the consumer {self.durable!r} of {self.name!r} was deleted; it is created "
                     f"again and begins behind {start}"
@@ -281,8 +283,11 @@ class JetStreamConsumer:
 
     async def _receive(self, message: Any) -> None:
         """Deliver an event that has passed the broker's middlewares, if there are any."""
-        config, headers = self._context.config, message.headers or {}
-        if REPLAY_GROUP_HEADER in headers and headers[REPLAY_GROUP_HEADER] != config.group:
+        headers: dict[str, str] = message.headers or {}
+        if (
+            REPLAY_GROUP_HEADER in headers
+            and headers[REPLAY_GROUP_HEADER] != self._context.config.group
+        ):
             await message.ack()
             return
         metadata = message.metadata
@@ -300,7 +305,7 @@ class JetStreamConsumer:
         )
         self.held[sequence] = arrival
         self._highest_sequence = max(self._highest_sequence, sequence)
-        await self._connection.host.deliver(arrival)
+        await self._host.deliver(arrival)
 
     def forget(self, sequence: int) -> None:
         """Forget an event that the bus no longer holds."""
