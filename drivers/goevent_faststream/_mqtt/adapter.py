@@ -8,8 +8,8 @@ fail needs the option `retry`.
 
 The bus subscribes to filters that do not overlap (`topics` tells why). When names and patterns are
 added or removed, the set of filters changes. A new filter is subscribed first, and then the filters
-that it replaces are unsubscribed, so no message is lost; in between, and shortly afterwards, a
-message may arrive by both. `_change_filters` switches on the search for such copies for that time.
+that it replaces are unsubscribed, so no message is lost. In between, and shortly afterwards, a
+message may arrive by both. For that time, `_is_copy` looks for such copies.
 """
 
 from __future__ import annotations

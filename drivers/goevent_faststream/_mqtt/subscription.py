@@ -80,7 +80,7 @@ class MqttSubscription:
 
     def __init__(self, prefetch: int) -> None:
         self.client_subscription: Any = None
-        # More than `prefetch` messages are never unacknowledged.
+        # At most `prefetch` messages are unacknowledged at a time.
         self._delivered: deque[int] = deque(maxlen=prefetch)
         # A counter, since equal messages may be several events.
         self._delivered_before: Counter[int] = Counter()

@@ -15,7 +15,7 @@ renews that deadline for all events that the bus holds, three times in each peri
 their listeners take.
 
 If somebody deletes the durable consumer, the next pull ends with such a status. The consumer is
-then created again behind the highest sequence that this bus has received, and this is reported.
+then created again after the highest sequence that this bus has received, and this is reported.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ class JetStreamConsumer:
             pass
 
     async def _recreate_consumer(self) -> None:
-        """Create the durable consumer again, behind the last event that the group received."""
+        """Create the durable consumer again, after the last event that this bus received."""
         self._is_missing = False
         start = (
             str(self._highest_sequence) if self._highest_sequence else self._context.config.start
@@ -250,7 +250,7 @@ class JetStreamConsumer:
             self._host.report(
                 DriverError(
                     f"the consumer {self.durable!r} of {self.name!r} was deleted; it is created "
-                    f"again and begins behind {start}"
+                    f"again with start={start!r}"
                 ),
                 self.name,
             )

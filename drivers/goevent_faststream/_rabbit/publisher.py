@@ -4,7 +4,7 @@
 same `publish_messages`.
 
 Theory of operation: FastStream's publish takes a lock and makes a task and several objects for each
-message. This module marshals the frames of a whole batch instead and lays them into the client's
+message. This module marshals the frames of a whole batch instead and puts them into the client's
 write queue as one piece. While it holds the channel's lock, it registers one confirm per message
 under the next delivery tags, as `basic_publish` of the client does for one message. A broker with
 middlewares publishes through FastStream, since its middlewares run there.

@@ -3,9 +3,7 @@
 Theory of operation: A group has one durable queue for each event name that it listens to, and one
 queue for all its patterns. Each event must reach exactly one of them, whichever names and patterns
 match it, or the group would process it twice. The server decides this by the topology, so no bus
-has to know the subscriptions of others:
-
-::
+has to know the subscriptions of others::
 
     exchange for events --(keys of all names and patterns)--> exact exchange of the group
     exact exchange --(an event name with a queue)--> queue of that name
