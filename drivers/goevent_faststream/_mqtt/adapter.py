@@ -121,7 +121,8 @@ class MqttAdapter:
         await self._middlewares.open(self._broker, self._make_subscriber)
 
     def _make_subscriber(self) -> Any:
-        subscriber: Any = self._broker.subscriber("goevent", **SUBSCRIBER_OPTIONS)
+        broker: Any = self._broker
+        subscriber = broker.subscriber("goevent", **SUBSCRIBER_OPTIONS)
         subscriber._parser = subscriber._build_parser().parse_message
         return subscriber
 

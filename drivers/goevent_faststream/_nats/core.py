@@ -136,8 +136,9 @@ class NatsAdapter:
         async def handler(message: Any) -> None:
             await on_message(message.raw_message)
 
-        subscriber = self._broker.subscriber(subject, **SUBSCRIBER_OPTIONS)
-        adopt_subscriber(self._broker, subscriber, handler)
+        broker: Any = self._broker
+        subscriber = broker.subscriber(subject, **SUBSCRIBER_OPTIONS)
+        adopt_subscriber(broker, subscriber, handler)
         await subscriber.start()
         subscription, subscriber.subscription = subscriber.subscription, None
         return subscription

@@ -146,7 +146,8 @@ class JetStreamConsumer:
     async def _make_subscriber(self) -> None:
         """Make a subscriber of FastStream, around which the broker's middlewares run."""
         context = self._context
-        self._subscriber = subscriber = context.broker.subscriber(
+        broker: Any = context.broker
+        self._subscriber = subscriber = broker.subscriber(
             context.prefix + self.name,
             stream=JStream(context.stream, declare=False),
             pull_sub=PullSub(),
@@ -157,7 +158,7 @@ class JetStreamConsumer:
         async def on_message(message: Any) -> None:
             await self._receive(message.raw_message)
 
-        adopt_subscriber(context.broker, subscriber, on_message)
+        adopt_subscriber(broker, subscriber, on_message)
         # A subscriber with a subscription makes none of its own; it handles the messages that it is
         # given.
         subscriber.subscription = self._inbox_subscription
