@@ -36,7 +36,7 @@ from enum import Enum
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from goevent.drivers import Backlog
+from goevent.drivers import Backlog, KeyedFifo
 
 # Brokers take 4096 characters of metadata, unless they are configured otherwise.
 MAX_NOTE_CHARS = 2000
@@ -117,7 +117,7 @@ class PartitionOffsets:
         self.committed = start
         self.records: deque[KafkaRecord] = deque()
         self._marks = read_note(start)
-        self._keys: dict[bytes, deque[KafkaRecord]] = {}
+        self._order: KeyedFifo[bytes, KafkaRecord] = KeyedFifo()
 
     def add(self, record: KafkaRecord) -> bool:
         """Add a record; return whether it may be delivered now.
@@ -135,17 +135,7 @@ class PartitionOffsets:
             self._advance()
             return False
         record.deliveries = mark
-        return self._is_first_of_its_key(record)
-
-    def _is_first_of_its_key(self, record: KafkaRecord) -> bool:
-        if record.key is None:
-            return True
-        waiting = self._keys.get(record.key)
-        if waiting is None:
-            self._keys[record.key] = deque((record,))
-            return True
-        waiting.append(record)
-        return False
+        return record.key is None or self._order.add(record.key, record)
 
     def settle(self, record: KafkaRecord) -> KafkaRecord | None:
         """Mark a record as done; return the next one with its key, which is ready now."""
@@ -155,12 +145,7 @@ class PartitionOffsets:
         self._advance()
         if record.key is None:
             return None
-        waiting = self._keys[record.key]
-        waiting.popleft()
-        if waiting:
-            return waiting[0]
-        del self._keys[record.key]
-        return None
+        return self._order.pop(record.key)
 
     def _advance(self) -> None:
         records = self.records
@@ -171,7 +156,7 @@ class PartitionOffsets:
     def ready(self) -> Iterator[KafkaRecord]:
         """Yield the records that may be delivered now."""
         for record in self.records:
-            first = record.key is None or self._keys[record.key][0] is record
+            first = record.key is None or self._order.first(record.key) is record
             if record.state is RecordState.READY and first:
                 yield record
 
