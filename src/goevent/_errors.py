@@ -14,8 +14,9 @@ from typing import ClassVar, Literal, cast
 import trio
 
 Outcome = Literal["failed", "dropped", "abandoned"]
-MAX_KEPT_FRAMES = 20  # of the traceback of an error that is kept as text
-MAX_REASON_CHARS = 1000  # of an error that is kept as text
+# Limits of an error that is kept as text: the frames of its traceback, and its reason.
+MAX_KEPT_FRAMES = 20
+MAX_REASON_CHARS = 1000
 
 
 class GoEventError(Exception):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import re
 
 MAX_NAME_BYTES = 255
-MAX_SHOWN_CHARS = 80  # of a refused name, in an error message
+# The part of a refused name that an error message shows.
+MAX_SHOWN_CHARS = 80
 
 _NAME = re.compile(r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*")
 

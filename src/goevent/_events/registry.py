@@ -100,6 +100,7 @@ class EventRegistry:
         adapter = _require_adapter(cls)
         if key is not None and key not in adapter.fields(cls):
             raise TypeError(f"{describe_class(cls)} has no field {key!r} to be its key")
+        # The same module and qualified name mean that the class was defined again.
         taken = self._types.get(name)
         if taken is not None and taken is not cls and describe_class(taken) != describe_class(cls):
             raise ValueError(
@@ -163,6 +164,7 @@ class EventRegistry:
         if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DecodeError(name, f"the payload is a {type(data).__name__}, not a mapping")
         try:
+            # msgspec does not know pydantic models, and pydantic has rules of its own.
             if self._adapters[cls] is PYDANTIC:
                 return cls.model_validate(dict(data))
             rules = self._rules.get(cls)
@@ -253,6 +255,7 @@ class EventRegistry:
         Raises:
             TypeError: An upcast returned an object that is not of its target class.
         """
+        # `upcast` has refused cycles, so this ends.
         upcasts = self._upcasts
         while (step := upcasts.get(event.__class__)) is not None:
             to, function = step

@@ -203,6 +203,8 @@ def _direct_ints(root: inspect.Type) -> tuple[str, ...] | None:
         return None
     names: list[str] = []
     for field in root.fields:
+        # `int`, `int | None` and constrained integers are direct. `list[int]`, or a struct with
+        # integers, needs the full walk.
         kind = field.type.type if isinstance(field.type, inspect.Metadata) else field.type
         members = kind.types if isinstance(kind, inspect.UnionType) else (kind,)
         if any(isinstance(member, inspect.IntType) for member in members):
@@ -232,6 +234,8 @@ def _check(node: inspect.Type, value: object, path: str, skipped: frozenset[int]
         case inspect.Metadata():
             _check(node.type, value, path, skipped)
         case inspect.UnionType():
+            # The value is checked against all members. msgspec allows only one mapping and one
+            # sequence in a union, apart from tagged structs, so at most one check applies.
             for member in node.types:
                 if not isinstance(member, inspect.StructType) or _is_tagged_as(member, value):
                     _check(member, value, path, skipped)

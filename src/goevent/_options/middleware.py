@@ -205,8 +205,11 @@ class ErrorAttribution:
         # part of a group. Both are still the failure of the hooked operation, so the two are
         # compared by the exceptions in them and not by identity.
         if not leaf_ids(raised) <= leaf_ids(error):
+            # A veto below the yield comes too late, so it counts as a failure.
             self._hook, self._error, self._vetoed = hook, raised, False
             return True
+        # `raised` is an Exception. If `error` is not one, the hook has turned a group with a
+        # cancellation into one without, and only the reduced group can go on.
         return not isinstance(error, Exception)
 
     def raise_attributed(self, error: Exception) -> None:
@@ -217,7 +220,10 @@ class ErrorAttribution:
             HookFailed: A hook raised `error`.
         """
         hook, recorded = self._hook, self._error
+        # The error refers to this object by its traceback.
         self._error = None
+        # An outer hook or the operation may have raised another exception meanwhile. Then the
+        # recorded one is its context, and the hook is not at fault.
         if hook is not None and recorded is error:
             hook.forget_callers(error)
             if self._vetoed:
@@ -236,6 +242,8 @@ def check_swallowed(error: BaseException | None) -> None:
     """
     if isinstance(error, BaseExceptionGroup):
         group = cast("BaseExceptionGroup[BaseException]", error)
+        # The group has nothing but cancellations and exceptions. One with a KeyboardInterrupt, for
+        # example, is raised again like a failure.
         lost = not isinstance(error, Exception) and not group.split((trio.Cancelled, Exception))[1]
     else:
         lost = isinstance(error, trio.Cancelled)
@@ -272,6 +280,7 @@ class SyncHookGuard(AbstractContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        # It returns None also if the hook has swallowed the exception, so the stack raises it again.
         try:
             if self._manager.__exit__(kind, error, traceback):
                 check_swallowed(error)
@@ -331,6 +340,8 @@ class SyncHookStack(AbstractContextManager[None]):
                     self._stack.enter_context(guard)
                 entered = True
             finally:
+                # A later hook failed. `__exit__` of this object is not called then, so the hooks
+                # that were entered are left here.
                 if not entered:
                     self._stack.__exit__(*sys.exc_info())
         except Exception as error:

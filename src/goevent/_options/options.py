@@ -21,7 +21,8 @@ Overflow = Literal["block", "error", "drop_new", "drop_old"]
 OVERFLOWS = ("block", "error", "drop_new", "drop_old")
 OrderingKey = str | Callable[[Any], Any] | Literal[False]
 DEFAULT_MAILBOX_EVENTS = 1024
-DEFAULT_KEYED_CONCURRENCY = 100  # of a listener with an ordering_key and no concurrency
+# The concurrency of a listener that asks for an ordering_key only.
+DEFAULT_KEYED_CONCURRENCY = 100
 
 # inline: a `def` that dispatch calls. inline_async: an `async def` that dispatch awaits.
 # async_mailbox: an `async def` with a mailbox. sync_mailbox: a `def` with a mailbox, which a worker
@@ -276,12 +277,15 @@ def resolve(
     kind = listener_kind(merged, suspends)
     if found := unsupported_option(kind, own):
         raise ValueError(f"{listener} {found[1]} ({found[0]}=)")
+    # From here on, only defaults can be unfit.
     for options in UNSUPPORTED_OPTIONS[kind]:
         for option in options:
             merged.pop(option, None)
+    # A default of async_=False would contradict the explicit thread=True.
     if kind == "threaded" and asked.async_ is None:
         merged["async_"] = None
     drop_conflicting_defaults(merged, asked)
+    # Async middleware among the defaults cannot run around an inline `def`.
     if kind == "inline" and asked.middleware is None:
         around: tuple[Any, ...] = default.middleware or ()
         merged["middleware"] = tuple(

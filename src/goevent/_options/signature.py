@@ -149,6 +149,7 @@ def check_annotation(
         known = registry.type_of(name)
         if known is None:
             unnamed = [cls for cls in accepted if registry.name_of(cls) is None]
+            # With one name and one plain class there is no doubt which belongs to which.
             only_one = len(names) == len(accepted) == len(unnamed) == 1
             if only_one and not issubclass(unnamed[0], Event):
                 registry.register_as(name, unnamed[0])
@@ -217,6 +218,7 @@ def accepted_types(
             # The name was imported for type checkers only, and they will check it.
             return None
     members = typing.get_args(annotation) if is_union(annotation) else (annotation,)
+    # Generic aliases, protocols of type variables and the like are left to type checkers.
     if any(
         not isinstance(cls, type) or cls in (parameter.empty, object, Event, Any) for cls in members
     ):

@@ -23,7 +23,8 @@ from .._events.value_rules import INT64_MAX, INT64_MIN, WireFormatError
 # A Go type as %T prints it, "*main.UserCreated". Earlier builds of the Go library sent this.
 _GO_TYPE = re.compile(r"\*[\w./-]*\w\.\w+(?:\[.*\])?")
 
-MAX_SHOWN_CHARS = 80  # of a received text, in an error message
+# The part of a received text that an error message shows.
+MAX_SHOWN_CHARS = 80
 
 E = TypeVar("E", default=Any)
 Int64 = Annotated[int, msgspec.Meta(ge=INT64_MIN, le=INT64_MAX)]

@@ -19,9 +19,12 @@ import trio
 
 from .. import Delivery, Veto
 
-MIN_BUCKETS_TO_SWEEP = 1000  # below this number, idle buckets are not searched for
-MAX_ROUNDING_SECONDS = 1e-6  # the rounding error that a sum of floats may have
-MAX_ROUNDING_PART = 1 / 1000  # the same, as a part of the interval between two tokens
+# Below this number of buckets, idle ones are not searched for.
+MIN_BUCKETS_TO_SWEEP = 1000
+# A token that is due within the rounding error of a sum of floats counts as available: in seconds,
+# and as a part of the interval between two tokens.
+MAX_ROUNDING_SECONDS = 1e-6
+MAX_ROUNDING_PART = 1 / 1000
 
 
 class RateLimit:

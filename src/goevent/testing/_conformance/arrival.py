@@ -119,6 +119,7 @@ async def fifty_publish_at_once(env: CaseEnvironment) -> None:
 
     async with env.open(*receivers, *senders):
         async with trio.open_nursery() as nursery:
+            # Ten tasks share each bus.
             for task in range(50):
                 nursery.start_soon(publish, senders[task % len(senders)], task)
         for each in received:
@@ -142,11 +143,13 @@ async def own_listeners_get_it_once(env: CaseEnvironment) -> None:
     async with env.open(one, two):
         for n in range(50):
             handle = await one.dispatch(event_type(n=n))
+            # With fan-out, own listeners do not wait for the broker.
             if env.capabilities.fan_out:
                 expect_same(own.numbers, range(n + 1), "the own listeners, at once")
             await handle.wait()
         await env.wait_for(theirs, 50)
-        # An echo of an own event has come back before the answer of the other bus arrives.
+        # A broker that keeps order sends an echo before the answer to it. So after an answer in
+        # both directions, all echoes have come back, and duplicates would have been received.
         await env.flush(two, answer, own, mailed, answers)
         await env.flush(one, event_type, own, mailed, theirs)
         await env.flush(two, answer, own, mailed, answers)
@@ -190,6 +193,7 @@ async def slow_listener_gets_all(env: CaseEnvironment) -> None:
         await gate.wait()
         received.record(event)
 
+    # The mailbox has room for one event, so all others wait in the driver or the broker.
     receiver.subscribe(slow, event_type, mailbox=1)
     async with env.open(receiver, sender):
         for n in range(500):

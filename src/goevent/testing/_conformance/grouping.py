@@ -26,6 +26,7 @@ async def each_group_gets_it_once(env: CaseEnvironment) -> None:
             lambda: sum(len(received.events) for received in shared) >= 100,
             lambda: f"100 events at {[len(received.events) for received in shared]}",
         )
+        # The rest of the group must take over the share of the bus that leaves.
         await pair[0].close()
         for n in range(100, 150):
             await sender.dispatch(event_type(n=n))
@@ -58,12 +59,14 @@ async def abandoned_events_are_delivered_again(env: CaseEnvironment) -> None:
                 await sender.dispatch(event_type(n=n))
             await env.wait_for(begun, 20)
             await env.wait_for(done, 10)
+            # Odd numbers are still running, so closing abandons them.
             await first.close(timeout=0)
         second = env.bus(driver)
         again = env.listen(second, event_type, end)
         async with env.open(second):
             await env.wait_for(again, 10)
             await env.flush(sender, end, again)
+        # The second bus has completed the rest, so nothing is left for a third one.
         third = env.bus(driver)
         more = env.listen(third, event_type, end)
         async with env.open(third):

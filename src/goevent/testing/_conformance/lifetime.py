@@ -32,9 +32,8 @@ async def it_is_a_driver(env: CaseEnvironment) -> None:
 
 
 async def ten_buses_come_and_go_at_once(env: CaseEnvironment) -> None:
-    event_types = [
-        env.event_type(f"round{n}") for n in range(2)
-    ]  # a new group may read earlier events
+    # A new name for each round, because a new group may read events of the earlier round.
+    event_types = [env.event_type(f"round{n}") for n in range(2)]
     before = env.tasks()
     opened: list[GoEvent] = []
     done: list[GoEvent] = []
@@ -122,6 +121,7 @@ async def it_can_be_cancelled_at_every_step(env: CaseEnvironment) -> None:
     async with env.open_in_own_task(witness, helper):
         before = env.tasks()
         step, runs, cancelled = 1.0, 0, True
+        # The bus is cancelled at one step after another, until a run ends before its step comes.
         while cancelled:
             runs += 1
             with trio.CancelScope() as scope:

@@ -43,6 +43,7 @@ async def it_reconnects(env: CaseEnvironment) -> None:
                 await sender.dispatch(event_type(n=n + m))
             await env.wait_for(received, n + 10)
             reports = len(env.expected_errors)
+            # A subscription that is made during the outage must work afterwards, too.
             async with outage(env):
                 newest = env.listen(receiver, late)
             await env.send_until_received(sender, event_type, received)
@@ -50,6 +51,7 @@ async def it_reconnects(env: CaseEnvironment) -> None:
             await env.send_until_received(sender, late, newest)
             expect(len(env.expected_errors) > reports, "a connection was lost without a report")
             receiver.unregister_listeners_for_event(late)
+        # A driver may have a new origin after an outage. It must still recognise its own echo.
         await receiver.dispatch(other(n=0))
         await env.wait_for(theirs, 1)
         await env.flush(sender, event_type, received)
@@ -93,6 +95,7 @@ async def a_bus_does_not_open_without_a_broker(env: CaseEnvironment) -> None:
         except DriverError:
             pass
     env.expect_no_tasks_since(before, "by a bus that could not be opened")
+    # The broker is back, and the same bus opens.
     async with bus:
         pass
 
