@@ -26,6 +26,7 @@ import zmqtt
 from faststream.mqtt import MQTTBroker
 
 from goevent import DriverConnectionError, DriverError
+from goevent.drivers import jittered
 
 from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.connectivity import (
@@ -275,7 +276,8 @@ class MqttConnection:
                     reported = str(error)
                     self.host.report(to_driver_error(error))
                 last = len(RECONNECT_PAUSES_SECONDS) - 1
-                await asyncio.sleep(RECONNECT_PAUSES_SECONDS[min(attempts, last)])
+                # With jitter: all buses lose a server at the same moment.
+                await asyncio.sleep(jittered(RECONNECT_PAUSES_SECONDS[min(attempts, last)]))
                 attempts += 1
 
 

@@ -28,7 +28,7 @@ from typing import Any
 from faststream.rabbit import QueueType, RabbitBroker, RabbitExchange, RabbitQueue
 
 from goevent import DriverError
-from goevent.drivers import ACK, RELEASE, Action, Backlog, Capabilities, Verdict
+from goevent.drivers import ACK, RELEASE, Backlog, Capabilities, retry_or_dead_letter
 
 from .._adapter.backlogs import make_backlog
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
@@ -292,11 +292,9 @@ class RabbitWorkQueuesAdapter:
 
     async def _fail(self, arrival: Arrival, reason: str, *, reported: bool) -> None:
         """Retry an arrival that no listener gets, or write it among the dead letters."""
-        deliveries = arrival.deliveries
-        if deliveries >= self._config.max_deliveries:
-            verdict = Verdict(Action.DEAD_LETTER, reason=reason, reported=reported)
-        else:
-            verdict = Verdict(Action.RETRY, after=self._config.pause(deliveries))
+        verdict = retry_or_dead_letter(
+            arrival.deliveries, self._config, reason=reason, reported=reported
+        )
         await self._settler.settle_quietly(Decision(arrival, verdict))
 
     # -- publishing and settlement

@@ -48,6 +48,7 @@ from .durable import (
     in_utc as in_utc,
     jittered as jittered,
     read_options as read_options,
+    retry_or_dead_letter as retry_or_dead_letter,
     undecodable as undecodable,
     verdict as verdict,
 )

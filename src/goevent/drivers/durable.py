@@ -294,10 +294,31 @@ def verdict(settlement: Settlement, deliveries: int, config: DurableConfig) -> V
     # The inbox decodes for the driver, and reports its own errors under this name.
     if failed.listener == "driver" and isinstance(failed.error, DecodeError):
         return undecodable(failed.error)
-    if deliveries >= config.max_deliveries:
-        details = failed.details[-MAX_DETAILS_CHARS:]
-        return Verdict(Action.DEAD_LETTER, reason=str(failed), details=details)
-    return Verdict(Action.RETRY, after=config.pause(deliveries))
+    return retry_or_dead_letter(
+        deliveries, config, reason=str(failed), details=failed.details[-MAX_DETAILS_CHARS:]
+    )
+
+
+def retry_or_dead_letter(
+    deliveries: int,
+    config: DurableConfig,
+    *,
+    reason: str,
+    details: str = "",
+    reported: bool = False,
+) -> Verdict:
+    """Return the verdict on a delivery that failed, in a listener or before it reached one.
+
+    Args:
+        deliveries: How often the broker has delivered the event, this time included.
+        config: The limits of the driver.
+        reason: Why the delivery failed, in one line.
+        details: The end of the listener's traceback.
+        reported: Whether the supervisor knows the reason already.
+    """
+    if deliveries < config.max_deliveries:
+        return Verdict(Action.RETRY, after=config.pause(deliveries))
+    return Verdict(Action.DEAD_LETTER, reason=reason, details=details, reported=reported)
 
 
 def undecodable(error: DecodeError) -> Verdict:
