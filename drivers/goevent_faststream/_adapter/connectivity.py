@@ -1,8 +1,9 @@
 """The state of one connection: up or down, and the reports of each change.
 
-The `connection` module of each broker owns one `Connectivity` and tells it what its client says.
-Everything that needs a connection waits here for one that was lost. A loss and its end are reported
-to the host once each; the first connection and the end of the bus are not reported.
+The `connection` module of each broker owns one `Connectivity` and marks it up or down as its client
+connects or loses the connection. Callers that need a connection wait here for one that was lost. A
+loss and its end are reported to the host once each; the first connection and the end of the bus are
+not reported.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An `Adapter` runs on the loop side: each of its coroutines runs on the asyncio loop and may use
 FastStream's broker there. It turns event names into the broker's own names, delivers messages to
-its `AdapterHost`, and tells the broker what each `Decision` says. It knows no Trio, no listeners,
+its `AdapterHost`, and carries out each `Decision` at the broker. It knows no Trio, no listeners,
 no retry policy and no envelopes. The loop side of the bridge implements `AdapterHost`; the Trio
 side makes the decisions.
 """
@@ -127,7 +127,7 @@ class Adapter(Protocol):
 
     @property
     def capabilities(self) -> Capabilities:
-        """What the broker can do with this configuration; also asked for before `open`."""
+        """The guarantees of the broker with this configuration; also read before `open`."""
         ...
 
     async def open(self, host: AdapterHost) -> None:
@@ -171,8 +171,8 @@ class Adapter(Protocol):
     async def settle(self, decisions: Sequence[Decision]) -> None:
         """Tell the broker the verdicts; called only if `capabilities.durable`.
 
-        Calls do not overlap. The broker redelivers an arrival whose verdict cannot be told, for
-        example without a connection. A dead letter is written before it is acknowledged.
+        Calls do not overlap. Without a connection a verdict is lost, and the broker redelivers
+        the event. A dead letter is written before it is acknowledged.
         """
         ...
 

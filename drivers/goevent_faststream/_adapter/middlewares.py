@@ -16,8 +16,8 @@ from .subscribers import adopt_subscriber
 class MiddlewareChain:
     """The middlewares of one broker, if it has any.
 
-    They run in a subscriber of FastStream that receives nothing by itself. The subscriber tells its
-    handler only the message, so the chain keeps by the message's identity what is to be called.
+    They run in a subscriber of FastStream that receives nothing by itself. The subscriber gives its
+    handler the message only, so the chain keeps the `deliver` of each message by its identity.
     """
 
     def __init__(self) -> None:

@@ -4,8 +4,8 @@ Theory of operation
 -------------------
 
 Some brokers send a message once for each subscription of a connection that matches it. The copies
-have no common id, they come in any order, and a publisher may send two equal messages. What tells
-them apart is the subscription: one subscription never brings the same message twice.
+have no common id, they come in any order, and a publisher may send two equal messages. But one
+subscription never brings the same message twice.
 
 So `OverlapFilter` counts equal messages by the subscription that brought them. A subscription that
 has brought n of them proves that n were sent. If n is larger than every count before, the message

@@ -163,7 +163,7 @@ class KafkaAdapter:
             await asyncio.gather(*(each.start() for each in started))
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
-        """Leave the consumer groups; the broker keeps what is committed."""
+        """Leave the consumer groups; the broker keeps their commit points."""
         async with self._changing:
             unused: list[KafkaConsumer] = []
             for name in names:

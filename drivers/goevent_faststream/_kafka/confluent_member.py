@@ -9,8 +9,8 @@ The callback in turn needs the loop: the owner of the member waits for listeners
 
 So one thread per member calls the consumer, one job after another, from a queue that the loop
 fills. A callback runs in this thread. It starts the owner's coroutine on the loop and, until that
-is done, takes further jobs from the queue itself: what the coroutine asks of the consumer runs
-inside the callback, and nothing waits for anything that waits for it.
+is done, takes further jobs from the queue itself. So the coroutine's own calls of the consumer run
+inside the callback, and there is no deadlock.
 """
 
 from __future__ import annotations

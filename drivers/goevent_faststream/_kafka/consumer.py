@@ -26,8 +26,8 @@ group again, which starts one more rebalance. Members that insist can keep a gro
 becoming stable. So the pause before the next commit doubles with each refusal, up to
 `MAX_COMMIT_PAUSE_SECONDS`.
 
-A commit under way may be interrupted when the consumer stops, and then nobody knows what the broker
-has. In that case the last commit writes all partitions again, and not only those that changed.
+When the consumer stops it may interrupt a commit, whose result is then unknown. In that case the
+last commit writes all partitions again, and not only those that changed.
 """
 
 from __future__ import annotations
@@ -432,7 +432,7 @@ class KafkaConsumer:
             await asyncio.sleep(COMMIT_PAUSE_SECONDS)
 
     async def _commit(self, partitions: Collection[PartitionOffsets]) -> bool:
-        """Commit what has changed; return False if the group refuses it now."""
+        """Commit the changed partitions; return False if the group refuses it now."""
         async with self._committing:
             points = {each: each.commit_point() for each in partitions}
             changed = {each: point for each, point in points.items() if each.committed != point}

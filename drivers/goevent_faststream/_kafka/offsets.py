@@ -1,4 +1,4 @@
-"""The offsets of one partition: what may be committed, and the events that wait for it. No I/O.
+"""The offsets of one partition: the offset to commit, and the records behind it. No I/O.
 
 `consumer` adds the records that it reads and settles them; it commits the `CommitPoint`.
 
@@ -50,7 +50,7 @@ class CommitPoint(NamedTuple):
 
     Attributes:
         offset: The committed offset: the first one that is not settled.
-        note: The metadata: what is known of the records from `offset` on.
+        note: The metadata, a note about the records from `offset` on.
     """
 
     offset: int
@@ -106,7 +106,7 @@ class PartitionOffsets:
         base: The offset that may be committed: everything below it is settled.
         position: The offset to be read next.
         is_assigned: Whether the partition is assigned to this member now.
-        committed: What the broker was told last.
+        committed: The commit point that the broker has, as far as this member knows.
         records: The records from the first unsettled one on, in the order of the partition.
     """
 
@@ -145,6 +145,7 @@ class PartitionOffsets:
         self._advance()
         if record.key is None:
             return None
+        # Only the first record of a key is delivered, so this one is the first.
         return self._order.pop(record.key)
 
     def _advance(self) -> None:
@@ -165,7 +166,7 @@ class PartitionOffsets:
         return sum(record.state is RecordState.DELIVERED for record in self.records)
 
     def commit_point(self) -> CommitPoint:
-        """Return what is to be committed."""
+        """Return the commit point of now."""
         marks = {
             record.offset: _SETTLED if record.state is RecordState.SETTLED else record.deliveries
             for record in self.records
