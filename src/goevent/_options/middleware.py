@@ -280,7 +280,7 @@ class SyncHookGuard(AbstractContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # It returns None also if the hook has swallowed the exception, so the stack raises it again.
+        # It returns None also if the hook swallowed the exception, so the stack raises it again.
         try:
             if self._manager.__exit__(kind, error, traceback):
                 check_swallowed(error)
