@@ -122,8 +122,9 @@ def docstrings() -> Iterator[Docstring]:
 
 
 def docstrings_of(node: ast.AST, module: str, path: tuple[str, ...]) -> Iterator[Docstring]:
-    documented = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
-    if isinstance(node, documented) and (text := ast.get_docstring(node)):
+    if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)) and (
+        text := ast.get_docstring(node)
+    ):
         yield Docstring(module, ".".join(path), text)
     for child in ast.iter_child_nodes(node):
         name = getattr(child, "name", None)

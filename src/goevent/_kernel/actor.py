@@ -171,7 +171,7 @@ class Actor:
     def _shared(self) -> SharedMailbox[Lane] | KeyedMailbox[Lane] | None:
         """The mailbox, if lanes read it."""
         mail: Mail = self.mail
-        return mail if isinstance(mail, SharedMailbox | KeyedMailbox) else None
+        return mail if isinstance(mail, SharedMailbox | KeyedMailbox) else None  # pyright: ignore[reportUnknownVariableType]
 
     @property
     def lanes(self) -> tuple[Actor | Lane, ...]:

@@ -28,7 +28,10 @@ if TYPE_CHECKING:
 class MailboxLane(Protocol):
     """The part of a lane that its mailbox uses."""
 
-    scheduled: bool
+    @property
+    def scheduled(self) -> bool: ...
+    @scheduled.setter
+    def scheduled(self, scheduled: bool, /) -> None: ...
 
     @property
     def current(self) -> DispatchHandle | None: ...

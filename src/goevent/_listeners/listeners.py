@@ -125,7 +125,7 @@ class Listeners:
         if dropped:
             kept = [handle for handle in actor.mail if actor.listens_to(handle.event_name)]
             if isinstance(actor.mail, KeyedMailbox):
-                actor.mail.retain(kept)
+                actor.mail.retain(kept)  # pyright: ignore[reportUnknownMemberType]
             else:
                 actor.mail.clear()
                 actor.mail.extend(kept)
