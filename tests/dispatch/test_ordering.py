@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import trio
@@ -96,8 +96,9 @@ class Sequences:
 
 def mailbox_of(bus: GoEvent) -> KeyedMailbox[Lane]:
     (actor,) = bus._router.listeners()  # pyright: ignore[reportPrivateUsage]
-    assert isinstance(actor.mail, KeyedMailbox)
-    return actor.mail
+    mail = actor.mail
+    assert isinstance(mail, KeyedMailbox)
+    return cast("KeyedMailbox[Lane]", mail)
 
 
 def is_empty(mail: KeyedMailbox[Lane]) -> bool:
@@ -247,7 +248,7 @@ async def test_an_event_whose_key_fails_is_one_error_of_the_listener(
 def mailbox_of_first(bus: GoEvent) -> KeyedMailbox[Lane]:
     mail = bus._router.listeners()[0].mail  # pyright: ignore[reportPrivateUsage]
     assert isinstance(mail, KeyedMailbox)
-    return mail
+    return cast("KeyedMailbox[Lane]", mail)
 
 
 async def test_a_missing_attribute_fails_every_event(

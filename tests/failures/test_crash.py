@@ -17,7 +17,6 @@ from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent._kernel.failures
-import goevent._kernel.scheduler
 from goevent import Config, DispatchHandle, Event, EventRegistry, GoEvent, Ledger, Retry
 from goevent._errors import forget_caller
 from goevent._kernel.backpressure import Backpressure

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .._events.patterns import compile_pattern, is_pattern
-from .mailbox import KeyedMailbox, SharedMailbox
+from .mailbox import KeyedMailbox
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .._options.middleware import Hook
     from .._options.options import Overflow
+    from .mailbox import SharedMailbox
     from .recovery import Recovery
-
-    Mail = deque[DispatchHandle] | SharedMailbox["Lane"] | KeyedMailbox["Lane"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +80,7 @@ class Actor:
 
     __slots__ = (
         "_lanes",
+        "_shared",
         "abandoned",
         "accepted",
         "active",
@@ -133,6 +133,7 @@ class Actor:
         # overtake them, and the common case of a dispatch needs one comparison.
         self.limit: int = capacity
         self._lanes: tuple[Lane, ...] = ()
+        self._shared: SharedMailbox[Lane] | KeyedMailbox[Lane] | None = None
 
         self.current: DispatchHandle | None = None
         self.attempt: int = 1
@@ -156,7 +157,7 @@ class Actor:
 
     def share(self, mail: SharedMailbox[Lane] | KeyedMailbox[Lane]) -> None:
         """Have the lanes of a mailbox run the listener; the mailbox schedules them itself."""
-        self.mail = mail
+        self.mail = self._shared = mail
         self._lanes = mail.lanes
         self.scheduled = True
         for lane in mail.lanes:
@@ -166,12 +167,6 @@ class Actor:
     def listener(self) -> Actor:
         """The actor itself, as `Lane.listener` is the actor of a lane."""
         return self
-
-    @property
-    def _shared(self) -> SharedMailbox[Lane] | KeyedMailbox[Lane] | None:
-        """The mailbox, if lanes read it."""
-        mail: Mail = self.mail
-        return mail if isinstance(mail, SharedMailbox | KeyedMailbox) else None  # pyright: ignore[reportUnknownVariableType]
 
     @property
     def lanes(self) -> tuple[Actor | Lane, ...]:
@@ -192,14 +187,22 @@ class Actor:
     @property
     def in_flight(self) -> list[DispatchHandle]:
         """The events that the listener works on."""
-        if (shared := self._shared) is not None:
-            return shared.in_flight
+        if self._shared is not None:
+            return self._shared.in_flight
         return [] if self.current is None else [self.current]
 
     @property
     def unsettled(self) -> int:
         """How many deliveries have not ended yet."""
         return len(self.mail) + len(self.in_flight) + self.pending_inline
+
+    def retain(self, handles: Iterable[DispatchHandle]) -> None:
+        """Keep only these of the queued events, which are in the order of the mailbox."""
+        if self._shared is not None:
+            self._shared.retain(handles)
+        else:
+            self.mail.clear()
+            self.mail.extend(handles)
 
     # -- events
 
@@ -220,8 +223,7 @@ class Actor:
     @property
     def needed_for_room(self) -> tuple[Actor | Lane, ...]:
         """The lanes of which one has to proceed before the mailbox has room."""
-        shared = self._shared
-        return (self,) if shared is None else shared.needed_for_room
+        return (self,) if self._shared is None else self._shared.needed_for_room
 
     def needed_for_event(self, handle: DispatchHandle) -> Iterable[Actor | Lane]:
         """Return the lanes of which one has to proceed before the listener ends with an event.
@@ -232,8 +234,7 @@ class Actor:
             if lane.current is handle:
                 return (lane,)
         if any(queued is handle for queued in self.mail):
-            shared = self._shared
-            return (self,) if shared is None else shared.needed_for_event(handle)
+            return (self,) if self._shared is None else self._shared.needed_for_event(handle)
         return ()
 
     def __repr__(self) -> str:

@@ -3,7 +3,7 @@
 The dispatcher enters a dispatch here when a mailbox with `overflow="block"` has no room. The
 scheduler and the publisher call `made_room` when they have taken events from a mailbox.
 
-Theory of operation: each mailbox without room has a first-come-first-served queue of dispatches. A
+Theory of operation. Each mailbox without room has a first-come-first-served queue of dispatches. A
 dispatch stands in the queues of all `overflow="block"` mailboxes on its route, as it commits to all
 of them at once or to none. It is admitted when it is the first in each of its queues and each of
 these mailboxes has room.

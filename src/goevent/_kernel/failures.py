@@ -4,7 +4,7 @@
 mailboxes and the publisher. It counts the delivery on its actor and passes the error on to the
 supervisor, which only records it.
 
-Theory of operation: `FailedRuns` belongs to the scheduler. Its loop comes here when a run of a
+Theory of operation. `FailedRuns` belongs to the scheduler. Its loop comes here when a run of a
 listener does not simply end:
 
 * the listener raised an exception (`failed`), and may get other attempts (`recover`);

@@ -4,7 +4,7 @@ A listener without lanes has a plain deque for its mailbox. With `concurrency=n`
 `actor`), and its mailbox is handed these lanes when it is made. The dispatcher appends to the
 mailbox; the workers that run the lanes take events from it.
 
-Theory of operation: all lanes read one deque, the `SharedMailbox`, so a free lane always takes the
+Theory of operation. All lanes read one deque, the `SharedMailbox`, so a free lane always takes the
 next event. An append schedules one free lane; a lane that finds the deque empty is free again.
 
 With an `ordering_key` a `KeyedMailbox` stands before that deque, and lets into it only events that
@@ -32,7 +32,6 @@ class MailboxLane(Protocol):
     def scheduled(self) -> bool: ...
     @scheduled.setter
     def scheduled(self, scheduled: bool, /) -> None: ...
-
     @property
     def current(self) -> DispatchHandle | None: ...
 
@@ -74,6 +73,12 @@ class SharedMailbox(deque["DispatchHandle"], Generic[L]):
     def keep(self, handle: DispatchHandle) -> None:
         """Append an event without scheduling a lane for it."""
         super().append(handle)
+
+    def retain(self, handles: Iterable[DispatchHandle]) -> None:
+        """Keep only these of the queued events."""
+        # `extend` schedules no lane: there are fewer events than before.
+        self.clear()
+        self.extend(handles)
 
     @property
     def in_flight(self) -> list[DispatchHandle]:

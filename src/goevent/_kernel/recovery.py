@@ -4,7 +4,7 @@ A listener that asks for a retry or for a supervision strategy has one. The code
 listener calls it after each failure: the scheduler for a listener with a mailbox, dispatch for an
 inline one.
 
-Theory of operation: `again` decides after each failed attempt whether there is to be another one,
+Theory of operation. `again` decides after each failed attempt whether there is to be another one,
 and sleeps for the pause before it. `supervise` applies the strategy to an event that has failed for
 good: go on with the next event, stop the listener, rebuild it after a pause, or escalate, which
 ends the bus. If the rebuilding fails, the listener has failed once more. Restarts are counted in a

@@ -5,7 +5,7 @@ The bus owns one scheduler and starts its `run` with `async with`. The dispatche
 module and `worker` knows how actors get to run: one task per actor would do the same, but three
 times slower for many listeners.
 
-Theory of operation: an actor is *scheduled* from its first event on until its mailbox is empty: it
+Theory of operation. An actor is *scheduled* from its first event on until its mailbox is empty: it
 stands in `ready`, or a worker has it. A worker takes the actor at the front, runs its events until
 the mailbox is empty or the worker's time slice is over, and appends an actor that has events left
 to the back. It yields to Trio once per slice, not per event, and parks when `ready` is empty.

@@ -3,7 +3,7 @@
 A `TimeLimit` stands around each such run on a worker. `Timeouts`, one for each scheduler, runs in a
 task of the scheduler's nursery and cancels the scopes of the workers that are overdue.
 
-Theory of operation: a cancel scope of its own for each event would cost 6 microseconds, and moving
+Theory of operation. A cancel scope of its own for each event would cost 6 microseconds, and moving
 the deadline of one long-lived scope still 3, as Trio keeps deadlines in a heap. So a worker keeps
 one scope without a deadline around all its listeners, and only notes the deadline of the current
 run. The task of `Timeouts` sleeps until the earliest deadline that was noted since it last looked,

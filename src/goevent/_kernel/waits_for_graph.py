@@ -2,7 +2,7 @@
 
 Owned by `reentrancy`, which describes each wait that a listener is about to begin.
 
-Theory of operation: the nodes are lanes; a listener without lanes is its own only lane. A waiting
+Theory of operation. The nodes are lanes; a listener without lanes is its own only lane. A waiting
 lane has an edge for the time of its wait. The edge leads to *groups* of lanes: the wait ends only
 when at least one lane of every group proceeds. For example, a dispatch that needs room in two
 mailboxes has two groups, and each group holds the lanes that take events from one mailbox. So the

@@ -3,7 +3,7 @@
 The scheduler owns its workers: it spawns one when listeners are ready and no worker is free, and
 retires it when a listener has not left the task as it was.
 
-Theory of operation: the scheduler has to know when a listener suspends, for then the worker's task
+Theory of operation. The scheduler has to know when a listener suspends, for then the worker's task
 is blocked and another one has to run the other listeners. To drive each call of a listener by hand
 would show it, but costs 150 ns a call. Instead the worker drives the *loop* by hand, the coroutine
 that calls all the listeners (`Scheduler.loop`). While listeners do not suspend, the loop does not

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from .._kernel.mailbox import KeyedMailbox
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -124,11 +122,7 @@ class Listeners:
         dropped = [handle for handle in actor.mail if not actor.listens_to(handle.event_name)]
         if dropped:
             kept = [handle for handle in actor.mail if actor.listens_to(handle.event_name)]
-            if isinstance(actor.mail, KeyedMailbox):
-                actor.mail.retain(kept)  # pyright: ignore[reportUnknownMemberType]
-            else:
-                actor.mail.clear()
-                actor.mail.extend(kept)
+            actor.retain(kept)
         for handle in dropped:
             self._admission.drop(handle, actor, reason)
         self._backpressure.leave_out(actor)
