@@ -110,17 +110,15 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
             handle.left = 0
         # While inline listeners run, their own dispatches find no owner, and count as nested.
         self._owner = 0
-        failure = None
         try:
             for call in route.calls:
                 call(event)
+            route.called += 1
+            return handle
         except Exception as error:  # noqa: BLE001 - every failure of a listener is reported
             failure = error
         finally:
             self._owner = ident
-        if failure is None:
-            route.called += 1
-            return handle
         try:
             return self._carry_on(route, handle, call, failure)  # pyright: ignore
         finally:
