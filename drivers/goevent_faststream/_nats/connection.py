@@ -157,6 +157,7 @@ class NatsConnection:
         client, self._client = broker._connection, None
         try:
             if client is not None and not client.is_connected:
+                # `stop` drains the client, which needs a connection.
                 await client.close()
             async with asyncio.timeout(DRAIN_SECONDS):
                 await self.broker.stop()
@@ -208,6 +209,7 @@ class NatsConnection:
         try:
             await self.run_while_connected(self.client.flush(timeout=REPLY_SECONDS))
         except errors.FlushTimeoutError as error:
+            # TCP may take minutes to notice that a silent server is gone.
             await self.client.force_reconnect()
             raise no_answer("NATS", REPLY_SECONDS) from error
         # If its reader has ended, the client returns at once, without a PONG.

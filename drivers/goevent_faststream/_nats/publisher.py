@@ -5,10 +5,10 @@ a task of its own. This module writes a whole batch with the client instead. Eac
 own reply subject below one inbox, so one subscription reads all acknowledgements and finds the
 event by the subject.
 
-An event whose acknowledgement does not come in time is published once more, now by FastStream and
-repeatedly until `publish_timeout`. The server may have stored it the first time: each event carries
-its id as `Nats-Msg-Id`, by which JetStream drops the second one. A broker with middlewares always
-publishes through FastStream, since its middlewares run there.
+If the acknowledgement of an event does not come in time, FastStream publishes the event again, and
+repeatedly until `publish_timeout`. The server may have stored it the first time. Each event carries
+its id as `Nats-Msg-Id`, and JetStream drops the second event of an id. A broker with middlewares
+always publishes through FastStream, since its middlewares run there.
 """
 
 from __future__ import annotations

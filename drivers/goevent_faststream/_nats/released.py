@@ -6,8 +6,8 @@ no listener has ever run. So the settler stores the number of an event's release
 the events, before it returns the event. The pull consumer subtracts this number when the event
 arrives again. Most events arrive for the first time, and these are not looked up.
 
-The subjects are `<stream>-back.<consumer>.<sequence>`. The stream keeps one message per subject,
-whose body is the number, so a later release replaces an earlier one.
+The subjects are `<stream>-back.<consumer>.<sequence>`. The stream keeps one message per subject.
+Its body is the number, so a later release replaces an earlier one.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ class JetStreamSettler:
         self._released = released
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Carry out decisions; an event whose decision cannot be sent comes again."""
+        """Carry out decisions; an event comes again if its decision cannot be sent."""
         await self._store_releases(decisions)
         for decision in decisions:
             arrival, verdict = decision.arrival, decision.verdict

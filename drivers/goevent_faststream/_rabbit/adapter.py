@@ -21,7 +21,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
 
     Args:
         address: A `RabbitExchange` is the exchange for events. With a group, a `RabbitQueue` tells
-            the properties of the group's queues, whose names begin with its name.
+            the properties of the group's queues; their names begin with its name.
 
     Raises:
         TypeError: The broker is no RabbitBroker, or the address neither of these.

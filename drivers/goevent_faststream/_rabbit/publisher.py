@@ -94,6 +94,7 @@ async def publish_messages(connection: RabbitConnection, messages: Sequence[Rabb
                 channel.confirmations[channel.delivery_tag] = confirm
             await channel.write_queue.put(piece)
     except RABBIT_ERRORS as error:
+        # The channel was closed after `wait_until_up`.
         raise connection_lost("RabbitMQ") from error
     _, unconfirmed = await asyncio.wait(confirms, timeout=REPLY_SECONDS)
     for confirm in unconfirmed:

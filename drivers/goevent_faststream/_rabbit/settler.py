@@ -13,8 +13,8 @@ classic queue counts nothing; there, messages that failed are replaced by copies
 When the connection is lost, the server returns all unacknowledged messages at once. Some of them
 come back to this bus while a listener still works on them, and others after their acknowledgement
 was lost on the way. The settler recognises both by queue and message id. A message of the first
-kind replaces the lost delivery of the running event, whose decision then settles the new delivery.
-A message of the second kind is acknowledged again. Neither runs twice.
+kind replaces the lost delivery: the decision about the running event settles the new one. A message
+of the second kind is acknowledged again. Neither runs twice.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class RabbitSettler:
             await self.settle([decision])
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Carry out decisions; a message whose decision cannot be sent comes again.
+        """Carry out decisions; a message comes again if its decision cannot be sent.
 
         Raises:
             DriverError: The server refused a request, or the connection is lost.
