@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 from itertools import product
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
 import trio
-from faststream import BaseMiddleware
 from faststream.mqtt import MQTTBroker
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.faststream_checks import (
+    driver_threads,
+    gated_listener,
+    recording_middleware,
+    under_load,
+)
 from tests.support.mqtt_server import MqttServer, mqtt_server
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy, free_port
@@ -78,21 +82,9 @@ async def test_late_pattern_neither_repeats_nor_loses_events() -> None:
 
 
 async def test_middlewares_of_a_given_broker_run_in_both_directions() -> None:
-    class RecordingMiddleware(BaseMiddleware[Any, Any]):
-        calls: ClassVar[list[str]] = []
-
-        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
-            self.calls.append("publish")
-            return await call_next(cmd)
-
-        async def consume_scope(self, call_next: Any, msg: Any) -> Any:
-            self.calls.append("consume")
-            if b"fail" in msg.body:
-                raise ValueError("a middleware of ours")
-            return await call_next(msg)
-
+    middleware, calls = recording_middleware()
     async with mqtt_server() as server:
-        broker = MQTTBroker(server.url(), middlewares=[RecordingMiddleware], logger=None)
+        broker = MQTTBroker(server.url(), middlewares=[middleware], logger=None)
         bus, other = FastStreamBus(FastStreamDriver(broker)), server.bus()
         back, there = bus.seen("user.created"), other.seen()
         async with opened(bus, other):
@@ -100,7 +92,7 @@ async def test_middlewares_of_a_given_broker_run_in_both_directions() -> None:
             await until(lambda: there)
             await other.dispatch(User(n=2))
             await until(lambda: back)
-            assert sorted(RecordingMiddleware.calls) == ["consume", "publish"]
+            assert sorted(calls) == ["consume", "publish"]
             await publish_with_mosquitto(server, "goevent/user/created", b"fail")
             await until(lambda: bus.count_reports("a middleware of ours"))
             await other.dispatch(User(n=3))
@@ -134,20 +126,11 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
     async with mqtt_server() as server:
         sender, receiver = server.bus(), server.bus(group)
         seen = receiver.seen()
-        stop = False
-
-        async def load() -> None:
-            n = 0
-            while not stop:
-                handle = await sender.dispatch(Paid(n=n))
-                await handle.wait()
-                n += 1
 
         def connected() -> list[bool]:
             return [bus.driver.snapshot().connected for bus in (sender, receiver)]
 
-        async with opened(sender, receiver), trio.open_nursery() as nursery:
-            nursery.start_soon(load)
+        async with opened(sender, receiver), under_load(sender):
             for _ in range(2):
                 await until(grown(seen))
                 server.kill()
@@ -155,7 +138,6 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
                 await server.start()
                 await until(lambda: all(connected()))
             await until(grown(seen))
-            stop = True
         for bus in (sender, receiver):
             assert bus.count_reports("connection to mqtt is lost") == 2
             assert bus.count_reports("connected to mqtt again") == 2
@@ -201,14 +183,7 @@ async def test_equal_messages_after_a_reconnect_are_not_taken_for_repetitions(
 async def test_events_waiting_for_room_come_again_after_a_lost_connection() -> None:
     async with mqtt_server() as server, fault_proxy(server.port) as proxy:
         sender, receiver = server.bus(), server.bus(port=proxy.port, prefetch=2)
-        gate = trio.Event()
-        done: list[int] = []
-
-        async def slow(event: Paid) -> None:
-            await gate.wait()
-            done.append(event.n)
-
-        receiver.subscribe(slow, Paid, mailbox=1)
+        gate, done = gated_listener(receiver, mailbox=1)
         async with opened(sender, receiver):
             await accepted(sender, *range(10))
             trio_side: Any = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]
@@ -274,14 +249,7 @@ async def test_silent_server_is_noticed_and_the_connection_replaced() -> None:
 async def test_slow_listener_holds_back_the_loop_side() -> None:
     async with mqtt_server("max_queued_messages 0") as server:
         sender, receiver = server.bus(), server.bus(prefetch=10)
-        gate = trio.Event()
-        done: list[int] = []
-
-        async def slow(event: Paid) -> None:
-            await gate.wait()
-            done.append(event.n)
-
-        receiver.subscribe(slow, Paid, mailbox=5)
+        gate, done = gated_listener(receiver, mailbox=5)
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
             trio_side: Any = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]
@@ -294,14 +262,7 @@ async def test_slow_listener_holds_back_the_loop_side() -> None:
 async def test_flood_of_qos_0_is_bounded_and_its_loss_reported() -> None:
     async with mqtt_server("max_queued_messages 0") as server:
         bus = server.bus(prefetch=10, format="faststream")
-        gate = trio.Event()
-        done: list[int] = []
-
-        async def slow(event: Paid) -> None:
-            await gate.wait()
-            done.append(event.n)
-
-        bus.subscribe(slow, Paid, mailbox=5)
+        gate, done = gated_listener(bus, mailbox=5)
         async with bus:
             lines = b"".join(b'{"n":%d}\n' % n for n in range(5000))
             where = ["-p", str(server.port), "-t", "goevent/order/paid", "-q", "0", "-l"]
@@ -372,8 +333,7 @@ async def test_close_leaves_no_connection_and_no_thread() -> None:
                 await accepted(bus, 1)
             clients = proxy._clients  # pyright: ignore[reportPrivateUsage]
             await until(lambda clients=clients: not clients)  # type: ignore[misc]
-            names = [thread.name for thread in threading.enumerate()]
-            assert not [name for name in names if name.startswith("goevent-mqtt")]
+            assert not driver_threads()
 
 
 async def test_long_names_are_deep_topics() -> None:

@@ -9,6 +9,7 @@ import pytest
 import trio
 from faststream.nats import JStream, NatsBroker
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.faststream_checks import under_load
 from tests.support.nats_server import NatsServer, nats_server, with_client
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 
@@ -282,30 +283,15 @@ async def test_server_killed_and_restarted_under_load_loses_nothing() -> None:
     async with nats_server() as server:
         sender, receiver = bus_on(server, None), bus_on(server, claim_idle=2)
         seen = receiver.seen()
-        taken: set[int] = set()
-        stop = False
-
-        async def load(first: int) -> None:
-            n = first
-            while not stop:
-                handle = await sender.dispatch(Paid(n=n))
-                await handle.wait()
-                if not handle.errors:
-                    taken.add(n)
-                n += 4
-
         async with opened(sender, receiver):
-            async with trio.open_nursery() as nursery:
-                for first in range(4):
-                    nursery.start_soon(load, first)
+            async with under_load(sender, 4) as load:
                 for _ in range(2):
-                    await until(grown(taken))
+                    await until(grown(load.accepted))
                     server.kill()
                     await until(lambda: not receiver.driver.snapshot().connected)
                     await server.start()
                     await until(grown(seen), 20)
-                stop = True
-            await until(lambda: taken <= set(numbers(seen)), 20)
+            await until(lambda: load.accepted <= set(numbers(seen)), 20)
         assert receiver.count_reports("connection to nats+js is lost") == 2
         assert receiver.count_reports("connected to nats+js again") == 2
 

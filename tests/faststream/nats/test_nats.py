@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-import threading
 import traceback
-from typing import Any
 
 import pytest
 import trio
-from faststream import BaseMiddleware
 from faststream.nats import NatsBroker
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.faststream_checks import (
+    driver_threads,
+    gated_listener,
+    recording_middleware,
+    under_load,
+)
 from tests.support.nats_server import nats_server
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy
@@ -47,19 +50,9 @@ async def test_pattern_with_a_wider_subject_gets_only_matching_events() -> None:
 
 
 async def test_middlewares_of_a_given_broker_run_in_both_directions() -> None:
-    calls: list[str] = []
-
-    class RecordingMiddleware(BaseMiddleware[Any, Any]):
-        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
-            calls.append("publish")
-            return await call_next(cmd)
-
-        async def consume_scope(self, call_next: Any, msg: Any) -> Any:
-            calls.append("consume")
-            return await call_next(msg)
-
+    middleware, calls = recording_middleware()
     async with nats_server() as server:
-        broker = NatsBroker(server.url, middlewares=[RecordingMiddleware], logger=None)
+        broker = NatsBroker(server.url, middlewares=[middleware], logger=None)
         sender = FastStreamBus(FastStreamDriver(broker))
         receiver = FastStreamBus(server.url)
         back, there = sender.seen("user.created"), receiver.seen()
@@ -138,23 +131,11 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
     async with nats_server() as server:
         sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
         seen = receiver.seen()
-        refused: list[int] = []
-        taken: list[int] = []
-        stop = False
 
         def connected() -> list[bool]:
             return [bus.driver.snapshot().connected for bus in (sender, receiver)]
 
-        async def load() -> None:
-            n = 0
-            while not stop:
-                handle = await sender.dispatch(Paid(n=n))
-                await handle.wait()
-                (refused if handle.errors else taken).append(n)
-                n += 1
-
-        async with opened(sender, receiver), trio.open_nursery() as nursery:
-            nursery.start_soon(load)
+        async with opened(sender, receiver), under_load(sender) as load:
             for _ in range(2):
                 await until(grown(seen))
                 server.kill()
@@ -162,12 +143,11 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
                 await server.start()
                 await until(lambda: all(connected()))
             await until(grown(seen))
-            stop = True
         for bus in (sender, receiver):
             assert bus.count_reports("connection to nats is lost") == 2
             assert bus.count_reports("connected to nats again") == 2
         assert numbers(seen) == sorted(set(numbers(seen)))
-        assert len(taken) > 100
+        assert len(load.accepted) > 100
 
 
 async def test_crash_of_the_loop_ends_the_bus_with_a_driver_error() -> None:
@@ -208,8 +188,7 @@ async def test_defect_in_closing_the_client_fails_the_bus_and_leaves_no_thread(
             async with bus:
                 await accepted(bus, 1)
     assert "a defect of the client" in "".join(traceback.format_exception(caught.value))
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("goevent-")]
+    assert not driver_threads()
 
 
 def test_keyboard_interrupt_ends_the_bus_and_its_thread() -> None:
@@ -221,22 +200,14 @@ def test_keyboard_interrupt_ends_the_bus_and_its_thread() -> None:
 
     with pytest.raises(KeyboardInterrupt):
         trio.run(main)
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("goevent-")]
+    assert not driver_threads()
 
 
 async def test_slow_listener_holds_back_the_loop_side() -> None:
     async with nats_server() as server:
         sender = FastStreamBus(server.url)
         receiver = FastStreamBus(f"{server.url}?prefetch=10")
-        gate = trio.Event()
-        done: list[int] = []
-
-        async def slow(event: Paid) -> None:
-            await gate.wait()
-            done.append(event.n)
-
-        receiver.subscribe(slow, Paid, mailbox=5)
+        gate, done = gated_listener(receiver, mailbox=5)
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
             trio_side = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]

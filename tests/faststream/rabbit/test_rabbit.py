@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any, ClassVar, cast
+from typing import Any, cast
 
 import pytest
 import trio
-from faststream import BaseMiddleware
 from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from pamqp import encode
 from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.faststream_checks import (
+    driver_threads,
+    gated_listener,
+    recording_middleware,
+    under_load,
+)
 from tests.support.rabbit_server import rabbit_port, rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy, free_port
@@ -66,30 +70,12 @@ async def test_event_without_any_listener_is_accepted() -> None:
         assert handle.receipt == handle.id
 
 
-class RecordingMiddleware(BaseMiddleware[Any, Any]):
-    """Records the calls of its two scopes."""
-
-    calls: ClassVar[list[str]]
-
-    async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
-        self.calls.append("publish")
-        return await call_next(cmd)
-
-    async def consume_scope(self, call_next: Any, msg: Any) -> Any:
-        self.calls.append("consume")
-        if b"fail" in msg.body:
-            raise ValueError("a middleware of ours")
-        return await call_next(msg)
-
-
 @pytest.mark.parametrize("group", [None, "shop"])
 async def test_middlewares_of_a_given_broker_run_in_both_directions(group: str | None) -> None:
-    class Recording(RecordingMiddleware):
-        calls: ClassVar[list[str]] = []
-
+    middleware, calls = recording_middleware()
     async with rabbit_sandbox() as sandbox:
         url = f"amqp://guest:guest@127.0.0.1:{sandbox.port}/"
-        broker = RabbitBroker(url, middlewares=[Recording], logger=None)
+        broker = RabbitBroker(url, middlewares=[middleware], logger=None)
         config = BrokerConfig(group=group, stream=sandbox.exchange, max_deliveries=2, backoff=0.02)
         bus, other = FastStreamBus(FastStreamDriver(broker, config)), sandbox.bus(None)
         back = bus.seen("user.created")
@@ -99,7 +85,7 @@ async def test_middlewares_of_a_given_broker_run_in_both_directions(group: str |
             await until(lambda: there)
             await other.dispatch(User(n=2))
             await until(lambda: back)
-            assert sorted(Recording.calls) == ["consume", "publish"]
+            assert sorted(calls) == ["consume", "publish"]
             await sandbox.publish(b"fail", "user.created")
             await until(
                 lambda: bus.count_reports("a middleware of ours") == (1 if group is None else 2)
@@ -152,25 +138,14 @@ async def test_connection_cut_under_load_is_reported_once_and_used_again() -> No
         sender = sandbox.bus(None, port=proxy.port)
         receiver = sandbox.bus(None, port=proxy.port)
         seen = receiver.seen()
-        stop = False
 
-        async def load(first: int) -> None:
-            n = first
-            while not stop:
-                handle = await sender.dispatch(Paid(n=n))
-                await handle.wait()
-                n += 8
-
-        async with opened(sender, receiver), trio.open_nursery() as nursery:
-            for first in range(8):
-                nursery.start_soon(load, first)
+        async with opened(sender, receiver), under_load(sender, 8):
             for n in range(1, 4):
                 await until(grown(seen))
                 proxy.reset()
                 for bus in (sender, receiver):
                     await until(lambda bus=bus, n=n: bus.count_reports("amqp again") == n)  # type: ignore[misc]
             await until(grown(seen))
-            stop = True
         for bus in (sender, receiver):
             assert bus.count_reports("connection to amqp is lost") == 3
         assert len(set(numbers(seen))) == len(seen)
@@ -179,14 +154,7 @@ async def test_connection_cut_under_load_is_reported_once_and_used_again() -> No
 async def test_slow_listener_holds_back_the_server() -> None:
     async with rabbit_sandbox() as sandbox:
         sender, receiver = sandbox.bus(None), sandbox.bus(None, prefetch=10)
-        gate = trio.Event()
-        done: list[int] = []
-
-        async def slow(event: Paid) -> None:
-            await gate.wait()
-            done.append(event.n)
-
-        receiver.subscribe(slow, Paid, mailbox=5)
+        gate, done = gated_listener(receiver, mailbox=5)
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
             adapter: Any = receiver.driver._adapter  # pyright: ignore[reportPrivateUsage]
@@ -226,8 +194,7 @@ async def test_closed_port_and_silent_port_are_connection_errors() -> None:
                     pass
     finally:
         await silent[0].aclose()
-    names = [thread.name for thread in threading.enumerate()]
-    assert not [name for name in names if name.startswith("goevent-amqp")]
+    assert not driver_threads()
 
 
 async def test_close_leaves_no_connection_and_no_thread() -> None:
@@ -239,8 +206,7 @@ async def test_close_leaves_no_connection_and_no_thread() -> None:
                 await accepted(bus, 1)
             clients = proxy._clients  # pyright: ignore[reportPrivateUsage]
             await until(lambda clients=clients: not clients)  # type: ignore[misc]
-            names = [thread.name for thread in threading.enumerate()]
-            assert not [name for name in names if name.startswith("goevent-amqp")]
+            assert not driver_threads()
 
 
 def test_url_keeps_its_heartbeat_and_its_tls_scheme() -> None:

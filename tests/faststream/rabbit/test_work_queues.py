@@ -10,6 +10,7 @@ import trio
 from faststream.rabbit import RabbitBroker, RabbitQueue
 from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.faststream_checks import under_load
 from tests.support.rabbit_server import rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy
@@ -254,29 +255,14 @@ async def test_connection_cut_under_load_loses_nothing_and_runs_nothing_twice() 
             seen.append(event.n)
 
         receiver.subscribe(slow, Paid, concurrency=20)
-        taken: set[int] = set()
-        stop = False
-
-        async def load(first: int) -> None:
-            n = first
-            while not stop:
-                handle = await sender.dispatch(Paid(n=n))
-                await handle.wait()
-                if not handle.errors:
-                    taken.add(n)
-                n += 4
-
         async with opened(sender, receiver):
-            async with trio.open_nursery() as nursery:
-                for first in range(4):
-                    nursery.start_soon(load, first)
+            async with under_load(sender, 4) as load:
                 for n in range(1, 4):
                     await until(grown(seen))
                     proxy.reset()
                     await until(lambda n=n: receiver.count_reports("amqp again") == n)  # type: ignore[misc]
                 await until(grown(seen))
-                stop = True
-            await until(lambda: taken <= set(seen), 20)
+            await until(lambda: load.accepted <= set(seen), 20)
         assert receiver.count_reports("connection to amqp is lost") == 3
         assert len(set(seen)) == len(seen)
 

@@ -1,0 +1,91 @@
+"""Load, listeners and checks that the tests of several FastStream brokers need."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import trio
+from faststream import BaseMiddleware
+
+from goevent import GoEvent
+from tests.support.redis_buses import Paid
+
+
+class DispatchLoad:
+    """Tasks that dispatch numbered events until they are stopped.
+
+    Attributes:
+        accepted: The numbers of the events that the broker has accepted.
+    """
+
+    def __init__(self) -> None:
+        self.accepted: set[int] = set()
+        self._is_stopped = False
+
+    async def run(self, bus: GoEvent, first: int, step: int) -> None:
+        """Dispatch events one after the other, whether the broker accepts them or not."""
+        n = first
+        while not self._is_stopped:
+            handle = await bus.dispatch(Paid(n=n))
+            await handle.wait()
+            if not handle.errors:
+                self.accepted.add(n)
+            n += step
+
+    def stop(self) -> None:
+        """Let each task end after its current event."""
+        self._is_stopped = True
+
+
+@asynccontextmanager
+async def under_load(bus: GoEvent, tasks: int = 1) -> AsyncGenerator[DispatchLoad]:
+    """Dispatch events inside a `with` block; when it ends, every event has its result."""
+    load = DispatchLoad()
+    async with trio.open_nursery() as nursery:
+        for first in range(tasks):
+            nursery.start_soon(load.run, bus, first, tasks)
+        yield load
+        load.stop()
+
+
+def gated_listener(bus: GoEvent, **options: Any) -> tuple[trio.Event, list[int]]:
+    """Subscribe a listener that waits for a gate.
+
+    Returns:
+        The gate, and the list of the numbers of finished events.
+    """
+    gate = trio.Event()
+    finished: list[int] = []
+
+    async def wait_for_gate(event: Paid) -> None:
+        await gate.wait()
+        finished.append(event.n)
+
+    bus.subscribe(wait_for_gate, Paid, **options)
+    return gate, finished
+
+
+def recording_middleware() -> tuple[type[BaseMiddleware[Any, Any]], list[str]]:
+    """Return a middleware of FastStream that fails on a body with `fail`, and its calls."""
+    calls: list[str] = []
+
+    class RecordingMiddleware(BaseMiddleware[Any, Any]):
+        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
+            calls.append("publish")
+            return await call_next(cmd)
+
+        async def consume_scope(self, call_next: Any, msg: Any) -> Any:
+            calls.append("consume")
+            if b"fail" in msg.body:
+                raise ValueError("a middleware of ours")
+            return await call_next(msg)
+
+    return RecordingMiddleware, calls
+
+
+def driver_threads() -> list[str]:
+    """Return the names of the running threads of goevent's drivers."""
+    return [each.name for each in threading.enumerate() if each.name.startswith("goevent-")]
