@@ -25,8 +25,8 @@ held, and the consumer releases it when it leaves the group.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
-import msgspec
 import trio
 from trio.lowlevel import Task, current_task
 
@@ -58,7 +58,8 @@ UNWANTED_PAUSE_SECONDS = 0.1
 """The pause before an entry can be claimed that no listener of this bus wants, while we read it."""
 
 
-class DeadLettering(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class DeadLettering:
     """An entry that becomes a dead letter."""
 
     entry: Entry
@@ -214,12 +215,12 @@ class Acknowledger:
             if not self._decisions and not self.running:
                 self._idle.set()
 
-    def _grouped(self, decisions: list[Decision]) -> list[tuple[ScriptCall, list[Decision]]]:
+    def _grouped(self, decisions: list[Decision]) -> list[tuple[ScriptCall, Sequence[Decision]]]:
         """Return the calls, each with the decisions that it carries out."""
-        done: dict[tuple[Stream, Lease | None], list[Decision]] = {}
-        freed: dict[Stream, list[Decision]] = {}
+        done: dict[tuple[Stream, Lease | None], list[Entry]] = {}
+        freed: dict[Stream, list[ReleasedEntry]] = {}
         fenced = self._order.fenced
-        calls: list[tuple[ScriptCall, list[Decision]]] = []
+        calls: list[tuple[ScriptCall, Sequence[Decision]]] = []
         for decision in decisions:
             if isinstance(decision, Entry):
                 done.setdefault((decision.stream, decision.lease), []).append(decision)
@@ -235,8 +236,7 @@ class Acknowledger:
         calls += [(self._releasing(stream, part), part) for stream, part in freed.items()]
         return calls
 
-    def _acknowledgement(self, stream: Stream, part: list[Decision]) -> ScriptCall:
-        entries = [_entry(decision) for decision in part]
+    def _acknowledgement(self, stream: Stream, part: Sequence[Entry]) -> ScriptCall:
         window_ms = round(self._config.deduplicate * 1000)
         args: list[Encodable] = [
             self._keys.group,
@@ -245,15 +245,14 @@ class Acknowledger:
             window_ms,
             self._keys.done(),
         ]
-        handles = [entry.handle_id for entry in entries] if window_ms else []
-        ids: list[Encodable] = [entry.id for entry in entries]
+        handles = [entry.handle_id for entry in part] if window_ms else []
+        ids: list[Encodable] = [entry.id for entry in part]
         return ACKNOWLEDGE, (stream.key,), (*args, len(ids), *ids, *handles)
 
-    def _releasing(self, stream: Stream, part: list[Decision]) -> ScriptCall:
+    def _releasing(self, stream: Stream, part: Sequence[ReleasedEntry]) -> ScriptCall:
         args: list[Encodable] = [self._keys.group, self._consumer, RELEASED]
-        for decision in part:
-            if isinstance(decision, ReleasedEntry):
-                args += [decision.entry.id, decision.idle_ms, decision.deliveries]
+        for released in part:
+            args += [released.entry.id, released.idle_ms, released.deliveries]
         return RELEASE, (stream.key,), args
 
     def _dead_lettering(self, decision: DeadLettering) -> ScriptCall:
@@ -278,11 +277,14 @@ class Acknowledger:
     def _sent(self, part: Sequence[Decision], lost: list[list[bytes]]) -> None:
         owners = {entry_id: as_text(owner) for entry_id, owner in lost}
         for decision in part:
-            entry = _entry(decision)
             self._forget(decision)
-            owner = owners.get(entry.id)
-            if isinstance(decision, Entry) and entry.handle_id:
-                self._deduplicator.remember(entry.handle_id)
+            if isinstance(decision, Entry):
+                entry = decision
+                if entry.handle_id:
+                    self._deduplicator.remember(entry.handle_id)
+            else:
+                entry = decision.entry
+            owner = owners.get(entry.id) if owners else None
             # An uncertain entry that is pending no more was settled by the first pipeline. A
             # released one may have been claimed by now, too.
             settled_before = entry.uncertain and (not owner or isinstance(decision, ReleasedEntry))
@@ -298,13 +300,13 @@ class Acknowledger:
         report = dead_letter_report(name, entry_id, entry.deliveries, reason)
         self._inbox.report(report, name)
 
-    def _fenced_off(self, part: list[Decision], owner: str) -> None:
+    def _fenced_off(self, part: Sequence[Decision], owner: str) -> None:
         """Let go of entries whose partition another bus has by now."""
         # An uncertain one may have been settled while the lease still counted.
         certain = [entry for entry in map(_entry, part) if not entry.uncertain]
         self._sent(part, [[each.id, (owner or RELEASED).encode()] for each in certain])
 
-    def _vanished(self, part: list[Decision]) -> None:
+    def _vanished(self, part: Sequence[Decision]) -> None:
         """Let go of entries whose group is gone; the new group may deliver them again."""
         for decision in part:
             self._forget(decision)
@@ -312,7 +314,7 @@ class Acknowledger:
                 # It is acknowledged when it comes, and does not run twice.
                 decision.stream.finished.add(decision.id)
 
-    def _refused(self, part: list[Decision], error: Exception) -> None:
+    def _refused(self, part: Sequence[Decision], error: Exception) -> None:
         self._decisions[:0] = part
         self._faults.refused(error, f"finish events of {_entry(part[0]).stream.name!r}")
 

@@ -10,9 +10,8 @@ their partition.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
-
-import msgspec
 
 from .config import StreamsConfig
 from .lease import Lease
@@ -20,7 +19,8 @@ from .scripts import ScriptCall
 from .stream import Entry
 
 
-class ReleasedEntry(msgspec.Struct, eq=False):
+@dataclass(slots=True, eq=False)
+class ReleasedEntry:
     """An entry that goes back to Redis: after a failure, or because no listener began with it.
 
     Attributes:
