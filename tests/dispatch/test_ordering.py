@@ -251,6 +251,32 @@ def mailbox_of_first(bus: GoEvent) -> KeyedMailbox[Lane]:
     return cast("KeyedMailbox[Lane]", mail)
 
 
+class IncomparableKey:
+    def __hash__(self) -> int:
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        raise ZeroDivisionError
+
+
+async def test_a_key_that_cannot_be_compared_fails_its_event_and_not_the_dispatch(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    ran: list[int] = []
+
+    @bus.listener(Job, ordering_key=lambda event: IncomparableKey(), name="keyed")
+    async def listen(event: Job) -> None:
+        ran.append(event.n)
+
+    handles = [bus.dispatch_nowait(Job(n)) for n in range(2)]
+    await bus.wait()
+    assert ran == [0]
+    assert not handles[0].errors
+    (error,) = handles[1].errors
+    assert isinstance(error.error, ZeroDivisionError)
+    assert bus.snapshot().ledger == Ledger(accepted=2, completed=1, failed=1)
+
+
 async def test_a_missing_attribute_fails_every_event(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:

@@ -14,7 +14,7 @@ import trio
 from tests.support.checks import ignore_error
 from trio.testing import wait_all_tasks_blocked
 
-from goevent import Config, DispatchHandle, Event, EventAbandoned, EventError, GoEvent
+from goevent import Config, DispatchHandle, Event, EventAbandoned, EventError, GoEvent, Ledger
 
 
 class Boom(Event, name="errors.boom"):
@@ -248,6 +248,23 @@ async def test_an_unhashable_or_reraised_exception_object_is_still_one_error_per
     await bus.wait()
     assert [len(handle.errors) for handle in handles] == [2, 2, 2]
     assert bus.error_count == 6
+
+
+async def test_a_snapshot_by_the_listener_after_a_failed_one_adds_up(bus: GoEvent) -> None:
+    bus.on_error(ignore_error)
+    ledgers: list[Ledger] = []
+
+    @bus.listener(Boom)
+    def fails(event: Boom) -> None:
+        raise ValueError
+
+    @bus.listener(Boom)
+    def look(event: Boom) -> None:
+        ledgers.append(bus.snapshot().ledger)
+
+    bus.dispatch_nowait(Boom())
+    assert ledgers == [Ledger(accepted=1, failed=1)]
+    assert bus.snapshot().ledger == Ledger(accepted=2, completed=1, failed=1)
 
 
 async def test_raise_errors_raises_a_group_of_the_failures(bus: GoEvent) -> None:
