@@ -7,6 +7,7 @@ from typing import Any, Self
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -19,7 +20,6 @@ from goevent import (
     EncodeError,
     Envelope,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     Inbox,
@@ -98,12 +98,8 @@ class Settlements:
 
 def make(driver: Scripted) -> GoEvent:
     bus = GoEvent(Config(registry=REGISTRY, driver=driver))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     return bus
-
-
-def ignore(error: EventError) -> None:
-    """An `on_error` callback for tests that expect failures."""
 
 
 def arriving(n: int = 0) -> Envelope:

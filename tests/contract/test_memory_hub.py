@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -33,10 +34,6 @@ class Ping(Event, name="hub.ping", registry=REGISTRY):
 
 class Pong(Event, name="hub.pong", registry=REGISTRY):
     n: int = 0
-
-
-def ignore(error: EventError) -> None:
-    """An `on_error` callback for tests that expect failures."""
 
 
 def make(hub: MemoryHub) -> GoEvent:
@@ -222,7 +219,7 @@ async def test_a_bus_that_closes_frees_the_senders_that_wait_for_its_inbox(
     hub = MemoryHub(inbox=1)
     one, two, three = make(hub), make(hub), make(hub)
     at_three = note(three, Ping)
-    two.on_error(ignore)
+    two.on_error(ignore_error)
 
     @two.listener(Ping, mailbox=1)
     async def stuck(event: Ping) -> None:
@@ -323,7 +320,7 @@ async def test_a_full_remote_mailbox_is_an_error_of_the_driver_there(
 ) -> None:
     hub = MemoryHub()
     one, two = make(hub), make(hub)
-    two.on_error(ignore)
+    two.on_error(ignore_error)
     gate = trio.Event()
 
     @two.listener(Ping, mailbox=1, overflow="error")
@@ -345,7 +342,7 @@ async def test_an_event_of_an_unknown_type_is_one_error_at_the_receiver(
     hub = MemoryHub()
     one = make(hub)
     two = GoEvent(Config(registry=EventRegistry(), driver=MemoryDriver(hub)))
-    two.on_error(ignore)
+    two.on_error(ignore_error)
     there, others = note(two, "hub.ping"), note(two, "hub.other")
     async with joined(one, two):
         await one.dispatch(Ping())

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -50,15 +51,6 @@ class Pong(Event, name="mw.pong", registry=REGISTRY):
 
 def make(*middleware: Any, **config: Any) -> GoEvent:
     return GoEvent(Config(registry=REGISTRY, middleware=middleware, **config))
-
-
-def ignore(error: EventError) -> None:
-    """An `on_error` callback for tests that expect failures."""
-
-
-def balanced(ledger: Ledger) -> bool:
-    ended = ledger.completed + ledger.failed + ledger.dropped + ledger.abandoned
-    return ledger.accepted == ended
 
 
 class Trace:
@@ -711,7 +703,7 @@ async def test_a_failing_hook_around_a_call_is_one_failure_that_names_it(
         ran.append(event)
 
     async with make(Fails("around_call", cause, after=after)) as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         handler = awaited if kind.get("async_") is False else plain
         bus.subscribe(handler, Ping, **kind)
         handle = await bus.dispatch(Ping())
@@ -1245,7 +1237,7 @@ async def test_middleware_runs_around_a_class_listener_that_was_rebuilt(
                 raise ValueError("restart me")
 
     async with make(Around("bus", log)) as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         bus.register_listener(Counter)
         for n in (1, 2):
             await bus.dispatch(Ping(n))
@@ -1283,7 +1275,7 @@ async def test_middleware_runs_around_an_inline_class_listener_that_was_rebuilt(
                 raise ValueError("restart me")
 
     async with make(Around("bus", log)) as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         bus.register_listener(Counter)
         for n in (1, 2):
             await bus.dispatch(Ping(n))
@@ -1316,7 +1308,7 @@ async def test_every_lane_calls_the_rebuilt_instance(autojump_clock: MockClock) 
                 raise ValueError("restart me")
 
     async with make() as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         bus.register_listener(Worker)
         for n in (1, 5, 2, 3):  # the lane of 5 goes on with 3, long after the restart
             await bus.dispatch(Ping(n))

@@ -13,6 +13,7 @@ from typing import Self
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -21,7 +22,6 @@ from goevent import (
     Delivery,
     DispatchHandle,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     Ledger,
@@ -47,10 +47,6 @@ class Other(Event, name="blocking.other", registry=REGISTRY):
 @pytest.fixture
 def bus_config() -> Config:
     return Config(registry=REGISTRY, threads=3)
-
-
-def ignore(error: EventError) -> None:
-    """An `on_error` callback for tests that expect failures."""
 
 
 class Gate:
@@ -540,7 +536,7 @@ async def test_a_bus_with_a_late_thread_does_not_end_before_it(
     mock_clock: MockClock, timeout: float | None
 ) -> None:
     bus = GoEvent(Config(registry=REGISTRY))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     seen: list[str] = []
     with Gate() as gate:
         async with bus:
