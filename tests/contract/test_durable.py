@@ -23,6 +23,7 @@ from goevent.drivers import (
     in_one_line,
     jittered,
     read_options,
+    retry_or_dead_letter,
     verdict,
 )
 
@@ -67,6 +68,12 @@ def test_failed_event_is_retried_after_a_growing_pause_until_its_last_delivery()
     assert last.action is Action.DEAD_LETTER
     assert "no" in last.reason
     assert not last.reported
+
+
+def test_delivery_that_fails_on_its_way_is_retried_and_then_given_up() -> None:
+    assert retry_or_dead_letter(2, CONFIG, reason="stopped").after == 1.0
+    last = retry_or_dead_letter(3, CONFIG, reason="stopped", reported=True)
+    assert (last.action, last.reason, last.reported) == (Action.DEAD_LETTER, "stopped", True)
 
 
 def test_undecodable_event_is_a_dead_letter_at_its_first_delivery() -> None:

@@ -1,5 +1,4 @@
-"""The claimer: takes over idle entries of other consumers, and keeps the bus's own entries from
-them.
+"""The claimer: takes over idle entries of other consumers, and protects those of this bus.
 
 An actor of the driver, for competing consumers. Partitions have a lease keeper in its place.
 

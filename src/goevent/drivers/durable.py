@@ -9,8 +9,9 @@ Theory of operation
 
 A driver receives an event together with the number of its deliveries. If that number is greater
 than `DurableConfig.max_deliveries`, the driver carries out the verdict `EXHAUSTED` and calls no
-listener. If the bytes cannot be decoded, it carries out `undecodable(error)`. Otherwise it hands
-the event to the inbox with a `settle` callback.
+listener. If the bytes cannot be decoded, it carries out `undecodable(error)`; if the delivery fails
+on its way for another reason, `retry_or_dead_letter`. Otherwise it hands the event to the inbox
+with a `settle` callback.
 
 The bus calls `settle` once, with the `Settlement` of all listeners. The driver passes the
 settlement to `verdict`, which decides what happens to the event. A verdict does not name the event;
@@ -294,31 +295,31 @@ def verdict(settlement: Settlement, deliveries: int, config: DurableConfig) -> V
     # The inbox decodes for the driver, and reports its own errors under this name.
     if failed.listener == "driver" and isinstance(failed.error, DecodeError):
         return undecodable(failed.error)
-    return retry_or_dead_letter(
-        deliveries, config, reason=str(failed), details=failed.details[-MAX_DETAILS_CHARS:]
-    )
+    if deliveries < config.max_deliveries:
+        # Before the texts: to format a traceback costs more than the rest of the delivery.
+        return _retry(deliveries, config)
+    details = failed.details[-MAX_DETAILS_CHARS:]
+    return Verdict(Action.DEAD_LETTER, reason=str(failed), details=details)
 
 
 def retry_or_dead_letter(
-    deliveries: int,
-    config: DurableConfig,
-    *,
-    reason: str,
-    details: str = "",
-    reported: bool = False,
+    deliveries: int, config: DurableConfig, *, reason: str, reported: bool = False
 ) -> Verdict:
-    """Return the verdict on a delivery that failed, in a listener or before it reached one.
+    """Return the verdict on a delivery that failed before it reached a listener.
 
     Args:
         deliveries: How often the broker has delivered the event, this time included.
         config: The limits of the driver.
         reason: Why the delivery failed, in one line.
-        details: The end of the listener's traceback.
         reported: Whether the supervisor knows the reason already.
     """
     if deliveries < config.max_deliveries:
-        return Verdict(Action.RETRY, after=config.pause(deliveries))
-    return Verdict(Action.DEAD_LETTER, reason=reason, details=details, reported=reported)
+        return _retry(deliveries, config)
+    return Verdict(Action.DEAD_LETTER, reason=reason, reported=reported)
+
+
+def _retry(deliveries: int, config: DurableConfig) -> Verdict:
+    return Verdict(Action.RETRY, after=config.pause(deliveries))
 
 
 def undecodable(error: DecodeError) -> Verdict:
