@@ -128,14 +128,14 @@ class FailedRuns:
         failures = [error]
         failed = True
         try:
-            while failed and await recovery.again(actor, failures):
+            while failed and await recovery.wait_for_retry(actor, failures):
                 failed = False
                 actor.attempt = len(failures) + 1
                 try:
                     await actor.call(handle.event)
-                except Exception as again:  # noqa: BLE001 - it is reported
-                    forget_caller(again)
-                    failures.append(again)
+                except Exception as next_error:  # noqa: BLE001 - it is reported
+                    forget_caller(next_error)
+                    failures.append(next_error)
                     failed = True
                 except (trio.Cancelled, BaseExceptionGroup) as end:
                     await self.interrupted(worker, actor, handle, end, raised(failures))
@@ -276,9 +276,9 @@ class FailedRuns:
             handle.settle_one()
         try:
             self._requeue(actor)
-        except Exception as again:  # noqa: BLE001 - it counts as another crash
+        except Exception as next_error:  # noqa: BLE001 - it counts as another crash
             worker.actor = actor
-            self.crashed(worker, again, now)
+            self.crashed(worker, next_error, now)
 
 
 def split(error: BaseException) -> tuple[Exception | None, BaseException | None]:

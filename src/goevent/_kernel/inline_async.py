@@ -142,7 +142,7 @@ class InlineTurn:
                     failures.append(failure)
                     self._failed(actor, failures)
                 raise (rest or group) from None
-            if actor.recovery is None or not await actor.recovery.again(actor, failures):
+            if actor.recovery is None or not await actor.recovery.wait_for_retry(actor, failures):
                 break
         final = self._failed(actor, failures)
         if actor.recovery is not None and not self._ended:

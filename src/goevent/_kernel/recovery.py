@@ -4,11 +4,11 @@ A listener that asks for a retry or for a supervision strategy has one. The code
 listener calls it after each failure: the scheduler for a listener with a mailbox, dispatch for an
 inline one.
 
-Theory of operation. `again` decides after each failed attempt whether there is to be another one,
-and sleeps for the pause before it. `supervise` applies the strategy to an event that has failed for
-good: go on with the next event, stop the listener, rebuild it after a pause, or escalate, which
-ends the bus. If the rebuilding fails, the listener has failed once more. Restarts are counted in a
-sliding window; one restart too many within it escalates.
+Theory of operation. `wait_for_retry` decides after each failed attempt whether there is to be
+another one, and sleeps for the pause before it. `supervise` applies the strategy to an event that
+has failed for good: go on with the next event, stop the listener, rebuild it after a pause, or
+escalate, which ends the bus. If the rebuilding fails, the listener has failed once more. Restarts
+are counted in a sliding window; one restart too many within it escalates.
 
 Every pause runs in a cancel scope of its own. To unregister the listener ends all pauses at once.
 """
@@ -82,7 +82,7 @@ class Recovery:
 
     # -- another attempt
 
-    async def again(self, run: RecoverableRun, failures: list[Exception]) -> bool:
+    async def wait_for_retry(self, run: RecoverableRun, failures: list[Exception]) -> bool:
         """Pause before another attempt; return False at once if there is to be none.
 
         Args:

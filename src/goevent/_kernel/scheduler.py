@@ -12,7 +12,7 @@ to the back. It yields to Trio once per slice, not per event, and parks when `re
 
 When a listener suspends, its worker is suspended with it. If other actors are ready and no other
 worker is *awake* (running, or on its way to look at `ready`), another one is woken or spawned. So
-there are never more workers than listeners, and listeners that do not suspend need only one. Each
+there are never more workers than lanes, and listeners that do not suspend need only one. Each
 change of a worker's state is counted in `awake` and `suspended`, so a dispatch finds out with one
 comparison whether it has to wake a worker.
 
