@@ -11,8 +11,8 @@ from faststream.rabbit import RabbitQueue
 from .._adapter.contract import Adapter
 from .._config import BrokerConfig
 from .connection import make_broker as make_broker, rabbit_broker
-from .exchange import events_exchange
 from .fan_out import RabbitFanOutAdapter
+from .topology import events_exchange
 from .work_queues import RabbitWorkQueuesAdapter
 
 

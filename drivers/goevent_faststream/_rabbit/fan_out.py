@@ -25,10 +25,10 @@ from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Deci
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
-from .exchange import declare_exchange
 from .names import MAX_SHORT_STRING_BYTES, binding_key
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitDelivery, RabbitReceiver
+from .topology import declare_exchange
 
 EVENTS_PER_ACKNOWLEDGEMENT = 64
 

@@ -42,9 +42,9 @@ from .._adapter.dead_letters import (
 )
 from .._config import BrokerConfig
 from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
-from .names import RabbitNames
 from .publisher import PERSISTENT_DELIVERY_MODE, RabbitMessage, publish_messages
 from .receiver import DELIVERY_COUNT_HEADER, EVENT_NAME_HEADER, RabbitDelivery
+from .topology import GroupTopology
 
 MAX_REMEMBERED_EVENTS = 10_000  # acknowledged events whose acknowledgement may get lost
 COPIES_PER_BATCH = 100  # the server confirms the first copies while later ones are written
@@ -61,16 +61,14 @@ class RabbitSettler:
     def __init__(
         self,
         connection: RabbitConnection,
-        names: RabbitNames,
+        topology: GroupTopology,
         config: BrokerConfig,
-        *,
-        queues_count: bool,
     ) -> None:
         self.held: OrderedDict[int, Arrival] = OrderedDict()
         self._connection = connection
-        self._names = names
+        self._names = topology.names
         self._config = config
-        self._queues_count = queues_count
+        self._queues_count = topology.counts_deliveries
         self._delayed: dict[int, tuple[asyncio.TimerHandle, Arrival]] = {}
         self._is_stopping = False
         # Events that the bus still holds although their connection is lost.

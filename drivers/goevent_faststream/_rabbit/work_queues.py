@@ -1,20 +1,9 @@
 """The adapter for RabbitMQ with a group: at least once, one bus of each group, durable queues.
 
-Theory of operation: A group has one durable queue for each event name that it listens to, and one
-queue for all its patterns. Each event must reach exactly one of them, whichever names and patterns
-match it, or the group would process it twice. The server decides this by the topology, so no bus
-has to know the subscriptions of others::
-
-    exchange for events --(keys of all names and patterns)--> exact exchange of the group
-    exact exchange --(an event name with a queue)--> queue of that name
-    exact exchange --(any other key: alternate exchange)--> patterns exchange --> patterns queue
-
-The exact exchange is direct; a name that has a queue is routed there and stays away from the
-alternate exchange. A bus with a pattern therefore receives matching events of the names that its
-own listeners subscribe to from the queues of these names.
-
-After a reconnect, `_set_up` declares everything again, since queues and exchanges may be gone.
-`RabbitSettler` recognises the messages that the server delivers again.
+`RabbitWorkQueuesAdapter` owns the subscriptions of its bus: it consumes a queue of the group as
+long as a name or pattern of the bus needs it. `topology` decides which queue gets an event, and
+`settler` carries out the decision about a message after its listeners. On each new connection the
+adapter sets everything up again.
 """
 
 from __future__ import annotations
@@ -25,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from faststream.rabbit import QueueType, RabbitBroker, RabbitExchange, RabbitQueue
+from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 
 from goevent import DriverError
 from goevent.drivers import ACK, RELEASE, Backlog, Capabilities, retry_or_dead_letter
@@ -35,11 +24,10 @@ from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Deci
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
-from .exchange import declare_exchange
-from .names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitReceiver
 from .settler import RabbitSettler
+from .topology import GroupTopology
 
 BACKLOG_SECONDS = 1.0  # between two readings of the queues' lengths
 PATTERNS = "**"  # the name of the patterns queue in backlogs
@@ -73,25 +61,16 @@ class RabbitWorkQueuesAdapter:
         queue: RabbitQueue | None,
     ) -> None:
         self._config = config
-        self._exchange = exchange
-        self._prefix = config.prefix or ""
-        stem = queue.name if queue is not None else f"{exchange.name}:{config.group}"
-        self._names = RabbitNames(exchange.name, stem)
-        self._queue_arguments: dict[str, Any] = {
-            "x-dead-letter-exchange": self._names.dead_letter_exchange,
-            "x-dead-letter-routing-key": self._names.dead_letter_queue,
-            **((queue.arguments or {}) if queue is not None else {"x-queue-type": "quorum"}),
-        }
-        self._is_durable = bool(queue.durable) if queue is not None else True
-        is_quorum = self._queue_arguments.get("x-queue-type") == QueueType.QUORUM.value
+        self._topology = GroupTopology(config, exchange, queue)
         self._connection = RabbitConnection(broker, config.publish_timeout)
         self._connection.on_connect = self._set_up
-        self._publisher = RabbitPublisher(broker, self._connection, exchange.name, self._prefix)
-        self._settler = RabbitSettler(self._connection, self._names, config, queues_count=is_quorum)
+        prefix = config.prefix or ""
+        self._publisher = RabbitPublisher(broker, self._connection, exchange.name, prefix)
+        self._settler = RabbitSettler(self._connection, self._topology, config)
         self._deliveries = DeliveryQueue(self._connection, _ignore)
         self._receiver = RabbitReceiver(
             broker,
-            self._prefix,
+            prefix,
             is_wanted=self._settler.accept,
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
@@ -135,42 +114,16 @@ class RabbitWorkQueuesAdapter:
 
     async def _set_up(self) -> None:
         """Declare exchanges and queues, and consume, on a new connection."""
-        channel, names = self._connection.consume_channel, self._names
+        channel = self._connection.consume_channel
         self._settler.connection_lost(self._deliveries.waiting)
         self._deliveries.clear()
         channel.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
         await channel.basic_qos(prefetch_count=self._config.prefetch)
-        await declare_exchange(channel, self._exchange)
-        dead_letters = names.dead_letter_queue
-        await channel.exchange_declare(names.dead_letter_exchange, durable=True)
-        await channel.queue_declare(
-            dead_letters, durable=True, arguments={"x-queue-type": "quorum"}
-        )
-        await channel.queue_bind(dead_letters, names.dead_letter_exchange, dead_letters)
-        await channel.exchange_declare(names.patterns, exchange_type="topic", durable=True)
-        await channel.exchange_declare(
-            names.exact_exchange, durable=True, arguments={"alternate-exchange": names.patterns}
-        )
+        await self._topology.declare(channel)
         for pattern in [*self._subscribed]:
-            await self._bind(pattern)
+            await self._topology.bind(channel, pattern)
         for queue in self._queues.values():
             await self._consume(queue)
-
-    async def _bind(self, pattern: str) -> str:
-        """Declare and bind the queue of a name or pattern; return its key in `_queues`."""
-        channel, names = self._connection.consume_channel, self._names
-        key, is_pattern = self._prefix + binding_key(pattern), "*" in pattern
-        if len(key) > MAX_SHORT_STRING_BYTES:
-            raise DriverError(f"RabbitMQ: a binding key has at most {MAX_SHORT_STRING_BYTES} bytes")
-        queue = names.patterns if is_pattern else names.queue(pattern)
-        await channel.queue_declare(
-            queue, durable=self._is_durable, arguments=self._queue_arguments
-        )
-        exchange = names.patterns if is_pattern else names.exact_exchange
-        await channel.queue_bind(queue, exchange, key)
-        # Last: a message that reaches the group's exchange must find its queue bound there.
-        await channel.exchange_bind(names.exact_exchange, self._exchange.name, key)
-        return PATTERNS if is_pattern else pattern
 
     async def _consume(self, queue: ConsumedQueue) -> None:
         on_message = self._receiver.consumer(queue.queue)
@@ -191,7 +144,7 @@ class RabbitWorkQueuesAdapter:
             async with self._queues_lock:
                 for pattern in [*self._subscribed]:
                     if ("*" in pattern) == (queue.name == PATTERNS):
-                        await self._bind(pattern)
+                        await self._topology.bind(self._connection.consume_channel, pattern)
                 await self._consume(queue)
         except RABBIT_ERRORS as error:
             self._connection.host.report(to_driver_error(error), queue.name)
@@ -208,16 +161,11 @@ class RabbitWorkQueuesAdapter:
             async with self._queues_lock:
                 for pattern in names:
                     self._subscribed.add(pattern)
-                    name = await self._bind(pattern)
+                    channel = self._connection.consume_channel
+                    queue_name = await self._topology.bind(channel, pattern)
+                    name = PATTERNS if "*" in pattern else pattern
                     if name not in self._queues:
-                        is_pattern = name == PATTERNS
-                        names_of_group = self._names
-                        queue = ConsumedQueue(
-                            name,
-                            names_of_group.patterns
-                            if is_pattern
-                            else names_of_group.queue(pattern),
-                        )
+                        queue = ConsumedQueue(name, queue_name)
                         await self._consume(queue)
                         self._queues[name] = queue
         except (DriverError, *RABBIT_ERRORS) as error:
@@ -270,7 +218,7 @@ class RabbitWorkQueuesAdapter:
     # -- receiving
 
     def _on_passed(self, arrival: Arrival) -> None:
-        name, is_from_patterns = arrival.name, arrival.raw.queue == self._names.patterns
+        name, is_from_patterns = arrival.name, arrival.raw.queue == self._topology.names.patterns
         if not is_from_patterns and name in self._subscribed:
             arrival.via = name
         else:
