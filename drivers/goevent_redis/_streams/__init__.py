@@ -1,8 +1,7 @@
 """Durable events over Redis Streams: at least once, for each consumer group.
 
 The room owns the driver `RedisStreamsDriver`, its publisher, and its consumer with all actors of
-it. `consumer` shows how the actors are wired. Redis is reached through `_link`, and what happens to
-a settled event is decided by `goevent.drivers`. The room never knows listeners, mailboxes or
+it. `consumer` shows how the actors are wired. It reaches Redis through `_link`; the verdicts on settled events come from `goevent.drivers`. The room never knows listeners, mailboxes or
 pub/sub.
 """
 

@@ -67,7 +67,7 @@ class DeadLettering:
 
 
 Decision = Entry | ReleasedEntry | DeadLettering
-"""An entry and what Redis is told of it; an entry alone is acknowledged."""
+"""An entry with its end; an entry alone is acknowledged."""
 
 
 class Acknowledger:
@@ -103,7 +103,7 @@ class Acknowledger:
     # -- decisions
 
     def settled(self, entry: Entry, settlement: Settlement) -> None:
-        """Take the settlement of an entry, and decide what Redis is told."""
+        """Take the settlement of an entry, and carry the verdict out."""
         self.running -= 1
         if self.closed:
             # Nothing can be sent any more: another bus gets the entry.

@@ -61,6 +61,7 @@ class StreamConsumer:
         order = KeyOrder(context)
         self._acknowledger = acknowledger = Acknowledger(context, order, self._deduplicator)
         self._deliverer = Deliverer(context, acknowledger, order, self._deduplicator)
+        # Late, as the deliverer needs the order, too.
         order.deliver = self._deliverer.enqueue
         reader = PartitionReader(
             context, order.enqueue, acknowledger.settled, acknowledger.acknowledge
@@ -95,7 +96,7 @@ class StreamConsumer:
         self._deliverer.release_inactive()
 
     def backlogs(self) -> tuple[Backlog, ...]:
-        """Return what the group has to do, as last seen; replayed events are part of it."""
+        """Return the backlogs of the group, as last seen; they include replayed events."""
         streams = self._reader.streams.values()
         return sum_backlogs([each.backlog for each in streams if each.backlog is not None])
 

@@ -188,6 +188,7 @@ class RedisStreamsDriver:
                 faults=faults,
             )
         )
+        # Before the consumer starts: its listeners may publish at once.
         publisher_class = PartitionPublisher if streams.partitions > 1 else StreamPublisher
         self._publisher = publisher_class(link, self._keys, streams, faults)
         self._link, self._consumer = link, consumer
@@ -255,7 +256,7 @@ class RedisStreamsDriver:
         return await replay(self._open_link(), self._keys, name, start, end, group)
 
     def snapshot(self) -> DriverSnapshot:
-        """Tell whether there is a connection, and what the group has to do; a second old."""
+        """Return the state of the connection and the backlogs, which are up to a second old."""
         return DriverSnapshot(
             connected=self._link is not None and self._link.connected,
             backlogs=() if self._consumer is None else self._consumer.backlogs(),

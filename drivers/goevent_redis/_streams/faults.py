@@ -1,7 +1,7 @@
 """Faults of the server: refusals, vanished groups and trimmed entries, and how they are reported.
 
-`StreamFaults` serves one open bus. The reader, the claimer, the monitor and the others tell it what
-Redis refused. It reports each kind of refusal once while the refusal lasts, and it creates a group
+`StreamFaults` serves one open bus. The reader, the claimer, the monitor and the others tell it
+about refusals. It reports each kind of refusal once while the refusal lasts, and it creates a group
 that has vanished anew.
 """
 

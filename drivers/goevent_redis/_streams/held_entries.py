@@ -36,6 +36,7 @@ class HeldEntries:
     def forget(self, entry: Entry) -> None:
         """Hold an entry no more."""
         held = entry.stream.held
+        # Another entry may stand there by now: the same id, delivered anew.
         if held.get(entry.id) is entry:
             del held[entry.id]
             self.count -= 1

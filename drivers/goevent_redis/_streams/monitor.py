@@ -1,4 +1,4 @@
-"""The monitor: looks at each stream once a second, and notices what happens to it.
+"""The monitor: looks at each stream once a second.
 
 An actor of the driver. It sees whether the group still exists, how far the group is, and how much
 it has to do. A script of its round notes in Redis up to where everything is acknowledged: a group
@@ -75,6 +75,7 @@ class StreamMonitor:
         for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
             if not isinstance(reply, Exception):
                 self._saw(stream, *reply)
+                # The script worked, so a read will, too: a refusal is over.
                 if stream.refused:
                     self._reader.allow(stream)
             elif self._faults.is_gone(reply):
@@ -103,6 +104,7 @@ class StreamMonitor:
             pending=pending,
             oldest_pending=age_ms / 1000,
         )
+        # Any bus may have called `replay` for this group: this is how the others hear of it.
         if has_replayed and not stream.replayed:
             self._read_replayed(stream)
         untrimmed = self._config.retention == "all" and self._config.maxlen is None
@@ -130,6 +132,7 @@ class StreamMonitor:
         now, silence = trio.current_time(), SILENCE_FACTOR * self._config.claim_idle
         if now < self._clean_up_at:
             return
+        # Each bus of the group does this; a consumer that is gone already is no error.
         self._clean_up_at = now + silence / 2
         args = (self._keys.group, round(silence * 1000), self._consumer, RELEASED)
         calls: list[ScriptCall] = [

@@ -60,7 +60,7 @@ class DeliveryOrder(Protocol):
         """Deliver a failed entry again after a pause in seconds.
 
         Returns:
-            What Redis is told; None if this bus keeps the entry.
+            The release that Redis is told of; None if this bus keeps the entry.
         """
         ...
 
@@ -71,7 +71,7 @@ class DeliveryOrder(Protocol):
             after: Seconds until a bus may have it again.
 
         Returns:
-            What Redis is told; None if this bus keeps the entry.
+            The release that Redis is told of; None if this bus keeps the entry.
         """
         ...
 

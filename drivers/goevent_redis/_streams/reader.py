@@ -1,7 +1,7 @@
 """The reader: takes entries off the streams, in batches, on a connection of its own.
 
 An actor of the driver. Redis ends a blocking read, not the reader: a read that is cancelled here
-would swallow the next entry, which the server would deliver and nobody would receive. `nudge` asks
+would swallow the next entry, which the server would deliver and no bus would receive. `nudge` asks
 Redis with `CLIENT UNBLOCK` to end it. Whenever a connection was lost, the reader looks through its
 own pending entries for those that were delivered to that connection.
 """
@@ -61,7 +61,7 @@ class StreamReader:
 
         Args:
             enqueue: Where entries go.
-            on_settled: What the bus calls when the listeners of an entry have ended.
+            on_settled: Called by the bus when the listeners of an entry have ended.
             on_finished: Where entries go that were done before their group vanished.
         """
         self.streams: dict[bytes, Stream] = {}

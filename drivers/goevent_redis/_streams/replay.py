@@ -69,6 +69,7 @@ async def _copy(link: Link, source: str, target: str, first: str, last: str, gro
         if not newest:
             return 0
         last = as_text(newest[0][0])
+    # The group first: its bus reads the stream as soon as it exists.
     await create_replay_group(link, target, group)
     done = 0
     while True:

@@ -40,7 +40,7 @@ class Stream:
         finished: The ids of entries that were done when the group had vanished, and could not be
             acknowledged.
         highest_id: The highest id that the group was ever seen to have delivered.
-        backlog: What the group has to do, as last seen.
+        backlog: The work of the group, as last seen.
         warned: A warning about its length was logged.
     """
 

@@ -93,7 +93,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 class Settlement:
     """The end of a delivery: every listener is done with the event.
 
-    `goevent.drivers.verdict` decides from it what a durable driver does with the event.
+    A durable driver passes it to `goevent.drivers.verdict`.
 
     Attributes:
         errors: The errors of the listeners, in order. The `outcome` of an error tells whether the

@@ -14,7 +14,7 @@ on its way for another reason, `retry_or_dead_letter`. Otherwise it hands the ev
 with a `settle` callback.
 
 The bus calls `settle` once, with the `Settlement` of all listeners. The driver passes the
-settlement to `verdict`, which decides what happens to the event. A verdict does not name the event;
+settlement to `verdict`, which decides the end of the delivery. A verdict does not name the event;
 the driver keeps the two together. Its `action` is one of four:
 
 - `ACK`: the driver acknowledges the event.
@@ -225,7 +225,7 @@ def jittered(seconds: float) -> float:
 
 
 class Action(Enum):
-    """The four things that can happen to a delivered event; the module's docstring defines them."""
+    """The four ends of a delivery; the docstring of the module defines them."""
 
     ACK = "ack"
     RETRY = "retry"
@@ -238,7 +238,7 @@ class Verdict:
     """The decision about one delivered event.
 
     Attributes:
-        action: What the driver has to do.
+        action: The duty of the driver.
         after: Seconds until the next delivery, for `RETRY`.
         started: Whether a listener began with the event, for `RELEASE`.
         reason: Why the event is given up, in one line, for `DEAD_LETTER`.
@@ -272,7 +272,7 @@ that kills the process, and must not run again.
 
 
 def verdict(settlement: Settlement, deliveries: int, config: DurableConfig) -> Verdict:
-    """Decide what happens to an event after its listeners.
+    """Decide the end of a delivery.
 
     Args:
         settlement: How the listeners ended.

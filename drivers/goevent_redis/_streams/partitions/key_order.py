@@ -54,7 +54,7 @@ class KeyOrder:
     """The order of one open bus whose names have partitions.
 
     Attributes:
-        deliver: Takes entries whose turn has come; set by the consumer.
+        deliver: Takes the entries that may run now; set by the consumer.
     """
 
     uncounted = 1

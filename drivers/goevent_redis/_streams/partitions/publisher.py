@@ -91,6 +91,8 @@ class PartitionPublisher(StreamPublisher):
         if conversation is None or not proven or self._queue or name not in self._name_due:
             raise trio.WouldBlock
         attempt = self._attempt(message, replied)
+        # The check goes out in front of the event, without waiting for its reply: a name that was
+        # deleted meanwhile gets its number of partitions back.
         if attempt.since >= self._name_due[name]:
             self._name_due[name] = attempt.since + NAME_INTERVAL_SECONDS
             script, keys, args = establishing(self._keys, name)
@@ -117,6 +119,7 @@ class PartitionPublisher(StreamPublisher):
         try:
             await ended.wait()
         finally:
+            # Cancelled: an event in the queue is not sent; one under way may still arrive.
             if not results and attempt in self._queue:
                 self._queue.remove(attempt)
         (result,) = results

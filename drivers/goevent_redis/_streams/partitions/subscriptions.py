@@ -51,6 +51,8 @@ class PartitionSubscriptions(StreamSubscriptions):
             except PartitionsDiffer as error:
                 refused = error
                 continue
+            # The keeper adds the streams of the partitions to the reader. The stream below only
+            # marks the name as subscribed to.
             await self._keeper.add(name)
             self._streams[name] = Stream(keys.stream(name), name)
         if refused is not None:
