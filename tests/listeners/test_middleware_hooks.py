@@ -108,7 +108,7 @@ def swallow(subject: Any) -> Iterator[None]:
         return
 
 
-class Watch:
+class RecordsExceptions:
     """A hook that records the exceptions raised at its yield."""
 
     def __init__(self) -> None:
@@ -156,7 +156,7 @@ async def test_hooks_are_entered_from_the_outside_in_and_left_from_the_inside_ou
 
 @KINDS
 async def test_a_failure_inside_passes_unchanged(kind: str) -> None:
-    watch = Watch()
+    watch = RecordsExceptions()
     with pytest.raises(ValueError, match="the listener's") as caught:
         await run(kind, fails, watch.hook, quiet)
     error = caught.value
@@ -213,7 +213,7 @@ async def test_a_failure_that_a_hook_puts_into_a_group_is_still_the_listeners(ki
         except Exception as error:
             raise ExceptionGroup("as a nursery does", [ExceptionGroup("deep", [error])]) from None
 
-    watch = Watch()
+    watch = RecordsExceptions()
     with pytest.raises(ValueError, match="the listener's") as caught:
         await run(kind, fails, watch.hook, group)
     assert watch.saw == ["subject", caught.value]
@@ -249,7 +249,7 @@ async def test_an_error_above_the_yield_is_the_hooks_and_nothing_inside_runs(kin
         raise cause
         yield
 
-    watch = Watch()
+    watch = RecordsExceptions()
     with pytest.raises(HookFailed) as caught:
         await run(kind, lambda: inside.append("body"), watch.hook, hook)
     assert (caught.value.middleware, caught.value.error) == ("Inner", cause)
@@ -257,7 +257,7 @@ async def test_an_error_above_the_yield_is_the_hooks_and_nothing_inside_runs(kin
     assert inside == []
 
     with pytest.raises(HookFailed) as caught:
-        await run(kind, lambda: inside.append("body"), hook, Watch().hook)
+        await run(kind, lambda: inside.append("body"), hook, RecordsExceptions().hook)
     assert caught.value.middleware == "Outer"
     assert inside == []
 
@@ -273,7 +273,7 @@ async def test_an_error_below_the_yield_is_the_hooks(kind: str, body: Callable[[
         finally:
             raise cause
 
-    watch = Watch()
+    watch = RecordsExceptions()
     with pytest.raises(HookFailed) as caught:
         await run(kind, body, watch.hook, hook)
     assert (caught.value.middleware, caught.value.error) == ("Inner", cause)
@@ -353,7 +353,7 @@ async def test_a_veto_above_the_yield_names_its_middleware_and_reason(kind: str)
         raise NotToday("a holiday")
         yield
 
-    watch = Watch()
+    watch = RecordsExceptions()
     with pytest.raises(Vetoed) as caught:
         await run(kind, fails, watch.hook, hook)
     assert (caught.value.middleware, caught.value.reason) == ("Inner", "a holiday")
@@ -454,7 +454,7 @@ async def test_a_cancellation_from_outside_passes_through() -> None:
         async with trio.open_nursery():
             yield
 
-    watch = Watch()
+    watch = RecordsExceptions()
     hooks = hooks_of([Outer(watch.hook), Inner(around)], "around_call")
     with trio.CancelScope() as scope:
         scope.cancel()
@@ -485,7 +485,7 @@ async def test_a_hook_whose_scope_cancels_the_code_inside_has_failed(
                     nursery.start_soon(trio.sleep_forever)
             await trio.sleep_forever()
 
-    watch = Watch()
+    watch = RecordsExceptions()
     hook = around if kind == "mixed" else around_async
     hooks = hooks_of([Outer(watch.hook), Inner(hook)], "around_call")
     with pytest.raises(HookFailed, match=r"trio\.fail_after") as caught:
@@ -564,7 +564,7 @@ async def test_an_interrupt_passes_every_hook(kind: str, error: BaseException) -
     def body() -> None:
         raise error
 
-    watch = Watch()
+    watch = RecordsExceptions()
     with pytest.raises(type(error)) as caught:
         await run(kind, body, watch.hook, hook)
     assert caught.value is error
@@ -584,7 +584,7 @@ async def test_an_async_hook_that_is_cancelled_above_its_yield_is_closed() -> No
                 await trio.sleep(0)
             log.append("closed")
 
-    watch = Watch()
+    watch = RecordsExceptions()
     with trio.CancelScope() as scope:
         scope.cancel()
         async with within_async(hooks_of([Outer(watch.hook), Inner(around)], "around_call"), 1):
@@ -615,7 +615,7 @@ class Nursery:
             nursery.cancel_scope.cancel()
 
 
-class Impatient:
+class CancelsSlowRuns:
     """Async middleware that silently cancels runs that take a second."""
 
     async def around_call(self, delivery: Delivery, /) -> AsyncIterator[None]:
@@ -653,7 +653,7 @@ async def test_a_timeout_ends_inside_the_scopes_of_middleware(
 async def test_a_run_that_middleware_cancels_is_its_failure_and_the_bus_goes_on(
     async_: bool | None,
 ) -> None:
-    async with GoEvent(Config(registry=REGISTRY, middleware=(Impatient(),))) as bus:
+    async with GoEvent(Config(registry=REGISTRY, middleware=(CancelsSlowRuns(),))) as bus:
         times = iter([5, 0.5])
 
         @bus.listener(Ping, async_=async_)
@@ -663,7 +663,7 @@ async def test_a_run_that_middleware_cancels_is_its_failure_and_the_bus_goes_on(
         handle = await bus.dispatch(Ping())
         await handle.wait()
         (error,) = handle.errors
-        assert error.listener == "Impatient"
+        assert error.listener == "CancelsSlowRuns"
         handle = await bus.dispatch(Ping())
         await handle.wait()
         assert handle.errors == ()
@@ -702,7 +702,7 @@ class Partial:
 
 
 def test_a_hook_may_be_any_function_with_a_yield() -> None:
-    middleware = check_middleware([Partial(), Impatient(), Scope()])
+    middleware = check_middleware([Partial(), CancelsSlowRuns(), Scope()])
     assert [hook.suspends for hook in hooks_of(middleware, "around_call")] == [True, False]
     (hook,) = hooks_of(middleware, "around_dispatch")
     with within((hook,), "subject"):

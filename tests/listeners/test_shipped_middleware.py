@@ -221,7 +221,7 @@ async def test_an_arrival_from_another_bus_is_logged(records: list[logging.LogRe
 
 @register_event_type(name="shipped.foreign", registry=REGISTRY)
 @dataclass(frozen=True)
-class Foreign:
+class DataclassEvent:
     order: str
 
 
@@ -229,7 +229,7 @@ class Foreign:
     ("event", "payload"),
     [
         (Paid("B"), {"order": "B"}),
-        (Foreign("C"), {"order": "C"}),
+        (DataclassEvent("C"), {"order": "C"}),
         (Event("shipped.adhoc", {"order": "D"}), {"order": "D"}),
     ],
 )
@@ -246,9 +246,9 @@ async def test_the_payload_is_logged_on_request_only(
     assert full.getMessage().endswith(f": {payload!r}")
 
 
-class Unspeakable(Exception):
+class ErrorWithoutText(Exception):
     def __str__(self) -> str:
-        raise RuntimeError("asked for its text")
+        raise RuntimeError("no text")
 
 
 @pytest.mark.parametrize("level", [logging.WARNING, logging.CRITICAL])
@@ -288,11 +288,11 @@ async def test_an_error_whose_text_raises_is_logged_and_stays_the_listeners(
 
         @bus.listener(Paid, name="it")
         def fail(event: Paid) -> None:
-            raise Unspeakable
+            raise ErrorWithoutText
 
         (error,) = (await bus.dispatch(Paid())).errors
         assert error.listener == "it"
-        assert isinstance(error.error, Unspeakable)
+        assert isinstance(error.error, ErrorWithoutText)
     assert "its __str__ raised" in records[0].reason  # type: ignore[attr-defined]
 
 
@@ -359,10 +359,10 @@ async def test_events_without_the_attribute_are_never_duplicates() -> None:
 async def test_events_of_all_kinds_have_keys() -> None:
     seen: list[object] = []
     async with make(Deduplicate("order")) as bus:
-        bus.subscribe(seen.append, "shipped.adhoc", Foreign)
+        bus.subscribe(seen.append, "shipped.adhoc", DataclassEvent)
         for order in ("A", "A", "B"):
             await bus.dispatch(Event("shipped.adhoc", {"order": order}))
-            await bus.dispatch(Foreign(order))
+            await bus.dispatch(DataclassEvent(order))
     assert len(seen) == 4
 
 

@@ -202,8 +202,7 @@ class DriverConformance:
         await run_case(self, lifetime.closing_sends_what_was_dispatched)
 
     async def test_bus_can_be_cancelled_at_every_step(self) -> None:
-        """After a cancellation at any step, no task is left, no event arrives twice, and the bus
-        opens again."""
+        """A bus that is cancelled at any step leaves no task and no duplicate, and opens again."""
         await run_case(self, lifetime.it_can_be_cancelled_at_every_step)
 
     async def test_bus_can_be_opened_again(self) -> None:
