@@ -85,13 +85,13 @@ class RedisServer:
 
     async def start(self) -> None:
         """Start, and wait until it accepts connections; the first time, at a free port."""
-        said = await self._start()
-        while not said.accepts and not self._has_run and "Failed listening" in said.text:
+        output = await self._start()
+        while not output.accepts and not self._has_run and "Failed listening" in output.text:
             self.kill()
             self.port = free_port()  # another process has taken the port meanwhile
-            said = await self._start()
-        if not said.accepts:
-            raise RuntimeError(f"the server did not start: {said.text}")
+            output = await self._start()
+        if not output.accepts:
+            raise RuntimeError(f"the server did not start: {output.text}")
         self._has_run = True
 
     async def _start(self) -> _Output:
@@ -110,9 +110,9 @@ class RedisServer:
         )
         self._process = process
         assert process.stdout is not None
-        said = _Output(process.stdout)
-        await trio.to_thread.run_sync(said.ready.wait, 20.0)
-        return said
+        output = _Output(process.stdout)
+        await trio.to_thread.run_sync(output.ready.wait, 20.0)
+        return output
 
     def kill(self) -> None:
         """Kill it with SIGKILL, as a crash would."""

@@ -10,7 +10,7 @@ Each borrower holds one of `RedisConfig.pool_size` permits, and so does a connec
 opened in advance. The permits are handed out in order. Idle connections hold no permit; the one
 that was used last is lent first, so the others may grow old. A server closes old connections, and a
 firewall may drop them silently. So a connection is checked before it is lent: it must have nothing
-to read, because unread bytes are the end of the stream or a reply that nobody expects. After
+to read, because unread bytes are the end of the stream or an unexpected reply. After
 `PING_AFTER_IDLE_SECONDS` it must also answer a PING.
 """
 

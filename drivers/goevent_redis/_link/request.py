@@ -90,7 +90,7 @@ class CommandRequest:
             reschedule(task)
 
     def _abort(self, raise_cancel: RaiseCancelT) -> Abort:
-        # The request stays in the conversation; only nobody is woken when the reply arrives.
+        # The request stays in the conversation; but no task is woken when the reply arrives.
         self.task = None
         return Abort.SUCCEEDED
 

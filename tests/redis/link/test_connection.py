@@ -49,7 +49,7 @@ async def failure_of(config: RedisConfig) -> RedisLinkError:
         await open_connection(config)
     error = caught.value
     assert isinstance(error, redis_errors.ConnectionError)
-    told = [repr(error), *traceback.TracebackException.from_exception(error).format()]
+    texts = [repr(error), *traceback.TracebackException.from_exception(error).format()]
     seen: set[int] = set()
     chain: list[BaseException | None] = [error]
     while chain:
@@ -57,10 +57,10 @@ async def failure_of(config: RedisConfig) -> RedisLinkError:
         if each is None or id(each) in seen:
             continue
         seen.add(id(each))
-        told += [repr(each), str(each), repr(each.args)]
+        texts += [repr(each), str(each), repr(each.args)]
         chain += [each.__context__, each.__cause__]
         chain += getattr(each, "exceptions", ())
-    assert SECRET not in "".join(told)
+    assert SECRET not in "".join(texts)
     own = traceback.TracebackException.from_exception(error, capture_locals=True)
     assert SECRET not in "".join(own.format())
     return error
@@ -164,8 +164,8 @@ async def test_wrong_passwords() -> None:
         ):
             with pytest.raises(WrongPassword) as caught:
                 await open_connection(config)
-            told = "".join(traceback.format_exception(caught.value))
-            assert SECRET not in told
+            texts = "".join(traceback.format_exception(caught.value))
+            assert SECRET not in texts
             assert caught.value.__context__ is None
             assert isinstance(caught.value, redis_errors.AuthenticationError)
         async with opened(RedisConfig(addr=server.addr, password=SECRET)) as connection:

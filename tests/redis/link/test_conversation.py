@@ -34,7 +34,7 @@ def socket_pair() -> tuple[trio.SocketStream, trio.SocketStream]:
     return trio.SocketStream(ours), trio.SocketStream(theirs)
 
 
-either = pytest.mark.parametrize("pair", [memory_stream_pair, socket_pair])
+both_streams = pytest.mark.parametrize("pair", [memory_stream_pair, socket_pair])
 
 
 class Peer:
@@ -52,7 +52,7 @@ class Peer:
             on_end=self._note_end,
             keepalive=keepalive,
         )
-        self._heard = b""
+        self._received = b""
 
     def _note_end(self, reason: Exception) -> None:
         self.ended.append(reason)
@@ -61,15 +61,15 @@ class Peer:
     async def listen(self) -> None:
         with suppress(trio.ClosedResourceError, trio.BrokenResourceError):
             async for chunk in self.stream:
-                self._heard += chunk
+                self._received += chunk
 
-    async def hear(self) -> bytes:
+    async def received(self) -> bytes:
         """Return the bytes that were sent since the last call."""
         await wait_all_tasks_blocked()
-        heard, self._heard = self._heard, b""
-        return heard
+        arrived, self._received = self._received, b""
+        return arrived
 
-    async def say(self, data: bytes) -> None:
+    async def send(self, data: bytes) -> None:
         await self.stream.send_all(data)
         await wait_all_tasks_blocked()
 
@@ -87,7 +87,7 @@ async def talking(
         nursery.cancel_scope.cancel()
 
 
-class Asking:
+class PendingCall:
     """A request of a task of its own."""
 
     def __init__(self) -> None:
@@ -98,42 +98,44 @@ class Asking:
     def done(self) -> bool:
         return self.outcome is not None
 
-    async def run(self, ask: Callable[..., Any], *args: Any) -> None:
+    async def run(self, function: Callable[..., Any], *args: Any) -> None:
         with self.scope:
             try:
-                self.outcome = await ask(*args)
+                self.outcome = await function(*args)
             except redis_errors.RedisError as error:
                 self.outcome = error
 
 
-async def ask(nursery: trio.Nursery, ask: Callable[..., Any], *args: Any) -> Asking:
-    asking = Asking()
-    nursery.start_soon(asking.run, ask, *args)
+async def start_call(
+    nursery: trio.Nursery, function: Callable[..., Any], *args: Any
+) -> PendingCall:
+    call = PendingCall()
+    nursery.start_soon(call.run, function, *args)
     await wait_all_tasks_blocked()
-    return asking
+    return call
 
 
 async def test_requests_that_pile_up_are_sent_in_one_piece() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
         execute = peer.conversation.execute
-        several = [Asking() for _ in range(5)]
-        for number, asking in enumerate(several):
-            nursery.start_soon(asking.run, execute, "ECHO", number)
-        asked = await peer.hear()
-        order = [int(part[6:7]) for part in asked.split(b"ECHO")[1:]]
+        several = [PendingCall() for _ in range(5)]
+        for number, call in enumerate(several):
+            nursery.start_soon(call.run, execute, "ECHO", number)
+        sent_data = await peer.received()
+        order = [int(part[6:7]) for part in sent_data.split(b"ECHO")[1:]]
         assert sorted(order) == [0, 1, 2, 3, 4]
-        await peer.say(b"".join(b":%d\r\n" % n for n in order))
-        assert [asking.outcome for asking in several] == [0, 1, 2, 3, 4]
+        await peer.send(b"".join(b":%d\r\n" % n for n in order))
+        assert [call.outcome for call in several] == [0, 1, 2, 3, 4]
 
 
 async def test_cancelled_request_keeps_its_slot() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
         execute = peer.conversation.execute
-        first = await ask(nursery, execute, "GET", "a")
-        second = await ask(nursery, execute, "GET", "b")
-        await peer.hear()
+        first = await start_call(nursery, execute, "GET", "a")
+        second = await start_call(nursery, execute, "GET", "b")
+        await peer.received()
         first.scope.cancel()
-        await peer.say(b"+a\r\n+b\r\n")
+        await peer.send(b"+a\r\n+b\r\n")
         assert (first.outcome, second.outcome) == (None, b"b")
         assert first.scope.cancelled_caught
 
@@ -144,25 +146,25 @@ async def test_request_of_a_cancelled_task_is_never_sent() -> None:
             scope.cancel()
             await peer.conversation.execute("SET", "a", 1)
         assert scope.cancelled_caught
-        assert await peer.hear() == b""
+        assert await peer.received() == b""
 
 
 async def test_error_reply_is_raised_and_keeps_the_order() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        bad = await ask(nursery, peer.conversation.execute, "BAD")
-        good = await ask(nursery, peer.conversation.execute, "GOOD")
-        await peer.say(b"-ERR no\r\n+yes\r\n")
+        bad = await start_call(nursery, peer.conversation.execute, "BAD")
+        good = await start_call(nursery, peer.conversation.execute, "GOOD")
+        await peer.send(b"-ERR no\r\n+yes\r\n")
         assert isinstance(bad.outcome, redis_errors.ResponseError)
         assert good.outcome == b"yes"
 
 
 async def test_pipeline_collects_replies_and_errors() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        several = await ask(nursery, peer.conversation.pipeline, [("A",), ("B",), ("C",)])
-        single = await ask(nursery, peer.conversation.execute, "D")
-        await peer.say(b":1\r\n-ERR no\r\n")
+        several = await start_call(nursery, peer.conversation.pipeline, [("A",), ("B",), ("C",)])
+        single = await start_call(nursery, peer.conversation.execute, "D")
+        await peer.send(b":1\r\n-ERR no\r\n")
         assert not several.done
-        await peer.say(b">2\r\n+x\r\n+y\r\n*1\r\n:3\r\n:4\r\n")
+        await peer.send(b">2\r\n+x\r\n+y\r\n*1\r\n:3\r\n:4\r\n")
         replies: list[Any] = several.outcome
         one, two, three = replies
         assert (one, three) == (1, [3])
@@ -173,27 +175,29 @@ async def test_pipeline_collects_replies_and_errors() -> None:
 
 async def test_push_frames_come_in_one_call_for_each_read() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        asking = await ask(nursery, peer.conversation.execute, "PING")
+        call = await start_call(nursery, peer.conversation.execute, "PING")
         message = b">3\r\n+message\r\n+a\r\n+%d\r\n"
-        await peer.say(message % 1 + message % 2 + b"+PONG\r\n" + message % 3)
-        await peer.say(message % 4)
+        await peer.send(message % 1 + message % 2 + b"+PONG\r\n" + message % 3)
+        await peer.send(message % 4)
         assert [[frame[2] for frame in batch] for batch in peer.pushes] == [
             [b"1", b"2", b"3"],
             [b"4"],
         ]
-        assert asking.outcome == b"PONG"
+        assert call.outcome == b"PONG"
 
 
 async def test_subscription_is_answered_by_push_frames() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        before = await ask(nursery, peer.conversation.execute, "ONE")
-        asking = await ask(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a", "b")
-        after = await ask(nursery, peer.conversation.execute, "TWO")
+        before = await start_call(nursery, peer.conversation.execute, "ONE")
+        call = await start_call(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a", "b")
+        after = await start_call(nursery, peer.conversation.execute, "TWO")
         # The server sends such a frame unasked when it takes a channel away.
-        await peer.say(b">3\r\n+sunsubscribe\r\n+z\r\n:0\r\n:1\r\n>3\r\n+subscribe\r\n+a\r\n:1\r\n")
-        assert (before.outcome, asking.outcome) == (1, None)
-        assert not asking.scope.cancelled_caught
-        await peer.say(b">3\r\n+message\r\n+a\r\n+hi\r\n>3\r\n+subscribe\r\n+b\r\n:2\r\n:2\r\n")
+        await peer.send(
+            b">3\r\n+sunsubscribe\r\n+z\r\n:0\r\n:1\r\n>3\r\n+subscribe\r\n+a\r\n:1\r\n"
+        )
+        assert (before.outcome, call.outcome) == (1, None)
+        assert not call.scope.cancelled_caught
+        await peer.send(b">3\r\n+message\r\n+a\r\n+hi\r\n>3\r\n+subscribe\r\n+b\r\n:2\r\n:2\r\n")
         assert after.outcome == 2
         assert [frame[0] for batch in peer.pushes for frame in batch] == [
             b"sunsubscribe",
@@ -205,10 +209,10 @@ async def test_subscription_is_answered_by_push_frames() -> None:
 
 async def test_refused_subscription_raises_and_keeps_the_order() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        good = await ask(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a")
-        bad = await ask(nursery, peer.conversation.subscribe, "PSUBSCRIBE", "b", "c")
-        after = await ask(nursery, peer.conversation.execute, "PING")
-        await peer.say(b">3\r\n+subscribe\r\n+a\r\n:1\r\n-NOPERM no\r\n+PONG\r\n")
+        good = await start_call(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a")
+        bad = await start_call(nursery, peer.conversation.subscribe, "PSUBSCRIBE", "b", "c")
+        after = await start_call(nursery, peer.conversation.execute, "PING")
+        await peer.send(b">3\r\n+subscribe\r\n+a\r\n:1\r\n-NOPERM no\r\n+PONG\r\n")
         assert good.outcome is None
         assert isinstance(bad.outcome, redis_errors.NoPermissionError)
         assert after.outcome == b"PONG"
@@ -216,11 +220,11 @@ async def test_refused_subscription_raises_and_keeps_the_order() -> None:
 
 async def test_cancelled_subscription_keeps_its_slot() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        asking = await ask(nursery, peer.conversation.subscribe, "UNSUBSCRIBE", "a", "b")
-        asking.scope.cancel()
-        after = await ask(nursery, peer.conversation.execute, "PING")
+        call = await start_call(nursery, peer.conversation.subscribe, "UNSUBSCRIBE", "a", "b")
+        call.scope.cancel()
+        after = await start_call(nursery, peer.conversation.execute, "PING")
         confirmation = b">3\r\n+unsubscribe\r\n+a\r\n:0\r\n"
-        await peer.say(confirmation + confirmation + b"+PONG\r\n")
+        await peer.send(confirmation + confirmation + b"+PONG\r\n")
         assert after.outcome == b"PONG"
 
 
@@ -230,7 +234,7 @@ async def test_cancelled_subscription_keeps_its_slot() -> None:
 )
 async def test_server_that_breaks_the_rules_loses_the_connection(data: bytes) -> None:
     async with talking() as peer:
-        await peer.say(b">1\r\n+good\r\n" + data)
+        await peer.send(b">1\r\n+good\r\n" + data)
         assert isinstance(peer.conversation.reason, ProtocolBroken)
         assert peer.ended == [peer.conversation.reason]
         assert peer.pushes == [[[b"good"]]]
@@ -238,17 +242,17 @@ async def test_server_that_breaks_the_rules_loses_the_connection(data: bytes) ->
 
 async def test_reply_in_place_of_a_subscription_breaks_the_connection() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        asking = await ask(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a")
-        await peer.say(b":1\r\n")
-        assert isinstance(asking.outcome, ConnectionBroken)
+        call = await start_call(nursery, peer.conversation.subscribe, "SUBSCRIBE", "a")
+        await peer.send(b":1\r\n")
+        assert isinstance(call.outcome, ConnectionBroken)
 
 
-@either
+@both_streams
 async def test_end_of_stream_fails_all_pending_requests(pair: Pair) -> None:
     async with talking(pair=pair) as peer, trio.open_nursery() as nursery:
-        sent = await ask(nursery, peer.conversation.execute, "INCR", "a")
-        several = await ask(nursery, peer.conversation.pipeline, [("A",), ("B",)])
-        await peer.say(b":1\r\n:1\r\n")
+        sent = await start_call(nursery, peer.conversation.execute, "INCR", "a")
+        several = await start_call(nursery, peer.conversation.pipeline, [("A",), ("B",)])
+        await peer.send(b":1\r\n:1\r\n")
         await peer.stream.aclose()
         await wait_all_tasks_blocked()
         assert sent.outcome == 1
@@ -264,8 +268,8 @@ async def test_end_of_stream_fails_all_pending_requests(pair: Pair) -> None:
 async def test_unsent_request_was_not_executed() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
         gate = Gate(peer)
-        first = await ask(nursery, peer.conversation.execute, "FIRST")
-        second = await ask(nursery, peer.conversation.execute, "SECOND")
+        first = await start_call(nursery, peer.conversation.execute, "FIRST")
+        second = await start_call(nursery, peer.conversation.execute, "SECOND")
         assert gate.waiting
         await peer.stream.send_eof()
         await wait_all_tasks_blocked()
@@ -295,7 +299,7 @@ async def test_partly_sent_pipeline_may_have_been_executed() -> None:
         first = pack(("SET", "a", 1))
         peer.conversation.submit(first + pack(("SET", "b", bytes(1 << 24))), several)
         peer.conversation.end(ProtocolBroken("enough"))
-        assert (await peer.hear()).startswith(first)
+        assert (await peer.received()).startswith(first)
         with pytest.raises(ConnectionBroken) as caught:
             await several.answer()
         assert caught.value.maybe_executed
@@ -303,19 +307,19 @@ async def test_partly_sent_pipeline_may_have_been_executed() -> None:
 
 async def test_eager_partial_and_late_writes_keep_the_order() -> None:
     async with talking(pair=socket_pair) as peer:
-        asked, heard = b"", b""
+        sent_data, arrived = b"", b""
         for count in (1, 1, 8, 1, 8):
             replies: list[Any] = []
             for number in range(count):
                 data = pack(("ECHO", bytes([65 + number]) * (1 if number % 2 else 1 << 20)))
                 peer.conversation.submit(data, CallbackRequest(replies.append))
-                asked += data
+                sent_data += data
                 await trio.lowlevel.checkpoint()  # the writer is in the middle of it
-            while len(heard) < len(asked):
-                heard += await peer.hear()
-            await peer.say(b":1\r\n" * count)
+            while len(arrived) < len(sent_data):
+                arrived += await peer.received()
+            await peer.send(b":1\r\n" * count)
             assert len(replies) == count
-        assert heard == asked
+        assert arrived == sent_data
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -325,15 +329,15 @@ async def test_pieces_keep_the_order_and_received_requests_may_have_been_execute
     random = Random(seed)
     sizes = [random.choice((1, 100, 3000, 9000, 70_000)) for _ in range(120)]
     commands = [pack(("ECHO", bytes([65 + n % 26]) * size)) for n, size in enumerate(sizes)]
-    asked, heard = b"".join(commands), b""
-    stop_at = random.choice((len(asked), random.randrange(len(asked))))
+    sent_data, arrived = b"".join(commands), b""
+    stop_at = random.choice((len(sent_data), random.randrange(len(sent_data))))
     results: list[Any] = []
     async with talking(pair=socket_pair) as peer:
 
         async def listen() -> None:
-            nonlocal heard
-            while len(heard) < stop_at:
-                heard += await peer.hear()
+            nonlocal arrived
+            while len(arrived) < stop_at:
+                arrived += await peer.received()
                 for _ in range(random.randrange(4)):
                     await trio.lowlevel.checkpoint()
 
@@ -343,13 +347,13 @@ async def test_pieces_keep_the_order_and_received_requests_may_have_been_execute
                 peer.conversation.submit(data, CallbackRequest(results.append))
                 for _ in range(random.choice((0, 0, 0, 0, 1, 2))):
                     await trio.lowlevel.checkpoint()
-        assert asked.startswith(heard)
+        assert sent_data.startswith(arrived)
         peer.conversation.end(ConnectionBroken("enough"))
     whole = 0
     for data, result in zip(commands, results, strict=True):
         whole += len(data)
         assert isinstance(result, ConnectionBroken)
-        assert result.maybe_executed or whole > len(heard)
+        assert result.maybe_executed or whole > len(arrived)
 
 
 async def test_callback_gets_the_reply_or_the_failure() -> None:
@@ -357,7 +361,7 @@ async def test_callback_gets_the_reply_or_the_failure() -> None:
         got: list[Any] = []
         peer.conversation.submit(pack(("ONE",)), CallbackRequest(got.append))
         peer.conversation.submit(pack(("TWO",)), CallbackRequest(got.append))
-        await peer.say(b":1\r\n")
+        await peer.send(b":1\r\n")
         await peer.stream.aclose()
         await wait_all_tasks_blocked()
         assert got[0] == 1
@@ -368,27 +372,27 @@ async def test_callback_that_raises_does_not_stop_the_others_from_failing() -> N
     def raises(_: Any) -> None:
         raise RuntimeError("mine")
 
-    asking = CommandRequest()
+    call = CommandRequest()
 
     async def scenario() -> None:
         async with talking() as peer:
             peer.conversation.submit(pack(("ONE",)), CallbackRequest(raises))
-            peer.conversation.submit(pack(("TWO",)), asking)
+            peer.conversation.submit(pack(("TWO",)), call)
             await peer.stream.aclose()
             await wait_all_tasks_blocked()
 
     with pytest.raises(ExceptionGroup) as caught:
         await scenario()
     assert caught.group_contains(RuntimeError, match="mine")
-    assert isinstance(asking.result, ConnectionBroken)
+    assert isinstance(call.result, ConnectionBroken)
 
 
-@either
+@both_streams
 async def test_no_reply_breaks_the_connection(autojump_clock: MockClock, pair: Pair) -> None:
     async with talking(pair=pair, read_timeout=3.0) as peer, trio.open_nursery() as nursery:
         await trio.sleep(100)
         start = trio.current_time()
-        late = await ask(nursery, peer.conversation.execute, "ONE")
+        late = await start_call(nursery, peer.conversation.execute, "ONE")
         await trio.sleep(10)
         assert isinstance(late.outcome, ReplyTimeout)
         assert late.outcome.maybe_executed
@@ -399,10 +403,10 @@ async def test_late_reply_breaks_the_connection(autojump_clock: MockClock) -> No
     async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
         await trio.sleep(100)
         start = trio.current_time()
-        answered = await ask(nursery, peer.conversation.execute, "ONE")
-        late = await ask(nursery, peer.conversation.execute, "TWO")
+        answered = await start_call(nursery, peer.conversation.execute, "ONE")
+        late = await start_call(nursery, peer.conversation.execute, "TWO")
         await trio.sleep(2)
-        await peer.say(b":1\r\n")
+        await peer.send(b":1\r\n")
         await trio.sleep(10)
         assert answered.outcome == 1
         assert isinstance(late.outcome, ReplyTimeout)
@@ -414,12 +418,12 @@ async def test_late_reply_breaks_the_connection(autojump_clock: MockClock) -> No
 async def test_trickle_does_not_postpone_the_timeout_for_ever(autojump_clock: MockClock) -> None:
     async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
         start = trio.current_time()
-        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        call = await start_call(nursery, peer.conversation.execute, "ONE")
         await peer.stream.send_all(b"$1000\r\n")
-        while asking.outcome is None:
+        while call.outcome is None:
             await peer.stream.send_all(b"x")
             await trio.sleep(1)
-        assert isinstance(asking.outcome, ReplyTimeout)
+        assert isinstance(call.outcome, ReplyTimeout)
         assert peer.ended_at - start == MAX_READ_TIMEOUTS_PER_REPLY * 3.0
 
 
@@ -427,10 +431,10 @@ async def test_silence_is_broken_by_a_ping(autojump_clock: MockClock) -> None:
     async with talking(keepalive=5.0, read_timeout=3.0) as peer:
         for _ in range(3):
             await trio.sleep(4.5)
-            assert await peer.hear() == b""
+            assert await peer.received() == b""
             await trio.sleep(0.5)
-            assert await peer.hear() == pack(("PING",))
-            await peer.say(b"+PONG\r\n")
+            assert await peer.received() == pack(("PING",))
+            await peer.send(b"+PONG\r\n")
         assert peer.conversation.reason is None
 
 
@@ -446,8 +450,8 @@ async def test_messages_keep_the_connection_without_pings(autojump_clock: MockCl
     async with talking(keepalive=5.0) as peer:
         for _ in range(30):
             await trio.sleep(1)
-            await peer.say(b">1\r\n+message\r\n")
-        assert await peer.hear() == b""
+            await peer.send(b">1\r\n+message\r\n")
+        assert await peer.received() == b""
 
 
 async def test_server_that_accepts_no_data_loses_the_connection(autojump_clock: MockClock) -> None:
@@ -455,11 +459,11 @@ async def test_server_that_accepts_no_data_loses_the_connection(autojump_clock: 
         await trio.sleep(100)
         start = trio.current_time()
         gate = Gate(peer)
-        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        call = await start_call(nursery, peer.conversation.execute, "ONE")
         assert gate.waiting
         await trio.sleep(20)
-        assert isinstance(asking.outcome, ReplyTimeout)
-        assert "accepted no data" in str(asking.outcome)
+        assert isinstance(call.outcome, ReplyTimeout)
+        assert "accepted no data" in str(call.outcome)
         assert peer.ended_at - start == 3.0
 
 
@@ -471,22 +475,22 @@ async def test_write_timeout_is_for_each_piece(autojump_clock: MockClock) -> Non
             await trio.sleep(2)
 
         stream.send_stream.send_all_hook = slowly
-        asking = await ask(
+        call = await start_call(
             nursery, peer.conversation.execute, "SET", "k", b"x" * 5 * MAX_WRITE_BYTES
         )
         await trio.sleep(11)
-        await peer.say(b"+OK\r\n")
-        assert asking.outcome == b"OK"
+        await peer.send(b"+OK\r\n")
+        assert call.outcome == b"OK"
 
 
 async def test_late_process_does_not_blame_the_server(mock_clock: MockClock) -> None:
     async with talking(read_timeout=3.0) as peer, trio.open_nursery() as nursery:
-        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        call = await start_call(nursery, peer.conversation.execute, "ONE")
         # The reply has arrived and the deadline has passed, before any task runs.
         await peer.stream.send_all(b":1\r\n")
         mock_clock.jump(60)
         await wait_all_tasks_blocked()
-        assert asking.outcome == 1
+        assert call.outcome == 1
         assert peer.conversation.reason is None
 
 
@@ -495,7 +499,7 @@ async def test_server_that_sends_but_accepts_no_data_loses_the_connection(
 ) -> None:
     async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
         gate = Gate(peer)
-        nursery.start_soon(Asking().run, peer.conversation.execute, "ONE")
+        nursery.start_soon(PendingCall().run, peer.conversation.execute, "ONE")
         await wait_all_tasks_blocked()
         assert gate.waiting
         mock_clock.jump(3.5)
@@ -510,10 +514,10 @@ async def test_infinite_timeouts_wait_for_ever(autojump_clock: MockClock) -> Non
         talking(read_timeout=math.inf, write_timeout=math.inf) as peer,
         trio.open_nursery() as nursery,
     ):
-        asking = await ask(nursery, peer.conversation.execute, "ONE")
+        call = await start_call(nursery, peer.conversation.execute, "ONE")
         await trio.sleep(1e6)
-        await peer.say(b":1\r\n")
-        assert asking.outcome == 1
+        await peer.send(b":1\r\n")
+        assert call.outcome == 1
 
 
 async def test_request_cancelled_in_the_queue_is_never_submitted() -> None:

@@ -52,23 +52,23 @@ def _logs_everything(caplog: pytest.LogCaptureFixture) -> None:  # pyright: igno
     caplog.set_level(logging.DEBUG)
 
 
-def everything_said(error: BaseException) -> str:
+def all_texts(error: BaseException) -> str:
     """Return all texts of an exception that might show a password, also those of its frames."""
-    said = traceback.format_exception(error)
+    texts = traceback.format_exception(error)
     link: BaseException | None = error
     while link is not None:
-        said += [str(link), repr(link), repr(link.args), repr(vars(link))]
+        texts += [str(link), repr(link), repr(link.args), repr(vars(link))]
         for frame, _ in traceback.walk_tb(link.__traceback__):
             if frame.f_code.co_filename not in OURS:
-                said += [repr(value) for value in frame.f_locals.values()]
+                texts += [repr(value) for value in frame.f_locals.values()]
         link = link.__cause__ or link.__context__
-    return "\n".join(said)
+    return "\n".join(texts)
 
 
 def assert_silent(caplog: pytest.LogCaptureFixture, *errors: BaseException, **others: Any) -> None:
     """Check that the password is in no exception, in no log, and in no repr of the objects."""
     for error in errors:
-        assert SECRET not in everything_said(error)
+        assert SECRET not in all_texts(error)
     assert SECRET not in caplog.text
     assert SECRET not in "".join(repr(vars(record)) for record in caplog.records)
     for name, other in others.items():
@@ -85,7 +85,7 @@ async def refused(bus: Bus, caplog: pytest.LogCaptureFixture) -> DriverError:
     return caught.value
 
 
-# -- the server says no
+# -- the server refuses
 
 
 async def test_a_wrong_password_is_a_typed_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -240,7 +240,7 @@ OLD = b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `u`
 
 
 @pytest.mark.parametrize(
-    ("says", "kind"),
+    ("reply", "kind"),
     [
         (OLD % SECRET.encode(), UnsupportedServer),
         (b"-WRONGPASS invalid: " + SECRET.encode() + b"\r\n", WrongPassword),
@@ -250,21 +250,21 @@ OLD = b"-ERR unknown command `HELLO`, with args beginning with: `3`, `AUTH`, `u`
     ],
 )
 async def test_a_server_that_quotes_the_password_is_not_quoted(
-    says: bytes, kind: type[RedisLinkError], caplog: pytest.LogCaptureFixture
+    reply: bytes, kind: type[RedisLinkError], caplog: pytest.LogCaptureFixture
 ) -> None:
-    async with fake_server(says) as addr:
+    async with fake_server(reply) as addr:
         error = await refused(bus_at(addr, username="u", password=SECRET), caplog)
         assert isinstance(error.__cause__, kind)
 
 
 @asynccontextmanager
-async def fake_server(says: bytes) -> AsyncGenerator[str]:
+async def fake_server(reply: bytes) -> AsyncGenerator[str]:
     """Run a server that sends the same reply to every client, and closes the connection."""
 
     async def serve(stream: trio.SocketStream) -> None:
         await stream.receive_some(1000)
-        if says:
-            await stream.send_all(says)
+        if reply:
+            await stream.send_all(reply)
         await stream.aclose()
 
     async with trio.open_nursery() as nursery:
@@ -286,9 +286,9 @@ async def crash(server: RedisServer) -> None:
     server.kill()
 
 
-@pytest.mark.parametrize("harm", [change_the_password, crash])
+@pytest.mark.parametrize("fault", [change_the_password, crash])
 async def test_the_password_is_never_shown_while_a_bus_runs(
-    harm: Callable[[RedisServer], Awaitable[None]], caplog: pytest.LogCaptureFixture
+    fault: Callable[[RedisServer], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     """Without a handler of errors they are logged, and the logs do not show it either."""
     async with redis_server(acl_user("events", SECRET, "+@all", "~*", "&*")) as server:
@@ -307,7 +307,7 @@ async def test_the_password_is_never_shown_while_a_bus_runs(
                 "snapshot": bus.snapshot(),
             }
             assert_silent(caplog, **shown)
-            await harm(server)
+            await fault(server)
             await until(lambda: bus.error_count)
             handle = await sent(bus, Paid(n=1))
             (failure,) = handle.errors
@@ -386,8 +386,8 @@ def test_a_url_that_cannot_be_read_does_not_show_its_password(
     for make in makers:
         with pytest.raises((ValueError, OSError, UnknownDriverError)) as caught:
             make()
-        told = "".join(traceback.format_exception(caught.value))
-        said = told + repr(caught.value) + repr(vars(caught.value))
-        assert SECRET not in said
+        text = "".join(traceback.format_exception(caught.value))
+        text += repr(caught.value) + repr(vars(caught.value))
+        assert SECRET not in text
         assert_silent(caplog)
     gc.collect()  # also warnings of objects that are collected

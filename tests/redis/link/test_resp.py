@@ -243,7 +243,7 @@ def test_packers_refuse_arguments_of_other_types(arg: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "kind", "said"),
+    ("text", "kind", "message"),
     [
         ("ERR no such key", redis_errors.ResponseError, "no such key"),
         ("WRONGTYPE bad", redis_errors.ResponseError, "WRONGTYPE bad"),
@@ -256,11 +256,11 @@ def test_packers_refuse_arguments_of_other_types(arg: Any) -> None:
     ],
 )
 def test_error_replies_are_the_exceptions_of_the_redis_package(
-    text: str, kind: type[Exception], said: str
+    text: str, kind: type[Exception], message: str
 ) -> None:
     error = error_reply(text)
     assert type(error) is kind
-    assert str(error) == said
+    assert str(error) == message
 
 
 @pytest.mark.parametrize(

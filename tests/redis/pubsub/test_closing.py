@@ -13,7 +13,7 @@ from tests.support.redis_steps import open_files
 
 from goevent import DriverConnectionError
 
-Harm = Callable[[RedisServer, FaultProxy], None]
+Fault = Callable[[RedisServer, FaultProxy], None]
 
 
 def nothing(server: RedisServer, proxy: FaultProxy) -> None:
@@ -45,8 +45,8 @@ def trickling(server: RedisServer, proxy: FaultProxy) -> None:
     proxy.trickle(3, 0.001)
 
 
-HARMS = pytest.mark.parametrize(
-    "harm", [nothing, killed, frozen, swallowed, refused, cut, trickling]
+FAULTS = pytest.mark.parametrize(
+    "fault", [nothing, killed, frozen, swallowed, refused, cut, trickling]
 )
 
 
@@ -62,8 +62,8 @@ async def used(bus: Bus) -> None:
     await bus.driver.client.execute_command("PING")
 
 
-@HARMS
-async def test_a_bus_closes_in_time_with_publishes_in_flight(harm: Harm) -> None:
+@FAULTS
+async def test_a_bus_closes_in_time_with_publishes_in_flight(fault: Fault) -> None:
     """Each publish ends with an error or a reply, and the bus closes within its timeout."""
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         before = tasks()
@@ -71,14 +71,14 @@ async def test_a_bus_closes_in_time_with_publishes_in_flight(harm: Harm) -> None
         with trio.fail_after(13):  # close_timeout is 10 seconds, and 2 are for ending
             async with bus:
                 await used(bus)
-                harm(server, proxy)
+                fault(server, proxy)
                 handles = [await bus.dispatch(Paid(n=n)) for n in range(20)]
         with trio.fail_after(1):
             for handle in handles:
                 await handle.wait()
         failed = [handle for handle in handles if handle.errors]
         assert all(handle.receivers is not None for handle in handles if not handle.errors)
-        assert len(failed) == (0 if harm in (nothing, trickling) else 20)
+        assert len(failed) == (0 if fault in (nothing, trickling) else 20)
         server.thaw()
         proxy.pass_on()
         ledger = bus.snapshot().ledger
@@ -88,14 +88,14 @@ async def test_a_bus_closes_in_time_with_publishes_in_flight(harm: Harm) -> None
         await until(lambda: tasks() <= before, 5)
 
 
-@HARMS
-async def test_a_bus_that_is_cancelled_ends_at_once(harm: Harm) -> None:
+@FAULTS
+async def test_a_bus_that_is_cancelled_ends_at_once(fault: Fault) -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         bus, began = bus_at(proxy.addr), math.inf
         with trio.CancelScope() as scope:
             async with bus:
                 await used(bus)
-                harm(server, proxy)
+                fault(server, proxy)
                 for n in range(20):
                     await bus.dispatch(Paid(n=n))
                 began = trio.current_time()
@@ -107,14 +107,14 @@ async def test_a_bus_that_is_cancelled_ends_at_once(harm: Harm) -> None:
 
 
 async def lived_through(
-    harm: Callable[[], None], server: RedisServer, proxy: FaultProxy, *, restart: bool = False
+    fault: Callable[[], None], server: RedisServer, proxy: FaultProxy, *, restart: bool = False
 ) -> None:
     """Open a bus, break its connection, wait until it is back, and close the bus."""
     one, two = bus_at(proxy.addr), bus_on(server)
     seen = two.seen(Paid)
     async with opened(two, one):
         await used(one)
-        harm()
+        fault()
         with trio.move_on_after(0.01):
             await sent(one, Paid(n=2))
         if restart:

@@ -241,16 +241,16 @@ async def test_lost_last_messages_are_found_by_the_marks() -> None:
 async def test_marks_are_announced_every_five_seconds_while_there_are_new_ones() -> None:
     async with redis_server() as server:
         one = bus_on(server)
-        told: list[bytes] = []
-        async with one, listening(server, told, "goevent:$marks"):
+        announced: list[bytes] = []
+        async with one, listening(server, announced, "goevent:$marks"):
             began = trio.current_time()
             for n in range(3):
                 await sent(one, Paid(n=n))
-            await until(lambda: told, 7)
+            await until(lambda: announced, 7)
             assert trio.current_time() - began > 4
-            (first,) = told
+            (first,) = announced
             assert json.loads(first)["marks"] == {"order.paid": 3}
-        assert told == [first]  # there were no new messages after it
+        assert announced == [first]  # there were no new messages after it
 
 
 async def test_malformed_marks_are_reported_once_each() -> None:
@@ -477,28 +477,28 @@ trio.run(main)
         assert process.stdout is not None
         with process:
             try:
-                said = process.stdout.readline
+                read_line = process.stdout.readline
                 with trio.fail_after(60):
-                    assert await trio.to_thread.run_sync(said) == "ready\n"
-                    count = await flood(server, said, "told\n")
+                    assert await trio.to_thread.run_sync(read_line) == "ready\n"
+                    count = await flood(server, read_line, "told\n")
                     process.stdin.write("\n")
                     process.stdin.flush()
-                    line = await after(server, said)
+                    line = await after(server, read_line)
             finally:
                 process.kill()
-        growth, arrived, missing, told = map(int, line.split())
+        growth, arrived, missing, reports = map(int, line.split())
         assert growth < 60
         assert arrived + missing >= count  # the rest were sent while it recovered
         assert missing > 0
-        assert told >= 1
+        assert reports >= 1
 
 
-async def flood(server: RedisServer, said: Any, last: str) -> int:
+async def flood(server: RedisServer, read_line: Any, last: str) -> int:
     """Publish numbered events until the subscriber has printed a line; return how many."""
     done = trio.Event()
 
     async def listen() -> None:
-        assert await trio.to_thread.run_sync(said) == last
+        assert await trio.to_thread.run_sync(read_line) == last
         done.set()
 
     count = 0
@@ -518,13 +518,13 @@ async def flood(server: RedisServer, said: Any, last: str) -> int:
 seqs: dict[str, int] = {}
 
 
-async def after(server: RedisServer, said: Any) -> str:
+async def after(server: RedisServer, read_line: Any) -> str:
     """Publish last events until the subscriber has got one and has printed its result."""
     result: list[str] = []
     async with plain_link(server) as link, trio.open_nursery() as nursery:
 
         async def listen() -> None:
-            result.append(await trio.to_thread.run_sync(said))
+            result.append(await trio.to_thread.run_sync(read_line))
             nursery.cancel_scope.cancel()
 
         nursery.start_soon(listen)
