@@ -5,8 +5,8 @@ the process. A codec keeps a prepared encoder and decoder for each event class.
 
 Theory of operation. One call of msgspec writes or reads a whole envelope. But msgspec accepts some
 values that Go would refuse or change silently: integers beyond int64, datetimes without an offset,
-and NaN, which it writes as null. It also sets no limit to size, depth and length of numbers, and
-input with extreme values would be slow to parse or would crash a reader. To look at every value in
+and NaN, which it writes as null. It also sets no limit to the size of a message, to its depth and
+to the length of its numbers, so hostile input could be slow to parse. To look at every value in
 Python would cost more than all of msgspec's work.
 
 So each check comes twice: a cheap bound over the bytes, and an exact test. The bounds use
@@ -18,9 +18,10 @@ that is not. Only a suspected message pays for the exact test:
 - Depth: the number of opening brackets is at least the depth. Only if there are more than
   `max_depth` of them is the nesting computed, with the strings removed first.
 - Digits: a number beyond int64 has 19 digits in a row, after all digits are made alike. A number of
-  more than 57 digits has such a run too, because sign, fraction and exponent split it into at most
-  three parts. Only if there is such a run are the numbers measured.
-- Datetimes: the text `-DDT` followed by a time that is not RFC 3339 is looked for, also in escapes.
+  more than 54 digits has such a run too, because it has at most three parts: integer, fraction and
+  exponent. Only if there is such a run are the numbers measured.
+- Datetimes: a regular expression finds a day and an hour, as in `-05 12:`, that are not a part of
+  an RFC 3339 datetime with an offset. Another one finds escapes that could hide them.
 
 Encoding follows the same plan: the fast path writes the event itself, `EventEncoder.needs_check`
 looks for signs of trouble, and the slow path converts the event to built-in values, checks each of
