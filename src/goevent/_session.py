@@ -107,7 +107,6 @@ class Session:
         await nursery.start(self._run_scheduler, nursery)
         if not self._driver.capabilities.alone:
             await self._connect(nursery)
-        self._dispatcher.special_dispatch.open()
         self._dispatcher.open()
         self._inbox.open()
         if self.subscriptions is not None:

@@ -147,6 +147,11 @@ class Dispatcher(Intake):
             self, self.admission, self._inline_calls, failures, config.middleware
         )
 
+    def open(self) -> None:
+        super().open()
+        self.special_dispatch.open()
+        self._yield_at = 0.0  # the bus may be on another thread than the last time
+
     # -- dispatch
 
     dispatch_nowait: ClassVar[Callable[[Dispatcher, object], DispatchHandle]] = hot_path(
@@ -157,12 +162,19 @@ class Dispatcher(Intake):
     @enable_ki_protection
     async def dispatch(self, event: object) -> DispatchHandle:
         start = perf_counter()
-        if start > self._yield_at or self._running["task"]._cancel_status.effectively_cancelled:
+        try:
+            # Trio's context of the bus's thread. Its dict costs less to read than its attributes.
+            yields = (
+                start > self._yield_at or self._running["task"]._cancel_status.effectively_cancelled
+            )
+        except KeyError:
+            yields = False  # this is another thread, which is refused below
+        if yields:
             await self._yield_to_trio()
             start = perf_counter()
-            self._yield_at = start + YIELD_INTERVAL_SECONDS
-            # Trio's context of this thread. The running task costs less to read from its dict.
-            self._running = vars(RUNNING)
+            if get_ident() == self.home_thread:
+                self._yield_at = start + YIELD_INTERVAL_SECONDS
+                self._running = vars(RUNNING)
         handle = None
         try:
             handle = self._dispatch_at_once(event)
