@@ -9,7 +9,9 @@ def test_copies_are_told_from_equal_messages() -> None:
     overlap = OverlapFilter()
     overlap.add("a.b")
     overlap.add("a.*")
-    first = [overlap.is_first(via, "a.b", b"same") for via in ("a.*", "a.b", "a.b", "a.*", "a.*")]
+    first = [
+        overlap.is_first(pattern, "a.b", b"same") for pattern in ("a.*", "a.b", "a.b", "a.*", "a.*")
+    ]
     assert first == [True, False, True, False, True]
     assert not overlap.is_first("a.*", "a.b.c", b"")
     overlap.remove("a.*")

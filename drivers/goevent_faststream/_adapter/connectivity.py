@@ -77,10 +77,10 @@ class Connectivity:
             self.host.connection_changed(True)
 
     def mark_down(self, reason: str = "") -> bool:
-        """Record that there is no connection; returns True if that is news.
+        """Record that there is no connection; returns True if it was up before.
 
         Args:
-            reason: Why it was lost, or why it is not back. Later errors tell the last reason.
+            reason: Why it was lost, or why it is not back. Later errors name the last reason.
         """
         self._reason = reason
         if not self._up.is_set():

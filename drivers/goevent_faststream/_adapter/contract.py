@@ -169,7 +169,7 @@ class Adapter(Protocol):
         ...
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
-        """Tell the broker the verdicts; called only if `capabilities.durable`.
+        """Carry out decisions; called only if `capabilities.durable`.
 
         Calls do not overlap. Without a connection a verdict is lost, and the broker redelivers
         the event. A dead letter is written before it is acknowledged.

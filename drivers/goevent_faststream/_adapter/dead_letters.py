@@ -1,6 +1,6 @@
 """The message of a dead letter and its report, the same for every broker that keeps them.
 
-The headers of the event are kept, and more headers tell why it was given up. `settler` modules
+The event keeps its headers, and more headers give the reason of the dead letter. `settler` modules
 write the message; `goevent.drivers` decides which event becomes a dead letter.
 """
 

@@ -33,24 +33,24 @@ class OverlapFilter:
         self._match_counts: dict[str, int] = {}
         self._seen: OrderedDict[int, dict[str, int]] = OrderedDict()
 
-    def add(self, via: str) -> None:
+    def add(self, pattern: str) -> None:
         """Add a name or pattern; before the broker subscribes, or its first copies come twice."""
-        self._tests[via] = compile_pattern(via)
+        self._tests[pattern] = compile_pattern(pattern)
         self._match_counts.clear()
 
-    def remove(self, via: str) -> None:
+    def remove(self, pattern: str) -> None:
         """Remove a name or pattern."""
-        self._tests.pop(via, None)
+        self._tests.pop(pattern, None)
         self._match_counts.clear()
 
-    def is_first(self, via: str, name: str, body: bytes) -> bool:
-        """Return whether a message is to be delivered: it matches `via`, and is no copy.
+    def is_first(self, pattern: str, name: str, body: bytes) -> bool:
+        """Return whether a message is to be delivered: it matches the subscription, and is no copy.
 
         Args:
-            via: The name or pattern of the subscription that brought the message.
+            pattern: The name or pattern of the subscription that brought the message.
             name: The event name of the message.
         """
-        test = self._tests.get(via)
+        test = self._tests.get(pattern)
         if test is None or not test(name):
             return False
         if self._count_matches(name) < 2:
@@ -58,7 +58,7 @@ class OverlapFilter:
         key = hash((name, body))
         counts = self._seen.setdefault(key, {})
         most = max(counts.values(), default=0)
-        counts[via] = count = counts.get(via, 0) + 1
+        counts[pattern] = count = counts.get(pattern, 0) + 1
         if len(self._seen) > MAX_REMEMBERED_MESSAGES:
             self._seen.popitem(last=False)
         return count > most

@@ -21,6 +21,6 @@ reports) have a queue and a task each, so that a listener's full mailbox stops a
 replies to publishes, on which that listener may wait.
 
 The loop thread ends last. As the bus closes, the Trio side releases the arrivals that no listener
-has. It waits, within a deadline, until the adapter has told the broker all verdicts and has
+has. It waits, within a deadline, until the adapter has settled the events at the broker and has
 disconnected. Only then does it stop the loop.
 """

@@ -47,7 +47,7 @@ LoopNotice = Outgoing | LoopReport | LoopFailure
 """The items for Trio: an event whose result is known, a report, or the end."""
 
 LoopRequest = Outgoing | Decision | Freed
-"""The items for the loop: an event to publish, a verdict to tell, or freed capacity."""
+"""The items for the loop: an event to publish, a decision to carry out, or freed capacity."""
 
 
 class LoopSide:
@@ -84,7 +84,7 @@ class LoopSide:
 
     async def deliver(self, arrival: Arrival) -> None:
         """Post an arrival once there is capacity for it."""
-        # Nobody overtakes a delivery that waits: its arrival came first.
+        # A delivery that waits goes first, or arrivals would change their order.
         if self._capacity <= 0 or self._waiting:
             await self._wait_in_order()
         self._capacity -= 1
@@ -178,7 +178,7 @@ class LoopSide:
                     task.cancel()
 
     async def settle_all(self) -> None:
-        """Tell the broker all decisions; returns when it is told."""
+        """Carry out all decisions; returns when the adapter has done so."""
         async with self._settling:
             while self._decisions:
                 decisions, self._decisions = self._decisions, []

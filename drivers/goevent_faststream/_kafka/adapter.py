@@ -114,8 +114,8 @@ class KafkaAdapter:
             for name in names:
                 if "*" in name:
                     self._patterns[name] = compile_pattern(name)
-            vias = {name: name for name in names if "*" not in name}
-            await self._consume(vias, is_new=False)
+            wanted = {name: name for name in names if "*" not in name}
+            await self._consume(wanted, is_new=False)
             if self._patterns:
                 await self._discover(is_new=False)
         except DriverError:
@@ -132,20 +132,20 @@ class KafkaAdapter:
                 if test(name) and not self._is_consumed(name, pattern):
                     await self._consume({name: pattern}, is_new=is_new)
 
-    def _is_consumed(self, name: str, via: str) -> bool:
-        return name in self._consumers and via in self._consumers[name].vias
+    def _is_consumed(self, name: str, subscribed_name: str) -> bool:
+        return name in self._consumers and subscribed_name in self._consumers[name].subscribed_names
 
-    async def _consume(self, vias: dict[str, str], *, is_new: bool) -> None:
+    async def _consume(self, wanted: dict[str, str], *, is_new: bool) -> None:
         """Start consumers that are missing.
 
         Args:
-            vias: For each event name the name or pattern by which it was subscribed to.
+            wanted: For each event name the subscribed name or pattern that it matches.
             is_new: The topics were created while the group listened, so that it begins at their
                 first event and misses none.
         """
         async with self._changing:
             started: list[KafkaConsumer] = []
-            for name, via in vias.items():
+            for name, subscribed_name in wanted.items():
                 consumer = self._consumers.get(name)
                 if consumer is None:
                     topic = await self._publisher.topic(name)
@@ -159,7 +159,7 @@ class KafkaAdapter:
                     )
                     started.append(consumer)
                     self._consumers[name] = consumer
-                consumer.vias[via] = None
+                consumer.subscribed_names[subscribed_name] = None
             await asyncio.gather(*(each.start() for each in started))
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
@@ -170,8 +170,8 @@ class KafkaAdapter:
                 self._patterns.pop(name, None)
             for consumer in [*self._consumers.values()]:
                 for name in names:
-                    consumer.vias.pop(name, None)
-                if not consumer.vias:
+                    consumer.subscribed_names.pop(name, None)
+                if not consumer.subscribed_names:
                     unused.append(self._consumers.pop(consumer.name))
             lost = not self._connection.is_up
             await asyncio.gather(*(each.stop(lost=lost) for each in unused))

@@ -105,8 +105,8 @@ class AiokafkaClient:
         self._broker._connection_kwargs.update(AIOKAFKA_PRODUCER_OPTIONS)
         await self._requests.run(self._connect(), AIOKAFKA_CONNECT_SECONDS)
         producer = self._producer
-        # The client reconnects and tells nobody. Only the producer's connections are watched: the
-        # pings keep them busy, while a broker closes an idle connection without being lost.
+        # The client reconnects and does not report it. Only the producer's connections are watched:
+        # the pings keep them busy, while a broker closes an idle connection without being lost.
         on_closed = producer.client._on_connection_closed
 
         def closed(connection: Any, reason: Any) -> None:

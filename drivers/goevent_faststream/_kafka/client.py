@@ -27,7 +27,7 @@ HEARTBEATS_PER_SESSION = 4
 
 
 class RebalanceListener(Protocol):
-    """The owner of a group member, which is told when partitions come and go."""
+    """The owner of a group member; the member calls it when partitions come and go."""
 
     async def assigned(self, points: Mapping[int, CommitPoint | None]) -> Mapping[int, int]:
         """Take partitions with their commit points; return the offsets to read from."""
@@ -145,7 +145,7 @@ class KafkaClient(Protocol):
 
 
 class TopicSettings(Protocol):
-    """The part of FastStream's `Topic` that says how a missing topic is created."""
+    """The settings of a topic that is created if it is missing; FastStream's `Topic` has them."""
 
     declare: bool
     num_partitions: int

@@ -1,7 +1,7 @@
 """The connection to Kafka: whether a broker answers.
 
-Kafka's clients reconnect by themselves and tell nobody, so a task pings: every second while a
-broker answers, more often while none does, and at once when a client says that a connection broke.
+Kafka's clients reconnect by themselves and do not report it, so a task pings: every second while a
+broker answers, more often while none does, and at once when a client reports a broken connection.
 """
 
 from __future__ import annotations

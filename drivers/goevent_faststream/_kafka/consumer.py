@@ -1,6 +1,6 @@
 """The consumer of one event name: a member of the consumer group that reads its topic.
 
-`KafkaAdapter` owns one consumer for each event name, and `settler` tells it the verdicts.
+`KafkaAdapter` owns one consumer for each event name, and `settler` settles its records.
 
 Theory of operation
 -------------------
@@ -41,7 +41,7 @@ from datetime import datetime
 from typing import Any
 
 from goevent import DriverConnectionError, DriverError
-from goevent.drivers import Backlog
+from goevent.drivers import Backlog, jittered
 
 from .._adapter.contract import AdapterHost, Arrival
 from .._config import BrokerConfig
@@ -93,7 +93,7 @@ class KafkaConsumer:
     Attributes:
         name: The event name.
         topic: Its topic.
-        vias: The names and patterns by which it was subscribed to.
+        subscribed_names: The names and patterns that the bus subscribed to and that match `name`.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class KafkaConsumer:
         source: EventTopic,
     ) -> None:
         self.name, self.topic = source.name, source.topic
-        self.vias: dict[str, None] = {}
+        self.subscribed_names: dict[str, None] = {}
         self._client, self._host, self._config = client, host, config
         self._start = source.start
         self._group = consumer_group(config.group or "", source.topic)
@@ -187,7 +187,7 @@ class KafkaConsumer:
     async def _commit_at_last(self, partitions: Collection[PartitionOffsets]) -> None:
         try:
             async with asyncio.timeout(LAST_COMMIT_SECONDS):
-                # The group may be rebalancing, and nothing tells of the end of that.
+                # The group may be rebalancing, and no callback reports the end of that.
                 while not await self._commit(partitions):  # noqa: ASYNC110
                     await asyncio.sleep(COMMIT_PAUSE_SECONDS / 2)
         except (TimeoutError, DriverError) as error:
@@ -277,7 +277,7 @@ class KafkaConsumer:
                     return
             self.lost([*self._partitions])
             await self._member.stop()
-            await asyncio.sleep(JOIN_RETRY_SECONDS)
+            await asyncio.sleep(jittered(JOIN_RETRY_SECONDS))
             self._member = self._new_member()
 
     async def _read(self) -> None:
@@ -359,7 +359,7 @@ class KafkaConsumer:
         await self._host.deliver(
             Arrival(
                 self.name,
-                next(iter(self.vias), self.name),
+                next(iter(self.subscribed_names), self.name),
                 record.value,
                 record.headers,
                 record.deliveries,
@@ -369,7 +369,7 @@ class KafkaConsumer:
         )
 
     def _not_passed_on(self, record: KafkaRecord) -> None:
-        """Retry a record that the broker's middlewares have kept, and give it up at last."""
+        """Retry a record that a middleware has not passed on; settle it after `max_deliveries`."""
         if record.deliveries < self._config.max_deliveries:
             self.retry(record, self._config.pause(record.deliveries))
             return

@@ -202,7 +202,7 @@ def read_note(point: CommitPoint) -> dict[int, int]:
     for run in point.note.removeprefix(_NOTE_HEAD).split(",")[:-1]:
         count, _, mark = run.partition("x")
         is_valid = count.isdigit() and (mark == "s" or mark.isdigit())
-        # A longer run would fill the memory; nobody but a stranger writes one.
+        # A longer run is not of goevent, and would fill the memory.
         if not is_valid or len(count) > MAX_RUN_DIGITS:
             return {}
         value = _SETTLED if mark == "s" else int(mark)

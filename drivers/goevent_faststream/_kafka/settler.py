@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Sequence
 
 from goevent import DriverError
-from goevent.drivers import Action
+from goevent.drivers import Action, jittered
 
 from .._adapter.contract import Decision
 from .._adapter.dead_letters import (
@@ -82,6 +82,6 @@ class KafkaSettler:
                 if not is_reported:
                     self._connection.host.report(error, arrival.name)
                 is_reported = True
-                await asyncio.sleep(DEAD_LETTER_RETRY_SECONDS)
+                await asyncio.sleep(jittered(DEAD_LETTER_RETRY_SECONDS))
         consumer.settle(record)
         report_dead_letter(self._connection.host, decision)
