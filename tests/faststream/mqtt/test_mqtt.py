@@ -280,8 +280,8 @@ async def test_rejected_login_is_a_connection_error_without_the_password(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     async with mqtt_server(user=("me", "right")) as server:
-        for who in ("me:s3cret@", "s3cret:s3cret@", ""):
-            bus = FastStreamBus(f"mqtt://{who}127.0.0.1:{server.port}")
+        for login in ("me:s3cret@", "s3cret:s3cret@", ""):
+            bus = FastStreamBus(f"mqtt://{login}127.0.0.1:{server.port}")
             with trio.fail_after(10), pytest.raises(DriverConnectionError, match="login") as caught:
                 async with bus:
                     pass

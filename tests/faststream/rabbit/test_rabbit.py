@@ -92,8 +92,8 @@ async def test_middlewares_of_a_given_broker_run_in_both_directions(group: str |
             )
             await other.dispatch(User(n=3))
             await until(lambda: len(back) == 2)
-        letters = [] if group is None else await sandbox.take_messages(sandbox.queue("+dead"))
-        assert [letter.body for letter in letters] == ([] if group is None else [b"fail"])
+        dead_letters = [] if group is None else await sandbox.take_messages(sandbox.queue("+dead"))
+        assert [message.body for message in dead_letters] == ([] if group is None else [b"fail"])
 
 
 @pytest.mark.parametrize("group", [None, "shop"])

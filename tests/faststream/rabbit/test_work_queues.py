@@ -28,15 +28,15 @@ async def test_failed_event_is_redelivered_until_it_is_a_dead_letter() -> None:
             await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         good = [(n, 1) for n in (10, 11, 12, 14, 15)]
         assert sorted(tries) == sorted([*good, (13, 1), (13, 2), (13, 3)])
-        (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
-        headers = letter.header.properties.headers
-        assert b'"n":13' in letter.body
+        (message,) = await sandbox.take_messages(sandbox.queue("+dead"))
+        headers = message.header.properties.headers
+        assert b'"n":13' in message.body
         assert "no 13" in headers["goevent-reason"]
         assert "ValueError" in headers["goevent-details"]
         assert headers["goevent-deliveries"] == 3
         assert headers["goevent-name"] == "order.paid"
         assert headers["goevent-id"] == handles[3].id
-        assert letter.header.properties.delivery_mode == 2
+        assert message.header.properties.delivery_mode == 2
         assert await sandbox.take_messages(sandbox.queue()) == []
 
 
@@ -74,9 +74,9 @@ async def test_undecodable_event_is_a_dead_letter_at_once() -> None:
             await sandbox.publish(b"{nonsense")
             await accepted(bus, 1)
             await until(lambda: seen and bus.reports)
-        (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
-        assert letter.body == b"{nonsense"
-        assert letter.header.properties.headers["goevent-deliveries"] == 1
+        (message,) = await sandbox.take_messages(sandbox.queue("+dead"))
+        assert message.body == b"{nonsense"
+        assert message.header.properties.headers["goevent-deliveries"] == 1
         assert numbers(seen) == [1]
 
 
@@ -333,8 +333,8 @@ async def test_event_of_an_abandoned_pattern_is_reported_as_a_dead_letter() -> N
             await (await new.dispatch(Deep(n=2))).wait()
             await until(lambda: seen and new.count_reports("no listener of this bus matches it"))
         assert numbers(seen) == [2]
-        (letter,) = await sandbox.take_messages(sandbox.queue("+dead"))
-        assert letter.header.properties.headers["goevent-name"] == "user.created"
+        (message,) = await sandbox.take_messages(sandbox.queue("+dead"))
+        assert message.header.properties.headers["goevent-name"] == "user.created"
 
 
 async def test_failed_event_goes_to_the_other_bus_of_the_group() -> None:
