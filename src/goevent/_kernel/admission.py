@@ -1,10 +1,13 @@
 """Admission: puts an event into the mailboxes on its route, into all of them or into none.
 
-The dispatcher fills mailboxes by itself as long as they have room. It comes here when one of them
-is full, and so do special dispatch and the inbox with each event. What a full mailbox means is its
-listener's `overflow`: the dispatch waits for room, fails, or an event is dropped. Admission also
-settles the events that no listener will run any more: those that are dropped, and those that the
-end of the bus leaves behind.
+The dispatcher fills mailboxes by itself as long as they have room. It calls admission when one of
+them is full; special dispatch and the inbox call it with each event. The `overflow` of a listener
+decides about an event for its full mailbox: the dispatch waits for room, the dispatch fails, or an
+event is dropped. Admission also settles the events that no listener will run any more: dropped
+events, and those that are left when the bus ends.
+
+Nothing here yields between the check for room and the last append, so an event is in all mailboxes
+or in none.
 """
 
 from __future__ import annotations

@@ -1,17 +1,17 @@
 """The dispatcher: takes an event to all its listeners, on the task that dispatches it.
 
-It owns the hot path of the library. The bus calls it for each event of this process, the inbox for
-those that a driver brings. It must never wait inside a mailbox or know a driver.
+It owns the hot path of the library. The bus calls it for each event that is dispatched here, and
+the inbox for each event that a driver brings. It must never know a driver.
 
 Theory of operation. A dispatch has two steps. *Commit*, without yielding: the event goes into every
 mailbox on its route or, if one of them has no room, into none. Then the *inline calls*, in the
 order of registration. So an event that an inline listener dispatches cannot overtake the one that
 caused it, and a cancelled dispatch has brought the event to all listeners or to none.
 
-`dispatch_nowait` is that path, about 200 ns, and holds only what every dispatch needs. One
-comparison with `_owner` finds the calls that need more checks; see `intake`. One look-up by the
+`dispatch_nowait` is that path. It takes about 200 ns, and has no step that only some events need.
+One comparison with `_owner` finds the calls that need more checks; see `intake`. One look-up by the
 class of the event finds its route; special routes are never in that table. `dispatch` takes the
-same path where it does not have to wait, and `_dispatch_slowly` in all other cases.
+same path unless it has to wait, and `_dispatch_slowly` in all other cases.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false
@@ -197,7 +197,7 @@ class Dispatcher(Intake):
         self._last_turn = turn()
 
     async def _dispatch_slowly(self, event: object) -> DispatchHandle:
-        """Dispatch an event that needs special dispatch or room, or whose class is not cached."""
+        """Dispatch an event that needs special dispatch or room, or is the first of its class."""
         if get_ident() != self._owner:
             self.check_nested()
         route, event = self.router.find(event)

@@ -86,6 +86,7 @@ class Intake:
 
     @property
     def on_home_thread(self) -> bool:
+        """True if the caller runs on the thread of the open bus."""
         return get_ident() == self.home_thread
 
     def open(self) -> None:
@@ -154,12 +155,17 @@ class Intake:
     # -- inline calls
 
     def enter_inline(self) -> int:
-        """Count the dispatches of the following call as nested; returns what leaving needs."""
+        """Count dispatches as nested until `leave_inline` is called.
+
+        Returns:
+            The argument for `leave_inline`.
+        """
         owner, self._owner = self._owner, 0
         self._depth += 1
         return owner
 
     def leave_inline(self, owner: int) -> None:
+        """End an inline call that `enter_inline` began."""
         self._owner = owner
         self._depth -= 1
 

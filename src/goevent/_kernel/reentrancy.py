@@ -65,7 +65,7 @@ class Reentrancy:
     # -- the caller
 
     def calling_actor(self) -> Actor | Lane | None:
-        """Return the actor inside whose listener the caller runs, if it has a mailbox."""
+        """Return the actor of the listener that the caller runs inside, if it has a mailbox."""
         task = current_task()
         if self._scheduler.suspended or task in self._scheduler.workers:
             return self._scheduler.owner(task)

@@ -43,7 +43,7 @@ class RoutePublisher(Protocol):
 
     @property
     def actor(self) -> Actor:
-        """The actor whose mailbox holds the events that wait to be published."""
+        """The actor of the driver; its mailbox holds the events that wait to be published."""
         ...
 
     @property
@@ -66,7 +66,7 @@ class Route:
         calls: The calls of these listeners.
         mailboxes: The listeners that have a mailbox.
         publisher: The publisher of the driver; None without one.
-        actors: The actors whose mailboxes need room: `mailboxes`, and the actor of the publisher.
+        actors: All actors that need room for an event: `mailboxes`, and the actor of the publisher.
         special: True if events need more than calls, appends and a post; see `special_dispatch`.
         once: The listeners that take one event only.
         awaits: 1 if dispatch awaits inline listeners, and an event is not done before them; or 0.
@@ -173,7 +173,7 @@ def distinct(calls: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any
 
 
 class RoutingKernel(DispatchKernel, Protocol):
-    """The part of a bus that its router uses, besides what handles use."""
+    """The part of a bus that its router uses: one property more than its handles use."""
 
     @property
     def busy(self) -> bool:
@@ -182,7 +182,7 @@ class RoutingKernel(DispatchKernel, Protocol):
 
 
 class Interest(Protocol):
-    """Is told which names and patterns have listeners."""
+    """The names and patterns that have listeners, as the driver has to know them."""
 
     def want(self, name: str) -> None: ...
     def forget(self, name: str) -> None: ...
@@ -304,7 +304,7 @@ class Router:
     def find(self, event: object) -> tuple[Route, object]:
         """Return the route of an event that is not in `by_type`, and the event.
 
-        An ad-hoc event whose name has a registered type becomes an event of that type.
+        If a type is registered for the name of an ad-hoc event, the event becomes one of that type.
 
         Raises:
             DecodeError: The payload of the ad-hoc event is not that of the type.

@@ -43,7 +43,9 @@ class EventPublisher:
     """The events of one open bus that go to its driver.
 
     Attributes:
-        actor: The actor whose mailbox holds the events that wait, and whose workers publish them.
+        actor: The actor of the driver. Its mailbox holds the events that wait, and its workers
+            publish them.
+        waiting: That mailbox.
         posted: The events that were posted and that the broker has not replied to.
     """
 
