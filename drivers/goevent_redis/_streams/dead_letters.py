@@ -1,4 +1,21 @@
-"""The dead letters of a group, which Redis keeps in a stream of their own."""
+"""The dead letters of a group, which Redis keeps in the stream `dead:<group>`.
+
+Theory of operation
+-------------------
+
+`goevent.drivers.verdict` gives an event up; so does the deliverer for an entry that no consumer
+could finish or decode. One script then writes the dead letter and acknowledges the entry, if the
+entry still belongs to the consumer. Either both happen or neither: an event is never lost between
+the two, and never given up twice. A server that is out of memory refuses the script, and the entry
+stays pending until there is room.
+
+The fields of a dead letter: `n` event name, `i` entry id, `d` deliveries, `r` reason, `t` end of
+the traceback, `c` consumer, `p` partition, `k` key, and `e` the bytes of the event. `f` stands in
+place of `e` for an entry without an event.
+
+A replay copies the event to the stream of the events that only this group gets again, and deletes
+the dead letter, in one script, too. The copy starts with a new count of deliveries.
+"""
 
 from __future__ import annotations
 
