@@ -113,7 +113,7 @@ class Scheduler:
         self.slow_after: float = inf if slow_after is None else slow_after
         self.open: bool = False
         self._idle: list[Worker] = []
-        self._watchers: list[Task] = []
+        self._quiet_waiters: list[Task] = []
         self._failed_runs = FailedRuns(failures, self.requeue)
         self._clean = contextvars.Context()
         self._escalated = False
@@ -178,8 +178,8 @@ class Scheduler:
         while task is not None:
             if worker := self.workers.get(task):
                 return worker.actor
-            if guest := self.side_tasks.get(task):
-                return guest.lane
+            if side_task := self.side_tasks.get(task):
+                return side_task.lane
             nursery = task.parent_nursery
             task = nursery.parent_task if nursery is not None else None
         return None
@@ -225,10 +225,10 @@ class Scheduler:
             task = current_task()
 
             def abort(_: object, task: Task = task) -> Abort:
-                self._watchers.remove(task)
+                self._quiet_waiters.remove(task)
                 return Abort.SUCCEEDED
 
-            self._watchers.append(task)
+            self._quiet_waiters.append(task)
             await wait_task_rescheduled(abort)
 
     # -- the workers
@@ -261,9 +261,9 @@ class Scheduler:
         if self.ready:
             if not self.awake and self.open:
                 self.wake_workers()
-        elif self._watchers and not (self.open and (self.awake or self.suspended)):
-            watchers, self._watchers = self._watchers, []
-            for task in watchers:
+        elif self._quiet_waiters and not (self.open and (self.awake or self.suspended)):
+            waiters, self._quiet_waiters = self._quiet_waiters, []
+            for task in waiters:
                 reschedule(task, WAKE_UP)
 
     def abort_park(self, worker: Worker, _: object) -> Abort:
@@ -347,7 +347,7 @@ class Scheduler:
                 return None
             self.awake -= 1
             self._idle.append(worker)
-            if self._watchers:
+            if self._quiet_waiters:
                 self._check_idle()
             await park(worker.park_request)
 

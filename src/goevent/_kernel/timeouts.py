@@ -23,6 +23,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._errors import ListenerTimeout
+from .._trio_internals import cancel_status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -103,7 +104,8 @@ class TimeLimit:
 
     def __enter__(self) -> None:
         worker = self._worker
-        if not worker.in_own_scope:
+        # As `worker.in_own_scope`, with one call less for each event that has a timeout.
+        if cancel_status(worker.task) is not worker.status:
             # Middleware has opened a scope inside the worker's. The worker could not replace its
             # own scope without leaving that one, so this run gets a scope of its own.
             self._own = OwnTimeLimit(self._seconds, self._message)
