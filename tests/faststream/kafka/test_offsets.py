@@ -1,4 +1,4 @@
-"""The offsets of a partition, their commit points, and Kafka's names for topics."""
+"""The offsets of a partition, and their commit points."""
 
 from __future__ import annotations
 
@@ -10,13 +10,6 @@ from goevent_faststream._kafka.offsets import (
     PartitionOffsets,
     read_note,
     write_note,
-)
-from goevent_faststream._kafka.topics import (
-    DEAD_LETTER_SUFFIX,
-    MAX_TOPIC_CHARS,
-    consumer_group,
-    name_of,
-    topic_of,
 )
 
 
@@ -94,13 +87,3 @@ def test_note_is_cut_at_its_limit() -> None:
     read = read_note(CommitPoint(0, note))
     assert 100 < len(read) < len(marks)
     assert all(marks[offset] == mark for offset, mark in read.items())
-
-
-def test_no_two_names_share_a_topic_and_no_event_has_a_dead_letter_topic() -> None:
-    names = ["a.b", "a-b", "ab", "a.b.dead", "x" * 255, "x" * 254]
-    topics = [topic_of("goevent.", name) for name in names]
-    assert len({*topics}) == len(names)
-    assert max(map(len, topics)) + len(DEAD_LETTER_SUFFIX) <= MAX_TOPIC_CHARS
-    assert [name_of("goevent.", topic) for topic in topics] == [*names[:4], None, None]
-    assert name_of("goevent.", "goevent.a" + DEAD_LETTER_SUFFIX) is None
-    assert consumer_group("a.b", "c") != consumer_group("a", "b.c")
