@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import zmqtt
@@ -28,18 +28,15 @@ from faststream.mqtt import MQTTBroker
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import jittered
 
-from .._adapter.connection_tasks import ConnectionTasks
+from .._adapter.connection import BrokerConnection
 from .._adapter.connectivity import (
     DISCONNECT_SECONDS,
     FIRST_CONNECTION_SECONDS,
     REPLY_SECONDS,
-    Connectivity,
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 from .subscription import make_message
-
-T = TypeVar("T")
 
 QOS = zmqtt.QoS.AT_LEAST_ONCE
 
@@ -93,7 +90,7 @@ def mqtt_broker(broker: object) -> MQTTBroker:
     return broker
 
 
-class MqttConnection:
+class MqttConnection(BrokerConnection):
     """The connection of one broker object.
 
     Args:
@@ -102,7 +99,7 @@ class MqttConnection:
         session_seconds: How long the server keeps messages while there is no connection.
 
     Attributes:
-        on_connect: Called on each new connection to subscribe again.
+        on_connect: Called on each new connection to subscribe again; then the connection is up.
         on_down: Called when the connection is lost.
         has_properties: Whether messages have headers and other properties, as in MQTT 5.
     """
@@ -110,6 +107,7 @@ class MqttConnection:
     def __init__(
         self, broker: MQTTBroker, wait_seconds: float, *, prefetch: int, session_seconds: float
     ) -> None:
+        super().__init__("MQTT", wait_seconds)
         self.broker = broker
         self.on_connect: Callable[[], Awaitable[None]] = _subscribe_nothing
         self.on_down: Callable[[], object] = _do_nothing
@@ -122,8 +120,6 @@ class MqttConnection:
             if session_seconds and options["clean_session"]:
                 options["clean_session"] = False
                 options["session_expiry_interval"] = max(1, int(session_seconds))
-        self._connectivity = Connectivity("MQTT", wait_seconds)
-        self._tasks = ConnectionTasks("MQTT")
         self._window = asyncio.Semaphore()
 
     @property
@@ -143,20 +139,6 @@ class MqttConnection:
         if broker._connection is None:
             raise not_connected("MQTT")
         return broker._connection
-
-    @property
-    def host(self) -> AdapterHost:
-        """The host of the adapter.
-
-        Raises:
-            DriverConnectionError: The bus is not open.
-        """
-        return self._connectivity.host
-
-    @property
-    def is_up(self) -> bool:
-        """True while there is a connection, with all subscriptions."""
-        return self._connectivity.is_up
 
     async def open(self, host: AdapterHost) -> None:
         """Start the broker, which connects.
@@ -216,14 +198,6 @@ class MqttConnection:
             broker._connection = None
             broker.config.disconnect()
 
-    async def wait_until_up(self) -> None:
-        """Wait until there is a connection.
-
-        Raises:
-            DriverConnectionError: There was no connection in time.
-        """
-        await self._connectivity.wait_until_up()
-
     async def acquire_window(self, max_count: int) -> tuple[asyncio.Semaphore, int]:
         """Wait until the server accepts at least one more message.
 
@@ -248,10 +222,6 @@ class MqttConnection:
             await window.acquire()
             count += 1
         return window, count
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine in a task that ends with the bus."""
-        return self._tasks.start(work)
 
     # -- callbacks of the client
 

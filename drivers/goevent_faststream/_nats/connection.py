@@ -20,11 +20,10 @@ from nats.aio.transport import TcpTransport
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.connection_tasks import ConnectionTasks
+from .._adapter.connection import BrokerConnection
 from .._adapter.connectivity import (
     FIRST_CONNECTION_SECONDS,
     REPLY_SECONDS,
-    Connectivity,
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
@@ -70,7 +69,7 @@ def nats_broker(broker: object) -> NatsBroker:
     return broker
 
 
-class NatsConnection:
+class NatsConnection(BrokerConnection):
     """The connection of one broker object.
 
     Args:
@@ -83,14 +82,13 @@ class NatsConnection:
     """
 
     def __init__(self, broker: NatsBroker, wait_seconds: float) -> None:
+        super().__init__("NATS", wait_seconds)
         self.broker = broker
         self.losses = 0
         self.on_down: Callable[[], object] = _do_nothing
         self.on_up: Callable[[], object] = _do_nothing
-        self._connectivity = Connectivity("NATS", wait_seconds)
         self._client: Any = None
         self._starting: asyncio.Task[None] | None = None
-        self._requests = ConnectionTasks("NATS")
 
     @property
     def client(self) -> Any:
@@ -102,15 +100,6 @@ class NatsConnection:
         if self._client is None:
             raise not_connected("NATS")
         return self._client
-
-    @property
-    def host(self) -> AdapterHost:
-        """The host of the adapter.
-
-        Raises:
-            DriverConnectionError: The bus is not open.
-        """
-        return self._connectivity.host
 
     @property
     def is_up(self) -> bool:
@@ -165,7 +154,7 @@ class NatsConnection:
             # The server sees the socket close. Errors of the connection were reported before.
             pass
         finally:
-            self._requests.cancel()
+            self._tasks.cancel()
             # FastStream drops its connection only after an orderly stop, and would use it again.
             broker._connection = None
             broker.config.disconnect()
@@ -174,19 +163,12 @@ class NatsConnection:
                     await client.close()
 
     async def wait_until_up(self, *, timeout: float | None = None) -> None:
-        """Wait until there is a connection.
-
-        Args:
-            timeout: Seconds from the loss of the connection, in place of `wait_seconds`.
-
-        Raises:
-            DriverConnectionError: There was no connection in time.
-        """
+        """Wait until there is a connection."""
         if self._connectivity.is_up and not self.client.is_connected:
             # The client calls back a moment after it notices the loss. A publish in between would
             # go into its buffer.
             await self._on_disconnected()
-        await self._connectivity.wait_until_up(timeout)
+        await super().wait_until_up(timeout=timeout)
 
     async def run_while_connected(self, request: Coroutine[Any, Any, T]) -> T:
         """Await a request until its reply comes or the connection is lost.
@@ -197,7 +179,7 @@ class NatsConnection:
         Raises:
             DriverConnectionError: The connection was lost; the server may have got the request.
         """
-        return await self._requests.run_shielded(request)
+        return await self.run_shielded(request)
 
     async def flush(self) -> None:
         """Return when the server has taken everything that was sent before.
@@ -222,7 +204,7 @@ class NatsConnection:
         if not self._connectivity.mark_down():
             return
         self.losses += 1
-        self._requests.cancel()
+        self._tasks.cancel()
         self.on_down()
 
     async def _on_reconnected(self, *_: Any) -> None:

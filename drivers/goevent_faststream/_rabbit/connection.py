@@ -11,15 +11,16 @@ counts as up.
 
 The server closes a channel when a request on it fails, and returns its unacknowledged messages.
 Both channels are then opened again in the same way: this module closes the connection below, and
-the client reconnects.
+the client reconnects. When a request is cancelled, the client closes its channel, with the same
+consequence. Adapters therefore send their requests by `run_shielded`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlsplit
 
 from aio_pika import RobustConnection
@@ -29,18 +30,15 @@ from pamqp.exceptions import PAMQPException
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.connection_tasks import ConnectionTasks
+from .._adapter.connection import BrokerConnection
 from .._adapter.connectivity import (
     DISCONNECT_SECONDS,
     FIRST_CONNECTION_SECONDS,
     REPLY_SECONDS,
-    Connectivity,
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 from .pamqp_patch import tolerate_invalid_properties
-
-T = TypeVar("T")
 
 
 RECONNECT_PAUSE_SECONDS = 0.25
@@ -85,7 +83,7 @@ def rabbit_broker(broker: object) -> RabbitBroker:
     return broker
 
 
-class RabbitConnection:
+class RabbitConnection(BrokerConnection):
     """The connection of one broker object.
 
     Args:
@@ -94,33 +92,19 @@ class RabbitConnection:
     Attributes:
         publish_channel: The channel for publishes, with confirms.
         consume_channel: The channel for deliveries and their acknowledgements.
-        on_connect: Called on each new connection to declare exchanges and queues, and to consume.
+        on_connect: Called on each new connection to declare exchanges and queues, and to consume;
+            then the connection is up.
     """
 
     publish_channel: Any
     consume_channel: Any
 
     def __init__(self, broker: RabbitBroker, wait_seconds: float) -> None:
+        super().__init__("RabbitMQ", wait_seconds)
         self.broker = broker
         self.on_connect: Callable[[], Awaitable[None]] = _declare_nothing
-        self._connectivity = Connectivity("RabbitMQ", wait_seconds)
         self._client_connection: RobustConnection | None = None
         self._starting: asyncio.Task[None] | None = None
-        self._tasks = ConnectionTasks("RabbitMQ")
-
-    @property
-    def host(self) -> AdapterHost:
-        """The host of the adapter.
-
-        Raises:
-            DriverConnectionError: The bus is not open.
-        """
-        return self._connectivity.host
-
-    @property
-    def is_up(self) -> bool:
-        """True while there is a connection, and everything is declared on it."""
-        return self._connectivity.is_up
 
     async def open(self, host: AdapterHost) -> None:
         """Start the broker, which connects, and declare everything.
@@ -203,32 +187,6 @@ class RabbitConnection:
             if starting is not None:
                 starting.cancel()
                 await asyncio.wait({starting})
-
-    async def wait_until_up(self, *, timeout: float | None = None) -> None:
-        """Wait until there is a connection.
-
-        Args:
-            timeout: Seconds from the loss of the connection, in place of `wait_seconds`.
-
-        Raises:
-            DriverConnectionError: There was no connection in time.
-        """
-        await self._connectivity.wait_until_up(timeout)
-
-    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine in a task that ends with the bus."""
-        return self._tasks.start(work)
-
-    async def run_shielded(self, work: Coroutine[Any, Any, T]) -> T:
-        """Await a coroutine that continues if the caller is cancelled.
-
-        When a request on a channel is cancelled, the client closes the channel, and the server
-        returns all messages that are unacknowledged there.
-
-        Raises:
-            DriverConnectionError: The bus was closed first.
-        """
-        return await self._tasks.run_shielded(work)
 
     # -- callbacks of the client
 
