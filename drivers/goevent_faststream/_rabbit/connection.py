@@ -40,7 +40,6 @@ from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 from .pamqp_patch import tolerate_invalid_properties
 
-
 RECONNECT_PAUSE_SECONDS = 0.25
 HEARTBEAT_SECONDS = 3  # four missed heartbeats reveal a dead connection
 
