@@ -55,7 +55,10 @@ REFUSED_PAUSE_SECONDS = 0.2
 """The pause before decisions that Redis has refused are sent again."""
 
 UNWANTED_PAUSE_SECONDS = 0.1
-"""The pause before an entry can be claimed that no listener of this bus wants, while we read it."""
+"""The pause before an entry that no listener of this bus wants can be claimed.
+
+The bus reads the stream until it has unsubscribed, and would claim the entry again and again.
+"""
 
 
 @dataclass(slots=True, eq=False)
@@ -67,7 +70,7 @@ class DeadLettering:
 
 
 Decision = Entry | ReleasedEntry | DeadLettering
-"""An entry with its end; an entry alone is acknowledged."""
+"""A settled entry on its way to Redis. An entry by itself is acknowledged."""
 
 
 class Acknowledger:
@@ -139,7 +142,7 @@ class Acknowledger:
         self._work.set()
 
     def release(self, entry: Entry, *, after: float = 0.0) -> None:
-        """Give up an entry with which no listener has begun."""
+        """Give an entry back with which no listener has begun."""
         self._release(self._order.release(entry, after))
         self.wake()
 

@@ -38,7 +38,7 @@ from .stream import Stream, as_text, max_entry_bytes
 
 CLAIM_INTERVAL_SECONDS = 0.5
 CLAIM_REST_SECONDS = 2.0
-"""How long nothing is claimed once a server is back: longer than other buses need to connect."""
+"""How long nothing is claimed after a reconnect: longer than other buses need to connect."""
 
 CLAIM_MARGIN_SECONDS = 0.01
 """Added to the pause of a released entry, so that the claim does not come a moment too early."""

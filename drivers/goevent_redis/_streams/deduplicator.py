@@ -41,7 +41,7 @@ class Deduplicator:
 
     def remember(self, handle_id: str) -> None:
         """Remember an event that this bus has acknowledged."""
-        # Removed first: the dict then stays in the order of time.
+        # Removed first, so that the dict stays in the order of time.
         self._finished_at.pop(handle_id, None)
         self._finished_at[handle_id] = trio.current_time()
         if len(self._finished_at) > MAX_REMEMBERED_IDS:

@@ -31,13 +31,13 @@ ISOLATION_WAIT_SECONDS = 1.0
 """How long an isolated entry that waits for the running ones holds up other entries."""
 
 ISOLATION_REST_SECONDS = 5.0
-"""How long the other entries then run before they are held up again."""
+"""How long other entries then run before an isolated one may hold them up again."""
 
 CERTAIN_SECONDS = 0.05
 """How long the server's answer about finished events is trusted."""
 
 DUPLICATE_PAUSE_SECONDS = 0.05
-"""The pause before an entry is looked at again whose event runs from another entry."""
+"""The pause before an entry is delivered again whose event runs from another entry."""
 
 RETRIED_HEADER = "goevent-retried"
 REPLAYED_HEADER = "goevent-replayed"
@@ -157,7 +157,7 @@ class Deliverer:
         acknowledger, task = self._acknowledger, current_task()
         deliver, deliver_nowait = self._inbox.deliver, self._inbox.deliver_nowait
         may_start = self._order.may_start
-        # In an attribute: `stop` and `release_inactive` take entries out of it.
+        # The batch is an attribute, since `stop` and `release_inactive` take entries out of it.
         left = self._batch
         left.extend(batch)
         deduplicator = self._deduplicator

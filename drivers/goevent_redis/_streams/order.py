@@ -65,7 +65,7 @@ class DeliveryOrder(Protocol):
         ...
 
     def release(self, entry: Entry, after: float = 0.0) -> ReleasedEntry | None:
-        """Give up an entry with which no listener began; the delivery does not count.
+        """Give an entry back with which no listener began; the delivery does not count.
 
         Args:
             after: Seconds until a bus may have it again.

@@ -137,7 +137,7 @@ class StreamReader:
             await ended.wait()
 
     async def nudge(self) -> None:
-        """End reads that are out of date, until cancelled: a task of its own."""
+        """End the reads of an outdated set of streams, until cancelled; a task of its own."""
         while True:
             await self._changed.wait()
             self._changed = trio.Event()
@@ -197,8 +197,8 @@ class StreamReader:
     async def _read_on(self, connection: RedisConnection) -> None:
         """Read over one connection, until there is no stream to read."""
         client = await connection.call("CLIENT", "ID")
-        # The server may not know yet that an earlier connection is gone, and deliver to it: so the
-        # pending entries are looked through now, and once more when its read must have ended.
+        # The server may not know yet that an earlier connection is gone, and deliver entries to it.
+        # So the pending entries are recovered now, and again when that read must have ended.
         await self._recover()
         self._recover_at = trio.current_time() + READ_BLOCK_SECONDS + 0.5
         while not self.stopped and self.readable():
