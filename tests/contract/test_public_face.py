@@ -10,6 +10,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent
@@ -183,10 +184,6 @@ def assert_public(error: BaseException | None) -> None:
         error = error.__context__
 
 
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
-
-
 async def fill(bus: GoEvent, **options: Any) -> None:
     """Have a listener that never ends, and fill its mailbox."""
 
@@ -212,7 +209,7 @@ async def test_a_full_mailbox_is_exactly_trio_would_block(
 ) -> None:
     config = Config(registry=REGISTRY, middleware=middleware, close_timeout=0)
     async with GoEvent(config) as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         await fill(bus)
         with pytest.raises(trio.WouldBlock) as caught:
             bus.dispatch_nowait(Ping())
@@ -226,7 +223,7 @@ async def test_a_full_mailbox_under_error_is_exactly_mailbox_full(
 ) -> None:
     config = Config(registry=REGISTRY, middleware=middleware, close_timeout=0)
     async with GoEvent(config) as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
         await fill(bus, overflow="error")
         with pytest.raises(MailboxFull) as caught:
             bus.dispatch_nowait(Ping())

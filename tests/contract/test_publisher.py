@@ -9,6 +9,7 @@ from typing import Self
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -17,7 +18,6 @@ from goevent import (
     DriverError,
     EncodeError,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     Inbox,
@@ -99,12 +99,8 @@ class Broker:
 
 def opened(broker: Broker) -> GoEvent:
     bus = GoEvent(Config(registry=REGISTRY, driver=broker))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     return bus
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
 
 
 async def test_an_event_is_sent_before_dispatch_returns(autojump_clock: MockClock) -> None:

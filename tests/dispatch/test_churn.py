@@ -7,9 +7,10 @@ from collections import Counter
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import wait_all_tasks_blocked
 
-from goevent import Config, DispatchHandle, Event, EventDropped, EventError, EventRegistry, GoEvent
+from goevent import Config, DispatchHandle, Event, EventDropped, EventRegistry, GoEvent
 
 REGISTRY = EventRegistry()
 DISPATCHES = 3000
@@ -26,10 +27,6 @@ class Tock(Event, name="churn.tock", registry=REGISTRY):
 @pytest.fixture
 def bus_config() -> Config:
     return Config(registry=REGISTRY)
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: events are dropped when their listener leaves."""
 
 
 class Guest:
@@ -120,7 +117,7 @@ async def test_listeners_that_register_and_unregister_each_other(bus: GoEvent) -
     """Sync and async listeners register and unregister each other."""
     moods = random.Random(7)
     stable: list[int] = []
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
 
     def spawn(event: Tick | Tock) -> None:
         inline = moods.random() < 0.5

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -18,7 +19,6 @@ from goevent import (
     Event,
     EventAbandoned,
     EventDropped,
-    EventError,
     EventRegistry,
     GoEvent,
     Ledger,
@@ -45,10 +45,6 @@ class Pong(Event, name="inline.pong", registry=REGISTRY):
 @pytest.fixture
 def bus_config() -> Config:
     return Config(registry=REGISTRY)
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
 
 
 # -- order
@@ -1211,7 +1207,7 @@ async def test_a_bus_that_ends_during_an_event_of_another_bus_abandons_it(
     hub = MemoryHub()
     one = GoEvent(Config(registry=REGISTRY, driver=MemoryDriver(hub)))
     two = GoEvent(Config(registry=REGISTRY, driver=MemoryDriver(hub), close_timeout=1))
-    two.on_error(ignore)
+    two.on_error(ignore_error)
     handles: list[DispatchHandle] = []
     with trio.fail_after(60):
         async with one, two:

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
+from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -14,7 +15,6 @@ from goevent import (
     DispatchHandle,
     Event,
     EventDropped,
-    EventError,
     EventRegistry,
     GoEvent,
     Ledger,
@@ -60,15 +60,6 @@ class Gate:
     async def __call__(self, event: AnyJob) -> None:
         await self.gate.wait()
         self.seen.append(event.n)
-
-
-def adds_up(ledger: Ledger) -> bool:
-    settled = ledger.completed + ledger.failed + ledger.dropped + ledger.abandoned
-    return ledger.accepted == settled
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
 
 
 async def hold(bus: GoEvent, event: AnyJob) -> DispatchHandle:
@@ -359,7 +350,7 @@ async def test_an_unregistered_listener_gets_nothing_from_a_dispatch_that_was_wa
     gone.gate.set()
     bus.subscribe(gate, Job, mailbox=1)
     registration = bus.subscribe(gone, Job, overflow="drop_new")
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
     async with waiting(bus, Job(2)):
@@ -504,7 +495,7 @@ async def test_policies_mix_and_block_waits_before_anything_is_dropped(bus: GoEv
     bus.subscribe(block, Job, mailbox=1)
     bus.subscribe(new, Job, mailbox=1, overflow="drop_new")
     bus.subscribe(old, Job, mailbox=1, overflow="drop_old")
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
     with pytest.raises(trio.WouldBlock):

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import (
@@ -15,7 +16,6 @@ from goevent import (
     Delivery,
     DispatchHandle,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     ListenerOptions,
@@ -40,10 +40,6 @@ class Ping(Event, name="slow.ping", registry=REGISTRY):
 
 class Pong(Event, name="slow.pong", registry=REGISTRY):
     n: int = 0
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
 
 
 def nothing(event: object) -> None:
@@ -167,7 +163,7 @@ async def test_a_listener_that_is_slow_with_an_ad_hoc_event_is_named(
 
 async def test_a_slow_listener_that_fails_is_named(watch: Stopwatch, warnings: Warnings) -> None:
     async with make() as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
 
         @bus.listener(Ping, name="fails")
         def fails(event: Ping) -> None:
@@ -287,7 +283,7 @@ async def test_slow_after_names_a_listener_wherever_it_is_called(
 
 async def test_slow_after_names_a_listener_that_fails(watch: Stopwatch, warnings: Warnings) -> None:
     async with make() as bus:
-        bus.on_error(ignore)
+        bus.on_error(ignore_error)
 
         @bus.listener(Ping, slow_after=0.01, name="fails")
         def fails(event: Ping) -> None:

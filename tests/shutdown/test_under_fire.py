@@ -9,6 +9,7 @@ from contextvars import ContextVar
 
 import pytest
 import trio
+from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -16,7 +17,6 @@ from goevent import (
     Config,
     DispatchHandle,
     Event,
-    EventError,
     EventRegistry,
     GoEvent,
     GoEventError,
@@ -46,17 +46,8 @@ AnyEvent = One | Two | Both
 
 def make(close_timeout: float = 10.0) -> GoEvent:
     bus = GoEvent(Config(registry=REGISTRY, close_timeout=close_timeout))
-    bus.on_error(ignore)
+    bus.on_error(ignore_error)
     return bus
-
-
-def ignore(error: EventError) -> None:
-    """Be an on_error callback: failures are expected."""
-
-
-def adds_up(ledger: Ledger) -> bool:
-    parts = (ledger.completed, ledger.failed, ledger.dropped, ledger.abandoned)
-    return min(parts) >= 0 and sum(parts) == ledger.accepted
 
 
 class CancelAt(trio.abc.Instrument):

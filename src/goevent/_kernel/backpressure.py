@@ -149,7 +149,8 @@ class Backpressure:
     async def wait(self, waiter: WaitingDispatch) -> Route:
         """Wait until the event is in all mailboxes; return the route that it has taken."""
         self._waiting.append(waiter)
-        waiter.route.free = 0  # the counted room of the route must let nobody overtake
+        # The room that the route has counted in advance must not let another dispatch overtake.
+        waiter.route.free = 0
         for actor in waiter.mailboxes:
             self._queues.setdefault(actor, deque()).append(waiter)
             actor.limit = 0

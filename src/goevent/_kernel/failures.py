@@ -182,8 +182,8 @@ class FailedRuns:
             worker.actor = None
             self._requeue(actor)
             raise split(rest)[1] or rest
-        # Supervision may pause. The worker keeps its actor until then: so it counts as suspended,
-        # and nobody takes the bus for idle.
+        # Supervision may pause. The worker keeps its actor until then, so that it counts as
+        # suspended and the bus does not look idle.
         await self._conclude(actor, handle, failure, earlier)
         worker.actor = None
         self._requeue(actor)

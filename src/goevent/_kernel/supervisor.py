@@ -72,7 +72,7 @@ class Supervisor:
         if self.callbacks and self._running:
             self._pass_on(error)
         else:
-            # The weak reference tells when the handle is garbage; by then nobody can look any more.
+            # The weak reference tells when the handle is garbage, and its errors cannot be seen any more.
             self._unseen.setdefault(weakref.ref(details, self._log_unseen), []).append(error)
 
     def record_loose(self, error: EventError) -> None:
@@ -125,13 +125,13 @@ class Supervisor:
                 errors.remove(error)
 
     def _log_unseen(self, details: weakref.ref[HandleDetails]) -> None:
-        """Log the errors of a handle that is garbage and that nobody has looked at."""
+        """Log the unseen errors of a handle that is garbage."""
         for error in self._unseen.pop(details, ()):
             self.unhandled(error)
 
     @staticmethod
     def log(error: EventError) -> None:
-        """Log an error that nobody has handled."""
+        """Log an error that the application has not handled."""
         logger.error("nobody handled: %s", error, exc_info=error.__cause__)
 
     # -- the actor
@@ -174,7 +174,7 @@ class Supervisor:
             await self._flushed.park()
 
     def finish(self) -> None:
-        """Log the errors that nobody has looked at, and those that reached no callback."""
+        """Log the unseen errors, and the errors that reached no callback."""
         # No callback gets an error any more: the task that runs them is about to be cancelled.
         self._running = False
         unseen = [error for errors in self._unseen.values() for error in errors]
