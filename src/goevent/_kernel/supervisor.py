@@ -72,7 +72,7 @@ class Supervisor:
         if self.callbacks and self._running:
             self._pass_on(error)
         else:
-            # The weak reference tells when the handle is garbage, and its errors cannot be seen any more.
+            # The weak reference tells when the handle is garbage: then nothing can show its errors.
             self._unseen.setdefault(weakref.ref(details, self._log_unseen), []).append(error)
 
     def record_loose(self, error: EventError) -> None:
