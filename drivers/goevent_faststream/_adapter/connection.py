@@ -1,4 +1,4 @@
-"""The base of the connections to NATS, RabbitMQ and MQTT: the state of a connection, and its tasks.
+"""The base of the connections to brokers: the state of a connection, and its tasks.
 
 A subclass connects and disconnects, and records with `_connectivity` what its client reports.
 """

@@ -109,7 +109,7 @@ class KafkaAdapter:
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Join the consumer groups of names and patterns."""
-        await self._connection.ready()
+        await self._connection.wait_until_up()
         try:
             for name in names:
                 if "*" in name:

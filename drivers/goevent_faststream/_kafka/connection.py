@@ -10,7 +10,7 @@ import asyncio
 
 from goevent import DriverConnectionError
 
-from .._adapter.connectivity import Connectivity
+from .._adapter.connection import BrokerConnection
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import no_answer
 from .client import KafkaClient
@@ -21,7 +21,7 @@ PING_PAUSE_SECONDS_WHILE_DOWN = 0.2
 PING_TIMEOUT_SECONDS = 3.0
 
 
-class KafkaConnection:
+class KafkaConnection(BrokerConnection):
     """The connection of one client to its cluster, and the task that watches it.
 
     Args:
@@ -29,24 +29,10 @@ class KafkaConnection:
     """
 
     def __init__(self, client: KafkaClient, wait_seconds: float) -> None:
+        super().__init__("Kafka", wait_seconds)
         self._client = client
         self._wait_seconds = wait_seconds
-        self._connectivity = Connectivity("Kafka", wait_seconds)
         self._broken = asyncio.Event()
-
-    @property
-    def host(self) -> AdapterHost:
-        """The host of the adapter.
-
-        Raises:
-            DriverConnectionError: The bus is not open.
-        """
-        return self._connectivity.host
-
-    @property
-    def is_up(self) -> bool:
-        """True while a broker answers."""
-        return self._connectivity.is_up
 
     async def open(self, host: AdapterHost) -> None:
         """Connect.
@@ -105,11 +91,3 @@ class KafkaConnection:
     def _mark_down(self, reason: str) -> None:
         # Reports begin with the name of the driver already.
         self._connectivity.mark_down(reason.removeprefix("Kafka: "))
-
-    async def ready(self) -> None:
-        """Wait for the connection, for `wait_seconds` from its loss.
-
-        Raises:
-            DriverConnectionError: It was not there in time.
-        """
-        await self._connectivity.wait_until_up()

@@ -84,7 +84,7 @@ class KafkaPublisher:
             for outgoing in burst:
                 try:
                     if not self._connection.is_up:
-                        await self._connection.ready()
+                        await self._connection.wait_until_up()
                     topic = self._topics.get(outgoing.name) or await self.topic(outgoing.name)
                     # It may have expired during one of the waits above.
                     if outgoing in sent:
