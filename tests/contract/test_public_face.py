@@ -20,10 +20,13 @@ import goevent.testing
 import goevent_faststream
 import goevent_redis
 from goevent import (
+    Codec,
     Config,
     DeadlockError,
     DecodeError,
     DispatchHandle,
+    EncodeError,
+    Envelope,
     Event,
     EventError,
     EventRegistry,
@@ -56,6 +59,10 @@ INTERNAL = {
 
 class Ping(Event, name="face.ping", registry=REGISTRY):
     n: int = 0
+
+
+class Rate(Event, name="face.rate", registry=REGISTRY):
+    value: float = 0.0
 
 
 def public_classes() -> dict[str, type[Any]]:
@@ -380,3 +387,45 @@ async def test_errors_of_middleware_are_public_wherever_they_show(
     assert {type(error) for error in handle.errors} == expected
     for error in caught.value.exceptions:
         assert is_public(type(error))
+
+
+@pytest.mark.parametrize(
+    "codec", [goevent.JsonCodec(max_size=200), goevent.MsgpackCodec(max_size=200)]
+)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"event": Rate(float("nan"))},
+        {"headers": {"name": "x" * 500}},
+        {"headers": {"name": 1}},
+        {"seq": 2**70},
+    ],
+    ids=["nan", "too large", "header that is no text", "number beyond int64"],
+)
+def test_a_codec_refuses_to_encode_with_exactly_an_encode_error(
+    codec: Codec, fields: dict[str, Any]
+) -> None:
+    envelope: dict[str, Any] = {
+        "event_name": "face.rate",
+        "event_type": "face.rate",
+        "event": Rate(),
+        "handle_id": "0123456789abcdef",
+        "timestamp": 1,
+    }
+    with pytest.raises(EncodeError) as caught:
+        codec.encode(Envelope(**{**envelope, **fields}))
+    assert type(caught.value) is EncodeError
+
+
+@pytest.mark.parametrize(
+    "codec", [goevent.JsonCodec(max_size=200), goevent.MsgpackCodec(max_size=200)]
+)
+@pytest.mark.parametrize(
+    "data",
+    [b"\xff\xfe", b"x" * 500, b"{}", b"\x80"],
+    ids=["garbage", "too large", "{}", "empty map"],
+)
+def test_a_codec_refuses_to_decode_with_exactly_a_decode_error(codec: Codec, data: bytes) -> None:
+    with pytest.raises(DecodeError) as caught:
+        codec.decode(data, event_name="face.rate", registry=REGISTRY)
+    assert type(caught.value) is DecodeError
