@@ -14,6 +14,18 @@ from .connectivity import Connectivity
 from .contract import AdapterHost
 
 T = TypeVar("T")
+B = TypeVar("B")
+
+
+def checked_broker(broker: object, broker_class: type[B]) -> B:
+    """Return the broker, checked to be one of a class of FastStream.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(broker, broker_class):
+        raise TypeError(f"this is no {broker_class.__name__}: {broker!r}")
+    return broker
 
 
 class BrokerConnection:

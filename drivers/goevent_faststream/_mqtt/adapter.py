@@ -26,6 +26,7 @@ from faststream.mqtt import MQTTBroker
 from goevent import DriverError
 from goevent.drivers import Backlog, Capabilities
 
+from .._adapter.connection import checked_broker
 from .._adapter.contract import (
     MAX_IN_FLIGHT_EVENTS,
     Adapter,
@@ -44,7 +45,6 @@ from .connection import (
     QOS,
     MqttConnection,
     make_broker as make_broker,
-    mqtt_broker,
     to_driver_error,
 )
 from .publisher import MqttPublisher
@@ -67,7 +67,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
         raise TypeError(f"MQTT has no addresses of events but topics, not {address!r}")
     if config.stream is not None:
         raise ValueError("MQTT has no streams: it keeps nothing")
-    return MqttAdapter(mqtt_broker(broker), config)
+    return MqttAdapter(checked_broker(broker, MQTTBroker), config)
 
 
 class MqttAdapter:

@@ -79,17 +79,6 @@ def make_broker(url: str) -> MQTTBroker:
         ) from None
 
 
-def mqtt_broker(broker: object) -> MQTTBroker:
-    """Return the broker, checked to be one of MQTT.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not isinstance(broker, MQTTBroker):
-        raise TypeError(f"this is no MQTTBroker: {broker!r}")
-    return broker
-
-
 class MqttConnection(BrokerConnection):
     """The connection of one broker object.
 

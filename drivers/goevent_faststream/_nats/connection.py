@@ -58,17 +58,6 @@ def make_broker(url: str) -> NatsBroker:
     )
 
 
-def nats_broker(broker: object) -> NatsBroker:
-    """Return the broker, checked to be one of NATS.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not isinstance(broker, NatsBroker):
-        raise TypeError(f"this is no NatsBroker: {broker!r}")
-    return broker
-
-
 class NatsConnection(BrokerConnection):
     """The connection of one broker object.
 

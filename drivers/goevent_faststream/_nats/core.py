@@ -21,6 +21,7 @@ from nats import errors
 from goevent import DriverError
 from goevent.drivers import Backlog, Capabilities
 
+from .._adapter.connection import checked_broker
 from .._adapter.contract import (
     MAX_IN_FLIGHT_EVENTS,
     Adapter,
@@ -37,7 +38,6 @@ from .connection import (
     MAX_MESSAGE_BYTES,
     NatsConnection,
     make_broker as make_broker,
-    nats_broker,
     to_driver_error,
 )
 from .subjects import covering_subject
@@ -56,7 +56,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
         raise TypeError(f"core NATS has no addresses of events but subjects, not {address!r}")
     if config.group is not None or config.stream is not None:
         raise ValueError("core NATS has no groups and no streams: all buses get all events")
-    return NatsAdapter(nats_broker(broker), config)
+    return NatsAdapter(checked_broker(broker, NatsBroker), config)
 
 
 class NatsAdapter:

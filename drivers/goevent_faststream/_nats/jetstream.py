@@ -23,13 +23,13 @@ from nats.js import api, errors as js_errors
 from goevent import DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
+from .._adapter.connection import checked_broker
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, Adapter, AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
 from .connection import (
     MAX_MESSAGE_BYTES,
     NatsConnection,
     make_broker as make_broker,
-    nats_broker,
     to_driver_error,
 )
 from .dead_letters import JetStreamDeadLetters
@@ -52,7 +52,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     """
     if address is not None and not isinstance(address, JStream):
         raise TypeError(f"the address of events in JetStream is a JStream, not {address!r}")
-    return JetStreamAdapter(nats_broker(broker), config, address)
+    return JetStreamAdapter(checked_broker(broker, NatsBroker), config, address)
 
 
 class JetStreamAdapter:

@@ -6,11 +6,12 @@ The table of brokers loads this module by name. Without a group, every bus gets 
 
 from __future__ import annotations
 
-from faststream.rabbit import RabbitQueue
+from faststream.rabbit import RabbitBroker, RabbitQueue
 
+from .._adapter.connection import checked_broker
 from .._adapter.contract import Adapter
 from .._config import BrokerConfig
-from .connection import make_broker as make_broker, rabbit_broker
+from .connection import make_broker as make_broker
 from .fan_out import RabbitFanOutAdapter
 from .topology import events_exchange
 from .work_queues import RabbitWorkQueuesAdapter
@@ -29,11 +30,11 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     """
     if config.group is None:
         exchange = events_exchange(config, address)
-        return RabbitFanOutAdapter(rabbit_broker(broker), config, exchange)
+        return RabbitFanOutAdapter(checked_broker(broker, RabbitBroker), config, exchange)
     if config.start not in ("earliest", "latest"):
         raise ValueError(
             "RabbitMQ keeps no events from before a group's queue: start is no place and no time"
         )
     queue = address if isinstance(address, RabbitQueue) else None
     exchange = events_exchange(config, None if queue else address)
-    return RabbitWorkQueuesAdapter(rabbit_broker(broker), config, exchange, queue)
+    return RabbitWorkQueuesAdapter(checked_broker(broker, RabbitBroker), config, exchange, queue)

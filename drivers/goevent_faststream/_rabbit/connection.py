@@ -71,17 +71,6 @@ def make_broker(url: str) -> RabbitBroker:
         ) from None
 
 
-def rabbit_broker(broker: object) -> RabbitBroker:
-    """Return the broker, checked to be one of RabbitMQ.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not isinstance(broker, RabbitBroker):
-        raise TypeError(f"this is no RabbitBroker: {broker!r}")
-    return broker
-
-
 class RabbitConnection(BrokerConnection):
     """The connection of one broker object.
 
