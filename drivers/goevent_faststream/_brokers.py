@@ -38,6 +38,12 @@ class Mapping:
         patterns: How a pattern receives its events.
         settles: How events are acknowledged, retried, released and dead-lettered, in this order.
         address: The class of FastStream that may be given as `address`.
+
+    Example:
+        ::
+
+            for mapping in MAPPINGS:
+                print(mapping.schemes, mapping.group)
     """
 
     schemes: tuple[str, ...]

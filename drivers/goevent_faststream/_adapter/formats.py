@@ -43,7 +43,12 @@ _quoted = msgspec.json.encode
 class Format(Protocol):
     """The way in which events are written and read; called in Trio's thread.
 
-    Pass your own object as `FastStreamDriver(format=...)`. It must not block.
+    A format must not block.
+
+    Example:
+        ::
+
+            driver = FastStreamDriver(NatsBroker(), format=MyFormat())
     """
 
     def write(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
