@@ -11,6 +11,7 @@ from types import FunctionType, ModuleType
 from typing import Any, NoReturn, get_args
 
 import pytest
+from tests.support.limits import SUBPROCESS_SECONDS
 
 import goevent
 import goevent.middleware
@@ -160,7 +161,7 @@ def test_the_type_information_ships_and_is_complete(tmp_path: Path) -> None:
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=SUBPROCESS_SECONDS,
         check=False,
     )
     if "Type completeness score" not in done.stdout:

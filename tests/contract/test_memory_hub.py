@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -42,7 +43,7 @@ def make(hub: MemoryHub) -> GoEvent:
 
 @asynccontextmanager
 async def joined(*buses: GoEvent) -> AsyncGenerator[None]:
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_SECONDS):
         async with AsyncExitStack() as stack:
             for bus in buses:
                 await stack.enter_async_context(bus)

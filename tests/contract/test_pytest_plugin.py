@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from tests.support.limits import SUBPROCESS_SECONDS
 
 pytest_plugins = ["pytester"]
 
@@ -32,11 +33,11 @@ def run(
 ) -> pytest.RunResult:
     pytester.makeini("[pytest]\n" + "trio_mode = true\n" * trio_mode + "filterwarnings = error\n")
     pytester.makepyfile(test_application=EVENTS + body)
-    return pytester.runpytest_subprocess("-p", "no:randomly", *options, timeout=60)
+    return pytester.runpytest_subprocess("-p", "no:randomly", *options, timeout=SUBPROCESS_SECONDS)
 
 
 def test_the_fixtures_are_there_without_configuration(pytester: pytest.Pytester) -> None:
-    result = pytester.runpytest_subprocess("--fixtures", timeout=60)
+    result = pytester.runpytest_subprocess("--fixtures", timeout=SUBPROCESS_SECONDS)
     for line in ("*An open bus.*", "*The configuration of the `bus` fixture.*"):
         result.stdout.fnmatch_lines([line])
 
@@ -364,6 +365,8 @@ def test_without_pytest_trio_the_fixture_says_what_to_install(
             pass
         """
     )
-    result = pytester.runpytest_subprocess("-p", "goevent.testing.pytest_plugin", timeout=60)
+    result = pytester.runpytest_subprocess(
+        "-p", "goevent.testing.pytest_plugin", timeout=SUBPROCESS_SECONDS
+    )
     result.assert_outcomes(passed=1, errors=2)
     result.stdout.fnmatch_lines(["*needs pytest-trio: pip install pytest-trio*"])

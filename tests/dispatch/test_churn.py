@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import Config, DispatchHandle, Event, EventDropped, EventRegistry, GoEvent
@@ -85,7 +86,7 @@ async def test_three_tasks_register_and_unregister_during_3000_dispatches(
         assert handle.done
 
     bus.subscribe(lambda event: inline.append(event.n), Tick)
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(come_and_go)
@@ -135,7 +136,7 @@ async def test_listeners_that_register_and_unregister_each_other(bus: GoEvent) -
     bus.subscribe(spawn, Tick)
     bus.subscribe(spawn, Tock, async_=True)
     bus.subscribe(lambda event: stable.append(event.n), Tick, async_=True)
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_SECONDS):
         for n in range(DISPATCHES):
             await bus.dispatch(Tick(n))
         await bus.wait()

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -126,7 +127,7 @@ async def test_mailbox_listeners_have_the_event_before_inline_async_listeners_ru
         order.append("mailbox")
         ran.set()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         handle = await bus.dispatch(Ping())
     assert handle.done
     assert order == ["mailbox", "awaited"]
@@ -437,7 +438,7 @@ async def test_a_listener_that_leaves_a_nursery_open_fails_and_its_children_are_
         nursery.start_soon(child)
         await trio.sleep(0)
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         (error,) = (await bus.dispatch(Ping())).errors
     assert isinstance(error.error, RuntimeError)
     assert "left a cancel scope or a nursery open" in str(error.error)
@@ -941,7 +942,7 @@ async def test_a_listener_that_waits_for_its_own_handle_gets_a_deadlock_error(bu
     async def selfish(event: Ping) -> None:
         await current_delivery().handle.wait()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         (error,) = (await bus.dispatch(Ping())).errors
     assert isinstance(error.error, DeadlockError)
 
@@ -954,7 +955,7 @@ async def test_a_child_task_that_waits_for_the_handle_of_its_listener_gets_a_dea
         async with trio.open_nursery() as nursery:
             nursery.start_soon(current_delivery().handle.wait)
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         (error,) = (await bus.dispatch(Ping())).errors
     assert "DeadlockError" in error.details
 
@@ -973,7 +974,7 @@ async def test_a_nested_listener_that_waits_for_the_outer_handle_gets_a_deadlock
     async def inner(event: Pong) -> None:
         await outer_handle[0].wait()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         await bus.dispatch(Ping())
     (error,) = bus.errors
     assert error.listener == "inner"
@@ -986,7 +987,7 @@ async def test_waiting_for_the_bus_inside_a_listener_is_refused(bus: GoEvent, me
     async def inside(event: Ping) -> None:
         await getattr(bus, method)()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         (error,) = (await bus.dispatch(Ping())).errors
     assert isinstance(error.error, RuntimeError)
     assert not isinstance(error.error, DeadlockError)
@@ -1061,7 +1062,7 @@ async def test_a_mailbox_listener_with_context_may_wait_for_the_handle_that_caus
         await handles[0].wait()
         order.append("waits")
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         await bus.dispatch(Ping())
         await bus.wait()
     assert bus.errors == ()
@@ -1104,7 +1105,7 @@ async def test_an_inline_async_listener_called_by_a_mailbox_listener_cannot_wait
     async def awaited(event: Pong) -> None:
         await handles[0].wait()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         await bus.dispatch(Ping())
         await bus.wait()
     (error,) = bus.errors

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from tests.support.checks import adds_up, ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -78,7 +79,7 @@ async def waiting(bus: GoEvent, *events: AnyJob) -> AsyncGenerator[list[int]]:
         await bus.dispatch(event)
         admitted.append(event.n)
 
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for event in events:
                 nursery.start_soon(send, event)
@@ -244,7 +245,7 @@ async def test_a_cancelled_wait_for_room_sends_nothing_and_admits_the_next_dispa
         with scope:
             await bus.dispatch(Both(2))
 
-    with trio.fail_after(1):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(give_up)
             await wait_all_tasks_blocked()
@@ -276,7 +277,7 @@ async def test_cancelling_one_of_several_waiting_dispatches_keeps_the_order_of_t
         with scopes[n]:
             await bus.dispatch(Job(n))
 
-    with trio.fail_after(1):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for n in scopes:
                 nursery.start_soon(send, n)
@@ -412,7 +413,7 @@ async def test_overflow_error_raises_and_delivers_to_no_listener(bus: GoEvent) -
     bus.dispatch_nowait(Job(1))
     with pytest.raises(MailboxFull, match=r"'mailbox\.job' not dispatched: full has no room"):
         bus.dispatch_nowait(Job(2))
-    with trio.fail_after(1), pytest.raises(MailboxFull):
+    with trio.fail_after(HANG_SECONDS), pytest.raises(MailboxFull):
         await bus.dispatch(Job(2))
     await wait_all_tasks_blocked()
     assert inline == free.seen == [0, 1]
@@ -475,7 +476,7 @@ async def test_a_dropped_event_is_done_and_wakes_its_waiters(bus: GoEvent, overf
         bus.subscribe(gate, Job, mailbox=1, overflow="drop_old")
     await hold(bus, Job(0))
     old = bus.dispatch_nowait(Job(1))
-    with trio.fail_after(1):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             if overflow == "drop_old":
                 nursery.start_soon(old.wait)
@@ -525,7 +526,7 @@ async def test_a_dispatch_that_waited_may_still_find_a_full_mailbox_under_error(
         with pytest.raises(MailboxFull):
             await bus.dispatch(Job(2))
 
-    with trio.fail_after(1):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(send)
             await wait_all_tasks_blocked()
@@ -578,7 +579,7 @@ async def test_bus_wait_covers_the_earlier_events_when_the_last_one_in_a_mailbox
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
     last = bus.dispatch_nowait(Task(2))
-    with trio.fail_after(1):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
 
             async def wait() -> None:
@@ -621,7 +622,7 @@ async def test_20_000_events_arrive_in_order_beside_a_stuck_neighbour(
     async def unrelated(event: Other) -> None:
         other.append(event.n)
 
-    with trio.fail_after(60):
+    with trio.fail_after(HANG_SECONDS):
         for n in range(MANY):
             handles.append(await bus.dispatch(Job(n)))
             if n % 5000 == 0:  # an unrelated event is not held up
@@ -654,7 +655,7 @@ async def test_events_of_several_tasks_keep_the_order_of_each_task(bus: GoEvent)
         for n in range(100):
             await bus.dispatch(Job(start + n))
 
-    with trio.fail_after(30):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for start in range(0, 1000, 100):
                 nursery.start_soon(send, start)
@@ -673,7 +674,7 @@ async def test_unregistering_while_an_event_runs_lets_it_finish(bus: GoEvent) ->
     (error,) = queued.errors
     assert error.reason == "its listener was unregistered"
     assert not running.done
-    with trio.fail_after(1):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.wait)
             await wait_all_tasks_blocked()

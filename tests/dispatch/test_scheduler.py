@@ -6,6 +6,7 @@ from collections.abc import Generator
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from trio.lowlevel import Task
 from trio.testing import wait_all_tasks_blocked
 
@@ -48,7 +49,7 @@ async def test_awaiting_a_foreign_object_fails_only_the_listener(
         seen.append(event.n)
 
     handles = [await bus.dispatch(Ping(n)) for n in range(3)]
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         await bus.wait()
     (error,) = handles[0].errors
     assert isinstance(error.error, TypeError)
@@ -68,7 +69,7 @@ async def test_a_listener_may_catch_the_error_of_a_foreign_await(bus: GoEvent) -
         seen.append("went on")
 
     handle = await bus.dispatch(Ping())
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         await handle.wait()
     assert not handle.errors
     assert seen == ["caught", "went on"]

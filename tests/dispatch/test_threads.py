@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import (
@@ -24,7 +25,6 @@ from goevent import (
 )
 
 REGISTRY = EventRegistry()
-DEADLINE = 10.0  # seconds; nothing here takes that long unless it hangs
 
 
 class Ping(Event, name="threads.ping", registry=REGISTRY):
@@ -98,7 +98,7 @@ async def test_a_call_from_a_foreign_thread_is_refused_and_changes_nothing(
         with pytest.raises(RuntimeError):
             FOREIGN_CALLS[call](bus, registration)
 
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         await trio.to_thread.run_sync(foreign)
         assert (bus.snapshot().ledger, bus.snapshot().state, repr(bus)) == before
         assert registration.active
@@ -123,7 +123,7 @@ async def test_a_foreign_thread_is_refused_also_inside_an_inline_listener(
     def blocks(event: Ping) -> None:
         thread = threading.Thread(target=foreign)
         thread.start()
-        thread.join(DEADLINE)
+        thread.join(HANG_SECONDS)
 
     bus.dispatch_nowait(Ping())
     assert len(refused) == 1
@@ -158,7 +158,7 @@ async def test_dispatch_from_thread_returns_when_the_inline_listeners_have_run(
     async def note(event: Ping) -> None:
         later.append(event.n)
 
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         handle = await trio.to_thread.run_sync(bus.dispatch_from_thread, Ping(7))
         assert seen == [(7, threading.get_ident())]
         await handle.wait()
@@ -176,7 +176,7 @@ async def test_several_threads_dispatch_at_once(bus: GoEvent) -> None:
         for n in range(start, start + 50):
             bus.dispatch_from_thread(Ping(n))
 
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for start in range(0, 400, 50):
                 nursery.start_soon(trio.to_thread.run_sync, send, start)
@@ -203,7 +203,7 @@ async def test_a_full_mailbox_blocks_the_threads(bus: GoEvent) -> None:
     bus.dispatch_nowait(Ping(0))
     await wait_all_tasks_blocked()
     bus.dispatch_nowait(Ping(1))
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for n in range(2, 8):
                 nursery.start_soon(trio.to_thread.run_sync, send, n)
@@ -282,7 +282,7 @@ async def test_no_thread_stays_blocked_when_the_bus_ends(how: str) -> None:
             outcomes.append("taken")
 
     threads = [threading.Thread(target=send) for _ in range(8)]
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         try:
             async with bus:
                 for thread in threads:
@@ -300,7 +300,7 @@ async def test_no_thread_stays_blocked_when_the_bus_ends(how: str) -> None:
         except KeyError:
             pass
         for thread in threads:
-            await trio.to_thread.run_sync(thread.join, DEADLINE)
+            await trio.to_thread.run_sync(thread.join, HANG_SECONDS)
     assert not any(thread.is_alive() for thread in threads)
     assert sorted(outcomes) == ["closed"] * 6 + ["taken"] * 2
     with pytest.raises(BusClosed):
@@ -328,7 +328,7 @@ async def test_threads_dispatch_while_the_bus_opens_and_closes_again_and_again()
         thread.start()
     accepted = 0
     try:
-        with trio.fail_after(DEADLINE):
+        with trio.fail_after(HANG_SECONDS):
             for _ in range(20):
                 async with bus:
                     await wait_all_tasks_blocked()
@@ -339,7 +339,7 @@ async def test_threads_dispatch_while_the_bus_opens_and_closes_again_and_again()
     finally:
         stop.set()
         for thread in threads:
-            await trio.to_thread.run_sync(thread.join, DEADLINE)
+            await trio.to_thread.run_sync(thread.join, HANG_SECONDS)
     assert not any(thread.is_alive() for thread in threads)
     assert all(handle.done for handle in taken)
     assert len(seen) == accepted == len(taken) + 20
@@ -366,7 +366,7 @@ async def test_a_listener_may_hand_work_to_a_thread_that_dispatches(bus: GoEvent
         if event.n < 10:
             await trio.to_thread.run_sync(bus.dispatch_from_thread, Ping(event.n + 1))
 
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         await bus.dispatch(Ping(0))
         while len(seen) < 11:
             await bus.wait()
@@ -386,7 +386,7 @@ async def test_a_handle_cannot_be_waited_for_in_another_event_loop(bus: GoEvent)
         with pytest.raises(RuntimeError, match="thread"):
             await handle.wait()
 
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         await trio.to_thread.run_sync(run_in_trio, elsewhere)
         gate.set()
         await handle.wait()

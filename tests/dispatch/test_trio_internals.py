@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio._core._run import GLOBAL_RUN_CONTEXT
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -195,7 +196,7 @@ async def checked(bus: GoEvent) -> AsyncGenerator[TaskStateRecorder]:
     """Check at the end that the bus still works and its workers are clean."""
     recorder = TaskStateRecorder()
     bus.subscribe(recorder, Look)
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         yield recorder
         for n in range(20):
             handle = await bus.dispatch(Look(n))

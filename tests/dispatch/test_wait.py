@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, Sequencer, assert_checkpoints, wait_all_tasks_blocked
 
 from goevent import BusClosed, Config, DispatchHandle, Event, EventDropped, GoEvent
@@ -66,7 +67,7 @@ async def test_twenty_waiters_are_woken_once_each(bus: GoEvent) -> None:
         assert handle.done
         woken.append(n)
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for n in range(20):
                 nursery.start_soon(waiter, n)
@@ -99,7 +100,7 @@ async def test_cancelled_waits_change_nothing(bus: GoEvent, cancelled: set[int])
         nursery.start_soon(waiter, n)
         await wait_all_tasks_blocked()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             for n in range(20):
                 await start(n, nursery)
@@ -132,7 +133,7 @@ async def test_a_waiter_that_is_cancelled_in_the_step_that_finishes_is_not_woken
         with scope:
             await handle.wait()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(waiter)
             await wait_all_tasks_blocked()
@@ -148,7 +149,7 @@ async def test_a_task_may_wait_after_another_wait_was_cancelled(bus: GoEvent) ->
         await gate.wait()
 
     handle = await bus.dispatch(Job())
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         for _ in range(3):
             with trio.CancelScope() as scope:
                 async with trio.open_nursery() as nursery:
@@ -195,7 +196,7 @@ async def test_wait_ends_when_the_event_is_dropped(bus: GoEvent) -> None:
     first = await bus.dispatch(Job(1))
     second = await bus.dispatch(Job(2))
     await wait_all_tasks_blocked()
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(second.wait)
             await wait_all_tasks_blocked()
@@ -203,7 +204,7 @@ async def test_wait_ends_when_the_event_is_dropped(bus: GoEvent) -> None:
     assert [type(error) for error in second.errors] == [EventDropped]
     assert not first.done
     gate.set()
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         await first.wait()
     assert first.errors == ()
     assert len(bus.errors) == 1

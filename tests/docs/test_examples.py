@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.support.limits import SUBPROCESS_SECONDS
 from tests.support.redis_buses import plain_link
 from tests.support.redis_server import redis_server
 from trio.testing import MockClock
@@ -69,7 +70,9 @@ def run(
     *command: str, stdin: bytes | None = None, check: int = 0
 ) -> subprocess.CompletedProcess[str]:
     """Run a command in the root of the checkout; fail on another exit code than `check`."""
-    done = subprocess.run(command, cwd=ROOT, input=stdin, capture_output=True, timeout=60)
+    done = subprocess.run(
+        command, cwd=ROOT, input=stdin, capture_output=True, timeout=SUBPROCESS_SECONDS
+    )
     out, err = done.stdout.decode(), done.stderr.decode()
     assert done.returncode == check, f"{out}\n{err}"
     return subprocess.CompletedProcess(done.args, done.returncode, out, err)
@@ -328,7 +331,12 @@ def test_orders_ends_quietly_if_its_output_is_closed() -> None:
     os.close(ours)
     try:
         done = subprocess.run(
-            [*ORDERS, "-"], cwd=ROOT, input=b"", stdout=theirs, stderr=subprocess.PIPE, timeout=60
+            [*ORDERS, "-"],
+            cwd=ROOT,
+            input=b"",
+            stdout=theirs,
+            stderr=subprocess.PIPE,
+            timeout=SUBPROCESS_SECONDS,
         )
     finally:
         os.close(theirs)
@@ -399,7 +407,7 @@ def on_terminal(*prelude: str) -> tuple[str, str]:
         pass
     finally:
         os.close(ours)
-    report, _ = child.communicate(timeout=60)
+    report, _ = child.communicate(timeout=SUBPROCESS_SECONDS)
     assert child.returncode == 0, seen.decode()
     return seen.decode(), report.decode()
 

@@ -9,6 +9,7 @@ from types import NoneType
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 
 from goevent import (
     DeadlockError,
@@ -20,8 +21,6 @@ from goevent import (
     current_delivery,
     register_event_type,
 )
-
-DEADLINE = 5.0
 
 request: contextvars.ContextVar[str] = contextvars.ContextVar("request", default="none")
 
@@ -38,7 +37,7 @@ class Answered:
     n: int = 0
 
 
-TIMEOUTS = pytest.mark.parametrize("timeout", [None, DEADLINE], ids=["untimed", "timed"])
+TIMEOUTS = pytest.mark.parametrize("timeout", [None, HANG_SECONDS], ids=["untimed", "timed"])
 
 
 # -- threads of listeners
@@ -85,7 +84,7 @@ async def test_a_thread_that_would_wait_for_its_own_mailbox_gets_a_deadlock_erro
             except DeadlockError as error:
                 failures.append(error)
 
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         async with bus:
             await bus.dispatch(Asked(1))
     assert len(failures) == 1
@@ -160,7 +159,7 @@ async def test_the_only_event_of_a_listener_is_tried_again(autojump_clock: objec
 
 async def ended(bus: GoEvent, *events: Asked) -> EventError:
     """Dispatch events, one of which ends the bus; return the error that leaves the bus."""
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         try:
             async with bus:
                 for event in events:
@@ -233,7 +232,7 @@ async def test_a_thread_can_check_whether_it_should_stop(timeout: float | None) 
         finally:
             stopped.set()
 
-    with trio.fail_after(DEADLINE):
+    with trio.fail_after(HANG_SECONDS):
         async with bus:
             handle = await bus.dispatch(Asked())
             if timeout is None:

@@ -14,6 +14,7 @@ from types import ModuleType
 from urllib.parse import unquote, urldefrag
 
 import pytest
+from tests.support.limits import SUBPROCESS_SECONDS
 
 import goevent
 import goevent.drivers
@@ -58,7 +59,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "mkdocs.yml", copy)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
-    done = subprocess.run(command, cwd=copy, capture_output=True, text=True, timeout=150)
+    done = subprocess.run(
+        command, cwd=copy, capture_output=True, text=True, timeout=SUBPROCESS_SECONDS
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     return copy / "site"
 

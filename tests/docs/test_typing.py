@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+from tests.support.limits import SUBPROCESS_SECONDS
 
 CASES = Path(__file__).parent / "typing_cases"
 FILES = sorted(CASES.glob("must_*.py"))
@@ -36,7 +37,7 @@ def call(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         env={**os.environ, "PATH": path},
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=SUBPROCESS_SECONDS,
         check=False,
     )
 

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+from tests.support.limits import HANG_SECONDS
 
 import goevent._events.patterns as _patterns
 from goevent._events.patterns import (
@@ -506,14 +507,14 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("pattern", HOSTILE)
-@pytest.mark.timeout(10)  # in seconds; with backtracking these would take years
+@pytest.mark.timeout(HANG_SECONDS)  # with backtracking these would take years
 def test_no_pattern_backtracks(pattern: str) -> None:
     name = ".".join("a" * 120)
     assert not matches(pattern, name)
     assert matches(pattern, f"{name}.x")
 
 
-@pytest.mark.timeout(20)
+@pytest.mark.timeout(HANG_SECONDS)
 def test_many_patterns_that_branch_everywhere_stay_quick() -> None:
     many = [".".join(word) for word in itertools.product(("**", "*", "a"), repeat=6)]
     trie = trie_of(*many)

@@ -11,6 +11,7 @@ from typing import cast
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import Config, DispatchHandle, Event, EventAbandoned, EventError, GoEvent
@@ -112,7 +113,7 @@ async def test_a_body_that_waits_for_room_is_cancelled_and_adds_no_error_of_its_
         await wait_all_tasks_blocked()
         gate.set()
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(open_the_gate)
             with pytest.raises(Halt):
@@ -129,7 +130,7 @@ async def test_a_bus_opens_again_after_a_base_exception() -> None:
             raise Halt
         ran.append(event.n)
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         with pytest.raises(Halt):
             await open_until_it_ends(bus, Stop())
         async with bus:
@@ -152,7 +153,7 @@ async def test_a_listener_that_exits_inside_a_nested_dispatch_leaves_the_bus(sha
         bus.dispatch_nowait(Stop())
 
     bus.subscribe(chain, Calm, async_=shape == "mailbox")
-    with trio.fail_after(5), pytest.raises(Halt):
+    with trio.fail_after(HANG_SECONDS), pytest.raises(Halt):
         await open_until_it_ends(bus, Calm())
     assert not [error for error in bus.errors if error.error is not None]
 
@@ -177,7 +178,7 @@ async def test_the_exceptions_of_a_mixed_group_are_reported_and_the_rest_leaves(
     async def mixed(event: Stop) -> None:
         raise BaseExceptionGroup("mixed", [failure, KeyboardInterrupt()])
 
-    with trio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
+    with trio.fail_after(HANG_SECONDS), pytest.raises(BaseExceptionGroup) as caught:
         await open_until_it_ends(bus, Stop())
     assert caught.group_contains(KeyboardInterrupt)
     assert not caught.group_contains(ValueError)
@@ -201,7 +202,7 @@ async def test_two_listeners_that_exit_at_once_leave_as_a_group(bus_config: Conf
 
     bus.subscribe(halt, Stop)
     bus.subscribe(interrupt, Stop)
-    with trio.fail_after(5), pytest.raises(BaseExceptionGroup) as caught:
+    with trio.fail_after(HANG_SECONDS), pytest.raises(BaseExceptionGroup) as caught:
         await open_until_it_ends(bus, Stop(), gate=gate)
     assert caught.group_contains(Halt)
     assert caught.group_contains(KeyboardInterrupt)
@@ -218,7 +219,7 @@ async def test_a_base_exception_of_on_error_leaves_the_bus() -> None:
     def fails(event: Stop) -> None:
         raise ValueError
 
-    with trio.fail_after(5), pytest.raises(SystemExit) as caught:
+    with trio.fail_after(HANG_SECONDS), pytest.raises(SystemExit) as caught:
         await open_until_it_ends(bus, Stop())
     assert caught.value.code == 4
 
@@ -454,7 +455,7 @@ def test_ctrl_c_ends_a_process_that_is_busy_with(busy: str) -> None:
         try:
             assert process.stdout.readline() == "ready\n"
             process.send_signal(signal.SIGINT)
-            _, complaint = process.communicate(timeout=3)
+            _, complaint = process.communicate(timeout=HANG_SECONDS)
         finally:
             process.kill()
     assert process.returncode not in (0, -signal.SIGKILL)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import Config, DispatchHandle, Event, EventAbandoned, EventError, GoEvent, Ledger
@@ -157,7 +158,7 @@ async def test_each_exception_becomes_exactly_one_event_error(
     subscribe_failing(bus, shape, make)
     bus.subscribe(neighbour_after, Boom)
     bus.subscribe(inline.append, Boom, name="inline bystander")
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         handle = await bus.dispatch(Boom(1))
         await handle.wait()
 
@@ -171,7 +172,7 @@ async def test_each_exception_becomes_exactly_one_event_error(
     assert isinstance(str(error), str)
     assert before == after == inline == [Boom(1)]
 
-    with trio.fail_after(5):  # all listeners still work
+    with trio.fail_after(HANG_SECONDS):  # all listeners still work
         again = await bus.dispatch(Boom(2))
         await again.wait()
     assert len(again.errors) == 1

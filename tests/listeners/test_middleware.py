@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -291,7 +292,7 @@ async def test_middleware_around_delivery_runs_where_the_event_arrives_and_only_
 
         await two.ready()
         await one.dispatch(Ping())
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await ran.wait()
     assert [line for line in here if "call driver" not in line] == [
         "one dispatch mw.ping",
@@ -338,7 +339,7 @@ async def test_headers_that_middleware_sets_travel_over_the_hub(kind: dict[str, 
 
 
 async def wait_until(ready: Callable[[], bool]) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         while not ready():
             await trio.sleep(0)
 

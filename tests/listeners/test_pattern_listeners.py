@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -349,7 +350,7 @@ async def test_a_pattern_unregistered_while_dispatches_wait_for_its_room_lets_th
             nursery.start_soon(dispatch, event)
             await wait_all_tasks_blocked()
         assert seen == []
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             registration.unregister()
             await wait_all_tasks_blocked()
         assert len(handles) == 3

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -210,7 +211,7 @@ async def test_an_arrival_from_another_bus_is_logged(records: list[logging.LogRe
 
     async with here, there:
         await here.dispatch(Paid())
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             await arrived.wait()
     assert [facts(record, "stage", "listener", "outcome") for record in records] == [
         ["delivery", None, "completed"],
@@ -567,7 +568,7 @@ async def test_dispatches_and_arrivals_are_duplicates_of_each_other() -> None:
         await there.dispatch(Paid("A"))
         for order in ("A", "B", "B", "C"):
             await here.dispatch(Paid(order))
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             while seen[-1] != "C":
                 await wait_all_tasks_blocked()
         assert len((await there.dispatch(Paid("B"))).errors) == 1

@@ -14,6 +14,7 @@ from typing import Self
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -33,7 +34,6 @@ from goevent import (
 
 REGISTRY = EventRegistry()
 VARIABLE: ContextVar[int] = ContextVar("VARIABLE", default=0)
-THREAD_WAIT_SECONDS = 20  # the longest real time that a test waits for a thread
 
 
 class Job(Event, name="blocking.job", registry=REGISTRY):
@@ -64,12 +64,10 @@ class Gate:
 
     def block(self) -> None:
         self.entered.release()
-        assert self.gate.wait(THREAD_WAIT_SECONDS)
+        assert self.gate.wait(HANG_SECONDS)
 
     async def has_entered(self) -> None:
-        entered = await trio.to_thread.run_sync(
-            lambda: self.entered.acquire(timeout=THREAD_WAIT_SECONDS)
-        )
+        entered = await trio.to_thread.run_sync(lambda: self.entered.acquire(timeout=HANG_SECONDS))
         assert entered
 
 
@@ -271,7 +269,7 @@ async def test_a_late_thread_runs_on_and_is_counted_until_it_ends(
 
 async def ended(bus: GoEvent) -> None:
     """Wait until no stray thread is running. Only the log reports their end."""
-    for _ in range(THREAD_WAIT_SECONDS * 100):
+    for _ in range(round(HANG_SECONDS) * 100):
         if not any(listener.strays for listener in bus.snapshot().listeners):
             return
         await trio.to_thread.run_sync(threading.Event().wait, 0.01)
@@ -411,7 +409,7 @@ async def test_a_thread_that_waits_for_its_own_event_gets_an_error(
         trio.from_thread.run(current_delivery().handle.wait)
 
     handle = await bus.dispatch(Job())
-    with trio.fail_after(THREAD_WAIT_SECONDS):
+    with trio.fail_after(HANG_SECONDS):
         await handle.wait()
     (error,) = handle.errors
     assert "would wait forever" in error.reason

@@ -7,6 +7,7 @@ from collections.abc import Callable, Generator
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from trio.lowlevel import Task
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
@@ -777,7 +778,7 @@ async def test_of_two_tasks_that_enter_a_bus_at_once_one_is_refused() -> None:
         except RuntimeError:
             results.append("refused")
 
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(enter)
             nursery.start_soon(enter)
@@ -1030,7 +1031,7 @@ async def test_listeners_that_dispatch_to_themselves_for_ever_do_not_hold_up_a_c
     async def again(event: Job) -> None:
         await bus.dispatch(event)
 
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         async with bus:
             await bus.dispatch(Job())
             ledger = await bus.close(timeout=0.05)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.support.limits import SUBPROCESS_SECONDS
 
 pytestmark = pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="reads the memory in use from /proc"
@@ -128,7 +129,7 @@ def run(program: str) -> None:
         [sys.executable, "-W", "error", "-c", PREAMBLE + program],
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=SUBPROCESS_SECONDS,
         check=False,
     )
     assert done.returncode == 0, done.stderr

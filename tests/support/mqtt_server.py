@@ -15,6 +15,7 @@ import trio
 
 from tests.support.brokers import missing
 from tests.support.faststream_buses import FastStreamBus
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import free_port
 
 
@@ -72,7 +73,7 @@ class MqttServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             while not await self._answers():
                 if self._process.poll() is not None:
                     raise RuntimeError("mosquitto has ended")

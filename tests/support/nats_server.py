@@ -18,6 +18,7 @@ import nats
 import trio
 
 from tests.support.brokers import missing
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import free_port
 
 T = TypeVar("T")
@@ -63,7 +64,7 @@ class NatsServer:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             while not await self._answers():
                 if self._process.poll() is not None:
                     raise RuntimeError(f"{program} has ended")

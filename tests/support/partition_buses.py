@@ -11,6 +11,7 @@ import trio
 
 from goevent import Event, GoEvent, current_delivery
 from goevent_redis._streams.partitions.partition import partition_of
+from tests.support.limits import PROMPT_SECONDS
 from tests.support.redis_buses import REGISTRY
 from tests.support.streams_buses import StreamsBus, unsettled_count
 
@@ -111,7 +112,7 @@ async def owners(ask: Ask, name: str = NAME, group: str = "shop") -> dict[int, s
     }
 
 
-async def shared(ask: Ask, *counts: int, seconds: float = 5.0) -> None:
+async def shared(ask: Ask, *counts: int, seconds: float = PROMPT_SECONDS) -> None:
     """Wait until the buses have so many partitions each."""
     with trio.fail_after(seconds):
         while True:
@@ -122,7 +123,7 @@ async def shared(ask: Ask, *counts: int, seconds: float = 5.0) -> None:
 
 
 async def until_partitions_settled(
-    ask: Ask, name: str = NAME, group: str = "shop", seconds: float = 10.0
+    ask: Ask, name: str = NAME, group: str = "shop", seconds: float = PROMPT_SECONDS
 ) -> None:
     """Wait until all entries of all partitions are delivered and acknowledged."""
     with trio.fail_after(seconds):

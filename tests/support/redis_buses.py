@@ -22,6 +22,7 @@ from goevent import (
 )
 from goevent_redis import RedisConfig, RedisDriver
 from goevent_redis._link.link import Link
+from tests.support.limits import PROMPT_SECONDS
 from tests.support.redis_server import RedisServer
 
 E = TypeVar("E", bound=Exception)
@@ -46,7 +47,7 @@ class User(Event, name="user.created", registry=REGISTRY):
     n: int = 0
 
 
-async def until(check: Callable[[], object], seconds: float = 10.0) -> None:
+async def until(check: Callable[[], object], seconds: float = PROMPT_SECONDS) -> None:
     """Wait until something is true; fail if that takes too long."""
     deadline = trio.current_time() + seconds
     while not check():

@@ -11,6 +11,7 @@ import trio
 from goevent import Backlog, Config, EventError, GoEvent, current_delivery
 from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
 from goevent_redis._link.link import Link
+from tests.support.limits import PROMPT_SECONDS
 from tests.support.redis_buses import REGISTRY, Paid
 from tests.support.redis_server import RedisServer, redis_server
 
@@ -87,7 +88,7 @@ async def pending(ask: Callable[..., Any], group: str = "shop", key: str = STREA
 
 
 async def until_settled(
-    ask: Callable[..., Any], group: str = "shop", seconds: float = 10.0
+    ask: Callable[..., Any], group: str = "shop", seconds: float = PROMPT_SECONDS
 ) -> None:
     """Wait until all entries of the stream are delivered and acknowledged."""
     with trio.fail_after(seconds):

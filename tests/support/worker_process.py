@@ -11,6 +11,8 @@ from functools import partial
 
 import trio
 
+from tests.support.limits import HANG_SECONDS
+
 
 class Worker:
     """A process, and what it says."""
@@ -32,7 +34,7 @@ class Worker:
 
     async def says(self, text: str, count: int = 1) -> None:
         """Wait until so many of its lines have a text."""
-        with trio.fail_after(20):
+        with trio.fail_after(HANG_SECONDS):
             while sum(text in line for line in self.said) < count:
                 await self._news.wait()
 

@@ -12,6 +12,7 @@ from typing import Any, cast
 import pytest
 import trio
 from tests.support.faststream_loop import loop_threads, running_loop, thread_name
+from tests.support.limits import HANG_SECONDS
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import DriverError
@@ -138,7 +139,7 @@ async def test_unhandled_error_on_the_loop_is_reported() -> None:
 
     async with running_loop(reports) as loop_thread:
         await loop_thread.call(let_it_fail)
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             while not reports:
                 await loop_thread.call(asyncio.sleep, 0)
     assert isinstance(reports[0], ZeroDivisionError)

@@ -13,6 +13,7 @@ import trio
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_durable import DURABLE
 from tests.support.kafka_mock import kafka_mock
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import Paid, until
 from tests.support.redis_server import fault_proxy
 
@@ -109,7 +110,7 @@ async def test_bus_closes_in_a_black_hole_leaves_no_thread_and_opens_again(
             await accepted(bus, *range(10))
             await until(lambda: begun and pending(bus) == 10)
             hole(True)
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await bus.close(timeout=0)
         gate.set()
         hole(False)

@@ -19,6 +19,7 @@ import pytest
 import trio
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.kafka_mock import KafkaMock, kafka_mock
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import REGISTRY, Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import free_port
 
@@ -51,7 +52,7 @@ async def read_records(mock: KafkaMock, topic: str, count: int) -> list[Any]:
     def read() -> list[Any]:
         settings = {"bootstrap.servers": mock.addr, "group.id": "all", "log_level": 0}
         consumer = confluent_kafka.Consumer(settings | {"auto.offset.reset": "earliest"})
-        known = consumer.list_topics(topic, timeout=5).topics[topic].partitions
+        known = consumer.list_topics(topic, timeout=HANG_SECONDS).topics[topic].partitions
         consumer.assign([confluent_kafka.TopicPartition(topic, each, 0) for each in known])
         found: list[Any] = []
         while len(found) < count:
@@ -83,7 +84,9 @@ async def commit_point(mock: KafkaMock, group: str, topic: str) -> tuple[int, st
         consumer = confluent_kafka.Consumer(
             {"bootstrap.servers": mock.addr, "group.id": group, "log_level": 0}
         )
-        (found,) = consumer.committed([confluent_kafka.TopicPartition(topic, 0)], timeout=5)
+        (found,) = consumer.committed(
+            [confluent_kafka.TopicPartition(topic, 0)], timeout=HANG_SECONDS
+        )
         consumer.close()
         return found.offset, found.metadata or ""
 
@@ -159,7 +162,7 @@ async def test_after_a_kill_the_unsettled_event_is_redelivered_and_the_settled_a
             await until(lambda: "ready" in said, 20)
             await accepted(sender, *range(1, 10))
             await until(lambda: {f"done {n}" for n in range(2, 10)} <= {*said})
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 while (await commit_point(mock, f"shop.{TOPIC}", TOPIC))[1] != "goevent/1:1x1,8xs,":
                     pass
             process.kill()
@@ -349,7 +352,7 @@ async def test_outage_is_reported_once_and_no_accepted_event_is_lost(scheme: str
             await until(lambda: seen)
             mock.down()
             await until(lambda: not bus.driver.snapshot().connected)
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 handle = await bus.dispatch(Paid(n=2))
                 await handle.wait()
             assert isinstance(handle.errors[0].__cause__, DriverConnectionError)
@@ -365,7 +368,7 @@ async def test_outage_is_reported_once_and_no_accepted_event_is_lost(scheme: str
 async def test_wrong_address_fails_in_time_and_shows_no_password(scheme: str) -> None:
     url = f"{scheme}://me:geheim@127.0.0.1:{free_port()}?group=shop"
     driver = FastStreamDriver.from_url(url)
-    with trio.fail_after(15), pytest.raises(DriverConnectionError) as caught:
+    with trio.fail_after(PROMPT_SECONDS), pytest.raises(DriverConnectionError) as caught:
         async with FastStreamBus(driver):
             pass
     assert "geheim" not in f"{caught.value!r} {driver!r} {driver.config!r}"

@@ -17,6 +17,7 @@ from tests.support.faststream_checks import (
     recording_middleware,
     under_load,
 )
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.nats_server import nats_server
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy
@@ -97,7 +98,7 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error() 
             await handle.wait()
             (error,) = handle.errors
             assert isinstance(error.error, DriverConnectionError)
-            assert trio.current_time() - begun < 10
+            assert trio.current_time() - begun < PROMPT_SECONDS
             await until(lambda: bus.count_reports("is lost"))
             assert not bus.driver.snapshot().connected
 
@@ -109,7 +110,7 @@ async def test_server_that_does_not_answer_fails_a_publish_in_time(query: str) -
         async with bus:
             await accepted(bus, 1)
             proxy.swallow()
-            with trio.fail_after(10):
+            with trio.fail_after(PROMPT_SECONDS):
                 handle = await bus.dispatch(Paid(n=2))
                 await handle.wait()
             assert isinstance(handle.errors[0].error, DriverConnectionError)
@@ -120,7 +121,7 @@ async def test_server_that_does_not_answer_fails_a_publish_in_time(query: str) -
 async def test_wrong_password_is_an_error_at_once() -> None:
     async with nats_server("--user", "joe", "--pass", "secret") as server:
         bus = FastStreamBus(f"nats://joe:guess@{server.addr}")
-        with trio.fail_after(4), pytest.raises(DriverError, match="Authorization"):
+        with trio.fail_after(PROMPT_SECONDS), pytest.raises(DriverError, match="Authorization"):
             async with bus:
                 pass
         async with FastStreamBus(f"nats://joe:secret@{server.addr}") as bus:
@@ -163,7 +164,7 @@ async def test_crash_of_the_loop_ends_the_bus_with_a_driver_error() -> None:
 
     async with nats_server() as server:
         bus = FastStreamBus(server.url)
-        with trio.fail_after(10), pytest.raises(DriverError, match="loop of the broker"):
+        with trio.fail_after(HANG_SECONDS), pytest.raises(DriverError, match="loop of the broker"):
             await crashing(bus)
         async with bus:
             await accepted(bus, 1)
@@ -182,7 +183,7 @@ async def test_defect_in_closing_the_client_fails_the_bus_and_leaves_no_thread(
         close = adapter.close
         monkeypatch.setattr(adapter, "close", fail)
         with (
-            trio.fail_after(10),
+            trio.fail_after(HANG_SECONDS),
             pytest.raises((TypeError, ExceptionGroup)) as caught,
         ):
             async with bus:
@@ -220,7 +221,7 @@ async def test_slow_listener_holds_back_the_loop_side() -> None:
 
 
 async def test_bus_without_a_server_does_not_open() -> None:
-    with trio.fail_after(10), pytest.raises(DriverError):
+    with trio.fail_after(HANG_SECONDS), pytest.raises(DriverError):
         async with FastStreamBus("nats://127.0.0.1:1"):
             pass
 

@@ -19,6 +19,7 @@ from tests.support.faststream_checks import (
     recording_middleware,
     under_load,
 )
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.rabbit_server import rabbit_port, rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy, free_port
@@ -111,7 +112,7 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
             await handle.wait()
             (error,) = handle.errors
             assert isinstance(error.error, DriverConnectionError)
-            assert trio.current_time() - begun < 10
+            assert trio.current_time() - begun < PROMPT_SECONDS
             await until(lambda: not bus.driver.snapshot().connected)
         assert bus.count_reports("connection to amqp is lost") == 1
 
@@ -126,7 +127,7 @@ async def test_publish_to_a_silent_server_fails_in_time() -> None:
             handle = await bus.dispatch(Paid(n=2))
             await handle.wait()
             assert isinstance(handle.errors[0].error, DriverConnectionError)
-            assert trio.current_time() - begun < 10
+            assert trio.current_time() - begun < PROMPT_SECONDS
             await until(lambda: bus.count_reports("is lost"), 20)
             proxy.pass_on()
             await until(lambda: bus.count_reports("connected to amqp again"), 20)
@@ -177,7 +178,7 @@ async def test_rejected_login_is_a_connection_error_without_the_password(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     bus = FastStreamBus(f"amqp://{user}@127.0.0.1:{rabbit_port()}/{vhost}")
-    with trio.fail_after(10), pytest.raises(DriverConnectionError, match=says) as caught:
+    with trio.fail_after(HANG_SECONDS), pytest.raises(DriverConnectionError, match=says) as caught:
         async with bus:
             pass
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {bus.driver!r}"
@@ -189,7 +190,10 @@ async def test_closed_port_and_silent_port_are_connection_errors() -> None:
     port = silent[0].socket.getsockname()[1]
     try:
         for each in (free_port(), port):
-            with trio.fail_after(12), pytest.raises(DriverConnectionError, match="RabbitMQ"):
+            with (
+                trio.fail_after(HANG_SECONDS),
+                pytest.raises(DriverConnectionError, match="RabbitMQ"),
+            ):
                 async with FastStreamBus(f"amqp://guest:s3cret@127.0.0.1:{each}"):
                     pass
     finally:

@@ -11,6 +11,7 @@ from faststream.rabbit import RabbitBroker, RabbitQueue
 from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.faststream_checks import under_load
+from tests.support.limits import HANG_SECONDS
 from tests.support.rabbit_server import rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy
@@ -147,7 +148,7 @@ async def test_unbegun_events_go_to_another_bus_uncounted_when_their_bus_closes(
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(first.close)
                 async with second:
-                    with trio.fail_after(3):
+                    with trio.fail_after(HANG_SECONDS):
                         await until(lambda: len(tries) >= 15)
                     gate.set()
                     await until(lambda: len(tries) + len(begun) == 20)
@@ -288,7 +289,7 @@ async def test_deleted_queue_is_created_again_and_reported() -> None:
                     await accepted(bus, n)
                     n += 1
 
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await comes()
 
 
@@ -397,7 +398,7 @@ async def test_events_of_a_bus_that_closes_during_an_outage_go_to_another() -> N
             proxy.refuse()
             proxy.reset()
             await until(lambda: not first.driver.snapshot().connected)
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await first.close(timeout=0)
         async with second:
             await until(lambda: len(tries) == 10)

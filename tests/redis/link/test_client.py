@@ -11,6 +11,7 @@ import pytest
 import redis.asyncio
 import trio
 from redis import exceptions as redis_errors
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import RedisServer, redis_server
 
 from goevent_redis._link.client import REFUSED_COMMANDS, RedisClient
@@ -304,7 +305,7 @@ async def test_blocking_commands_do_not_delay_other_commands() -> None:
         for _ in range(10):
             assert await client.ping()
         await client.rpush("list", "a")
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             while not got:
                 await client.ping()
         assert got == [(b"list", b"a")]

@@ -12,6 +12,7 @@ import pytest
 import trio
 import trustme
 from redis import exceptions as redis_errors
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import FaultProxy, acl_user, fault_proxy, free_port, redis_server
 from tests.support.redis_steps import StepLimit
 from trio.testing import MockClock, wait_all_tasks_blocked
@@ -360,6 +361,6 @@ async def test_cancelled_connecting_leaves_nothing_open() -> None:
                 finally:
                     trio.lowlevel.remove_instrument(instrument)
         async with opened(RedisConfig(addr=server.addr)) as connection:
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while (await connection.call("CLIENT", "LIST")).count(b"\n") > 1:
                     await trio.sleep(0.01)

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import trio
 from redis import exceptions as redis_errors
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from goevent_redis._link.config import RedisConfig
@@ -550,7 +551,7 @@ async def test_error_of_on_push_ends_the_conversation() -> None:
         keepalive=math.inf,
     )
     await theirs.send_all(b">1\r\n+a\r\n")
-    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(5):
+    with pytest.raises(ExceptionGroup) as caught, trio.fail_after(HANG_SECONDS):
         await conversation.run()
     assert caught.group_contains(RuntimeError, match="mine")
     assert conversation.reason is not None

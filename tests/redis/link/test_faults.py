@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 from tests.redis.link.test_connection import tls_contexts
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_server import (
     SMALL_OUTPUT_BUFFER,
     FaultProxy,
@@ -76,7 +77,7 @@ async def publish(link: Link, first: int, count: int) -> None:
 
 async def until(subscriber: Subscriber, number: int, publisher: Link) -> None:
     """Publish `number` until it arrives."""
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         while number not in subscriber.numbers:
             await publish(publisher, number, 1)
             await trio.sleep(0.001)
@@ -95,7 +96,7 @@ async def test_connections_cut_in_the_middle_of_frames() -> None:
             subscriber.numbers = list(dict.fromkeys(subscriber.numbers))
             proxy.cut_after(rng.randrange(1, 5000))
             await publish(publisher, round_ * 10_000 + 1, 100)
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while len(subscriber.down) <= round_:
                     await trio.sleep(0.001)
             proxy.pass_on()
@@ -128,7 +129,7 @@ async def test_server_that_refuses_for_a_while_is_used_again() -> None:
             await subscriber.link.execute("PING")
         assert 3 <= len(subscriber.down) <= 9
         await proxy.accept()
-        with trio.fail_after(2):
+        with trio.fail_after(HANG_SECONDS):
             await subscriber.link.ready()
         await until(subscriber, 1, publisher)
 
@@ -136,13 +137,13 @@ async def test_server_that_refuses_for_a_while_is_used_again() -> None:
 async def test_black_hole_is_detected_and_left() -> None:
     async with subscribed(read_timeout=0.2, dial_timeout=0.2) as (_, proxy, subscriber, publisher):
         proxy.swallow()
-        with trio.fail_after(5):  # 0.2 s of silence, then 0.2 s for the PING
+        with trio.fail_after(PROMPT_SECONDS):  # 0.2 s of silence, then 0.2 s for the PING
             while subscriber.link.connected:
                 await trio.sleep(0.001)
         with pytest.raises(NotConnected):
             await subscriber.link.execute("PING")
         proxy.pass_on()
-        with trio.fail_after(5):
+        with trio.fail_after(PROMPT_SECONDS):
             await subscriber.link.ready()
         await until(subscriber, 1, publisher)
 
@@ -158,7 +159,7 @@ async def test_black_hole_under_load_fails_what_is_in_flight() -> None:
                 outcomes.append(error)
 
         proxy.swallow()
-        with trio.fail_after(5):
+        with trio.fail_after(HANG_SECONDS):
             async with trio.open_nursery() as nursery:
                 for _ in range(50):
                     nursery.start_soon(ask)
@@ -197,7 +198,7 @@ async def test_subscriber_cut_by_the_output_buffer_limit_reconnects() -> None:
     async with subscribed(SMALL_OUTPUT_BUFFER) as (_, proxy, subscriber, publisher):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         proxy.swallow()
-        with trio.fail_after(30):
+        with trio.fail_after(HANG_SECONDS):
             number = 0
             while True:
                 await publish(publisher, number, 2000)
@@ -205,7 +206,7 @@ async def test_subscriber_cut_by_the_output_buffer_limit_reconnects() -> None:
                 if await publisher.execute("PUBSUB", "NUMSUB", "numbers") == [b"numbers", 0]:
                     break
         proxy.pass_on()
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             while not subscriber.down:
                 await trio.sleep(0.001)
             await subscriber.link.ready()
@@ -257,7 +258,7 @@ async def test_hostile_server_loses_only_its_connection() -> None:
         )
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         async with Link(config, on_disconnected=down.append).open() as link:
-            with trio.fail_after(30):
+            with trio.fail_after(HANG_SECONDS):
                 while served <= len(attacks) or not link.connected:
                     await trio.sleep(0.001)
             assert await link.execute("PING") == b"PONG"

@@ -15,6 +15,7 @@ import pytest
 import trio
 from redis import exceptions as redis_errors
 from tests.support import redis_buses
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import (
     REGISTRY,
     Bus,
@@ -169,7 +170,7 @@ async def test_the_rights_that_the_docs_name_are_enough() -> None:
             await one.driver.client.execute_command("PING")
             two.unregister_listeners_for_event(User)
             two.unregister_listeners_for_event("order.*")
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 while (await sent(one, User())).receivers != 1:
                     pass
         assert not one.told
@@ -201,7 +202,7 @@ async def test_a_plain_server_behind_rediss_is_refused(caplog: pytest.LogCapture
     async with redis_server() as server:
         url = f"rediss://user:{SECRET}@{server.addr}"
         config = RedisConfig(url=url, dial_timeout=1.0)
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             error = await refused(Bus(RedisDriver(config)), caplog)
         assert isinstance(error.__cause__, TLSFailure)
         assert "without TLS" in str(error)
@@ -210,7 +211,7 @@ async def test_a_plain_server_behind_rediss_is_refused(caplog: pytest.LogCapture
 async def test_a_server_with_tls_behind_redis_is_refused(caplog: pytest.LogCaptureFixture) -> None:
     context, _ = tls_contexts()
     async with redis_server() as server, fault_proxy(server.port, context) as proxy:
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             error = await refused(bus_at(proxy.addr, username="u", password=SECRET), caplog)
         assert isinstance(error.__cause__, RedisLinkError)
 
@@ -230,7 +231,7 @@ async def test_a_server_that_never_answers_is_a_typed_error_in_time(
 ) -> None:
     async with redis_server() as server:
         server.freeze()
-        with trio.fail_after(10):  # the default is 5
+        with trio.fail_after(PROMPT_SECONDS):  # the default is 5
             error = await refused(bus_on(server, password=SECRET), caplog)
         server.thaw()
         assert isinstance(error.__cause__, ConnectTimeout)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from redis import exceptions as redis_errors
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import RedisServer, fault_proxy, free_port, redis_server
 from tests.support.redis_steps import StepLimit, open_files
 from trio.testing import wait_all_tasks_blocked
@@ -105,7 +106,7 @@ async def test_connections_are_opened_in_advance() -> None:
             with pytest.raises(RuntimeError, match="running"):
                 await pool.run()
             async with pool.connection(), pool.connection(), pool.connection():
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_SECONDS):
                     while pool.idle + pool.in_use < 4:
                         await trio.sleep(0.001)
                 await wait_all_tasks_blocked(0.01)
@@ -138,7 +139,7 @@ async def test_opening_in_advance_continues_after_a_failure(
                     raise AssertionError("not reached")
             assert (pool.idle, pool.in_use) == (0, 0)
             await proxy.accept()
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while not pool.idle:
                     await trio.sleep(0.001)
 
@@ -213,7 +214,7 @@ async def test_cancelled_at_any_step_it_leaves_nothing_behind() -> None:
             with scope:
                 trio.lowlevel.add_instrument(limit)
                 try:
-                    with trio.fail_after(20):
+                    with trio.fail_after(HANG_SECONDS):
                         await scenario(server)
                 finally:
                     trio.lowlevel.remove_instrument(limit)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import trio
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.partition_buses import (
     LEASES,
     NAME,
@@ -40,15 +41,15 @@ async def test_partitions_are_shared_out_fairly_as_buses_come_and_go() -> None:
             await shared(ask, 4)
             nursery.start_soon(load)
             async with buses[1]:
-                await shared(ask, 2, 2, seconds=2.0)
+                await shared(ask, 2, 2)
                 async with buses[2], buses[3]:
-                    await shared(ask, 1, 1, 1, 1, seconds=2.0)
+                    await shared(ask, 1, 1, 1, 1)
                     # Four partitions for five buses: one bus waits.
                     async with buses[4]:
                         await trio.sleep(0.7)
-                        await shared(ask, 1, 1, 1, 1, seconds=2.0)
-                await shared(ask, 2, 2, seconds=2.0)
-            await shared(ask, 4, seconds=2.0)
+                        await shared(ask, 1, 1, 1, 1)
+                await shared(ask, 2, 2)
+            await shared(ask, 4)
             enough.set()
         async with buses[0]:
             await until_partitions_settled(ask)
@@ -68,7 +69,7 @@ async def test_remainders_of_several_names_go_to_different_buses() -> None:
         for bus in buses:
             bus.seen(*names)
         async with opened(*buses):
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while True:
                     shares = [[*(await owners(ask, name)).values()] for name in names]
                     if all(len(share) == 3 and len({*share}) == 2 for share in shares):
@@ -78,7 +79,7 @@ async def test_remainders_of_several_names_go_to_different_buses() -> None:
     assert len(extras) == 2
 
 
-async def test_clean_stop_releases_unstarted_events_of_a_partition_within_a_second() -> None:
+async def test_clean_stop_releases_unstarted_events_of_a_partition_at_once() -> None:
     async with streams_server() as server, command_client(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
         gate = Gate()
@@ -91,11 +92,11 @@ async def test_clean_stop_releases_unstarted_events_of_a_partition_within_a_seco
                 await shared(ask, 2, 2)
                 nursery.start_soon(first.close, 30.0)
                 # A partition without running listeners is given away at once, the rest later.
-                await shared(ask, 1, 3, seconds=1.0)
+                await shared(ask, 1, 3)
                 gate.open()
                 began = trio.current_time()
-                await until(lambda: len(moves) == 99, 1.0)
-                assert trio.current_time() - began < 1.0
+                await until(lambda: len(moves) == 99)
+                assert trio.current_time() - began < PROMPT_SECONDS
             await until_partitions_settled(ask)
         assert not first.told + second.told
     assert moves == [("a0", n, 1) for n in range(1, 100)]
@@ -164,13 +165,13 @@ async def test_unsubscribing_gives_partitions_away_and_subscribing_shares_them_a
         async with opened(first, second):
             await shared(ask, 2, 2)
             first.unregister_listeners_for_event(Moved)
-            await shared(ask, 4, seconds=2.0)
+            await shared(ask, 4)
             await move(second, 40, 10)
             await until_partitions_settled(ask)
             assert in_order(theirs, 40, 10)
             again = first.moves()
             await first.ready()
-            await shared(ask, 2, 2, seconds=2.0)
+            await shared(ask, 2, 2)
             await move(second, 40, 10, 40)
             await until_partitions_settled(ask)
         assert again

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from tests.support.partition_buses import (
     BASE,
     NAME,
@@ -88,7 +89,7 @@ async def test_failed_event_holds_up_its_key_and_no_other_key() -> None:
         async with bus:
             await move(bus, 40, 4)
             # All but nine events of the account a3.
-            await until(lambda: len(moves) == 31, 1.0)
+            await until(lambda: len(moves) == 31)
             assert len(tries()) == 1
             await until_partitions_settled(ask)
     assert tries() == [1, 2, 3]
@@ -116,7 +117,7 @@ async def test_dead_letter_frees_its_key_and_runs_again_when_replayed() -> None:
             assert await bus.driver.dead_letters.replay(letter) == 1
             await until(lambda: moves == [("a1", 1, 1)])
             again = f"goevent:again:shop:{NAME}:{letter.partition}"
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while await unsettled_count(ask, again):
                     await trio.sleep(0.01)
             assert await bus.driver.dead_letters.count() == 0
@@ -194,8 +195,8 @@ async def test_refused_name_does_not_keep_a_pattern_from_other_names() -> None:
             await publish(plain, 1)
             async with PartitionedBus(server.addr, None) as sender:
                 await (await sender.dispatch(Lost(n=2))).wait()
-                await until(lambda: numbers(seen) == [2], 3.0)
-            await until(lambda: bus.causes(PartitionsDiffer), 3.0)
+                await until(lambda: numbers(seen) == [2])
+            await until(lambda: bus.causes(PartitionsDiffer))
         assert len(bus.causes(PartitionsDiffer)) == 1
 
 
@@ -232,7 +233,7 @@ async def test_past_events_are_replayed_in_the_order_of_each_key() -> None:
             assert in_order(moves, 60, 6)
             moves.clear()
             for number in range(PARTITIONS):
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_SECONDS):
                     while await unsettled_count(ask, f"goevent:again:shop:{NAME}:{number}"):
                         await trio.sleep(0.01)
             assert await bus.replay(Moved, group="audit") == 60
@@ -302,7 +303,7 @@ async def test_acknowledged_events_are_removed_from_all_partitions() -> None:
         bus.moves()
         async with bus:
             await move(bus, 100, 10)
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 for number in range(PARTITIONS):
                     while await ask("XLEN", f"{BASE}:{number}"):
                         await trio.sleep(0.01)
@@ -324,9 +325,9 @@ async def test_what_vanishes_under_load_is_made_anew_and_reported(command: str) 
             else:
                 for number in range(PARTITIONS):
                     await ask("XGROUP", "DESTROY", f"{BASE}:{number}", "shop")
-            await until(lambda: sum(bus.says("had vanished") for bus in buses) == PARTITIONS, 3.0)
+            await until(lambda: sum(bus.says("had vanished") for bus in buses) == PARTITIONS)
             await move(sender, 100, 10, 100)
-            await until(lambda: sum(map(len, moves)) == 200, 5.0)
+            await until(lambda: sum(map(len, moves)) == 200)
             await until_partitions_settled(ask)
             assert await ask("GET", BASE) == b"4"
     together: dict[str, list[int]] = defaultdict(list)
@@ -417,7 +418,7 @@ async def test_publish_that_cannot_reach_the_server_fails_in_time() -> None:
         for handle in handles:
             await handle.wait()
             assert handle.errors
-        assert 0.3 < trio.current_time() - began < 3.0
+        assert 0.3 < trio.current_time() - began < 9  # the default is 10
         await server.start()
         await until(lambda: sender.says("again"))
         await move(sender, 1, 1)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import (
     Bus,
     Paid,
@@ -164,7 +165,7 @@ async def test_a_server_that_refuses_for_three_seconds_is_not_hammered(
             assert 3 <= dials - before <= 15
             added = two.subscribe(lambda event: None, User)
             await proxy.accept()
-            await until(lambda: two.says(BACK), 1.0)
+            await until(lambda: two.says(BACK))
             await added.ready()
             assert (await sent(one, User())).receivers == 1
             await sent(one, Paid(n=1))
@@ -173,7 +174,7 @@ async def test_a_server_that_refuses_for_three_seconds_is_not_hammered(
         assert two.says("is lost") == two.says("cannot connect") == two.says(BACK) == 1
 
 
-async def test_a_black_hole_is_detected_within_fifteen_seconds() -> None:
+async def test_a_black_hole_is_detected_in_time() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
         seen = two.seen(Paid)
@@ -182,7 +183,7 @@ async def test_a_black_hole_is_detected_within_fifteen_seconds() -> None:
             await until(lambda: seen)
             proxy.swallow()
             await sent(one, Paid(n=2))
-            await until(lambda: two.says("is lost"), 15)
+            await until(lambda: two.says("is lost"))
             proxy.pass_on()
             await until(lambda: two.says(BACK))
             await sent(one, Paid(n=3))
@@ -190,13 +191,13 @@ async def test_a_black_hole_is_detected_within_fifteen_seconds() -> None:
             await until(lambda: len(seen) + two.missing() == 3)
 
 
-async def test_a_publish_into_a_black_hole_fails_within_ten_seconds() -> None:
+async def test_a_publish_into_a_black_hole_fails_in_time() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one = bus_at(proxy.addr)
         mine = one.seen(Paid)
         async with one:
             proxy.swallow()
-            with trio.fail_after(10):
+            with trio.fail_after(PROMPT_SECONDS):
                 handle = await sent(one, Paid(n=1))
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverConnectionError)
@@ -223,10 +224,10 @@ async def test_dispatches_into_a_black_hole_wait() -> None:
             proxy.swallow()
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(flood)
-                await until(lambda: one.says("is lost"), 15)
+                await until(lambda: one.says("is lost"))
                 stopped.set()
             proxy.pass_on()
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 for handle in handles:
                     await handle.wait()
             failures = [error.__cause__ for handle in handles for error in handle.errors]
@@ -350,12 +351,12 @@ async def test_changing_subscriptions_survive_faults() -> None:
                     proxy.reset()
                 await trio.sleep(chance.random() * 0.01)
             await until(lambda: two.says(BACK) == two.says("is lost"))
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 await two.ready()
             # Until the bus has unsubscribed from everything that was unregistered.
             for registration in kept.values():
                 registration.unregister()
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 while (await sent(one, User())).receivers:
                     pass
             for n in range(5):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import (
     Deep,
     Paid,
@@ -55,7 +56,7 @@ def marks(number: int, origin: str = ORIGIN) -> bytes:
 # -- the server goes away
 
 
-async def test_a_killed_server_is_reported_and_used_again_within_a_second() -> None:
+async def test_a_killed_server_is_reported_and_used_again_soon() -> None:
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
         mine, seen, deep = one.seen(Paid), two.seen("order.*"), two.seen(Deep)
@@ -70,8 +71,8 @@ async def test_a_killed_server_is_reported_and_used_again_within_a_second() -> N
                 again = two.says("connected to Redis again")
                 await server.start()
                 started = trio.current_time()
-                await until(lambda again=again: two.says("connected to Redis again") > again, 1.0)  # type: ignore[misc]
-                assert trio.current_time() - started < 1.0
+                await until(lambda again=again: two.says("connected to Redis again") > again)  # type: ignore[misc]
+                assert trio.current_time() - started < PROMPT_SECONDS
                 assert (await sent(one, Paid(n=n))).receivers == 1
                 await sent(one, Deep(n=n))
                 await until(lambda n=n: len(seen) == n and len(deep) == n - 1)  # type: ignore[misc]
@@ -90,7 +91,7 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
             handle = await one.dispatch(Paid(n=1))
             assert numbers(mine) == [1]
             await handle.wait()
-            assert trio.current_time() - started < 10
+            assert trio.current_time() - started < PROMPT_SECONDS
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverConnectionError)
             assert server.addr in str(error)
@@ -103,7 +104,7 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
         assert numbers(mine) == [1, 2]
 
 
-async def test_each_of_many_publishes_in_an_outage_fails_within_ten_seconds() -> None:
+async def test_each_of_many_publishes_in_an_outage_fails_in_time() -> None:
     took: list[float] = []
     async with redis_server() as server:
         bus = bus_on(server)
@@ -122,7 +123,7 @@ async def test_each_of_many_publishes_in_an_outage_fails_within_ten_seconds() ->
                 for n in range(3_000):
                     nursery.start_soon(publish, n)
     assert len(took) == 3_000
-    assert max(took) < 10
+    assert max(took) < PROMPT_SECONDS
 
 
 async def test_a_server_that_goes_away_while_the_bus_opens_is_an_error_in_time() -> None:
@@ -133,7 +134,7 @@ async def test_a_server_that_goes_away_while_the_bus_opens_is_an_error_in_time()
             bus = bus_at(proxy.addr)
             bus.seen(Paid)
             proxy.cut_after(budget)  # and later connections are cut at once
-            with trio.fail_after(8):
+            with trio.fail_after(PROMPT_SECONDS):
                 try:
                     async with bus:
                         pass
@@ -246,7 +247,7 @@ async def test_marks_are_announced_every_five_seconds_while_there_are_new_ones()
             began = trio.current_time()
             for n in range(3):
                 await sent(one, Paid(n=n))
-            await until(lambda: announced, 7)
+            await until(lambda: announced)
             assert trio.current_time() - began > 4
             (first,) = announced
             assert json.loads(first)["marks"] == {"order.paid": 3}
@@ -385,7 +386,7 @@ sys.exit(max(os.waitpid(pid, 0)[1] for pid in pids))
         bus = bus_on(server)
         seen = bus.seen(Paid)
         async with bus:
-            with trio.fail_after(30):
+            with trio.fail_after(HANG_SECONDS):
                 await trio.run_process(
                     [sys.executable, "-c", script, server.addr, os.pathsep.join(sys.path)]
                 )
@@ -406,7 +407,7 @@ async def test_a_subscriber_cut_by_the_output_buffer_limit_recovers_and_reports(
             await until(lambda: seen)
             proxy.swallow()
             count = 0
-            with trio.fail_after(20):
+            with trio.fail_after(HANG_SECONDS):
                 while True:
                     count += 1
                     handle = await sent(one, Paid(n=count, text="x" * 100_000))
@@ -478,7 +479,7 @@ trio.run(main)
         with process:
             try:
                 read_line = process.stdout.readline
-                with trio.fail_after(60):
+                with trio.fail_after(HANG_SECONDS):
                     assert await trio.to_thread.run_sync(read_line) == "ready\n"
                     count = await flood(server, read_line, "told\n")
                     process.stdin.write("\n")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import (
     REGISTRY,
     Bus,
@@ -267,7 +268,7 @@ async def test_unsubscribed_names_stay_silent() -> None:
             await sent(one, Paid(n=1))
             await until(lambda: seen)
             registration.unregister()
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while await link.execute("PUBSUB", "NUMPAT"):
                     await trio.sleep(0.005)
             await until_no_subscriber(link, "goevent:order.paid")
@@ -297,11 +298,11 @@ async def test_queued_events_are_dropped_when_their_slow_listener_is_unregistere
             await until(lambda: ran)
             other.unregister()
             added = two.subscribe(ignore, Deep)
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 await added.ready()
             assert (await sent(one, Lost())).receivers == 0
             stuck.unregister()
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while (await sent(one, Paid(n=99))).receivers:
                     pass
             gate.set()
@@ -312,7 +313,7 @@ async def test_queued_events_are_dropped_when_their_slow_listener_is_unregistere
 
 
 async def until_no_subscriber(link: Any, channel: str) -> None:
-    with trio.fail_after(5):
+    with trio.fail_after(HANG_SECONDS):
         while (await link.execute("PUBSUB", "NUMSUB", channel))[1]:
             await trio.sleep(0.005)
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import Lost as LostOrder, Paid, numbers, opened, until
 from tests.support.redis_server import acl_user, fault_proxy
 from tests.support.streams_buses import (
@@ -162,11 +163,11 @@ async def test_acknowledged_events_are_removed_wherever_the_group_began(start: A
         bus = StreamsBus(server.addr, retention="acked", start=start)
         bus.seen()
         async with bus:
-            await until(bus.backlogs, 3.0)
+            await until(bus.backlogs)
             await publish(bus, 1)
-            await until(lambda: bus.backlogs()[0].lag == 0, 3.0)
+            await until(lambda: bus.backlogs()[0].lag == 0)
             if start == "5-5":
-                with trio.fail_after(5):
+                with trio.fail_after(HANG_SECONDS):
                     while await ask("XLEN", STREAM):
                         await trio.sleep(0.01)
         assert not bus.told
@@ -187,7 +188,7 @@ async def test_pattern_finds_a_new_name_after_all_keys_were_deleted() -> None:
             )
             async with StreamsBus(server.addr, None) as sender:
                 await (await sender.dispatch(LostOrder(n=1))).wait()
-                await until(lambda: seen, 5.0)
+                await until(lambda: seen)
 
 
 async def test_missing_append_only_file_is_warned_of_even_if_info_is_forbidden(
@@ -281,8 +282,8 @@ async def test_with_one_delivery_the_first_failure_makes_a_dead_letter() -> None
             assert letter.deliveries == 1
             tries.clear()
             assert [await bus.driver.dead_letters.replay(letter) for _ in range(2)] == [1, 0]
-            await until(lambda: tries == [(1, 1)], 3.0)
-            with trio.fail_after(3):
+            await until(lambda: tries == [(1, 1)])
+            with trio.fail_after(HANG_SECONDS):
                 while await bus.driver.dead_letters.count() != 1:
                     await trio.sleep(0.01)
 
@@ -410,7 +411,7 @@ async def test_latest_does_not_skip_events_that_came_after_all_keys_were_deleted
             await trio.sleep(1.1)
             script = "redis.call('FLUSHALL') redis.call('XADD', KEYS[1], '*', unpack(ARGV))"
             await ask("EVAL", script, 1, STREAM, *fields)
-            await until(lambda: len(seen) == 2, 3.0)
+            await until(lambda: len(seen) == 2)
 
 
 async def looks_at_groups(ask: Callable[..., Any]) -> int:
@@ -435,7 +436,7 @@ async def test_server_out_of_memory_is_still_read_from() -> None:
             await ask("CONFIG", "SET", "maxmemory", 1)
             # The monitor looks at the group twice meanwhile.
             before = await looks_at_groups(ask)
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 while await looks_at_groups(ask) < before + 2:
                     await trio.sleep(0.05)
             gate.set()

@@ -65,8 +65,8 @@ async def test_invalid_names_do_not_stop_a_bus_that_listens_to_patterns() -> Non
             await ask("SADD", "goevent:names", b"order.\xff", "order.*", "order.a b", "", "order.")
             await trio.sleep(0.7)
             await publish(bus, 1)
-            await until(lambda: seen, 3.0)
-            await until(lambda: bus.reads() == ["order.paid"], 3.0)
+            await until(lambda: seen)
+            await until(lambda: bus.reads() == ["order.paid"])
         assert not bus.told
 
 
@@ -78,15 +78,15 @@ async def test_key_of_another_type_stops_only_its_own_name() -> None:
             await publish(bus, 1)
             await until_settled(ask)
             await ask("SET", OTHER, "not a stream")
-            await until(lambda: bus.says("WRONGTYPE"), 3.0)
+            await until(lambda: bus.says("WRONGTYPE"))
             for n in range(2, 12):
                 await publish(bus, n)
-                await until(lambda n=n: n in numbers(seen), 3.0)  # type: ignore[misc]
+                await until(lambda n=n: n in numbers(seen))  # type: ignore[misc]
                 await trio.sleep(0.1)
             assert bus.says("WRONGTYPE") == 1
             await ask("DEL", OTHER)
             await bus.dispatch(LostOrder(n=1))
-            await until(lambda: lost, 5.0)
+            await until(lambda: lost)
 
 
 async def test_more_names_than_the_prefetch_have_their_failures_delivered_again() -> None:
@@ -127,17 +127,17 @@ async def test_group_of_replayed_events_that_vanishes_loses_none_of_them() -> No
             await until_settled(ask)
             ((_, entry), _) = await ask("XRANGE", STREAM, "-", "+")
             await bus.replay(Paid)
-            await until(lambda: len(tries) == 4, 3.0)
+            await until(lambda: len(tries) == 4)
             await ask("XGROUP", "DESTROY", again, "shop")
             await ask("XADD", again, "*", *entry)
-            await until(lambda: len(tries) == 5, 5.0)
+            await until(lambda: len(tries) == 5)
             assert bus.says("had vanished") == 1
             await ask("XGROUP", "DESTROY", again, "shop")
             await bus.replay(Paid)
-            await until(lambda: len(tries) == 7, 5.0)
+            await until(lambda: len(tries) == 7)
             await ask("DEL", again)
             await bus.replay(Paid)
-            await until(lambda: len(tries) == 9, 5.0)
+            await until(lambda: len(tries) == 9)
 
 
 async def test_replay_copies_entries_of_many_fields() -> None:
@@ -150,7 +150,7 @@ async def test_replay_copies_entries_of_many_fields() -> None:
             await publish(bus, 2)
             await until_settled(ask)
             assert await bus.replay(Paid) == 3
-            await until(lambda: numbers(seen) == [1, 2, 1, 2], 3.0)
+            await until(lambda: numbers(seen) == [1, 2, 1, 2])
 
 
 async def test_consumer_of_released_entries_is_no_name_for_a_bus() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import REGISTRY, Paid, numbers, opened, until
 from tests.support.streams_buses import (
     STREAM,
@@ -87,7 +88,7 @@ async def test_acknowledged_events_are_removed_once_every_group_has_them() -> No
 
 
 async def length(ask: Any, count: int) -> None:
-    with trio.fail_after(10):
+    with trio.fail_after(HANG_SECONDS):
         while await ask("XLEN", STREAM) != count:
             await trio.sleep(0.01)
 
@@ -161,11 +162,11 @@ async def test_past_events_are_replayed_to_one_group() -> None:
             await until_settled(ask, "audit")
             found.clear()
             assert await bus.replay(Paid, ids[1], ids[3]) == 3
-            await until(lambda: len(found) == 3, 3.0)
+            await until(lambda: len(found) == 3)
             assert sorted(found) == [(n, ids[n]) for n in (1, 2, 3)]
             assert len(theirs) == 6
             assert await bus.replay("order.paid", group="audit") == 6
-            await until(lambda: len(theirs) == 12, 3.0)
+            await until(lambda: len(theirs) == 12)
             later = datetime.now(UTC) + timedelta(hours=1)
             assert await bus.replay("order.paid", later) == 0
             assert await bus.replay("order.lost") == 0

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from tests.support.partition_buses import (
     A0,
     BASE,
@@ -76,7 +77,7 @@ async def test_frozen_worker_reports_events_that_another_bus_has_taken_over() ->
 
         bus.subscribe(work, "order.paid")
         async with bus:
-            with trio.fail_after(10):
+            with trio.fail_after(HANG_SECONDS):
                 while not began:
                     await trio.sleep(0.01)
             worker.process.send_signal(signal.SIGCONT)
@@ -97,7 +98,7 @@ async def test_frozen_owner_of_a_partition_reports_that_it_has_lost_it() -> None
         async with PartitionedBus(server.addr, None) as sender:
             await move(sender, 5, 1)
         await worker.says("begun 0")
-        with trio.fail_after(10):
+        with trio.fail_after(HANG_SECONDS):
             while await pending(ask, key=f"{BASE}:{A0}") < 5:
                 await trio.sleep(0.01)
         worker.process.send_signal(signal.SIGSTOP)

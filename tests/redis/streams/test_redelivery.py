@@ -7,6 +7,7 @@ from itertools import pairwise
 
 import pytest
 import trio
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import Paid, numbers, opened, until
 from tests.support.streams_buses import (
     STREAM,
@@ -114,15 +115,15 @@ async def test_dead_letters_are_replayed_inspected_and_discarded() -> None:
             broken[0] = False
             tries.clear()
             assert await letters.replay(rest[0], rest[1].id, "1-1") == 2
-            await until(lambda: len(tries) == 2, 3.0)
+            await until(lambda: len(tries) == 2)
             assert await letters.count() == 2
             assert await letters.replay_all() == 2
-            await until(lambda: len(tries) == 4, 3.0)
+            await until(lambda: len(tries) == 4)
             assert sorted(tries) == [(n, 1) for n in range(2, 6)]
             assert await letters.count() == 0
             assert await letters.replay_all() == 0
             # Finished events are deleted from the stream of replayed events.
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 while await ask("XLEN", "goevent:again:shop:order.paid"):
                     await trio.sleep(0.01)
     # The replay does not concern the other group.
@@ -195,7 +196,7 @@ async def test_silent_consumers_are_removed_once_they_own_nothing() -> None:
         bus = StreamsBus(server.addr, claim_idle=0.2)
         bus.seen()
         async with bus:
-            with trio.fail_after(5):
+            with trio.fail_after(HANG_SECONDS):
                 names = [b"dead"]
                 while {b"dead", b"idle"} & {*names}:
                     found = await ask("XINFO", "CONSUMERS", STREAM, "shop")
@@ -229,7 +230,7 @@ async def test_isolated_event_that_waits_for_a_long_listener_delays_others_only_
                 await trio.sleep(1.5)
                 assert await pending(ask) == 2
                 await publish(sender, *range(2, 50))
-                await until(lambda: {*range(2, 50)} <= {*done}, 4.0)
+                await until(lambda: {*range(2, 50)} <= {*done})
                 assert 1 not in done
                 gate.set()
                 await until_settled(ask)
