@@ -135,7 +135,7 @@ class SubscribeRequest(CommandRequest):
 
 
 class CallbackRequest:
-    """One command whose reply goes to a callback; no task waits for it."""
+    """One command with a callback for its reply; no task waits for it."""
 
     __slots__ = ("_callback",)
 
@@ -157,7 +157,7 @@ class CallbackRequest:
 
 
 def ignore_reply(reply: Any) -> None:
-    """Do nothing: the callback of a request whose reply does not matter."""
+    """Do nothing: the callback for replies that do not matter."""
 
 
 def subscribe_command_error(command: object) -> ValueError:

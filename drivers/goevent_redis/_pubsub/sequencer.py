@@ -143,7 +143,7 @@ class PublishSequencer:
         self._table = SequenceTable(self._command_prefix)
 
     def publish(self, message: Message) -> AwaitedPublish:
-        """Return the publish of a message whose task waits for the reply."""
+        """Return a publish for a task that waits for the reply."""
         return AwaitedPublish(self, message)
 
     def post(
