@@ -17,6 +17,7 @@ from faststream.kafka import KafkaBroker, Topic
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
+from .._adapter.connection import checked_broker
 from .._adapter.contract import Adapter, Outgoing
 from .._adapter.errors import not_connected
 from .._adapter.properties import all_headers
@@ -59,12 +60,10 @@ def make_broker(url: str) -> KafkaBroker:
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return the adapter for a broker that uses aiokafka."""
-    if not isinstance(broker, KafkaBroker):
-        raise TypeError(f"this is no KafkaBroker: {broker!r}")
+    kafka = checked_broker(broker, KafkaBroker)
     topic = check_address(address, Topic)
-    return KafkaAdapter(
-        broker, AiokafkaClient(broker, topic), config, None if topic is None else topic.name
-    )
+    prefix = None if topic is None else topic.name
+    return KafkaAdapter(kafka, AiokafkaClient(kafka, topic), config, prefix)
 
 
 class ProducerInProgress:

@@ -61,12 +61,12 @@ def make_broker(url: str) -> KafkaBroker:
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return the adapter for a broker that uses confluent-kafka."""
+    # aiokafka's broker has the same name, so the text says which of them is meant.
     if not isinstance(broker, KafkaBroker):
         raise TypeError(f"this is no KafkaBroker of confluent: {broker!r}")
     topic = check_address(address, Topic)
-    return KafkaAdapter(
-        broker, ConfluentClient(broker, topic), config, None if topic is None else topic.name
-    )
+    prefix = None if topic is None else topic.name
+    return KafkaAdapter(broker, ConfluentClient(broker, topic), config, prefix)
 
 
 class ConfluentClient:
