@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 import trio
 from tests.support.checks import adds_up, ignore_error
+from tests.support.storm import CANCELLED, Storm, StormEvent, run_storm
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
-    BusClosed,
     Config,
     DeadlockError,
     DispatchHandle,
     Event,
     EventRegistry,
     GoEvent,
-    GoEventError,
     Ledger,
     ListenerOptions,
     MailboxFull,
-    Registration,
     Retry,
     Supervision,
     current_delivery,
@@ -57,7 +54,7 @@ def bus_config() -> Config:
     return Config(registry=REGISTRY)
 
 
-def by_two(event: AnyJob) -> int:
+def by_two(event: AnyJob | StormEvent) -> int:
     return event.n % 2
 
 
@@ -65,7 +62,7 @@ def by_three(event: AnyJob) -> int:
     return event.n % 3
 
 
-def by_nothing_at_first(event: AnyJob) -> int:
+def by_nothing_at_first(event: AnyJob | StormEvent) -> int:
     return 1 // event.n
 
 
@@ -726,91 +723,71 @@ async def test_a_keyed_lane_for_which_another_dispatch_takes_the_last_room(
 # -- all at once
 
 
-class RandomBus:
-    """A bus whose concurrent listeners act at random in every way that listeners may."""
+class ConcurrencyStorm(Storm):
+    """A storm with concurrent listeners of every kind."""
 
-    KINDS = (Job, Other, Both)
+    longest_life = 8.0
+    max_depth = 4
 
     def __init__(self, seed: int) -> None:
-        self.moods = random.Random(seed)
-        timeout = self.moods.choice([0, 1, 5])
-        self.bus = GoEvent(Config(registry=REGISTRY, close_timeout=timeout))
-        self.bus.on_error(ignore_error)
-        self.handles: list[DispatchHandle] = []
-        self.registrations: list[Registration] = []
+        super().__init__(seed)
         self.recorders: list[tuple[int, OverlapRecorder]] = []
-        self.deeds: list[Callable[[AnyJob], Awaitable[None]]] = [
+        self.actions: list[Callable[[StormEvent], Awaitable[None]]] = [
             self.sleep,
             self.sleep,
             self.send_and_wait,
             self.send_and_wait,
             self.fail,
             self.fail,
-            self.leave_a_scope,
-            self.leave_a_cancelled_scope,
+            self.leave_a_scope_by_chance,
+            self.leave_a_cancelled_scope_by_chance,
             self.unregister,
             self.run_children,
             self.ignore_cancellation,
         ]
 
-    async def sleep(self, event: AnyJob) -> None:
-        await trio.sleep(self.moods.choice([0, 0.3, 1, 3]))
+    async def sleep(self, event: StormEvent) -> None:
+        await trio.sleep(self.random.choice([0, 0.3, 1, 3]))
 
-    async def send_and_wait(self, event: AnyJob) -> None:
-        if event.n < 4:
-            with suppress(GoEventError):
-                handle = await self.bus.dispatch(self.moods.choice(self.KINDS)(event.n + 1))
-                self.handles.append(handle)
-                if self.moods.random() < 0.3:
-                    with trio.move_on_after(1):
-                        await handle.wait()
+    async def fail(self, event: StormEvent) -> None:
+        raise self.random.choice([ValueError(), KeyError(), ExceptionGroup("", [OSError()])])
 
-    async def fail(self, event: AnyJob) -> None:
-        raise self.moods.choice([ValueError(), KeyError(), ExceptionGroup("", [OSError()])])
+    async def leave_a_scope_by_chance(self, event: StormEvent) -> None:
+        if self.random.random() < 0.5:
+            await self.leave_a_scope(event)
 
-    async def leave_a_scope(self, event: AnyJob) -> None:
-        if self.moods.random() < 0.5:
-            trio.CancelScope().__enter__()
+    async def leave_a_cancelled_scope_by_chance(self, event: StormEvent) -> None:
+        if self.random.random() < 0.5:
+            await self.leave_a_cancelled_scope(event)
 
-    async def leave_a_cancelled_scope(self, event: AnyJob) -> None:
-        if self.moods.random() < 0.5:
-            trio.CancelScope().__enter__().cancel()
-            await trio.lowlevel.checkpoint()
-
-    async def run_children(self, event: AnyJob) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.send_and_wait, event)
-            nursery.start_soon(trio.sleep, 0.5)
-
-    async def ignore_cancellation(self, event: AnyJob) -> None:
+    async def ignore_cancellation(self, event: StormEvent) -> None:
         with trio.CancelScope(shield=True):
             await trio.sleep(0.3)
 
-    async def unregister(self, event: AnyJob) -> None:
-        if self.moods.random() < 0.5:
-            self.moods.choice(self.registrations).unregister()
-        elif self.moods.random() < 0.3:
-            self.bus.unregister_listeners_for_event(self.moods.choice(self.KINDS))
+    async def unregister(self, event: StormEvent) -> None:
+        if self.random.random() < 0.5:
+            self.random.choice(self.registrations).unregister()
+        elif self.random.random() < 0.3:
+            self.bus.unregister_listeners_for_event(self.random.choice(self.KINDS))
         self.register()
 
     def register(self) -> None:
-        moods = self.moods
         recorder = OverlapRecorder()
 
-        async def listen(event: AnyJob) -> None:
+        async def listen(event: StormEvent) -> None:
             recorder.running += 1
             recorder.most = max(recorder.most, recorder.running)
             try:
-                for _ in range(moods.randrange(4)):
-                    await moods.choice(self.deeds)(event)
+                for _ in range(self.random.randrange(4)):
+                    await self.random.choice(self.actions)(event)
             finally:
                 recorder.running -= 1
 
-        once = moods.random() < 0.1
-        concurrency = None if once else moods.choice([None, 1, 2, 3])
+        once = self.random.random() < 0.1
+        concurrency = None if once else self.random.choice([None, 1, 2, 3])
         key: Any = None
         if concurrency != 1 and not once:
-            key = moods.choice([None, False, by_two, by_nothing_at_first])
+            key = self.random.choice([None, False, by_two, by_nothing_at_first])
         supervision = [
             Supervision(),
             Supervision(),
@@ -820,91 +797,29 @@ class RandomBus:
         self.registrations.append(
             self.bus.subscribe(
                 listen,
-                *moods.sample(self.KINDS, moods.choice([1, 1, 2, 3])),
-                mailbox=moods.choice([1, 1, 2, 5]),
-                overflow=moods.choice(["block", "block", "error", "drop_new", "drop_old"]),
+                *self.random.sample(self.KINDS, self.random.choice([1, 1, 2, 3])),
+                mailbox=self.random.choice([1, 1, 2, 5]),
+                overflow=self.random.choice(["block", "block", "error", "drop_new", "drop_old"]),
                 concurrency=concurrency,
                 ordering_key=key,
-                timeout=moods.choice([None, 0.5, 2]),
-                retry=moods.choice([None, None, Retry(attempts=3, backoff=0.4)]),
-                supervision=moods.choice(supervision),
-                context=moods.choice([None, None, True]),
+                timeout=self.random.choice([None, 0.5, 2]),
+                retry=self.random.choice([None, None, Retry(attempts=3, backoff=0.4)]),
+                supervision=self.random.choice(supervision),
+                context=self.random.choice([None, None, True]),
                 once=once or None,
             )
         )
         # Without a number, a key makes it a hundred.
         self.recorders.append((concurrency or (100 if key else 1), recorder))
 
-    async def dispatch(self) -> None:
-        for _ in range(self.moods.randrange(5, 20)):
-            try:
-                self.handles.append(await self.bus.dispatch(self.moods.choice(self.KINDS)()))
-                if self.moods.random() < 0.3:
-                    await self.handles[-1].wait()
-                if self.moods.random() < 0.1:
-                    await self.bus.wait()
-                await trio.sleep(self.moods.choice([0, 0, 0.5]))
-            except BusClosed:
-                return
-            except GoEventError:
-                pass
-
-    async def close(self) -> None:
-        await trio.sleep(self.moods.random() * 8)
-        await self.bus.close(self.moods.choice([0, 1, 3]))
-
-    async def run(self, cancelled: str, step: int) -> int:
-        scopes = {name: trio.CancelScope() for name in ("none", "bus", "dispatch", "close")}
-        fire = CancelAt(scopes[cancelled], step)
-        for _ in range(self.moods.randrange(1, 8)):
-            self.register()
-        tasks = trio.lowlevel.current_statistics().tasks_living
-        trio.lowlevel.add_instrument(fire)
-
-        async def under(scope: trio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
-            with scope:
-                await function()
-
-        with trio.fail_after(2000), scopes["bus"]:
-            async with self.bus, trio.open_nursery() as nursery:
-                nursery.start_soon(under, scopes["dispatch"], self.dispatch)
-                nursery.start_soon(under, trio.CancelScope(), self.dispatch)
-                if cancelled == "close" or self.moods.random() < 0.3:
-                    nursery.start_soon(under, scopes["close"], self.close)
-        trio.lowlevel.remove_instrument(fire)
-
-        assert trio.lowlevel.current_statistics().tasks_living == tasks
-        ledger = self.bus.snapshot().ledger
-        assert adds_up(ledger)
-        assert self.bus.error_count == ledger.failed + ledger.dropped + ledger.abandoned
-        assert all(handle.left == 0 for handle in self.handles)
+    def check(self) -> None:
+        super().check()
         for most, recorder in self.recorders:
             assert recorder.most <= most
             assert recorder.running == 0
-        return fire.steps
-
-
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope at the n-th step of any task, and counts the steps."""
-
-    def __init__(self, scope: trio.CancelScope, step: int) -> None:
-        self.steps = 0
-        self._scope = scope
-        self._step = step
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._scope.cancel()
 
 
 @pytest.mark.parametrize("seed", range(16))
-@pytest.mark.parametrize("cancelled", ["none", "bus", "dispatch", "close"])
+@pytest.mark.parametrize("cancelled", CANCELLED)
 def test_no_event_is_lost_by_random_actions_and_cancellations(cancelled: str, seed: int) -> None:
-    def run(step: int) -> int:
-        return trio.run(RandomBus(seed).run, cancelled, step, clock=MockClock(autojump_threshold=0))
-
-    steps = run(-1)
-    if cancelled != "none":
-        for step in random.Random(seed).sample(range(1, steps + 1), min(steps, 8)):
-            run(step)
+    run_storm(ConcurrencyStorm, cancelled, seed, samples=8)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from contextvars import ContextVar
@@ -10,6 +9,8 @@ from contextvars import ContextVar
 import pytest
 import trio
 from tests.support.checks import adds_up, ignore_error
+from tests.support.steps import cancelled_at
+from tests.support.storm import CANCELLED, Storm, StormEvent, run_storm
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -21,7 +22,6 @@ from goevent import (
     GoEvent,
     GoEventError,
     Ledger,
-    Registration,
 )
 
 REGISTRY = EventRegistry()
@@ -50,33 +50,16 @@ def make(close_timeout: float = 10.0) -> GoEvent:
     return bus
 
 
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope at the n-th step of any task, and counts the steps."""
-
-    def __init__(self, scope: trio.CancelScope, step: int) -> None:
-        self.steps = 0
-        self._scope = scope
-        self._step = step
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        self.steps += 1
-        if self.steps == self._step:
-            self._scope.cancel()
-
-
 # -- all at once
 
 
-class Chaos:
-    """A bus whose listeners dispatch, fail, misbehave, register and unregister by chance."""
+class KernelStorm(Storm):
+    """A storm whose listeners dispatch, fail, misbehave, register and unregister by chance."""
 
     def __init__(self, seed: int) -> None:
-        self.moods = random.Random(seed)
-        self.bus = make(close_timeout=self.moods.choice([0, 1, 5]))
-        self.handles: list[DispatchHandle] = []
-        self.registrations: list[Registration] = []
+        super().__init__(seed)
         self.overlapping = 0
-        self.deeds: list[Callable[[AnyEvent], Awaitable[object]]] = [
+        self.actions: list[Callable[[StormEvent], Awaitable[object]]] = [
             self.suspend,
             self.sleep,
             self.send_and_wait,
@@ -88,157 +71,85 @@ class Chaos:
             self.leave_a_nursery,
             self.leave_a_cancelled_scope,
             self.unregister,
-            self.register,
+            self.register_another,
             self.run_children,
         ]
 
-    async def suspend(self, event: AnyEvent) -> None:
+    async def suspend(self, event: StormEvent) -> None:
         await trio.lowlevel.checkpoint()
 
-    async def sleep(self, event: AnyEvent) -> None:
-        await trio.sleep(self.moods.random())
+    async def sleep(self, event: StormEvent) -> None:
+        await trio.sleep(self.random.random())
 
-    def following(self, event: AnyEvent) -> AnyEvent | None:
-        return self.moods.choice(EVENTS)(event.n + 1) if event.n < 5 else None
-
-    async def send_and_wait(self, event: AnyEvent) -> None:
-        if following := self.following(event):
-            try:
-                self.handles.append(await self.bus.dispatch(following))
-                if self.moods.random() < 0.3:
-                    with trio.move_on_after(1):
-                        await self.handles[-1].wait()
-            except GoEventError:
-                pass
-
-    async def send_now(self, event: AnyEvent) -> None:
+    async def send_now(self, event: StormEvent) -> None:
         if following := self.following(event):
             with suppress(trio.WouldBlock, GoEventError):
                 self.handles.append(self.bus.dispatch_nowait(following))
 
-    async def fail(self, event: AnyEvent) -> None:
-        raise self.moods.choice([ValueError(), ExceptionGroup("", [KeyError(), OSError()])])
+    async def fail(self, event: StormEvent) -> None:
+        raise self.random.choice([ValueError(), ExceptionGroup("", [KeyError(), OSError()])])
 
-    async def set_a_variable(self, event: AnyEvent) -> None:
+    async def set_a_variable(self, event: StormEvent) -> None:
         VARIABLE.set(VARIABLE.get() + 1)
 
-    async def leave_a_scope(self, event: AnyEvent) -> None:
-        trio.CancelScope().__enter__()
-
-    async def leave_a_nursery(self, event: AnyEvent) -> None:
+    async def leave_a_nursery(self, event: StormEvent) -> None:
         nursery = await trio.open_nursery().__aenter__()
         nursery.start_soon(trio.sleep_forever)
 
-    async def leave_a_cancelled_scope(self, event: AnyEvent) -> None:
-        scope = trio.CancelScope()
-        scope.__enter__()
-        scope.cancel()
-        await trio.lowlevel.checkpoint()
-
-    async def run_children(self, event: AnyEvent) -> None:
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self.send_and_wait, event)
-            nursery.start_soon(trio.sleep, 0.1)
-
-    async def unregister(self, event: AnyEvent) -> None:
-        if self.moods.random() < 0.8:
-            self.moods.choice(self.registrations).unregister()
+    async def unregister(self, event: StormEvent) -> None:
+        if self.random.random() < 0.8:
+            self.random.choice(self.registrations).unregister()
         else:
-            self.bus.unregister_listeners_for_event(self.moods.choice(EVENTS))
+            self.bus.unregister_listeners_for_event(self.random.choice(self.KINDS))
 
-    async def register(self, event: AnyEvent | None = None) -> None:
+    async def register_another(self, event: StormEvent) -> None:
+        self.register()
+
+    def register(self) -> None:
         running = 0
 
-        async def listen(event: AnyEvent) -> None:
+        async def listen(event: StormEvent) -> None:
             nonlocal running
             running += 1
             self.overlapping += running > 1
             try:
-                for _ in range(self.moods.randrange(4)):
-                    await self.moods.choice(self.deeds)(event)
+                for _ in range(self.random.randrange(4)):
+                    await self.random.choice(self.actions)(event)
             finally:
                 running -= 1
-                if self.moods.random() < 0.2:
+                if self.random.random() < 0.2:
                     await self.send_now(event)
-                if self.moods.random() < 0.1:
+                if self.random.random() < 0.1:
                     with trio.CancelScope(shield=True, deadline=trio.current_time() + 0.5):
                         await self.send_and_wait(event)
 
-        def inline(event: AnyEvent) -> None:
-            if self.moods.random() < 0.3:
+        def inline(event: StormEvent) -> None:
+            if self.random.random() < 0.3:
                 raise ValueError
-            if (following := self.following(event)) and self.moods.random() < 0.3:
+            if (following := self.following(event)) and self.random.random() < 0.3:
                 self.handles.append(self.bus.dispatch_nowait(following))
 
-        kinds = self.moods.sample(EVENTS, self.moods.choice([1, 1, 2, 3]))
-        if self.moods.random() < 0.25:
+        kinds = self.random.sample(self.KINDS, self.random.choice([1, 1, 2, 3]))
+        if self.random.random() < 0.25:
             registration = self.bus.subscribe(inline, *kinds)
         else:
             registration = self.bus.subscribe(
                 listen,
                 *kinds,
-                mailbox=self.moods.choice([1, 1, 2, 5]),
-                overflow=self.moods.choice(["block", "block", "error", "drop_new", "drop_old"]),
+                mailbox=self.random.choice([1, 1, 2, 5]),
+                overflow=self.random.choice(["block", "block", "error", "drop_new", "drop_old"]),
             )
         self.registrations.append(registration)
 
-    async def dispatch(self) -> None:
-        for _ in range(self.moods.randrange(5, 20)):
-            try:
-                self.handles.append(await self.bus.dispatch(self.moods.choice(EVENTS)()))
-                if self.moods.random() < 0.3:
-                    await self.handles[-1].wait()
-                if self.moods.random() < 0.1:
-                    await self.bus.wait()
-                await trio.sleep(self.moods.choice([0, 0, 0.5]))
-            except BusClosed:
-                return
-            except GoEventError:
-                pass
-
-    async def close(self) -> None:
-        await trio.sleep(self.moods.random() * 5)
-        await self.bus.close(self.moods.choice([0, 1, 3]))
-
-    async def run(self, whom: str, step: int) -> int:
-        scopes = {name: trio.CancelScope() for name in ("nobody", "bus", "dispatch", "close")}
-        fire = CancelAt(scopes[whom], step)
-        for _ in range(self.moods.randrange(1, 8)):
-            await self.register()
-        tasks = trio.lowlevel.current_statistics().tasks_living
-        trio.lowlevel.add_instrument(fire)
-
-        async def under(scope: trio.CancelScope, function: Callable[[], Awaitable[None]]) -> None:
-            with scope:
-                await function()
-
-        with trio.fail_after(1000), scopes["bus"]:
-            async with self.bus, trio.open_nursery() as nursery:
-                nursery.start_soon(under, scopes["dispatch"], self.dispatch)
-                nursery.start_soon(under, trio.CancelScope(), self.dispatch)
-                if whom == "close" or self.moods.random() < 0.3:
-                    nursery.start_soon(under, scopes["close"], self.close)
-        trio.lowlevel.remove_instrument(fire)
-
-        assert trio.lowlevel.current_statistics().tasks_living == tasks
-        ledger = self.bus.snapshot().ledger
-        assert adds_up(ledger)
-        assert self.bus.error_count == ledger.failed + ledger.dropped + ledger.abandoned
-        assert all(handle.done for handle in self.handles)
+    def check(self) -> None:
+        super().check()
         assert not self.overlapping
-        return fire.steps
 
 
 @pytest.mark.parametrize("seed", range(8))
-@pytest.mark.parametrize("whom", ["nobody", "bus", "dispatch", "close"])
-def test_no_task_no_event_and_no_count_is_lost_in_a_random_run(whom: str, seed: int) -> None:
-    def run(step: int) -> int:
-        return trio.run(Chaos(seed).run, whom, step, clock=MockClock(autojump_threshold=0))
-
-    steps = run(-1)
-    if whom != "nobody":
-        for step in random.Random(seed).sample(range(1, steps + 1), min(steps, 12)):
-            run(step)
+@pytest.mark.parametrize("cancelled", CANCELLED)
+def test_no_task_no_event_and_no_count_is_lost_in_a_random_run(cancelled: str, seed: int) -> None:
+    run_storm(KernelStorm, cancelled, seed, samples=12)
 
 
 @pytest.mark.parametrize("exit_", ["normal", "error"])
@@ -261,20 +172,17 @@ def test_a_bus_may_be_cancelled_at_every_step_of_its_life(exit_: str) -> None:
 
         bus.subscribe(lambda event: ran.append(event.n), One, Two)
         scope = trio.CancelScope()
-        fire = CancelAt(scope, step)
-        trio.lowlevel.add_instrument(fire)
         began = trio.current_time()
-        try:
-            with scope:
-                async with bus:
-                    for n in range(5):
-                        handles.append(await bus.dispatch(One(n)))
-                        if exit_ == "error" and n == 3:
-                            raise KeyError
-        except* KeyError:  # in a group if it was cancelled in the same step
-            assert exit_ == "error"
-        finally:
-            trio.lowlevel.remove_instrument(fire)
+        with cancelled_at(step, scope) as canceller:
+            try:
+                with scope:
+                    async with bus:
+                        for n in range(5):
+                            handles.append(await bus.dispatch(One(n)))
+                            if exit_ == "error" and n == 3:
+                                raise KeyError
+            except* KeyError:  # in a group if it was cancelled in the same step
+                assert exit_ == "error"
         assert all(handle.done for handle in handles)
         assert adds_up(bus.snapshot().ledger)
         assert trio.current_time() - began <= 5 + 2
@@ -282,7 +190,7 @@ def test_a_bus_may_be_cancelled_at_every_step_of_its_life(exit_: str) -> None:
             await (await bus.dispatch(Two())).wait()
             await bus.wait()
             assert bus.snapshot().ledger == Ledger(accepted=1, completed=1)
-        return fire.steps
+        return canceller.steps
 
     def run(step: int) -> int:
         return trio.run(scenario, step, clock=MockClock(autojump_threshold=0))

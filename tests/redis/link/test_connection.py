@@ -14,7 +14,7 @@ import trustme
 from redis import exceptions as redis_errors
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import FaultProxy, acl_user, fault_proxy, free_port, redis_server
-from tests.support.redis_steps import StepLimit
+from tests.support.steps import cancelled_at
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent_redis._link.config import RedisConfig
@@ -352,14 +352,9 @@ async def test_server_that_goes_away_during_a_call() -> None:
 async def test_cancelled_connecting_leaves_nothing_open() -> None:
     async with redis_server() as server:
         for step in range(1, 12):
-            with trio.CancelScope() as scope:
-                instrument = StepLimit(step, scope)
-                trio.lowlevel.add_instrument(instrument)
-                try:
-                    async with opened(RedisConfig(addr=server.addr)):
-                        pass
-                finally:
-                    trio.lowlevel.remove_instrument(instrument)
+            with trio.CancelScope() as scope, cancelled_at(step, scope):
+                async with opened(RedisConfig(addr=server.addr)):
+                    pass
         async with opened(RedisConfig(addr=server.addr)) as connection:
             with trio.fail_after(HANG_SECONDS):
                 while (await connection.call("CLIENT", "LIST")).count(b"\n") > 1:

@@ -3,12 +3,12 @@
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-import gc
 import os
 import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +18,7 @@ from redis import exceptions as redis_errors
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_resp import PythonReader
 from tests.support.redis_server import RedisServer, acl_user, fault_proxy, free_port, redis_server
-from tests.support.redis_steps import StepLimit, open_files
+from tests.support.steps import cancel_at_every_step
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from goevent_redis._link import connection as _connection, link as _link
@@ -566,25 +566,7 @@ async def scenario(server: RedisServer) -> None:
 
 async def test_cancelled_at_any_step_it_leaves_nothing_behind() -> None:
     async with redis_server() as server:
-        await scenario(server)
-        gc.collect()
-        before = open_files()
-        steps = 1
-        while True:
-            scope = trio.CancelScope()
-            limit = StepLimit(steps, scope)
-            with scope:
-                trio.lowlevel.add_instrument(limit)
-                try:
-                    with trio.fail_after(HANG_SECONDS):
-                        await scenario(server)
-                finally:
-                    trio.lowlevel.remove_instrument(limit)
-            assert open_files() == before
-            if limit.left > 0:
-                break
-            steps += 1
-        assert steps > 30
+        assert await cancel_at_every_step(partial(scenario, server)) > 30
         async with Link(config_of(server)).open() as link:
             with trio.fail_after(HANG_SECONDS):
                 while (await link.execute("CLIENT", "LIST")).count(b"\n") > 1:

@@ -3,7 +3,7 @@
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-import gc
+from functools import partial
 from typing import Any
 
 import pytest
@@ -11,7 +11,7 @@ import trio
 from redis import exceptions as redis_errors
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import RedisServer, fault_proxy, free_port, redis_server
-from tests.support.redis_steps import StepLimit, open_files
+from tests.support.steps import cancel_at_every_step
 from trio.testing import wait_all_tasks_blocked
 
 from goevent_redis._link import pool as _pool
@@ -204,21 +204,4 @@ async def scenario(server: RedisServer) -> None:
 
 async def test_cancelled_at_any_step_it_leaves_nothing_behind() -> None:
     async with redis_server() as server:
-        await scenario(server)
-        gc.collect()
-        before = open_files()
-        steps, done = 1, False
-        while not done:
-            scope = trio.CancelScope()
-            limit = StepLimit(steps, scope)
-            with scope:
-                trio.lowlevel.add_instrument(limit)
-                try:
-                    with trio.fail_after(HANG_SECONDS):
-                        await scenario(server)
-                finally:
-                    trio.lowlevel.remove_instrument(limit)
-            assert open_files() == before
-            done = limit.left > 0
-            steps += 1
-        assert steps > 30
+        assert await cancel_at_every_step(partial(scenario, server)) > 30

@@ -10,7 +10,7 @@ import trio
 from tests.support.limits import PROMPT_SECONDS
 from tests.support.redis_buses import Bus, Paid, User, bus_at, bus_on, numbers, opened, sent, until
 from tests.support.redis_server import FaultProxy, RedisServer, fault_proxy, redis_server
-from tests.support.redis_steps import open_files
+from tests.support.steps import open_files
 
 from goevent import DriverConnectionError
 
