@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .backpressure import Backpressure
     from .failures import Failures
     from .reentrancy import Reentrancy
-    from .routing import Route
+    from .route import Route
     from .scheduler import Scheduler
 
 

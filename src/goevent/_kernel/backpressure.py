@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from .._handle import DispatchHandle
     from .actor import Actor, Lane
-    from .routing import Route
+    from .route import Route
 
 
 class WaitingDispatch:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from .._config import Config
     from .actor import Actor
-    from .routing import Route
+    from .route import Route
     from .scheduler import Scheduler
     from .supervisor import Supervisor
 

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from .actor import Actor
     from .failures import Failures
     from .inline_calls import InlineCalls
-    from .routing import Route
+    from .route import Route
 
 
 class InlineTurn:

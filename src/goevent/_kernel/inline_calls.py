@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .actor import Actor
     from .failures import Failures
     from .intake import Intake
-    from .routing import Route
+    from .route import Route
 
 
 class InlineCalls:

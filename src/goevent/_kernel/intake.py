@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from .._config import Config
     from .._delivery import Delivery
     from .._handle import DispatchHandle, HandleDetails
-    from .routing import Route
+    from .route import Route
     from .scheduler import Scheduler
     from .supervisor import Supervisor
 

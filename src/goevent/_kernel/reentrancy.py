@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .actor import Actor, Lane
     from .backpressure import WaitingDispatch
-    from .routing import Route, Router
+    from .route import Route
+    from .routing import Router
     from .scheduler import Scheduler
 
 # The handles of the dispatches that await inline listeners, inside which the current task runs.

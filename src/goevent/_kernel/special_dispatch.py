@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from .failures import Failures
     from .inline_calls import InlineCalls
     from .intake import Intake
-    from .routing import Route
+    from .route import Route
 
 
 class SpecialDispatch:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .._events.registry import EventRegistry
     from .._handle import DispatchHandle
     from .._kernel.dispatcher import Dispatcher
-    from .._kernel.routing import Route
+    from .._kernel.route import Route
     from .._kernel.supervisor import Supervisor
     from .._wire.envelope import Envelope
     from .._wire.json_codec import Codec

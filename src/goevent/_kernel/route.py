@@ -1,0 +1,153 @@
+"""The route of an event name: the plan by which dispatch brings an event to all its listeners.
+
+The router makes routes. Dispatch carries a route out without any question: it makes the inline
+calls, appends to the mailboxes and posts to the publisher. A route is immutable but for its
+counters. They are on the route because one increment there counts an event for all its listeners.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .._handle import DispatchKernel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from .._handle import DispatchHandle
+    from .actor import Actor
+
+
+class RoutePublisher(Protocol):
+    """The way of events to the driver: the third kind of entry in a route."""
+
+    @property
+    def actor(self) -> Actor:
+        """The actor of the driver; its mailbox holds the events that wait to be published."""
+        ...
+
+    @property
+    def posted(self) -> Iterable[DispatchHandle]:
+        """The events that the driver has taken and the broker has not confirmed yet."""
+        ...
+
+    def post(self, handle: DispatchHandle) -> None:
+        """Take an event; never waits."""
+        ...
+
+
+class Route:
+    """The entries of one event name: inline calls, mailboxes and a publisher.
+
+    Attributes:
+        name: The event name.
+        kernel: The bus, for handles.
+        inline: The listeners that run inline.
+        calls: The calls of these listeners.
+        mailboxes: The listeners that have a mailbox.
+        publisher: The publisher of the driver; None without one.
+        actors: All actors that need room for an event: `mailboxes`, and the actor of the publisher.
+        special: True if events need more than calls, appends and a post; see `special_dispatch`.
+        once: The listeners that take one event only.
+        awaits: 1 if dispatch awaits inline listeners, and an event is not done before them; or 0.
+        unheard: True if the route has no entry.
+        types: The classes under which the router has cached the route.
+        local_only: The same route without the publisher, for events that a driver brought; None if
+            there is no publisher.
+        free: How many events surely fit into all mailboxes; 0 means that nobody has counted.
+        exclusive: True if no other route fills the same mailboxes, so that `free` stays right.
+        mailed: The events that went into the mailboxes, since the counters were folded.
+        called: The events that went through all inline calls, since the counters were folded.
+    """
+
+    __slots__ = (
+        "actors",
+        "awaits",
+        "called",
+        "calls",
+        "exclusive",
+        "free",
+        "inline",
+        "kernel",
+        "local_only",
+        "mailboxes",
+        "mailed",
+        "name",
+        "once",
+        "publisher",
+        "special",
+        "types",
+        "unheard",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        kernel: DispatchKernel,
+        listeners: Sequence[Actor],
+        *,
+        publisher: RoutePublisher | None = None,
+        special: bool = False,
+    ) -> None:
+        self.name: str = name
+        self.kernel: DispatchKernel = kernel
+        self.unheard: bool = not listeners and publisher is None
+        self.types: tuple[type, ...] = ()
+        self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
+        self.calls: tuple[Callable[[Any], Any], ...] = distinct(actor.call for actor in self.inline)
+        self.mailboxes: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)
+        self.publisher: RoutePublisher | None = publisher
+        self.actors: tuple[Actor, ...] = self.mailboxes
+        if publisher is not None:
+            self.actors = (*self.mailboxes, publisher.actor)
+        self.local_only: Route | None = None
+        self.special: bool = special or any(actor.options.special for actor in listeners)
+        self.once: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.options.once)
+        self.awaits: int = int(any(actor.options.awaited for actor in listeners))
+        self.free: int = 0
+        self.exclusive: bool = all(actor.exclusive for actor in self.actors)
+        self.mailed: int = 0
+        self.called: int = 0
+
+    @property
+    def local(self) -> Route:
+        """The route for events of other buses, which must not be published again."""
+        return self.local_only or self
+
+    @property
+    def listeners(self) -> tuple[Actor, ...]:
+        """All listeners, in the order in which dispatch reaches them."""
+        return self.inline + self.mailboxes
+
+    def with_listeners(self, listeners: Sequence[Actor]) -> Route:
+        """Return a route to some of the listeners, for one event."""
+        return Route(self.name, self.kernel, listeners, publisher=self.publisher, special=True)
+
+    def without(self, actor: Actor) -> Route:
+        """Return a route to all listeners but one, for one event."""
+        return self.with_listeners([other for other in self.listeners if other is not actor])
+
+    def room(self) -> int:
+        """Return how many events fit into all mailboxes."""
+        actors = self.actors
+        if len(actors) == 1:
+            return actors[0].limit - len(actors[0].mail)
+        return min([actor.limit - len(actor.mail) for actor in actors])
+
+    def fold(self) -> None:
+        """Move the counts of the route to its listeners."""
+        for actor in self.inline:
+            actor.accepted += self.called
+        for actor in self.actors:
+            actor.accepted += self.mailed
+        self.called = self.mailed = 0
+
+
+def distinct(calls: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any], ...]:
+    """Return the calls, each a different object, so that a failed one can be found again."""
+    chosen: dict[int, Callable[[Any], Any]] = {}
+    for call in calls:
+        one = partial(call) if id(call) in chosen else call
+        chosen[id(one)] = one
+    return tuple(chosen.values())
