@@ -1,7 +1,19 @@
-"""What holds for all tests."""
+"""Settings and fixtures of all tests."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import settings
 
-# A machine that is busy is no defect.
+from goevent import Config
+
+# A busy machine is no defect.
 settings.register_profile("goevent", deadline=None)
 settings.load_profile("goevent")
+
+
+@pytest.fixture
+def bus_config(request: pytest.FixtureRequest, bus_config: Config) -> Config:
+    """Let the `bus` fixture use the `REGISTRY` of the test's module, if there is one."""
+    registry = getattr(request.module, "REGISTRY", None)
+    return bus_config if registry is None else replace(bus_config, registry=registry)

@@ -8,9 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import pytest
+from tests.support.checks import unavailable
 from tests.support.limits import SUBPROCESS_SECONDS
 
 import goevent
@@ -168,9 +169,3 @@ def test_the_type_information_ships_and_is_complete(tmp_path: Path) -> None:
         unavailable(f"pyright does not run here: {done.stdout}{done.stderr}")
     assert 'Package directory: ""' not in done.stdout, done.stdout
     assert "Type completeness score: 100%" in done.stdout, done.stdout
-
-
-def unavailable(reason: str) -> NoReturn:
-    if os.environ.get("CI") or os.environ.get("GOEVENT_REQUIRE_BROKERS"):
-        pytest.fail(reason)
-    pytest.skip(reason)

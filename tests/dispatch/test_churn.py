@@ -11,7 +11,7 @@ from tests.support.checks import ignore_error
 from tests.support.limits import HANG_SECONDS
 from trio.testing import wait_all_tasks_blocked
 
-from goevent import Config, DispatchHandle, Event, EventDropped, EventRegistry, GoEvent
+from goevent import DispatchHandle, Event, EventDropped, EventRegistry, GoEvent
 
 REGISTRY = EventRegistry()
 DISPATCHES = 3000
@@ -23,11 +23,6 @@ class Tick(Event, name="churn.tick", registry=REGISTRY):
 
 class Tock(Event, name="churn.tock", registry=REGISTRY):
     n: int = 0
-
-
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
 
 
 class Guest:

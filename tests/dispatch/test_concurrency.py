@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
 import trio
 from tests.support.checks import adds_up, ignore_error
+from tests.support.deadlocks import DeadlockCatcher, at_once
 from tests.support.storm import CANCELLED, Storm, StormEvent, run_storm
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
     Config,
-    DeadlockError,
     DispatchHandle,
     Event,
     EventRegistry,
@@ -49,11 +48,6 @@ class Both(Event, name="concurrency.both", registry=REGISTRY):
 AnyJob = Job | Other | Both
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 def by_two(event: AnyJob | StormEvent) -> int:
     return event.n % 2
 
@@ -64,15 +58,6 @@ def by_three(event: AnyJob) -> int:
 
 def by_nothing_at_first(event: AnyJob | StormEvent) -> int:
     return 1 // event.n
-
-
-@asynccontextmanager
-async def at_once() -> AsyncGenerator[None]:
-    """Fail if time has to pass, as it does in a deadlock."""
-    began = trio.current_time()
-    with trio.fail_after(5):
-        yield
-    assert trio.current_time() == began
 
 
 class OverlapRecorder:
@@ -483,21 +468,8 @@ async def test_a_lane_that_ignores_its_cancellation_for_too_long(
 # -- deadlocks
 
 
-class Caught:
-    """Collects the deadlock errors that listeners meet."""
-
-    def __init__(self) -> None:
-        self.errors: list[DeadlockError] = []
-
-    async def __call__(self, wait: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await wait()
-        except DeadlockError as error:
-            self.errors.append(error)
-
-
 async def test_a_lane_that_waits_for_its_own_event(bus: GoEvent, autojump_clock: MockClock) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(Job, concurrency=3)
     async def selfish(event: Job) -> None:
@@ -512,7 +484,7 @@ async def test_a_lane_that_waits_for_its_own_event(bus: GoEvent, autojump_clock:
 async def test_lanes_that_all_wait_for_each_others_events(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(Job, concurrency=3)
     async def listen(event: Job) -> None:
@@ -528,7 +500,7 @@ async def test_lanes_that_all_wait_for_each_others_events(
 async def test_lanes_that_all_wait_for_queued_events(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(Job, concurrency=3)
     async def listen(event: Job) -> None:
@@ -545,7 +517,7 @@ async def test_lanes_that_all_wait_for_queued_events(
 async def test_a_lane_that_waits_while_others_are_free_is_no_deadlock(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
     seen: list[int] = []
 
     @bus.listener(Job, concurrency=2)
@@ -564,7 +536,7 @@ async def test_a_lane_that_waits_while_others_are_free_is_no_deadlock(
 async def test_a_listener_may_dispatch_to_a_lane_of_its_own_and_wait(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
     depths: list[int] = []
 
     @bus.listener(Job, concurrency=4)
@@ -586,7 +558,7 @@ async def test_a_listener_may_dispatch_to_a_lane_of_its_own_and_wait(
 async def test_lanes_that_all_wait_for_room_in_their_own_mailbox(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
     gate = trio.Event()
 
     @bus.listener(Job, concurrency=2, mailbox=1)
@@ -607,7 +579,7 @@ async def test_lanes_that_all_wait_for_room_in_their_own_mailbox(
 async def test_a_lane_that_waits_for_room_that_another_lane_makes_is_no_deadlock(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
     recorder = OverlapRecorder()
 
     @bus.listener(Job, concurrency=2, mailbox=1)
@@ -632,7 +604,7 @@ async def test_a_lane_that_waits_for_room_that_another_lane_makes_is_no_deadlock
 async def test_a_keyed_lane_that_waits_for_an_event_behind_itself(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
     seen: list[int] = []
 
     @bus.listener(Job, concurrency=5, ordering_key=lambda event: event.n % 2)
@@ -652,7 +624,7 @@ async def test_a_keyed_lane_that_waits_for_an_event_behind_itself(
 async def test_two_keys_whose_lanes_wait_for_events_behind_each_other(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(Job, concurrency=5, ordering_key=lambda event: event.n % 2)
     async def listen(event: Job) -> None:
@@ -670,7 +642,7 @@ async def test_a_keyed_lane_that_waits_for_room_behind_itself(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     """There are free lanes, but all events in the mailbox wait for this one."""
-    caught = Caught()
+    caught = DeadlockCatcher()
     gate = trio.Event()
 
     @bus.listener(Job, concurrency=5, mailbox=1, ordering_key=lambda event: event.n % 2)
@@ -692,7 +664,7 @@ async def test_a_keyed_lane_for_which_another_dispatch_takes_the_last_room(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     """The wait is no deadlock when it begins; the dispatch admitted before it makes it one."""
-    caught = Caught()
+    caught = DeadlockCatcher()
     seen: list[int] = []
     gates = [trio.Event(), trio.Event()]
 

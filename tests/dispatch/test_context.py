@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import always
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -38,17 +39,8 @@ class Pong(Event, name="context.pong", registry=REGISTRY):
     n: int = 0
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 def make(**config: Any) -> GoEvent:
     return GoEvent(Config(registry=REGISTRY, **config))
-
-
-def always(event: object) -> bool:
-    return True
 
 
 MAILBOX_KINDS: dict[str, dict[str, Any]] = {

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 
 import pytest
 import trio
+from tests.support.deadlocks import DeadlockCatcher, at_once
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import Config, DeadlockError, DispatchHandle, Event, EventRegistry, GoEvent, Ledger
@@ -25,36 +24,6 @@ class B(Event, name="deadlock.b", registry=REGISTRY):
 
 class Both(Event, name="deadlock.both", registry=REGISTRY):
     n: int = 0
-
-
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
-@asynccontextmanager
-async def at_once() -> AsyncGenerator[None]:
-    """Fail if time has to pass: it passes only when all tasks wait."""
-    began = trio.current_time()
-    with trio.fail_after(5):
-        yield
-    assert trio.current_time() == began
-
-
-class Caught:
-    """Collects the deadlock errors that listeners get."""
-
-    def __init__(self) -> None:
-        self.errors: list[DeadlockError] = []
-
-    async def __call__(self, wait: Callable[[], Awaitable[object]]) -> None:
-        try:
-            await wait()
-        except DeadlockError as error:
-            self.errors.append(error)
-
-    def __str__(self) -> str:
-        return "\n".join(map(str, self.errors))
 
 
 # -- handles
@@ -83,7 +52,7 @@ async def test_a_child_task_of_a_listener_that_waits_for_the_listeners_event(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
     handles: list[DispatchHandle] = []
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(A)
     async def parent(event: A) -> None:
@@ -100,7 +69,7 @@ async def test_a_child_task_of_a_listener_that_waits_for_the_listeners_event(
 async def test_a_listener_that_waits_for_an_event_behind_its_own(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(A)
     async def impatient(event: A) -> None:
@@ -117,7 +86,7 @@ async def test_a_listener_that_waits_for_an_event_behind_its_own(
 async def test_a_chain_of_events_that_comes_back_to_its_beginning(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(A, name="first")
     async def first(event: A) -> None:
@@ -137,7 +106,7 @@ async def test_a_chain_of_events_that_comes_back_to_its_beginning(
 
 @pytest.mark.parametrize("length", [3, 10])
 async def test_a_long_cycle_of_waits(bus: GoEvent, autojump_clock: MockClock, length: int) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     async def link(event: Event, n: int) -> None:
         if not event.payload():
@@ -157,7 +126,7 @@ async def test_a_long_cycle_of_waits(bus: GoEvent, autojump_clock: MockClock, le
 async def test_a_listener_that_unregisters_itself_and_waits_for_its_event(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
     handles: list[DispatchHandle] = []
 
     async def leave(event: A) -> None:
@@ -177,7 +146,7 @@ async def test_a_listener_that_unregisters_itself_and_waits_for_its_event(
 async def test_a_listener_that_fills_its_own_mailbox(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(A, mailbox=2, name="greedy")
     async def greedy(event: A) -> None:
@@ -196,7 +165,7 @@ async def test_a_listener_that_fills_its_own_mailbox(
 async def test_a_child_task_that_fills_the_mailbox_of_its_listener(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(A, mailbox=1)
     async def greedy(event: A) -> None:
@@ -215,7 +184,7 @@ async def test_a_child_task_that_fills_the_mailbox_of_its_listener(
 async def test_two_listeners_that_fill_each_others_mailboxes(
     bus: GoEvent, autojump_clock: MockClock, mailbox: int
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     async def fill(event: A | B) -> None:
         if event.n == 0:
@@ -239,7 +208,7 @@ async def test_two_listeners_that_fill_each_others_mailboxes(
 async def test_a_wait_for_room_and_a_wait_for_a_handle_make_a_cycle_together(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
 
     @bus.listener(A, mailbox=1, name="one")
     async def one(event: A) -> None:
@@ -261,7 +230,7 @@ async def test_a_wait_for_room_and_a_wait_for_a_handle_make_a_cycle_together(
 async def test_a_dispatch_that_is_first_in_a_queue_may_hide_the_cycle(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    caught = Caught()
+    caught = DeadlockCatcher()
     go = trio.Event()
 
     @bus.listener(A, Both, mailbox=1, name="idle")

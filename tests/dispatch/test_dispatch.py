@@ -51,11 +51,6 @@ class Plain:
     n: int
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 # -- order
 
 

@@ -43,11 +43,6 @@ class Pong(Event, name="inline.pong", registry=REGISTRY):
     n: int = 0
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 # -- order
 
 

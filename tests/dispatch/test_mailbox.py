@@ -46,11 +46,6 @@ class Other(Event, name="mailbox.other", registry=REGISTRY):
 AnyJob = Job | Task | Both
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 class Gate:
     """A listener that waits until it is released, and notes the events that it has run with."""
 

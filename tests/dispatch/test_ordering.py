@@ -49,11 +49,6 @@ class Other(Event, name="ordering.other", registry=REGISTRY):
     key: Any = 0
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 def the_customer(event: Any) -> Any:
     return event.customer
 

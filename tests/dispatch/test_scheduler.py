@@ -7,7 +7,7 @@ from collections.abc import Generator
 import pytest
 import trio
 from tests.support.limits import HANG_SECONDS
-from trio.lowlevel import Task
+from tests.support.tasks import descendants
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import Config, DriverError, Event, EventRegistry, GoEvent, UnknownDriverError
@@ -24,16 +24,6 @@ class ForeignAwaitable:
 
     def __await__(self) -> Generator[str, None, None]:
         yield "a message that Trio does not know"
-
-
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
-def descendants(task: Task) -> list[Task]:
-    children = [child for nursery in task.child_nurseries for child in nursery.child_tasks]
-    return children + [task for child in children for task in descendants(child)]
 
 
 async def test_awaiting_a_foreign_object_fails_only_the_listener(

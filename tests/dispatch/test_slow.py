@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.checks import ignore_error
+from tests.support.checks import always, ignore_error
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import (
@@ -44,10 +44,6 @@ class Pong(Event, name="slow.pong", registry=REGISTRY):
 
 def nothing(event: object) -> None:
     """Be a quick listener."""
-
-
-def always(event: object) -> bool:
-    return True
 
 
 class Around:

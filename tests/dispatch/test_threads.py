@@ -38,11 +38,6 @@ class Silent:
         """Do nothing."""
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 def run_in_trio(function: Callable[[], Any]) -> None:
     """Run a coroutine function in a Trio run of its own, on the calling thread."""
     trio.run(function)

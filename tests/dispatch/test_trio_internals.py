@@ -40,11 +40,6 @@ class Look(Event, name="trio_internals.look", registry=REGISTRY):
     n: int = 0
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 async def sets_a_variable(event: Do) -> None:
     VARIABLE.set("dirty")
 

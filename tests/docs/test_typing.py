@@ -13,20 +13,15 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
+from tests.support.checks import unavailable
 from tests.support.limits import SUBPROCESS_SECONDS
 
 CASES = Path(__file__).parent / "typing_cases"
 FILES = sorted(CASES.glob("must_*.py"))
 Errors = dict[str, dict[int, list[str]]]
-
-
-def unavailable(reason: str) -> NoReturn:
-    if os.environ.get("CI") or os.environ.get("GOEVENT_REQUIRE_BROKERS"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 def call(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:

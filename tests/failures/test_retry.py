@@ -39,11 +39,6 @@ class Other(Event, name="retry.other", registry=REGISTRY):
     n: int = 0
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 def steady(attempts: int = 3, backoff: float = 1, **options: float) -> Retry:
     return Retry(attempts=attempts, backoff=backoff, jitter=0, **options)  # type: ignore[arg-type]
 

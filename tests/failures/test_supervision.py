@@ -8,7 +8,7 @@ from contextvars import ContextVar
 
 import pytest
 import trio
-from tests.support.checks import adds_up, ignore_error
+from tests.support.checks import adds_up, always, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -51,10 +51,6 @@ def escalates() -> Generator[list[EventError]]:
     except EventError as error:
         caught.append(error)
     assert len(caught) == 1
-
-
-def always(event: Job) -> bool:
-    return True
 
 
 def never(event: Job) -> bool:

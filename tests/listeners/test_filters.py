@@ -42,11 +42,6 @@ class Pong(Event, name="filters.pong", registry=REGISTRY):
     n: int = 0
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 def make(**config: Any) -> GoEvent:
     return GoEvent(Config(registry=REGISTRY, **config))
 

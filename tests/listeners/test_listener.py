@@ -40,11 +40,6 @@ class Plain:
 
 
 @pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
-@pytest.fixture
 def closed_bus() -> GoEvent:
     return GoEvent(Config(registry=REGISTRY))
 

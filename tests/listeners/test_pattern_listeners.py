@@ -46,11 +46,6 @@ class UserCreated(Event, name="user.created", registry=REGISTRY):
 ALL = (Created(1), Paid(1), ItemAdded(1), UserCreated(1))
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 def make(**config: Any) -> GoEvent:
     return GoEvent(Config(registry=REGISTRY, **config))
 

@@ -39,11 +39,6 @@ class Other(Event, name="timeout.other", registry=REGISTRY):
     seconds: float = 0
 
 
-@pytest.fixture
-def bus_config() -> Config:
-    return Config(registry=REGISTRY)
-
-
 @pytest.fixture(params=["mailbox", "awaited"])
 def kind(request: pytest.FixtureRequest) -> dict[str, Any]:
     """The two kinds of listeners that a timeout can cancel."""

@@ -7,7 +7,9 @@ from collections.abc import Callable, Generator
 
 import pytest
 import trio
+from tests.support.checks import adds_up
 from tests.support.limits import HANG_SECONDS
+from tests.support.tasks import living_tasks
 from trio.lowlevel import Task
 from trio.testing import MockClock, assert_checkpoints, wait_all_tasks_blocked
 
@@ -47,22 +49,6 @@ def _ignore_logged_abandonments() -> Generator[None]:
     logger.disabled = disabled
 
 
-def balanced(ledger: Ledger) -> bool:
-    lost = ledger.failed + ledger.dropped + ledger.abandoned
-    return ledger.accepted == ledger.completed + lost
-
-
-def descendants(task: Task) -> set[Task]:
-    children = {child for nursery in task.child_nurseries for child in nursery.child_tasks}
-    return children.union(*(descendants(child) for child in children))
-
-
-def tasks() -> set[Task]:
-    root = trio.lowlevel.current_root_task()
-    assert root is not None
-    return descendants(root)
-
-
 async def stuck(event: Job) -> None:
     await trio.sleep_forever()
 
@@ -81,7 +67,7 @@ async def raise_inside(bus: GoEvent, error: BaseException) -> None:
 async def test_two_closes_during_dispatches_end_in_time_with_an_exact_ledger(
     autojump_clock: MockClock, timeout: float
 ) -> None:
-    before = tasks()
+    before = living_tasks()
     handles: list[DispatchHandle] = []
     ledgers: list[Ledger] = []
     refused: list[int] = []
@@ -143,12 +129,12 @@ async def test_two_closes_during_dispatches_end_in_time_with_an_exact_ledger(
             assert trio.current_time() - start <= timeout + 2
 
     assert sorted(refused) == [0, 1, 2]
-    assert tasks() == before
+    assert living_tasks() == before
     assert all(handle.done for handle in handles)
     assert all(not listener.depth for listener in bus.snapshot().listeners)
     ledger = ledgers[0]
     assert ledgers == [ledger, ledger]
-    assert balanced(ledger)
+    assert adds_up(ledger)
     assert ledger.completed == len(ran)
     assert ledger.abandoned == sum(len(handle.errors) for handle in handles) == bus.error_count
     assert ledger.abandoned >= 200
@@ -370,7 +356,7 @@ async def test_a_cancelled_second_close_leaves_the_first_alone(autojump_clock: M
 async def test_an_exception_of_the_body_leaves_as_itself_without_draining(
     autojump_clock: MockClock, error: BaseException
 ) -> None:
-    before = tasks()
+    before = living_tasks()
     bus = GoEvent()
     bus.subscribe(stuck, Job)
     context = error.__context__
@@ -379,7 +365,7 @@ async def test_an_exception_of_the_body_leaves_as_itself_without_draining(
     assert caught.value is error
     assert error.__context__ is context
     assert trio.current_time() == 0
-    assert tasks() == before
+    assert living_tasks() == before
     assert await bus.close() == Ledger(accepted=1, abandoned=1)
 
 
@@ -448,7 +434,7 @@ async def test_an_error_in_the_body_while_another_task_closes(autojump_clock: Mo
 async def test_cancelling_the_scope_around_a_bus_settles_everything_within_two_seconds(
     autojump_clock: MockClock, how: str
 ) -> None:
-    before = tasks()
+    before = living_tasks()
     bus = GoEvent()
     handles: list[DispatchHandle] = []
     bus.subscribe(stuck, Job)
@@ -482,7 +468,7 @@ async def test_cancelling_the_scope_around_a_bus_settles_everything_within_two_s
     assert all(isinstance(error, EventAbandoned) for error in bus.errors)
     ledger = await bus.close()
     assert ledger == Ledger(accepted=30, completed=1, abandoned=29)
-    assert tasks() == before
+    assert living_tasks() == before
 
 
 async def test_opening_inside_a_cancelled_scope_is_cancelled_at_once(
@@ -557,7 +543,7 @@ async def test_a_listener_may_clean_up_while_it_is_cancelled(autojump_clock: Moc
 async def test_a_listener_may_dispatch_while_it_is_cancelled(
     autojump_clock: MockClock, end: str
 ) -> None:
-    before = tasks()
+    before = living_tasks()
     bus = GoEvent(Config(close_timeout=0))
     handles: list[DispatchHandle] = []
     inline: list[Other] = []
@@ -606,9 +592,9 @@ async def test_a_listener_may_dispatch_while_it_is_cancelled(
     assert len(handles) == len(inline) == 3
     assert all(handle.done for handle in handles)
     ledger = await bus.close()
-    assert balanced(ledger)
+    assert adds_up(ledger)
     assert ledger.accepted == 1 + 3 + 3
-    assert tasks() == before
+    assert living_tasks() == before
 
 
 async def test_crashing_with_dispatches_that_wait_leaves_a_bus_that_opens_again(
@@ -647,7 +633,7 @@ async def test_crashing_with_dispatches_that_wait_leaves_a_bus_that_opens_again(
             with pytest.raises(MyError):
                 await body(nursery)
         assert sorted(refused) == ["Job", "Job", "Other"]
-        assert balanced(await bus.close())
+        assert adds_up(await bus.close())
         async with bus:
             handle = await bus.dispatch(Job(1))
             await handle.wait()
@@ -965,7 +951,7 @@ class Saboteur(trio.abc.Instrument):
 async def test_a_cancellation_at_any_step_leaves_an_exact_ledger_and_no_task(
     autojump_clock: MockClock, step: int
 ) -> None:
-    before = tasks()
+    before = living_tasks()
     bus = GoEvent(Config(close_timeout=1))
     handles: list[DispatchHandle] = []
     ran: list[str] = []
@@ -998,10 +984,10 @@ async def test_a_cancellation_at_any_step_leaves_an_exact_ledger_and_no_task(
             trio.lowlevel.remove_instrument(saboteur)
         assert trio.current_time() <= 2
         ledger = await bus.close()
-        assert balanced(ledger)
+        assert adds_up(ledger)
         assert ledger.completed == len(ran)
         assert all(handle.done for handle in handles)
-        assert tasks() == before
+        assert living_tasks() == before
         async with bus:  # it works again
             handle = await bus.dispatch(Job())
             await handle.wait()
@@ -1035,4 +1021,4 @@ async def test_listeners_that_dispatch_to_themselves_for_ever_do_not_hold_up_a_c
         async with bus:
             await bus.dispatch(Job())
             ledger = await bus.close(timeout=0.05)
-    assert balanced(ledger)
+    assert adds_up(ledger)

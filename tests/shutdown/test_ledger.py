@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import trio
 from hypothesis import given, settings, strategies as st
+from tests.support.checks import adds_up
 from trio.testing import MockClock
 
 from goevent import (
@@ -207,7 +208,7 @@ async def run(program: Program) -> tuple[World, Ledger, float]:
                             if program.ending == "close twice":
                                 closers.start_soon(close)
                         at_close = bus.snapshot().ledger
-                        assert balanced(at_close)
+                        assert adds_up(at_close)
                         assert all(handle.done for handle in world.handles)
                         if not any(plan.shielded for plan in program.listeners):
                             assert (at_close.completed, at_close.failed) == (
@@ -220,11 +221,6 @@ async def run(program: Program) -> tuple[World, Ledger, float]:
     ledger = await bus.close()
     assert ledger == bus.snapshot().ledger
     return world, ledger, closed_at
-
-
-def balanced(ledger: Ledger) -> bool:
-    lost = ledger.failed + ledger.dropped + ledger.abandoned
-    return ledger.accepted == ledger.completed + lost
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -241,7 +237,7 @@ def test_the_ledger_is_exact_for_any_program(program: Program, random: object) -
     clock = MockClock(autojump_threshold=0)
     world, ledger, closing_took = trio.run(run, program, clock=clock)
 
-    assert balanced(ledger)
+    assert adds_up(ledger)
     assert all(handle.done for handle in world.handles)
     assert all(handle.pending == 0 for handle in world.handles)
     assert closing_took == math.inf or closing_took <= program.close_timeout + 2
