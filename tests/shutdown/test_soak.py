@@ -34,6 +34,11 @@ class Heavy(Event, name="soak.heavy"):
     body: bytes
 
 bus = GoEvent()
+
+async def run(first, last):
+    for n in range(first, last):
+        await bus.dispatch(Tick(n))
+    await bus.wait()
 """
 
 HEALTHY = """
@@ -49,11 +54,6 @@ async def queued(event):
 async def suspending(event):
     if event.n % 100 == 0:
         await trio.lowlevel.checkpoint()
-
-async def run(first, last):
-    for n in range(first, last):
-        await bus.dispatch(Tick(n))
-    await bus.wait()
 
 async def main():
     async with bus:
@@ -81,11 +81,6 @@ def inline(event):
 async def queued(event):
     if not event.n % 2:
         raise ValueError(event.n)
-
-async def run(first, last):
-    for n in range(first, last):
-        await bus.dispatch(Tick(n))
-    await bus.wait()
 
 async def main():
     async with bus:

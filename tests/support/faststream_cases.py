@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
-
 from goevent import Driver
-from goevent.testing import DriverConformance
 from goevent_faststream import FastStreamDriver
-from tests.support.redis_server import FaultProxy, fault_proxy
+from tests.support.proxied_cases import ProxiedCases
 
 
-class FastStreamCases(DriverConformance):
+class FastStreamCases(ProxiedCases):
     """The cases for one broker; define `url` and `server`, and set `__test__ = True`.
 
     Attributes:
@@ -19,26 +15,8 @@ class FastStreamCases(DriverConformance):
         driver: The class of the driver.
     """
 
-    __test__ = False
-    deadline = 60.0
     url: str
     driver: type[FastStreamDriver] = FastStreamDriver
 
-    def server(self) -> AbstractAsyncContextManager[int]:
-        """Return a context manager that runs a broker and yields its port."""
-        raise NotImplementedError
-
-    @asynccontextmanager
-    async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
-        async with self.server() as port, fault_proxy(port) as proxy:
-            self.proxy: FaultProxy = proxy
-            yield lambda group: self.driver.from_url(self.url.format(port=proxy.port, group=group))
-
-    @asynccontextmanager
-    async def outage(self) -> AsyncGenerator[None]:
-        self.proxy.refuse()
-        self.proxy.reset()
-        try:
-            yield
-        finally:
-            await self.proxy.accept()
+    def make_driver(self, port: int, group: str) -> Driver:
+        return self.driver.from_url(self.url.format(port=port, group=group))

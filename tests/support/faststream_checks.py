@@ -10,8 +10,11 @@ from typing import Any
 import trio
 from faststream import BaseMiddleware
 
-from goevent import GoEvent
-from tests.support.redis_buses import Paid
+from goevent import Backlog, DriverConnectionError, GoEvent
+from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.limits import PROMPT_SECONDS
+from tests.support.redis_buses import Paid, User, numbers, opened, until
+from tests.support.redis_server import FaultProxy
 
 
 class DispatchLoad:
@@ -89,3 +92,56 @@ def recording_middleware() -> tuple[type[BaseMiddleware[Any, Any]], list[str]]:
 def driver_threads() -> list[str]:
     """Return the names of the running threads of goevent's drivers."""
     return [each.name for each in threading.enumerate() if each.name.startswith("goevent-")]
+
+
+async def check_single_delivery(sender: FastStreamBus, receiver: FastStreamBus) -> None:
+    """Assert that an event arrives once at a name and at each of three patterns."""
+    seen = [receiver.seen(via) for via in ("order.paid", "order.*", "*.paid", "**")]
+    async with opened(sender, receiver):
+        await accepted(sender, *range(100))
+        await until(lambda: all(len(each) == 100 for each in seen))
+        await sender.dispatch(User(n=7))
+        await until(lambda: len(seen[3]) == 101)
+    assert [numbers(each) for each in seen[:3]] == [[*range(100)]] * 3
+
+
+async def check_failing_publish(bus: FastStreamBus) -> None:
+    """Assert that a publish without an answer fails in time with a connection error."""
+    began = trio.current_time()
+    handle = await bus.dispatch(Paid(n=2))
+    await handle.wait()
+    (error,) = handle.errors
+    assert isinstance(error.error, DriverConnectionError)
+    assert trio.current_time() - began < PROMPT_SECONDS
+
+
+async def check_silent_server(bus: FastStreamBus, proxy: FaultProxy, broker: str) -> None:
+    """Assert that a bus replaces the connection to a server that does not answer."""
+    async with bus:
+        await accepted(bus, 1)
+        proxy.swallow()
+        await check_failing_publish(bus)
+        await until(lambda: bus.count_reports("is lost"))
+        proxy.pass_on()
+        await until(lambda: bus.count_reports(f"connected to {broker} again"))
+        await accepted(bus, 3)
+
+
+async def check_backlog(bus: FastStreamBus) -> Backlog:
+    """Assert that a listener that waits holds two of ten events, and the snapshot shows it.
+
+    Args:
+        bus: A bus with `prefetch=2`.
+
+    Returns:
+        The backlog while the listener waits.
+    """
+    gate, _ = gated_listener(bus)
+    async with bus:
+        await accepted(bus, *range(10))
+        await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(8, 2)])
+        (backlog,) = bus.backlogs()
+        assert backlog.event_name == "order.paid"
+        gate.set()
+        await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
+    return backlog

@@ -18,6 +18,7 @@ import faststream.kafka
 import pytest
 import trio
 from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.faststream_checks import check_backlog
 from tests.support.kafka_mock import KafkaMock, kafka_mock
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import REGISTRY, Deep, Paid, User, numbers, opened, until
@@ -266,19 +267,7 @@ async def test_snapshot_tells_the_backlog(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic(TOPIC)
         bus = bus_on(mock, scheme, prefetch=2)
-        gate = trio.Event()
-
-        async def slow(event: Paid) -> None:
-            await gate.wait()
-
-        bus.subscribe(slow, Paid)
-        async with bus:
-            await accepted(bus, *range(10))
-            await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(8, 2)])
-            (backlog,) = bus.backlogs()
-            assert backlog.event_name == "order.paid"
-            gate.set()
-            await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
+        await check_backlog(bus)
 
 
 @both_clients

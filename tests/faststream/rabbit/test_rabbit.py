@@ -14,12 +14,15 @@ from pamqp import encode
 from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.faststream_checks import (
+    check_failing_publish,
+    check_silent_server,
+    check_single_delivery,
     driver_threads,
     gated_listener,
     recording_middleware,
     under_load,
 )
-from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
+from tests.support.limits import HANG_SECONDS
 from tests.support.rabbit_server import rabbit_port, rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy, free_port
@@ -33,13 +36,7 @@ from goevent_faststream._rabbit.receiver import count_deliveries
 async def test_event_that_matches_a_name_and_three_patterns_arrives_once() -> None:
     async with rabbit_sandbox() as sandbox:
         sender, receiver = sandbox.bus(None), sandbox.bus(None)
-        seen = [receiver.seen(via) for via in ("order.paid", "order.*", "*.paid", "**")]
-        async with opened(sender, receiver):
-            await accepted(sender, *range(100))
-            await until(lambda: all(len(each) == 100 for each in seen))
-            await sender.dispatch(User(n=7))
-            await until(lambda: len(seen[3]) == 101)
-        assert [numbers(each) for each in seen[:3]] == [[*range(100)]] * 3
+        await check_single_delivery(sender, receiver)
 
 
 async def test_double_star_needs_a_word_although_a_sharp_needs_none() -> None:
@@ -107,12 +104,7 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
             await accepted(bus, 1)
             proxy.refuse()
             proxy.reset()
-            begun = trio.current_time()
-            handle = await bus.dispatch(Paid(n=2))
-            await handle.wait()
-            (error,) = handle.errors
-            assert isinstance(error.error, DriverConnectionError)
-            assert trio.current_time() - begun < PROMPT_SECONDS
+            await check_failing_publish(bus)
             await until(lambda: not bus.driver.snapshot().connected)
         assert bus.count_reports("connection to amqp is lost") == 1
 
@@ -120,18 +112,7 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
 async def test_publish_to_a_silent_server_fails_in_time() -> None:
     async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
         bus = sandbox.bus(None, port=proxy.port)
-        async with bus:
-            await accepted(bus, 1)
-            proxy.swallow()
-            begun = trio.current_time()
-            handle = await bus.dispatch(Paid(n=2))
-            await handle.wait()
-            assert isinstance(handle.errors[0].error, DriverConnectionError)
-            assert trio.current_time() - begun < PROMPT_SECONDS
-            await until(lambda: bus.count_reports("is lost"), 20)
-            proxy.pass_on()
-            await until(lambda: bus.count_reports("connected to amqp again"), 20)
-            await accepted(bus, 3)
+        await check_silent_server(bus, proxy, "amqp")
 
 
 async def test_connection_cut_under_load_is_reported_once_and_used_again() -> None:

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from tests.support.redis_server import FaultProxy, fault_proxy, redis_server
+from tests.support.proxied_cases import ProxiedCases
+from tests.support.redis_server import redis_server
 
 from goevent import Driver
-from goevent.testing import DriverConformance
 from goevent_redis import RedisConfig, RedisDriver
 
 
-class TestRedisDriver(DriverConformance):
-    deadline = 60.0
+class TestRedisDriver(ProxiedCases):
+    __test__ = True
 
     @asynccontextmanager
-    async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
-        async with redis_server() as server, fault_proxy(server.port) as proxy:
-            self.proxy: FaultProxy = proxy
-            yield lambda group: RedisDriver(RedisConfig(addr=proxy.addr))
+    async def server(self) -> AsyncGenerator[int]:
+        async with redis_server() as server:
+            yield server.port
 
-    @asynccontextmanager
-    async def outage(self) -> AsyncGenerator[None]:
-        self.proxy.refuse()
-        self.proxy.reset()
-        try:
-            yield
-        finally:
-            await self.proxy.accept()
+    def make_driver(self, port: int, group: str) -> Driver:
+        return RedisDriver(RedisConfig(addr=f"127.0.0.1:{port}"))

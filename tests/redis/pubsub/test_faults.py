@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -22,7 +22,7 @@ from tests.support.redis_buses import (
     until,
 )
 from tests.support.redis_resp import PythonReader
-from tests.support.redis_server import fault_proxy, redis_server
+from tests.support.redis_server import FaultProxy, fault_proxy, redis_server
 
 from goevent import DecodeError, DispatchHandle, DriverConnectionError, Envelope, JsonCodec
 from goevent_redis import RedisConfig, RedisDriver
@@ -73,31 +73,39 @@ async def test_resets_lose_only_reported_events() -> None:
         assert not one.told
 
 
+async def check_no_half_and_no_double(
+    one: Bus, two: Bus, proxy: FaultProxy, faults: Sequence[Callable[[], None]]
+) -> None:
+    """Send events through connections that break; each arrives whole and once, or is missing."""
+    seen = two.seen(Paid)
+    async with opened(two, one):
+        await sent(one, Paid(n=0, text="x" * 300))
+        await until(lambda: seen)
+        n = 0
+        for fault in faults:
+            again = two.says(BACK)
+            fault()
+            while two.says("is lost") <= again:
+                n += 1
+                await sent(one, Paid(n=n, text="x" * 300))
+            proxy.pass_on()
+            await until(lambda again=again: two.says(BACK) > again)  # type: ignore[misc]
+        n += 1
+        await sent(one, Paid(n=n, text="x" * 300))
+        await until(lambda: n in numbers(seen))
+    assert len(seen) + two.missing() == n + 1
+    assert numbers(seen) == sorted(set(numbers(seen)))
+    assert {event.text for event in seen} == {"x" * 300}
+    assert not two.causes(DecodeError)
+
+
 @pytest.mark.parametrize("seed", range(4))
 async def test_a_cut_in_the_middle_of_a_frame_delivers_no_half_and_no_double(seed: int) -> None:
     chance = random.Random(seed)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
-        seen = two.seen(Paid)
-        async with opened(two, one):
-            await sent(one, Paid(n=0, text="x" * 300))
-            await until(lambda: seen)
-            n = 0
-            for _ in range(8):
-                again = two.says(BACK)
-                proxy.cut_after(chance.randrange(1, 3000))
-                while two.says("is lost") <= again:
-                    n += 1
-                    await sent(one, Paid(n=n, text="x" * 300))
-                proxy.pass_on()
-                await until(lambda again=again: two.says(BACK) > again)  # type: ignore[misc]
-            n += 1
-            await sent(one, Paid(n=n, text="x" * 300))
-            await until(lambda: n in numbers(seen))
-        assert len(seen) + two.missing() == n + 1
-        assert numbers(seen) == sorted(set(numbers(seen)))
-        assert {event.text for event in seen} == {"x" * 300}
-        assert not two.causes(DecodeError)
+        cuts = [lambda: proxy.cut_after(chance.randrange(1, 3000))] * 8
+        await check_no_half_and_no_double(one, two, proxy, cuts)
 
 
 async def test_cuts_and_resets_over_tls_deliver_no_half_and_no_double() -> None:
@@ -106,29 +114,8 @@ async def test_cuts_and_resets_over_tls_deliver_no_half_and_no_double() -> None:
     async with redis_server() as server, fault_proxy(server.port, context) as proxy:
         url = f"rediss://localhost:{proxy.port}"
         one, two = bus_on(server), Bus(RedisDriver(RedisConfig(url=url, tls=client_context)))
-        seen = two.seen(Paid)
-        async with opened(two, one):
-            await sent(one, Paid(n=0, text="x" * 300))
-            await until(lambda: seen)
-            n = 0
-            for turn in range(6):
-                again = two.says(BACK)
-                if turn % 2:
-                    proxy.reset()
-                else:
-                    proxy.cut_after(chance.randrange(1, 3000))
-                while two.says("is lost") <= again:
-                    n += 1
-                    await sent(one, Paid(n=n, text="x" * 300))
-                proxy.pass_on()
-                await until(lambda again=again: two.says(BACK) > again)  # type: ignore[misc]
-            n += 1
-            await sent(one, Paid(n=n, text="x" * 300))
-            await until(lambda: n in numbers(seen))
-        assert len(seen) + two.missing() == n + 1
-        assert numbers(seen) == sorted(set(numbers(seen)))
-        assert {event.text for event in seen} == {"x" * 300}
-        assert not two.causes(DecodeError)
+        cuts = [lambda: proxy.cut_after(chance.randrange(1, 3000)), proxy.reset] * 3
+        await check_no_half_and_no_double(one, two, proxy, cuts)
 
 
 async def test_faults_are_survived_with_the_python_reader(monkeypatch: pytest.MonkeyPatch) -> None:

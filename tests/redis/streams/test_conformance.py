@@ -2,38 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
-from tests.support.redis_server import FaultProxy, fault_proxy
+from tests.support.proxied_cases import ProxiedCases
 from tests.support.streams_buses import streams_server
 
 from goevent import Driver
-from goevent.testing import DriverConformance
 from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
 
 
-class TestRedisStreamsDriver(DriverConformance):
-    deadline = 60.0
+class TestRedisStreamsDriver(ProxiedCases):
+    __test__ = True
     partitions = 1
 
     @asynccontextmanager
-    async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
-        async with streams_server() as server, fault_proxy(server.port) as proxy:
-            self.proxy: FaultProxy = proxy
-            yield lambda group: RedisStreamsDriver(
-                RedisConfig(addr=proxy.addr),
-                StreamsConfig(group=group, publish_timeout=0.5, partitions=self.partitions),
-            )
+    async def server(self) -> AsyncGenerator[int]:
+        async with streams_server() as server:
+            yield server.port
 
-    @asynccontextmanager
-    async def outage(self) -> AsyncGenerator[None]:
-        self.proxy.refuse()
-        self.proxy.reset()
-        try:
-            yield
-        finally:
-            await self.proxy.accept()
+    def make_driver(self, port: int, group: str) -> Driver:
+        return RedisStreamsDriver(
+            RedisConfig(addr=f"127.0.0.1:{port}"),
+            StreamsConfig(group=group, publish_timeout=0.5, partitions=self.partitions),
+        )
 
 
 class TestRedisStreamsDriverWithPartitions(TestRedisStreamsDriver):
