@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.events import REGISTRY, Ping, Pong
 from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -25,16 +26,6 @@ from goevent import (
     MemoryHub,
     UnknownDriverError,
 )
-
-REGISTRY = EventRegistry()
-
-
-class Ping(Event, name="hub.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="hub.pong", registry=REGISTRY):
-    n: int = 0
 
 
 def make(hub: MemoryHub) -> GoEvent:
@@ -149,7 +140,7 @@ async def test_an_event_without_own_listeners_reaches_the_other_buses(
     one, two = make(hub), make(hub)
     there = note(two, "hub.ad_hoc", Ping)
     async with joined(one, two):
-        await one.dispatch(Event("hub.ping", {"n": 4}))
+        await one.dispatch(Event("test.ping", {"n": 4}))
         await settle()
         assert there == [4]
 
@@ -344,7 +335,7 @@ async def test_an_event_of_an_unknown_type_is_one_error_at_the_receiver(
     one = make(hub)
     two = GoEvent(Config(registry=EventRegistry(), driver=MemoryDriver(hub)))
     two.on_error(ignore_error)
-    there, others = note(two, "hub.ping"), note(two, "hub.other")
+    there, others = note(two, "test.ping"), note(two, "hub.other")
     async with joined(one, two):
         await one.dispatch(Ping())
         await settle()

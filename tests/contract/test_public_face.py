@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.events import REGISTRY, Ping
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent
@@ -29,7 +30,6 @@ from goevent import (
     Envelope,
     Event,
     EventError,
-    EventRegistry,
     EventVetoed,
     GoEvent,
     MailboxFull,
@@ -38,7 +38,6 @@ from goevent import (
     Veto,
 )
 
-REGISTRY = EventRegistry()
 MODULES: tuple[ModuleType, ...] = (
     goevent,
     goevent.drivers,
@@ -55,10 +54,6 @@ INTERNAL = {
     "DispatchHandle.wake",
     "DispatchHandle.when_done",
 }
-
-
-class Ping(Event, name="face.ping", registry=REGISTRY):
-    n: int = 0
 
 
 class Rate(Event, name="face.rate", registry=REGISTRY):
@@ -115,7 +110,7 @@ def instances() -> list[Any]:
     bus = GoEvent(Config(registry=REGISTRY))
     return [
         bus,
-        bus.subscribe(print, "face.ping"),
+        bus.subscribe(print, "test.ping"),
         bus.snapshot(),
         DispatchHandle(),
         Ping(),
@@ -288,10 +283,10 @@ async def test_refused_calls_raise_only_public_errors(autojump_clock: MockClock)
     async with bus:
         bus.subscribe(inline, "face.inline", async_=False)
         await refuse(lambda: bus.dispatch_nowait(Event("face.inline")))
-        await refuse(lambda: bus.dispatch(Event("face.ping", {"n": "many"})))
+        await refuse(lambda: bus.dispatch(Event("test.ping", {"n": "many"})))
         await refuse(lambda: bus.dispatch_nowait(object()))
         await refuse(lambda: bus.dispatch_from_thread(Ping()))
-        await refuse(lambda: bus.replay("face.ping"))
+        await refuse(lambda: bus.replay("test.ping"))
     await refuse(lambda: bus.dispatch(Ping()))
     assert kinds == [
         TypeError,

@@ -9,15 +9,14 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import always
+from tests.support.events import REGISTRY, Ping, Pong
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
     Config,
     Delivery,
     DispatchHandle,
-    Event,
     EventError,
-    EventRegistry,
     GoEvent,
     Ledger,
     MemoryDriver,
@@ -27,16 +26,7 @@ from goevent import (
     current_delivery,
 )
 
-REGISTRY = EventRegistry()
 VARIABLE: ContextVar[str] = ContextVar("context.variable", default="unset")
-
-
-class Ping(Event, name="context.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="context.pong", registry=REGISTRY):
-    n: int = 0
 
 
 def make(**config: Any) -> GoEvent:
@@ -331,7 +321,7 @@ async def test_a_listener_with_a_mailbox_finds_its_delivery(
     (delivery,) = seen
     assert delivery.handle is handle
     assert (delivery.listener, delivery.attempt) == ("it", 1)
-    assert (delivery.event, delivery.event_name) == (Ping(3), "context.ping")
+    assert (delivery.event, delivery.event_name) == (Ping(3), "test.ping")
     with pytest.raises(RuntimeError):
         current_delivery()
 
@@ -524,7 +514,7 @@ async def test_a_delivery_has_a_telling_repr(bus: GoEvent) -> None:
         seen.append(repr(current_delivery()))
 
     await (await bus.dispatch(Ping())).wait()
-    assert seen == ["<Delivery of 'context.ping' to it, attempt 1>"]
+    assert seen == ["<Delivery of 'test.ping' to it, attempt 1>"]
 
 
 async def test_the_attempt_is_that_of_the_current_run(
@@ -599,7 +589,7 @@ async def test_on_error_callbacks_and_factories_have_no_delivery(
     seen: dict[str, bool] = {}
 
     class Fragile:
-        event_name = "context.ping"
+        event_name = "test.ping"
 
         def __init__(self) -> None:
             seen["factory"] = has_delivery()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.events import REGISTRY, Ping, Pong
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -20,7 +21,6 @@ from goevent import (
     DecodeError,
     DispatchHandle,
     Event,
-    EventRegistry,
     GoEvent,
     Ledger,
     NestingError,
@@ -29,16 +29,7 @@ from goevent import (
 )
 from goevent.testing import Recorder
 
-REGISTRY = EventRegistry()
 CHAIN = 50
-
-
-class Ping(Event, name="dispatch.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="dispatch.pong", registry=REGISTRY):
-    n: int = 0
 
 
 class Unnamed(Event):
@@ -177,16 +168,16 @@ async def test_events_find_their_listeners_by_class_and_by_name(bus: GoEvent) ->
     def by_class(event: Ping) -> None:
         seen.append("class")
 
-    @bus.listener("dispatch.ping")
+    @bus.listener("test.ping")
     def by_name(event: Ping) -> None:
         seen.append("name")
 
-    @bus.listener("dispatch.ping", Pong)
+    @bus.listener("test.ping", Pong)
     def by_both(event: Ping | Pong) -> None:
         seen.append(type(event).__name__)
 
-    assert bus.dispatch_nowait(Ping()).event_name == "dispatch.ping"
-    assert bus.dispatch_nowait(Pong()).event_name == "dispatch.pong"
+    assert bus.dispatch_nowait(Ping()).event_name == "test.ping"
+    assert bus.dispatch_nowait(Pong()).event_name == "test.pong"
     assert seen == ["class", "name", "Ping", "Pong"]
 
 
@@ -207,7 +198,7 @@ async def test_a_dataclass_is_an_event_once_it_is_registered(bus: GoEvent) -> No
 async def test_an_ad_hoc_event_becomes_the_type_registered_for_its_name(bus: GoEvent) -> None:
     seen: list[Any] = []
     bus.subscribe(seen.append, Ping, Plain)
-    handle = await bus.dispatch(Event("dispatch.ping", {"n": 3}))
+    handle = await bus.dispatch(Event("test.ping", {"n": 3}))
     bus.dispatch_nowait(Event("dispatch.plain", {"n": 4}))
     assert seen == [Ping(3), Plain(4)]
     assert handle.event == Ping(3)
@@ -217,10 +208,10 @@ async def test_an_ad_hoc_payload_of_another_shape_is_a_decode_error(bus: GoEvent
     seen: list[Any] = []
     bus.subscribe(seen.append, Ping)
     for payload in ({"n": "three"}, {"n": None}):
-        with pytest.raises(DecodeError, match=r"dispatch\.ping"):
-            bus.dispatch_nowait(Event("dispatch.ping", payload))
-        with pytest.raises(DecodeError, match=r"dispatch\.ping"):
-            await bus.dispatch(Event("dispatch.ping", payload))
+        with pytest.raises(DecodeError, match=r"test\.ping"):
+            bus.dispatch_nowait(Event("test.ping", payload))
+        with pytest.raises(DecodeError, match=r"test\.ping"):
+            await bus.dispatch(Event("test.ping", payload))
     assert not seen
     assert bus.snapshot().ledger == Ledger()
 
@@ -250,7 +241,7 @@ async def test_ten_thousand_ad_hoc_names_leave_no_memory_behind(bus: GoEvent) ->
     assert bus.snapshot().listeners == ()
 
 
-@pytest.mark.parametrize("thing", [object(), None, "dispatch.ping", 7, {"n": 1}, Ping, Unnamed(1)])
+@pytest.mark.parametrize("thing", [object(), None, "test.ping", 7, {"n": 1}, Ping, Unnamed(1)])
 async def test_an_object_that_is_not_an_event_is_refused_with_a_type_error(
     bus: GoEvent, thing: object
 ) -> None:
@@ -489,7 +480,7 @@ async def test_unregistering_the_whole_event_inside_a_listener(bus: GoEvent, inl
     def leave(event: Ping) -> None:
         seen.append(event.n)
         bus.unregister_listeners_for_event(Ping)
-        bus.unregister_listeners_for_event("dispatch.ping")
+        bus.unregister_listeners_for_event("test.ping")
 
     bus.subscribe(leave, Ping, async_=not inline)
     for n in range(3):

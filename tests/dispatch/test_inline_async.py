@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.events import REGISTRY, Ping, Pong
 from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -20,7 +21,6 @@ from goevent import (
     Event,
     EventAbandoned,
     EventDropped,
-    EventRegistry,
     GoEvent,
     Ledger,
     ListenerTimeout,
@@ -31,17 +31,6 @@ from goevent import (
     Supervision,
     current_delivery,
 )
-
-REGISTRY = EventRegistry()
-
-
-class Ping(Event, name="inline.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="inline.pong", registry=REGISTRY):
-    n: int = 0
-
 
 # -- order
 

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 import trio
 from tests.support.checks import adds_up, ignore_error
+from tests.support.events import REGISTRY, Job, Other
 from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -16,19 +17,13 @@ from goevent import (
     DispatchHandle,
     Event,
     EventDropped,
-    EventRegistry,
     GoEvent,
     Ledger,
     ListenerOptions,
     MailboxFull,
 )
 
-REGISTRY = EventRegistry()
 MANY = 20_000
-
-
-class Job(Event, name="mailbox.job", registry=REGISTRY):
-    n: int = 0
 
 
 class Task(Event, name="mailbox.task", registry=REGISTRY):
@@ -36,10 +31,6 @@ class Task(Event, name="mailbox.task", registry=REGISTRY):
 
 
 class Both(Event, name="mailbox.both", registry=REGISTRY):
-    n: int = 0
-
-
-class Other(Event, name="mailbox.other", registry=REGISTRY):
     n: int = 0
 
 
@@ -406,7 +397,7 @@ async def test_overflow_error_raises_and_delivers_to_no_listener(bus: GoEvent) -
     bus.subscribe(full, Job, mailbox=1, overflow="error", name="full")
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
-    with pytest.raises(MailboxFull, match=r"'mailbox\.job' not dispatched: full has no room"):
+    with pytest.raises(MailboxFull, match=r"'test\.job' not dispatched: full has no room"):
         bus.dispatch_nowait(Job(2))
     with trio.fail_after(HANG_SECONDS), pytest.raises(MailboxFull):
         await bus.dispatch(Job(2))
@@ -437,7 +428,7 @@ async def test_drop_new_reports_the_new_event_on_its_own_handle(bus: GoEvent) ->
     for handle in handles[3:]:
         (error,) = handle.errors
         assert isinstance(error, EventDropped)
-        assert str(error) == "full dropped on 'mailbox.job': its mailbox was full"
+        assert str(error) == "full dropped on 'test.job': its mailbox was full"
     assert bus.snapshot().ledger == Ledger(accepted=12, completed=9, dropped=3)
     assert [one.dropped for one in bus.snapshot().listeners] == [3, 0]
 
@@ -549,7 +540,7 @@ async def test_a_listener_of_several_events_has_one_mailbox(bus: GoEvent) -> Non
     await bus.wait()
     assert gate.seen == [*range(7)]
     (state,) = bus.snapshot().listeners
-    assert state.event_names == ("mailbox.job", "mailbox.task", "mailbox.both")
+    assert state.event_names == ("test.job", "mailbox.task", "mailbox.both")
     assert (state.depth, state.in_flight, state.completed) == (0, 0, 7)
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import always, ignore_error
+from tests.support.events import REGISTRY, Ping, Pong
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import (
@@ -16,14 +17,12 @@ from goevent import (
     Delivery,
     DispatchHandle,
     Event,
-    EventRegistry,
     GoEvent,
     ListenerOptions,
     MemoryDriver,
     MemoryHub,
 )
 
-REGISTRY = EventRegistry()
 MODULES = (
     "_kernel.dispatcher",
     "_kernel.inline_calls",
@@ -32,14 +31,6 @@ MODULES = (
     "_kernel.scheduler",
     "_kernel.worker",
 )
-
-
-class Ping(Event, name="slow.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="slow.pong", registry=REGISTRY):
-    n: int = 0
 
 
 def nothing(event: object) -> None:
@@ -153,7 +144,7 @@ async def test_a_listener_that_is_slow_with_an_ad_hoc_event_is_named(
         busy(watch, bus, "slow.ad_hoc")
         await bus.dispatch(Event("slow.ad_hoc"))
         busy(watch, bus, Ping, name="typed")
-        await bus.dispatch(Event("slow.ping", {"n": 1}))
+        await bus.dispatch(Event("test.ping", {"n": 1}))
     assert warnings.seen == [warning("busy", 0.15), warning("typed", 0.15)]
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.events import REGISTRY, Ping
 from tests.support.limits import HANG_SECONDS
 from trio.testing import wait_all_tasks_blocked
 
@@ -19,20 +20,13 @@ from goevent import (
     DecodeError,
     DispatchHandle,
     Event,
-    EventRegistry,
     GoEvent,
     Ledger,
 )
 
-REGISTRY = EventRegistry()
-
-
-class Ping(Event, name="threads.ping", registry=REGISTRY):
-    n: int = 0
-
 
 class Silent:
-    event_name = "threads.ping"
+    event_name = "test.ping"
 
     def on_event(self, event: Ping) -> None:
         """Do nothing."""
@@ -215,7 +209,7 @@ async def test_a_full_mailbox_blocks_the_threads(bus: GoEvent) -> None:
 async def test_a_dispatch_that_fails_raises_in_the_thread(bus: GoEvent) -> None:
     for event, kind in (
         (object(), TypeError),
-        (Event("threads.ping", {"n": "seven"}), DecodeError),
+        (Event("test.ping", {"n": "seven"}), DecodeError),
     ):
         with pytest.raises(kind):
             await trio.to_thread.run_sync(bus.dispatch_from_thread, event)

@@ -14,22 +14,13 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import adds_up, ignore_error
+from tests.support.events import REGISTRY, Job, Other
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent._kernel.failures
-from goevent import Config, DispatchHandle, Event, EventRegistry, GoEvent, Ledger, Retry
+from goevent import Config, DispatchHandle, GoEvent, Ledger, Retry
 from goevent._errors import forget_caller
 from goevent._kernel.backpressure import Backpressure
-
-REGISTRY = EventRegistry()
-
-
-class Job(Event, name="crash.job", registry=REGISTRY):
-    n: int = 0
-
-
-class Other(Event, name="crash.other", registry=REGISTRY):
-    n: int = 0
 
 
 def by_three(event: Job) -> int:

@@ -9,15 +9,14 @@ from contextvars import ContextVar
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.events import REGISTRY, Job
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
     Config,
     DispatchHandle,
-    Event,
     EventAbandoned,
     EventError,
-    EventRegistry,
     GoEvent,
     Ledger,
     ListenerTimeout,
@@ -27,16 +26,7 @@ from goevent import (
     current_delivery,
 )
 
-REGISTRY = EventRegistry()
 VARIABLE: ContextVar[int] = ContextVar("VARIABLE", default=0)
-
-
-class Job(Event, name="retry.job", registry=REGISTRY):
-    n: int = 0
-
-
-class Other(Event, name="retry.other", registry=REGISTRY):
-    n: int = 0
 
 
 def steady(attempts: int = 3, backoff: float = 1, **options: float) -> Retry:
@@ -289,7 +279,7 @@ async def test_the_error_has_the_causes_of_all_attempts_with_their_tracebacks(
     error = the_error(handle)
     assert error.causes == tuple(errors)
     assert error.error is errors[2]
-    assert str(error) == "it failed on 'retry.job' after 3 attempts: ValueError: 2"
+    assert str(error) == "it failed on 'test.job' after 3 attempts: ValueError: 2"
     for cause in errors:
         assert cause.__traceback__ is not None
         assert cause.__traceback__.tb_frame.f_code is Flaky.__call__.__code__

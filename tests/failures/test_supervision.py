@@ -9,14 +9,13 @@ from contextvars import ContextVar
 import pytest
 import trio
 from tests.support.checks import adds_up, always, ignore_error
+from tests.support.events import REGISTRY, Job, Other
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
     Config,
     DispatchHandle,
-    Event,
     EventError,
-    EventRegistry,
     GoEvent,
     Ledger,
     ListenerOptions,
@@ -24,16 +23,7 @@ from goevent import (
     Supervision,
 )
 
-REGISTRY = EventRegistry()
 VARIABLE: ContextVar[int] = ContextVar("VARIABLE", default=0)
-
-
-class Job(Event, name="supervision.job", registry=REGISTRY):
-    n: int = 0
-
-
-class Other(Event, name="supervision.other", registry=REGISTRY):
-    n: int = 0
 
 
 def make(supervision: Supervision | None = None) -> GoEvent:
@@ -86,7 +76,7 @@ class Factory:
 class Listening:
     """A listener with a state that a restart forgets."""
 
-    event_name = "supervision.job"
+    event_name = "test.job"
 
     def __init__(self, factory: Factory) -> None:
         self.factory = factory

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.events import REGISTRY, Ping, Pong
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -14,7 +15,6 @@ from goevent import (
     Delivery,
     DispatchHandle,
     Event,
-    EventRegistry,
     GoEvent,
     Ledger,
     MemoryDriver,
@@ -25,21 +25,12 @@ from goevent import (
     Veto,
 )
 
-REGISTRY = EventRegistry()
 KINDS: dict[str, dict[str, Any]] = {
     "inline": {},
     "blocking": {"async_": True},
     "thread": {"thread": True},
     "concurrent": {"async_": True, "concurrency": 3},
 }
-
-
-class Ping(Event, name="filters.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="filters.pong", registry=REGISTRY):
-    n: int = 0
 
 
 def make(**config: Any) -> GoEvent:
@@ -124,7 +115,7 @@ async def test_the_truth_of_what_when_returns_counts(bus: GoEvent) -> None:
 async def test_when_sees_the_typed_event_of_an_ad_hoc_one(bus: GoEvent) -> None:
     asked: list[object] = []
     bus.subscribe(lambda event: None, Ping, when=lambda event: asked.append(event))
-    await bus.dispatch(Event("filters.ping", {"n": 5}))
+    await bus.dispatch(Event("test.ping", {"n": 5}))
     assert asked == [Ping(5)]
 
 
@@ -314,7 +305,7 @@ async def test_a_class_listener_has_its_filter_in_its_options(bus: GoEvent) -> N
     seen: list[int] = []
 
     class Even:
-        event_name = "filters.ping"
+        event_name = "test.ping"
         options = ListenerOptions(when=is_even)
 
         def on_event(self, event: Ping) -> None:
@@ -539,10 +530,10 @@ async def test_events_that_arrive_over_a_hub_reach_a_once_listener_once() -> Non
 
 async def test_a_once_listener_of_several_names_gets_one_event(bus: GoEvent) -> None:
     seen: list[Event] = []
-    bus.subscribe(seen.append, Ping, Pong, "filters.*", once=True)
+    bus.subscribe(seen.append, Ping, Pong, "test.*", once=True)
     await bus.dispatch(Pong(1))
     await bus.dispatch(Ping(2))
-    await bus.dispatch(Event("filters.other"))
+    await bus.dispatch(Event("test.unknown"))
     assert seen == [Pong(1)]
 
 
@@ -694,9 +685,9 @@ async def test_ties_are_broken_by_registration_across_names_and_patterns(bus: Go
     def add(name: str, *events: str, priority: int | None = None) -> None:
         bus.subscribe(lambda event: seen.append(name), *events, priority=priority)
 
-    add("pattern first", "filters.*")
-    add("exact", "filters.ping")
-    add("both", "filters.ping", "**")
+    add("pattern first", "test.*")
+    add("exact", "test.ping")
+    add("both", "test.ping", "**")
     add("pattern last", "*.ping")
     add("urgent pattern", "**", priority=1)
     await bus.dispatch(Ping())

@@ -9,21 +9,12 @@ from typing import TYPE_CHECKING, Any, Optional, Union
 from unittest.mock import AsyncMock, Mock
 
 import pytest
+from tests.support.events import REGISTRY, Ping, Pong
 
 from goevent import Config, Event, EventRegistry, GoEvent, Listener, ListenerOptions, Registration
 
 if TYPE_CHECKING:
     from decimal import Decimal as OnlyForCheckers
-
-REGISTRY = EventRegistry()
-
-
-class Ping(Event, name="listener.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="listener.pong", registry=REGISTRY):
-    n: int = 0
 
 
 class Base(Event):
@@ -165,15 +156,15 @@ def test_the_decorator_returns_the_function_unchanged(closed_bus: GoEvent) -> No
     async def later(event: Ping) -> None: ...
 
     assert closed_bus.listener(Ping)(sync) is sync
-    assert closed_bus.listener("listener.ping", mailbox=3)(later) is later
+    assert closed_bus.listener("test.ping", mailbox=3)(later) is later
     assert [inline for _, _, inline in listens(closed_bus)] == [True, False]
 
 
 def test_a_name_given_twice_counts_once(closed_bus: GoEvent) -> None:
-    registration = closed_bus.subscribe(Mock(), Ping, "listener.ping", Pong, Ping, name="one")
-    assert registration.event_names == ("listener.ping", "listener.pong")
+    registration = closed_bus.subscribe(Mock(), Ping, "test.ping", Pong, Ping, name="one")
+    assert registration.event_names == ("test.ping", "test.pong")
     assert registration.names == ("one",)
-    assert repr(registration) == "<Registration of one for listener.ping, listener.pong>"
+    assert repr(registration) == "<Registration of one for test.ping, test.pong>"
     assert registration.active
 
 
@@ -211,7 +202,7 @@ def test_a_function_that_cannot_be_called_with_one_event_is_refused(
     assert listens(closed_bus) == []
 
 
-@pytest.mark.parametrize("events", [(), (7,), (None,), (Ping(),), (Ping, 7), (b"listener.ping",)])
+@pytest.mark.parametrize("events", [(), (7,), (None,), (Ping(),), (Ping, 7), (b"test.ping",)])
 def test_the_decorator_accepts_names_and_classes_only(
     closed_bus: GoEvent, events: tuple[Any, ...]
 ) -> None:
@@ -236,7 +227,7 @@ def test_the_decorator_without_parentheses_says_how_to_write_it(closed_bus: GoEv
     [
         ("listener ping", "' '"),
         ("listener.x*", r"'x\*'"),
-        ("listener.ping!", "'!'"),
+        ("test.ping!", "'!'"),
         ("listener.é", r"'\\xe9'"),
         ("", "empty"),
         ("listener..ping", "empty segment"),
@@ -269,10 +260,10 @@ def test_a_class_that_is_not_an_event_type_is_refused(closed_bus: GoEvent, cls: 
 def test_a_handler_of_another_event_is_refused_with_both_names(closed_bus: GoEvent) -> None:
     def handler(event: Pong) -> None: ...
 
-    for event in (Ping, "listener.ping"):
-        with pytest.raises(TypeError, match=r"'listener\.ping' \(Ping\)") as caught:
+    for event in (Ping, "test.ping"):
+        with pytest.raises(TypeError, match=r"'test\.ping' \(Ping\)") as caught:
             closed_bus.subscribe(handler, event)
-        assert "'listener.pong' (Pong)" in str(caught.value)
+        assert "'test.pong' (Pong)" in str(caught.value)
         assert "handler" in str(caught.value)
     assert listens(closed_bus) == []
 
@@ -281,12 +272,12 @@ def test_the_annotation_must_fit_every_event(closed_bus: GoEvent) -> None:
     def one(event: Ping) -> None: ...
     def both(event: Ping | Pong) -> None: ...
 
-    with pytest.raises(TypeError, match=r"listener\.pong"):
-        closed_bus.listener("listener.ping", "listener.pong")(one)
-    closed_bus.listener("listener.ping", "listener.pong")(both)
+    with pytest.raises(TypeError, match=r"test\.pong"):
+        closed_bus.listener("test.ping", "test.pong")(one)
+    closed_bus.listener("test.ping", "test.pong")(both)
     closed_bus.listener(Ping, Pong)(both)
     closed_bus.listener(Ping)(both)
-    with pytest.raises(TypeError, match=r"'listener\.ping \| listener\.pong' \(Ping \| Pong\)"):
+    with pytest.raises(TypeError, match=r"'test\.ping \| test\.pong' \(Ping \| Pong\)"):
         closed_bus.listener("listener.derived")(both)
 
 
@@ -296,7 +287,7 @@ def test_unions_are_understood_in_both_spellings(closed_bus: GoEvent) -> None:
     def text(event: "Ping | Pong") -> None: ...  # noqa: UP037
 
     for handler in (old, optional, text):
-        closed_bus.listener("listener.ping")(handler)
+        closed_bus.listener("test.ping")(handler)
         with pytest.raises(TypeError, match=r"listener\.derived"):
             closed_bus.listener("listener.derived")(handler)
 
@@ -310,9 +301,9 @@ def test_a_handler_of_a_base_class_accepts_its_subclasses(closed_bus: GoEvent) -
     for handler in (base, anything, thing, untyped):
         closed_bus.listener("listener.derived")(handler)
     for handler in (anything, thing, untyped):
-        closed_bus.listener("listener.ping", "listener.nobody_knows")(handler)
+        closed_bus.listener("test.ping", "listener.nobody_knows")(handler)
     with pytest.raises(TypeError, match="Base"):
-        closed_bus.listener("listener.ping")(base)
+        closed_bus.listener("test.ping")(base)
 
 
 def test_annotations_of_methods_callables_and_partials_are_checked(closed_bus: GoEvent) -> None:
@@ -333,7 +324,7 @@ def test_annotations_of_methods_callables_and_partials_are_checked(closed_bus: G
     ]
     for handler in handlers:
         closed_bus.subscribe(handler, Pong)
-        with pytest.raises(TypeError, match=r"'listener\.pong' \(Pong\)"):
+        with pytest.raises(TypeError, match=r"'test\.pong' \(Pong\)"):
             closed_bus.subscribe(handler, Ping)
     assert len(listens(closed_bus)) == len(handlers)
 
@@ -363,7 +354,7 @@ def test_annotations_may_name_local_classes(closed_bus: GoEvent) -> None:
 def test_an_annotation_imported_for_type_checkers_only_is_not_checked(closed_bus: GoEvent) -> None:
     def handler(event: OnlyForCheckers) -> None: ...
 
-    closed_bus.listener("listener.ping")(handler)
+    closed_bus.listener("test.ping")(handler)
     assert len(listens(closed_bus)) == 1
 
 
@@ -456,14 +447,14 @@ def test_options_fall_back_to_those_of_the_bus() -> None:
 
 def test_the_name_option_names_the_listener(closed_bus: GoEvent) -> None:
     closed_bus.listener(Ping, name="audit")(Mock())
-    assert listens(closed_bus) == [("audit", ("listener.ping",), True)]
+    assert listens(closed_bus) == [("audit", ("test.ping",), True)]
 
 
 # -- objects
 
 
 class Audit:
-    event_name = "listener.ping"
+    event_name = "test.ping"
 
     def __init__(self) -> None:
         self.seen: list[int] = []
@@ -479,7 +470,7 @@ class Welcome(Audit):
 class Mail(Audit):
     @property
     def event_name(self) -> str:  # type: ignore[override]  # pyright: ignore[reportIncompatibleVariableOverride]
-        return "listener.pong"
+        return "test.pong"
 
     async def on_event(self, event: Pong) -> None:  # type: ignore[override]  # pyright: ignore[reportIncompatibleMethodOverride]
         self.seen.append(event.n)
@@ -491,9 +482,9 @@ async def test_objects_listen_with_their_options(bus: GoEvent) -> None:
     registration = bus.register_listener(audit, welcome, mail)
     assert isinstance(registration, Registration)
     assert listens(bus) == [
-        ("Audit", ("listener.ping",), True),
-        ("greeter", ("listener.ping",), False),
-        ("Mail", ("listener.pong",), False),
+        ("Audit", ("test.ping",), True),
+        ("greeter", ("test.ping",), False),
+        ("Mail", ("test.pong",), False),
     ]
     handles = [bus.dispatch_nowait(Ping(n)) for n in range(3)]
     handles.append(bus.dispatch_nowait(Pong(7)))
@@ -506,7 +497,7 @@ async def test_objects_listen_with_their_options(bus: GoEvent) -> None:
     assert listens(bus) == []
 
 
-NO_LISTENERS: list[Any] = [object(), None, "listener.ping", takes_two]
+NO_LISTENERS: list[Any] = [object(), None, "test.ping", takes_two]
 
 
 @pytest.mark.parametrize("thing", NO_LISTENERS)
@@ -520,7 +511,7 @@ def test_if_one_object_is_not_a_listener_none_is_registered(
 
 def test_objects_are_checked_like_functions(closed_bus: GoEvent) -> None:
     class Mismatch:
-        event_name = "listener.pong"
+        event_name = "test.pong"
 
         def on_event(self, event: Ping) -> None: ...
 
@@ -530,11 +521,11 @@ def test_objects_are_checked_like_functions(closed_bus: GoEvent) -> None:
         def on_event(self, event: Any) -> None: ...
 
     class BadArity:
-        event_name = "listener.ping"
+        event_name = "test.ping"
 
         def on_event(self) -> None: ...
 
-    with pytest.raises(TypeError, match=r"Mismatch.*listener\.pong.*listener\.ping"):
+    with pytest.raises(TypeError, match=r"Mismatch.*test\.pong.*test\.ping"):
         closed_bus.register_listener(Audit(), Mismatch())
     with pytest.raises(ValueError, match="' '"):
         closed_bus.register_listener(Audit(), BadName())
@@ -559,11 +550,11 @@ async def test_unregistering_an_event_keeps_the_listeners_of_others(bus: GoEvent
     only = bus.subscribe(seen.append, Ping)
     bus.unregister_listeners_for_event(Ping)
     assert (both.active, only.active) == (True, False)
-    assert both.event_names == ("listener.pong",)
+    assert both.event_names == ("test.pong",)
     bus.dispatch_nowait(Ping())
     bus.dispatch_nowait(Pong())
     assert seen == [Pong()]
-    bus.unregister_listeners_for_event("listener.pong")
+    bus.unregister_listeners_for_event("test.pong")
     assert not both.active
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.events import REGISTRY, Ping, Pong
 from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -20,7 +21,6 @@ from goevent import (
     DispatchHandle,
     Event,
     EventError,
-    EventRegistry,
     EventVetoed,
     GoEvent,
     Ledger,
@@ -34,20 +34,11 @@ from goevent import (
     current_delivery,
 )
 
-REGISTRY = EventRegistry()
 EVERY = [
     {},
     {"async_": True},
     {"thread": True},
 ]  # the options that make a `def` each kind of listener
-
-
-class Ping(Event, name="mw.ping", registry=REGISTRY):
-    n: int = 0
-
-
-class Pong(Event, name="mw.pong", registry=REGISTRY):
-    n: int = 0
 
 
 def make(*middleware: Any, **config: Any) -> GoEvent:
@@ -164,15 +155,15 @@ async def test_the_first_middleware_is_the_outermost_around_dispatch_and_around_
 
         bus.dispatch_nowait(Ping())
     assert log == [
-        "a dispatch mw.ping",
-        "b dispatch mw.ping",
+        "a dispatch test.ping",
+        "b dispatch test.ping",
         "a call it",
         "b call it",
         "it",
         "b call it done",
         "a call it done",
-        "b dispatch mw.ping done",
-        "a dispatch mw.ping done",
+        "b dispatch test.ping done",
+        "a dispatch test.ping done",
     ]
 
 
@@ -181,8 +172,8 @@ async def test_sync_and_async_middleware_keep_their_order_among_each_other() -> 
     async with make(Around("a", log), AsyncAround("b", log), Around("c", log)) as bus:
         await bus.dispatch(Ping())
     starts = [line for line in log if not line.endswith("done")]
-    assert starts == [f"{name} dispatch mw.ping" for name in "abc"]
-    assert log[3:] == [f"{name} dispatch mw.ping done" for name in "cba"]
+    assert starts == [f"{name} dispatch test.ping" for name in "abc"]
+    assert log[3:] == [f"{name} dispatch test.ping done" for name in "cba"]
 
 
 @pytest.mark.parametrize("kind", [*EVERY, {"middleware_async": True}])
@@ -238,9 +229,9 @@ async def test_a_nested_dispatch_has_middleware_of_its_own_inside_that_of_the_ou
         await bus.dispatch(Ping())
     middle = log.index("inner")
     assert log[:middle] == [
-        "a dispatch mw.ping",
+        "a dispatch test.ping",
         "a call outer",
-        "a dispatch mw.pong",
+        "a dispatch test.pong",
         "a call inner",
     ]
     assert log[middle + 1 :] == [f"{line} done" for line in log[:middle][::-1]]
@@ -256,10 +247,10 @@ async def test_a_nested_dispatch_by_an_async_listener_has_async_middleware() -> 
 
         await bus.dispatch(Ping())
     assert log == [
-        "a dispatch mw.ping",
-        "a dispatch mw.pong",
-        "a dispatch mw.pong done",
-        "a dispatch mw.ping done",
+        "a dispatch test.ping",
+        "a dispatch test.pong",
+        "a dispatch test.pong done",
+        "a dispatch test.ping done",
     ]
 
 
@@ -269,7 +260,7 @@ async def test_middleware_around_calls_is_not_entered_for_events_without_listene
         assert (await bus.dispatch(Ping())).done
         assert (await bus.dispatch(Event("mw.unheard"))).done
     assert [line for line in log if "done" not in line] == [
-        "a dispatch mw.ping",
+        "a dispatch test.ping",
         "a dispatch mw.unheard",
     ]
 
@@ -295,10 +286,10 @@ async def test_middleware_around_delivery_runs_where_the_event_arrives_and_only_
         with trio.fail_after(HANG_SECONDS):
             await ran.wait()
     assert [line for line in here if "call driver" not in line] == [
-        "one dispatch mw.ping",
-        "one dispatch mw.ping done",
+        "one dispatch test.ping",
+        "one dispatch test.ping done",
     ]
-    assert there == ["two delivery mw.ping", "two delivery mw.ping done"]
+    assert there == ["two delivery test.ping", "two delivery test.ping done"]
 
 
 @pytest.mark.parametrize("kind", [{}, {"async_": True}, {"thread": True}])
@@ -494,7 +485,7 @@ async def test_would_block_passes_through_middleware_and_no_listener_gets_the_ev
         log.clear()
         with pytest.raises(trio.WouldBlock, match="slow"):
             bus.dispatch_nowait(Ping(3))
-        assert log == ["a dispatch mw.ping", "a dispatch mw.ping raised WouldBlock"]
+        assert log == ["a dispatch test.ping", "a dispatch test.ping raised WouldBlock"]
         assert seen == [Ping(1), Ping(2)]
         go.set()
         ledger = await bus.close()
@@ -558,7 +549,7 @@ async def test_a_veto_around_dispatch_keeps_the_event_from_all_listeners() -> No
         assert bus.errors == ()
         assert bus.error_count == 0
         ledger = await bus.close()
-    assert log == ["outer dispatch mw.ping", "outer dispatch mw.ping raised Veto"] * 2
+    assert log == ["outer dispatch test.ping", "outer dispatch test.ping raised Veto"] * 2
     assert reported == []
     assert ledger == Ledger()
 
@@ -679,14 +670,14 @@ async def test_a_failing_hook_around_dispatch_is_one_error_that_names_it(
         handle = await bus.dispatch(Ping(1)) if how == "dispatch" else bus.dispatch_nowait(Ping(1))
         await handle.wait()
         (error,) = handle.errors
-        assert (error.listener, error.error, error.event_name) == ("Fails", cause, "mw.ping")
+        assert (error.listener, error.error, error.event_name) == ("Fails", cause, "test.ping")
         assert bus.errors == (error,)
         ledger = await bus.close()
     assert reported == [error]
     assert ran == ([Ping(1)] * 2 if after else [])
     assert ledger == (Ledger(accepted=2, completed=2) if after else Ledger())
-    assert "outer dispatch mw.ping raised ValueError" in log
-    assert ("inner dispatch mw.ping done" in log) == after
+    assert "outer dispatch test.ping raised ValueError" in log
+    assert ("inner dispatch test.ping done" in log) == after
 
 
 @pytest.mark.parametrize("after", [False, True])
@@ -986,9 +977,9 @@ async def test_a_dispatch_cancelled_while_it_waits_for_room_in_middleware_delive
         async with trio.open_nursery() as nursery:
             nursery.start_soon(bus.dispatch, Ping(3))
             await wait_all_tasks_blocked()
-            assert log == ["a dispatch mw.ping"]
+            assert log == ["a dispatch test.ping"]
             nursery.cancel_scope.cancel()
-        assert log == ["a dispatch mw.ping", "a dispatch mw.ping raised Cancelled"]
+        assert log == ["a dispatch test.ping", "a dispatch test.ping raised Cancelled"]
         go.set()
         ledger = await bus.close()
     assert seen == [Ping(1), Ping(2)]
@@ -1220,7 +1211,7 @@ async def test_middleware_runs_around_a_class_listener_that_was_rebuilt(
     log: list[str] = []
 
     class Counter:
-        event_name = "mw.ping"
+        event_name = "test.ping"
         options = ListenerOptions(
             name="counter",
             supervision=Supervision("restart", backoff=1),
@@ -1262,7 +1253,7 @@ async def test_middleware_runs_around_an_inline_class_listener_that_was_rebuilt(
     log: list[str] = []
 
     class Counter:
-        event_name = "mw.ping"
+        event_name = "test.ping"
         options = ListenerOptions(name="counter", supervision=Supervision("restart"))
         built = 0
 
@@ -1294,7 +1285,7 @@ async def test_every_lane_calls_the_rebuilt_instance(autojump_clock: MockClock) 
     ran: list[tuple[int, int]] = []
 
     class Worker:
-        event_name = "mw.ping"
+        event_name = "test.ping"
         options = ListenerOptions(supervision=Supervision("restart", backoff=1), concurrency=2)
         built = 0
 
@@ -1355,7 +1346,7 @@ async def test_a_reopened_bus_has_its_middleware() -> None:
     for _ in range(2):
         async with bus:
             await bus.dispatch(Ping())
-    assert log == ["a dispatch mw.ping", "a dispatch mw.ping done"] * 2
+    assert log == ["a dispatch test.ping", "a dispatch test.ping done"] * 2
 
 
 async def test_a_base_exception_passes_through_middleware_and_the_ledger_balances() -> None:
@@ -1375,10 +1366,10 @@ async def test_a_base_exception_passes_through_middleware_and_the_ledger_balance
             bus.dispatch_nowait(Ping())
         ledger = await bus.close()
     assert log[:4] == [
-        "a dispatch mw.ping",
+        "a dispatch test.ping",
         "a call quits",
         "a call quits raised SystemExit",
-        "a dispatch mw.ping raised SystemExit",
+        "a dispatch test.ping raised SystemExit",
     ]
     assert ledger == Ledger(accepted=4, abandoned=4)
 

@@ -14,6 +14,7 @@ from typing import Self
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from tests.support.events import REGISTRY, Job, Other
 from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
@@ -22,8 +23,6 @@ from goevent import (
     Config,
     Delivery,
     DispatchHandle,
-    Event,
-    EventRegistry,
     GoEvent,
     Ledger,
     ListenerTimeout,
@@ -32,16 +31,7 @@ from goevent import (
     current_delivery,
 )
 
-REGISTRY = EventRegistry()
 VARIABLE: ContextVar[int] = ContextVar("VARIABLE", default=0)
-
-
-class Job(Event, name="blocking.job", registry=REGISTRY):
-    n: int = 0
-
-
-class Other(Event, name="blocking.other", registry=REGISTRY):
-    n: int = 0
 
 
 @pytest.fixture
