@@ -330,10 +330,10 @@ class ReportsNoOutage(EchoDriver):
     async def run(
         self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
-        await super().run(as_inbox(Silent(inbox)), task_status=task_status)
+        await super().run(as_inbox(SilentInbox(inbox)), task_status=task_status)
 
 
-class Silent(Wrapped):
+class SilentInbox(Wrapped):
     def report(self, error: Exception, event_name: str = "") -> None:
         pass
 

@@ -12,6 +12,7 @@ import pytest
 import trio
 from tests.support.checks import ignore_error
 from tests.support.events import REGISTRY, Ping
+from tests.support.middleware import AroundDispatch
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent
@@ -198,16 +199,9 @@ async def fill(bus: GoEvent, **options: Any) -> None:
     bus.dispatch_nowait(Ping())
 
 
-class Around:
-    """Middleware that does nothing: it makes every route special."""
-
-    def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
-        yield
-
-
-@pytest.mark.parametrize("middleware", [(), (Around(),)], ids=["ordinary", "special"])
+@pytest.mark.parametrize("middleware", [(), (AroundDispatch(),)], ids=["ordinary", "special"])
 async def test_a_full_mailbox_is_exactly_trio_would_block(
-    middleware: tuple[Around, ...], autojump_clock: MockClock
+    middleware: tuple[AroundDispatch, ...], autojump_clock: MockClock
 ) -> None:
     config = Config(registry=REGISTRY, middleware=middleware, close_timeout=0)
     async with GoEvent(config) as bus:
@@ -219,9 +213,9 @@ async def test_a_full_mailbox_is_exactly_trio_would_block(
         assert_public(caught.value)
 
 
-@pytest.mark.parametrize("middleware", [(), (Around(),)], ids=["ordinary", "special"])
+@pytest.mark.parametrize("middleware", [(), (AroundDispatch(),)], ids=["ordinary", "special"])
 async def test_a_full_mailbox_under_error_is_exactly_mailbox_full(
-    middleware: tuple[Around, ...], autojump_clock: MockClock
+    middleware: tuple[AroundDispatch, ...], autojump_clock: MockClock
 ) -> None:
     config = Config(registry=REGISTRY, middleware=middleware, close_timeout=0)
     async with GoEvent(config) as bus:
@@ -235,9 +229,9 @@ async def test_a_full_mailbox_under_error_is_exactly_mailbox_full(
         assert_public(caught.value)
 
 
-@pytest.mark.parametrize("middleware", [(), (Around(),)], ids=["ordinary", "special"])
+@pytest.mark.parametrize("middleware", [(), (AroundDispatch(),)], ids=["ordinary", "special"])
 async def test_a_dispatch_that_waits_for_itself_raises_only_public_errors(
-    middleware: tuple[Around, ...], autojump_clock: MockClock
+    middleware: tuple[AroundDispatch, ...], autojump_clock: MockClock
 ) -> None:
     caught: list[BaseException] = []
     async with GoEvent(Config(registry=REGISTRY, middleware=middleware)) as bus:
@@ -324,7 +318,7 @@ class Vetoes:
         yield
 
 
-class Fails:
+class FailingHooks:
     def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
         yield
         raise KeyError("after")
@@ -354,7 +348,7 @@ class Watches:
             raise
 
 
-@pytest.mark.parametrize("inner", [Vetoes(), Fails()], ids=["veto", "failure"])
+@pytest.mark.parametrize("inner", [Vetoes(), FailingHooks()], ids=["veto", "failure"])
 @pytest.mark.parametrize("method", ["dispatch", "dispatch_nowait"])
 @pytest.mark.parametrize("async_", [False, True], ids=["inline", "mailbox"])
 async def test_errors_of_middleware_are_public_wherever_they_show(

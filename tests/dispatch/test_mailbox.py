@@ -37,7 +37,7 @@ class Both(Event, name="mailbox.both", registry=REGISTRY):
 AnyJob = Job | Task | Both
 
 
-class Gate:
+class GatedListener:
     """A listener that waits until it is released, and notes the events that it has run with."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ async def waiting(bus: GoEvent, *events: AnyJob) -> AsyncGenerator[list[int]]:
 async def test_a_mailbox_holds_its_capacity_besides_the_event_being_run(
     bus: GoEvent, capacity: int
 ) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, mailbox=capacity)
     await hold(bus, Job(0))
     for n in range(1, capacity + 1):
@@ -95,7 +95,7 @@ async def test_a_mailbox_holds_its_capacity_besides_the_event_being_run(
 
 
 async def test_the_default_capacity_is_1024(bus: GoEvent) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, name="default")
     for n in range(1024):
         bus.dispatch_nowait(Job(n))
@@ -106,7 +106,7 @@ async def test_the_default_capacity_is_1024(bus: GoEvent) -> None:
 
 async def test_the_config_may_change_the_default_capacity() -> None:
     bus = GoEvent(Config(registry=REGISTRY, listener=ListenerOptions(mailbox=3)))
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job)
     async with bus:
         for _ in range(3):
@@ -119,7 +119,7 @@ async def test_the_config_may_change_the_default_capacity() -> None:
 async def test_the_age_of_queued_events_is_measured_by_the_clock_of_the_run(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job)
     await hold(bus, Job())
     assert bus.snapshot().listeners[0].oldest_age == 0.0
@@ -134,7 +134,7 @@ async def test_the_age_of_queued_events_is_measured_by_the_clock_of_the_run(
 
 
 async def test_dispatch_waits_for_room_and_then_continues(bus: GoEvent) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, mailbox=1)
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
@@ -147,7 +147,7 @@ async def test_dispatch_waits_for_room_and_then_continues(bus: GoEvent) -> None:
 
 
 async def test_waiting_dispatches_get_room_in_order(bus: GoEvent) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, mailbox=2)
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
@@ -160,7 +160,7 @@ async def test_waiting_dispatches_get_room_in_order(bus: GoEvent) -> None:
 
 
 async def test_a_new_dispatch_does_not_overtake_a_waiting_one(bus: GoEvent) -> None:
-    gate, other = Gate(), Gate()
+    gate, other = GatedListener(), GatedListener()
     bus.subscribe(gate, Job, Both, mailbox=1)
     bus.subscribe(other, Task, Both, mailbox=1)
     await hold(bus, Both(0))
@@ -181,7 +181,7 @@ async def test_a_new_dispatch_does_not_overtake_a_waiting_one(bus: GoEvent) -> N
 
 
 async def test_a_dispatch_that_waits_for_two_mailboxes_fills_both_or_none(bus: GoEvent) -> None:
-    one, two = Gate(), Gate()
+    one, two = GatedListener(), GatedListener()
     bus.subscribe(one, Job, Both, mailbox=1)
     bus.subscribe(two, Task, Both, mailbox=1)
     await hold(bus, Both(0))
@@ -200,7 +200,7 @@ async def test_a_dispatch_that_waits_for_two_mailboxes_fills_both_or_none(bus: G
 async def test_waiting_dispatches_on_crossing_routes_are_all_admitted(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    one, two = Gate(), Gate()
+    one, two = GatedListener(), GatedListener()
     bus.subscribe(one, Job, Both, mailbox=1)
     bus.subscribe(two, Task, Both, mailbox=1)
     await hold(bus, Both(0))
@@ -220,7 +220,7 @@ async def test_waiting_dispatches_on_crossing_routes_are_all_admitted(
 async def test_a_cancelled_wait_for_room_sends_nothing_and_admits_the_next_dispatch(
     bus: GoEvent,
 ) -> None:
-    one, two = Gate(), Gate()
+    one, two = GatedListener(), GatedListener()
     bus.subscribe(one, Job, Both, mailbox=1)
     bus.subscribe(two, Task, Both, mailbox=1)
     await hold(bus, Both(0))
@@ -253,7 +253,7 @@ async def test_a_cancelled_wait_for_room_sends_nothing_and_admits_the_next_dispa
 async def test_cancelling_one_of_several_waiting_dispatches_keeps_the_order_of_the_others(
     bus: GoEvent,
 ) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, mailbox=1)
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
@@ -278,7 +278,7 @@ async def test_cancelling_one_of_several_waiting_dispatches_keeps_the_order_of_t
 
 
 async def test_unregistering_admits_the_waiting_dispatches(bus: GoEvent) -> None:
-    one, two = Gate(), Gate()
+    one, two = GatedListener(), GatedListener()
     registration = bus.subscribe(one, Job, Both, mailbox=1)
     bus.subscribe(two, Both, mailbox=1)
     two.gate.set()
@@ -299,7 +299,7 @@ async def test_unregistering_admits_the_waiting_dispatches(bus: GoEvent) -> None
 async def test_unregistering_one_name_of_a_listener_admits_the_dispatches_of_that_name(
     bus: GoEvent,
 ) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, Task, mailbox=1)
     await hold(bus, Job(0))
     kept = bus.dispatch_nowait(Task(1))
@@ -314,7 +314,7 @@ async def test_unregistering_one_name_of_a_listener_admits_the_dispatches_of_tha
 
 
 async def test_registering_while_a_dispatch_waits_keeps_the_ledger_exact(bus: GoEvent) -> None:
-    gate, late = Gate(), Gate()
+    gate, late = GatedListener(), GatedListener()
     late.gate.set()
     bus.subscribe(gate, Job, mailbox=1)
     await hold(bus, Job(0))
@@ -333,7 +333,7 @@ async def test_registering_while_a_dispatch_waits_keeps_the_ledger_exact(bus: Go
 async def test_an_unregistered_listener_gets_nothing_from_a_dispatch_that_was_waiting(
     bus: GoEvent,
 ) -> None:
-    gate, gone = Gate(), Gate()
+    gate, gone = GatedListener(), GatedListener()
     gone.gate.set()
     bus.subscribe(gate, Job, mailbox=1)
     registration = bus.subscribe(gone, Job, overflow="drop_new")
@@ -367,7 +367,7 @@ async def test_a_listener_that_leaves_a_scope_open_still_makes_room_for_the_next
 
 async def test_would_block_delivers_to_no_listener(bus: GoEvent) -> None:
     inline: list[int] = []
-    free, full = Gate(), Gate()
+    free, full = GatedListener(), GatedListener()
     free.gate.set()
     bus.subscribe(lambda event: inline.append(event.n), Job)
     bus.subscribe(free, Job)
@@ -390,7 +390,7 @@ async def test_would_block_delivers_to_no_listener(bus: GoEvent) -> None:
 
 async def test_overflow_error_raises_and_delivers_to_no_listener(bus: GoEvent) -> None:
     inline: list[int] = []
-    free, full = Gate(), Gate()
+    free, full = GatedListener(), GatedListener()
     free.gate.set()
     bus.subscribe(lambda event: inline.append(event.n), Job)
     bus.subscribe(free, Job)
@@ -413,7 +413,7 @@ async def test_overflow_error_raises_and_delivers_to_no_listener(bus: GoEvent) -
 
 
 async def test_drop_new_reports_the_new_event_on_its_own_handle(bus: GoEvent) -> None:
-    full, free = Gate(), Gate()
+    full, free = GatedListener(), GatedListener()
     free.gate.set()
     bus.subscribe(full, Job, mailbox=2, overflow="drop_new", name="full")
     bus.subscribe(free, Job)
@@ -434,7 +434,7 @@ async def test_drop_new_reports_the_new_event_on_its_own_handle(bus: GoEvent) ->
 
 
 async def test_drop_old_reports_the_oldest_event_on_its_own_handle(bus: GoEvent) -> None:
-    full, free = Gate(), Gate()
+    full, free = GatedListener(), GatedListener()
     free.gate.set()
     bus.subscribe(full, Job, mailbox=2, overflow="drop_old", name="full")
     bus.subscribe(free, Job)
@@ -455,7 +455,7 @@ async def test_drop_old_reports_the_oldest_event_on_its_own_handle(bus: GoEvent)
 
 @pytest.mark.parametrize("overflow", ["drop_new", "drop_old"])
 async def test_a_dropped_event_is_done_and_wakes_its_waiters(bus: GoEvent, overflow: str) -> None:
-    gate = Gate()
+    gate = GatedListener()
     if overflow == "drop_new":
         bus.subscribe(gate, Job, mailbox=1, overflow="drop_new")
     else:
@@ -478,7 +478,7 @@ async def test_a_dropped_event_is_done_and_wakes_its_waiters(bus: GoEvent, overf
 
 
 async def test_policies_mix_and_block_waits_before_anything_is_dropped(bus: GoEvent) -> None:
-    block, new, old = Gate(), Gate(), Gate()
+    block, new, old = GatedListener(), GatedListener(), GatedListener()
     bus.subscribe(block, Job, mailbox=1)
     bus.subscribe(new, Job, mailbox=1, overflow="drop_new")
     bus.subscribe(old, Job, mailbox=1, overflow="drop_old")
@@ -502,7 +502,7 @@ async def test_policies_mix_and_block_waits_before_anything_is_dropped(bus: GoEv
 async def test_a_dispatch_that_waited_may_still_find_a_full_mailbox_under_error(
     bus: GoEvent,
 ) -> None:
-    block, refuse = Gate(), Gate()
+    block, refuse = GatedListener(), GatedListener()
     bus.subscribe(block, Job, mailbox=1)
     bus.subscribe(refuse, Job, mailbox=1, overflow="error")
     await hold(bus, Job(0))
@@ -527,7 +527,7 @@ async def test_a_dispatch_that_waited_may_still_find_a_full_mailbox_under_error(
 
 
 async def test_a_listener_of_several_events_has_one_mailbox(bus: GoEvent) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, Task, Both, mailbox=2)
     await hold(bus, Job(0))
     bus.dispatch_nowait(Task(1))
@@ -545,7 +545,7 @@ async def test_a_listener_of_several_events_has_one_mailbox(bus: GoEvent) -> Non
 
 
 async def test_unregistering_one_name_drops_only_its_events(bus: GoEvent) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, Task, mailbox=10)
     await hold(bus, Job(0))
     handles = [bus.dispatch_nowait((Job, Task)[n % 2](n)) for n in range(1, 9)]
@@ -560,7 +560,7 @@ async def test_unregistering_one_name_drops_only_its_events(bus: GoEvent) -> Non
 async def test_bus_wait_covers_the_earlier_events_when_the_last_one_in_a_mailbox_is_dropped(
     bus: GoEvent,
 ) -> None:
-    gate = Gate()
+    gate = GatedListener()
     bus.subscribe(gate, Job, Task)
     await hold(bus, Job(0))
     bus.dispatch_nowait(Job(1))
@@ -587,7 +587,7 @@ async def test_bus_wait_covers_the_earlier_events_when_the_last_one_in_a_mailbox
 async def test_20_000_events_arrive_in_order_beside_a_stuck_neighbour(
     bus: GoEvent, neighbour: str
 ) -> None:
-    stuck, seen, slow, other = Gate(), list[int](), list[int](), list[int]()
+    stuck, seen, slow, other = GatedListener(), list[int](), list[int](), list[int]()
     handles: list[DispatchHandle] = []
     if neighbour == "large mailbox":
         bus.subscribe(stuck, Job, mailbox=MANY)
@@ -651,7 +651,7 @@ async def test_events_of_several_tasks_keep_the_order_of_each_task(bus: GoEvent)
 
 
 async def test_unregistering_while_an_event_runs_lets_it_finish(bus: GoEvent) -> None:
-    gate = Gate()
+    gate = GatedListener()
     registration = bus.subscribe(gate, Job)
     running = await hold(bus, Job(0))
     queued = bus.dispatch_nowait(Job(1))
@@ -673,7 +673,7 @@ async def test_unregistering_while_an_event_runs_lets_it_finish(bus: GoEvent) ->
 async def test_a_full_mailbox_of_one_listener_does_not_hold_up_another_route(
     bus: GoEvent,
 ) -> None:
-    stuck, free = Gate(), Gate()
+    stuck, free = GatedListener(), GatedListener()
     free.gate.set()
     bus.subscribe(stuck, Job, mailbox=1)
     bus.subscribe(free, Task)

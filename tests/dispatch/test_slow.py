@@ -10,11 +10,11 @@ import pytest
 import trio
 from tests.support.checks import always, ignore_error
 from tests.support.events import REGISTRY, Ping, Pong
+from tests.support.middleware import AroundCall
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import (
     Config,
-    Delivery,
     DispatchHandle,
     Event,
     GoEvent,
@@ -35,11 +35,6 @@ MODULES = (
 
 def nothing(event: object) -> None:
     """Be a quick listener."""
-
-
-class Around:
-    def around_call(self, delivery: Delivery, /) -> Iterator[None]:
-        yield
 
 
 class Stopwatch:
@@ -166,7 +161,7 @@ async def test_a_slow_listener_that_fails_is_named(watch: Stopwatch, warnings: W
     [
         {"when": always},
         {"once": True},
-        {"middleware": (Around(),)},
+        {"middleware": (AroundCall(),)},
     ],
     ids=["when", "once", "middleware"],
 )
@@ -482,7 +477,7 @@ async def test_the_threshold_is_a_setting_of_the_bus(watch: Stopwatch, warnings:
 
 
 async def test_slow_after_none_means_no_warnings(watch: Stopwatch, warnings: Warnings) -> None:
-    async with make(slow_after=None, middleware=(Around(),)) as bus:
+    async with make(slow_after=None, middleware=(AroundCall(),)) as bus:
         busy(watch, bus, seconds=60)
 
         @bus.listener(Ping)

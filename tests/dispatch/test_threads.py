@@ -25,7 +25,7 @@ from goevent import (
 )
 
 
-class Silent:
+class SilentListener:
     event_name = "test.ping"
 
     def on_event(self, event: Ping) -> None:
@@ -48,7 +48,7 @@ def enter(bus: GoEvent) -> None:
 FOREIGN_CALLS: dict[str, Callable[[GoEvent, Any], object]] = {
     "listener": lambda bus, _: bus.listener(Ping)(ignore_ping),
     "subscribe": lambda bus, _: bus.subscribe(ignore_ping, Ping),
-    "register_listener": lambda bus, _: bus.register_listener(Silent()),
+    "register_listener": lambda bus, _: bus.register_listener(SilentListener()),
     "unregister_listeners_for_event": lambda bus, _: bus.unregister_listeners_for_event(Ping),
     "unregister": lambda _, registration: registration.unregister(),
     "dispatch_nowait": lambda bus, _: bus.dispatch_nowait(Ping()),

@@ -15,8 +15,8 @@ from tests.support.kafka_mock import kafka_mock
 from tests.support.mqtt_server import mqtt_server
 from tests.support.nats_server import NatsServer, nats_server, with_client
 from tests.support.rabbit_server import rabbit_sandbox
-from tests.support.redis_buses import Lost, Paid, numbers, opened, until
-from tests.support.worker_process import Worker, running
+from tests.support.redis_buses import OrderLost, Paid, numbers, opened, until
+from tests.support.worker_process import WorkerProcess, running
 
 from goevent import (
     DecodeError,
@@ -109,7 +109,7 @@ class HeaderMiddleware:
 
 
 @asynccontextmanager
-async def service(kind: str, addr: str) -> AsyncGenerator[Worker]:
+async def service(kind: str, addr: str) -> AsyncGenerator[WorkerProcess]:
     """Run the plain service on a broker."""
     url = INTEROP_BROKERS[kind].service.format(addr=addr)
     async with running("faststream_service", kind, url) as worker:
@@ -131,10 +131,10 @@ async def test_plain_service_and_bus_receive_each_others_messages(
             broker.add_middleware(middleware)
         answers: list[tuple[int, dict[str, str]]] = []
 
-        async def take(event: Lost) -> None:
+        async def take(event: OrderLost) -> None:
             answers.append((event.n, dict(current_delivery().headers)))
 
-        bus.subscribe(take, Lost)
+        bus.subscribe(take, OrderLost)
         # The service of JetStream needs the stream, which the first bus makes.
         async with bus, service(kind, addr) as plain:
             handles = await accepted(bus, 1, 2, 3)

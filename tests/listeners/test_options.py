@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import trio
+from tests.support.middleware import AroundCall, AroundDispatch, AsyncAroundCall
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import (
     Config,
-    Delivery,
-    DispatchHandle,
     Event,
     EventRegistry,
     GoEvent,
@@ -27,21 +26,6 @@ REGISTRY = EventRegistry()
 
 class Ping(Event, name="options.ping", key="n", registry=REGISTRY):
     n: int = 0
-
-
-class Around:
-    def around_call(self, delivery: Delivery, /) -> Iterator[None]:
-        yield
-
-
-class AroundAsync:
-    async def around_call(self, delivery: Delivery, /) -> AsyncIterator[None]:
-        yield
-
-
-class AroundDispatchOnly:
-    def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
-        yield
 
 
 def plain(event: Ping) -> None:
@@ -78,8 +62,11 @@ WRONG_TYPES: list[tuple[str, Any]] = [
     *[("slow_after", value) for value in ("1", True)],
     *[("retry", value) for value in (3, True, Retry)],
     *[("supervision", value) for value in ("stop", Supervision)],
-    *[("middleware", value) for value in (Around(), 5, (Around,), ("Around",), (object(),))],
-    ("middleware", (AroundDispatchOnly(),)),
+    *[
+        ("middleware", value)
+        for value in (AroundCall(), 5, (AroundCall,), ("AroundCall",), (object(),))
+    ],
+    ("middleware", (AroundDispatch(),)),
     *[("priority", value) for value in ("1", 1.5, True)],
     *[("when", value) for value in (True, "n > 1", is_wanted)],
     ("ordering_key", is_wanted),
@@ -107,8 +94,8 @@ def test_a_value_of_the_wrong_type_is_refused_by_name(option: str, value: Any) -
 
 
 def test_middleware_that_is_not_iterable_is_refused_by_name() -> None:
-    given: Any = Around()
-    with pytest.raises(TypeError, match=r"middleware must be a tuple of objects, not .*Around"):
+    given: Any = AroundCall()
+    with pytest.raises(TypeError, match=r"middleware must be a tuple of objects, not .*AroundCall"):
         ListenerOptions(middleware=given)
 
 
@@ -134,7 +121,7 @@ def test_an_unknown_option_is_refused() -> None:
 
 
 def test_middleware_may_be_any_iterable_and_is_kept_as_a_tuple() -> None:
-    around = Around()
+    around = AroundCall()
     given: Any = [around]
     assert ListenerOptions(middleware=given).middleware == (around,)
 
@@ -195,7 +182,7 @@ VALUES: dict[str, Any] = {
     "timeout": 1.0,
     "retry": Retry(),
     "supervision": Supervision("stop"),
-    "middleware": (Around(),),
+    "middleware": (AroundCall(),),
     "priority": 1,
     "slow_after": 0.5,
     "when": bool,
@@ -253,12 +240,12 @@ def test_a_coroutine_function_cannot_run_in_a_thread() -> None:
 
 def test_async_middleware_is_refused_for_an_inline_def() -> None:
     bus = make()
-    with pytest.raises(ValueError, match="AroundAsync"):
-        bus.subscribe(plain, Ping, middleware=(AroundAsync(),))
-    bus.subscribe(plain, Ping, middleware=(AroundAsync(),), async_=True)
-    bus.subscribe(plain, Ping, middleware=(AroundAsync(),), thread=True)
-    bus.subscribe(coroutine, Ping, middleware=(AroundAsync(),))
-    bus.subscribe(coroutine, Ping, middleware=(AroundAsync(),), async_=False)
+    with pytest.raises(ValueError, match="AsyncAroundCall"):
+        bus.subscribe(plain, Ping, middleware=(AsyncAroundCall(),))
+    bus.subscribe(plain, Ping, middleware=(AsyncAroundCall(),), async_=True)
+    bus.subscribe(plain, Ping, middleware=(AsyncAroundCall(),), thread=True)
+    bus.subscribe(coroutine, Ping, middleware=(AsyncAroundCall(),))
+    bus.subscribe(coroutine, Ping, middleware=(AsyncAroundCall(),), async_=False)
     assert len(bus.snapshot().listeners) == 4
 
 
@@ -348,7 +335,7 @@ AGAINST_DEFAULTS: list[tuple[dict[str, Any], Callable[[Ping], Any], dict[str, An
     ({"async_": False}, coroutine, {"mailbox": 5}, False),
     ({"async_": False}, coroutine, {"overflow": "error"}, False),
     ({"timeout": 1.0}, plain, {"async_": True}, False),
-    ({"middleware": (AroundAsync(),)}, plain, {}, True),
+    ({"middleware": (AsyncAroundCall(),)}, plain, {}, True),
 ]
 
 
@@ -446,7 +433,7 @@ def test_a_setting_out_of_range_is_refused(setting: str, value: Any) -> None:
         ("max_nesting", 2.5),
         ("listener", {"async_": True}),
         ("middleware", 5),
-        ("middleware", (Around,)),
+        ("middleware", (AroundCall,)),
         ("middleware", (object(),)),
     ],
 )

@@ -51,14 +51,14 @@ class C(Event, name="fuzz.b.c", registry=REGISTRY):
     n: int
 
 
-class Stop(Exception):
+class StopProgram(Exception):
     """Ends a program."""
 
 
-class Around:
+class RandomMiddleware:
     """Middleware that sometimes vetoes, fails or waits."""
 
-    def __init__(self, program: Program, hook: str, *, suspends: bool) -> None:
+    def __init__(self, program: OptionsProgram, hook: str, *, suspends: bool) -> None:
         def around(subject: Any, /) -> Iterator[None]:
             self.trouble(program)
             yield
@@ -70,14 +70,14 @@ class Around:
 
         setattr(self, hook, around_async if suspends else around)
 
-    def trouble(self, program: Program) -> None:
+    def trouble(self, program: OptionsProgram) -> None:
         if program.random.random() < 0.05:
             raise Veto("by chance")
         if program.random.random() < 0.05:
             raise ValueError("by chance")
 
 
-class Program:
+class OptionsProgram:
     """One random program."""
 
     def __init__(self, seed: int) -> None:
@@ -106,8 +106,8 @@ class Program:
 
     def middleware(self) -> Any:
         chosen = [
-            Around(self, "around_dispatch", suspends=self.random.random() < 0.3),
-            Around(self, "around_call", suspends=False),
+            RandomMiddleware(self, "around_dispatch", suspends=self.random.random() < 0.3),
+            RandomMiddleware(self, "around_call", suspends=False),
         ]
         return tuple(each for each in chosen if self.random.random() < 0.4)
 
@@ -253,7 +253,7 @@ class Program:
 
     async def open_once(self, *, wait: bool) -> None:
         async with trio.open_nursery() as nursery:
-            with suppress(Stop):
+            with suppress(StopProgram):
                 async with self.bus:
                     for _ in range(self.random.randrange(1, 5)):
                         nursery.start_soon(self.dispatch_much)
@@ -263,7 +263,7 @@ class Program:
                         await self.bus.wait()
                     ending = self.random.random()
                     if ending < 0.3:
-                        raise Stop
+                        raise StopProgram
                     if ending < 0.6:
                         await self.bus.close(self.random.choice((0, 1, 50)))
             self.check()
@@ -305,4 +305,4 @@ def key_of(event: Any) -> int:
 
 @pytest.mark.parametrize("seed", range(40))
 def test_a_random_program_finishes_every_event_and_counts_it_once(seed: int) -> None:
-    trio.run(Program(seed).run, clock=MockClock(autojump_threshold=0))
+    trio.run(OptionsProgram(seed).run, clock=MockClock(autojump_threshold=0))

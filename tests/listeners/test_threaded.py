@@ -7,7 +7,7 @@ set a mock clock by hand when all of them are there.
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Self
 
@@ -16,6 +16,7 @@ import trio
 from tests.support.checks import ignore_error
 from tests.support.events import REGISTRY, Job, Other
 from tests.support.limits import HANG_SECONDS
+from tests.support.middleware import ScopedCall
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -39,7 +40,7 @@ def bus_config() -> Config:
     return Config(registry=REGISTRY, threads=3)
 
 
-class Gate:
+class ThreadGate:
     """A gate at which a blocking listener waits."""
 
     def __init__(self) -> None:
@@ -91,7 +92,7 @@ async def test_a_blocking_listener_runs_in_another_thread_in_order(
 
 async def test_a_blocking_listener_delays_no_other(bus: GoEvent) -> None:
     seen: list[int] = []
-    with Gate() as gate:
+    with ThreadGate() as gate:
 
         @bus.listener(Job, thread=True)
         def blocking(event: Job) -> None:
@@ -116,7 +117,7 @@ async def test_a_blocking_listener_delays_no_other(bus: GoEvent) -> None:
 async def test_the_bus_limits_the_threads_that_run_together(bus: GoEvent) -> None:
     lock = threading.Lock()
     running = most = 0
-    with Gate() as gate:
+    with ThreadGate() as gate:
         for name in "abcde":
 
             @bus.listener(Job, thread=True, name=name)
@@ -140,7 +141,7 @@ async def test_the_bus_limits_the_threads_that_run_together(bus: GoEvent) -> Non
 
 
 async def test_concurrency_is_that_many_threads(bus: GoEvent) -> None:
-    with Gate() as gate:
+    with ThreadGate() as gate:
 
         @bus.listener(Job, thread=True, concurrency=2)
         def blocking(event: Job) -> None:
@@ -226,7 +227,7 @@ async def test_a_late_thread_runs_on_and_is_counted_until_it_ends(
     bus: GoEvent, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     seen: list[int] = []
-    with Gate() as gate:
+    with ThreadGate() as gate:
 
         @bus.listener(Job, thread=True, timeout=5, name="slow")
         def slow(event: Job) -> None:
@@ -269,7 +270,7 @@ async def ended(bus: GoEvent) -> None:
 async def test_the_error_of_a_late_thread_is_in_the_log(
     bus: GoEvent, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    with Gate() as gate:
+    with ThreadGate() as gate:
 
         @bus.listener(Job, thread=True, timeout=5, name="slow")
         def slow(event: Job) -> None:
@@ -291,7 +292,7 @@ async def test_a_late_thread_keeps_its_place_in_the_limiter(
     bus: GoEvent, mock_clock: MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     started: list[int] = []
-    with Gate() as gate:
+    with ThreadGate() as gate:
 
         @bus.listener(Job, thread=True, timeout=5, name="slow")
         def slow(event: Job) -> None:
@@ -366,7 +367,7 @@ async def test_a_thread_may_dispatch_and_wait_by_way_of_trio(
 async def test_a_thread_of_a_draining_bus_may_dispatch(timeout: float | None) -> None:
     seen: list[int] = []
     bus = GoEvent(Config(registry=REGISTRY))
-    with Gate() as gate:
+    with ThreadGate() as gate:
         async with bus, trio.open_nursery() as nursery:
 
             @bus.listener(Other)
@@ -453,19 +454,11 @@ class Setting:
         yield
 
 
-class Scoped:
-    """Middleware that opens a cancel scope."""
-
-    def around_call(self, delivery: Delivery) -> Iterator[None]:
-        with trio.CancelScope():
-            yield
-
-
 @pytest.mark.parametrize("timeout", [None, 1000.0])
 async def test_the_thread_sees_what_middleware_sets(bus: GoEvent, timeout: float | None) -> None:
     seen: list[int] = []
 
-    @bus.listener(Job, thread=True, timeout=timeout, middleware=(Setting(), Scoped()))
+    @bus.listener(Job, thread=True, timeout=timeout, middleware=(Setting(), ScopedCall()))
     def blocking(event: Job) -> None:
         seen.append(VARIABLE.get())
 
@@ -479,9 +472,9 @@ async def test_the_thread_sees_what_middleware_sets(bus: GoEvent, timeout: float
 async def test_a_late_thread_inside_middleware_with_a_scope(
     bus: GoEvent, mock_clock: MockClock
 ) -> None:
-    with Gate() as gate:
+    with ThreadGate() as gate:
 
-        @bus.listener(Job, thread=True, timeout=5, middleware=(Scoped(),))
+        @bus.listener(Job, thread=True, timeout=5, middleware=(ScopedCall(),))
         def slow(event: Job) -> None:
             if event.n == 0:
                 gate.block()
@@ -503,7 +496,7 @@ async def test_a_late_thread_inside_middleware_with_a_scope(
 async def test_a_drain_waits_for_a_thread(timeout: float | None) -> None:
     bus = GoEvent(Config(registry=REGISTRY))
     seen: list[int] = []
-    with Gate() as gate:
+    with ThreadGate() as gate:
         async with bus:
 
             @bus.listener(Job, thread=True, timeout=timeout)
@@ -526,7 +519,7 @@ async def test_a_bus_with_a_late_thread_does_not_end_before_it(
     bus = GoEvent(Config(registry=REGISTRY))
     bus.on_error(ignore_error)
     seen: list[str] = []
-    with Gate() as gate:
+    with ThreadGate() as gate:
         async with bus:
 
             @bus.listener(Job, thread=True, timeout=timeout)
@@ -554,7 +547,7 @@ async def test_a_bus_with_a_late_thread_does_not_end_before_it(
 
 async def test_unregistering_lets_a_thread_finish(bus: GoEvent) -> None:
     seen: list[int] = []
-    with Gate() as gate:
+    with ThreadGate() as gate:
 
         def blocking(event: Job) -> None:
             gate.block()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -10,6 +10,7 @@ import pytest
 import trio
 from tests.support.checks import ignore_error
 from tests.support.limits import HANG_SECONDS
+from tests.support.middleware import AsyncScopedCall, ScopedCall
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -473,27 +474,11 @@ async def test_a_timeout_in_the_context_of_the_dispatcher(
     assert [bool(handle.errors) for handle in handles] == [False, True, False, True]
 
 
-class Scoped:
-    """Middleware that opens a cancel scope around a run."""
-
-    async def around_call(self, delivery: Delivery) -> AsyncIterator[None]:
-        with trio.CancelScope():
-            yield
-
-
-class SyncScoped:
-    """The sync variant."""
-
-    def around_call(self, delivery: Delivery) -> Iterator[None]:
-        with trio.CancelScope():
-            yield
-
-
-@pytest.mark.parametrize("middleware", [Scoped(), SyncScoped()])
+@pytest.mark.parametrize("middleware", [AsyncScopedCall(), ScopedCall()])
 async def test_a_timeout_inside_middleware_that_has_a_scope(
     bus: GoEvent,
     autojump_clock: MockClock,
-    middleware: Scoped | SyncScoped,
+    middleware: AsyncScopedCall | ScopedCall,
     kind: dict[str, Any],
 ) -> None:
     ended: list[tuple[int, float]] = []

@@ -59,7 +59,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Program:
+class LedgerProgram:
     listeners: tuple[Plan, ...]
     producers: tuple[tuple[type[Ping | Pong], int, float, bool], ...]
     unregister: tuple[tuple[float, int], ...]
@@ -84,7 +84,7 @@ plans = st.builds(
     shielded=st.booleans(),
 )
 programs = st.builds(
-    Program,
+    LedgerProgram,
     listeners=st.lists(plans, min_size=1, max_size=4).map(tuple),
     producers=st.lists(
         st.tuples(kinds, st.integers(1, 12), times, st.booleans()), min_size=1, max_size=4
@@ -160,7 +160,7 @@ class World:
                 await trio.sleep(pause)
 
 
-async def run(program: Program) -> tuple[World, Ledger, float]:
+async def run(program: LedgerProgram) -> tuple[World, Ledger, float]:
     world = World(GoEvent(Config(close_timeout=program.close_timeout)))
     bus = world.bus
     registrations = [world.subscribe(plan) for plan in program.listeners]
@@ -233,7 +233,7 @@ def _ignore_logged_failures() -> Generator[None]:
 
 @settings(deadline=None, max_examples=300)
 @given(programs, st.random_module())  # Trio draws the order of its tasks
-def test_the_ledger_is_exact_for_any_program(program: Program, random: object) -> None:
+def test_the_ledger_is_exact_for_any_program(program: LedgerProgram, random: object) -> None:
     clock = MockClock(autojump_threshold=0)
     world, ledger, closing_took = trio.run(run, program, clock=clock)
 

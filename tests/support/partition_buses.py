@@ -58,7 +58,7 @@ class PartitionedBus(StreamsBus):
         return arrived
 
 
-class Gate:
+class PartitionGate:
     """Blocks listeners until it is opened.
 
     Attributes:

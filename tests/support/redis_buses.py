@@ -35,7 +35,7 @@ class Paid(Event, name="order.paid", registry=REGISTRY):
     text: str = ""
 
 
-class Lost(Event, name="order.lost", registry=REGISTRY):
+class OrderLost(Event, name="order.lost", registry=REGISTRY):
     n: int = 0
 
 

@@ -14,7 +14,7 @@ import trio
 from tests.support.limits import HANG_SECONDS
 
 
-class Worker:
+class WorkerProcess:
     """A process, and what it says."""
 
     def __init__(self, process: trio.Process) -> None:
@@ -40,7 +40,7 @@ class Worker:
 
 
 @asynccontextmanager
-async def at_work(program: str, *arguments: str) -> AsyncGenerator[Worker]:
+async def at_work(program: str, *arguments: str) -> AsyncGenerator[WorkerProcess]:
     """Run a module of this package, from when it says that it is ready."""
     async with running(program, *arguments) as worker:
         await worker.says("ready")
@@ -48,14 +48,14 @@ async def at_work(program: str, *arguments: str) -> AsyncGenerator[Worker]:
 
 
 @asynccontextmanager
-async def running(program: str, *arguments: str) -> AsyncGenerator[Worker]:
+async def running(program: str, *arguments: str) -> AsyncGenerator[WorkerProcess]:
     """Run a module of this package; it is killed at the end."""
     command = [sys.executable, "-m", f"tests.support.{program}", *arguments]
     async with trio.open_nursery() as nursery:
         process: trio.Process = await nursery.start(
             partial(trio.run_process, command, stdout=subprocess.PIPE, check=False)
         )
-        worker = Worker(process)
+        worker = WorkerProcess(process)
         nursery.start_soon(worker.read)
         try:
             yield worker

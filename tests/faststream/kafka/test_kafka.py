@@ -31,7 +31,7 @@ TOPIC = "goevent.order.paid"
 both_clients = pytest.mark.parametrize("scheme", ["kafka", "kafka+confluent"])
 
 
-class Moved(Event, name="order.moved", key="order", registry=REGISTRY):
+class OrderMoved(Event, name="order.moved", key="order", registry=REGISTRY):
     order: str = ""
     n: int = 0
 
@@ -221,16 +221,16 @@ async def test_failing_event_holds_back_its_key_and_no_other(scheme: str) -> Non
         bus = bus_on(mock, scheme, backoff=0.2)
         ran: list[tuple[str, int]] = []
 
-        async def move(event: Moved) -> None:
+        async def move(event: OrderMoved) -> None:
             ran.append((event.order, event.n))
             if (event.order, event.n) == ("a", 0) and current_delivery().deliveries < 3:
                 raise ValueError
 
-        bus.subscribe(move, Moved, concurrency=10)
+        bus.subscribe(move, OrderMoved, concurrency=10)
         async with bus:
             for n in range(3):
                 for order in "ab":
-                    await (await bus.dispatch(Moved(order=order, n=n))).wait()
+                    await (await bus.dispatch(OrderMoved(order=order, n=n))).wait()
             await until(lambda: ("a", 2) in ran)
         assert [n for order, n in ran if order == "a"] == [0, 0, 0, 1, 2]
         assert [n for order, n in ran if order == "b"] == [0, 1, 2]
@@ -243,13 +243,13 @@ async def test_two_buses_of_a_group_share_partitions_and_each_key_stays_in_order
 ) -> None:
     async with kafka_mock() as mock:
         buses = [bus_on(mock, scheme) for _ in range(2)]
-        seen = [bus.seen(Moved) for bus in buses]
+        seen = [bus.seen(OrderMoved) for bus in buses]
         async with bus_on(mock, scheme, None) as sender, opened(*buses):
             await until(lambda: all(bus.backlogs() for bus in buses))
 
             async def send(first: int) -> None:
                 for n in range(first, first + 100):
-                    await (await sender.dispatch(Moved(order=str(n % 20), n=n))).wait()
+                    await (await sender.dispatch(OrderMoved(order=str(n % 20), n=n))).wait()
 
             await send(0)
             await until(lambda: sum(map(len, seen)) >= 100, 20)

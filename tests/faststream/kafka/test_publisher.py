@@ -31,11 +31,11 @@ class FakeConnection:
     is_up = True
 
 
-class Results(list[Result]):
+class ResultList(list[Result]):
     """The results of an event; unlike a plain list it can have weak references."""
 
 
-def outgoing(name: str, results: Results) -> Outgoing:
+def outgoing(name: str, results: ResultList) -> Outgoing:
     return Outgoing(
         name, b"", {}, "", None, results.append, lambda event: event.replied(event.result)
     )
@@ -47,8 +47,8 @@ def publisher(timeout: float) -> KafkaPublisher:
     return KafkaPublisher(client, connection, "", timeout)
 
 
-async def published(publishes: KafkaPublisher) -> weakref.ref[Results]:
-    results = Results()
+async def published(publishes: KafkaPublisher) -> weakref.ref[ResultList]:
+    results = ResultList()
     await publishes.publish([outgoing("order", results)])
     await asyncio.sleep(0)
     assert results == [Receipt(id="order")]
@@ -76,7 +76,7 @@ def test_events_without_an_answer_expire_in_order() -> None:
         def mute(name: str) -> Outgoing:
             return Outgoing("mute", b"", {}, "", None, results.append, lambda _: told.append(name))
 
-        results, answered = Results(), Results()
+        results, answered = ResultList(), ResultList()
         await publishes.publish([mute("first"), outgoing("order", answered), mute("second")])
         while not told:
             await asyncio.sleep(0)

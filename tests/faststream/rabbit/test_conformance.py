@@ -15,7 +15,7 @@ from goevent import Driver
 from goevent_faststream import FastStreamDriver
 
 
-class RecordingDriver(FastStreamDriver):
+class NameRecordingDriver(FastStreamDriver):
     """Records the event names, for the deletion of their queues."""
 
     names: ClassVar[set[str]]
@@ -34,7 +34,7 @@ class RabbitCases(FastStreamCases):
 
     @asynccontextmanager
     async def broker(self) -> AsyncGenerator[Callable[[str], Driver]]:
-        class CaseDriver(RecordingDriver):
+        class CaseDriver(NameRecordingDriver):
             names: ClassVar[set[str]] = set()
 
         groups: set[str] = set()

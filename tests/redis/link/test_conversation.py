@@ -268,7 +268,7 @@ async def test_end_of_stream_fails_all_pending_requests(pair: Pair) -> None:
 
 async def test_unsent_request_was_not_executed() -> None:
     async with talking() as peer, trio.open_nursery() as nursery:
-        gate = Gate(peer)
+        gate = WriteGate(peer)
         first = await start_call(nursery, peer.conversation.execute, "FIRST")
         second = await start_call(nursery, peer.conversation.execute, "SECOND")
         assert gate.waiting
@@ -280,7 +280,7 @@ async def test_unsent_request_was_not_executed() -> None:
         assert not second.outcome.maybe_executed
 
 
-class Gate:
+class WriteGate:
     """Blocks all writing."""
 
     def __init__(self, peer: Peer) -> None:
@@ -459,7 +459,7 @@ async def test_server_that_accepts_no_data_loses_the_connection(autojump_clock: 
     async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
         await trio.sleep(100)
         start = trio.current_time()
-        gate = Gate(peer)
+        gate = WriteGate(peer)
         call = await start_call(nursery, peer.conversation.execute, "ONE")
         assert gate.waiting
         await trio.sleep(20)
@@ -499,7 +499,7 @@ async def test_server_that_sends_but_accepts_no_data_loses_the_connection(
     mock_clock: MockClock,
 ) -> None:
     async with talking(write_timeout=3.0) as peer, trio.open_nursery() as nursery:
-        gate = Gate(peer)
+        gate = WriteGate(peer)
         nursery.start_soon(PendingCall().run, peer.conversation.execute, "ONE")
         await wait_all_tasks_blocked()
         assert gate.waiting

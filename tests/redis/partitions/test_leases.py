@@ -9,9 +9,9 @@ from tests.support.partition_buses import (
     NAME,
     PARTITIONS,
     Ask,
-    Gate,
     Moved,
     PartitionedBus,
+    PartitionGate,
     by_account,
     in_order,
     move,
@@ -19,7 +19,7 @@ from tests.support.partition_buses import (
     shared,
     until_partitions_settled,
 )
-from tests.support.redis_buses import Lost as OrderLost, Paid, opened, until
+from tests.support.redis_buses import OrderLost, Paid, opened, until
 from tests.support.streams_buses import command_client, publish, streams_server
 
 
@@ -82,7 +82,7 @@ async def test_remainders_of_several_names_go_to_different_buses() -> None:
 async def test_clean_stop_releases_unstarted_events_of_a_partition_at_once() -> None:
     async with streams_server() as server, command_client(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
-        gate = Gate()
+        gate = PartitionGate()
         first.moves(wait=gate)
         moves = second.moves()
         async with first:

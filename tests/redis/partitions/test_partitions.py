@@ -21,7 +21,7 @@ from tests.support.partition_buses import (
     shared,
     until_partitions_settled,
 )
-from tests.support.redis_buses import Lost, Paid, numbers, opened, until
+from tests.support.redis_buses import OrderLost, Paid, numbers, opened, until
 from tests.support.redis_server import fault_proxy
 from tests.support.streams_buses import (
     StreamsBus,
@@ -194,7 +194,7 @@ async def test_refused_name_does_not_keep_a_pattern_from_other_names() -> None:
             # This name has a single stream.
             await publish(plain, 1)
             async with PartitionedBus(server.addr, None) as sender:
-                await (await sender.dispatch(Lost(n=2))).wait()
+                await (await sender.dispatch(OrderLost(n=2))).wait()
                 await until(lambda: numbers(seen) == [2])
             await until(lambda: bus.causes(PartitionsDiffer))
         assert len(bus.causes(PartitionsDiffer)) == 1

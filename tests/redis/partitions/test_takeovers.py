@@ -12,9 +12,9 @@ from tests.support.partition_buses import (
     NAME,
     PARTITIONS,
     Ask,
-    Gate,
     Moved,
     PartitionedBus,
+    PartitionGate,
     in_order,
     move,
     until_partitions_settled,
@@ -43,7 +43,7 @@ async def give_up(ask: Ask, number: int) -> None:
 async def test_event_that_a_closing_bus_abandoned_comes_first_at_the_next_bus() -> None:
     async with streams_server() as server, command_client(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
-        gate = Gate()
+        gate = PartitionGate()
         first.moves(wait=gate)
         moves = second.moves()
         async with first:
@@ -61,7 +61,7 @@ async def test_event_that_a_closing_bus_abandoned_comes_first_at_the_next_bus() 
 async def test_bus_that_lost_its_lease_neither_acknowledges_nor_reads_and_reports_it() -> None:
     async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr)
-        gate = Gate()
+        gate = PartitionGate()
         moves = bus.moves(wait=gate)
         async with bus:
             await move(bus, 3, 1)
@@ -112,7 +112,7 @@ async def test_bus_that_lost_its_lease_reads_nothing_new_before_it_notices(
 async def test_dead_letter_and_retry_of_a_bus_that_lost_its_lease_change_nothing(most: int) -> None:
     async with streams_server() as server, command_client(server) as ask:
         bus = PartitionedBus(server.addr, max_deliveries=most)
-        gate = Gate()
+        gate = PartitionGate()
         moves = bus.moves(fail=lambda _: True, wait=gate)
         async with bus:
             await move(bus, 1, 1)
@@ -229,7 +229,7 @@ async def test_takeover_counts_started_events_and_gives_up_only_the_killer() -> 
         killer = stream[3][0]
         await ask("XCLAIM", key, "shop", "dead", 0, killer, "RETRYCOUNT", 5, "JUSTID")
         bus = PartitionedBus(server.addr)
-        gate = Gate()
+        gate = PartitionGate()
         moves = bus.moves(wait=gate)
         async with bus:
             await until(lambda: gate.begun)
@@ -251,7 +251,7 @@ async def test_event_whose_consumer_died_stays_isolated_when_it_is_released() ->
         await ask("XGROUP", "CREATE", key, "shop", "0")
         await ask("XREADGROUP", "GROUP", "shop", "dead", "STREAMS", key, ">")
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
-        gate = Gate()
+        gate = PartitionGate()
         first.moves(wait=gate)
         async with first:
             await until(lambda: gate.begun)

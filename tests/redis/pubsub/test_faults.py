@@ -31,7 +31,7 @@ from goevent_redis._link.connection import open_connection
 BACK = "connected to Redis again"
 
 
-class Outgoing:
+class MessageStub:
     """A message that the test publishes by itself."""
 
     handle_id = "0" * 16
@@ -256,7 +256,7 @@ async def test_cancelled_publishes_do_not_mix_up_replies(seed: int) -> None:
                 if when == "steps":
                     nursery.start_soon(cancel_after, scope, chance.randrange(4))
                 with scope:
-                    await one.driver.publish(Outgoing(Paid(n=n)))
+                    await one.driver.publish(MessageStub(Paid(n=n)))
 
         async with opened(two, one):
             async with trio.open_nursery() as nursery:
@@ -267,7 +267,7 @@ async def test_cancelled_publishes_do_not_mix_up_replies(seed: int) -> None:
             client = one.driver.client
             for n in range(50):
                 assert await client.execute_command("ECHO", f"reply {n}") == f"reply {n}".encode()
-                receipt = await one.driver.publish(Outgoing(Paid(n=1000 + n)))
+                receipt = await one.driver.publish(MessageStub(Paid(n=1000 + n)))
                 assert receipt.receivers == 1
             await until(lambda: 1049 in numbers(seen))
         assert numbers(seen) == list(dict.fromkeys(numbers(seen)))

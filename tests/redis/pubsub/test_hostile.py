@@ -7,7 +7,7 @@ import random
 import pytest
 from tests.support.redis_buses import (
     Bus,
-    Lost,
+    OrderLost,
     Paid,
     bus_on,
     listening,
@@ -171,7 +171,7 @@ async def test_hand_made_payloads_are_delivered_or_reported_with_the_python_read
 async def test_an_event_of_another_name_than_its_channel_reaches_nobody() -> None:
     async with redis_server() as server:
         bus = bus_on(server)
-        seen, lost = bus.seen(Paid), bus.seen(Lost)
+        seen, lost = bus.seen(Paid), bus.seen(OrderLost)
         async with bus, plain_link(server) as link:
             forged = changed(b'"event_type":"order.paid"', b'"event_type":"order.lost"')
             await link.execute("PUBLISH", "goevent:order.paid", forged)

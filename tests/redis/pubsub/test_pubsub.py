@@ -14,7 +14,7 @@ from tests.support.redis_buses import (
     REGISTRY,
     Bus,
     Deep,
-    Lost,
+    OrderLost,
     Paid,
     User,
     bus_on,
@@ -116,7 +116,7 @@ async def test_patterns_and_names_deliver_once_each() -> None:
             for n in range(20):
                 await one.dispatch(Paid(n=n))
                 await one.dispatch(Deep(n=n))
-                await one.dispatch(Lost(n=n))
+                await one.dispatch(OrderLost(n=n))
             await one.dispatch(User(n=7))
             await until(lambda: len(both) >= 61)
             await two.wait()
@@ -201,7 +201,7 @@ async def test_receivers_count_the_others_and_zero_is_visible() -> None:
             assert (await sent(buses[1], Deep())).receivers == 0
 
 
-class Stamp:
+class TraceHeaders:
     """Adds headers to each dispatch."""
 
     def around_dispatch(self, handle: DispatchHandle) -> Iterator[None]:
@@ -212,7 +212,7 @@ class Stamp:
 async def test_headers_and_handle_ids_travel() -> None:
     async with redis_server() as server:
         driver = RedisDriver(RedisConfig(addr=server.addr))
-        one = GoEvent(Config(driver=driver, registry=REGISTRY, middleware=(Stamp(),)))
+        one = GoEvent(Config(driver=driver, registry=REGISTRY, middleware=(TraceHeaders(),)))
         two = bus_on(server)
         headers: list[dict[str, str]] = []
         payloads: list[bytes] = []
@@ -291,7 +291,7 @@ async def test_queued_events_are_dropped_when_their_slow_listener_is_unregistere
 
         async with opened(two, one):
             stuck = two.subscribe(slow, Paid, mailbox=1)
-            other = two.subscribe(ignore, Lost)
+            other = two.subscribe(ignore, OrderLost)
             await two.ready()
             for n in range(10):
                 await sent(one, Paid(n=n))
@@ -300,7 +300,7 @@ async def test_queued_events_are_dropped_when_their_slow_listener_is_unregistere
             added = two.subscribe(ignore, Deep)
             with trio.fail_after(HANG_SECONDS):
                 await added.ready()
-            assert (await sent(one, Lost())).receivers == 0
+            assert (await sent(one, OrderLost())).receivers == 0
             stuck.unregister()
             with trio.fail_after(HANG_SECONDS):
                 while (await sent(one, Paid(n=99))).receivers:
@@ -436,7 +436,7 @@ async def test_a_user_of_the_access_list_needs_only_the_channels() -> None:
                 await refused.ready()
             # The refusal affects nothing else, not even subscriptions of the same moment.
             two.subscribe(ignore, "user.**")
-            late = two.subscribe(ignore, Lost)
+            late = two.subscribe(ignore, OrderLost)
             await late.ready()
             await sent(one, Paid(n=2))
             await until(lambda: len(seen) == 2)

@@ -44,7 +44,7 @@ async def test_events_published_by_go_are_received() -> None:
         assert by_pattern == seen
 
 
-class Stamp:
+class OddHeaders:
     def around_dispatch(self, handle: DispatchHandle) -> Any:
         if isinstance(handle.event, UserCreated):
             handle.headers["trace"] = "<&>\u2028"
@@ -74,7 +74,7 @@ SENT: list[Event] = [
 
 async def test_published_events_satisfy_every_rule_of_the_go_reader() -> None:
     async with redis_server() as server:
-        bus, other = go_bus(server.addr, middleware=(Stamp(),)), go_bus(server.addr)
+        bus, other = go_bus(server.addr, middleware=(OddHeaders(),)), go_bus(server.addr)
         seen: list[Any] = []
         other.subscribe(seen.append, "**")
         payloads: list[bytes] = []

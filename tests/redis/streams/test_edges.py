@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.limits import HANG_SECONDS
-from tests.support.redis_buses import Lost as LostOrder, Paid, numbers, opened, until
+from tests.support.redis_buses import OrderLost, Paid, numbers, opened, until
 from tests.support.redis_server import acl_user, fault_proxy
 from tests.support.streams_buses import (
     STREAM,
@@ -187,7 +187,7 @@ async def test_pattern_finds_a_new_name_after_all_keys_were_deleted() -> None:
                 "goevent:names",
             )
             async with StreamsBus(server.addr, None) as sender:
-                await (await sender.dispatch(LostOrder(n=1))).wait()
+                await (await sender.dispatch(OrderLost(n=1))).wait()
                 await until(lambda: seen)
 
 
@@ -236,11 +236,11 @@ async def test_no_entry_stays_held_when_a_group_cannot_be_created_anew() -> None
             await gate.wait()
 
         bus.subscribe(slow, Paid, concurrency=2)
-        bus.subscribe(slow, LostOrder, concurrency=2)
+        bus.subscribe(slow, OrderLost, concurrency=2)
         async with StreamsBus(server.addr, None) as sender, bus:
             await publish(sender, 1, 2)
             for n in (1, 2):
-                await (await sender.dispatch(LostOrder(n=n))).wait()
+                await (await sender.dispatch(OrderLost(n=n))).wait()
             await until(lambda: len(begun) == 4)
             await ask("FLUSHALL")
             gate.set()
@@ -256,10 +256,10 @@ async def test_no_entry_stays_held_when_a_group_cannot_be_created_anew() -> None
 async def test_listener_that_dispatches_and_waits_does_not_block_its_bus() -> None:
     async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr, prefetch=8)
-        lost = bus.seen(LostOrder)
+        lost = bus.seen(OrderLost)
 
         async def forward(event: Paid) -> None:
-            handle = await bus.dispatch(LostOrder(n=event.n))
+            handle = await bus.dispatch(OrderLost(n=event.n))
             await handle.wait()
             handle.raise_errors()
 
@@ -377,7 +377,7 @@ async def test_server_that_refuses_every_command_gets_few_requests() -> None:
         seen = bus.seen("user.*")
         async with bus:
             await publish(bus, *range(50))
-            await (await bus.dispatch(LostOrder(n=1))).wait()
+            await (await bus.dispatch(OrderLost(n=1))).wait()
             await until(lambda: len(begun) == 50)
             await ask("ACL", "SETUSER", "app", "-@all")
             gate.set()

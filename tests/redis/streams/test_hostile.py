@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import trio
-from tests.support.redis_buses import Lost as LostOrder, Paid, numbers, opened, until
+from tests.support.redis_buses import OrderLost, Paid, numbers, opened, until
 from tests.support.streams_buses import (
     STREAM,
     StreamsBus,
@@ -73,7 +73,7 @@ async def test_invalid_names_do_not_stop_a_bus_that_listens_to_patterns() -> Non
 async def test_key_of_another_type_stops_only_its_own_name() -> None:
     async with streams_server() as server, command_client(server) as ask:
         bus = StreamsBus(server.addr)
-        seen, lost = bus.seen(), bus.seen(LostOrder)
+        seen, lost = bus.seen(), bus.seen(OrderLost)
         async with bus:
             await publish(bus, 1)
             await until_settled(ask)
@@ -85,7 +85,7 @@ async def test_key_of_another_type_stops_only_its_own_name() -> None:
                 await trio.sleep(0.1)
             assert bus.says("WRONGTYPE") == 1
             await ask("DEL", OTHER)
-            await bus.dispatch(LostOrder(n=1))
+            await bus.dispatch(OrderLost(n=1))
             await until(lambda: lost)
 
 

@@ -31,14 +31,14 @@ from tests.support.streams_buses import (
     streams_server,
     until_settled,
 )
-from tests.support.worker_process import Worker, at_work
+from tests.support.worker_process import WorkerProcess, at_work
 
 ROOT = Path(__file__).parents[3]
 
 
 def working(
     server: RedisServer, seconds: float, claim_idle: float, partitions: int = 1
-) -> AbstractAsyncContextManager[Worker]:
+) -> AbstractAsyncContextManager[WorkerProcess]:
     """Run a worker whose listener takes so many seconds for an event."""
     arguments = (server.addr, str(seconds), str(claim_idle), str(partitions))
     return at_work("streams_worker", *arguments)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import trio
 from tests.support.limits import PROMPT_SECONDS
-from tests.support.redis_buses import REGISTRY, Deep, Lost, Paid, User, numbers, opened, until
+from tests.support.redis_buses import REGISTRY, Deep, OrderLost, Paid, User, numbers, opened, until
 from tests.support.streams_buses import (
     STREAM,
     StreamsBus,
@@ -76,16 +76,16 @@ async def test_running_bus_subscribes_to_new_names_and_unsubscribes_from_old_one
         bus = StreamsBus(server.addr)
         paid = bus.seen(Paid)
         async with bus:
-            lost = bus.seen(Lost)
+            lost = bus.seen(OrderLost)
             # The bus ends the blocked read instead of waiting for it.
             with trio.fail_after(PROMPT_SECONDS):
                 await bus.ready()
-            await (await bus.dispatch(Lost(n=1))).wait()
+            await (await bus.dispatch(OrderLost(n=1))).wait()
             await until(lambda: lost)
             bus.unregister_listeners_for_event(Paid)
             await until(lambda: bus.reads() == ["order.lost"])
             await publish(bus, 2)
-            await (await bus.dispatch(Lost(n=3))).wait()
+            await (await bus.dispatch(OrderLost(n=3))).wait()
             await until(lambda: len(lost) == 2)
             again = bus.seen(Paid)
             await bus.ready()
@@ -104,10 +104,10 @@ async def test_pattern_finds_existing_streams_and_streams_that_appear_later() ->
             wide, deep = bus.seen("order.*"), bus.seen("order.**")
             async with bus:
                 await until(lambda: numbers(wide) == [1])
-                for event in (Lost(n=2), Deep(n=3), User(n=4)):
+                for event in (OrderLost(n=2), Deep(n=3), User(n=4)):
                     await (await sender.dispatch(event)).wait()
                 await until(lambda: sorted(numbers(deep)) == [1, 2, 3])
-            await (await sender.dispatch(Lost(n=5))).wait()
+            await (await sender.dispatch(OrderLost(n=5))).wait()
             again = StreamsBus(server.addr)
             rest = again.seen("order.*")
             async with again:
@@ -126,7 +126,7 @@ async def test_stream_that_appeared_while_the_group_was_away_is_read_from_its_be
                 async with bus:
                     await until(lambda seen=seen, expected=expected: numbers(seen) == expected)  # type: ignore[misc]
                 if n == 2:
-                    await (await sender.dispatch(Lost(n=n))).wait()
+                    await (await sender.dispatch(OrderLost(n=n))).wait()
 
 
 async def test_bus_without_a_group_only_publishes() -> None:
