@@ -185,6 +185,31 @@ async def test_dead_letters_that_exist_are_replayed_once_each() -> None:
     assert await letters.count() == 13  # those that failed again
 
 
+async def test_dead_letters_that_come_while_they_are_listed_are_not_replayed() -> None:
+    class StoreThatGrows(StoreInMemory):
+        async def list(self, count: int, after: str) -> list[DeadLetter]:
+            found = await super().list(count, after)
+            for _ in range(30 if len(self.letters) < 1000 else 0):
+                self.letters[str(len(self.letters))] = dead_letter(str(len(self.letters)))
+            return found
+
+    store = StoreThatGrows(120)
+    assert await DeadLetters(store).replay_all() == 120
+    assert store.replayed == [str(n) for n in range(120)]
+
+
+async def test_dead_letters_that_are_discarded_while_they_are_listed_are_left_out() -> None:
+    class StoreThatShrinks(StoreInMemory):
+        async def list(self, count: int, after: str) -> list[DeadLetter]:
+            found = await super().list(count, after)
+            await self.discard([str(n) for n in range(90, 119)])
+            return found
+
+    store = StoreThatShrinks(120)
+    assert await DeadLetters(store).replay_all() == 91
+    assert store.replayed == [str(n) for n in (*range(90), 119)]
+
+
 async def test_dead_letters_are_replayed_and_discarded_by_letter_or_id() -> None:
     store = StoreInMemory(5)
     calls: list[str] = []

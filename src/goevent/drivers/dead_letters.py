@@ -143,9 +143,16 @@ class DeadLetters:
 
     async def replay_all(self) -> int:
         """Replay all dead letters that exist now; return how many."""
-        # The ids first: a replayed event may fail again and return behind the others.
+        # The number and the ids first. Events that fail meanwhile, also replayed ones, stand behind
+        # the others; without the number the listing would run after them.
+        count = await self.count()
         ids: list[str] = []
-        while page := await self.list(after=ids[-1] if ids else ""):
+        while len(ids) < count:
+            wanted = min(count - len(ids), DEAD_LETTERS_PER_PAGE)
+            page = await self.list(wanted, after=ids[-1] if ids else "")
+            if not page:
+                # Some were discarded meanwhile.
+                break
             ids += [letter.id for letter in page]
         return await self.replay(*ids)
 
