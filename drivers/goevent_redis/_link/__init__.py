@@ -5,3 +5,8 @@ It owns sockets, RESP, logins, reconnecting and the order of requests and replie
 `RedisClient`. It must never know goevent: nothing here imports it, and no name here speaks of buses
 or listeners.
 """
+
+try:
+    import redis  # noqa: F401 - before the modules of this room, for an error that helps
+except ImportError as error:
+    raise ImportError('goevent_redis needs redis: pip install "goevent[redis]"') from error

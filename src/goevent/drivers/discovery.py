@@ -57,7 +57,9 @@ def load(entry: EntryPoint) -> type[Driver]:
     except ImportError as error:
         package = entry.dist.name if entry.dist is not None else entry.module
         extras = f"[{','.join(entry.extras)}]" if entry.extras else ""
+        hint = f'pip install "{package}{extras}"'
+        # Some drivers give the hint themselves, for programs that import them.
+        cause = str(error).removesuffix(f": {hint}")
         raise DriverError(
-            f"the driver for {entry.name!r} needs a package that is not installed ({error}): "
-            f'pip install "{package}{extras}"'
+            f"the driver for {entry.name!r} needs a package that is not installed ({cause}): {hint}"
         ) from error

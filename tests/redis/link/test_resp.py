@@ -264,17 +264,18 @@ def test_error_replies_are_the_exceptions_of_the_redis_package(
 
 
 @pytest.mark.parametrize(
-    "code",
+    ("code", "needed"),
     [
-        "sys.modules['hiredis'] = None",
-        "import hiredis; hiredis.__version__ = '3.4.9'",
+        ("sys.modules['redis'] = None", "redis"),
+        ("sys.modules['hiredis'] = None", "hiredis 3.5 or newer"),
+        ("import hiredis; hiredis.__version__ = '3.4.9'", "hiredis 3.5 or newer"),
     ],
-    ids=["missing", "too old"],
+    ids=["no redis", "no hiredis", "hiredis too old"],
 )
-def test_an_import_without_a_usable_hiredis_tells_what_to_install(code: str) -> None:
+def test_an_import_without_a_needed_package_tells_what_to_install(code: str, needed: str) -> None:
     script = f"import sys; {code}; import goevent_redis"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert result.returncode != 0
     *_, last_line = result.stderr.splitlines()
-    assert last_line.startswith("ImportError: goevent_redis needs hiredis 3.5 or newer")
+    assert last_line.startswith(f"ImportError: goevent_redis needs {needed}: ")
     assert 'pip install "goevent[redis]"' in last_line
