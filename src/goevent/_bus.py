@@ -87,9 +87,9 @@ class GoEvent:
         self._planner = ListenerPlanner(
             config, self._driver.capabilities, self._scheduler, self._supervisor, self._listeners
         )
-        # The methods below would cost a tenth of a dispatch, as each calls the dispatcher in turn.
-        # So an instance has the dispatcher's own methods. `update_wrapper` at the end of this file
-        # gives them the signatures and docstrings of the methods below.
+        # A call through the methods below would cost a tenth of a dispatch more. So an instance has
+        # the dispatcher's own methods. `update_wrapper` at the end of this file gives them the
+        # signatures and docstrings of the methods below.
         if type(self).dispatch_nowait is GoEvent.dispatch_nowait:
             self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign, assignment]
         if type(self).dispatch is GoEvent.dispatch:
@@ -256,7 +256,8 @@ class GoEvent:
             The handle, which tells when the listeners with a mailbox have finished.
 
         Raises:
-            BusClosed: The bus is closed, or it is closing and the caller is none of its listeners.
+            BusClosed: The bus is closed, or it is closing and the caller is not one of its
+                listeners.
             DecodeError: The payload of an ad-hoc event does not fit the type that is registered
                 for its name.
             MailboxFull: A mailbox with `overflow="error"` is full. No listener got the event.
@@ -292,8 +293,9 @@ class GoEvent:
             The handle, which tells when the listeners with a mailbox have finished.
 
         Raises:
-            BusClosed: The bus is closed, or it is closing and the caller is none of its listeners.
-            DeadlockError: The caller is a listener for which the full mailbox would wait in turn.
+            BusClosed: The bus is closed, or it is closing and the caller is not one of its
+                listeners.
+            DeadlockError: The caller is a listener that the full mailbox would wait for in turn.
             DecodeError: The payload of an ad-hoc event does not fit the type that is registered
                 for its name.
             MailboxFull: A mailbox with `overflow="error"` is full. No listener got the event.
@@ -310,7 +312,7 @@ class GoEvent:
         return await self._dispatcher.dispatch(event)
 
     def dispatch_from_thread(self, event: object) -> DispatchHandle:
-        """Dispatch from any other thread than the bus's; blocks that thread as `dispatch` waits.
+        """Dispatch from a thread other than the bus's; blocks that thread where `dispatch` waits.
 
         A listener with `thread=True` may do so while the bus is closing, as any listener may.
 
@@ -339,7 +341,7 @@ class GoEvent:
         return port.dispatch(event)
 
     async def wait(self) -> None:
-        """Wait until all events that were accepted before are settled.
+        """Wait until every event that was accepted so far is settled.
 
         An event is settled when each of its listeners has finished or failed, or will not get it.
         A cancelled wait changes nothing.

@@ -194,7 +194,7 @@ class Vetoed(Exception):
 
 
 class HookFailed(Exception):
-    """An exception of middleware on its way out, marked so that the listener is not accused."""
+    """An exception of middleware on its way out; it is not reported as the listener's."""
 
     def __init__(self, middleware: str, error: Exception) -> None:
         super().__init__(middleware, error)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import outcome
 
 IDS_PER_BLOCK = 256
-"""Ids drawn at once. To ask the system for each one alone would cost half of a publish."""
+"""The ids drawn at once. Asking the system for each id separately costs half of a publish."""
 
 
 class IdGenerator:
@@ -66,7 +66,7 @@ WAKE_UP = cast("outcome.Outcome[None]", WakeUp())
 
 
 class WorkerTable(Protocol):
-    """The workers of a bus. If none is suspended, no task runs inside a listener but a worker."""
+    """The workers of a bus. While none is suspended, only workers run inside listeners."""
 
     suspended: int
     workers: dict[Task, Any]
@@ -124,7 +124,7 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
         first: The task that waits, before there is a second one.
         waiters: The other tasks that wait.
         settle: Tells the driver that brought the event that all listeners have finished.
-        deliveries: How often the event's broker has delivered it.
+        deliveries: The number of times that the broker has delivered the event.
         context: The context of the dispatcher, if a listener runs in it.
     """
 
@@ -213,14 +213,14 @@ class DispatchHandle:
 
     @property
     def receivers(self) -> int | None:
-        """How many other buses the broker sent the event to; None if the broker did not say."""
+        """The number of other buses that the broker sent the event to; None if it did not say."""
         details = self.details
         receipt = details.receipt if isinstance(details, HandleDetails) else None
         return None if receipt is None else receipt.receivers
 
     @property
     def pending(self) -> int:
-        """How many listeners have not finished the event yet."""
+        """The number of listeners that have not finished the event yet."""
         return max(self.left, 0)
 
     @property
@@ -266,8 +266,8 @@ class DispatchHandle:
             scheduler = kernel.scheduler
             if kernel.home_thread != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
-            # Only a task inside a listener can be in a deadlock. These three tell cheaply that
-            # the caller cannot be one, and all other waits skip the check.
+            # Only a task inside a listener can be in a deadlock. If none of these three is true,
+            # the caller is no such task, and its wait skips the check.
             if scheduler.suspended or task in scheduler.workers or kernel.underway:
                 with kernel.waiting(self, task):
                     await self.park(task)

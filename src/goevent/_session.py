@@ -37,8 +37,8 @@ from ._ports.subscriptions import Subscriptions
 from ._ports.threads import ThreadPort
 from .drivers.contract import Driver
 
-# How long cancelled listeners and the cancelled driver have to end. Shielded: also if the caller is
-# cancelled.
+# How long cancelled listeners and the cancelled driver have to end, even if the caller of `close`
+# is cancelled too.
 CANCEL_GRACE_SECONDS = 2.0
 
 
@@ -102,7 +102,7 @@ class Session:
         self._ledger_book.reset()
         self.thread_port = ThreadPort(current_trio_token(), nursery, self._dispatcher.dispatch)
         await nursery.start(self._run_supervisor)
-        # From here on only `_stop` ends the supervisor, also if the opening is cancelled.
+        # From here on only `_stop` ends the supervisor, even if the opening is cancelled.
         self._supervisor_scope.shield = True
         await nursery.start(self._run_scheduler, nursery)
         if not self._driver.capabilities.alone:
@@ -148,8 +148,8 @@ class Session:
                 await self._scheduler.run(self._dispatcher.delivery, task_status=task_status)
         finally:
             if self._dispatcher.state == "open" and not self._scheduler_scope.cancel_called:
-                # The scheduler crashed. Cancel the body of the bus, so that the crash leaves it
-                # rather than a BusClosed of its next dispatch.
+                # The scheduler crashed. Cancel the body of `async with bus`. Otherwise its next
+                # dispatch would raise BusClosed, which hides the crash.
                 nursery.cancel_scope.cancel()
             self._give_up()
             self._scheduler_ended.set()
@@ -162,7 +162,7 @@ class Session:
                 await self._driver.run(self._inbox, task_status=task_status)
                 if self._drain_scope is None and trio.current_effective_deadline() > -math.inf:
                     kind = type(self._driver).__qualname__
-                    raise DriverError(f"{kind}.run has returned, and events arrive no more")
+                    raise DriverError(f"{kind}.run has returned, so no more events arrive")
         finally:
             self._driver_ended.set()
 
@@ -178,7 +178,7 @@ class Session:
     async def close(self, timeout: float) -> Ledger:
         """Drain, then stop all tasks.
 
-        A second caller waits for the same end, and may only bring it forward.
+        A second caller waits for the same end, and can only shorten the drain.
 
         Args:
             timeout: Seconds to drain.
@@ -282,7 +282,8 @@ def sole_error() -> Generator[None]:
     try:
         yield
     except BaseExceptionGroup as group:
-        # Next to an error, a cancellation is no news: the scope that caused it is still cancelled.
+        # A cancellation beside an error can be left out: the scope that caused it is still
+        # cancelled.
         real = group.split(trio.Cancelled)[1] or group
         error = real.exceptions[0] if len(real.exceptions) == 1 else group
     if error is not None:

@@ -1,17 +1,17 @@
 """The private parts of Trio that the kernel needs: the state of a task, and a cheap way to park it.
 
 Only this module reads private attributes of Trio, with two exceptions for speed: the hot paths of
-`_kernel/dispatcher` and `_kernel/scheduler` read `task._cancel_status` inline, once per event, as a
-call of a function costs a tenth of such a path. `tests/dispatch/test_trio_internals.py` fails if
-Trio renames an attribute, and if any other module reads one.
+`_kernel/dispatcher` and `_kernel/scheduler` read `task._cancel_status` inline, once per event,
+because a function call costs a tenth of such a path. `tests/dispatch/test_trio_internals.py` fails
+if Trio renames an attribute, and if any other module reads one.
 
 Why private attributes: a cancel scope or a nursery that is entered and never left stays on the
 *task*, so the next listener would run inside it. Trio has no public way to close it from outside.
 
 Why a park of its own: `wait_task_rescheduled` makes a request object and three coroutines for every
-park. That is a thirtieth of the cost of an event for its listener, and half of the cost of waiting
-for a handle. A worker parks after every batch and always in the same way, so it makes its request
-once. All tasks that wait for handles share a single request.
+park. That is a thirtieth of the cost of delivering an event, and half of the cost of waiting for a
+handle. A worker parks after every batch and always in the same way, so it makes its request once.
+All tasks that wait for handles share a single request.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 RUNNING = GLOBAL_RUN_CONTEXT
-"""Its `task` is the running task.
+"""Trio's run context. Its attribute `task` is the running task.
 
 `task._cancel_status.effectively_cancelled` tells whether the next checkpoint would raise
 `trio.Cancelled`, for a third of the price of asking Trio's public functions.

@@ -64,13 +64,13 @@ class Actor:
 
     Attributes:
         order: The number of the registration; set by the router.
-        recovery: The retries and the supervision. None: the listener just gets its next event.
+        recovery: The retries and the supervision; None if the listener goes on after a failure.
         mail: The mailbox. The scheduler's loop is fastest with a plain deque.
-        capacity: How many events the mailbox takes; 0 for an inline listener, which has none.
+        capacity: The number of events that the mailbox takes; 0 for an inline listener.
         limit: The capacity that dispatch compares with; 0 while dispatches wait for room.
         current: The event that the listener runs with; None for a listener with lanes.
         attempt: The number of the current run of that event, from 1.
-        state: Why the listener pauses, or empty.
+        state: The reason of a pause of the listener, or empty.
         scheduled: True while a worker has the actor, or the actor is queued for one.
         suspends: True if the listener suspended when it last ran.
         pending_inline: Runs of an inline listener that special dispatch has not ended yet.
@@ -152,7 +152,7 @@ class Actor:
     # -- lanes
 
     def make_lanes(self, concurrency: int) -> tuple[Lane, ...]:
-        """Return new lanes, for a mailbox to be made with."""
+        """Return new lanes, which a new mailbox needs."""
         return tuple(Lane(self) for _ in range(concurrency))
 
     def share(self, mail: SharedMailbox[Lane] | KeyedMailbox[Lane]) -> None:
@@ -170,7 +170,7 @@ class Actor:
 
     @property
     def lanes(self) -> tuple[Actor | Lane, ...]:
-        """The lanes that run the listener; an actor without lanes is its own only one."""
+        """The lanes that run the listener; an actor without lanes is its own single lane."""
         return self._lanes or (self,)
 
     # -- the mailbox
@@ -197,7 +197,7 @@ class Actor:
         return len(self.mail) + len(self.in_flight) + self.pending_inline
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
-        """Keep only these of the queued events, which are in the order of the mailbox."""
+        """Keep only the given ones of the queued events; they are in the order of the mailbox."""
         if self._shared is not None:
             self._shared.retain(handles)
         else:
@@ -222,13 +222,13 @@ class Actor:
 
     @property
     def needed_for_room(self) -> tuple[Actor | Lane, ...]:
-        """The lanes of which one has to proceed before the mailbox has room."""
+        """The lanes that can make room in the mailbox; one of them has to proceed."""
         return (self,) if self._shared is None else self._shared.needed_for_room
 
     def needed_for_event(self, handle: DispatchHandle) -> Iterable[Actor | Lane]:
-        """Return the lanes of which one has to proceed before the listener ends with an event.
+        """Return the lanes that can finish an event; one of them has to proceed.
 
-        There are none if the listener does not have the event, or has a lane to spare for it.
+        There are none if the listener does not have the event, or has a free lane for it.
         """
         for lane in self.lanes:
             if lane.current is handle:
@@ -242,7 +242,7 @@ class Actor:
 
 
 class Lane:
-    """One of the events that a listener works on at once.
+    """Runs a listener with `concurrency` for one event at a time, beside the other lanes of it.
 
     The scheduler runs a lane as it runs an actor without lanes, and sees no difference.
     """
@@ -291,7 +291,7 @@ class Lane:
 
     @property
     def current(self) -> DispatchHandle | None:
-        """The event that the lane works on. Setting another one ends the one before."""
+        """The event that the lane works on. Setting another one finishes the previous one."""
         return self._current
 
     @current.setter
@@ -302,7 +302,7 @@ class Lane:
 
     @property
     def scheduled(self) -> bool:
-        """True while a worker has the lane, or will have it; a lane that is not is free."""
+        """True while a worker has the lane or will have it; otherwise the lane is free."""
         return self._scheduled
 
     @scheduled.setter

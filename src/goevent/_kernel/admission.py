@@ -3,8 +3,8 @@
 The dispatcher fills mailboxes by itself as long as they have room. It calls admission when one of
 them is full; special dispatch and the inbox call it with each event. The `overflow` of a listener
 decides about an event for its full mailbox: the dispatch waits for room, the dispatch fails, or an
-event is dropped. Admission also settles the events that no listener will run any more: dropped
-events, and those that are left when the bus ends.
+event is dropped. Admission also settles the events that no listener will run: dropped events, and
+those that are left when the bus ends.
 
 Nothing here yields between the check for room and the last append, so an event is in all mailboxes
 or in none.
@@ -35,7 +35,7 @@ class Admission:
     """The admission of one bus.
 
     Attributes:
-        unregister_once: Unregisters a listener that takes one event only and has got it.
+        unregister_once: Unregisters a listener with `once=True` that has got its event.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Admission:
 
         Raises:
             BusClosed: The bus was closed meanwhile.
-            DeadlockError: The caller is a listener for which the full mailbox waits in turn.
+            DeadlockError: The caller is a listener that the full mailbox waits for in turn.
             MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
         """
         actor = self._reentrancy.calling_actor()
@@ -94,8 +94,8 @@ class Admission:
         return taken
 
     def _admit(self, route: Route, handle: DispatchHandle) -> None:
-        # Called by the task that has made the room, in the step in which it made it: so no later
-        # dispatch overtakes, and the waiting task cannot be cancelled between its turn and the put.
+        # Called by the task that made the room, in the same step. So no later dispatch overtakes,
+        # and the waiting task cannot be cancelled between its turn and the put.
         self._put(route, handle)
         self._reentrancy.recheck_room_waits(route, handle)
 
@@ -148,7 +148,7 @@ class Admission:
 
         Args:
             actor: The actor.
-            posted: The events that the publisher's actor has handed to the driver besides.
+            posted: For the publisher's actor, the events that it has handed to the driver.
         """
         running = [*actor.in_flight, *posted]
         handles = [*running, *actor.mail]
@@ -170,4 +170,4 @@ def no_room(route: Route) -> trio.WouldBlock:
 
 
 def keep_registered(actor: Actor) -> None:
-    """Do nothing: no listener takes one event only before the bus has listeners."""
+    """Do nothing; the default until the listeners of the bus exist."""

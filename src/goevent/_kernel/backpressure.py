@@ -4,9 +4,9 @@ The dispatcher enters a dispatch here when a mailbox with `overflow="block"` has
 scheduler and the publisher call `made_room` when they have taken events from a mailbox.
 
 Theory of operation. Each mailbox without room has a first-come-first-served queue of dispatches. A
-dispatch stands in the queues of all `overflow="block"` mailboxes on its route, as it commits to all
-of them at once or to none. It is admitted when it is the first in each of its queues and each of
-these mailboxes has room.
+dispatch stands in the queues of all `overflow="block"` mailboxes on its route, because it commits
+to all of them at once or to none. It is admitted when it is the first in each of its queues and
+each of these mailboxes has room.
 
 The task that made the last room admits the dispatch: it commits the event in that same step and
 only then wakes the task that waits. So no newcomer can take the room in between, and a cancelled
@@ -127,7 +127,7 @@ class WaitingDispatch:
         """Return the actors that have to take events before this dispatch can be admitted."""
         found: list[Actor] = []
         waiting: list[WaitingDispatch] = [self]
-        for waiter in waiting:  # grows by the dispatches that stand before one of these
+        for waiter in waiting:  # grows by the dispatches before these in a queue
             for actor in waiter.mailboxes:
                 ahead = self._backpressure.ahead_of(waiter, actor)
                 if not actor.has_room(len(ahead)):
@@ -179,7 +179,7 @@ class Backpressure:
                 actor.limit = actor.capacity
 
     def ahead_of(self, waiter: WaitingDispatch, actor: Actor) -> list[WaitingDispatch]:
-        """Return the dispatches before this one in a queue, or all if it is not in it yet."""
+        """Return the dispatches before this one in a queue, or all if it has not joined yet."""
         queue = list(self._queues.get(actor, ()))
         return queue[: queue.index(waiter)] if waiter in queue else queue
 
@@ -234,8 +234,8 @@ class Backpressure:
             and actor in waiter.route.listeners
             and not actor.listens_to(waiter.route.name)
         ]
-        # All leave the queue before one is admitted: else one would be admitted in a place where
-        # another one still stands before it.
+        # All leave the queue before one is admitted. Otherwise one could be admitted although
+        # another one that leaves still stands before it.
         for waiter in stale:
             waiter.route = waiter.route.without(actor)
             if actor in waiter.mailboxes:

@@ -56,8 +56,8 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
 
     A parameter would show in the signature that users see, and a call of a common function would
     cost a fifth of a dispatch. So one body makes two functions. They differ where the event takes
-    a special route or has to wait for room: there the one for `dispatch` returns None, and has done
-    nothing.
+    a special route or has to wait for room: there the function for `dispatch` returns None and has
+    changed nothing.
     """
 
     @enable_ki_protection
@@ -82,13 +82,13 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
         if actors := route.actors:
             room = route.free or route.room()
             if room > 0:
-                # Only a mailbox that no other route fills has surely as much room the next time.
+                # Only a mailbox that no other route fills is sure to have this room the next time.
                 route.free = room - 1 if route.exclusive else 0
                 handle.left = len(actors)
                 scheduler = self.scheduler
                 ready = scheduler.ready
-                # Reading the clock costs a third of a dispatch: every 16th event does while
-                # workers are awake.
+                # Reading the clock costs a third of a dispatch. While workers are awake, only every
+                # 16th event reads it.
                 if not (scheduler.awake and room & 15):
                     scheduler.now = scheduler.clock()
                 handle.since = scheduler.now
@@ -187,10 +187,10 @@ class Dispatcher(Intake):
         return await self._dispatch_slowly(event)
 
     async def _yield_to_trio(self) -> None:
-        """Yield, unless this task has got its turn from Trio since a dispatch yielded last.
+        """Yield, unless Trio has scheduled a task since a dispatch yielded last.
 
-        An event that comes alone need not wait for all other tasks, and it is enough if one of
-        the tasks that run in a tick yields.
+        A single event need not wait for all other tasks, and it is enough if one of the tasks that
+        run in a tick yields.
         """
         if turn() == self._last_turn or RUNNING.task._cancel_status.effectively_cancelled:
             await checkpoint()
@@ -206,7 +206,7 @@ class Dispatcher(Intake):
         return await self.bring(route, new_handle(route, event))
 
     def _dispatch_nested(self, event: object, ident: int, waits: bool) -> DispatchHandle | None:
-        """Dispatch when the bus is not simply open, or inside an inline listener."""
+        """Dispatch inside an inline listener, or while the bus is not open to every caller."""
         self.check_nested()
         owner = self._owner
         self._depth += 1
@@ -229,7 +229,7 @@ class Dispatcher(Intake):
 
         Raises:
             BusClosed: The bus was closed while the event waited.
-            DeadlockError: The caller is a listener for which the full mailbox waits in turn.
+            DeadlockError: The caller is a listener that the full mailbox waits for in turn.
             MailboxFull: A mailbox under `overflow="error"` is full.
         """
         taken = route
@@ -277,8 +277,8 @@ class Dispatcher(Intake):
         calls, event = route.calls, handle.event
         fresh = failure is None
         owner, self._owner = self._owner, 0
-        # The calls after a failed one are as deep as it was. Outside of all inline calls `_owner`
-        # alone tells that one is under way.
+        # The calls after a failed one are as deep as it was. Outside of all inline calls, `_owner`
+        # is enough to tell that one is under way.
         level = int(fresh and not owner)
         self._depth += level
         try:
@@ -321,7 +321,7 @@ class Dispatcher(Intake):
 
     @enable_ki_protection
     async def wait(self) -> None:
-        """Wait until all events that were accepted before are settled.
+        """Wait until every event that was accepted so far is settled.
 
         Raises:
             RuntimeError: The caller runs inside a listener, which would wait for itself.
@@ -335,7 +335,7 @@ class Dispatcher(Intake):
                 if actor.mail:
                     handles.append(actor.mail[-1])
             else:
-                # The last event may be dropped alone, if the listener is unregistered for it.
+                # The last event may be dropped first, if the listener is unregistered for its name.
                 handles.extend(actor.mail)
         if self.router.publisher is not None:
             handles.extend(self.router.publisher.posted)

@@ -80,7 +80,7 @@ class Failures:
         handle.settle_one()
 
     def ordering_key_raised(self, actor: Actor, handle: DispatchHandle, error: Exception) -> None:
-        """Settle an event that was not put into a mailbox, as its key could not be told."""
+        """Settle an event that was not put into a mailbox because its key function raised."""
         forget_caller(error)
         reason = f"its ordering_key raised {describe(error)}"
         self.settle(actor, handle, EventError(handle.event_name, actor.name, error, reason=reason))
@@ -95,7 +95,7 @@ class FailedRuns:
         self._crashes: deque[float] = deque()
 
     def reset(self) -> None:
-        """Forget the crashes, as the bus is opened again."""
+        """Forget the crashes, because the bus is opened again."""
         self._crashes.clear()
 
     def failed(self, actor: Actor | Lane, handle: DispatchHandle, error: Exception) -> None:
@@ -140,13 +140,13 @@ class FailedRuns:
                 except (trio.Cancelled, BaseExceptionGroup) as end:
                     await self.interrupted(worker, actor, handle, end, raised(failures))
                     return False
-                # Also after an attempt that succeeded: it has failed if it left anything behind.
+                # Even an attempt that succeeded has failed if it left anything behind.
                 if worker.is_dirty:
                     last = failures.pop() if failed else None
                     await self.left_dirty(worker, actor, handle, last, raised(failures))
                     return False
         except (trio.Cancelled, BaseExceptionGroup):
-            # The bus ends during a pause or an attempt. Not again if the event is settled: by
+            # The bus ends during a pause or an attempt. The event may be settled already: by
             # `interrupted`, or by the bus, which gave it up.
             if actor.current is handle:
                 self._abandon(actor, handle, failures)
@@ -232,7 +232,7 @@ class FailedRuns:
     ) -> EventError:
         failure = self._fail_run(actor, handle, error, earlier)
         # Before the event is settled: settling may call a driver, and the failed delivery must not
-        # count as in flight, too.
+        # also count as in flight.
         actor.current = None
         handle.settle_one()
         return failure

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 
 class InlineTurn:
-    """The inline listeners of one event, of which some are `async def`.
+    """The inline listeners of one event, some of which are `async def`.
 
     Args:
         route: The route of the event.
@@ -88,7 +88,7 @@ class InlineTurn:
             self.end()
 
     def cancel(self) -> None:
-        """Cancel the running listener and run no other one, as the bus ends."""
+        """Cancel the running listener and run no other one, because the bus ends."""
         self._scope.cancel()
 
     def end(self) -> None:

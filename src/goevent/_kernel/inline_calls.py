@@ -5,7 +5,7 @@ Special dispatch calls it when no inline listener of an event is an `async def`;
 listeners by itself.
 
 Admission has raised `pending_inline` of each listener. It is lowered here after each run: every
-admitted run is completed, failed or abandoned, also after a KeyboardInterrupt.
+admitted run is completed, failed or abandoned, even after a KeyboardInterrupt.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The intake: decides whether the bus takes an event now, and from which caller.
 
 It owns the state of the bus (new, open, draining, closed), the thread that the bus runs on, and how
-deep inline listeners are nested. It is also the `Kernel` that handles and routes refer to. The
-dispatcher is an intake itself; `SpecialDispatch` and `InlineCalls` are handed it; the session
+deep inline listeners are nested. It is also the `DispatchKernel` that handles and routes refer to.
+The dispatcher is an intake itself; `SpecialDispatch` and `InlineCalls` ask it; the session
 opens, drains and closes it.
 
 Theory of operation. `_owner` folds three questions into one comparison, which is all that the hot
@@ -128,7 +128,7 @@ class Intake:
             arrived: True if the driver has brought the event.
 
         Raises:
-            BusClosed: The bus is closed, or it drains and the caller is none of its listeners.
+            BusClosed: The bus is closed, or it drains and the caller is not one of its listeners.
             RuntimeError: The bus is not open yet, or this is another thread.
         """
         if not self.home_thread:
@@ -144,7 +144,7 @@ class Intake:
         """Refuse an event as `check_intake` does, or because listeners are nested too deep.
 
         Raises:
-            BusClosed: The bus is closed, or it drains and the caller is none of its listeners.
+            BusClosed: The bus is closed, or it drains and the caller is not one of its listeners.
             NestingError: Listeners dispatch too deep inside each other.
             RuntimeError: The bus is not open yet, or this is another thread.
         """
@@ -171,7 +171,7 @@ class Intake:
 
     @property
     def inline_depth(self) -> int:
-        """How many inline calls enclose the caller; on any other thread than the bus's, none."""
+        """The number of inline calls around the caller; 0 on a thread other than the bus's."""
         if get_ident() != self.home_thread:
             return 0
         return self._depth + (not self._owner and not self._draining)
@@ -204,7 +204,7 @@ class Intake:
         return self.reentrancy.guard_handle_wait(handle, task)
 
     def mark_seen(self, details: HandleDetails) -> None:
-        """Take note that the errors of a handle have been read."""
+        """Record that the application has seen the errors of a handle."""
         self._supervisor.mark_seen(details)
 
 

@@ -103,7 +103,7 @@ def ledger_of(actor: Actor, counted: int) -> Ledger:
         actor: The listener.
         counted: The deliveries that its routes count and that `Actor.accepted` does not hold yet.
     """
-    # Completed deliveries are not counted, so they are the accepted ones without all others.
+    # Completed deliveries are not counted, so they are the accepted ones without the rest.
     accepted = actor.accepted + counted
     lost = actor.failed + actor.dropped + actor.abandoned
     return Ledger(
@@ -146,7 +146,7 @@ class LedgerBook:
         self._closed = Ledger()
 
     def reset(self) -> None:
-        """Start a new ledger, as the bus is opened."""
+        """Start a new ledger, because the bus is opened."""
         self._router.fold_all()
         self._unregistered.clear()
         self._closed = Ledger()

@@ -1,14 +1,14 @@
 """The mailboxes that several lanes of one listener read.
 
 A listener without lanes has a plain deque for its mailbox. With `concurrency=n` it has n lanes (see
-`actor`), and its mailbox is handed these lanes when it is made. The dispatcher appends to the
+`actor`), and its mailbox gets these lanes when it is made. The dispatcher appends to the
 mailbox; the workers that run the lanes take events from it.
 
 Theory of operation. All lanes read one deque, the `SharedMailbox`, so a free lane always takes the
 next event. An append schedules one free lane; a lane that finds the deque empty is free again.
 
-With an `ordering_key` a `KeyedMailbox` stands before that deque, and lets into it only events that
-may run now: of each key the oldest. The events behind it wait outside. When a lane has
+With an `ordering_key` a `KeyedMailbox` stands before that deque, and adds to it only events that
+may run now: the oldest of each key. The events behind it wait in the keyed mailbox. When a lane has
 finished with an event, the next one of the same key becomes runnable. A `KeyedFifo` has the order.
 """
 
@@ -75,7 +75,7 @@ class SharedMailbox(deque["DispatchHandle"], Generic[L]):
         super().append(handle)
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
-        """Keep only these of the queued events."""
+        """Keep only the given ones of the queued events."""
         # `extend` schedules no lane: there are fewer events than before.
         self.clear()
         self.extend(handles)
@@ -89,11 +89,11 @@ class SharedMailbox(deque["DispatchHandle"], Generic[L]):
 
     @property
     def needed_for_room(self) -> tuple[L, ...]:
-        """The lanes of which one has to proceed before the mailbox holds fewer events."""
+        """The lanes that can take an event out of the mailbox; one of them has to proceed."""
         return () if self.free else self.lanes
 
     def needed_for_event(self, handle: DispatchHandle) -> tuple[L, ...]:
-        """Return the lanes of which one has to proceed before a queued event can run."""
+        """Return the lanes that can let a queued event run; one of them has to proceed."""
         return self.needed_for_room
 
 
@@ -104,7 +104,7 @@ class KeyedMailbox(Generic[L]):
         lanes: The lanes that read the mailbox.
         schedule: Queues a lane for a worker.
         key_of: Returns the key of an event.
-        refuse: Fails and settles an event that has no key, as `key_of` raised an error.
+        refuse: Fails and settles an event that has no key because `key_of` raised an error.
 
     Attributes:
         runnable: The mailbox that the lanes read. It holds the oldest event of each key.
@@ -173,7 +173,7 @@ class KeyedMailbox(Generic[L]):
             self._order.add(key, handle)
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
-        """Keep only these of the queued events; `key_of` is not called again for them."""
+        """Keep only the given ones of the queued events; `key_of` is not called again for them."""
         # `clear` keeps the keys of the events in flight, which the kept events wait for.
         keys = self._keys
         self.clear()
@@ -184,7 +184,7 @@ class KeyedMailbox(Generic[L]):
 
     @property
     def needed_for_room(self) -> tuple[L, ...]:
-        """The lanes of which one has to proceed before the mailbox holds fewer events."""
+        """The lanes that can take an event out of the mailbox; one of them has to proceed."""
         if self.runnable:
             return self.runnable.needed_for_room
         # All queued events wait behind one in flight, so only the lanes with their keys can help.
@@ -196,7 +196,7 @@ class KeyedMailbox(Generic[L]):
         )
 
     def needed_for_event(self, handle: DispatchHandle) -> tuple[L, ...]:
-        """Return the lanes of which one has to proceed before a queued event can run."""
+        """Return the lanes that can let a queued event run; one of them has to proceed."""
         if handle not in self.runnable and handle in self._keys:
             key = self._keys[handle]
             for lane in self.lanes:

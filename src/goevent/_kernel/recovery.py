@@ -4,13 +4,13 @@ A listener that asks for a retry or for a supervision strategy has one. The code
 listener calls it after each failure: the scheduler for a listener with a mailbox, dispatch for an
 inline one.
 
-Theory of operation. `wait_for_retry` decides after each failed attempt whether there is to be
+Theory of operation. `wait_for_retry` decides after each failed attempt whether there will be
 another one, and sleeps for the pause before it. `supervise` applies the strategy to an event that
 has failed for good: go on with the next event, stop the listener, rebuild it after a pause, or
 escalate, which ends the bus. If the rebuilding fails, the listener has failed once more. Restarts
 are counted in a sliding window; one restart too many within it escalates.
 
-Every pause runs in a cancel scope of its own. To unregister the listener ends all pauses at once.
+Every pause runs in a cancel scope of its own. Unregistering the listener ends all pauses at once.
 """
 
 from __future__ import annotations
@@ -76,14 +76,14 @@ class Recovery:
         self._unregistered = False
 
     def reset(self) -> None:
-        """Forget all restarts, as the bus is opened again."""
+        """Forget all restarts, because the bus is opened again."""
         self.restarts = 0
         self._restart_times.clear()
 
     # -- another attempt
 
     async def wait_for_retry(self, run: RecoverableRun, failures: list[Exception]) -> bool:
-        """Pause before another attempt; return False at once if there is to be none.
+        """Pause before another attempt; return False at once if there will be none.
 
         Args:
             run: The actor or the lane that runs the listener.
@@ -123,7 +123,7 @@ class Recovery:
         return not self._unregistered
 
     def wake(self) -> None:
-        """End all pauses, as the listener was unregistered."""
+        """End all pauses, because the listener was unregistered."""
         self._unregistered = True
         for pause in self._pauses:
             pause.cancel()
@@ -145,7 +145,7 @@ class Recovery:
             error = self._rebuild()
 
     def supervise_inline(self, error: EventError | None) -> None:
-        """Apply the strategy to an inline listener without pauses, as its dispatch cannot wait."""
+        """Apply the strategy to an inline listener without pauses; its dispatch cannot wait."""
         # The pause is left out: the dispatch runs the next listeners in the same step.
         while error is not None and self._decide(error) not in (None, inf):
             error = self._rebuild()

@@ -37,12 +37,12 @@ enclosing_dispatches: ContextVar[tuple[DispatchHandle, ...]] = ContextVar(
     "goevent.enclosing_dispatches", default=()
 )
 
-# An awaited inline listener counts as so many levels of nesting: it needs so many more frames.
+# The levels of nesting of one awaited inline listener: it needs more frames than a call.
 LEVELS_PER_AWAITED_LISTENER = 5
 
 
 def awaited_depth() -> int:
-    """Return the levels of nesting that the awaited inline listeners around the caller count."""
+    """Return the levels of nesting that the awaited inline listeners around the caller add."""
     return LEVELS_PER_AWAITED_LISTENER * len(enclosing_dispatches.get())
 
 
@@ -141,7 +141,7 @@ class Reentrancy:
             del self._room_waits[waiter]
 
     def recheck_room_waits(self, route: Route, handle: DispatchHandle) -> None:
-        """End the waits for room that have become endless by the admission of an event.
+        """Refuse the waits for room that can no longer end since an event was admitted.
 
         The event of one listener may now be queued behind that of another listener, which itself
         waits for room. Neither wait was a deadlock when it began.

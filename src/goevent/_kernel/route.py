@@ -1,7 +1,7 @@
-"""The route of an event name: the plan by which dispatch brings an event to all its listeners.
+"""The route of an event name: the plan for the dispatch of an event to all its listeners.
 
-The router makes routes. Dispatch carries a route out without any question: it makes the inline
-calls, appends to the mailboxes and posts to the publisher. A route is immutable but for its
+The router makes routes. Dispatch carries a route out without further decisions: it makes the inline
+calls, appends to the mailboxes and posts to the publisher. A route is immutable except for its
 counters. They are on the route because one increment there counts an event for all its listeners.
 """
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class RoutePublisher(Protocol):
-    """The way of events to the driver: the third kind of entry in a route."""
+    """Takes events to the driver: the third kind of entry in a route."""
 
     @property
     def actor(self) -> Actor:
@@ -50,12 +50,12 @@ class Route:
         actors: All actors that need room for an event: `mailboxes`, and the actor of the publisher.
         special: True if events need more than calls, appends and a post; see `special_dispatch`.
         once: The listeners that take one event only.
-        awaits: 1 if dispatch awaits inline listeners, and an event is not done before them; or 0.
+        awaits: 1 if dispatch awaits inline listeners, which the handle counts as one; otherwise 0.
         unheard: True if the route has no entry.
         types: The classes under which the router has cached the route.
         local_only: The same route without the publisher, for events that a driver brought; None if
             there is no publisher.
-        free: How many events surely fit into all mailboxes; 0 means that nobody has counted.
+        free: The number of events that are sure to fit into all mailboxes; 0 if not counted yet.
         exclusive: True if no other route fills the same mailboxes, so that `free` stays right.
         mailed: The events that went into the mailboxes, since the counters were folded.
         called: The events that went through all inline calls, since the counters were folded.

@@ -5,7 +5,7 @@ connects the publisher of a driver to all of them.
 
 Theory of operation. A registration replaces the routes that it concerns, so a dispatch under way
 keeps its own route to the end. A replaced route is kept until its counters are folded into its
-listeners. That happens when no dispatch is under way, as a dispatch may still count on it.
+listeners. That happens when no dispatch is under way, because a dispatch may still count on it.
 
 Routes of names that have neither a listener nor a class are kept too, the newest
 `MAX_UNREGISTERED_ROUTES` of them: so ad-hoc events are found by one look-up, and hostile names
@@ -43,7 +43,7 @@ class RoutingKernel(DispatchKernel, Protocol):
 
 
 class Interest(Protocol):
-    """The names and patterns that have listeners, as the driver has to know them."""
+    """Is told which names and patterns have listeners, so that the driver subscribes to them."""
 
     def want(self, name: str) -> None: ...
     def forget(self, name: str) -> None: ...
@@ -87,7 +87,7 @@ class Router:
         self._patterns: PatternTrie[Actor] = PatternTrie()
         self._pattern_actors: dict[Actor, None] = {}
         self._registrations = 0
-        # True once the order of registration alone does not tell the order of the listeners.
+        # True once the order of registration is not enough to tell the order of the listeners.
         self._sorted = False
         self._retired: list[Route] = []
         self._observer: Observer | None = None
@@ -99,7 +99,7 @@ class Router:
     # -- listeners
 
     def add(self, actor: Actor) -> None:
-        """Put the actor on the routes of its events, after the listeners that are there."""
+        """Put the actor on the routes of its events, after the listeners that are there already."""
         self._registrations += 1
         actor.order = self._registrations
         actor.call = self.watched(actor)
@@ -169,7 +169,7 @@ class Router:
 
         Raises:
             DecodeError: The payload of the ad-hoc event is not that of the type.
-            TypeError: The object is no event.
+            TypeError: The object is not an event.
         """
         if isinstance(event, AdHocEvent):
             name = event.event_name
@@ -228,7 +228,7 @@ class Router:
         return route
 
     def _rebuild(self, name: str) -> None:
-        """Build the routes anew to which a name or a pattern leads."""
+        """Build the route of a name, or the routes of the names that match a pattern, anew."""
         for each in self._routed_names(name):
             self._replace(each, self.registered_for(each))
 
@@ -283,7 +283,7 @@ class Router:
         self._rebuild_all()
 
     def watched(self, actor: Actor) -> Callable[[Any], Any]:
-        """Return the actor's call, such that the observer sees it."""
+        """Return the actor's call, wrapped so that the observer sees it."""
         if self._observer is None:
             return actor.call
         return self._observer.watch(

@@ -2,8 +2,8 @@
 
 The bus owns one scheduler and starts its `run` with `async with`. The dispatcher appends actors to
 `ready` and calls `wake_workers`; `quiet` waits until nothing is left to do. Nothing outside of this
-module and `worker` knows how actors get to run: one task per actor would do the same, but three
-times slower for many listeners.
+module and `worker` knows how actors get to run: one task per actor would give the same result, but
+three times slower for many listeners.
 
 Theory of operation. An actor is *scheduled* from its first event on until its mailbox is empty: it
 stands in `ready`, or a worker has it. A worker takes the actor at the front, runs its events until
@@ -19,10 +19,10 @@ comparison whether it has to wake a worker.
 A task is shared by listeners, so a listener must leave it as it was: the same context, the same
 cancel scopes, no open nursery. The loop compares after each event. If a listener has left anything
 behind, it is closed, the listener gets an error, and the worker retires. A worker also retires when
-a listener was unregistered, as there may be one worker too many (`surplus`).
+a listener was unregistered, because there may be one worker too many (`surplus`).
 
 Workers are spawned in a nursery of the scheduler's own task, in the context of `async with bus`:
-else a worker would inherit the context of the request that happened to need it.
+otherwise a worker would inherit the context of the request that happened to need it.
 """
 
 # pyright: reportPrivateUsage=false
@@ -100,7 +100,7 @@ class Scheduler:
         self.awake: int = 0
         self.suspended: int = 0
         self.surplus: bool = False
-        # While workers are awake, a dispatch takes `now` and does not read the clock. To read it
+        # While workers are awake, a dispatch takes `now` and does not read the clock. Reading it
         # costs a third of a dispatch, and each event would need a float of its own.
         self.clock: Callable[[], float] = perf_counter
         self.now: float = 0.0
@@ -129,7 +129,7 @@ class Scheduler:
 
         Args:
             find_delivery: Returns the result of `current_delivery` inside a listener.
-            task_status: Of `trio.Nursery.start`.
+            task_status: The `task_status` of `trio.Nursery.start`.
         """
         clock = current_clock()
         # Trio's system clock is `perf_counter` plus an offset. Any other clock belongs to a test.
@@ -157,7 +157,7 @@ class Scheduler:
 
     @enable_ki_protection
     async def _hold_nursery_open(self) -> None:
-        """Keep the nursery open without workers; spawn none any more once it is cancelled."""
+        """Keep the nursery open without workers; stop spawning once it is cancelled."""
         try:
             await trio.sleep_forever()
         finally:
@@ -194,7 +194,8 @@ class Scheduler:
     def context(self) -> contextvars.Context:
         """Return a context for a listener that must not run in that of its worker.
 
-        It is a copy of the dispatcher's context if the listener asks for it, else of the worker's.
+        It is a copy of the dispatcher's context if the listener asks for it, otherwise of the
+        worker's.
         """
         lane = self.workers[current_task()].actor
         if lane is not None and lane.current is not None and lane.listener.options.contextual:
@@ -257,7 +258,7 @@ class Scheduler:
             self._check_idle()
 
     def _check_idle(self) -> None:
-        """Have `ready` looked at after a worker has gone, and wake the tasks in `quiet`."""
+        """Wake a worker for `ready` after one has gone, or the tasks in `quiet`."""
         if self.ready:
             if not self.awake and self.open:
                 self.wake_workers()
@@ -269,7 +270,7 @@ class Scheduler:
     def abort_park(self, worker: Worker, _: object) -> Abort:
         """Let Trio cancel a parked worker; no dispatch may wake it any more."""
         self._idle.remove(worker)
-        # The worker counts as awake until its task has ended; `_work` counts it out.
+        # The worker counts as awake until its task has ended; then `_work` uncounts it.
         self.awake += 1
         return Abort.SUCCEEDED
 

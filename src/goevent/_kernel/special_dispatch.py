@@ -7,7 +7,7 @@ dispatcher never finds such a route in its table by class, and hands the event o
 so does the inbox when there is middleware around deliveries.
 
 One event passes through here once, in one direction: middleware, intake check, choice of the
-listeners, admission, inline listeners. Nothing of the dispatcher is called back.
+listeners, admission, inline listeners. This module never calls back into the dispatcher.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class SpecialDispatch:
 
         Raises:
             BusClosed: The bus was closed while middleware or the event itself had to wait.
-            DeadlockError: The caller is a listener for which the full mailbox waits in turn.
+            DeadlockError: The caller is a listener that the full mailbox waits for in turn.
             MailboxFull: A mailbox under `overflow="error"` is full.
             NestingError: Awaited inline listeners dispatch too deep inside each other.
         """
@@ -155,7 +155,7 @@ class SpecialDispatch:
         if arrived:
             route = route.local
         wanted = [actor for actor in route.listeners if self._wants(actor, handle)]
-        # Only now: a filter may dispatch, too, and the listener of one event only be unregistered.
+        # Only now: a filter may itself dispatch, and so unregister a listener with `once=True`.
         listeners = [actor for actor in wanted if actor.active]
         for actor in listeners:
             if actor.options.contextual:
@@ -173,7 +173,7 @@ class SpecialDispatch:
             details.context.run(enclosing_dispatches.set, ())
 
     def _wants(self, actor: Actor, handle: DispatchHandle) -> bool:
-        """Ask the filter of a listener; one that fails has refused the event."""
+        """Ask the filter of a listener; a filter that raises refuses the event."""
         when = actor.options.when
         if when is None:
             return True
@@ -195,7 +195,8 @@ class SpecialDispatch:
     # -- inline `async def` listeners
 
     async def _await_all(self, chosen: Route, handle: DispatchHandle) -> None:
-        """Run inline listeners of which some are async; the handle is not done before that."""
+        """Run inline listeners, some of which are async; the handle is done when they have
+        ended."""
         turn = InlineTurn(chosen, handle, self._inline_calls, self._failures)
         self._turns[handle] = turn
         self._reentrancy.underway.add(handle)
@@ -207,7 +208,7 @@ class SpecialDispatch:
             self._forget(handle)
 
     def _forget(self, handle: DispatchHandle) -> None:
-        # Twice if the bus gave up a listener that has ended nevertheless.
+        # Called a second time if the bus gave up a listener that ends later.
         self._turns.pop(handle, None)
         self._reentrancy.underway.discard(handle)
         if not self._turns:
@@ -221,11 +222,11 @@ class SpecialDispatch:
         return bool(self._turns)
 
     def open(self) -> None:
-        """Let dispatches await listeners again, as the bus opens."""
+        """Let dispatches await listeners again, because the bus opens."""
         self._ending = False
 
     def cancel(self) -> None:
-        """Cancel the listeners that dispatches await, as the bus ends."""
+        """Cancel the listeners that dispatches await, because the bus ends."""
         self._ending = True
         for turn in self._turns.values():
             turn.cancel()

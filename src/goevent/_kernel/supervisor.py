@@ -28,7 +28,7 @@ OnError = Callable[[EventError], Any]
 
 MAX_LOGGED_ERRORS = 10_000
 MAX_LIVE_ERRORS = 100
-"""The newest errors, which keep their exceptions. Older ones are kept as text."""
+"""The newest errors, which keep their exceptions; older ones are kept as text."""
 
 logger = logging.getLogger("goevent")
 
@@ -87,7 +87,7 @@ class Supervisor:
         self.count += 1
         log = self._log
         log.append(error)
-        # Each error becomes text once, when it is the newest but MAX_LIVE_ERRORS.
+        # Each error becomes text once, when there are MAX_LIVE_ERRORS newer ones.
         if len(log) > MAX_LIVE_ERRORS:
             log[-MAX_LIVE_ERRORS - 1] = log[-MAX_LIVE_ERRORS - 1].as_text()
 
@@ -103,7 +103,7 @@ class Supervisor:
 
     @property
     def errors(self) -> tuple[EventError, ...]:
-        """The newest errors, oldest first; to look at them marks all as seen."""
+        """The newest errors, oldest first; reading them marks all as seen."""
         self._unseen.clear()
         self.all_seen()
         return tuple(self._log)
@@ -119,7 +119,7 @@ class Supervisor:
         self._unseen.pop(weakref.ref(details), None)
 
     def mark_raised(self, error: EventError) -> None:
-        """Mark an error as seen, as it is raised from `async with bus`."""
+        """Mark an error as seen, because `async with bus` raises it."""
         for errors in self._unseen.values():
             if error in errors:
                 errors.remove(error)

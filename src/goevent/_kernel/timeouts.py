@@ -4,11 +4,11 @@ A `TimeLimit` stands around each such run on a worker. `Timeouts`, one for each 
 task of the scheduler's nursery and cancels the scopes of the workers that are overdue.
 
 Theory of operation. A cancel scope of its own for each event would cost 6 microseconds, and moving
-the deadline of one long-lived scope still 3, as Trio keeps deadlines in a heap. So a worker keeps
-one scope without a deadline around all its listeners, and only notes the deadline of the current
-run. The task of `Timeouts` sleeps until the earliest deadline that was noted since it last looked,
-cancels the scopes that are overdue, and sleeps on until the earliest deadline left. A run that ends
-in time just clears its note, so the task wakes for nothing once per timeout at most.
+the deadline of one long-lived scope still 3, because Trio keeps deadlines in a heap. So a worker
+keeps one scope without a deadline around all its listeners, and only notes the deadline of the
+current run. The task of `Timeouts` sleeps until the earliest deadline that was noted since it last
+looked, cancels the scopes that are overdue, and sleeps on until the earliest deadline left. A run
+that ends in time just clears its note, so the task wakes in vain at most once per timeout.
 
 A cancelled scope stays cancelled, and the next listener must not run in it. So the worker replaces
 its scope when, and only when, it was cancelled.
@@ -41,7 +41,7 @@ class Timeouts:
         self._sleep: trio.CancelScope | None = None
 
     def watch(self, worker: Worker, seconds: float) -> None:
-        """Cancel the current run of a worker if it does not end in so many seconds."""
+        """Cancel the current run of a worker if it does not end within `seconds`."""
         worker.deadline = deadline = self._clock() + seconds
         if deadline < self._wake_time:
             self._wake_time = deadline
@@ -57,7 +57,7 @@ class Timeouts:
 
         Args:
             clock: Tells the time, at less cost than `trio.current_time`.
-            workers: Returns the workers of the moment.
+            workers: Returns the current workers.
         """
         self._clock = clock
         self._wake_time = inf
@@ -74,7 +74,7 @@ class Timeouts:
         self._wake_time = inf
         for worker in workers:
             if worker.deadline <= now and worker.scope is not None:
-                # Once is enough, also for a listener that ignores its cancellation.
+                # Once is enough, even for a listener that ignores its cancellation.
                 worker.deadline = inf
                 worker.scope.cancel()
             elif worker.deadline < self._wake_time:
@@ -82,7 +82,7 @@ class Timeouts:
 
 
 class TimeLimit:
-    """Cancels the block inside it after some seconds, by the scope of the worker that runs it.
+    """Cancels the block inside it after some seconds, with the scope of the worker.
 
     Args:
         timeouts: The timeouts of the worker's scheduler.
@@ -146,7 +146,7 @@ class TimeLimit:
 
 
 class OwnTimeLimit:
-    """Cancels the block inside it after some seconds, by a scope of its own.
+    """Cancels the block inside it after some seconds, with a scope of its own.
 
     For awaited inline listeners, which run on no worker, and for runs inside a scope of middleware.
     """

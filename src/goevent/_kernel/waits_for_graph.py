@@ -2,16 +2,16 @@
 
 Owned by `reentrancy`, which describes each wait that a listener is about to begin.
 
-Theory of operation. The nodes are lanes; a listener without lanes is its own only lane. A waiting
+Theory of operation. The nodes are lanes; a listener without lanes is its own single lane. A waiting
 lane has an edge for the time of its wait. The edge leads to *groups* of lanes: the wait ends only
 when at least one lane of every group proceeds. For example, a dispatch that needs room in two
 mailboxes has two groups, and each group holds the lanes that take events from one mailbox. So the
-graph is one of AND over OR, and a cycle alone is no deadlock: another lane of the same group may
-still proceed.
+graph is one of AND over OR, and a cycle is not always a deadlock: another lane of the same group
+may still proceed.
 
-The check therefore computes the *stuck* lanes first. It takes all waiting lanes. It removes each
-lane that has a lane that is not stuck in every one of its groups, until nothing changes. A lane
-that is left is in a deadlock. The path through stuck lanes back to it becomes the message.
+The check therefore computes the *stuck* lanes first. It begins with all waiting lanes. It removes
+each lane whose groups all contain a lane that is not stuck, until nothing changes. A lane that is
+left is in a deadlock. The path through stuck lanes back to it becomes the message.
 
 A wait keeps a function that returns its groups, not the groups: listeners come and go meanwhile.
 Edges exist only while something inside a listener waits. An application pays nothing if its
@@ -104,7 +104,7 @@ class WaitsForGraph:
 def stuck_group(
     groups: Iterable[Sequence[Actor | Lane]], stuck: set[int]
 ) -> Sequence[Actor | Lane]:
-    """Return the first group of which every lane is stuck, or an empty one."""
+    """Return the first group whose lanes are all stuck, or an empty one."""
     for group in groups:
         if group and all(id(lane) in stuck for lane in group):
             return group

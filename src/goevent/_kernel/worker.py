@@ -3,15 +3,16 @@
 The scheduler owns its workers: it spawns one when listeners are ready and no worker is free, and
 retires it when a listener has not left the task as it was.
 
-Theory of operation. The scheduler has to know when a listener suspends, for then the worker's task
-is blocked and another one has to run the other listeners. To drive each call of a listener by hand
-would show it, but costs 150 ns a call. Instead the worker drives the *loop* by hand, the coroutine
-that calls all the listeners (`Scheduler.loop`). While listeners do not suspend, the loop does not
-either, and the worker sees nothing and costs nothing. When a step of the loop ends while an actor
-is set, its listener has suspended, and the worker counts itself as suspended until its next step.
+Theory of operation. The scheduler has to know when a listener suspends, because then the worker's
+task is blocked and another one has to run the other listeners. Driving each call of a listener by
+hand would show it, but would cost 150 ns a call. Instead the worker drives the *loop* by hand, the
+coroutine that calls all the listeners (`Scheduler.loop`). While listeners do not suspend, the loop
+does not either, and the worker sees nothing and costs nothing. When a step of the loop ends while
+an actor is set, its listener has suspended, and the worker counts itself as suspended until its
+next step.
 
-Listeners share the task of the worker. Around them there may be a cancel scope, by which `timeouts`
-cancels a run. It stays open from one listener to the next, so a run pays nothing for it.
+Listeners share the task of the worker. Around them there may be a cancel scope, with which
+`timeouts` cancels a run. It stays open from one listener to the next, so a run pays nothing for it.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class Worker:
         last_actor: The actor of the listener that ran last.
         has_suspended: True if the listener of the actor has suspended since its turn began.
         slice_end: When the worker has to yield to Trio.
-        park_request: The request by which the worker parks, for `park`.
+        park_request: The request with which the worker parks, for `park`.
         status: The cancel status of the task between two listeners.
         scope: The cancel scope around the listeners; None until the first of them has a timeout.
         deadline: When the running listener has to be cancelled; set by `timeouts`.
@@ -147,9 +148,9 @@ class Worker:
             self._is_suspended = self.has_suspended = actor.suspends = True
             scheduler.suspended += 1
             scheduler.awake -= 1
-            # The mailbox has room: the event that the listener runs with was taken out of it. To
-            # admit a dispatch from here could wake this very task, and Trio does not know yet that
-            # the task waits. So the dispatch is woken to admit itself.
+            # The mailbox has room: the event that the listener runs with was taken out of it.
+            # Admitting a dispatch from here could wake this very task, and Trio does not know yet
+            # that the task waits. So the dispatch is woken to admit itself.
             if not actor.limit:
                 scheduler.backpressure.nudge(actor.listener)
             if scheduler.ready and not scheduler.awake:
@@ -190,7 +191,7 @@ class Worker:
         return self.scope.__exit__(kind, error, traceback) if self.scope is not None else None
 
     def renew_scope(self) -> None:
-        """Enter a new scope, as there was none, or the old one was cancelled and left."""
+        """Enter a new scope: there was none, or the old one was cancelled and left."""
         self.scope = trio.CancelScope()
         self.scope.__enter__()
         self.status = cancel_status(self.task)
@@ -198,7 +199,7 @@ class Worker:
     async def clean_up(self, error: BaseException | None) -> BaseException | None:
         """Close the scopes and nurseries that a listener left open; return the rest of `error`.
 
-        The worker's own scope is closed too, as it may be cancelled: the worker retires.
+        The worker's own scope is closed too, because it may be cancelled: the worker retires.
         """
         rest = await close_leftovers(self.task, self._base_status, error)
         self.scope, self.status = None, self._base_status

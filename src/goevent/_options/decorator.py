@@ -1,4 +1,4 @@
-"""The types of `@bus.listener(...)`, by which type checkers check the decorated function.
+"""The types of `@bus.listener(...)`, with which type checkers check the decorated function.
 
 An event class accepts only handlers of that class. An event name says nothing to a type checker, so
 it accepts any handler of one argument; the annotation is checked at registration instead.

@@ -232,7 +232,7 @@ class ErrorAttribution:
 
 
 def check_swallowed(error: BaseException | None) -> None:
-    """Refuse that a hook swallows a cancellation.
+    """Refuse a hook that swallows a cancellation.
 
     A swallowed `Exception` is raised again after the hook. A `trio.Cancelled` cannot be raised
     again: its cancel scope may be inside the hook and have ended, so nothing would catch it.
@@ -280,7 +280,7 @@ class SyncHookGuard(AbstractContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        # It returns None also if the hook swallowed the exception, so the stack raises it again.
+        # It returns None even if the hook swallowed the exception, so the stack raises it again.
         try:
             if self._manager.__exit__(kind, error, traceback):
                 check_swallowed(error)

@@ -55,8 +55,8 @@ class ListenerKeywords(TypedDict, total=False):
 class ListenerOptions:
     """The options of one listener, as Go's `goevent.ListenerOptions`. None means the default.
 
-    The same options are keyword arguments of `@bus.listener` and `bus.subscribe`. The defaults are
-    those in `Config.listener`, and below it those given here.
+    The same options are keyword arguments of `@bus.listener` and `bus.subscribe`. An option that is
+    None has the default of `Config.listener`, or else the one given here.
 
     Example:
         >>> bus = GoEvent(Config(listener=ListenerOptions(timeout=5.0)))
@@ -90,8 +90,8 @@ class ListenerOptions:
         middleware: Middleware around the runs of this listener, inside the middleware of the bus.
         priority: Inline listeners of an event run in the order of descending priority, and with
             equal priority in the order of registration; 0 by default.
-        slow_after: The time in seconds after which a run of an inline `def` is logged as slow, also
-            in `dispatch_nowait`. For other listeners, `Config.slow_after` decides.
+        slow_after: The time in seconds after which a run of an inline `def` is logged as slow, in
+            `dispatch_nowait` too. For other listeners, `Config.slow_after` decides.
         when: A filter: the listener gets only the events for which this function returns true.
             Others are not counted. It runs during dispatch, before the mailbox, so it must be
             quick.
@@ -151,7 +151,7 @@ class ListenerOptions:
                 if not hasattr(each, "around_call"):
                     raise TypeError(
                         f"{type(each).__qualname__} has no around_call; middleware around dispatch "
-                        "or delivery belongs into Config.middleware"
+                        "or delivery belongs in Config.middleware"
                     )
         self._check_combinations()
 

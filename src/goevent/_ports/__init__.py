@@ -1,4 +1,4 @@
-"""Ports: the ways between one open bus and the outside, that is, its driver and other threads.
+"""Ports: the connections of an open bus to the outside, that is, to its driver and other threads.
 
 The room owns the inbox, the subscriptions, the publisher with its messages, and the way in for
 other threads. The session opens and closes them. Arriving events go from a port to the kernel's

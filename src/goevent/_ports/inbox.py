@@ -1,4 +1,4 @@
-"""The inbox: the way of the events of other buses to the listeners of this one.
+"""The inbox: takes the events of other buses to the listeners of this one.
 
 The driver calls it while it runs: `deliver_nowait` for speed, `deliver` if that would have to wait,
 or `receive` with bytes. The inbox decodes, ignores the bus's own echoes, finds the route and
@@ -6,7 +6,7 @@ dispatches the event to the listeners of this bus. It does not publish the event
 
 A delivery ends with exactly one call of its `settle` function. If all listeners are done when the
 event has been dispatched, the inbox calls it at once; otherwise the handle calls it when its last
-listener is done. Every path out of a delivery must lead there, also errors and cancellations: a
+listener is done. Every path out of a delivery must lead there, even errors and cancellations: a
 durable driver would otherwise wait for ever, or deliver the event again.
 """
 
@@ -77,7 +77,7 @@ class BusInbox:
         self.renew_origin()
 
     def open(self) -> None:
-        """Dispatch deliveries from now on, those that have waited included."""
+        """Dispatch deliveries from now on, including those that have waited."""
         self._is_open = True
         self._opened.set()
 

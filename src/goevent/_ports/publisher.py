@@ -8,11 +8,11 @@ a second in place of 72,000 over Redis. So if the driver has `publish_nowait`, a
 the very step in which it is dispatched. No task waits for the reply of the broker; the driver calls
 `PostedMessage.replied` with it. At most `Capabilities.in_flight` events are unanswered at a time.
 
-An event that cannot be posted waits in the mailbox of the publisher's actor, under the
-back-pressure of any mailbox. It leaves it in one of two ways. A reply posts the next one. If the
-driver has no `publish_nowait`, or refuses it for now with `trio.WouldBlock`, workers of the
-scheduler take events from the mailbox and await `Driver.publish`. While one of them does so, no
-event is posted, or it would overtake.
+An event that cannot be posted waits in the mailbox of the publisher's actor, with the same
+back-pressure as in any mailbox. It leaves the mailbox in one of two ways. A reply posts the next
+one. If the driver has no `publish_nowait`, or refuses it for now with `trio.WouldBlock`, workers of
+the scheduler take events from the mailbox and await `Driver.publish`. While one of them does so, no
+event is posted, because it would overtake.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ class EventPublisher:
         """Publish an event on a worker, as the listener that the publisher's actor runs."""
         delivery = self._scheduler.delivery()
         if delivery is None:
-            raise RuntimeError("publishing is a delivery")
+            raise RuntimeError("the publisher runs only as the listener of its actor")
         handle = delivery.handle
         message = OutgoingMessage(handle.route.name, handle, self._encoding)
         handle.ensure_details().receipt = await self._driver.publish(message)
@@ -166,8 +166,8 @@ class PostedMessage(OutgoingMessage, eq=False):
         """Settle the event, and post the events that have waited for it."""
         publisher, handle = self._publisher, self._handle
         posted = publisher.posted
-        # None is the value of a posted event. The bus has ended, and abandoned this one, if it is
-        # not there any more.
+        # A posted event has the value None. If the event is missing, the bus has ended and
+        # abandoned it.
         if posted.pop(handle, self) is self:
             return
         if isinstance(result, Exception):

@@ -7,8 +7,8 @@ last one goes. `Subscriptions.run` is a task of the bus while a driver runs. `bu
 Theory of operation. Registering a listener is synchronous, but subscribing takes a round trip to
 the broker. So `want` and `forget` change only the set of *wanted* names, and the task compares it
 with the set of *confirmed* names and asks the driver for the difference, in one batch each. A name
-moves to the confirmed ones when the driver has returned. Whatever the order of the calls during a
-round trip, the next comparison finds the remaining difference.
+moves to the confirmed ones when the driver has returned. The calls may come in any order during a
+round trip: the next comparison finds the remaining difference.
 
 If the driver raises, the names stay wanted and become *failed*; the task tries all of them again
 after a pause that doubles. A batch may have failed because of one refused name, so it is tried name
@@ -49,7 +49,7 @@ class Subscriptions:
         # Failed requests since the last successful one, for the length of the pause.
         self._failures = 0
         # The names of the request that the driver is working on. If the task is cancelled
-        # meanwhile, nobody knows whether the broker has them, so `drop_all` unsubscribes from them
+        # meanwhile, it is unknown whether the broker has them, so `drop_all` unsubscribes from them
         # too.
         self._in_flight: list[str] = []
         self._changed = trio.Event()
@@ -162,7 +162,7 @@ class Subscriptions:
                 self._report(error, name)
 
     async def drop_all(self) -> None:
-        """Unsubscribe from everything, as the bus ends."""
+        """Unsubscribe from everything, because the bus ends."""
         names = [*dict.fromkeys((*self._confirmed, *self._in_flight))]
         if names:
             await self._unsubscribe(names)

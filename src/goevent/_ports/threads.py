@@ -1,4 +1,4 @@
-"""The way into an open bus for other threads.
+"""The thread port: lets other threads dispatch on an open bus.
 
 `GoEvent.dispatch_from_thread` calls it on the foreign thread. It dispatches the event in a task of
 the bus's nursery and blocks the thread until the dispatch has returned. The session opens it with
@@ -33,7 +33,7 @@ class ThreadPort:
         self._token = token
         self._nursery = nursery
         self._dispatch = dispatch
-        # Guards `_open` and `_waiting`, which both sides use.
+        # Protects `_open` and `_waiting`, which both sides use.
         self._lock = threading.Lock()
         # The calls whose event no task of the bus has yet.
         self._waiting: set[Future[DispatchHandle]] = set()

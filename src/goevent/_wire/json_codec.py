@@ -24,8 +24,8 @@ that is not. Only a suspected message pays for the exact test:
   an RFC 3339 datetime with an offset. Another one finds escapes that could hide them.
 
 Encoding follows the same plan: the fast path writes the event itself, `EventEncoder.needs_check`
-looks for signs of trouble, and the slow path converts the event to built-in values, checks each of
-them and writes these. Decoding reads the envelope and the event in one call if the event has the
+looks for signs of such values, and the slow path converts the event to built-in values, checks each
+of them and writes them. Decoding reads the envelope and the event in one call if the event has the
 registered class of its channel; otherwise in steps, which also find the exact reason of a refusal.
 """
 

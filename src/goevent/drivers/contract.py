@@ -82,7 +82,7 @@ class Receipt(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         id: The broker's id of the event, or empty.
-        receivers: How many other buses it went to; None if the broker does not tell.
+        receivers: The number of other buses that it went to; None if the broker does not tell.
     """
 
     id: str = ""
@@ -193,7 +193,7 @@ class Message(Protocol):
 class Inbox(Protocol):
     """The bus, as a driver sees it while `Driver.run` runs.
 
-    All methods belong to the task of Trio; a driver with threads returns to Trio first.
+    All methods belong to Trio's thread; a driver with threads returns to it first.
     """
 
     @property
@@ -202,7 +202,7 @@ class Inbox(Protocol):
         ...
 
     def renew_origin(self) -> str:
-        """Draw a new origin after a lost connection; envelopes with the old one stay our own."""
+        """Draw a new origin after a lost connection; the old one still marks own envelopes."""
         ...
 
     def is_own(self, envelope: Envelope) -> bool:
@@ -260,7 +260,7 @@ class Inbox(Protocol):
         ...
 
     def lost(self, event_name: str) -> object:
-        """Report an event that arrived and cannot be delivered, as the bus ends."""
+        """Report an event that arrived and cannot be delivered because the bus ends."""
         ...
 
 

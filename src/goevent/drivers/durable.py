@@ -2,7 +2,7 @@
 
 A durable driver is a driver whose capabilities say `durable`: its broker keeps an event until a
 bus of each consumer group has acknowledged it. The drivers for Redis Streams and for FastStream's
-brokers use this module, and so does a driver of yours. The module knows no broker.
+brokers use this module, and so should a driver of your own. The module knows no broker.
 
 Theory of operation
 -------------------
@@ -100,7 +100,7 @@ class DurableConfig:
             in_utc(self.start)
 
     def pause(self, deliveries: int) -> float:
-        """Return the pause in seconds after so many failed deliveries of an event."""
+        """Return the pause in seconds after the given number of failed deliveries of an event."""
         # 60 doublings already exceed every pause; a larger exponent would overflow.
         return min(self.max_backoff, self.backoff * 2.0 ** min(deliveries - 1, 60))
 
@@ -255,7 +255,7 @@ class Verdict:
 
 
 ACK = Verdict(Action.ACK)
-"""The verdict that acknowledges. `verdict` returns this very object, as it is the usual one."""
+"""The verdict that acknowledges. `verdict` returns this very object in the usual case."""
 
 RELEASE = Verdict(Action.RELEASE)
 """The verdict on an event that the driver received and no listener began with."""
@@ -296,7 +296,7 @@ def verdict(settlement: Settlement, deliveries: int, config: DurableConfig) -> V
     if failed.listener == "driver" and isinstance(failed.error, DecodeError):
         return undecodable(failed.error)
     if deliveries < config.max_deliveries:
-        # Before the texts: to format a traceback costs more than the rest of the delivery.
+        # Before the texts: formatting a traceback costs more than the rest of the delivery.
         return _retry(deliveries, config)
     details = failed.details[-MAX_DETAILS_CHARS:]
     return Verdict(Action.DEAD_LETTER, reason=str(failed), details=details)

@@ -1,4 +1,4 @@
-"""First in, first out for each key: of the items with one key only the oldest may be worked on.
+"""First in, first out for each key: only the oldest item of a key may be worked on.
 
 Listeners with an `ordering_key` use it, and so may any driver that keeps an order per key.
 """

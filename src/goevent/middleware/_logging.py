@@ -26,7 +26,7 @@ class LogEvents:
     - `listener`, `attempt`: None unless the stage is `"call"`
     - `duration`: The duration in seconds, as a float
     - `outcome`: `"completed"`, `"failed"`, `"vetoed"` or `"cancelled"`. A dispatch is completed
-      when the event has reached the listeners, also if they fail later.
+      when the event has reached the listeners, even if they fail later.
     - `reason`: The exception or the reason of the veto, otherwise empty
     - `payload`: The fields of the event, only with `payload=True`
 

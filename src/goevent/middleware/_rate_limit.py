@@ -32,7 +32,7 @@ class RateLimit:
 
     In `Config.middleware` it limits each listener of the bus separately; in
     `ListenerOptions.middleware` it limits that listener. Listeners of the same name share a limit,
-    also one that is registered again later. Two `RateLimit` objects count separately.
+    even if one is registered again later. Two `RateLimit` objects count separately.
 
     A run is an attempt, so a retry counts. Up to `burst` runs may begin at once; further ones begin
     at even intervals. So a busy listener may run at up to twice the rate in the first `per`

@@ -42,7 +42,8 @@ class Recorder:
         ['order.paid']
 
     Attributes:
-        dispatched: All dispatched events, in the order of dispatch, also those without listeners.
+        dispatched: All dispatched events, in the order of dispatch, including those without
+            listeners.
         runs: All calls of listeners, in the order in which they ended.
     """
 
@@ -114,7 +115,7 @@ def record(bus: GoEvent) -> Recorder:
 
 
 async def wait_idle(bus: GoEvent) -> None:
-    """Wait until a bus is idle: all events are done, also those that listeners dispatch meanwhile.
+    """Wait until a bus is idle: all events are done, and those that listeners dispatch meanwhile.
 
     `bus.wait()` waits only for the events that were dispatched before the call. If listeners
     dispatch events for each other without end, `wait_idle` never returns. Always a checkpoint.
@@ -130,6 +131,6 @@ async def wait_idle(bus: GoEvent) -> None:
 
 
 def unsettled(ledger: Ledger) -> int:
-    """Return the number of unfinished deliveries, also those to unregistered listeners."""
+    """Return the number of unfinished deliveries, including those to unregistered listeners."""
     lost = ledger.failed + ledger.dropped + ledger.abandoned
     return ledger.accepted - ledger.completed - lost

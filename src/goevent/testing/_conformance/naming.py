@@ -185,7 +185,7 @@ async def patterns_are_refused(env: CaseEnvironment) -> None:
         env.listen(bus, f"{env.prefix}.*")
     except UnsupportedError:
         return
-    raise AssertionError("a pattern was taken that the driver cannot subscribe to")
+    raise AssertionError("a pattern was accepted that the driver cannot subscribe to")
 
 
 async def wait_until_unsubscribed(

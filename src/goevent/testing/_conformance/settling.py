@@ -35,7 +35,7 @@ async def settled_once_when_all_are_done(env: CaseEnvironment) -> None:
         for n in range(12):
             await sender.dispatch(event_type(n=n))
         await env.wait_for(received, 12)
-        # The listener at the gate has none of the events completed.
+        # The waiting listener has completed none of the events.
         early = sum(len(delivery.settlements) for delivery in recording.delivered)
         expect(not early, f"{early} deliveries were settled before their listeners were done")
         gate.set()

@@ -194,7 +194,7 @@ class DriverConformance:
         await run_case(self, lifetime.ten_buses_come_and_go_at_once)
 
     async def test_accepted_events_outlive_their_publisher(self) -> None:
-        """An accepted event arrives, also if its bus closes at once or is cancelled."""
+        """An accepted event arrives, even if its bus closes at once or is cancelled."""
         await run_case(self, lifetime.accepted_events_outlive_their_publisher)
 
     async def test_closing_sends_what_was_dispatched(self) -> None:
