@@ -1,6 +1,6 @@
 """A Redis client for Trio: the commands of the redis package, sent over the link.
 
-The drivers' `client` property returns one, for commands of the user's own.
+The drivers' `client` property returns one, for the user's own commands.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ class RedisConnection:
     def send_now(self, data: bytes) -> int:
         """Send as many bytes as the socket takes at once; return how many, which is 0 over TLS.
 
-        Only while no task sends.
+        It may be called only while no task sends.
         """
         stream = self.stream
         if not isinstance(stream, trio.SocketStream):
@@ -189,7 +189,7 @@ async def open_connection(config: RedisConfig) -> RedisConnection:
 
 async def _close(stream: trio.abc.Stream) -> None:
     # Shielded: otherwise it would raise Cancelled before the caller has closed everything. Forced:
-    # a TLS goodbye could take for ever.
+    # the TLS close_notify could take for ever.
     with trio.CancelScope(shield=True):
         await trio.aclose_forcefully(stream)
 

@@ -1,4 +1,4 @@
-"""Connectivity: the events by which the link tells its owner how the connection is."""
+"""Connectivity: the events with which the link reports the state of its connection."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ class Connected:
     """The link is up.
 
     Attributes:
-        count: How often the link has been up, this time included.
+        count: How often the link has been up, including this time.
         downtime: Seconds since the link went down; 0 for the first time.
     """
 

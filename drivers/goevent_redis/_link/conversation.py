@@ -1,7 +1,7 @@
 """The conversation over one connection: many tasks send requests, replies arrive in order.
 
 It owns the connection. The link makes one conversation for each connection that it opens, and
-submits the requests of all tasks to it. The next conversation is the link's business.
+submits the requests of all tasks to it. The link also opens the next connection.
 
 Theory of operation
 -------------------
@@ -152,7 +152,8 @@ class Conversation:
         if self.reason is not None:
             raise self._failure(self.reason, sent=False)
         writer, pending = self._writer, self._pending
-        # With other requests about, waiting for the writer collects more requests into one piece.
+        # While other requests are pending, waiting for the writer collects more of them into one
+        # piece.
         send_now = writer is not None and self._last_was_alone and not pending
         pending.append(request)
         self._submitted += 1
@@ -213,7 +214,7 @@ class Conversation:
         sent = self._sent - (self._submitted - len(self._pending))
         pending, self._pending = self._pending, deque()
         self._buffer.clear()
-        # An exit stack runs every callback, also after one that raises. It runs the last callback
+        # An exit stack runs every callback, even after one that raises. It runs the last callback
         # first, so the requests are pushed in reverse: they fail in their order, and `on_end` is
         # called first, when the link must already know that it is down.
         with ExitStack() as stack:
@@ -298,7 +299,7 @@ class Conversation:
                 if self._confirming and frame and frame[0] in _CONFIRMATIONS:
                     self._confirm()
             elif not pending:
-                # This is how a server says why it hangs up: too many clients, for instance.
+                # A server may explain so that it closes the connection: too many clients.
                 text = f": {frame}" if isinstance(frame, Exception) else ""
                 self.end(ProtocolBroken(f"a reply came without a request{text}"))
                 break

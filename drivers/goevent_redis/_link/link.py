@@ -1,4 +1,4 @@
-"""The link: one connection to a Redis server, shared by many tasks, that is always opened again.
+"""The link: one connection to a Redis server, shared by many tasks and opened again when it breaks.
 
 `Link.run` is the actor. It owns every task of the link: it opens a connection, lets the driver
 prepare it (`on_connect`), runs a conversation over it and opens the next connection when that one

@@ -39,7 +39,7 @@ REFILL_PAUSE_SECONDS = 1.0
 
 @dataclass
 class IdleConnection:
-    """A connection that can be lent, and the time since when it is idle."""
+    """A connection that can be lent, and the time at which it became idle."""
 
     connection: RedisConnection
     since: float

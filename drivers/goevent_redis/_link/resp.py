@@ -6,7 +6,7 @@ chunk, a quarter of the time that parsing takes. A hostile server can make the r
 memory than a few times the limit.
 
 A reader does not raise. It returns the frames that were complete before a damaged one, and keeps
-the error in `failure`. The tests hold the reader against one in pure Python.
+the error in `failure`. The tests compare the reader with one in pure Python.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class ReplyReader:
         self._parser = hiredis.Reader(replyError=error_reply, notEnoughData=_INCOMPLETE)
         self._parser.setmaxbuf(PARSER_BUFFER_BYTES)
         self._carry = b"\n"  # the last byte that hiredis got, then the bytes that are held back
-        self._size = 0  # bytes since a frame ended, less than a chunk too few
+        self._size = 0  # bytes since a frame ended, short by less than a chunk
         self._declared = 0  # elements that large headers have announced since then
 
     def read(self, chunk: bytes) -> list[Any]:

@@ -3,8 +3,8 @@
 The driver keeps the subscriptions that it wants, and the receiver those that the server has
 confirmed. Redis knows exact channels and glob patterns, and sends a message
 once for each subscription that matches. The `*` of a glob also matches dots, so a glob matches more
-than a pattern of goevent. A message counts once: from the exact subscription if there is one, else
-from the first glob with a pattern that matches. Nothing here does I/O.
+than a pattern of goevent. A message counts once: from the exact subscription if there is one,
+otherwise from the first glob with a pattern that matches. Nothing here does I/O.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Channels:
         self._globs: dict[str, dict[str, None]] = {}
         self._matchers: dict[str, Callable[[str], object]] = {}
         self._first_globs: dict[str, str | None] = {}
-        self._copies: dict[str, int] = {}
+        self._matching: dict[str, int] = {}
         self.version = 0
 
     def channel(self, name: str) -> str:
@@ -108,7 +108,7 @@ class Channels:
     # -- which messages count
 
     def counts(self, name: str, glob: str | None) -> bool:
-        """Return True if a message counts that came by a glob, or by its channel (None)."""
+        """Return True if a message counts that came by a glob; None stands for its channel."""
         if glob is None:
             return name in self._names
         return name not in self._names and glob == self._first_glob(name)
@@ -117,24 +117,24 @@ class Channels:
         """Return True if any subscription is for an event name."""
         return name in self._names or self._first_glob(name) is not None
 
-    def copies(self, name: str) -> int:
-        """Return how often Redis sends a message of this name to this connection."""
+    def matching_subscriptions(self, name: str) -> int:
+        """Return the number of subscriptions of this connection that match a name."""
         try:
-            return self._copies[name]
+            return self._matching[name]
         except KeyError:
-            if len(self._copies) >= MAX_CACHED_NAMES:
-                self._copies.clear()
+            if len(self._matching) >= MAX_CACHED_NAMES:
+                self._matching.clear()
             channel = self.channel(name)
             by_globs = sum(1 for glob in self._globs if _glob_matches(glob, channel))
-            self._copies[name] = count = by_globs + (name in self._names)
+            self._matching[name] = count = by_globs + (name in self._names)
             return count
 
     def _changed(self) -> None:
         self.version += 1
         if self._first_globs:
             self._first_globs.clear()
-        if self._copies:
-            self._copies.clear()
+        if self._matching:
+            self._matching.clear()
 
     def _first_glob(self, name: str) -> str | None:
         """Return the glob from which messages of a name count, if not from their channel."""

@@ -34,7 +34,7 @@ MAX_IN_FLIGHT_PUBLISHES = 1000
 """The number of publishes that may wait for their replies."""
 
 MAX_DOWNTIME_SECONDS = 5.0
-"""How long a publish or a subscription waits for a lost connection."""
+"""How long a publish or a subscription waits for a new connection."""
 
 FINAL_MARKS_SECONDS = 0.5
 """The time to announce the last sequence numbers when the bus closes."""
@@ -182,7 +182,7 @@ class RedisDriver:
     async def subscribe(self, names: Sequence[str]) -> None:
         """Subscribe to channels and globs; returns when the server has confirmed all of them.
 
-        It waits for a lost connection, at most 5 seconds.
+        If the connection is lost, it waits for the next one, at most 5 seconds.
         """
         self._open_link()
         channels, globs = self._wanted.split(names)
@@ -193,8 +193,8 @@ class RedisDriver:
             await self._confirm("SUBSCRIBE", channels)
             await self._confirm("PSUBSCRIBE", globs)
         except redis_errors.RedisError as error:
-            # Otherwise the server would refuse the same channels on the next connection, too, and
-            # the link would never be up again.
+            # Otherwise the server would also refuse these channels on the next connection, and the
+            # link would never be up again.
             self._wanted.remove(names)
             raise self._to_driver_error(error) from error
 
@@ -209,7 +209,8 @@ class RedisDriver:
             await self._confirm("UNSUBSCRIBE", channels)
             await self._confirm("PUNSUBSCRIBE", [glob for glob in globs if glob not in shared])
             # A shared glob keeps its subscription, and has fewer patterns from now on. Subscribing
-            # again brings a confirmation, which tells the receiver from which message on.
+            # again brings a confirmation; the receiver applies the change to the messages behind
+            # it.
             await self._confirm("PSUBSCRIBE", shared)
         except NotConnected:
             pass  # the next connection does not subscribe to them
@@ -222,11 +223,11 @@ class RedisDriver:
     async def publish(self, message: Message) -> Receipt:
         """Publish an event; returns when the server has replied.
 
-        It waits for a lost connection, until the connection has been down for 5 seconds.
+        If the connection is lost, it waits for the next one, up to 5 seconds after the loss.
         """
         link, sequencer = self._open_link(), self._sequencer
         if sequencer is None:
-            raise RuntimeError("a driver that runs has a sequencer")
+            raise RuntimeError("the driver runs without a sequencer")
         name = message.event_name
         publish = sequencer.publish(message)
         try:
@@ -263,7 +264,7 @@ class RedisDriver:
     def _receipt(self, name: str, receivers: int) -> Receipt:
         """Return the receipt for a reply, without the driver's own subscriptions."""
         if receivers:
-            receivers = max(0, receivers - self._held.copies(name))
+            receivers = max(0, receivers - self._held.matching_subscriptions(name))
         return Receipt(receivers=receivers)
 
     def snapshot(self) -> DriverSnapshot:
@@ -300,7 +301,7 @@ class RedisDriver:
     async def _prepare(self, conversation: Conversation) -> None:
         """Prepare a new connection: start new numbers, and subscribe again."""
         if self._receiver is None or self._sequencer is None:
-            raise RuntimeError("a driver that connects has a receiver and a sequencer")
+            raise RuntimeError("the driver connects without a receiver or a sequencer")
         # Before anything is sent: messages of this connection must have its origin, and no
         # confirmation of it may come before the note of its beginning.
         self._sequencer.start_connection()

@@ -2,8 +2,8 @@
 
 A publisher numbers its messages per channel, from 1 up. The receiver asks the detector about each
 number that arrives. The first number of an origin and channel is the baseline; a jump after that is
-a gap. Publishers also announce their highest numbers now and then, so a lost last message is found,
-too. Nothing here does I/O.
+a gap. Publishers also announce their highest numbers now and then, so the loss of a last message is
+found, too. Nothing here does I/O.
 """
 
 from __future__ import annotations

@@ -10,14 +10,14 @@ over the same connection, and would wait for ever. So messages queue here, up to
 When the queue is full, messages are dropped until it is half empty, and both moments are reported.
 If nothing is queued and the bus takes a message at once, it does not go through the queue.
 
-*Order.* A message counts or not by the subscriptions at the moment when the server sent it. So the
-server's confirmations are queued between the messages, and so are the driver's own notes: a new
-connection begins, some channels are forgotten, or no message counts any more. There are three sets
-of channels. The driver wants those in `wanted`. The server has confirmed those in `held`. Those in
-`counted` were confirmed before the message that is being handed over.
+*Order.* Whether a message counts depends on the subscriptions at the moment when the server sent
+it. So the server's confirmations are queued between the messages, and so are the driver's own
+notes: a new connection begins, some channels are forgotten, or no message counts any more. There
+are three sets of channels. The driver wants those in `wanted`. The server has confirmed those in
+`held`. Those in `counted` were confirmed before the message that is being handed over.
 
-*Gaps.* Each decoded message tells its origin and number to the gap detector, also one that is
-refused, because it has arrived.
+*Gaps.* The gap detector gets the origin and the number of each message that has arrived, even if
+the message is refused.
 """
 
 from __future__ import annotations
@@ -152,7 +152,7 @@ class PubSubReceiver:
         self._note(_FORGET, names)
 
     def stop(self) -> None:
-        """Note that no message counts that arrives from now on."""
+        """Note that messages that arrive from now on do not count."""
         self._note(_STOP, None)
 
     async def reach_end(self) -> None:
@@ -308,7 +308,7 @@ class PubSubReceiver:
             self._gaps.forget(lambda name: gone.covers(name) and not self._counted.covers(name))
 
     def _name_of(self, frame: Any) -> str | None:
-        """Return the event name of a message that counts, else None."""
+        """Return the event name of a message that counts, otherwise None."""
         names = self._names
         if self._names_version != self._wanted.version:
             self._names_version = self._wanted.version

@@ -10,15 +10,15 @@ Theory of operation
 Ownership decides. An entry belongs to the consumer to which Redis has delivered it, until that
 consumer acknowledges or releases it, or shows no sign of life for `claim_idle`; then another
 consumer may claim it. Each script checks the owner first. If the entry belongs to another consumer
-by then, the script leaves it alone, and the acknowledger reports `Lost`: the event runs twice, and
-the supervisor hears of it.
+by then, the script changes nothing, and the acknowledger reports `Lost` to the supervisor: the
+event runs twice.
 
 A pipeline whose connection breaks may or may not have run. Its entries stay held, with `uncertain`
-set, and their decisions are sent again on the next connection. A script that then finds such an
-entry pending no more has succeeded the first time, and nothing is reported. As the entries stay
-held, the claimer's heartbeat covers them meanwhile.
+set, and their decisions are sent again on the next connection. If a script then finds that such an
+entry is no longer pending, the first attempt has succeeded, and nothing is reported. Because the
+entries stay held, the claimer's heartbeat covers them meanwhile.
 
-An abandoned entry, whose listeners the end of the bus has cut off, is not sent from here. It stays
+Nothing is sent for an abandoned entry, whose listeners the end of the bus has cut off. It stays
 held, and the consumer releases it when it leaves the group.
 """
 
@@ -78,8 +78,8 @@ class Acknowledger:
 
     Attributes:
         running: How many entries the listeners have.
-        delivering_task: The task that delivers a batch at the moment. Listeners that end within
-            that task do not wake the acknowledger: the task calls `wake` behind its batch.
+        delivering_task: The task that delivers a batch now. Listeners that end within that task do
+            not wake the acknowledger: the task calls `wake` after its batch.
         closed: The bus has ended; nothing is decided any more.
     """
 
@@ -131,18 +131,18 @@ class Acknowledger:
             self._idle.set()
 
     def acknowledge(self, entry: Entry) -> None:
-        """Acknowledge an entry that no listener is to get."""
+        """Acknowledge an entry that no listener gets."""
         self._decisions.append(entry)
         self._order.finished(entry)
         self._work.set()
 
     def dead_letter(self, entry: Entry, decided: Verdict) -> None:
-        """Make an entry a dead letter that no listener is to get."""
+        """Write an entry that no listener gets among the dead letters."""
         self._decisions.append(DeadLettering(entry, decided))
         self._work.set()
 
     def release(self, entry: Entry, *, after: float = 0.0) -> None:
-        """Give an entry back with which no listener has begun."""
+        """Release an entry with which no listener has begun."""
         self._release(self._order.release(entry, after))
         self.wake()
 
@@ -173,7 +173,7 @@ class Acknowledger:
                 await self.flush()
             except RedisLinkError:
                 await self._link.ready()
-            # What is left was refused, or met a broken connection.
+            # The decisions that are left were refused, or their connection broke.
             if self._decisions and not self._work.is_set():
                 await trio.sleep(REFUSED_PAUSE_SECONDS)
                 self._work.set()
@@ -288,7 +288,7 @@ class Acknowledger:
             else:
                 entry = decision.entry
             owner = owners.get(entry.id) if owners else None
-            # An uncertain entry that is pending no more was settled by the first pipeline. A
+            # An uncertain entry that is no longer pending was settled by the first pipeline. A
             # released one may have been claimed by now, too.
             settled_before = entry.uncertain and (not owner or isinstance(decision, ReleasedEntry))
             if owner is not None and not settled_before:
@@ -304,17 +304,17 @@ class Acknowledger:
         self._inbox.report(report, name)
 
     def _fenced_off(self, part: Sequence[Decision], owner: str) -> None:
-        """Let go of entries whose partition another bus has by now."""
+        """Forget entries whose partition belongs to another bus by now."""
         # An uncertain one may have been settled while the lease still counted.
         certain = [entry for entry in map(_entry, part) if not entry.uncertain]
         self._sent(part, [[each.id, (owner or RELEASED).encode()] for each in certain])
 
     def _vanished(self, part: Sequence[Decision]) -> None:
-        """Let go of entries whose group is gone; the new group may deliver them again."""
+        """Forget entries whose group is gone; the new group may deliver them again."""
         for decision in part:
             self._forget(decision)
             if isinstance(decision, Entry):
-                # It is acknowledged when it comes, and does not run twice.
+                # If it is delivered again, it is acknowledged and does not run twice.
                 decision.stream.finished.add(decision.id)
 
     def _refused(self, part: Sequence[Decision], error: Exception) -> None:

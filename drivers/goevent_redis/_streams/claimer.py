@@ -9,12 +9,12 @@ Redis knows for how long each pending entry has been idle. An entry that has bee
 `claim_idle` is free for all: its consumer has died, or has released it. A bus that holds an entry
 resets its idle time three times as often (the heartbeat), however long the listeners take.
 
-A consumer that leaves, or that gives up a single entry, hands it to the consumer `RELEASED`, with
-the idle time already so high that any bus may claim it, at once or after a pause. So retry, release
-and take-over are one mechanism. An entry that is claimed from another owner than `RELEASED` may
-have killed its consumer, and runs isolated.
+A consumer that leaves, or that gives up a single entry, gives it to the consumer `RELEASED`, with
+an idle time that lets any bus claim it, at once or after a pause. So retry, release and take-over
+are one mechanism. An entry that is claimed from any other owner may have killed its consumer, and
+runs isolated.
 
-After an outage of the server, or a standstill of this machine, nobody could send heartbeats, and
+After an outage of the server, or a standstill of this machine, no bus could send heartbeats, and
 all entries look idle. So the claimer sends its own heartbeat first, and waits before it claims: the
 others do the same.
 """
@@ -69,43 +69,44 @@ class Claimer:
         self._reader = reader
         self._deliverer = deliverer
         self._claim_at = self._rest_until = -math.inf
-        self._hurry = trio.Event()
+        self._woken = trio.Event()
         order.on_retry = self.claim_after
 
     def claim_after(self, seconds: float) -> None:
-        """Claim in so many seconds, as an entry will be free then."""
+        """Claim after some seconds, when an entry will be free."""
         at = trio.current_time() + seconds + CLAIM_MARGIN_SECONDS
         self._claim_at = min(self._claim_at, at)
-        self._hurry.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Send heartbeats and claim, until cancelled."""
         interval = self._config.claim_idle / 3
-        beat_at = trio.current_time() + interval
+        heartbeat_at = trio.current_time() + interval
         while True:
             now = trio.current_time()
             try:
                 # The heartbeat first: otherwise the claim would find our own entries idle.
-                if now >= beat_at:
-                    beat_at = now + interval
+                if now >= heartbeat_at:
+                    heartbeat_at = now + interval
                     await self._send_heartbeat()
                 if now >= max(self._claim_at, self._rest_until):
                     self._claim_at = now + min(CLAIM_INTERVAL_SECONDS, self._config.claim_idle / 2)
                     await self._claim()
             except RedisLinkError:
                 await self._link.ready()
-                # Nobody could send a heartbeat while the server was away: let the others be first.
-                beat_at = trio.current_time()
-                self._rest_until = beat_at + CLAIM_REST_SECONDS
+                # No bus could send a heartbeat while the server was away: let the others send
+                # theirs first.
+                heartbeat_at = trio.current_time()
+                self._rest_until = heartbeat_at + CLAIM_REST_SECONDS
                 continue
-            self._hurry = trio.Event()
-            due = min(beat_at, max(self._claim_at, self._rest_until))
+            self._woken = trio.Event()
+            due = min(heartbeat_at, max(self._claim_at, self._rest_until))
             with trio.move_on_at(due):
-                await self._hurry.wait()
+                await self._woken.wait()
             if trio.current_time() - due > interval:
                 # This process stood still, and others on this machine may have, too.
-                beat_at = trio.current_time()
-                self._rest_until = beat_at + min(CLAIM_REST_SECONDS, self._config.claim_idle)
+                heartbeat_at = trio.current_time()
+                self._rest_until = heartbeat_at + min(CLAIM_REST_SECONDS, self._config.claim_idle)
 
     async def _claim(self) -> None:
         # A stream is claimed from only after its own pending entries were recovered.
@@ -157,12 +158,12 @@ class Claimer:
         if self._faults.is_gone(error):
             await self._faults.mend(stream)
         elif isinstance(error, redis_errors.RedisError):
-            self._faults.refused(error, f"look after events of {stream.name!r}")
+            self._faults.refused(error, f"keep or claim events of {stream.name!r}")
 
     # -- the end
 
     def stop(self) -> None:
-        """Prepare to leave; does nothing, as a stopped reader ends the claims."""
+        """Do nothing: a stopped reader ends the claims."""
 
     async def leave(self) -> None:
         """Release all that is left, and leave the group."""

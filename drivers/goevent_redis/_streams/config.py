@@ -1,4 +1,4 @@
-"""How a bus takes part in durable streams: its settings, its URL, and places in a stream."""
+"""The configuration of durable streams: the settings of a bus, its URL, and places in a stream."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _NO_ORDER = (
 
 @dataclass(frozen=True, kw_only=True)
 class StreamsConfig(DurableConfig):
-    """How a bus takes part in durable events; each field is an option of the URL, too.
+    """The settings of a bus for durable events; each field is also an option of the URL.
 
     Times are in seconds.
 
@@ -60,7 +60,7 @@ class StreamsConfig(DurableConfig):
             that every existing group has acknowledged.
         maxlen: About how many entries a stream keeps, acknowledged or not; None for all.
         max_age: About how long a stream keeps entries, acknowledged or not; None for ever.
-        ordered: Whether to insist on order, which needs partitions.
+        ordered: Whether order is required; it needs partitions.
         partitions: How many streams each event name has. With more than one, events with the same
             key run one after another, in order, on whichever bus of the group: each partition
             belongs to one bus at a time, and an event that fails holds up the events of its key
@@ -110,10 +110,10 @@ class StreamsConfig(DurableConfig):
 
 
 def id_before(start: str | datetime) -> str:
-    """Return the id behind which a group begins that is to begin at `start`.
+    """Return the id behind which a new group with this `start` begins to read.
 
     Raises:
-        ValueError: It is no such place.
+        ValueError: The text is not a place in a stream.
     """
     if isinstance(start, datetime):
         milliseconds = _milliseconds(start)
@@ -130,10 +130,10 @@ def range_bound(place: str | datetime | None, *, end: bool) -> str:
 
     Args:
         place: The place; entries at it are in the range.
-        end: Whether the last id is asked for.
+        end: True for the last id of the range, False for the first.
 
     Raises:
-        ValueError: It is no such place.
+        ValueError: The text is not a place in a stream.
     """
     if place is None or place == "latest":
         return "+"

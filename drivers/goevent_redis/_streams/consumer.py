@@ -1,10 +1,10 @@
-"""The consumer: one open bus as a member of its group, from its first read to its leave.
+"""The consumer: one open bus as a member of its group, from its first read until it leaves.
 
-It wires the actors and owns their start and their end. Entries go round in a circle:
+It wires the actors and owns their start and their end. An entry takes this way:
 
     reader -> deliverer -> the bus -> acknowledger -> Redis
 
-The subscriptions tell the reader which streams to read, and the monitor looks after the streams.
+The subscriptions tell the reader which streams to read, and the monitor inspects the streams.
 Two parts differ between competing consumers and partitions: the `DeliveryOrder`, and the owner,
 which keeps the entries of this bus from other buses (`Claimer` or `LeaseKeeper`). With partitions,
 the `KeyOrder` stands between the reader and the deliverer.
@@ -61,7 +61,7 @@ class StreamConsumer:
         order = KeyOrder(context)
         self._acknowledger = acknowledger = Acknowledger(context, order, self._deduplicator)
         self._deliverer = Deliverer(context, acknowledger, order, self._deduplicator)
-        # Late, as the deliverer needs the order, too.
+        # Set late, because the deliverer needs the order first.
         order.deliver = self._deliverer.enqueue
         reader = PartitionReader(
             context, order.enqueue, acknowledger.settled, acknowledger.acknowledge

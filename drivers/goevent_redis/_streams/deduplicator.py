@@ -24,7 +24,7 @@ MAX_REMEMBERED_IDS = 10_000
 
 
 class Deduplicator:
-    """The finished events of one open bus, as far as remembered.
+    """The finished events that one open bus remembers.
 
     Attributes:
         enabled: Whether duplicates are looked for.
@@ -48,9 +48,9 @@ class Deduplicator:
             del self._finished_at[next(iter(self._finished_at))]
 
     async def finished_among(self, batch: Iterable[Entry]) -> set[str]:
-        """Return the handle ids of a batch whose events are finished, as the server knows.
+        """Return the handle ids in a batch whose events are finished, according to the server.
 
-        Each entry of the batch learns its handle id.
+        It sets the `handle_id` of each entry of the batch.
         """
         ids: list[str] = []
         for entry in batch:
@@ -74,7 +74,8 @@ class Deduplicator:
                 await self._link.ready()
                 continue
             except redis_errors.RedisError:
-                # The server refuses to tell. The events run, flagged as retried by their publisher.
+                # The server refuses to answer. The events run, flagged as retried by their
+                # publisher.
                 break
             return {each for each, value in zip(ids, found, strict=True) if value is not None}
         return set()

@@ -1,9 +1,8 @@
 """The deliverer: brings entries to the bus, batch by batch.
 
 An actor of the driver. The reader and the claimer enqueue entries. An entry whose previous consumer
-died runs isolated, while no other entry runs: it may have killed that consumer, and must not take
-its neighbours with it again and again. An entry whose listener merely failed does not kill, and
-runs beside the others.
+died runs isolated, while no other entry runs: it may have killed that consumer, and must not end
+the runs of other entries again. An entry whose listener merely failed runs beside the others.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ CERTAIN_SECONDS = 0.05
 """How long the server's answer about finished events is trusted."""
 
 DUPLICATE_PAUSE_SECONDS = 0.05
-"""The pause before an entry is delivered again whose event runs from another entry."""
+"""The pause before an entry is delivered again if its event runs from another entry."""
 
 RETRIED_HEADER = "goevent-retried"
 REPLAYED_HEADER = "goevent-replayed"
@@ -139,7 +138,7 @@ class Deliverer:
         return True
 
     async def _all_idle(self) -> bool:
-        """Wait until no entry runs, but not long if other entries wait."""
+        """Wait until no entry runs; return False if that takes long, or took long just before."""
         if self._entries and trio.current_time() < self._hold_up_at:
             return False
         with trio.move_on_after(ISOLATION_WAIT_SECONDS) as hold:

@@ -49,7 +49,7 @@ from .replay import replay
 MAX_IN_FLIGHT_PUBLISHES = 1000
 MIN_SERVER_VERSION = (7, 0)
 LEAVE_SECONDS = 1.0
-"""How long the bus takes, as it ends, to release the entries that it still holds."""
+"""How long a bus that ends may take to release the entries that it still holds."""
 
 
 class RedisStreamsDriver:
@@ -60,8 +60,8 @@ class RedisStreamsDriver:
     group have no order, unless their names have partitions.
 
     Args:
-        config: The server; a URL will do, also one with the options of `StreamsConfig`.
-        streams: How the bus takes part; see `StreamsConfig`.
+        config: The server, or its URL, which may also have the options of `StreamsConfig`.
+        streams: The settings of the bus for durable events.
 
     Example:
         >>> driver = RedisStreamsDriver("redis+streams://localhost?group=billing")
@@ -80,7 +80,7 @@ class RedisStreamsDriver:
         if isinstance(config, str):
             config, said = read_url(config)
             if streams is not None and said != StreamsConfig():
-                raise ValueError("the URL has options of the streams, and they are given, too")
+                raise ValueError("the options of streams are in the URL and in `streams`, too")
             streams = streams or said
         self._config = config or RedisConfig()
         self._streams = streams or StreamsConfig()
@@ -167,7 +167,7 @@ class RedisStreamsDriver:
                     task_status.started()
                     await trio.sleep_forever()
         except (RedisLinkError, redis_errors.RedisError) as error:
-            raise refusal(error, "let this bus begin") from error
+            raise refusal(error, "start this bus") from error
         finally:
             self._link = self._consumer = self._publisher = None
 
@@ -230,7 +230,7 @@ class RedisStreamsDriver:
         """
         self._open_link()
         if self._publisher is None:
-            raise RuntimeError("a driver that runs has a publisher")
+            raise RuntimeError("the driver runs without a publisher")
         return await self._publisher.publish(message)
 
     def publish_nowait(self, message: Message, replied: Replied) -> None:
@@ -248,7 +248,7 @@ class RedisStreamsDriver:
     ) -> int:
         """Deliver events to a group again, as `bus.replay`."""
         if group is None:
-            group = self._required_group("replay needs the group that is to get the events")
+            group = self._required_group("replay needs the group that gets the events")
         if "*" in name:
             raise UnsupportedError("a pattern cannot be replayed: name the events")
         # Refuses a text that cannot be the name of a group.

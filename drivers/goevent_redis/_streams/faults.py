@@ -21,7 +21,7 @@ from .scripts import MEND, call
 from .stream import Stream, as_text, parse_id
 
 RENEWAL_PAUSE_SECONDS = 1.0
-"""The shortest time between two connections that are given up as they lead to a replica."""
+"""The shortest time between two connections that are given up because they lead to a replica."""
 
 
 class Lost(DriverError):
@@ -101,7 +101,7 @@ class StreamFaults:
             self._link.renew(error)
 
     def succeeded(self) -> None:
-        """Note that Redis does its work again: the next refusal is reported."""
+        """Note that Redis works again: the next refusal is reported."""
         if self._reported:
             self._reported.clear()
 

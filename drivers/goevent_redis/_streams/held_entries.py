@@ -12,13 +12,13 @@ from .stream import Entry
 class HeldEntries:
     """All entries that one open bus holds: read, and not settled at the server.
 
-    The entries themselves stand in `Stream.held`.
+    The entries themselves are in `Stream.held`.
 
     Attributes:
         limit: The prefetch: how many entries the bus may hold.
         count: How many it holds.
         by_handle_id: Held entries by the handle id of their event, if duplicates are looked for.
-        on_forgotten: Called whenever an entry is held no more.
+        on_forgotten: Called whenever an entry is no longer held.
     """
 
     def __init__(self, limit: int) -> None:
@@ -34,7 +34,7 @@ class HeldEntries:
         return self.limit - self.count
 
     def forget(self, entry: Entry) -> None:
-        """Hold an entry no more."""
+        """Stop holding an entry."""
         held = entry.stream.held
         # Another entry may stand there by now: the same id, delivered anew.
         if held.get(entry.id) is entry:
@@ -47,7 +47,7 @@ class HeldEntries:
                 notify()
 
     async def wait_for_room(self, room: int) -> None:
-        """Wait until there is room for so many entries."""
+        """Wait until there is room for `room` entries."""
         while self.room < room:
             self._freed = trio.Event()
             await self._freed.wait()

@@ -1,4 +1,4 @@
-"""The names of all that durable events keep in Redis.
+"""The keys under which durable events are kept in Redis.
 
 A colon separates the parts of a key: neither event names nor groups contain one.
 """
@@ -15,7 +15,7 @@ class StreamKeys:
     Attributes:
         names: A set: the event names that were ever published.
         dead: A stream: the dead letters of the group.
-        marks: A hash: up to where the group has acknowledged each stream.
+        marks: A hash: the id up to which the group has acknowledged each stream.
         patterns: A set: the patterns that the group knows.
         numbers: The numbers of the partitions of each name; `(None,)` without partitions.
     """

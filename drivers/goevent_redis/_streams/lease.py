@@ -8,8 +8,8 @@ lost its lease meanwhile, can neither read nor acknowledge.
 The hash of an event name has three fields for the partition 3: `3` is the fence, `3:owner` the
 consumer, and `3:count` the number with which the last fence began. `3:count` stays when a lease
 ends. A lease has expired when the key `<hash>:3` is gone, which the server lets expire; it still
-counts until another bus takes the partition. Neither renewing nor giving away a lease needs memory:
-a server that is full can be relieved.
+counts until another bus takes the partition. Renewing a lease and giving it away need no memory, so
+both work on a server that is full.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ class Lease:
         leases_key: The hash in Redis that has the record.
         number: The number of the partition.
         fence: The text that the record holds as long as this lease counts.
-        until: Until when no other bus can have the partition, on Trio's clock. It is counted from
-            before the server was asked, so it ends here before it ends there.
-        draining: No listener begins with another event, as another bus gets the partition.
+        until: The time until which no other bus can have the partition, on Trio's clock. It is
+            counted from before the server was asked, so it ends here before it ends there.
+        draining: No listener begins with another event, because another bus gets the partition.
         leaving: Redis was told to give the lease away.
         lost: The lease is over.
     """
@@ -57,8 +57,8 @@ class Lease:
 def fenced(call: ScriptCall, lease: Lease | None) -> ScriptCall:
     """Return a call that does the same, but only while the lease is the one that counts.
 
-    If it is not, the reply is an error that `fenced_by` knows. Without a lease the call stays as it
-    is.
+    If it is not, the reply is an error that `fenced_by` recognises. Without a lease the call stays
+    as it is.
     """
     if lease is None:
         return call
@@ -68,7 +68,7 @@ def fenced(call: ScriptCall, lease: Lease | None) -> ScriptCall:
 
 
 def fenced_by(error: Exception) -> str | None:
-    """Return the present owner of the partition if a fence has refused a call, else None.
+    """Return the owner of the partition if a fence has refused a call, None for other errors.
 
     The owner is empty if no bus has the partition.
     """

@@ -1,8 +1,8 @@
 """The monitor: looks at each stream once a second.
 
-An actor of the driver. It sees whether the group still exists, how far the group is, and how much
-it has to do. A script of its round notes in Redis up to where everything is acknowledged: a group
-that is destroyed begins anew there.
+An actor of the driver. It finds out whether the group still exists, how far it has read, and how
+much is left. The script of each round stores in Redis the id up to which everything is
+acknowledged: a group that was destroyed begins anew there.
 """
 
 from __future__ import annotations
@@ -44,11 +44,11 @@ class StreamMonitor:
         self._faults = context.faults
         self._reader = reader
         self._clean_up_at = -math.inf
-        self._hurry = trio.Event()
+        self._woken = trio.Event()
 
     def inspect_soon(self) -> None:
         """Look at the streams at once."""
-        self._hurry.set()
+        self._woken.set()
 
     async def run(self) -> None:
         """Look at the streams, until cancelled."""
@@ -57,9 +57,9 @@ class StreamMonitor:
                 await self._inspect()
             except RedisLinkError:
                 await self._link.ready()
-            self._hurry = trio.Event()
+            self._woken = trio.Event()
             with trio.move_on_after(INSPECT_INTERVAL_SECONDS):
-                await self._hurry.wait()
+                await self._woken.wait()
 
     async def _inspect(self) -> None:
         streams = [stream for stream in self._reader.streams.values() if stream.active]
@@ -74,19 +74,19 @@ class StreamMonitor:
         ]
         for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
             if not isinstance(reply, Exception):
-                self._saw(stream, *reply)
+                self._inspected(stream, *reply)
                 # The script worked, so a read will, too: a refusal is over.
                 if stream.refused:
                     self._reader.allow(stream)
             elif self._faults.is_gone(reply):
                 await self._faults.mend(stream)
             elif isinstance(reply, redis_errors.RedisError):
-                self._faults.refused(reply, f"look after {stream.key}")
+                self._faults.refused(reply, f"inspect {stream.key}")
                 # A server that is out of memory must be read from, or it stays full.
                 stream.refused = not isinstance(reply, redis_errors.OutOfMemoryError)
         await self._remove_silent_consumers(streams)
 
-    def _saw(
+    def _inspected(
         self,
         stream: Stream,
         pending: int,
@@ -104,7 +104,7 @@ class StreamMonitor:
             pending=pending,
             oldest_pending=age_ms / 1000,
         )
-        # Any bus may have called `replay` for this group: this is how the others hear of it.
+        # Any bus may have called `replay` for this group: the others notice it here.
         if has_replayed and not stream.replayed:
             self._read_replayed(stream)
         untrimmed = self._config.retention == "all" and self._config.maxlen is None
@@ -145,7 +145,7 @@ class StreamMonitor:
 
 
 async def warn_of_memory_only(link: Link) -> None:
-    """Warn if the server keeps nothing over a restart, as far as it tells."""
+    """Warn if the server says that it keeps nothing over a restart."""
     try:
         reply = await link.execute("CONFIG", "GET", "appendonly")
     except RedisLinkError:

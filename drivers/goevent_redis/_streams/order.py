@@ -1,9 +1,9 @@
 """The order of deliveries: a strategy that differs between competing consumers and partitions.
 
-The deliverer, the acknowledger and the reader do their work in the same way for both. Whenever the
-way depends on the order, they ask the `DeliveryOrder` of their consumer. `CompetingOrder` keeps no
+The deliverer, the acknowledger and the reader do their work in the same way for both. Whenever a
+step depends on the order, they ask the `DeliveryOrder` of their consumer. `CompetingOrder` keeps no
 order: an entry that is not done goes back to Redis, where each consumer of the group may claim it.
-`partitions.key_order.KeyOrder` keeps entries of one key one behind another, under the lease of
+`partitions.key_order.KeyOrder` keeps the entries of each key in order, under the lease of
 their partition.
 """
 
@@ -24,7 +24,7 @@ class ReleasedEntry:
     """An entry that goes back to Redis: after a failure, or because no listener began with it.
 
     Attributes:
-        idle_ms: For how many milliseconds the entry counts as idle already. Consumers may claim it
+        idle_ms: The milliseconds for which the entry counts as idle already. Consumers may claim it
             when it has been idle for `claim_idle`.
         deliveries: The number of deliveries that Redis notes.
     """
@@ -60,18 +60,18 @@ class DeliveryOrder(Protocol):
         """Deliver a failed entry again after a pause in seconds.
 
         Returns:
-            The release that Redis is told of; None if this bus keeps the entry.
+            The release to send to Redis; None if this bus keeps the entry.
         """
         ...
 
     def release(self, entry: Entry, after: float = 0.0) -> ReleasedEntry | None:
-        """Give an entry back with which no listener began; the delivery does not count.
+        """Release an entry with which no listener began; the delivery does not count.
 
         Args:
             after: Seconds until a bus may have it again.
 
         Returns:
-            The release that Redis is told of; None if this bus keeps the entry.
+            The release to send to Redis; None if this bus keeps the entry.
         """
         ...
 

@@ -44,7 +44,7 @@ PASSING_ERRORS = (
     redis_errors.MasterDownError,
     redis_errors.TryAgainError,
 )
-"""The errors of a server that will take events later, or whose place another server takes."""
+"""The errors of a server that will take events later, or that another server will replace."""
 
 
 class StreamPublisher:
@@ -75,7 +75,7 @@ class StreamPublisher:
         self._server_clock: float | None = None
 
     async def run(self) -> None:
-        """Send the events again that failed on their way, until cancelled."""
+        """Send events again that failed on their way, until cancelled."""
         while True:
             await self._work.wait()
             self._work = trio.Event()
@@ -120,9 +120,13 @@ class StreamPublisher:
             DriverError: The server refuses it, or could not be reached in time.
         """
         deadline = trio.current_time() + self._config.publish_timeout
-        return await self._insist(message.event_name, message.encode(), deadline, retried=False)
+        return await self._publish_with_retries(
+            message.event_name, message.encode(), deadline, retried=False
+        )
 
-    async def _insist(self, name: str, data: bytes, deadline: float, *, retried: bool) -> Receipt:
+    async def _publish_with_retries(
+        self, name: str, data: bytes, deadline: float, *, retried: bool
+    ) -> Receipt:
         """Send an event until the server has it, or the time is over."""
         pause, has_turn = PUBLISH_PAUSE_SECONDS, False
         try:
@@ -143,8 +147,8 @@ class StreamPublisher:
                     if has_turn:
                         await trio.sleep(jittered(pause))
                         pause = min(2 * pause, MAX_PUBLISH_PAUSE_SECONDS)
-                    # One publish at a time tries again, for all of them: a server that is in
-                    # trouble has enough to do.
+                    # One publish at a time tries again, for all of them: a server that recovers
+                    # must not be flooded.
                     elif not (has_turn := await self._take_turn(deadline)):
                         raise refusal(error, f"take an event of {name!r}") from error
                 except redis_errors.RedisError as error:
@@ -197,7 +201,7 @@ class StreamPublisher:
     # -- events that were sent without a task
 
     def failed(self, attempt: PublishAttempt, error: Exception) -> None:
-        """Have an event sent again, if that may help; else pass the error on."""
+        """Have an event sent again, if that may help; otherwise pass the error on."""
         if isinstance(error, (RedisLinkError, *PASSING_ERRORS)) and not isinstance(
             error, LinkClosed
         ):
@@ -212,7 +216,7 @@ class StreamPublisher:
         deadline = attempt.since + self._config.publish_timeout
         name, data, retried = attempt.name, attempt.data, attempt.retried
         try:
-            receipt = await self._insist(name, data, deadline, retried=retried)
+            receipt = await self._publish_with_retries(name, data, deadline, retried=retried)
         except DriverError as error:
             attempt.replied(error)
         else:
@@ -237,7 +241,7 @@ class PublishAttempt(msgspec.Struct, eq=False):
     retried: bool = False
 
     def receive_reply(self, frame: Any, /) -> bool:
-        """Take the reply, or the error that no reply will come."""
+        """Take the reply, or the error in its place."""
         if isinstance(frame, Exception):
             self.publisher.failed(self, frame)
         else:
@@ -248,5 +252,5 @@ class PublishAttempt(msgspec.Struct, eq=False):
         return True
 
     def fail(self, error: Exception, /) -> None:
-        """Take the error that no reply will come."""
+        """Take an error, because no reply will come."""
         self.receive_reply(error)

@@ -60,9 +60,9 @@ class StreamReader:
         """Prepare to read.
 
         Args:
-            enqueue: Where entries go.
+            enqueue: Takes the entries on their way to the listeners.
             on_settled: Called by the bus when the listeners of an entry have ended.
-            on_finished: Where entries go that were done before their group vanished.
+            on_finished: Takes entries that were done before their group vanished.
         """
         self.streams: dict[bytes, Stream] = {}
         self.ever_read: dict[bytes, Stream] = {}
@@ -126,7 +126,7 @@ class StreamReader:
         return [each for each in self.streams.values() if each.active and not each.refused]
 
     def allow(self, stream: Stream) -> None:
-        """Read a stream again that Redis refused to let be read."""
+        """Read a stream again after Redis had refused to read it."""
         stream.refused = False
         self.change()
 

@@ -64,7 +64,8 @@ async def replay(
 async def _copy(link: Link, source: str, target: str, first: str, last: str, group: str) -> int:
     """Copy a range of one stream to the stream of replayed events."""
     if last == "+":
-        # Up to the newest event of now: the loop would run after a busy publisher for ever.
+        # Only up to the event that is the newest now: otherwise the loop would follow a busy
+        # publisher for ever.
         newest = await link.execute("XREVRANGE", source, "+", "-", "COUNT", 1)
         if not newest:
             return 0

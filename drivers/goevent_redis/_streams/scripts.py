@@ -4,8 +4,9 @@ Each script is a file in `lua/`; its first comment tells its keys, arguments and
 `-- include x` stands for the file `lua/shared/x.lua`. Files are read once, at import.
 
 A script checks the owner of an entry before it changes the entry: a plain XACK or XCLAIM succeeds
-for any consumer, also for one that was frozen while another consumer took the entry over. The size
-of a reply is limited in bytes, as a backlog of large events can exceed the limit of a connection.
+for any consumer, even for one that was frozen while another consumer took the entry over. The size
+of a reply is limited in bytes, because a backlog of large events can exceed the limit of a
+connection.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _INCLUDE = re.compile(r"^-- include (\w+)$", re.MULTILINE)
 
 
 class LuaScript:
-    """A script, and the hash by which a server that knows it can be told to run it."""
+    """A script, and the hash with which a server that knows the script runs it."""
 
     def __init__(self, source: str) -> None:
         self.source = source
@@ -66,7 +67,7 @@ REPLAY_DEAD_LETTER = _script("replay_dead_letter")
 
 PARTITION_COUNT_DELIVERY = _script("partition_count_delivery")
 PARTITION_DROP_LEASE = _script("partition_drop_lease")
-PARTITION_HAND_BACK = _script("partition_hand_back")
+PARTITION_RELEASE = _script("partition_release")
 PARTITION_QUIT = _script("partition_quit")
 PARTITION_READ = _script("partition_read")
 PARTITION_RENEW = _script("partition_renew")

@@ -32,14 +32,14 @@ class Stream:
         partition: The number of its partition; None if its name has no partitions.
         lease: The lease by which this bus may read it, if it is one of a partition.
         active: It is subscribed to.
-        refused: Redis refuses to let it be read, as far as known. The other streams are read
+        refused: Redis refused to read it the last time. The other streams are read
             without it.
         unrecovered: The bus has not looked yet for entries that an earlier bus of the same consumer
             name left pending.
         held: The entries that this bus holds, by id.
         finished: The ids of entries that were done when the group had vanished, and could not be
             acknowledged.
-        highest_id: The highest id that the group was ever seen to have delivered.
+        highest_id: The highest id that the group is known to have delivered.
         backlog: The work of the group, as last seen.
         warned: A warning about its length was logged.
     """
@@ -70,7 +70,7 @@ class Entry(msgspec.Struct, eq=False):
     """An entry of a stream, while this bus holds it.
 
     Attributes:
-        deliveries: How often it was delivered, this time included.
+        deliveries: How often it was delivered, including this time.
         shown_deliveries: The number that the listeners see. It is the same, or 2 for an entry that
             may have been delivered before the group vanished.
         on_settled: Called when the listeners have ended.
@@ -99,7 +99,7 @@ class Entry(msgspec.Struct, eq=False):
 
     @property
     def oversized(self) -> bool:
-        """True if it is too large to be read; a script left its fields away."""
+        """True if it is too large to be read; a script left its fields out."""
         return not self.fields
 
     @property
@@ -116,7 +116,7 @@ class Entry(msgspec.Struct, eq=False):
         return None
 
     def settle(self, settlement: Settlement) -> None:
-        """Pass on how the listeners ended."""
+        """Pass the settlement of the listeners on."""
         self.on_settled(self, settlement)
 
     def __repr__(self) -> str:

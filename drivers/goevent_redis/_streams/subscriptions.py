@@ -64,9 +64,9 @@ class StreamSubscriptions:
             # "latest" means the end of the stream at the moment in which the group is created.
             begin = id_before(self._config.start)
             try:
-                await self._insist(lambda: self._join(exact, begin))
+                await self._retry_until_connected(lambda: self._join(exact, begin))
                 if patterns:
-                    await self._insist(lambda: self._join_patterns(patterns, begin))
+                    await self._retry_until_connected(lambda: self._join_patterns(patterns, begin))
             except redis_errors.RedisError as error:
                 raise refusal(error, "subscribe") from error
             self._exact.update(dict.fromkeys(exact))
@@ -84,7 +84,7 @@ class StreamSubscriptions:
             gone = {name for name in self._streams if not self._wants(name)}
             for name in gone:
                 del self._streams[name]
-            # With their streams of replayed events.
+            # Together with their streams of replayed events.
             await self._reader.drop([s for s in self._reader.streams.values() if s.name in gone])
 
     async def run(self) -> None:
@@ -101,7 +101,7 @@ class StreamSubscriptions:
             except RedisLinkError:
                 await self._link.ready()
             except (redis_errors.RedisError, DriverError) as error:
-                self._faults.refused(error, "tell the names of streams")
+                self._faults.refused(error, "list the names of streams")
 
     async def _look(self) -> None:
         size = await self._link.execute("SCARD", self._keys.names)
@@ -146,8 +146,8 @@ class StreamSubscriptions:
         if refused is not None:
             raise refused
 
-    async def _insist(self, action: Callable[[], Awaitable[None]]) -> None:
-        """Do something, on the next connection if this one breaks."""
+    async def _retry_until_connected(self, action: Callable[[], Awaitable[None]]) -> None:
+        """Carry out an action, again on the next connection if this one breaks."""
         while True:
             await self._link.ready()
             try:

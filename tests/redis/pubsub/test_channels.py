@@ -22,8 +22,8 @@ def test_glob_characters_of_the_prefix_match_only_themselves() -> None:
     channels = Channels(r"a*[b]?\:")
     assert channels.glob("x.*") == r"a\*\[b\]\?\\:x.*"
     channels.add(["x.*"])
-    assert channels.copies("x.y") == 1
-    assert channels.copies("y.x") == 0
+    assert channels.matching_subscriptions("x.y") == 1
+    assert channels.matching_subscriptions("y.x") == 0
 
 
 def test_both_wildcards_are_one_glob_which_is_subscribed_once(channels: Channels) -> None:
@@ -37,7 +37,7 @@ def test_a_message_counts_from_its_exact_subscription_if_there_is_one(channels: 
     channels.add(["order.*", "order.paid"])
     assert channels.counts("order.paid", None)
     assert not channels.counts("order.paid", "goevent:order.*")
-    assert channels.copies("order.paid") == 2
+    assert channels.matching_subscriptions("order.paid") == 2
 
 
 def test_a_message_counts_from_the_first_glob_with_a_pattern_that_matches(
@@ -82,9 +82,9 @@ def test_the_patterns_of_a_glob_can_be_replaced(channels: Channels) -> None:
     assert channels.counts("order.a.b", "goevent:order.*")
     channels.set_glob("goevent:order.*", ["order.*"])
     assert not channels.counts("order.a.b", "goevent:order.*")
-    assert channels.copies("order.a.b") == 1
+    assert channels.matching_subscriptions("order.a.b") == 1
     channels.set_glob("goevent:order.*", None)
-    assert channels.copies("order.a.b") == 0
+    assert channels.matching_subscriptions("order.a.b") == 0
     channels.set_glob("goevent:order.*", None)
 
 

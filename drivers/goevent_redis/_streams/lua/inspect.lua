@@ -1,4 +1,4 @@
--- Look at a stream: what is pending, how far the group is, whether there are replayed events.
+-- Inspect a stream: its pending entries, the position of the group, the replayed events.
 --
 -- KEYS  1 stream  2 hash of the marks of the group  3 stream of replayed events
 -- ARGV  1 group  2 '1' to remove all that every group has acknowledged
@@ -6,7 +6,8 @@
 --          delivered id, highest id that may have been delivered before a group was created anew,
 --          length, 1 if there are replayed events}.
 --
--- The script notes up to where everything is acknowledged: a group that vanishes begins there anew.
+-- The script stores the id up to which everything is acknowledged: a group that vanishes begins
+-- anew there.
 local group, trim = ARGV[1], ARGV[2]
 
 local function pairs_of(list)

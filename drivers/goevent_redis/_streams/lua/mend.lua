@@ -1,11 +1,11 @@
--- Create a group anew that has vanished, behind all that it is known to have acknowledged.
+-- Create a vanished group anew, behind all that it is known to have acknowledged.
 --
 -- KEYS  1 stream  2 hash of the marks of the group
 -- ARGV  1 group  2 id behind which it begins if there is no mark  3 '1' to create the stream, too
 -- Returns {what was created, id behind which it begins, highest id that may have been delivered}.
 --
--- Entries between the last two may have been delivered before. The marks keep that id, as other
--- buses of the group need it, too.
+-- Entries between the last two may have been delivered before. The marks keep that id, because
+-- other buses of the group need it, too.
 local group, fallback, makes = ARGV[1], ARGV[2], ARGV[3]
 local exists = redis.call('EXISTS', KEYS[1]) == 1
 local from = '0'

@@ -8,9 +8,9 @@
 --       then for each lease: number of the partition, fence
 -- Returns {{{number, owner} of each lost lease}, {{number, fence} of each new one}, fair share}.
 --
--- A lease under our own name that we do not know comes from an earlier life of this bus, or its
+-- A lease under our own name that we do not know comes from an earlier opening of this bus, or its
 -- grant was lost: it is taken again. If the server is out of memory, nothing is taken and the share
--- is -1, as nobody can tell which members are alive.
+-- is -1, because it is unknown which members are alive.
 local me, mark, ttl, total, wants, shift, name = unpack(ARGV, 1, 7)
 local found = established(KEYS[3], KEYS[4], name, total)
 if found ~= tonumber(total) then return redis.error_reply('PARTITIONS ' .. found) end

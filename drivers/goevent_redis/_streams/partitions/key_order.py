@@ -17,8 +17,8 @@ begins with the oldest entry of a key that is not acknowledged, and goes on one 
 for a bus that has lost its lease and does not know it, too: it can only repeat events. No event is
 done for the first time before the events in front of it.
 
-An entry of a partition is never released to Redis while this bus has the lease, since another bus
-could not have it. If its lease is closed (it is drained, or its renewal is late), the entry is
+An entry of a partition is never released to Redis while this bus has the lease, because no other
+bus could take it. If its lease is closed (it is drained, or its renewal is late), the entry is
 parked. `resume` delivers the parked entries when the lease is open again; `drop` forgets them when
 it is lost.
 
@@ -47,7 +47,7 @@ from ..scripts import PARTITION_COUNT_DELIVERY, ScriptCall, call_many
 from ..stream import Entry, OrderKey, Stream, as_text
 
 REFUSED_DELIVERY_PAUSE_SECONDS = 0.2
-"""The pause before a delivery is counted again that Redis has refused to count."""
+"""The pause before Redis is asked again to count a delivery that it has refused to count."""
 
 
 class KeyOrder:
@@ -130,9 +130,9 @@ class KeyOrder:
         if following is None:
             return
         if following.isolated and following.deliveries == 1:
-            # Its previous consumer was still at the entry in front of it, so this one has killed
-            # nobody and need not run isolated. Its delivery is not counted yet, as that of others
-            # that were taken over: a retry without a pause counts it.
+            # Its previous consumer was still at the entry in front of it, so this one has not
+            # killed it and need not run isolated. Its delivery is not counted yet, like
+            # every first delivery of a taken-over entry: a retry without a pause counts it.
             self._retry_at(following, 0.0)
         else:
             self.deliver([following], following.isolated)

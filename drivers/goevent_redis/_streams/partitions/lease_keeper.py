@@ -16,7 +16,7 @@ entries are released, the lease is dropped, and the next bus takes the partition
 work on one key at the same time, unless a bus loses its lease while it works.
 
 A bus loses a lease when it shows no sign of life for `claim_idle`. `Lease.until` ends before the
-server's record does, since it is counted from before the request. From then on no listener begins
+server's record does, because it is counted from before the request. From then on no listener begins
 with an event of the partition, and the fence of the lease stops every script of a bus that was
 frozen in between. A renewal that comes late, but before another bus took the partition, opens the
 lease again.
@@ -39,8 +39,8 @@ from ..keys import RELEASED
 from ..lease import Lease, fenced, fenced_by
 from ..scripts import (
     PARTITION_DROP_LEASE,
-    PARTITION_HAND_BACK,
     PARTITION_QUIT,
+    PARTITION_RELEASE,
     PARTITION_RENEW,
     ScriptCall,
     call_many,
@@ -98,7 +98,7 @@ class LeaseKeeper:
         self._stopped = False
         # Some lease is drained, or may be.
         self._draining = False
-        self._hurry = trio.Event()
+        self._woken = trio.Event()
 
     # -- from the others
 
@@ -112,7 +112,7 @@ class LeaseKeeper:
         for partition in share.partitions:
             self._reader.add_partition(self._keys.stream(name, partition.number), partition)
         share.renewed = trio.Event()
-        self._hurry.set()
+        self._woken.set()
         await share.renewed.wait()
 
     def remove(self, name: str) -> None:
@@ -121,23 +121,23 @@ class LeaseKeeper:
         if share is not None:
             share.wanted = False
             self._drain(share.leases)
-            self._hurry.set()
+            self._woken.set()
 
     def stop(self) -> None:
         """Leave all partitions to other buses, each when its listeners have ended."""
         self._stopped = True
         for share in self._shares.values():
             self._drain(share.leases)
-        self._hurry.set()
+        self._woken.set()
 
     def freed(self) -> None:
-        """Note that an entry is held no more: a partition may be drained now."""
+        """Note that an entry is no longer held: a partition may be drained now."""
         if self._draining and any(
             lease.draining and share.partition(lease).drained(lease)
             for share in self._shares.values()
             for lease in share.leases
         ):
-            self._hurry.set()
+            self._woken.set()
 
     # -- rounds
 
@@ -145,14 +145,14 @@ class LeaseKeeper:
         """Keep leases, until cancelled."""
         interval = min(RENEW_INTERVAL_SECONDS, self._config.claim_idle / 4)
         while True:
-            self._hurry = trio.Event()
+            self._woken = trio.Event()
             try:
                 await self._round()
             except RedisLinkError:
                 await self._link.ready()
                 continue
             with trio.move_on_after(interval):
-                await self._hurry.wait()
+                await self._woken.wait()
 
     async def _round(self) -> None:
         asked = [(share, share.leases, share.renewed) for share in self._shares.values()]
@@ -266,19 +266,19 @@ class LeaseKeeper:
 
     def _leaving(self, partition: Partition, lease: Lease) -> list[ScriptCall]:
         """Return the calls that give a partition away, with its pending entries."""
-        calls = [self._handing_back(stream) for stream in partition.streams]
+        calls = [self._releasing(stream) for stream in partition.streams]
         # The lease last: the next bus finds all entries released.
         calls.append((PARTITION_DROP_LEASE, (), (lease.number,)))
         return [fenced(call, lease) for call in calls]
 
-    def _handing_back(self, stream: Stream) -> ScriptCall:
+    def _releasing(self, stream: Stream) -> ScriptCall:
         args: list[Encodable] = [self._keys.group, self._consumer, RELEASED]
         for entry in stream.held.values():
             if entry.started:
                 args += [entry.id, "give"]
             elif entry.isolated:
                 args += [entry.id, "keep"]
-        return PARTITION_HAND_BACK, (stream.key,), args
+        return PARTITION_RELEASE, (stream.key,), args
 
     def _lost(self, partition: Partition, lease: Lease, owner: str) -> None:
         self._end(partition, lease)
@@ -308,12 +308,12 @@ class LeaseKeeper:
         if isinstance(error, redis_errors.ResponseError) and said.startswith("PARTITIONS"):
             found = int(said.split()[1])
             error = PartitionsDiffer(share.name, self._config.partitions, found)
-        self._faults.refused(error, f"lend partitions of {share.name!r}")
+        self._faults.refused(error, f"grant partitions of {share.name!r}")
 
     # -- the end
 
     async def leave(self) -> None:
-        """Give all partitions away, as the bus ends."""
+        """Give all partitions away, because the bus ends."""
         calls: list[ScriptCall] = []
         for name, share in self._shares.items():
             for partition in share.partitions:

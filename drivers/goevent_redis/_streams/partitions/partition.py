@@ -67,7 +67,7 @@ class Partition:
         stream.lease = self.lease
 
     def hold_by(self, lease: Lease | None) -> None:
-        """Set the lease; None if this bus has the partition no more."""
+        """Set the lease; None if this bus no longer has the partition."""
         self.lease = lease
         for stream in self.streams:
             stream.lease = lease
@@ -78,7 +78,7 @@ class Partition:
         return sum(len(stream.held) for stream in self.streams)
 
     def drained(self, lease: Lease) -> bool:
-        """Tell whether no listener has an entry of a lease, and Redis knows all that are done."""
+        """Tell whether no listener has an entry of a lease, and Redis knows all finished ones."""
         return not any(
             entry.started and not entry.waiting and entry.lease is lease
             for stream in self.streams

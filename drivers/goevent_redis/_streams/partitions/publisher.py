@@ -2,11 +2,10 @@
 
 An event that cannot be sent at once, or whose connection broke, stands in a queue. While there is a
 queue, later events stand in it, too: an event that is sent again is not overtaken by later ones. On
-a new connection the first event goes alone, as the server may still be loading.
+a new connection the first event is sent by itself, because the server may still be loading.
 
-One case is left: a server may refuse an event on a connection that has worked and take the next
-one, which is already under way, in the moment in which a replica becomes a primary. Then these two
-change places.
+One case is left. When a replica becomes a primary, it may refuse an event on a connection that has
+worked and then take the next one, which is already under way. These two change places.
 """
 
 from __future__ import annotations
@@ -128,7 +127,7 @@ class PartitionPublisher(StreamPublisher):
         return result
 
     def failed(self, attempt: PublishAttempt, error: Exception) -> None:
-        """Have an event sent again, if that may help; else pass the error on."""
+        """Have an event sent again, if that may help; otherwise pass the error on."""
         passes = isinstance(error, (RedisLinkError, *PASSING_ERRORS))
         if (
             passes

@@ -1,7 +1,7 @@
-"""The reader of partitions: takes entries off the streams of which this bus has a lease.
+"""The reader of partitions: takes entries off the streams for which this bus has a lease.
 
 A blocking XREADGROUP is answered whenever an entry arrives, even if the lease is over by then. The
-entry would belong to a frozen bus, and the next owner of the partition would pass it by. So there
+entry would belong to a frozen bus, and the next owner of the partition would skip it. So there
 are two steps. A plain XREAD waits for news of all streams at once, and delivers nothing. Then a
 script reads each stream that has news, if our fence still counts and the group is where we believe
 it to be. While there is much to read, nothing waits: reads follow each other.
@@ -41,7 +41,7 @@ class PartitionPosition:
         lease: The lease.
         take_over_from: The id from which pending entries of other consumers are still to be taken
             over; empty when none is left. Until then nothing new is read.
-        taken_from_others: Pending entries were read before this lease, by whichever consumer.
+        taken_from_others: Pending entries were read before this lease, by any consumer.
         after: The last entry that the group has delivered, as far as known.
         has_news: There may be entries behind it.
         highest_seen: The highest id that is known to have been delivered.
@@ -101,7 +101,7 @@ class PartitionReader(StreamReader):
         return stream
 
     def freed(self) -> None:
-        """Note that an entry is held no more: a full stream may have room again."""
+        """Note that an entry is no longer held: a full stream may have room again."""
         if self._full and any(self._has_room(stream) for stream in self._full):
             self.change()
 
@@ -124,7 +124,7 @@ class PartitionReader(StreamReader):
             if self.stopped or self._stale:
                 continue
             if self._flowing:
-                # To end a read that blocks takes longer than waiting for room.
+                # Ending a read that blocks takes longer than waiting for room.
                 await self._wait_for_change(FLOW_WAIT_SECONDS)
                 continue
             self.blocked = client

@@ -4,9 +4,9 @@
 -- ARGV  1 group  2 consumer  3 consumer of released entries, then for some entries: id, 'give' or
 --       'keep'
 --
--- An entry with 'give' keeps its number of deliveries, as a listener has begun with it. An entry
--- without a word has one less. An entry with 'keep' stays with our name: its previous consumer may
--- have died of it, so it must run alone at the next one, too.
+-- An entry with 'give' keeps its number of deliveries, because a listener has begun with it. An
+-- entry with 'keep' stays ours: its previous consumer may have died of it, so the next one must run
+-- it isolated, too. All other entries have one delivery less.
 local group, me, released = unpack(ARGV, 1, 3)
 local word = {}
 for at = 4, #ARGV, 2 do word[ARGV[at]] = ARGV[at + 1] end
