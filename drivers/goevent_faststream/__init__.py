@@ -1,4 +1,4 @@
-"""goevent on every broker that FastStream speaks: NATS, JetStream, RabbitMQ, MQTT and Kafka.
+"""goevent on every broker that FastStream supports: NATS, JetStream, RabbitMQ, MQTT and Kafka.
 
 FastStream runs on an asyncio loop in a thread of its own, and the bus stays on Trio.
 
@@ -9,8 +9,8 @@ Example:
             await bus.dispatch(OrderPaid(order="7"))
 
 The package imports `goevent` and `goevent.drivers`, nothing deeper. `_driver` is the driver that
-the bus calls, `_brokers` the table of brokers, `_bridge` the way between Trio and asyncio, and
-`_adapter` the contract with the rooms of the brokers: `_nats`, `_rabbit`, `_mqtt` and `_kafka`.
+the bus calls, `_brokers` is the table of brokers, `_bridge` connects Trio and asyncio, and
+`_adapter` has the contract with the rooms of the brokers: `_nats`, `_rabbit`, `_mqtt` and `_kafka`.
 """
 
 from goevent.drivers import DeadLetter as DeadLetter, DeadLetters as DeadLetters

@@ -241,7 +241,7 @@ def load_adapter_module(mapping: Mapping) -> AdapterModule:
     """Import the module of a broker; only then is its client needed.
 
     Raises:
-        DriverError: A package is not installed; the text tells the extra to install.
+        DriverError: A package is not installed; the text names the extra to install.
     """
     try:
         return cast("AdapterModule", import_module(mapping.module))

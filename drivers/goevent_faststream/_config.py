@@ -23,7 +23,7 @@ class BrokerConfig(DurableConfig):
 
     Attributes:
         prefix: The beginning of the broker's own names of events, or "" for none. None takes the
-            default of the broker, which `MAPPINGS` tells.
+            default of the broker, which `MAPPINGS` lists.
         stream: The broker's name for the place that holds the events, if it needs one.
         publish_timeout: How long a publish is tried while the broker cannot be reached.
         format: The form of messages: "goevent" is goevent's JSON envelope; "faststream" is the form

@@ -39,8 +39,8 @@ class FastStreamDriver:
     its own subscribers.
 
     Args:
-        broker: FastStream's broker, configured as you like and not started. One driver only may
-            use it.
+        broker: FastStream's broker, configured as you like and not started. Only one driver may use
+            it.
         config: The settings. With a group or an address, NATS means JetStream; with a group,
             RabbitMQ means durable queues.
         address: The broker's own description of the place of events, for example a `JStream`.

@@ -17,7 +17,7 @@ def make_backlog(
         event_name: The event name, or a name for the events of all patterns.
         lag: How many events wait in the broker; None if that is unknown.
         pending: How many events are delivered and not settled.
-        published: When the events were published that this bus holds.
+        published: The times at which the events that this bus holds were published.
     """
     oldest = min(published, default=None)
     age = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()

@@ -21,7 +21,7 @@ def checked_broker(broker: object, broker_class: type[B]) -> B:
     """Return the broker, checked to be one of a class of FastStream.
 
     Raises:
-        TypeError: It is none.
+        TypeError: It is an object of another class.
     """
     if not isinstance(broker, broker_class):
         raise TypeError(f"this is no {broker_class.__name__}: {broker!r}")

@@ -98,7 +98,7 @@ class Connectivity:
         """Wait until there is a connection.
 
         Args:
-            seconds: Wait so long instead of `wait_seconds`, also counted from the loss.
+            seconds: How long to wait, in place of `wait_seconds`; counted from the loss, too.
 
         Raises:
             DriverConnectionError: There was no connection in time.

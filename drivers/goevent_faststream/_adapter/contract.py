@@ -63,8 +63,8 @@ class Arrival:
         via: The name or pattern, as it was subscribed to, that the message matches.
         body: The bytes of the message.
         headers: The broker's headers as text. `content-type` and `correlation_id` are among them,
-            also if the broker has properties for them.
-        deliveries: The number of deliveries, this one included; 1 if the broker does not count.
+            even if the broker has properties for them.
+        deliveries: The number of deliveries, including this one; 1 if the broker does not count.
         id: The broker's id of the message.
         raw: The adapter's own data, which it needs to settle the message.
     """
@@ -141,7 +141,7 @@ class Adapter(Protocol):
         ...
 
     async def close(self) -> None:
-        """Disconnect and release everything; also if `open` has failed or the loop crashed."""
+        """Disconnect and release everything, even if `open` has failed or the loop crashed."""
         ...
 
     async def subscribe(self, names: Sequence[str]) -> None:
@@ -203,7 +203,7 @@ async def publish_each(
         except DriverError as error:
             result = error
         except asyncio.CancelledError:
-            # Each event is answered, also at the end of the bus.
+            # Each event is answered, even at the end of the bus.
             outgoing.done(DriverError("the bus has ended before the broker replied"))
             raise
         outgoing.done(result)

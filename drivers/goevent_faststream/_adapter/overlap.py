@@ -10,7 +10,7 @@ subscription never brings the same message twice.
 So `OverlapFilter` counts equal messages by the subscription that brought them. A subscription that
 has brought n of them proves that n were sent. If n is larger than every count before, the message
 is new; otherwise it is a copy of one that another subscription has brought already. The first copy
-is delivered, whichever subscription is the fastest. This holds while subscriptions come and go.
+is delivered, no matter which subscription brought it. This holds while subscriptions come and go.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class OverlapFilter:
         self._seen: OrderedDict[int, dict[str, int]] = OrderedDict()
 
     def add(self, pattern: str) -> None:
-        """Add a name or pattern; before the broker subscribes, or its first copies come twice."""
+        """Add a name or pattern. Call it before subscribing, or the first messages come twice."""
         self._tests[pattern] = compile_pattern(pattern)
         self._match_counts.clear()
 

@@ -8,7 +8,7 @@ Theory of operation
 
 Two threads run while a bus is open: Trio's, and one for the asyncio loop. `loop_thread` owns the
 second and runs single coroutines on its loop: connect, subscribe, disconnect. Events do not travel
-that way, as each such call wakes a thread, and a wake-up costs more than all other work for an
+that way, because each such call wakes a thread, and a wake-up costs more than all other work for an
 event. They travel through two queues, `to_trio` and `to_loop`, and the receiving thread is woken
 once for a burst of items.
 
@@ -20,7 +20,7 @@ wait is the back-pressure on the broker. On the Trio side, arrivals and notices 
 reports) have a queue and a task each, so that a listener's full mailbox stops arrivals and not the
 replies to publishes, on which that listener may wait.
 
-The loop thread ends last. As the bus closes, the Trio side releases the arrivals that no listener
+The loop thread ends last. When the bus closes, the Trio side releases the arrivals that no listener
 has. It waits, within a deadline, until the adapter has settled the events at the broker and has
 disconnected. Only then does it stop the loop.
 """

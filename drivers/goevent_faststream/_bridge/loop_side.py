@@ -23,7 +23,7 @@ SETTLE_ON_CLOSE_SECONDS = 0.75
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """A request to free capacity: so many arrivals have left a broker that expects no verdicts."""
+    """A request to free the capacity of `count` arrivals, of a broker that expects no verdicts."""
 
     count: int
 
@@ -164,8 +164,8 @@ class LoopSide:
         """Stop holding back arrivals, and settle those that are decided.
 
         Args:
-            settle: The broker expects verdicts. It gets them within a deadline, as a broker that
-                does not answer must not keep the bus open.
+            settle: The broker expects verdicts. It gets them within a deadline, because a broker
+                that does not answer must not keep the bus open.
         """
         self._capacity += UNLIMITED_CAPACITY
         self._wake_waiting()

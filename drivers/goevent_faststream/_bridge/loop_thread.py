@@ -176,7 +176,7 @@ class LoopThread:
         except BaseException as error:  # noqa: BLE001 - as above
             self._failure = self._failure or error
         finally:
-            # Also if the loop has never started, since `run` waits for both events.
+            # Even if the loop has never started, because `run` waits for both events.
             token.run_sync_soon(self._started.set)
             token.run_sync_soon(self._ended.set)
 

@@ -116,7 +116,8 @@ class TrioSide:
                 try:
                     await self._close()
                 finally:
-                    # Also if the client fails as it closes, or the thread would outlive the bus.
+                    # Even if the client fails while it closes: otherwise the thread would outlive
+                    # the bus.
                     thread_scope.shield = False
                     thread_scope.cancel()
         if failure is not None:
@@ -159,7 +160,7 @@ class TrioSide:
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of names and patterns."""
-        # First, as events may arrive before the broker's confirmation does.
+        # First, because events may arrive before the broker's confirmation does.
         self._names.update(names)
         try:
             await self.call(self._adapter.subscribe, names)
@@ -201,7 +202,7 @@ class TrioSide:
                 return await self._loop_thread.call(work, *args)
         except trio.TooSlowError:
             raise DriverConnectionError(
-                f"{self._broker} has not confirmed it within {CALL_TIMEOUT_SECONDS:g} s"
+                f"{self._broker} has not answered a request within {CALL_TIMEOUT_SECONDS:g} s"
             ) from None
 
     # -- events to the broker
@@ -309,7 +310,7 @@ class TrioSide:
             self._freed += 1
 
     def _post_freed(self) -> None:
-        # One request for a slice of work, as these brokers expect no verdicts one by one.
+        # One request for a slice of work, because these brokers expect no verdicts one by one.
         if self._freed and self._to_loop is not None:
             freed, self._freed = self._freed, 0
             self._to_loop.post(Freed(freed))

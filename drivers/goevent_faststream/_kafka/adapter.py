@@ -1,8 +1,8 @@
 """The adapter of Kafka: durable, at least once, in the order of keys.
 
 Each event name has a topic, and each group has a consumer group of its own for each topic. One
-bus of a group gets each event. A pattern stands for the topics that match it, also for those that
-are created later: the adapter looks for new topics every second.
+bus of a group gets each event. A pattern stands for the topics that match it and for those that are
+created later: the adapter looks for new topics every second.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def check_address(address: object, topic_type: type[T]) -> T | None:
 
 
 class KafkaAdapter:
-    """Kafka, by one of two clients.
+    """Kafka, through one of two clients.
 
     Args:
         broker: FastStream's broker.

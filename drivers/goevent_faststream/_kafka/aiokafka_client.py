@@ -1,4 +1,4 @@
-"""Kafka by aiokafka: the client behind `faststream.kafka.KafkaBroker`."""
+"""Kafka through aiokafka, the client behind `faststream.kafka.KafkaBroker`."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ class AiokafkaClient:
     """The connection of one broker object.
 
     Args:
-        topic: The settings by which missing topics are created; None leaves them to the broker.
+        topic: The settings with which missing topics are created; None leaves them to the broker.
     """
 
     def __init__(self, broker: KafkaBroker, topic: Topic | None) -> None:
@@ -94,7 +94,7 @@ class AiokafkaClient:
         self._topic_settings = topic
         self._producer: Any = None
         self._requests = AiokafkaRequests()
-        # Kept, as the broker composes its middlewares each time that it is asked.
+        # Kept, because the broker composes its middlewares each time that it is asked.
         self._has_middlewares = False
 
     async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:

@@ -1,4 +1,4 @@
-"""A member of a consumer group, by aiokafka."""
+"""A member of a consumer group, through aiokafka."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     # -- called by the consumer
 
     async def read(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
-        """Return up to `count` records; waits so many seconds for the first."""
+        """Return up to `count` records; waits `seconds` for the first one."""
         if self._failure is not None:
             raise self._failure
         try:

@@ -54,11 +54,11 @@ class GroupMember(Protocol):
         ...
 
     async def read(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
-        """Return up to `count` records; waits so many seconds for the first."""
+        """Return up to `count` records; waits `seconds` for the first one."""
         ...
 
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
-        """Commit; return False if the group refuses it, as partitions may be another member's."""
+        """Commit; return False if the group refuses: another member may have the partitions."""
         ...
 
     async def first_offsets(self, partitions: Collection[int]) -> Mapping[int, int]:
@@ -97,7 +97,7 @@ class KafkaClient(Protocol):
         ...
 
     async def close(self, *, lost: bool) -> None:
-        """Disconnect; also if `open` has failed.
+        """Disconnect, even if `open` has failed.
 
         Args:
             lost: There is no connection, so unsent events are given up at once.
@@ -108,7 +108,7 @@ class KafkaClient(Protocol):
         """Return when a broker has answered.
 
         Raises:
-            DriverConnectionError: None does.
+            DriverConnectionError: No broker answers.
         """
         ...
 
@@ -130,7 +130,7 @@ class KafkaClient(Protocol):
     async def write(
         self, topic: str, key: bytes | None, value: bytes, headers: Mapping[str, str]
     ) -> None:
-        """Write a record that is no event; returns when the broker has it."""
+        """Write a record that is not an event; returns when the broker has it."""
         ...
 
     def join(
@@ -190,7 +190,7 @@ async def start_offsets(
 async def missing_topic(
     client: KafkaClient, settings: TopicSettings | None, topic: str
 ) -> TopicSettings | None:
-    """Return the settings by which a missing topic is created; None if it is not to be created.
+    """Return the settings with which to create a missing topic; None to create none.
 
     Raises:
         DriverError: It is missing, and the user's `Topic` forbids its creation.
@@ -198,7 +198,7 @@ async def missing_topic(
     if settings is None or topic in await client.topics():
         return None
     if not settings.declare:
-        raise DriverError(f"Kafka: there is no topic {topic!r}, and it is not ours to make")
+        raise DriverError(f"Kafka: there is no topic {topic!r}, and its Topic has declare=False")
     return settings
 
 

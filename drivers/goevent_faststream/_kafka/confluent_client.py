@@ -1,4 +1,4 @@
-"""Kafka by confluent-kafka: the client behind `faststream.confluent.KafkaBroker`.
+"""Kafka through confluent-kafka, the client behind `faststream.confluent.KafkaBroker`.
 
 The client blocks, and calls back in the thread that polls it. So the loop's thread never calls a
 function of it that waits: those run in threads.
@@ -73,7 +73,7 @@ class ConfluentClient:
     """The connection of one broker object.
 
     Args:
-        topic: The settings by which missing topics are created; None leaves them to the broker.
+        topic: The settings with which missing topics are created; None leaves them to the broker.
     """
 
     def __init__(self, broker: KafkaBroker, topic: Topic | None) -> None:
@@ -84,7 +84,7 @@ class ConfluentClient:
         self._delivered: deque[tuple[Outgoing, Answer, Receipt | Exception]] = deque()
         self._loop_called = False
         self._loop: asyncio.AbstractEventLoop | None = None
-        # Kept, as the broker composes its middlewares each time that it is asked.
+        # Kept, because the broker composes its middlewares each time that it is asked.
         self._has_middlewares = False
 
     @property

@@ -30,7 +30,7 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
     """Return the `DriverError` for an error of confluent-kafka.
 
     Args:
-        error: An exception, or the `KafkaError` of a callback, which is none.
+        error: An exception, or the `KafkaError` of a callback, which is not an exception.
     """
     if isinstance(error, DriverError):
         return error

@@ -1,4 +1,4 @@
-"""A member of a consumer group, by confluent-kafka.
+"""A member of a consumer group, through confluent-kafka.
 
 Theory of operation
 -------------------
@@ -59,7 +59,7 @@ class ConfluentMember:
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         # The client commits and closes without a time limit, and nothing can interrupt it; if the
-        # broker is a black hole, that takes minutes. A daemon, so that the interpreter need not
+        # broker does not answer, that takes minutes. A daemon, so that the interpreter need not
         # wait for it either.
         self._thread = Thread(target=self._run_jobs, name=f"goevent-kafka-{topic}", daemon=True)
         self._ended = asyncio.Event()
@@ -101,8 +101,8 @@ class ConfluentMember:
     def _run_jobs(self) -> None:
         while (job := self._jobs.get()) is not None:
             job()
-        # Not as a job, because jobs run inside callbacks, too: a consumer that is closed inside a
-        # callback crashes the process.
+        # Not as a job, because jobs also run inside callbacks, and a consumer that is closed inside
+        # a callback crashes the process.
         self._close()
         # The loop may have ended before.
         with suppress(RuntimeError):
@@ -192,7 +192,7 @@ class ConfluentMember:
     # -- called by the consumer
 
     async def read(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
-        """Return up to `count` records; waits so many seconds for the first."""
+        """Return up to `count` records; waits `seconds` for the first one."""
         if self._failure is not None:
             raise self._failure
         return await self._call(self._poll, count, seconds)
@@ -232,7 +232,8 @@ class ConfluentMember:
         return await self._list_offsets(partitions, END_OFFSET)
 
     async def _list_offsets(self, partitions: Collection[int], spec: Any) -> dict[int, int]:
-        # By the administrator, as the connection of the consumer may be waiting for records.
+        # Through the administrator, because the connection of the consumer may be waiting for
+        # records.
         wanted = dict.fromkeys(self._topic_partitions(partitions), spec)
         if not wanted:
             return {}
@@ -263,7 +264,7 @@ class ConfluentMember:
 
 
 def _do_nothing() -> None:
-    """Be a job that only wakes the thread."""
+    """Do nothing: a job that only wakes the thread."""
 
 
 def _is_record(raw: Any) -> bool:

@@ -15,15 +15,16 @@ goes on asking, and single partitions are paused when too many of their records 
 limit is a multiple of `prefetch`: one record that hangs holds its partition's offset back, but must
 not keep the others of the bus from running.
 
-*Rebalances.* As members come and go, the client assigns and revokes partitions, and waits for each
-of these calls. A revoked partition gets a moment for its listeners to end, and a last commit; then
-it belongs to another member, and later verdicts on its records are ignored by the commit. Its
+*Rebalances.* When members come and go, the client assigns and revokes partitions, and waits for
+each of these calls. A revoked partition gets a moment for its listeners to end, and a last commit;
+then it belongs to another member, and later verdicts on its records are ignored by the commit. Its
 offsets are kept until the next assignment: if the partition returns with the commit point that this
-member has written, nobody else has read on, and the records that listeners still have remain valid.
+member has written, no other member has read on, and the records that listeners still have remain
+valid.
 
 *Commit back-off.* A group that rebalances refuses commits, and a client that is refused joins the
-group again, which starts one more rebalance. Members that insist can keep a group from ever
-becoming stable. So the pause before the next commit doubles with each refusal, up to
+group again, which starts one more rebalance. Members that commit again at once can keep a group
+from ever becoming stable. So the pause before the next commit doubles with each refusal, up to
 `MAX_COMMIT_PAUSE_SECONDS`.
 
 When the consumer stops it may interrupt a commit, whose result is then unknown. In that case the
@@ -132,7 +133,7 @@ class KafkaConsumer:
     # -- start and stop
 
     async def start(self) -> None:
-        """Join the group; returns when it has assigned partitions, or takes its time.
+        """Join the group; returns when it has assigned partitions, or after a time limit.
 
         Raises:
             DriverError: The group refuses this member.
@@ -143,7 +144,7 @@ class KafkaConsumer:
             create(self._deliver_ready()),
             create(self._commit_changes()),
         ]
-        # Another member may keep the group waiting; to ask again would only make it longer.
+        # Another member may keep the group waiting; asking again would only prolong the wait.
         with suppress(TimeoutError):
             async with asyncio.timeout(JOIN_WAIT_SECONDS):
                 await self._has_joined.wait()
@@ -300,7 +301,7 @@ class KafkaConsumer:
         if partition is None:
             return
         if record.offset < partition.base:
-            # Somebody has deleted the topic and created it again.
+            # The topic was deleted and created again.
             text = f"the partition {self.topic}-{record.partition} has begun anew"
             self._host.report(DriverError(text), self.name)
             partition.is_assigned = False
@@ -401,7 +402,7 @@ class KafkaConsumer:
             started: A listener has begun, so that the delivery counts.
         """
         record.deliveries -= int(not started)
-        # The pause keeps a record from circling while the bus releases everything.
+        # The pause keeps a record from coming back at once while the bus releases everything.
         self.retry(record, RELEASED_PAUSE_SECONDS)
 
     def _end_pause(self, record: KafkaRecord) -> None:

@@ -19,8 +19,8 @@ A crash would deliver everything between the two again, also the settled records
 number of their deliveries. Kafka keeps a string beside each committed offset, its metadata. That
 string holds a note: for each offset from `base` on, whether it is settled or how often it was
 delivered, as runs of equal marks: `goevent/1:1x1,8xs,` says that the first record was delivered
-once, and that the next eight are settled. The member that takes the partition over, also after a
-crash, skips the settled records and counts the deliveries of the others on.
+once, and that the next eight are settled. The member that takes the partition over, even after a
+crash, skips the settled records and continues the count of the deliveries of the others.
 
 Records with the same key run one after another. Each key has a queue of its records; only the first
 may be delivered, and a settled record makes the next one ready.
@@ -166,7 +166,7 @@ class PartitionOffsets:
         return sum(record.state is RecordState.DELIVERED for record in self.records)
 
     def commit_point(self) -> CommitPoint:
-        """Return the commit point of now."""
+        """Return the current commit point."""
         marks = {
             record.offset: _SETTLED if record.state is RecordState.SETTLED else record.deliveries
             for record in self.records

@@ -41,7 +41,7 @@ def name_of(prefix: str, topic: str) -> str | None:
 def consumer_group(group: str, topic: str) -> str:
     """Return the consumer group of a bus's group for one topic; no two share one.
 
-    A group of its own for each topic, since members of one consumer group that subscribe to
-    different topics make it rebalance without end.
+    Each topic has a group of its own: members of one consumer group that subscribe to different
+    topics make it rebalance without end.
     """
     return f"{group.replace('.', '=')}.{topic}"

@@ -6,10 +6,10 @@ listeners have finished: MQTT offers no way to return a message, and when a memb
 leaves, its server drops the messages that this member has not acknowledged. So a listener that may
 fail needs the option `retry`.
 
-The bus subscribes to filters that do not overlap (`topics` tells why). When names and patterns are
-added or removed, the set of filters changes. A new filter is subscribed first, and then the filters
-that it replaces are unsubscribed, so no message is lost. In between, and shortly afterwards, a
-message may arrive by both. For that time, `_is_copy` looks for such copies.
+The bus subscribes to filters that do not overlap (`topics` explains why). When names and patterns
+are added or removed, the set of filters changes. A new filter is subscribed first, and then the
+filters that it replaces are unsubscribed, so no message is lost. In between, and shortly
+afterwards, a message may arrive by both. For that time, `_is_copy` looks for such copies.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 `MqttConnection` is owned by the adapter and used by all modules of this room.
 
-Theory of operation: The client of zmqtt can reconnect by itself, but does not tell when it did. So
+Theory of operation: The client of zmqtt can reconnect by itself, but does not report it. So
 its reconnect is switched off, and each connection has a client of its own: when it ends, this
 module stops and starts the broker, with pauses that grow up to `RECONNECT_PAUSES_SECONDS[-1]`, and
 calls the adapter's `on_connect` to subscribe again.
@@ -42,7 +42,8 @@ QOS = zmqtt.QoS.AT_LEAST_ONCE
 
 KEEPALIVE_SECONDS = 4  # between two PINGREQs; a dead connection is noticed ten seconds later
 RECONNECT_PAUSES_SECONDS = (0.05, 0.25, 1.0)  # the last one repeats
-MAX_WINDOW = 65_535  # messages without an acknowledgement, if the server announces no limit
+# Messages without an acknowledgement, if the server announces no limit.
+MAX_WINDOW_MESSAGES = 65_535
 
 MQTT_ERRORS = (zmqtt.MQTTError, OSError, RuntimeError)
 URL_OPTIONS = {"client_id": str, "keepalive": int, "version": str}
@@ -105,7 +106,9 @@ class MqttConnection(BrokerConnection):
         self._draws_client_id = not options["client_id"]
         options["reconnect"] = zmqtt.ReconnectConfig(enabled=False)
         if self.has_properties:
-            options["receive_maximum"] = options["receive_maximum"] or min(prefetch, MAX_WINDOW)
+            options["receive_maximum"] = options["receive_maximum"] or min(
+                prefetch, MAX_WINDOW_MESSAGES
+            )
             if session_seconds and options["clean_session"]:
                 options["clean_session"] = False
                 options["session_expiry_interval"] = max(1, int(session_seconds))
@@ -155,7 +158,7 @@ class MqttConnection(BrokerConnection):
         inbound._receive_maximum = None
         inbound._make_message = make_message
         properties = client.connection_info.properties
-        limit = getattr(properties, "receive_maximum", None) or MAX_WINDOW
+        limit = getattr(properties, "receive_maximum", None) or MAX_WINDOW_MESSAGES
         self._window = asyncio.Semaphore(limit)
         async with asyncio.timeout(REPLY_SECONDS):
             await self.on_connect()
@@ -230,7 +233,7 @@ class MqttConnection(BrokerConnection):
                 await self._connect()
                 break
             except (TimeoutError, DriverError, *MQTT_ERRORS) as error:
-                # The outage itself is reported already; only a refusal is news, and only once.
+                # The outage itself is reported already; only a refusal is reported, and only once.
                 if isinstance(error, zmqtt.MQTTConnectError) and reported != str(error):
                     reported = str(error)
                     self.host.report(to_driver_error(error))

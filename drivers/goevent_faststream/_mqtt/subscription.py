@@ -57,7 +57,7 @@ class MqttMessageQueue(asyncio.Queue[Any]):
     async def put(self, item: Any) -> None:
         """Add a message, or drop it."""
         is_full = item.qos is zmqtt.QoS.AT_MOST_ONCE and self.qsize() >= self._max_unlimited
-        # One report for each series: a flood would flood the supervisor, too.
+        # One report for each series, because very many reports would reach the supervisor.
         if is_full and not self._is_dropping:
             self._on_drop(item)
         self._is_dropping = is_full

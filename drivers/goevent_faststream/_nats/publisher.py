@@ -108,7 +108,7 @@ class JetStreamPublisher:
             for reply_subject in batch.pending:
                 self._batches.pop(reply_subject, None)
         if unconfirmed:
-            # These may overtake events of later batches, as JetStream promises no order anyhow.
+            # These may overtake events of later batches, because JetStream promises no order.
             await publish_each(unconfirmed, self._publish_until_accepted)
 
     async def _send(self, outgoing: Outgoing, batch: PublishBatch) -> bool:

@@ -14,7 +14,7 @@ The server delivers an event again after `claim_idle` without a sign of life. `l
 renews that deadline for all events that the bus holds, three times in each period, however long
 their listeners take.
 
-If somebody deletes the durable consumer, the next pull ends with such a status. The consumer is
+If the durable consumer is deleted, the next pull ends with such a status. The consumer is
 then created again after the highest sequence that this bus has received, and this is reported.
 """
 

@@ -54,7 +54,7 @@ class JetStreamSettler:
             except (errors.Error, OSError) as error:
                 self._connection.host.report(to_driver_error(error), arrival.name)
             finally:
-                # Even if the server was not told: it redelivers an event without signs of life.
+                # Even if the server has no decision: it redelivers an event without signs of life.
                 delivery.consumer.forget(delivery.sequence)
 
     async def _store_releases(self, decisions: Sequence[Decision]) -> None:

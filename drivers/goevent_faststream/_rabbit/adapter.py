@@ -21,7 +21,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     """Return the adapter for RabbitMQ.
 
     Args:
-        address: A `RabbitExchange` is the exchange for events. With a group, a `RabbitQueue` tells
+        address: A `RabbitExchange` is the exchange for events. With a group, a `RabbitQueue` has
             the properties of the group's queues; their names begin with its name.
 
     Raises:

@@ -1,7 +1,7 @@
 """The publisher of RabbitMQ: it writes a batch of messages at once and awaits all its confirms.
 
-`RabbitPublisher` publishes events. The settler publishes copies of messages and dead letters by the
-same `publish_messages`.
+`RabbitPublisher` publishes events. The settler publishes copies of messages and dead letters with
+the same `publish_messages`.
 
 Theory of operation: FastStream's publish takes a lock and makes a task and several objects for each
 message. This module marshals the frames of a whole batch instead and puts them into the client's

@@ -143,7 +143,7 @@ class RabbitSettler:
         for decision in decisions:
             arrival, verdict = decision.arrival, decision.verdict
             if verdict.action is Action.ACK:
-                # Also without a connection: the message comes again and must not run again.
+                # Even without a connection: the message comes again and must not run again.
                 self._remember(arrival)
             if not self._can_settle(arrival):
                 # The server has the message, and delivers it again as an ordinary one.

@@ -4,9 +4,9 @@ Both adapters send events to one topic exchange. `work_queues` owns a `GroupTopo
 it on each new connection, since exchanges and queues may be gone by then.
 
 Theory of operation: A group has one durable queue for each event name that it listens to, and one
-queue for all its patterns. Each event must reach exactly one of them, whichever names and patterns
-match it, or the group would process it twice. The server decides this by the topology, so no bus
-has to know the subscriptions of others::
+queue for all its patterns. Each event must reach exactly one of them, even if several names and
+patterns match it. Otherwise the group would process it twice. The server decides this by the
+topology, so no bus has to know the subscriptions of others::
 
     exchange for events --(keys of all names and patterns)--> exact exchange of the group
     exact exchange --(an event name with a queue)--> queue of that name

@@ -131,7 +131,7 @@ class RabbitWorkQueuesAdapter:
         queue.consumer_tag = reply.consumer_tag
 
     async def _on_consumer_cancelled(self, frame: Any) -> None:
-        """Create a queue again: the server has cancelled its consumer, as it was deleted."""
+        """Create a queue again: it was deleted, so the server has cancelled its consumer."""
         tag = frame.consumer_tag
         queue = next((each for each in self._queues.values() if each.consumer_tag == tag), None)
         if queue is not None:

@@ -403,7 +403,7 @@ async def test_address_sets_the_prefix_and_forbids_the_creation_of_topics(
             assert handle.receipt.startswith("shop.order.paid-")
             handle = await bus.dispatch(User(n=1))
             await handle.wait()
-            assert "not ours to make" in str(handle.errors[0].__cause__)
+            assert "its Topic has declare=False" in str(handle.errors[0].__cause__)
 
 
 @both_clients
