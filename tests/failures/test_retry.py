@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
 
 import pytest
@@ -421,9 +421,10 @@ async def test_a_listener_that_takes_one_event_only_tries_that_again(
     assert not handles[0].errors
 
 
-async def test_cancellation_during_an_attempt_is_no_failure_of_it(
-    bus: GoEvent, autojump_clock: MockClock
-) -> None:
+async def cancelled_in_second_attempt(
+    bus: GoEvent, second: Callable[[], Awaitable[None]]
+) -> tuple[DispatchHandle, Ledger]:
+    """Close the bus during the second attempt of an event whose first attempt has failed."""
     bus.on_error(ignore_error)
     attempts: list[int] = []
 
@@ -432,12 +433,26 @@ async def test_cancellation_during_an_attempt_is_no_failure_of_it(
         attempts.append(current_delivery().attempt)
         if attempts == [1]:
             raise KeyError
-        await trio.sleep_forever()
+        await second()
 
     handle = await bus.dispatch(Job())
     await trio.sleep(2)
     ledger = await bus.close(timeout=1)
     assert attempts == [1, 2]
+    return handle, ledger
+
+
+async def fail_when_cancelled() -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        raise OSError
+
+
+async def test_cancellation_during_an_attempt_is_no_failure_of_it(
+    bus: GoEvent, autojump_clock: MockClock
+) -> None:
+    handle, ledger = await cancelled_in_second_attempt(bus, trio.sleep_forever)
     assert ledger == Ledger(accepted=1, abandoned=1)
     error = the_error(handle)
     assert isinstance(error, EventAbandoned)
@@ -447,23 +462,7 @@ async def test_cancellation_during_an_attempt_is_no_failure_of_it(
 async def test_an_attempt_that_fails_while_it_is_cancelled_with_the_bus(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    bus.on_error(ignore_error)
-    attempts: list[int] = []
-
-    @bus.listener(Job, retry=steady())
-    async def listen(event: Job) -> None:
-        attempts.append(current_delivery().attempt)
-        if attempts == [1]:
-            raise KeyError
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise OSError
-
-    handle = await bus.dispatch(Job())
-    await trio.sleep(2)
-    ledger = await bus.close(timeout=1)
-    assert attempts == [1, 2]
+    handle, ledger = await cancelled_in_second_attempt(bus, fail_when_cancelled)
     assert handle.done
     assert ledger.accepted == ledger.failed + ledger.abandoned == 1
     assert [type(cause) for cause in the_error(handle).causes] == [KeyError, OSError]
@@ -472,25 +471,12 @@ async def test_an_attempt_that_fails_while_it_is_cancelled_with_the_bus(
 async def test_children_of_an_attempt_that_fail_while_the_bus_is_cancelled(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    bus.on_error(ignore_error)
-
-    async def fails() -> None:
-        try:
-            await trio.sleep_forever()
-        finally:
-            raise OSError
-
-    @bus.listener(Job, retry=steady())
-    async def listen(event: Job) -> None:
-        if current_delivery().attempt == 1:
-            raise KeyError
+    async def second() -> None:
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(fails)
+            nursery.start_soon(fail_when_cancelled)
             nursery.start_soon(trio.sleep_forever)
 
-    handle = await bus.dispatch(Job())
-    await trio.sleep(2)
-    ledger = await bus.close(timeout=1)
+    handle, ledger = await cancelled_in_second_attempt(bus, second)
     assert handle.done
     assert ledger == Ledger(accepted=1, failed=1)
     error = the_error(handle)

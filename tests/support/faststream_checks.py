@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from typing import Any
+from itertools import pairwise
+from typing import Any, Protocol
 
 import trio
 from faststream import BaseMiddleware
 
 from goevent import Backlog, DriverConnectionError, GoEvent
-from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.limits import PROMPT_SECONDS
 from tests.support.redis_buses import Paid, User, numbers, opened, until
 from tests.support.redis_server import FaultProxy
@@ -145,3 +146,59 @@ async def check_backlog(bus: FastStreamBus) -> Backlog:
         gate.set()
         await until(lambda: [(b.lag, b.pending) for b in bus.backlogs()] == [(0, 0)])
     return backlog
+
+
+class RestartableServer(Protocol):
+    """A server of a test's own."""
+
+    def kill(self) -> None: ...
+
+    async def start(self) -> None: ...
+
+
+async def check_restarts_under_load(
+    sender: FastStreamBus, receiver: FastStreamBus, server: RestartableServer, broker: str
+) -> tuple[list[int], DispatchLoad]:
+    """Assert that buses report two restarts of their server once each, and use it again.
+
+    Returns:
+        The numbers of the events in the order of their arrival, and the load.
+    """
+    seen = receiver.seen()
+
+    def connected() -> list[bool]:
+        return [bus.driver.snapshot().connected for bus in (sender, receiver)]
+
+    async with opened(sender, receiver), under_load(sender) as load:
+        for _ in range(2):
+            await until(grown(seen))
+            server.kill()
+            await until(lambda: not any(connected()))
+            await server.start()
+            await until(lambda: all(connected()))
+        await until(grown(seen))
+    for bus in (sender, receiver):
+        assert bus.count_reports(f"connection to {broker} is lost") == 2
+        assert bus.count_reports(f"connected to {broker} again") == 2
+    return numbers(seen), load
+
+
+async def check_growing_pauses(bus: FastStreamBus) -> None:
+    """Assert that the pauses before redeliveries are at least 0.2, 0.4 and 0.8 seconds.
+
+    Args:
+        bus: A bus with `backoff=0.2` and `max_deliveries=4`.
+    """
+    times: list[float] = []
+
+    def fail(event: Paid) -> None:
+        times.append(trio.current_time())
+        raise ValueError(event.n)
+
+    bus.subscribe(fail, Paid)
+    async with bus:
+        await accepted(bus, 1)
+        await until(lambda: bus.count_reports("is a dead letter"))
+    pauses = [later - earlier for earlier, later in pairwise(times)]
+    least = (0.2, 0.4, 0.8)
+    assert all(pause >= each for pause, each in zip(pauses, least, strict=True))

@@ -12,11 +12,11 @@ from faststream.mqtt import MQTTBroker
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.faststream_checks import (
     check_failing_publish,
+    check_restarts_under_load,
     check_silent_server,
     driver_threads,
     gated_listener,
     recording_middleware,
-    under_load,
 )
 from tests.support.limits import HANG_SECONDS
 from tests.support.mqtt_server import MqttServer, mqtt_server
@@ -128,23 +128,8 @@ async def test_server_killed_and_restarted_under_load_is_reported_and_used_again
 ) -> None:
     async with mqtt_server() as server:
         sender, receiver = server.bus(), server.bus(group)
-        seen = receiver.seen()
-
-        def connected() -> list[bool]:
-            return [bus.driver.snapshot().connected for bus in (sender, receiver)]
-
-        async with opened(sender, receiver), under_load(sender):
-            for _ in range(2):
-                await until(grown(seen))
-                server.kill()
-                await until(lambda: not any(connected()))
-                await server.start()
-                await until(lambda: all(connected()))
-            await until(grown(seen))
-        for bus in (sender, receiver):
-            assert bus.count_reports("connection to mqtt is lost") == 2
-            assert bus.count_reports("connected to mqtt again") == 2
-        assert len(set(numbers(seen))) == len(seen)
+        seen, _ = await check_restarts_under_load(sender, receiver, server, "mqtt")
+        assert len(set(seen)) == len(seen)
 
 
 async def test_server_keeps_events_for_a_bus_without_a_group_during_an_outage() -> None:

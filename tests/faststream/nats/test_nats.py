@@ -10,14 +10,14 @@ import traceback
 import pytest
 import trio
 from faststream.nats import NatsBroker
-from tests.support.faststream_buses import FastStreamBus, accepted, grown
+from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import (
     check_failing_publish,
+    check_restarts_under_load,
     check_single_delivery,
     driver_threads,
     gated_listener,
     recording_middleware,
-    under_load,
 )
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.nats_server import nats_server
@@ -119,23 +119,8 @@ async def test_wrong_password_is_an_error_at_once() -> None:
 async def test_server_killed_and_restarted_under_load_is_reported_and_used_again() -> None:
     async with nats_server() as server:
         sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
-        seen = receiver.seen()
-
-        def connected() -> list[bool]:
-            return [bus.driver.snapshot().connected for bus in (sender, receiver)]
-
-        async with opened(sender, receiver), under_load(sender) as load:
-            for _ in range(2):
-                await until(grown(seen))
-                server.kill()
-                await until(lambda: not any(connected()))
-                await server.start()
-                await until(lambda: all(connected()))
-            await until(grown(seen))
-        for bus in (sender, receiver):
-            assert bus.count_reports("connection to nats is lost") == 2
-            assert bus.count_reports("connected to nats again") == 2
-        assert numbers(seen) == sorted(set(numbers(seen)))
+        seen, load = await check_restarts_under_load(sender, receiver, server, "nats")
+        assert seen == sorted(set(seen))
         assert len(load.accepted) > 100
 
 
