@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import settings
 
-from goevent import Config
+from goevent import Config, EventRegistry
 
 # A busy machine is no defect.
 settings.register_profile("goevent", deadline=None)
@@ -15,5 +15,6 @@ settings.load_profile("goevent")
 @pytest.fixture
 def bus_config(request: pytest.FixtureRequest, bus_config: Config) -> Config:
     """Let the `bus` fixture use the `REGISTRY` of the test's module, if there is one."""
-    registry = getattr(request.module, "REGISTRY", None)
+    module: object = request.module  # pyright: ignore[reportUnknownMemberType]
+    registry: EventRegistry | None = getattr(module, "REGISTRY", None)
     return bus_config if registry is None else replace(bus_config, registry=registry)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator
 from contextlib import contextmanager
 from itertools import count
 
@@ -32,7 +32,7 @@ class StepCanceller(trio.abc.Instrument):
 
 
 @contextmanager
-def cancelled_at(step: int, scope: trio.CancelScope) -> Iterator[StepCanceller]:
+def cancelled_at(step: int, scope: trio.CancelScope) -> Generator[StepCanceller]:
     """Cancel a scope at a step of the block; a negative step cancels nothing.
 
     The scope is not entered.

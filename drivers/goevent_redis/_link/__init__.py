@@ -7,6 +7,7 @@ or listeners.
 """
 
 try:
-    import redis  # noqa: F401 - before the modules of this room, for an error that helps
+    # Before the modules of this room, so that a missing extra is named.
+    import redis as _redis  # noqa: F401  # pyright: ignore[reportUnusedImport]
 except ImportError as error:
     raise ImportError('goevent_redis needs redis: pip install "goevent[redis]"') from error
