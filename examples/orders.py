@@ -218,7 +218,7 @@ class Input:
 
 @contextmanager
 def progress(size: int | None) -> Generator[Callable[[int], None]]:
-    """Show the progress on a terminal: a bar if rich is installed, else a counter."""
+    """Show the progress on a terminal: a bar if rich is installed, otherwise a counter."""
     if not sys.stderr.isatty():
         yield lambda _: None
         return

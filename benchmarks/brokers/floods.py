@@ -17,7 +17,7 @@ Payloads = Sequence[bytes]
 def redis(place: Place, payloads: Payloads, channel: str) -> None:
     """Publish without replies, and wait for a PONG."""
     with _connected(place) as connection:
-        # Without it, replies that nobody reads would fill the buffers.
+        # Without it, unread replies would fill the buffers.
         connection.sendall(b"CLIENT REPLY OFF\r\n")
         head = f"*3\r\n$7\r\nPUBLISH\r\n${len(channel)}\r\n{channel}\r\n".encode()
         for start in range(0, len(payloads), MESSAGES_PER_WRITE):

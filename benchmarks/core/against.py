@@ -52,7 +52,7 @@ class Comparison:
 
 @contextmanager
 def unpacked(ref: str) -> Generator[Comparison, None, None]:
-    """Copy both sources, and remove the copies in the end.
+    """Copy both sources, and remove the copies at the end.
 
     Raises:
         NoSuchSources: There is no such commit, or no sources in it.

@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     workload, contender = BY_ID[arguments.workload], BY_NAME[arguments.contender]
     quick: bool = arguments.quick
-    # An editable install must not be measured instead, also if it comes before PYTHONPATH.
+    # An editable install must not be measured instead, even if it comes before PYTHONPATH.
     if arguments.source and (found := _wrong_source(contender.name, arguments.source)):
         print(json.dumps({"wrong_source": found}))
         return

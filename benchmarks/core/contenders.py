@@ -1,4 +1,4 @@
-"""The contenders: what each does not do, and which workloads it cannot run.
+"""The contenders: the work that each leaves out, and the workloads that it cannot run.
 
 Nothing here imports a peer: the parent process needs only this table. A contender runs every kind
 of workload that `cannot` does not name, so each blank in the report has its reason.

@@ -168,7 +168,7 @@ MAPPINGS: tuple[Mapping, ...] = (
             "* is +, ** is #; the driver drops events that # matches and ** does not; patterns "
             "that overlap become one wider filter, so that a message comes once"
         ),
-        settles="PUBACK as soon as the bus has the event: at most once, also in a group",
+        settles="PUBACK as soon as the bus has the event: at most once, even in a group",
         address="none",
     ),
     _KAFKA,

@@ -235,7 +235,7 @@ def leaf_ids(error: BaseException | None) -> set[int]:
 
 
 def describe(error: BaseException) -> str:
-    """Return "Type: message", also if the `__str__` of the exception raises."""
+    """Return "Type: message", even if the `__str__` of the exception raises."""
     kind = type(error).__name__
     try:
         message = str(error)

@@ -60,17 +60,17 @@ class RandomMiddleware:
 
     def __init__(self, program: OptionsProgram, hook: str, *, suspends: bool) -> None:
         def around(subject: Any, /) -> Iterator[None]:
-            self.trouble(program)
+            self.fail_sometimes(program)
             yield
 
         async def around_async(subject: Any, /) -> AsyncIterator[None]:
-            self.trouble(program)
+            self.fail_sometimes(program)
             await trio.sleep(program.random.choice((0, 0, 1)))
             yield
 
         setattr(self, hook, around_async if suspends else around)
 
-    def trouble(self, program: OptionsProgram) -> None:
+    def fail_sometimes(self, program: OptionsProgram) -> None:
         if program.random.random() < 0.05:
             raise Veto("by chance")
         if program.random.random() < 0.05:

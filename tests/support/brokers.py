@@ -1,6 +1,6 @@
 """Missing brokers: their tests are skipped, or fail where brokers are required.
 
-CI sets `GOEVENT_REQUIRE_BROKERS=1`, as a skip there would hide that nothing was tested.
+CI sets `GOEVENT_REQUIRE_BROKERS=1`, because a skip there would hide that nothing was tested.
 """
 
 from __future__ import annotations

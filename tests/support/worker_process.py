@@ -15,7 +15,7 @@ from tests.support.limits import HANG_SECONDS
 
 
 class WorkerProcess:
-    """A process, and what it says."""
+    """A process, and the lines that it prints."""
 
     def __init__(self, process: trio.Process) -> None:
         self.process = process
@@ -23,7 +23,7 @@ class WorkerProcess:
         self._news = trio.Event()
 
     async def read(self) -> None:
-        """Take in what it says, until it ends."""
+        """Read the lines that it prints, until it ends."""
         assert self.process.stdout is not None
         rest = b""
         async for data in self.process.stdout:

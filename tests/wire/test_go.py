@@ -35,7 +35,7 @@ class PlainEvent(Event, name="plain.event", registry=REGISTRY):
     Count: int
 
 
-class Lenient(Event, name="lenient", registry=REGISTRY):
+class AllDefaults(Event, name="all_defaults", registry=REGISTRY):
     number: int = 0
     at: datetime | None = None
 
@@ -63,14 +63,14 @@ def refusal(data: bytes, name: str = "user.created", codec: JsonCodec | None = N
     return error
 
 
-def lenient(data: str, **envelope: Any) -> bytes:
+def all_defaults(data: str, **envelope: Any) -> bytes:
     """Return an envelope around event_data that is given as JSON text."""
-    keys = {"event_name": "lenient", "event_type": "lenient", **envelope}
+    keys = {"event_name": "all_defaults", "event_type": "all_defaults", **envelope}
     head = json.dumps(keys, separators=(",", ":"))[:-1]
     return f'{head},"event_data":{data}}}'.encode()
 
 
-def decode(data: bytes, name: str = "lenient") -> Any:
+def decode(data: bytes, name: str = "all_defaults") -> Any:
     return JsonCodec().decode(data, event_name=name, registry=REGISTRY)
 
 
@@ -140,11 +140,11 @@ def test_the_recorded_messages_have_the_values_that_go_sent() -> None:
         changed('"event_type":"user.created"', '"event_type":"no.such"'),
         changed('"event_type":"user.created"', '"event_type":7'),
         changed('"event_data":', '"event_dato":'),
-        lenient("[]"),
-        lenient('""'),
-        lenient('"{}"'),
-        lenient("7"),
-        lenient("true"),
+        all_defaults("[]"),
+        all_defaults('""'),
+        all_defaults('"{}"'),
+        all_defaults("7"),
+        all_defaults("true"),
         changed('"user_id":"u-0"', '"user_id":0'),
         changed('"big":42', '"big":"42"'),
         changed('"big":42', '"big":42.5'),
@@ -179,7 +179,7 @@ def test_the_recorded_messages_have_the_values_that_go_sent() -> None:
     ],
 )
 def test_a_message_that_go_rejects_is_one_decode_error(data: bytes) -> None:
-    refusal(data, "lenient" if b'"lenient"' in data else "user.created")
+    refusal(data, "all_defaults" if b'"all_defaults"' in data else "user.created")
 
 
 @pytest.mark.parametrize(
@@ -240,14 +240,14 @@ def test_a_timestamp_may_be_any_integer(number: str) -> None:
 
 @pytest.mark.parametrize("key", ["handle_id", "timestamp", "origin", "seq", "reply_to", "headers"])
 def test_keys_beside_the_event_may_be_null_or_missing(key: str) -> None:
-    null = decode(lenient("{}", **{key: None}))
-    assert null == decode(lenient("{}"))
+    null = decode(all_defaults("{}", **{key: None}))
+    assert null == decode(all_defaults("{}"))
     assert not getattr(null, key)
 
 
 def test_keys_beside_the_event_are_read() -> None:
     envelope = decode(
-        lenient("{}", handle_id="", origin="ab", seq=0, reply_to="r", headers={"a": "b"})
+        all_defaults("{}", handle_id="", origin="ab", seq=0, reply_to="r", headers={"a": "b"})
     )
     assert (envelope.handle_id, envelope.origin, envelope.seq) == ("", "ab", 0)
     assert (envelope.reply_to, envelope.headers) == ("r", {"a": "b"})
@@ -255,7 +255,7 @@ def test_keys_beside_the_event_are_read() -> None:
 
 @pytest.mark.parametrize("data", ["null", "{}", "  { } ", '{"unknown":[1e999]}'])
 def test_empty_data_is_an_event_of_defaults(data: str) -> None:
-    assert decode(lenient(data)).event == Lenient()
+    assert decode(all_defaults(data)).event == AllDefaults()
 
 
 def test_empty_data_for_required_fields_is_a_decode_error() -> None:
@@ -281,7 +281,7 @@ def test_isoformat_datetimes_with_an_offset_are_accepted() -> None:
         "2024-02-29T12:34:56.123456789Z",
         "\\u0032024-02-29T12:34:56Z",
     ):
-        assert decode(lenient(f'{{"at":"{text}"}}')).event.at.utcoffset() is not None
+        assert decode(all_defaults(f'{{"at":"{text}"}}')).event.at.utcoffset() is not None
 
 
 def test_text_that_looks_like_a_loose_datetime_is_only_text() -> None:

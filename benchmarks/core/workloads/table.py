@@ -235,7 +235,7 @@ SECTIONS: tuple[Section, ...] = (
             ("100,000, ad-hoc", "adhoc_names-100000"),
         ),
         remark="Events in shuffled order. With 100,000 names in use each dispatch touches memory "
-        "that no cache holds: the bare calls show what that alone costs.",
+        "that no cache holds: the bare calls show the cost of that.",
     ),
     Section(
         "Memory: bytes each",

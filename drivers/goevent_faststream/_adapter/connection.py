@@ -24,7 +24,7 @@ def checked_broker(broker: object, broker_class: type[B]) -> B:
         TypeError: It is an object of another class.
     """
     if not isinstance(broker, broker_class):
-        raise TypeError(f"this is no {broker_class.__name__}: {broker!r}")
+        raise TypeError(f"the broker must be a {broker_class.__name__}, not {broker!r}")
     return broker
 
 

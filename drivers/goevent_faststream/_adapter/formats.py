@@ -129,7 +129,7 @@ class FastStreamFormat:
         """Return an envelope around the event in the body."""
         name, body, headers = arrival.name, arrival.body, arrival.headers
         content_type = headers.get(CONTENT_TYPE, "")
-        # FastStream, too, tries a message without a content type as JSON.
+        # FastStream also tries to read a message without a content type as JSON.
         if content_type and not content_type.startswith(JSON):
             shown = repr(content_type[:MAX_SHOWN_NAME_CHARS])
             raise _decode_error(arrival, f"the content type {shown} is not {JSON}")

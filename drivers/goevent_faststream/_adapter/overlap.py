@@ -44,7 +44,7 @@ class OverlapFilter:
         self._match_counts.clear()
 
     def is_first(self, pattern: str, name: str, body: bytes) -> bool:
-        """Return whether a message is to be delivered: it matches the subscription, and is no copy.
+        """Return True if a message matches its subscription and is not a copy, so that it counts.
 
         Args:
             pattern: The name or pattern of the subscription that brought the message.

@@ -63,7 +63,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     """Return the adapter for a broker that uses confluent-kafka."""
     # aiokafka's broker has the same name, so the text says which of them is meant.
     if not isinstance(broker, KafkaBroker):
-        raise TypeError(f"this is no KafkaBroker of confluent: {broker!r}")
+        raise TypeError(f"the broker must be a KafkaBroker of faststream.confluent, not {broker!r}")
     topic = check_address(address, Topic)
     prefix = None if topic is None else topic.name
     return KafkaAdapter(broker, ConfluentClient(broker, topic), config, prefix)

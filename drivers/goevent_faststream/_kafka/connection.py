@@ -15,7 +15,7 @@ from .._adapter.contract import AdapterHost
 from .._adapter.errors import no_answer
 from .client import KafkaClient
 
-KAFKA_CONNECT_SECONDS = 8.0  # until a broker must have answered, as the bus opens
+KAFKA_CONNECT_SECONDS = 8.0  # until a broker must have answered when the bus opens
 PING_PAUSE_SECONDS = 1.0
 PING_PAUSE_SECONDS_WHILE_DOWN = 0.2
 PING_TIMEOUT_SECONDS = 3.0

@@ -60,7 +60,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     """Return the adapter for MQTT.
 
     Raises:
-        TypeError: The broker is no MQTTBroker, or there is an address.
+        TypeError: The broker is not an MQTTBroker, or there is an address.
         ValueError: The config has a stream.
     """
     if address is not None:
@@ -251,7 +251,7 @@ class MqttAdapter:
 
     async def _deliver(self, subscription: MqttSubscription, message: Any) -> None:
         name = ""
-        # The filter `goevent/#` also matches the topic `goevent`, which is no event name.
+        # The filter `goevent/#` also matches the topic `goevent`, which is not an event name.
         if message.topic.startswith(self._prefix):
             name = event_name_of(message.topic.removeprefix(self._prefix))
         via = self._subscribed.match(name) if name else None
@@ -292,7 +292,7 @@ class MqttAdapter:
     # -- the rest of the contract
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish events; the server confirms each, whether anybody subscribes to it or not."""
+        """Publish events; the server confirms each, with or without a subscriber."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:

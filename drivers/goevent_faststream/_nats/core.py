@@ -49,7 +49,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     """Return the adapter for core NATS.
 
     Raises:
-        TypeError: The broker is no NatsBroker, or there is an address.
+        TypeError: The broker is not a NatsBroker, or there is an address.
         ValueError: The config has a group or a stream.
     """
     if address is not None:

@@ -47,7 +47,7 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     """Return the adapter for JetStream.
 
     Raises:
-        TypeError: The broker is no NatsBroker, or the address no JStream.
+        TypeError: The broker is not a NatsBroker, or the address is not a JStream.
         ValueError: The prefix is empty, and there is no address.
     """
     if address is not None and not isinstance(address, JStream):

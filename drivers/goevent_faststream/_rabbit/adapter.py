@@ -25,15 +25,16 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
             the properties of the group's queues; their names begin with its name.
 
     Raises:
-        TypeError: The broker is no RabbitBroker, or the address neither of these.
-        ValueError: The exchange is no topic exchange, or `start` is a place or a time.
+        TypeError: The broker is not a RabbitBroker, or the address is neither of these.
+        ValueError: The exchange is not a topic exchange, or `start` is a place or a time.
     """
     if config.group is None:
         exchange = events_exchange(config, address)
         return RabbitFanOutAdapter(checked_broker(broker, RabbitBroker), config, exchange)
     if config.start not in ("earliest", "latest"):
         raise ValueError(
-            "RabbitMQ keeps no events from before a group's queue: start is no place and no time"
+            "RabbitMQ keeps no events from before a group's queue: start must be 'earliest' or "
+            "'latest'"
         )
     queue = address if isinstance(address, RabbitQueue) else None
     exchange = events_exchange(config, None if queue else address)

@@ -43,7 +43,7 @@ from .pamqp_patch import tolerate_invalid_properties
 RECONNECT_PAUSE_SECONDS = 0.25
 HEARTBEAT_SECONDS = 3  # four missed heartbeats reveal a dead connection
 
-# aio-pika and aiormq raise RuntimeError, too, for instance on a closed channel.
+# aio-pika and aiormq also raise RuntimeError, for instance on a closed channel.
 RABBIT_ERRORS = (AMQPError, PAMQPException, OSError, RuntimeError)
 
 

@@ -176,7 +176,7 @@ class RabbitFanOutAdapter:
     # -- the rest of the contract
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish events; the server confirms each, whether a queue is bound to it or not."""
+        """Publish events; the server confirms each, with or without a queue for it."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:

@@ -1,4 +1,4 @@
-"""A patch of pamqp: its decoder accepts text that is not UTF-8 and numbers that are no time.
+"""A patch of pamqp: its decoder accepts text that is not UTF-8 and numbers that are not times.
 
 pamqp raises on such a property of a message, and then its client closes the connection. The server
 sends the same message on the next connection, and so on for ever: a single message, from any

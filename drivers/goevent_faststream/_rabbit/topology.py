@@ -35,7 +35,7 @@ def events_exchange(config: BrokerConfig, address: object) -> RabbitExchange:
     """Return the exchange for events.
 
     Raises:
-        TypeError: The address is no RabbitExchange.
+        TypeError: The address is not a RabbitExchange.
         ValueError: The exchange does not route by patterns.
     """
     if address is None:
@@ -44,7 +44,7 @@ def events_exchange(config: BrokerConfig, address: object) -> RabbitExchange:
     if not isinstance(address, RabbitExchange):
         raise TypeError(f"the address of events in RabbitMQ is a RabbitExchange, not {address!r}")
     if address.type is not ExchangeType.TOPIC:
-        raise ValueError(f"events need a topic exchange, and {address.name!r} is none")
+        raise ValueError(f"events need a topic exchange, and {address.name!r} is not one")
     return address
 
 

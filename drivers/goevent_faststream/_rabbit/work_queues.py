@@ -248,7 +248,7 @@ class RabbitWorkQueuesAdapter:
     # -- publishing and settlement
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish events; the server confirms each, whether a queue is bound to it or not."""
+        """Publish events; the server confirms each, with or without a queue for it."""
         await self._publisher.publish(burst)
 
     async def settle(self, decisions: Sequence[Decision]) -> None:

@@ -157,7 +157,7 @@ async def open_connection(config: RedisConfig) -> RedisConnection:
         TLSFailure: The certificate does not verify, or the server does not speak TLS.
         WrongPassword: The server refuses the login, or requires one.
         NoPermission: The user lacks a right that opening a connection needs.
-        UnsupportedServer: The server is no Redis server, or has no RESP3.
+        UnsupportedServer: The server is not a Redis server, or has no RESP3.
         ServerRefused: The server takes no connection now, or has no such database.
     """
     timed_out: RedisLinkError = ConnectTimeout(

@@ -42,7 +42,7 @@ class TLSFailure(RedisLinkError):
 
 
 class UnsupportedServer(RedisLinkError):
-    """The server is no Redis server, or one that does not speak RESP3 (Redis before 6.0)."""
+    """The server is not a Redis server, or does not speak RESP3 (Redis before 6.0)."""
 
 
 class ServerRefused(RedisLinkError):

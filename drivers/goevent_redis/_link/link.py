@@ -223,7 +223,7 @@ class Link:
             patience: As for `execute`.
         """
         if not channels or command not in SUBSCRIBE_COMMANDS:
-            raise ValueError(f"{command} is no SUBSCRIBE or its like, or has no channel")
+            raise ValueError(f"{command} is not SUBSCRIBE or its like, or has no channel")
         await checkpoint_if_cancelled()
         await self._request(pack((command, *channels)), SubscribeRequest(len(channels)), patience)
 

@@ -62,6 +62,6 @@ class GapDetector:
         return number - last
 
     def forget(self, is_gone: Callable[[str], bool]) -> None:
-        """Forget channels that are not subscribed any more: missing messages are no gap there."""
+        """Forget unsubscribed channels: messages missing there are not a gap."""
         for key in [key for key in self._highest if is_gone(key[1])]:
             del self._highest[key]

@@ -148,7 +148,7 @@ class PubSubReceiver:
         self._note(_NEW_CONNECTION, None)
 
     def forget(self, names: list[str]) -> None:
-        """Note that some subscriptions have ended; messages missing from now on are no gap."""
+        """Note that some subscriptions have ended; messages missing from now on are not a gap."""
         self._note(_FORGET, names)
 
     def stop(self) -> None:
@@ -351,7 +351,7 @@ class PubSubReceiver:
         return envelope
 
     def _refuse(self, name: str, data: bytes, error: DecodeError) -> None:
-        """Report a message that cannot be decoded; it has arrived, so it is no gap."""
+        """Report a message that cannot be decoded; it has arrived, so it is not a gap."""
         refused = self._decode_refused(data)
         if self._is_own(refused.origin):
             return  # a bus may dispatch events that are not registered with it

@@ -50,7 +50,7 @@ class MessageSequence:
         name: The event name.
         command_prefix: The beginning of all commands that publish the event.
         last: The highest number that is taken; 0 for none.
-        accepted: The highest number that the server has accepted, as far as is known.
+        accepted: The highest number that the server is known to have accepted.
         announced: The highest number that was announced to other buses.
     """
 
@@ -94,7 +94,7 @@ class SequenceTable:
         return marks
 
     def accepted_marks(self) -> dict[str, int]:
-        """Return the same marks as `take_marks`, as far as the server has accepted them."""
+        """Return the marks of `take_marks`, limited to the numbers that the server has accepted."""
         return {
             sequence.name: sequence.accepted
             for sequence in self._unannounced()

@@ -62,7 +62,7 @@ class StreamsConfig(DurableConfig):
         max_age: About how long a stream keeps entries, acknowledged or not; None for ever.
         ordered: Whether order is required; it needs partitions.
         partitions: How many streams each event name has. With more than one, events with the same
-            key run one after another, in order, on whichever bus of the group: each partition
+            key run one after another, in order, on any bus of the group: each partition
             belongs to one bus at a time, and an event that fails holds up the events of its key
             until it is done or a dead letter. Events without a key are all in one partition; they
             arrive in order and do not wait for each other. All buses that use a name need the same

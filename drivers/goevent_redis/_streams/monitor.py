@@ -132,7 +132,7 @@ class StreamMonitor:
         now, silence = trio.current_time(), SILENCE_FACTOR * self._config.claim_idle
         if now < self._clean_up_at:
             return
-        # Each bus of the group does this; a consumer that is gone already is no error.
+        # Each bus of the group does this; a consumer that is gone already is not an error.
         self._clean_up_at = now + silence / 2
         args = (self._keys.group, round(silence * 1000), self._consumer, RELEASED)
         calls: list[ScriptCall] = [

@@ -42,7 +42,7 @@ async def replay(
 
     Args:
         start: The first place: an entry id, a time, or "earliest".
-        end: The last place, whose event is replayed, too; None for the newest event at this time.
+        end: The last place; its event is replayed, too. None for the newest event at this time.
 
     Raises:
         ValueError: A place makes no sense.

@@ -30,7 +30,7 @@ class Stream:
         replayed: It holds only events that are replayed for this group. Its entries are deleted
             when they are done.
         partition: The number of its partition; None if its name has no partitions.
-        lease: The lease by which this bus may read it, if it is one of a partition.
+        lease: The lease with which this bus may read it, if it is one of a partition.
         active: It is subscribed to.
         refused: Redis refused to read it the last time. The other streams are read
             without it.

@@ -93,7 +93,7 @@ def adapter_of(cls: type[Any]) -> EventTypeAdapter | None:
     if dataclasses.is_dataclass(cls):
         return DATACLASS
     # The class itself must be decorated: an undecorated subclass inherits the attribute, but its
-    # own annotations are no fields.
+    # own annotations are not fields.
     if "__attrs_attrs__" in vars(cls):
         return ATTRS
     return None

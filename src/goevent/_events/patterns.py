@@ -69,7 +69,7 @@ def compile_pattern(pattern: str) -> Callable[[str], re.Match[str] | None]:
     """Return a function that tells whether a name matches `pattern`.
 
     Use it to test many names against one pattern. A test takes time linear in the length of the
-    name, also for hostile names.
+    name, even for hostile names.
 
     Example:
         >>> matches = compile_pattern("order.*")

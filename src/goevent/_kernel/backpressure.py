@@ -13,9 +13,9 @@ only then wakes the task that waits. So no newcomer can take the room in between
 wait means for certain that nothing was sent. While a mailbox has a queue its actor's `limit` is 0;
 this one number sends every newcomer to the back of the queue.
 
-One dispatch that leaves the front of a queue (admitted, refused or cancelled) may let in the next
-one, also in the other queues that it stood in. `Backpressure.admit` follows these consequences to
-the end.
+A dispatch that leaves the front of a queue (admitted, refused or cancelled) may let the next one
+in, in each of the queues that it stood in. `Backpressure.admit` follows these consequences to the
+end.
 """
 
 from __future__ import annotations

@@ -195,8 +195,7 @@ class SpecialDispatch:
     # -- inline `async def` listeners
 
     async def _await_all(self, chosen: Route, handle: DispatchHandle) -> None:
-        """Run inline listeners, some of which are async; the handle is done when they have
-        ended."""
+        """Run inline listeners, some of them async; the handle is done when they have ended."""
         turn = InlineTurn(chosen, handle, self._inline_calls, self._failures)
         self._turns[handle] = turn
         self._reentrancy.underway.add(handle)

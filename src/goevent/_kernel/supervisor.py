@@ -62,7 +62,7 @@ class Supervisor:
     def record(self, error: EventError, handle: DispatchHandle) -> None:
         """Record a failure on its handle and in the log.
 
-        A veto is no failure: it is only recorded on the handle.
+        A veto is not a failure: it is only recorded on the handle.
         """
         details = handle.add_error(error)
         if isinstance(error, EventVetoed):

@@ -1,6 +1,6 @@
 """The listeners of a bus: registers actors, and unregisters them at any moment.
 
-`GoEvent` and the registrations of its users call it on the thread of the bus, also while events are
+`GoEvent` and the registrations of its users call it on the thread of the bus, even while events are
 dispatched and inside listeners. Unregistering takes effect in one step: the router drops the actor
 from all routes, its queued events are settled as dropped, and dispatches that wait for room in its
 mailbox wait on without it. The event that the listener processes at this moment is finished.

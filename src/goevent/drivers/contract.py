@@ -99,9 +99,9 @@ class Settlement:
         errors: The errors of the listeners, in order. The `outcome` of an error tells whether the
             event failed, was dropped or was abandoned. Under `durable` an abandoned event has to
             be delivered again.
-        started: False if no listener began with the event, so the delivery need not count. If
-            there are no errors either, no listener of this bus wants the event (any more), and
-            under `durable` another bus has to get it.
+        started: False if no listener began with the event, so the delivery need not count. If there
+            are no errors either, this bus has no listener for the event, and under `durable`
+            another bus has to get it.
     """
 
     errors: tuple[EventError, ...] = ()
@@ -178,7 +178,7 @@ class Message(Protocol):
 
         Args:
             origin: The origin of the sender; that of the bus if None.
-            seq: A number by which receivers notice gaps.
+            seq: A number with which receivers detect gaps.
 
         Raises:
             EncodeError: The event cannot be encoded, or is too large.

@@ -37,7 +37,7 @@ def find_driver(driver: str | Driver) -> Driver:
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if scheme not in installed:
         known = ", ".join(sorted({"memory", *installed}))
-        # A text that is no scheme may contain a password, so it is not shown.
+        # A text that is not a scheme may contain a password, so it is not shown.
         shown = repr(scheme) if SCHEME.fullmatch(scheme) else "a text that is no URL and no name"
         raise UnknownDriverError(
             f"no driver for {shown} is installed (there is: {known}); a driver comes in a "

@@ -96,7 +96,7 @@ async def commit_point(mock: KafkaMock, group: str, topic: str) -> tuple[int, st
 
 @asynccontextmanager
 async def worker(url: str, said: list[str]) -> AsyncGenerator[subprocess.Popen[bytes]]:
-    """Run a consumer in a process of its own, which is killed in the end.
+    """Run a consumer in a process of its own, which is killed at the end.
 
     Args:
         said: Gets the lines that it prints.

@@ -19,7 +19,7 @@ from goevent_redis._link.config import RedisConfig
 from goevent_redis._link.link import Link
 from goevent_redis._link.pool import Pool
 
-# RedisClient or redis.asyncio.Redis: the same calls, of which pyright knows half the types only.
+# RedisClient or redis.asyncio.Redis: the same calls; pyright knows only half of their types.
 Client = Any
 
 

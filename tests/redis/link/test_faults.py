@@ -29,7 +29,7 @@ from goevent_redis._link.link import Link
 
 
 class Subscriber:
-    """A link through a proxy that subscribes again and again, and what it has received."""
+    """A link through a proxy that subscribes again and again, and the messages received."""
 
     def __init__(self, config: RedisConfig, **options: Any) -> None:
         self.numbers: list[int] = []

@@ -54,7 +54,7 @@ def _logs_everything(caplog: pytest.LogCaptureFixture) -> None:  # pyright: igno
 
 
 def all_texts(error: BaseException) -> str:
-    """Return all texts of an exception that might show a password, also those of its frames."""
+    """Return all texts of an exception that might show a password, and those of its frames."""
     texts = traceback.format_exception(error)
     link: BaseException | None = error
     while link is not None:

@@ -1,4 +1,4 @@
-"""Failed events are delivered again after pauses, and become dead letters in the end."""
+"""Failed events are delivered again after pauses, and finally become dead letters."""
 
 from __future__ import annotations
 

@@ -285,9 +285,9 @@ class LeaseKeeper:
         now = f"the consumer {owner!r} has it" if owner else "no consumer has it"
         self._inbox.report(
             DriverError(
-                f"this bus has lost the partition {partition.number} of {partition.name!r}, as it "
+                f"this bus has lost the partition {partition.number} of {partition.name!r}: it "
                 f"gave no sign of life for {self._config.claim_idle:g} s or its lease has "
-                f"vanished: {now}"
+                f"vanished; {now}"
             ),
             partition.name,
         )

@@ -42,7 +42,7 @@ class PartitionPosition:
         take_over_from: The id from which pending entries of other consumers are still to be taken
             over; empty when none is left. Until then nothing new is read.
         taken_from_others: Pending entries were read before this lease, by any consumer.
-        after: The last entry that the group has delivered, as far as known.
+        after: The last entry that the group is known to have delivered.
         has_news: There may be entries behind it.
         highest_seen: The highest id that is known to have been delivered.
     """

@@ -210,7 +210,7 @@ class DriverConformance:
         await run_case(self, lifetime.a_bus_can_be_opened_again)
 
     async def test_no_task_is_left(self) -> None:
-        """No task is left after a bus has ended, in whichever way it ended."""
+        """No task is left after a bus has ended, in any way."""
         await run_case(self, lifetime.no_task_is_left)
 
     async def test_closing_delays_no_other_bus(self) -> None:
@@ -238,7 +238,7 @@ class DriverConformance:
     # -- groups and durability
 
     async def test_each_group_gets_each_event_once(self) -> None:
-        """One bus of each consumer group gets an event, also when another bus leaves the group."""
+        """One bus of each consumer group gets an event, even when another bus leaves the group."""
         await run_case(self, grouping.each_group_gets_it_once, COMPETING)
 
     async def test_abandoned_events_are_delivered_again(self) -> None:
