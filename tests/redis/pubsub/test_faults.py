@@ -161,7 +161,7 @@ async def test_a_server_that_refuses_for_three_seconds_is_not_hammered(
         assert two.says("is lost") == two.says("cannot connect") == two.says(BACK) == 1
 
 
-async def test_a_black_hole_is_detected_in_time() -> None:
+async def test_a_black_hole_is_detected_within_fifteen_seconds() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one, two = bus_on(server), bus_at(proxy.addr)
         seen = two.seen(Paid)
@@ -170,7 +170,8 @@ async def test_a_black_hole_is_detected_in_time() -> None:
             await until(lambda: seen)
             proxy.swallow()
             await sent(one, Paid(n=2))
-            await until(lambda: two.says("is lost"))
+            # docs/operate/delivery-guarantees.md promises these 15 seconds.
+            await until(lambda: two.says("is lost"), 15)
             proxy.pass_on()
             await until(lambda: two.says(BACK))
             await sent(one, Paid(n=3))
@@ -178,13 +179,13 @@ async def test_a_black_hole_is_detected_in_time() -> None:
             await until(lambda: len(seen) + two.missing() == 3)
 
 
-async def test_a_publish_into_a_black_hole_fails_in_time() -> None:
+async def test_a_publish_into_a_black_hole_fails_within_fifteen_seconds() -> None:
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         one = bus_at(proxy.addr)
         mine = one.seen(Paid)
         async with one:
             proxy.swallow()
-            with trio.fail_after(PROMPT_SECONDS):
+            with trio.fail_after(15):
                 handle = await sent(one, Paid(n=1))
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverConnectionError)
