@@ -1,6 +1,7 @@
 """Settings and fixtures of all tests."""
 
 from dataclasses import replace
+from typing import cast
 
 import pytest
 from hypothesis import settings
@@ -15,6 +16,6 @@ settings.load_profile("goevent")
 @pytest.fixture
 def bus_config(request: pytest.FixtureRequest, bus_config: Config) -> Config:
     """Let the `bus` fixture use the `REGISTRY` of the test's module, if there is one."""
-    module: object = request.module  # pyright: ignore[reportUnknownMemberType]
+    module = cast("object", request.module)  # pyright: ignore[reportUnknownMemberType]
     registry: EventRegistry | None = getattr(module, "REGISTRY", None)
     return bus_config if registry is None else replace(bus_config, registry=registry)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
+from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import (
     Bus,
     Paid,
