@@ -651,6 +651,31 @@ async def test_a_failed_dispatch_is_freed_as_soon_as_it_is_forgotten(shape: str)
 
 
 @pytest.mark.usefixtures("_no_garbage_collection")
+async def test_an_event_with_an_unhashable_ordering_key_is_freed_as_soon_as_it_is_forgotten() -> (
+    None
+):
+    def unhashable_key(event: Heavy) -> list[int]:
+        return []
+
+    async def listen(event: Heavy) -> None: ...
+
+    async with GoEvent() as bus:
+        bus.on_error(ignore_error)
+        bus.subscribe(listen, Heavy, ordering_key=unhashable_key)
+        weak = WeaklyReferenced()
+        ref = weakref.ref(weak)
+        handle = bus.dispatch_nowait(Heavy(weak))
+        del weak
+        assert len(handle.errors) == 1
+        bus.dispatch_nowait(Heavy())  # a listener keeps its newest error
+        await wait_all_tasks_blocked()  # on_error is told
+        bus.clear_errors()
+        assert ref() is not None
+        del handle
+        assert ref() is None
+
+
+@pytest.mark.usefixtures("_no_garbage_collection")
 @pytest.mark.parametrize("shape", SHAPES)
 async def test_a_failed_dispatch_without_handle_is_freed_without_on_error(
     shape: str,

@@ -134,6 +134,8 @@ class KeyedMailbox(Generic[L]):
     def append(self, handle: DispatchHandle, /) -> None:
         try:
             key = self._key_of(handle.event)
+            # Here and not in `add`: a frame in the traceback would lead back to the handle.
+            hash(key)
             is_first = self._order.add(key, handle)
         # Raised by `ordering_key`, or by the hash or the comparison of a key.
         except Exception as error:  # noqa: BLE001 - it is reported
