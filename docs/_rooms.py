@@ -16,7 +16,7 @@ PICTURE = ROOT / "docs" / "img" / "rooms.svg"
 NOTES = {
     "testing": "pytest fixtures, the suite for drivers",
     "middleware": "shipped middleware",
-    "_bus": "GoEvent: the public face, wires all rooms",
+    "_bus": "GoEvent: the public class, wires all rooms",
     "_session": "one opening of a bus, order of ending",
     "_listeners": "functions and objects become actors",
     "_ports": "between the bus, its driver and threads",
@@ -31,8 +31,8 @@ NOTES = {
     "_errors": "every exception",
     "_trio_internals": "the only use of private parts of Trio",
 }
-# Files of the package that are no room: the public names.
-FACES = {"__init__"}
+# Files of the package that are not rooms: the public names.
+PUBLIC_MODULES = {"__init__"}
 
 STYLE = """
 .bg{fill:#fafafa;stroke:#cfd8dc}.room{fill:#fff;stroke:#00796b}.open{fill:#e0f2f1;stroke:#00796b}
@@ -67,7 +67,7 @@ def rooms() -> set[str]:
     """Return the folders and modules of `src/goevent`."""
     package = ROOT / "src" / "goevent"
     folders = {path.parent.name for path in package.glob("*/__init__.py")}
-    return folders | {path.stem for path in package.glob("*.py")} - FACES
+    return folders | {path.stem for path in package.glob("*.py")} - PUBLIC_MODULES
 
 
 def _box(kind: str, x: float, y: float, width: float, name: str, note: str) -> list[str]:

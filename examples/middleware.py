@@ -20,7 +20,7 @@ request: ContextVar[str] = ContextVar("request")
 
 
 class Tracing:
-    """Carries the id of a request to the listeners of its events, also on other buses."""
+    """Carries the id of a request to the listeners of its events, even on other buses."""
 
     def around_dispatch(self, handle: DispatchHandle, /) -> Iterator[None]:
         handle.headers["request"] = request.get()

@@ -8,7 +8,7 @@ from hypothesis import settings
 
 from goevent import Config, EventRegistry
 
-# A busy machine is no defect.
+# A busy machine is not a defect.
 settings.register_profile("goevent", deadline=None)
 settings.load_profile("goevent")
 

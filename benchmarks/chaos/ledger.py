@@ -18,7 +18,7 @@ class Counts:
 
     Attributes:
         accepted: The number of events that the server has accepted.
-        refused: The number of events that were refused, as far as the producers know.
+        refused: The number of events that the producers know to be refused.
         lost: The events that were accepted and never processed.
         duplicates: The number of repeated processings.
         unflagged: The events with a repeated processing that had no flag.

@@ -663,7 +663,7 @@ async def test_a_keyed_lane_that_waits_for_room_behind_itself(
 async def test_a_keyed_lane_for_which_another_dispatch_takes_the_last_room(
     bus: GoEvent, autojump_clock: MockClock
 ) -> None:
-    """The wait is no deadlock when it begins; the dispatch admitted before it makes it one."""
+    """The wait is not a deadlock when it begins; the dispatch admitted before it makes it one."""
     caught = DeadlockCatcher()
     seen: list[int] = []
     gates = [trio.Event(), trio.Event()]

@@ -106,7 +106,7 @@ class PartitionOffsets:
         base: The offset that may be committed: everything below it is settled.
         position: The offset to be read next.
         is_assigned: Whether the partition is assigned to this member now.
-        committed: The commit point that the broker has, as far as this member knows.
+        committed: The last commit point that this member knows the broker to have.
         records: The records from the first unsettled one on, in the order of the partition.
     """
 

@@ -216,6 +216,6 @@ def bus_closed() -> BusClosed:
 def nested_too_deep(depth: int) -> NestingError:
     """Return the error for inline listeners that dispatch inside each other without an end."""
     return NestingError(
-        f"listeners dispatch {depth} levels deep inside each other; if that is no endless loop, "
-        "use an async listener, or raise Config.max_nesting"
+        f"listeners dispatch {depth} levels deep inside each other; if that is not an endless "
+        "loop, use an async listener, or raise Config.max_nesting"
     )

@@ -136,7 +136,7 @@ class EventPublisher:
         """Post the events that wait, or leave them to workers; called after each reply."""
         if self.waiting:
             self._post_waiting()
-        # Also after the loop above: the events in it may have failed, or be left to workers.
+        # Even if the loop above ran: its events may have failed, or been left to workers.
         if not self.posted:
             self._all_replied.unpark_all()
 

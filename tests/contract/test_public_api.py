@@ -1,4 +1,4 @@
-"""The public face tells the truth: signatures, docstrings and error types as documented."""
+"""The public API is as documented: signatures, docstrings and error types."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ INTERNAL = {
 }
 
 
-class Rate(Event, name="face.rate", registry=REGISTRY):
+class Rate(Event, name="api.rate", registry=REGISTRY):
     value: float = 0.0
 
 
@@ -132,7 +132,7 @@ def instances() -> list[Any]:
         goevent_redis.Pool(goevent_redis.RedisConfig()),
         goevent_redis.RedisConfig(),
         goevent_redis.RedisDriver(),
-        goevent_redis.RedisStreamsDriver("redis+streams://localhost?group=face"),
+        goevent_redis.RedisStreamsDriver("redis+streams://localhost?group=api"),
         goevent_redis.StreamsConfig(),
     ]
 
@@ -275,8 +275,8 @@ async def test_refused_calls_raise_only_public_errors(autojump_clock: MockClock)
     assert kinds == [RuntimeError, RuntimeError, RuntimeError, TypeError, ValueError]
     kinds.clear()
     async with bus:
-        bus.subscribe(inline, "face.inline", async_=False)
-        await refuse(lambda: bus.dispatch_nowait(Event("face.inline")))
+        bus.subscribe(inline, "api.inline", async_=False)
+        await refuse(lambda: bus.dispatch_nowait(Event("api.inline")))
         await refuse(lambda: bus.dispatch(Event("test.ping", {"n": "many"})))
         await refuse(lambda: bus.dispatch_nowait(object()))
         await refuse(lambda: bus.dispatch_from_thread(Ping()))
@@ -389,14 +389,14 @@ async def test_errors_of_middleware_are_public_wherever_they_show(
         {"headers": {"name": 1}},
         {"seq": 2**70},
     ],
-    ids=["nan", "too large", "header that is no text", "number beyond int64"],
+    ids=["nan", "too large", "header that is not text", "number beyond int64"],
 )
 def test_a_codec_refuses_to_encode_with_exactly_an_encode_error(
     codec: Codec, fields: dict[str, Any]
 ) -> None:
     envelope: dict[str, Any] = {
-        "event_name": "face.rate",
-        "event_type": "face.rate",
+        "event_name": "api.rate",
+        "event_type": "api.rate",
         "event": Rate(),
         "handle_id": "0123456789abcdef",
         "timestamp": 1,
@@ -416,5 +416,5 @@ def test_a_codec_refuses_to_encode_with_exactly_an_encode_error(
 )
 def test_a_codec_refuses_to_decode_with_exactly_a_decode_error(codec: Codec, data: bytes) -> None:
     with pytest.raises(DecodeError) as caught:
-        codec.decode(data, event_name="face.rate", registry=REGISTRY)
+        codec.decode(data, event_name="api.rate", registry=REGISTRY)
     assert type(caught.value) is DecodeError
