@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
 import pytest
+import trio
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_durable import DURABLE, SHOWS_DEAD_LETTERS
 from tests.support.nats_server import nats_server
@@ -100,6 +101,27 @@ async def test_discarded_dead_letter_is_gone(kind: str) -> None:
         assert await letters.discard(one) == 0
         assert await letters.get(one.id) is None
         assert await letters.count() == 1
+
+
+@every_broker
+@pytest.mark.parametrize("method", ["replay", "discard"])
+async def test_dead_letters_that_two_callers_take_at_once_count_once(
+    kind: str, method: str
+) -> None:
+    async with with_dead_letters(kind, *range(8)) as (bus, failing, _):
+        failing.clear()
+        letters = bus.driver.dead_letters
+        found = await letters.list()
+        counts: list[int] = []
+
+        async def take() -> None:
+            counts.append(await getattr(letters, method)(*found))
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(take)
+            nursery.start_soon(take)
+        assert sum(counts) == 8
+        assert await letters.count() == 0
 
 
 @every_broker

@@ -32,6 +32,7 @@ from .connection import NatsConnection, to_driver_error
 T = TypeVar("T")
 
 STORE_SECONDS = 5.0
+MISSING_MESSAGE_TEXTS = ("no message found", "message deleted")
 
 # A replayed event is published to all groups again. This header names the one group that wants it;
 # the others acknowledge the event without running it.
@@ -156,7 +157,16 @@ class JetStreamDeadLetters:
     async def _discard(self, id: str) -> bool:  # noqa: A002
         if await self._stored(id) is None:
             return False
-        return bool(await self._found(self._js.delete_msg(self._stream, int(id))))
+        return bool(await self._found(self._delete(int(id))))
+
+    async def _delete(self, sequence: int) -> bool:
+        try:
+            return bool(await self._js.delete_msg(self._stream, sequence))
+        except js_errors.ServerError as error:
+            # Another bus has just deleted it. The server has no code of its own for that.
+            if error.description in MISSING_MESSAGE_TEXTS:
+                return False
+            raise
 
     async def _stored(self, id: str) -> Any:  # noqa: A002
         """Return the stored message of an id; None if it is missing or another group's."""
