@@ -340,7 +340,7 @@ class Log:
         )
 
 
-async def test_killed_server_is_used_again_soon() -> None:
+async def test_killed_server_is_used_again_within_a_second() -> None:
     log = Log()
     messages: list[Any] = []
 
@@ -362,7 +362,7 @@ async def test_killed_server_is_used_again_soon() -> None:
                     link.post_nowait("PING")
                 await trio.sleep(0.3 * round_)
                 await server.start()
-                with trio.fail_after(PROMPT_SECONDS):
+                with trio.fail_after(2):  # 1 s, and some more for a busy machine
                     await link.ready()
                 assert await link.execute("PUBLISH", "channel5", round_) == 1
                 assert messages[-1] == [b"message", b"channel5", b"%d" % round_]

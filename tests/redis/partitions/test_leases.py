@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import trio
-from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
+from tests.support.limits import HANG_SECONDS
 from tests.support.partition_buses import (
     LEASES,
     NAME,
@@ -79,7 +79,7 @@ async def test_remainders_of_several_names_go_to_different_buses() -> None:
     assert len(extras) == 2
 
 
-async def test_clean_stop_releases_unstarted_events_of_a_partition_at_once() -> None:
+async def test_clean_stop_releases_unstarted_events_of_a_partition_within_a_second() -> None:
     async with streams_server() as server, command_client(server) as ask:
         first, second = PartitionedBus(server.addr), PartitionedBus(server.addr)
         gate = PartitionGate()
@@ -96,7 +96,7 @@ async def test_clean_stop_releases_unstarted_events_of_a_partition_at_once() -> 
                 gate.open()
                 began = trio.current_time()
                 await until(lambda: len(moves) == 99)
-                assert trio.current_time() - began < PROMPT_SECONDS
+                assert trio.current_time() - began < 1.0
             await until_partitions_settled(ask)
         assert not first.told + second.told
     assert moves == [("a0", n, 1) for n in range(1, 100)]

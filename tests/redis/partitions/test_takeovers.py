@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 import trio
-from tests.support.limits import PROMPT_SECONDS
 from tests.support.partition_buses import (
     A0,
     BASE,
@@ -53,7 +52,7 @@ async def test_event_that_a_closing_bus_abandoned_comes_first_at_the_next_bus() 
         async with second:
             began = trio.current_time()
             await until(lambda: len(moves) == 20)
-            assert trio.current_time() - began < PROMPT_SECONDS
+            assert trio.current_time() - began < 1.0
             await until_partitions_settled(ask)
     assert moves == [("a0", 0, 2), *(("a0", n, 1) for n in range(1, 20))]
 
@@ -213,7 +212,7 @@ async def test_named_consumer_gets_the_partitions_back_that_it_had_at_a_crash() 
         async with second:
             began = trio.current_time()
             await until(lambda: seen and seen[-1][0] == 9)
-            assert trio.current_time() - began < PROMPT_SECONDS
+            assert trio.current_time() - began < 2.0
             await until_partitions_settled(ask)
         assert not second.told
     assert [n for n, _ in seen] == sorted(n for n, _ in seen)

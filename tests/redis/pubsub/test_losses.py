@@ -56,7 +56,7 @@ def marks(number: int, origin: str = ORIGIN) -> bytes:
 # -- the server goes away
 
 
-async def test_a_killed_server_is_reported_and_used_again_soon() -> None:
+async def test_a_killed_server_is_reported_and_used_again_within_a_second() -> None:
     async with redis_server() as server:
         one, two = bus_on(server), bus_on(server)
         mine, seen, deep = one.seen(Paid), two.seen("order.*"), two.seen(Deep)
@@ -72,7 +72,7 @@ async def test_a_killed_server_is_reported_and_used_again_soon() -> None:
                 await server.start()
                 started = trio.current_time()
                 await until(lambda again=again: two.says("connected to Redis again") > again)  # type: ignore[misc]
-                assert trio.current_time() - started < PROMPT_SECONDS
+                assert trio.current_time() - started < 1.0
                 assert (await sent(one, Paid(n=n))).receivers == 1
                 await sent(one, Deep(n=n))
                 await until(lambda n=n: len(seen) == n and len(deep) == n - 1)  # type: ignore[misc]
@@ -91,7 +91,7 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
             handle = await one.dispatch(Paid(n=1))
             assert numbers(mine) == [1]
             await handle.wait()
-            assert trio.current_time() - started < PROMPT_SECONDS
+            assert trio.current_time() - started < 10
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverConnectionError)
             assert server.addr in str(error)
@@ -104,7 +104,7 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
         assert numbers(mine) == [1, 2]
 
 
-async def test_each_of_many_publishes_in_an_outage_fails_in_time() -> None:
+async def test_each_of_many_publishes_in_an_outage_fails_within_ten_seconds() -> None:
     took: list[float] = []
     async with redis_server() as server:
         bus = bus_on(server)
@@ -123,7 +123,7 @@ async def test_each_of_many_publishes_in_an_outage_fails_in_time() -> None:
                 for n in range(3_000):
                     nursery.start_soon(publish, n)
     assert len(took) == 3_000
-    assert max(took) < PROMPT_SECONDS
+    assert max(took) < 10
 
 
 async def test_a_server_that_goes_away_while_the_bus_opens_is_an_error_in_time() -> None:

@@ -20,7 +20,7 @@ from tests.support.streams_buses import (
 from goevent import current_delivery
 
 
-async def test_clean_stop_releases_unstarted_events_uncounted_at_once() -> None:
+async def test_clean_stop_releases_unstarted_events_uncounted_within_a_second() -> None:
     async with streams_server() as server, command_client(server) as ask:
         first, second = StreamsBus(server.addr), StreamsBus(server.addr)
         done: list[int] = []
@@ -45,7 +45,7 @@ async def test_clean_stop_releases_unstarted_events_uncounted_at_once() -> None:
                 await until(lambda: first.snapshot().state == "closed")
                 closed = trio.current_time()
                 await until(lambda: len(tries) == 100)
-                assert trio.current_time() - closed < PROMPT_SECONDS
+                assert trio.current_time() - closed < 1.0
                 await until_settled(ask)
     assert sorted(n for n, _ in tries) == [*range(100)]
     # One had started and was abandoned; all others count as never delivered.

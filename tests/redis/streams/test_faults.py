@@ -87,7 +87,7 @@ async def test_group_that_vanishes_under_load_begins_anew_at_the_right_place(har
             await load.more(20)
             newest = load.accepted[-1]
             await until(lambda: newest in [n for each in tries for n, _ in each])
-            assert trio.current_time() - hurt < PROMPT_SECONDS
+            assert trio.current_time() - hurt < 3.0
             nursery.cancel_scope.cancel()
         after = [n for each in tries for n, _ in each]
         if harm is destroy_group:
@@ -139,7 +139,7 @@ async def test_server_out_of_memory_is_a_clear_error_and_passes() -> None:
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverError)
             assert "memory" in str(error)
-            assert trio.current_time() - began < 9  # the default is 10
+            assert trio.current_time() - began < 1.0
             await ask("CONFIG", "SET", "maxmemory", "0")
             await publish(bus, 2)
             await until(lambda: 2 in tries)
@@ -269,7 +269,7 @@ async def test_publish_waits_during_an_outage_and_then_fails_clearly() -> None:
             began = trio.current_time()
             handle = await bus.dispatch(Paid(n=2))
             await handle.wait()
-            assert 0.5 < trio.current_time() - began < 9  # the default is 10
+            assert 0.5 < trio.current_time() - began < 3.0
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverConnectionError)
             async with trio.open_nursery() as nursery:
