@@ -17,6 +17,8 @@ Outcome = Literal["failed", "dropped", "abandoned"]
 # Limits of an error that is kept as text: the frames of its traceback, and its reason.
 MAX_KEPT_FRAMES = 20
 MAX_REASON_CHARS = 1000
+# The beginning of the reason of an `EventError` whose exception is a `DeadLettered`.
+DEAD_LETTER_REASON = "DeadLettered: "
 
 
 class GoEventError(Exception):
@@ -121,8 +123,12 @@ class EventError(GoEventError):
         return f"<{type(self).__name__}: {self}>"
 
     def __str__(self) -> str:
+        reason = self.reason
+        if reason.startswith(DEAD_LETTER_REASON):
+            # The driver has not failed. By the reason, because the exception may be gone by now.
+            return reason.removeprefix(DEAD_LETTER_REASON)
         tries = f" after {self.attempts} attempts" if self.attempts > 1 else ""
-        return f"{self.listener} {self.outcome} on {self.event_name!r}{tries}: {self.reason}"
+        return f"{self.listener} {self.outcome} on {self.event_name!r}{tries}: {reason}"
 
 
 class EventDropped(EventError):
@@ -306,6 +312,40 @@ class DriverConnectionError(DriverError):
 
     A driver also reports it when a connection is lost and when it is restored.
     """
+
+
+class DeadLettered(DriverError):
+    """A consumer group has given an event up; the broker keeps it among the dead letters.
+
+    A durable driver reports it once for each such event, when the dead letter is written. It is the
+    `error` of an `EventError`.
+
+    Example:
+        >>> bus = GoEvent()
+        >>> @bus.on_error
+        ... def alert(error: EventError) -> None:
+        ...     if isinstance(error.error, DeadLettered):
+        ...         print(error.error.event_name, error.error.id, error.error.reason)
+
+    Attributes:
+        event_name: The name of the event.
+        id: The broker's id of the event.
+        reason: Why the event was given up, in one line.
+        deliveries: How often the event was delivered.
+    """
+
+    def __init__(self, event_name: str, id: str, reason: str, deliveries: int) -> None:  # noqa: A002
+        super().__init__(event_name, id, reason, deliveries)
+        self.event_name = event_name
+        self.id = id
+        self.reason = reason
+        self.deliveries = deliveries
+
+    def __str__(self) -> str:
+        return (
+            f"the event {self.id} of {self.event_name!r} is a dead letter after {self.deliveries} "
+            f"deliveries: {self.reason}"
+        )
 
 
 class GapDetected(DriverError):

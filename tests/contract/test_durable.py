@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
-from goevent import DecodeError, EventAbandoned, EventDropped, EventError
+from goevent import DeadLettered, DecodeError, EventAbandoned, EventDropped, EventError
 from goevent.drivers import (
     ACK,
     DEAD_LETTERS_PER_CALL,
@@ -124,8 +126,15 @@ def test_pause_is_drawn_between_half_and_all_of_it() -> None:
 
 
 def test_report_of_a_dead_letter_names_the_event() -> None:
-    text = str(dead_letter_report("order.placed", "17", 3, "no"))
+    report = dead_letter_report("order.placed", "17", 3, "no")
+    for each in (report, pickle.loads(pickle.dumps(report)), copy(report)):
+        assert isinstance(each, DeadLettered)
+        assert (each.event_name, each.id, each.deliveries) == ("order.placed", "17", 3)
+        assert (each.reason, str(each)) == ("no", str(report))
+    text = str(report)
     assert text == "the event 17 of 'order.placed' is a dead letter after 3 deliveries: no"
+    assert str(EventError("order.placed", "driver", report)) == text
+    assert str(EventError("order.placed", "driver", report).as_text()) == text
     assert in_one_line("a\n  b\tc" + 2000 * "d") == "a b c" + 995 * "d"
 
 

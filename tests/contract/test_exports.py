@@ -27,6 +27,7 @@ PUBLIC = [
     "Capabilities",
     "Codec",
     "Config",
+    "DeadLettered",
     "DeadlockError",
     "DecodeError",
     "Delivery",

@@ -13,7 +13,13 @@ from tests.support.faststream_durable import DURABLE, SHOWS_DEAD_LETTERS
 from tests.support.nats_server import nats_server
 from tests.support.redis_buses import Paid, numbers, opened, until
 
-from goevent import DispatchHandle, DriverConnectionError, UnsupportedError, current_delivery
+from goevent import (
+    DeadLettered,
+    DispatchHandle,
+    DriverConnectionError,
+    UnsupportedError,
+    current_delivery,
+)
 
 every_broker = pytest.mark.parametrize("kind", SHOWS_DEAD_LETTERS)
 
@@ -48,6 +54,9 @@ async def test_dead_letter_tells_what_happened(kind: str) -> None:
         assert abs(datetime.now(UTC) - letter.time) < timedelta(minutes=1)
         assert await letters.get(letter.id) == letter
         assert await letters.count() == 1
+        (report,) = [e.error for e in bus.reports if isinstance(e.error, DeadLettered)]
+        assert (report.event_name, report.id) == ("order.paid", letter.event_id)
+        assert (report.reason, report.deliveries) == (letter.reason, 2)
 
 
 @every_broker

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from .._errors import DriverError
+from .._errors import DeadLettered
 
 T = TypeVar("T")
 
@@ -184,9 +184,8 @@ def in_one_line(reason: str) -> str:
     return " ".join(reason.split())[:MAX_REASON_CHARS]
 
 
-def dead_letter_report(event_name: str, event_id: str, deliveries: int, reason: str) -> DriverError:
+def dead_letter_report(
+    event_name: str, event_id: str, deliveries: int, reason: str
+) -> DeadLettered:
     """Return the report that an event has become a dead letter."""
-    return DriverError(
-        f"the event {event_id} of {event_name!r} is a dead letter after {deliveries} "
-        f"deliveries: {reason}"
-    )
+    return DeadLettered(event_name, event_id, in_one_line(reason), deliveries)

@@ -19,7 +19,7 @@ from tests.support.streams_buses import (
     until_settled,
 )
 
-from goevent import DecodeError, DriverConnectionError, UnsupportedError
+from goevent import DeadLettered, DecodeError, DriverConnectionError, UnsupportedError
 
 
 async def test_poison_event_is_tried_max_deliveries_times_and_becomes_one_dead_letter() -> None:
@@ -43,6 +43,9 @@ async def test_poison_event_is_tried_max_deliveries_times_and_becomes_one_dead_l
     assert "Traceback" in letter.details
     assert letter.consumer
     assert bus.says("is a dead letter after 4 deliveries") == 1
+    (report,) = bus.causes(DeadLettered)
+    assert (report.event_name, report.id) == (letter.event_name, letter.event_id)
+    assert (report.reason, report.deliveries) == (letter.reason, 4)
 
 
 async def test_pauses_between_deliveries_grow() -> None:
