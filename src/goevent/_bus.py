@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
-from functools import partial, update_wrapper
+from functools import cached_property, partial, update_wrapper
 from threading import get_ident
 from types import TracebackType
 from typing import Any, Self, TypeVar, Unpack, overload
@@ -96,6 +96,22 @@ class GoEvent:
             self.dispatch = self._dispatcher.dispatch  # type: ignore[method-assign]
         self._session: Session | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
+
+    # Not a property: a subclass that keeps its driver under this name may go on assigning it.
+    @cached_property
+    def driver(self) -> Driver:
+        """The driver of the bus: the object for the URL or the name in `Config.driver`.
+
+        A driver offers more than the contract, such as `dead_letters` and `client`. Ask for its
+        class first, so that type checkers know it.
+
+        Example:
+            >>> bus = GoEvent("redis+streams://localhost?group=billing")
+            >>> if isinstance(bus.driver, RedisStreamsDriver):
+            ...     print(bus.driver.streams.group)
+            billing
+        """
+        return self._driver
 
     # -- listeners
 

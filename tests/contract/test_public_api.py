@@ -34,10 +34,13 @@ from goevent import (
     EventVetoed,
     GoEvent,
     MailboxFull,
+    MemoryDriver,
+    MemoryHub,
     NestingError,
     UnsupportedError,
     Veto,
 )
+from goevent_redis import RedisStreamsDriver
 
 MODULES: tuple[ModuleType, ...] = (
     goevent,
@@ -418,3 +421,21 @@ def test_a_codec_refuses_to_decode_with_exactly_a_decode_error(codec: Codec, dat
     with pytest.raises(DecodeError) as caught:
         codec.decode(data, event_name="api.rate", registry=REGISTRY)
     assert type(caught.value) is DecodeError
+
+
+def test_bus_shows_its_driver() -> None:
+    driver = MemoryDriver(MemoryHub())
+    assert GoEvent(driver).driver is driver
+    assert GoEvent(Config(driver=driver)).driver is driver
+    by_url = GoEvent("redis+streams://localhost?group=billing").driver
+    assert isinstance(by_url, RedisStreamsDriver)
+    assert by_url.streams.group == "billing"
+
+
+def test_subclass_may_keep_an_attribute_named_driver() -> None:
+    class Keeping(GoEvent):
+        def __init__(self) -> None:
+            self.driver = MemoryDriver(MemoryHub())
+            super().__init__(self.driver)
+
+    assert isinstance(Keeping().driver, MemoryDriver)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from functools import cached_property
 from typing import Any
 
 from goevent import Backlog, Config, DispatchHandle, EventError, GoEvent, current_delivery
@@ -24,10 +25,16 @@ class FastStreamBus(GoEvent):
     def __init__(self, driver: FastStreamDriver | str, **config: Any) -> None:
         if isinstance(driver, str):
             driver = FastStreamDriver.from_url(driver)
-        self.driver = driver
         super().__init__(Config(driver=driver, registry=REGISTRY, slow_after=None, **config))
         self.reports: list[EventError] = []
         self.on_error(self.reports.append)
+
+    @cached_property
+    def driver(self) -> FastStreamDriver:
+        """The driver."""
+        driver = super().driver
+        assert isinstance(driver, FastStreamDriver)
+        return driver
 
     def count_reports(self, text: str) -> int:
         """Return how many reports contain a text."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import cached_property
 from typing import Any, TypeVar
 
 import trio
@@ -63,9 +64,15 @@ class Bus(GoEvent):
         super().__init__(
             Config(driver=driver, registry=REGISTRY, slow_after=None, codec=codec or JsonCodec())
         )
-        self.driver: RedisDriver = driver
         self.told: list[EventError] = []
         self.on_error(self.told.append)
+
+    @cached_property
+    def driver(self) -> RedisDriver:
+        """The driver."""
+        driver = super().driver
+        assert isinstance(driver, RedisDriver)
+        return driver
 
     def causes(self, kind: type[E]) -> list[E]:
         """Return the reported exceptions of a class."""

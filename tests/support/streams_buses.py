@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import cached_property
 from typing import Any
 
 import trio
@@ -24,13 +25,20 @@ class StreamsBus(GoEvent):
 
     def __init__(self, addr: str, group: str | None = "shop", **streams: Any) -> None:
         streams.setdefault("backoff", 0.02)
-        self.driver = RedisStreamsDriver(
+        driver = RedisStreamsDriver(
             RedisConfig(addr=addr, **streams.pop("config", {})),
             StreamsConfig(group=group, **streams),
         )
-        super().__init__(Config(driver=self.driver, registry=REGISTRY, slow_after=None))
+        super().__init__(Config(driver=driver, registry=REGISTRY, slow_after=None))
         self.told: list[EventError] = []
         self.on_error(self.told.append)
+
+    @cached_property
+    def driver(self) -> RedisStreamsDriver:
+        """The driver."""
+        driver = super().driver
+        assert isinstance(driver, RedisStreamsDriver)
+        return driver
 
     def says(self, text: str) -> int:
         """Return how many reports contain a text."""
