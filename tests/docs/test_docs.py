@@ -212,5 +212,7 @@ def test_change_log_has_the_marker_of_towncrier() -> None:
 
 def test_news_fragments_have_a_known_kind() -> None:
     for fragment in (ROOT / "newsfragments").glob("*.md"):
-        assert re.fullmatch(r"\+?[\w-]+(\.[\w-]+)?\.(feature|bugfix|removal|doc)\.md", fragment.name)
+        assert re.fullmatch(
+            r"\+?[\w-]+(\.[\w-]+)?\.(feature|bugfix|removal|doc)\.md", fragment.name
+        )
         assert text_of(fragment).strip()
