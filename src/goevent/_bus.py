@@ -19,7 +19,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._config import Config
-from ._errors import EventError, leaf_ids
+from ._errors import EventError, leaf_ids, require_trio
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
 from ._kernel.dispatcher import Dispatcher
@@ -372,7 +372,7 @@ class GoEvent:
             ...         handle = await bus.dispatch(Event("order.paid", {"order_id": order_id}))
             ...     await bus.wait()
         """
-        self._dispatcher.check_thread()
+        self._dispatcher.check_task()
         await self._dispatcher.wait()
 
     async def ready(self) -> None:
@@ -419,7 +419,7 @@ class GoEvent:
             >>> async def repeat_today(bus: GoEvent, midnight: datetime) -> int:
             ...     return await bus.replay("order.paid", start=midnight)
         """
-        self._dispatcher.check_thread()
+        self._dispatcher.check_task()
         name = event_name_of(event, self._config.registry)
         return await replayer(self._driver)(name, start, end, group)
 
@@ -513,7 +513,7 @@ class GoEvent:
             ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
             ...     ledger = await bus.close(timeout=1.0)
         """
-        self._dispatcher.check_thread()
+        self._dispatcher.check_task()
         if self._session is None:
             await trio.lowlevel.checkpoint()
             return Ledger()
@@ -533,6 +533,7 @@ class GoEvent:
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
+        require_trio()
         if self._opened is not None:
             raise RuntimeError("this bus is open already")
         self._session = Session(
@@ -562,6 +563,7 @@ class GoEvent:
     ) -> bool | None:
         if self._opened is None:
             raise RuntimeError("this bus is not open")
+        require_trio()
         try:
             return await self._opened.__aexit__(kind, error, traceback)
         except BaseExceptionGroup as left:

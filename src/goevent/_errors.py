@@ -12,6 +12,7 @@ from types import CodeType
 from typing import ClassVar, Literal, cast
 
 import trio
+from trio.lowlevel import in_trio_task
 
 Outcome = Literal["failed", "dropped", "abandoned"]
 # Limits of an error that is kept as text: the frames of its traceback, and its reason.
@@ -19,6 +20,23 @@ MAX_KEPT_FRAMES = 20
 MAX_REASON_CHARS = 1000
 # The beginning of the reason of an `EventError` whose exception is a `DeadLettered`.
 DEAD_LETTER_REASON = "DeadLettered: "
+
+NEEDS_TRIO = (
+    "goevent runs on Trio: start the program with `trio.run(main)` or "
+    '`anyio.run(main, backend="trio")`; from a thread without Trio, call '
+    "`bus.dispatch_from_thread(event)` of an open bus"
+)
+"""The message for a caller that is not a Trio task, such as a task of asyncio."""
+
+
+def require_trio() -> None:
+    """Refuse a caller that is not a Trio task.
+
+    Raises:
+        RuntimeError: No Trio task is running on this thread.
+    """
+    if not in_trio_task():
+        raise RuntimeError(NEEDS_TRIO)
 
 
 class GoEventError(Exception):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol, cast
 import msgspec
 from trio.lowlevel import Task, checkpoint, current_task, enable_ki_protection, reschedule
 
-from ._errors import EventError
+from ._errors import EventError, require_trio
 from ._trio_internals import PARKED
 
 if TYPE_CHECKING:
@@ -256,16 +256,18 @@ class DispatchHandle:
 
         Raises:
             DeadlockError: The caller runs inside a listener that has to finish first.
-            RuntimeError: This is not the thread of the bus.
+            RuntimeError: This is not a Trio task on the thread of the bus.
         """
         if self.left <= 0:
+            require_trio()
             await checkpoint()
         else:
-            task = current_task()
             kernel = self.route.kernel
             scheduler = kernel.scheduler
             if kernel.home_thread != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
+            require_trio()
+            task = current_task()
             # Only a task inside a listener can be in a deadlock. If none of these three is true,
             # the caller is no such task, and its wait skips the check.
             if scheduler.suspended or task in scheduler.workers or kernel.underway:

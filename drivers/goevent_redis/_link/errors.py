@@ -9,6 +9,23 @@ from __future__ import annotations
 
 from redis import exceptions as redis_errors
 from trio import ClosedResourceError
+from trio.lowlevel import in_trio_task
+
+NEEDS_TRIO = (
+    "goevent_redis runs on Trio: start the program with `trio.run(main)` or "
+    '`anyio.run(main, backend="trio")`; redis.asyncio is the client for asyncio'
+)
+"""The message for a caller that is not a Trio task, such as a task of asyncio."""
+
+
+def require_trio() -> None:
+    """Refuse a caller that is not a Trio task.
+
+    Raises:
+        RuntimeError: No Trio task is running on this thread.
+    """
+    if not in_trio_task():
+        raise RuntimeError(NEEDS_TRIO)
 
 
 class RedisLinkError(redis_errors.ConnectionError):

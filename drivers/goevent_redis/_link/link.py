@@ -34,7 +34,7 @@ from .config import MIB, RedisConfig
 from .connection import open_connection
 from .connectivity import Connected, Disconnected
 from .conversation import Conversation
-from .errors import LinkClosed, NotConnected, RedisLinkError
+from .errors import LinkClosed, NotConnected, RedisLinkError, require_trio
 from .queue import RequestQueue
 from .request import (
     SUBSCRIBE_COMMANDS,
@@ -144,6 +144,7 @@ class Link:
         Raises:
             LinkClosed: The link is not running, or has ended meanwhile.
         """
+        require_trio()
         await trio.lowlevel.checkpoint()
         while self._conversation is None:
             self._check_running()
@@ -182,6 +183,7 @@ class Link:
             raise subscribe_command_error(command)
         request = CommandRequest()
         # The only checkpoint before the bytes are in the write buffer.
+        require_trio()
         await checkpoint_if_cancelled()
         conversation = self._conversation
         if conversation is None or self._queue or conversation.buffered >= self._buffer_size:
@@ -198,6 +200,7 @@ class Link:
         Error replies are exceptions in the list; everything else is as for `execute`. MULTI and
         EXEC may be used here, in pairs.
         """
+        require_trio()
         await checkpoint_if_cancelled()
         if not commands:
             return []
@@ -224,6 +227,7 @@ class Link:
         """
         if not channels or command not in SUBSCRIBE_COMMANDS:
             raise ValueError(f"{command} is not SUBSCRIBE or its like, or has no channel")
+        require_trio()
         await checkpoint_if_cancelled()
         await self._request(pack((command, *channels)), SubscribeRequest(len(channels)), patience)
 
@@ -339,6 +343,7 @@ class Link:
             redis.exceptions.ResponseError: The server refused a request of `on_connect`, the first
                 time.
         """
+        require_trio()
         if self._running:
             raise RuntimeError("the link is running already")
         self._running, self._up_count, self._reason = True, 0, None

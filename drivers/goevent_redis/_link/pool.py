@@ -27,7 +27,7 @@ import trio
 
 from .config import RedisConfig
 from .connection import RedisConnection, open_connection
-from .errors import LinkClosed, PoolTimeout, RedisLinkError
+from .errors import LinkClosed, PoolTimeout, RedisLinkError, require_trio
 from .service import running
 
 PING_AFTER_IDLE_SECONDS = 15.0
@@ -94,6 +94,7 @@ class Pool:
             RedisLinkError: A new connection could not be opened; the class says why.
             LinkClosed: The pool does not run.
         """
+        require_trio()
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_running()
         # Not the task: it may borrow several connections.
@@ -141,6 +142,7 @@ class Pool:
         Raises:
             RedisLinkError: One of the first could not be opened; later failures are tried again.
         """
+        require_trio()
         if self._running:
             raise RuntimeError("the pool is running already")
         self._running = True

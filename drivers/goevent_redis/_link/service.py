@@ -14,6 +14,7 @@ from typing import Protocol, TypeVar
 import trio
 
 from .connectivity import Connected, Disconnected
+from .errors import require_trio
 
 
 class Service(Protocol):
@@ -33,6 +34,7 @@ async def running(service: ServiceT) -> AsyncGenerator[ServiceT]:
 
     An exception of the start or of the body is raised as it is, not in a group.
     """
+    require_trio()
     failure: Exception | None = None
     async with trio.open_nursery() as nursery:
         try:
@@ -53,6 +55,7 @@ async def running_link_and_pool(link: Service, pool: Service) -> AsyncGenerator[
     scope with a deadline. An exception of the start or of the body is raised as it is, not in a
     group.
     """
+    require_trio()
     failure: Exception | None = None
     link_scope = trio.CancelScope()
 

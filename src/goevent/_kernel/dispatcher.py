@@ -191,7 +191,11 @@ class Dispatcher(Intake):
 
         A single event need not wait for all other tasks, and it is enough if one of the tasks that
         run in a tick yields.
+
+        Raises:
+            RuntimeError: The caller is not a Trio task on the thread of the open bus.
         """
+        self.check_task()
         if turn() == self._last_turn or RUNNING.task._cancel_status.effectively_cancelled:
             await checkpoint()
         self._last_turn = turn()

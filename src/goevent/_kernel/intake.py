@@ -21,7 +21,7 @@ from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from .._errors import BusClosed, NestingError
+from .._errors import BusClosed, NestingError, require_trio
 from .._handle import IdGenerator
 from .._options.middleware import hooks_of
 from .backpressure import Backpressure
@@ -120,6 +120,15 @@ class Intake:
             raise RuntimeError(
                 "this bus runs on another thread; from here, call only bus.dispatch_from_thread()"
             )
+
+    def check_task(self) -> None:
+        """Refuse a caller that is not a Trio task on the thread of the open bus.
+
+        Raises:
+            RuntimeError: This is another thread, or no Trio task is running on it.
+        """
+        self.check_thread()
+        require_trio()
 
     def check_intake(self, *, arrived: bool = False) -> None:
         """Refuse an event that the bus does not take now from this caller.

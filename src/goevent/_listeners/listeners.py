@@ -103,7 +103,7 @@ class Listeners:
             DriverError: The broker has refused a name.
             BusClosed: The bus was closed before the broker confirmed all names.
         """
-        self._intake.check_thread()
+        self._intake.check_task()
         if self._router.interest is None:
             await trio.lowlevel.checkpoint()
         else:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from .._errors import DeadLettered
+from .._errors import DeadLettered, require_trio
 
 T = TypeVar("T")
 
@@ -111,6 +111,7 @@ class DeadLetters:
 
     async def count(self) -> int:
         """Return the number of dead letters."""
+        require_trio()
         return int(await self._call(self._store.count))
 
     async def list(
@@ -122,11 +123,13 @@ class DeadLetters:
             count: The largest number to return.
             after: The id of a dead letter; only later ones are returned.
         """
+        require_trio()
         found: list[DeadLetter] = await self._call(self._store.list, count, after)
         return found
 
     async def get(self, id: str) -> DeadLetter | None:  # noqa: A002
         """Return the dead letter with an id, or None if there is none."""
+        require_trio()
         found: DeadLetter | None = await self._call(self._store.get, id)
         return found
 
@@ -172,6 +175,7 @@ class DeadLetters:
         method: Callable[[Sequence[str]], Awaitable[int]],
         letters: Sequence[DeadLetter | str],
     ) -> int:
+        require_trio()
         ids = [each if isinstance(each, str) else each.id for each in letters]
         done = 0
         for first in range(0, len(ids), DEAD_LETTERS_PER_CALL):

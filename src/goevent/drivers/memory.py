@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
+from .._errors import require_trio
 from .._events.patterns import compile_pattern
 from .contract import Capabilities, Receipt
 
@@ -112,6 +113,7 @@ class MemoryDriver:
         self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         """Deliver the events of the other buses of the hub, until cancelled."""
+        require_trio()
         if self._hub is None:
             raise RuntimeError("a MemoryDriver without a hub receives nothing")
         self._drained = trio.Event()
@@ -136,12 +138,14 @@ class MemoryDriver:
 
     async def drain(self) -> None:
         """Receive no more, and return when all events in the inbox are delivered."""
+        require_trio()
         if self._hub is not None:
             self._hub.leave(self)
             await self._drained.wait()
 
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of these names and patterns from now on."""
+        require_trio()
         await trio.lowlevel.checkpoint()
         for name in names:
             if "*" in name:
@@ -151,6 +155,7 @@ class MemoryDriver:
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Receive them no more, not even those that are in the inbox."""
+        require_trio()
         await trio.lowlevel.checkpoint()
         for name in names:
             self._names.discard(name)
@@ -165,6 +170,7 @@ class MemoryDriver:
 
         If it is cancelled, some of these buses have the event and others do not.
         """
+        require_trio()
         envelope = message.envelope()
         receivers = 0
         if self._hub is None:

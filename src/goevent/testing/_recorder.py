@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import trio
 
 from .. import GoEvent, Ledger
+from .._errors import require_trio
 
 E = TypeVar("E")
 
@@ -125,6 +126,7 @@ async def wait_idle(bus: GoEvent) -> None:
         ...     handle = await bus.dispatch(Event("order.paid"))
         ...     await wait_idle(bus)
     """
+    require_trio()
     await trio.lowlevel.checkpoint()
     while unsettled(bus.snapshot().ledger):
         await bus.wait()
