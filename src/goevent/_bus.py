@@ -523,7 +523,7 @@ class GoEvent:
     # -- for goevent.testing
 
     def _observe(self, observer: Observer) -> None:
-        self._router.observe(observer, Actor("observer", (), observer.note))
+        self._router.observe(observer, Actor("observer", ("**",), observer.note))
 
     def _collect_unhandled(self, into: list[EventError]) -> None:
         self._supervisor.unhandled = into.append

@@ -63,6 +63,7 @@ class Actor:
     """One registered listener.
 
     Attributes:
+        names: The event names and patterns that the listener is registered for.
         order: The number of the registration; set by the router.
         recovery: The retries and the supervision; None if the listener goes on after a failure.
         mail: The mailbox. The scheduler's loop is fastest with a plain deque.
@@ -89,13 +90,13 @@ class Actor:
         "capacity",
         "current",
         "dropped",
-        "event_names",
         "failed",
         "inline",
         "last_error",
         "limit",
         "mail",
         "name",
+        "names",
         "options",
         "order",
         "overflow",
@@ -118,7 +119,8 @@ class Actor:
         options: DispatchOptions = DEFAULT_DISPATCH_OPTIONS,
     ) -> None:
         self.name: str = name
-        self.event_names: tuple[str, ...] = event_names
+        # A dict in place of a set keeps the order.
+        self.names: dict[str, None] = dict.fromkeys(event_names)
         self.call: Callable[[Any], Any] = call
         self.inline: bool = not capacity
         self.options: DispatchOptions = options
@@ -207,15 +209,19 @@ class Actor:
     # -- events
 
     @property
+    def event_names(self) -> tuple[str, ...]:
+        """The event names and patterns, as users see them."""
+        return tuple(self.names)
+
+    @property
     def exclusive(self) -> bool:
         """True if only one route leads to the actor."""
-        return len(self.event_names) == 1 and not is_pattern(self.event_names[0])
+        return len(self.names) == 1 and not any(map(is_pattern, self.names))
 
     def listens_to(self, name: str) -> bool:
         """Tell whether the listener gets the events of a name."""
         return self.active and (
-            name in self.event_names
-            or any(compile_pattern(p)(name) for p in self.event_names if is_pattern(p))
+            name in self.names or any(compile_pattern(p)(name) for p in self.names if is_pattern(p))
         )
 
     # -- waits
@@ -238,7 +244,7 @@ class Actor:
         return ()
 
     def __repr__(self) -> str:
-        return f"<Actor {self.name!r} of {', '.join(self.event_names)}>"
+        return f"<Actor {self.name!r} of {', '.join(self.names)}>"
 
 
 class Lane:

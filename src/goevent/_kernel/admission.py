@@ -106,7 +106,7 @@ class Admission:
             MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
         """
         scheduler = self._scheduler
-        full = [actor for actor in route.actors if not actor.has_room()]
+        full = {actor: None for actor in route.actors if not actor.has_room()}
         for actor in full:
             if actor.overflow == "error":
                 raise MailboxFull(f"{route.name!r} not dispatched: {actor.name} has no room for it")
@@ -151,13 +151,12 @@ class Admission:
             posted: For the publisher's actor, the events that it has handed to the driver.
         """
         running = [*actor.in_flight, *posted]
-        handles = [*running, *actor.mail]
+        waiting = [*actor.mail]
         actor.mail.clear()
         for lane in actor.lanes:
             lane.current = None
             lane.scheduled = False
-        for handle in handles:
-            started = handle in running
+        for handle, started in (*((h, True) for h in running), *((h, False) for h in waiting)):
             reason = f"the bus ended {'while' if started else 'before'} the listener ran"
             error = EventAbandoned(handle.event_name, actor.name, reason=reason, started=started)
             self._failures.settle(actor, handle, error)

@@ -40,10 +40,12 @@ class WaitingDispatch:
     """One dispatch that waits for room.
 
     Attributes:
-        route: The route that the event will take. It changes if a listener on it is unregistered.
+        route: The route that the event will take. Once the dispatch is admitted, the route leads to
+            no listener that was unregistered while the dispatch waited.
         from_outside: True if neither a listener nor another bus dispatches: such a dispatch is
             refused once the bus drains.
         mailboxes: The actors of the mailboxes that have to have room.
+        blocker: The actor of a mailbox that last kept the dispatch from being admitted.
     """
 
     def __init__(
@@ -57,7 +59,10 @@ class WaitingDispatch:
     ) -> None:
         self.route: Route = route
         self.from_outside: bool = actor is None and not arrived
-        self.mailboxes: list[Actor] = [other for other in route.actors if other.overflow == "block"]
+        self.mailboxes: dict[Actor, None] = {
+            other: None for other in route.actors if other.overflow == "block"
+        }
+        self.blocker: Actor | None = None
         self.cancelled: bool = False
         self._backpressure = backpressure
         self._handle = handle
@@ -65,6 +70,7 @@ class WaitingDispatch:
         self._task: Task | None = None  # while it is parked
         self._result: outcome.Outcome[None] | None = None
         self._decided = False
+        self._departures = backpressure.departures
 
     # -- the waiting task
 
@@ -100,7 +106,15 @@ class WaitingDispatch:
 
     def admit(self) -> None:
         """Commit the event; all mailboxes have room."""
-        self._decide(lambda: outcome.capture(self._put, self.route, self._handle))
+        self._decide(lambda: outcome.capture(self._commit))
+
+    def _commit(self) -> None:
+        if self._departures != self._backpressure.departures:
+            name, listeners = self.route.name, self.route.listeners
+            left = [actor for actor in listeners if actor.listens_to(name)]
+            if len(left) < len(listeners):
+                self.route = self.route.with_listeners(left)
+        self._put(self.route, self._handle)
 
     def refuse(self, error: Exception) -> None:
         """Have the dispatch raise an error, and admit the dispatches behind it."""
@@ -137,9 +151,14 @@ class WaitingDispatch:
 
 
 class Backpressure:
-    """The waiting dispatches of one bus."""
+    """The waiting dispatches of one bus.
+
+    Attributes:
+        departures: How often a listener was unregistered, for one name at least.
+    """
 
     def __init__(self) -> None:
+        self.departures: int = 0
         self._waiting: list[WaitingDispatch] = []
         self._queues: dict[Actor, deque[WaitingDispatch]] = {}
 
@@ -185,11 +204,20 @@ class Backpressure:
 
     def may_admit(self, waiter: WaitingDispatch) -> bool:
         """Tell whether a dispatch is first in all its queues, with room in all mailboxes."""
+        # Its last blocker first: for a dispatch to many listeners it is most often still the one.
+        blocker, waiter.blocker = waiter.blocker, None
+        if blocker is not None and blocker in waiter.mailboxes and self._blocks(blocker, waiter):
+            waiter.blocker = blocker
+            return False
         for actor in waiter.mailboxes:
-            queue = self._queues.get(actor)
-            if queue is None or queue[0] is not waiter or not actor.has_room():
+            if self._blocks(actor, waiter):
+                waiter.blocker = actor
                 return False
         return True
+
+    def _blocks(self, actor: Actor, waiter: WaitingDispatch) -> bool:
+        queue = self._queues.get(actor)
+        return queue is None or queue[0] is not waiter or not actor.has_room()
 
     # -- admission
 
@@ -223,25 +251,23 @@ class Backpressure:
                 waiter.refuse(error())
 
     def leave_out(self, actor: Actor) -> None:
-        """Take an unregistered listener off the routes of dispatches that wait.
+        """Let the dispatches that wait do without an unregistered listener.
 
-        They keep their places in all other queues.
+        They keep their places in all other queues. Their routes change when they are admitted.
         """
+        self.departures += 1
         stale = [
             waiter
-            for waiter in self._waiting
-            if waiter.undecided
-            and actor in waiter.route.listeners
-            and not actor.listens_to(waiter.route.name)
+            for waiter in self._queues.get(actor, ())
+            if not actor.listens_to(waiter.route.name)
         ]
         # All leave the queue before one is admitted. Otherwise one could be admitted although
         # another one that leaves still stands before it.
         for waiter in stale:
-            waiter.route = waiter.route.without(actor)
-            if actor in waiter.mailboxes:
-                waiter.mailboxes.remove(actor)
-                self._leave_queue(waiter, actor)
+            self._leave_queue(waiter, actor)
+            del waiter.mailboxes[actor]
         for waiter in stale:
-            if not waiter.mailboxes:
+            if waiter.undecided and self.may_admit(waiter):
                 waiter.admit()
-        self.admit([actor, *(other for waiter in stale for other in waiter.mailboxes)])
+                self.admit(waiter.mailboxes)
+        self.admit((actor,))

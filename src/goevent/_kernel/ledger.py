@@ -7,11 +7,12 @@ an event that succeeds costs no counting.
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from ..drivers.contract import DriverSnapshot
     from .actor import Actor
@@ -133,16 +134,22 @@ def snapshot_of(actor: Actor, counted: int, now: float) -> ListenerSnapshot:
     )
 
 
+# How many unregistered listeners that still have deliveries a `fold` looks at before it ends.
+MAX_UNSETTLED_AT_ONCE = 8
+
+
 class LedgerBook:
     """Adds up the ledgers of registered and of unregistered listeners.
 
     An unregistered listener stays here until its last delivery has ended. Then only its numbers are
-    kept.
+    kept. `fold` looks at the newest of them first, then at the others in turn, and ends after a few
+    that still have deliveries. If it looked at all of them each time, to unregister many listeners
+    with deliveries would take a time that grows with the square of their number.
     """
 
     def __init__(self, router: Router) -> None:
         self._router = router
-        self._unregistered: list[Actor] = []
+        self._unregistered: deque[Actor] = deque()
         self._closed = Ledger()
 
     def reset(self) -> None:
@@ -157,19 +164,23 @@ class LedgerBook:
 
     def add_unregistered(self, actor: Actor) -> None:
         """Keep the ledger of a listener that was unregistered."""
-        self._unregistered.append(actor)
+        self._unregistered.appendleft(actor)
 
     def fold(self) -> None:
         """Forget unregistered listeners that have finished; only while no dispatch is under way."""
         # While a dispatch is under way its route may still count for a listener that is gone.
         self._router.fold()
-        self._closed += total(
-            ledger_of(actor, 0) for actor in self._unregistered if not actor.unsettled
-        )
-        self._unregistered = [actor for actor in self._unregistered if actor.unsettled]
+        unsettled: list[Actor] = []
+        while self._unregistered and len(unsettled) < MAX_UNSETTLED_AT_ONCE:
+            actor = self._unregistered.popleft()
+            if actor.unsettled:
+                unsettled.append(actor)
+            else:
+                self._closed += ledger_of(actor, 0)
+        self._unregistered += unsettled
 
     @property
-    def unregistered(self) -> list[Actor]:
+    def unregistered(self) -> Collection[Actor]:
         """The unregistered listeners that may still have deliveries."""
         return self._unregistered
 

@@ -2,7 +2,8 @@
 
 The router makes routes. Dispatch carries a route out without further decisions: it makes the inline
 calls, appends to the mailboxes and posts to the publisher. A route is immutable except for its
-counters. They are on the route because one increment there counts an event for all its listeners.
+counters and the router's notes. The counters are on the route because one increment there counts an
+event for all its listeners.
 """
 
 from __future__ import annotations
@@ -37,6 +38,21 @@ class RoutePublisher(Protocol):
         ...
 
 
+class NameListeners:
+    """The listeners that are registered for one name or one pattern.
+
+    Attributes:
+        actors: The listeners, in the order of registration.
+        routed: The names of the routes that were built from them.
+    """
+
+    __slots__ = ("actors", "routed")
+
+    def __init__(self) -> None:
+        self.actors: dict[Actor, None] = {}
+        self.routed: dict[str, None] = {}
+
+
 class Route:
     """The entries of one event name: inline calls, mailboxes and a publisher.
 
@@ -53,6 +69,9 @@ class Route:
         awaits: 1 if dispatch awaits inline listeners, which the handle counts as one; otherwise 0.
         unheard: True if the route has no entry.
         types: The classes under which the router has cached the route.
+        built_from: The listeners of the names and patterns that the route was built from, for the
+            router; empty once the router has dropped the route.
+        generation: The generation of the router's patterns that the route is valid for.
         local_only: The same route without the publisher, for events that a driver brought; None if
             there is no publisher.
         free: The number of events that are sure to fit into all mailboxes; 0 if not counted yet.
@@ -64,10 +83,12 @@ class Route:
     __slots__ = (
         "actors",
         "awaits",
+        "built_from",
         "called",
         "calls",
         "exclusive",
         "free",
+        "generation",
         "inline",
         "kernel",
         "local_only",
@@ -94,6 +115,8 @@ class Route:
         self.kernel: DispatchKernel = kernel
         self.unheard: bool = not listeners and publisher is None
         self.types: tuple[type, ...] = ()
+        self.built_from: tuple[NameListeners, ...] = ()
+        self.generation: int = 0
         self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
         self.calls: tuple[Callable[[Any], Any], ...] = distinct(actor.call for actor in self.inline)
         self.mailboxes: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)
@@ -123,10 +146,6 @@ class Route:
     def with_listeners(self, listeners: Sequence[Actor]) -> Route:
         """Return a route to some of the listeners, for one event."""
         return Route(self.name, self.kernel, listeners, publisher=self.publisher, special=True)
-
-    def without(self, actor: Actor) -> Route:
-        """Return a route to all listeners but one, for one event."""
-        return self.with_listeners([other for other in self.listeners if other is not actor])
 
     def room(self) -> int:
         """Return how many events fit into all mailboxes."""

@@ -3,9 +3,17 @@
 `Listeners` adds and removes actors; the dispatcher and the inbox look routes up; the session
 connects the publisher of a driver to all of them.
 
-Theory of operation. A registration replaces the routes that it concerns, so a dispatch under way
-keeps its own route to the end. A replaced route is kept until its counters are folded into its
-listeners. That happens when no dispatch is under way, because a dispatch may still count on it.
+Theory of operation. A registration drops the routes that it concerns, and the next dispatch of
+their names builds them anew. So a thousand registrations in a row build one route, and each takes
+the same time, however many listeners there are. A dispatch under way keeps its own route to the
+end. A dropped route is kept until its counters are folded into its listeners. That happens when no
+dispatch is under way, because a dispatch may still count on it.
+
+The listeners of each name and of each pattern are one `NameListeners`, which knows the routes that
+lead to it. Only the first listener of a pattern concerns routes that are not known to it. To find
+them would take a look at every route, so the router empties `by_type` and starts a new *generation*
+of patterns. The next look-up of each route asks the trie which patterns match, and keeps the route
+if they are those that it was built from.
 
 Routes of names that have neither a listener nor a class are kept too, the newest
 `MAX_UNREGISTERED_ROUTES` of them: so ad-hoc events are found by one look-up, and hostile names
@@ -18,13 +26,13 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._events.event import AdHocEvent
-from .._events.patterns import PatternTrie, compile_pattern, is_pattern
+from .._events.patterns import PatternTrie, is_pattern
 from .._handle import DispatchKernel
 from .._options.signature import explain_unregistered
-from .route import Route
+from .route import NameListeners, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from .._events.registry import EventRegistry
     from .actor import Actor
@@ -68,7 +76,7 @@ class Router:
     """The routes of one bus.
 
     Attributes:
-        by_name: The routes of names that have a listener or a class.
+        by_name: The routes of names that have a listener or a class, of those that were dispatched.
         by_type: The routes of classes, without special routes: the table of the hot path.
         publisher: The publisher on every route; None without a driver.
         interest: Is told which names have listeners here, so that the driver subscribes to them.
@@ -84,8 +92,10 @@ class Router:
         self._kernel = kernel
         self._registry = registry
         self._special = special  # every route is special: the bus has middleware
-        self._patterns: PatternTrie[Actor] = PatternTrie()
-        self._pattern_actors: dict[Actor, None] = {}
+        self._actors: dict[Actor, None] = {}  # in the order of registration
+        self._registered: dict[str, NameListeners] = {}  # by name or pattern
+        self._patterns: PatternTrie[NameListeners] = PatternTrie()
+        self._generation = 0  # of the patterns; see above
         self._registrations = 0
         # True once the order of registration is not enough to tell the order of the listeners.
         self._sorted = False
@@ -104,16 +114,27 @@ class Router:
         actor.order = self._registrations
         actor.call = self.watched(actor)
         self._sorted = self._sorted or bool(actor.options.priority)
-        for name in actor.event_names:
-            if is_pattern(name):
-                self._sorted = True
-                self._pattern_actors[actor] = None
-                self._patterns.add(name, actor)
-                self._rebuild(name)
-            else:
-                self._replace(name, (*self.registered_for(name), actor))
-            if self.interest is not None:
-                self.interest.want(name)
+        self._actors[actor] = None
+        for name in actor.names:
+            listeners = self._registered.get(name)
+            if listeners is None:
+                listeners = self._register_name(name)
+            listeners.actors[actor] = None
+            self._drop_routes(listeners)
+
+    def _register_name(self, name: str) -> NameListeners:
+        """Return the listeners of a name or pattern that had none."""
+        self._registered[name] = listeners = NameListeners()
+        if is_pattern(name):
+            self._sorted = True
+            self._patterns.add(name, listeners)
+            self._generation += 1
+            self.by_type.clear()
+        else:
+            self._drop(name)
+        if self.interest is not None:
+            self.interest.want(name)
+        return listeners
 
     def remove(self, actor: Actor, names: Iterable[str] | None = None) -> None:
         """Take the actor off its routes; a route that loses its last listener goes.
@@ -122,39 +143,34 @@ class Router:
             actor: The actor.
             names: The names and patterns to take it off; None for all.
         """
-        removed = actor.event_names if names is None else tuple(names)
-        # All patterns first: a route may lead to the actor by several of them.
-        for name in filter(is_pattern, removed):
-            self._patterns.remove(name, actor)
         if names is None:
-            self._pattern_actors.pop(actor, None)
-        for name in removed:
-            for each in self._routed_names(name):
-                rest = self.registered_for(each)
-                self._replace(each, [a for a in rest if a is not actor or each not in removed])
-        if self.interest is not None:
-            for name in removed:
-                if all(other is actor for other in self.registered_for(name)):
+            self._actors.pop(actor, None)
+        for name in actor.names if names is None else names:
+            listeners = self._registered.get(name)
+            if listeners is None:
+                continue
+            listeners.actors.pop(actor, None)
+            self._drop_routes(listeners)
+            if not listeners.actors:
+                del self._registered[name]
+                if is_pattern(name):
+                    self._patterns.remove(name, listeners)
+                if self.interest is not None:
                     self.interest.forget(name)
 
     def renew(self, actor: Actor) -> None:
-        """Build the actor's routes anew, because its call has changed."""
-        for name in actor.event_names:
-            self._rebuild(name)
+        """Have the actor's routes built anew, because its call has changed."""
+        for name in actor.names:
+            self._drop_routes(self._registered[name])
 
     def listeners(self) -> list[Actor]:
         """Return every listener once, in the order of registration."""
-        exact = (actor for name in self.by_name for actor in self.registered_for(name))
-        return sorted(dict.fromkeys((*exact, *self._pattern_actors)), key=by_order)
+        return [*self._actors]
 
     def registered_for(self, name: str) -> list[Actor]:
         """Return the listeners that were registered for exactly this name or pattern."""
-        if is_pattern(name):
-            return [actor for actor in self._pattern_actors if name in actor.event_names]
-        route = self.by_name.get(name)
-        if route is None:
-            return []
-        return [actor for actor in route.local.listeners if name in actor.event_names]
+        listeners = self._registered.get(name)
+        return [] if listeners is None else [*listeners.actors]
 
     def actors(self) -> list[Actor]:
         """Return the listeners, and the actor of the publisher."""
@@ -183,84 +199,97 @@ class Router:
         return cached or self._cache(type(event), known), event
 
     def named(self, name: str) -> Route:
-        """Return the route of a name, made now if there is none."""
-        if route := self.by_name.get(name) or self._unregistered.get(name):
+        """Return the route of a name, built now if there is none."""
+        route = self._valid_route(name)
+        if route is not None:
             return route
-        self._unregistered[name] = route = self._build(name, ())
+        route = self._build(name)
+        if name in self._registered:
+            self.by_name[name] = route
+            return route
+        self._unregistered[name] = route
         if len(self._unregistered) > MAX_UNREGISTERED_ROUTES:
-            self._forget_unregistered(next(iter(self._unregistered)))
+            self._drop(next(iter(self._unregistered)))
             if len(self._retired) > MAX_UNREGISTERED_ROUTES and not self._kernel.busy:
                 self.fold()
         return route
 
     def _cache(self, cls: type, name: str) -> Route:
         """Return the route for events of a class, found by class from now on."""
-        route = self.by_name.get(name)
+        route = self._valid_route(name)
         if route is None:
-            self._forget_unregistered(name)
-            self.by_name[name] = route = self._build(name, ())
+            route = self._build(name)
+        self._unregistered.pop(name, None)
+        self.by_name[name] = route
         if cls not in route.types:
             route.types = (*route.types, cls)
         if not route.special:
             self.by_type[cls] = route
         return route
 
-    # -- building routes
-
-    def _build(self, name: str, exact: Sequence[Actor]) -> Route:
-        observing = () if self._observing_actor is None else (self._observing_actor,)
-        if self._sorted:
-            matching = self._patterns.match(name)
-            exact = sorted(dict.fromkeys((*exact, *matching)), key=by_priority)
-        listeners = (*observing, *exact)
-        local = Route(name, self._kernel, listeners, special=self._special)
-        if self.publisher is None:
-            return local
-        route = Route(
-            name,
-            self._kernel,
-            listeners if self._fan_out else observing,
-            publisher=self.publisher,
-            special=self._special,
-        )
-        route.local_only = local
-        local.exclusive = route.exclusive = False
+    def _valid_route(self, name: str) -> Route | None:
+        """Return the route of a name, if there is one that leads to all its listeners."""
+        route = self.by_name.get(name) or self._unregistered.get(name)
+        if route is None or route.generation == self._generation:
+            return route
+        if route.built_from != self._listeners_of(name):
+            self._drop(name)
+            return None
+        route.generation = self._generation
         return route
 
-    def _rebuild(self, name: str) -> None:
-        """Build the route of a name, or the routes of the names that match a pattern, anew."""
-        for each in self._routed_names(name):
-            self._replace(each, self.registered_for(each))
+    # -- building routes
 
-    def _routed_names(self, name: str) -> list[str]:
-        """Return a name, or the names that have routes and match a pattern."""
-        if is_pattern(name):
-            return list(filter(compile_pattern(name), (*self.by_name, *self._unregistered)))
-        return [name]
+    def _listeners_of(self, name: str) -> tuple[NameListeners, ...]:
+        """Return the listeners of a name: its own, and those of each pattern that matches."""
+        own = self._registered.get(name)
+        matching = self._patterns.match(name)
+        return tuple(matching) if own is None else (own, *matching)
 
-    def _replace(self, name: str, exact: Sequence[Actor]) -> None:
-        self._forget_unregistered(name)
-        old = self.by_name.pop(name, None)
-        types: tuple[type, ...] = ()
-        if old is not None:
-            types = old.types
-            self._retire(old)
-        if not types and not exact:
+    def _build(self, name: str) -> Route:
+        built_from = self._listeners_of(name)
+        chosen: Iterable[Actor] = dict.fromkeys(actor for one in built_from for actor in one.actors)
+        if self._sorted:
+            chosen = sorted(chosen, key=by_priority)
+        observing = () if self._observing_actor is None else (self._observing_actor,)
+        listeners = (*observing, *chosen)
+        route = local = Route(name, self._kernel, listeners, special=self._special)
+        if self.publisher is not None:
+            route = Route(
+                name,
+                self._kernel,
+                listeners if self._fan_out else observing,
+                publisher=self.publisher,
+                special=self._special,
+            )
+            route.local_only = local
+            local.exclusive = route.exclusive = False
+        route.generation = self._generation
+        route.built_from = built_from
+        for one in built_from:
+            one.routed[name] = None
+        return route
+
+    def _drop_routes(self, listeners: NameListeners) -> None:
+        """Drop the routes that were built from these listeners, which have changed."""
+        for name in [*listeners.routed]:
+            self._drop(name)
+
+    def _drop(self, name: str) -> None:
+        """Drop the route of a name; the next dispatch builds another one."""
+        route = self.by_name.pop(name, None) or self._unregistered.pop(name, None)
+        if route is None:
             return
-        self.by_name[name] = new = self._build(name, exact)
-        new.types = types
-        for cls in types:
-            if new.special:
-                self.by_type.pop(cls, None)
-            else:
-                self.by_type[cls] = new
-
-    def _forget_unregistered(self, name: str) -> None:
-        if (route := self._unregistered.pop(name, None)) is not None:
-            self._retire(route)
-
-    def _retire(self, route: Route) -> None:
+        for cls in route.types:
+            self.by_type.pop(cls, None)
+        for one in route.built_from:
+            one.routed.pop(name, None)
+        route.built_from = ()
         self._retired += {id(each): each for each in (route, route.local)}.values()
+
+    def _drop_all(self) -> None:
+        for name in [*self.by_name, *self._unregistered]:
+            self._drop(name)
 
     # -- the observer and the publisher
 
@@ -280,7 +309,7 @@ class Router:
         for listener in self.listeners():
             listener.call = self.watched(listener)
         self._observing_actor = actor
-        self._rebuild_all()
+        self._drop_all()
 
     def watched(self, actor: Actor) -> Callable[[Any], Any]:
         """Return the actor's call, wrapped so that the observer sees it."""
@@ -309,14 +338,9 @@ class Router:
         self._fan_out = fan_out
         self.interest = interest
         if interest is not None:
-            for actor in self.listeners():
-                for name in actor.event_names:
-                    interest.want(name)
-        self._rebuild_all()
-
-    def _rebuild_all(self) -> None:
-        for name in [*self.by_name, *self._unregistered]:
-            self._replace(name, self.registered_for(name))
+            for name in self._registered:
+                interest.want(name)
+        self._drop_all()
 
     # -- counters
 
@@ -348,10 +372,6 @@ class Router:
             if route.local is not route:
                 yield route.local
         yield from self._retired
-
-
-def by_order(actor: Actor) -> int:
-    return actor.order
 
 
 def by_priority(actor: Actor) -> tuple[int, int]:

@@ -86,11 +86,11 @@ class Listeners:
         """
         self._intake.check_thread()
         for actor in self._router.registered_for(name):
-            if actor.event_names == (name,):
+            if len(actor.names) == 1:
                 self.remove(actor)
             else:
                 self._router.remove(actor, (name,))
-                actor.event_names = tuple(other for other in actor.event_names if other != name)
+                del actor.names[name]
                 self._drop_unwanted(actor, "its listener was unregistered")
         self._fold_ledger()
 
