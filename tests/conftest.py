@@ -1,5 +1,6 @@
 """Settings and fixtures of all tests."""
 
+import signal
 from dataclasses import replace
 from typing import cast
 
@@ -11,6 +12,15 @@ from goevent import Config, EventRegistry
 # A busy machine is not a defect.
 settings.register_profile("goevent", deadline=None)
 settings.load_profile("goevent")
+
+
+def pytest_configure() -> None:
+    """Let SIGINT interrupt, in this process and in all processes that tests start.
+
+    A shell starts a background job (`pytest &`) with SIGINT ignored, and processes inherit that.
+    Each worker of pytest-xdist loads this file, too.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

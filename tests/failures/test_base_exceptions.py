@@ -316,11 +316,9 @@ async def test_a_listener_that_turns_its_cancellation_into_an_exception_has_fail
 # -- Ctrl-C in a process of its own
 
 PROGRAM = """
-import signal, sys, time
+import sys, time
 import trio
 from goevent import Event, GoEvent
-
-signal.signal(signal.SIGINT, signal.default_int_handler)
 
 class Work(Event, name="sigint.work"):
     pass
