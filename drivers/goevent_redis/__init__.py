@@ -22,6 +22,7 @@ from ._link.errors import (
     TLSFailure as TLSFailure,
     UnsupportedServer as UnsupportedServer,
     WrongPassword as WrongPassword,
+    WrongServer as WrongServer,
 )
 from ._link.link import Link as Link
 from ._link.pool import Pool as Pool

@@ -63,11 +63,13 @@ class RedisServer:
 
     Attributes:
         config: Further lines of its redis.conf; `appendonly yes` keeps data over a kill.
+        is_sentinel: It is a sentinel, which has other settings.
     """
 
     config: Sequence[str] = ()
     port: int = field(default_factory=free_port)
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="goevent-redis")))
+    is_sentinel: bool = False
     _process: subprocess.Popen[bytes] | None = None
     _has_run: bool = False
 
@@ -99,14 +101,15 @@ class RedisServer:
         lines = [
             "bind 127.0.0.1",
             f"port {self.port}",
-            f"unixsocket {self.socket_path}",
             f"dir {self.directory}",
-            'save ""',
+            *([] if self.is_sentinel else [f"unixsocket {self.socket_path}", 'save ""']),
             *self.config,
         ]
         conf.write_text("\n".join(lines) + "\n")
         process = subprocess.Popen(
-            [server_program(), str(conf)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [server_program(), str(conf), *(["--sentinel"] if self.is_sentinel else [])],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
         )
         self._process = process
         assert process.stdout is not None
@@ -162,7 +165,7 @@ class _Output:
         with self._stream as stream:
             for line in stream:
                 self.text = (self.text + line.decode(errors="replace"))[-4000:]
-                if b"eady to accept connections" in line:
+                if b"eady to accept connections" in line or b"Sentinel ID is" in line:
                     self.accepts = True
                     self.ready.set()
         self.ready.set()

@@ -29,9 +29,11 @@ from .errors import (
     TLSFailure,
     UnsupportedServer,
     WrongPassword,
+    WrongServer,
 )
 from .replies import is_map
 from .resp import Encodable, ReplyReader, pack
+from .server import ServerIdentity, check_identity
 
 MAX_READ_BYTES = 1 << 16
 """The size of one read of the socket."""
@@ -44,6 +46,7 @@ class RedisConnection:
         stream: The socket, with TLS over it if it is configured.
         reader: Turns the bytes of `stream` into frames.
         config: The configuration with which the connection was opened.
+        server: The server, as it has described itself.
         usable: False if a request was cancelled or failed. The next reply might be the one to that
             request, so the connection is closed.
     """
@@ -52,6 +55,7 @@ class RedisConnection:
         self.stream = stream
         self.reader = reader
         self.config = config
+        self.server = ServerIdentity()
         self.usable = True
         self._replies: deque[Any] = deque()
 
@@ -159,6 +163,7 @@ async def open_connection(config: RedisConfig) -> RedisConnection:
         NoPermission: The user lacks a right that opening a connection needs.
         UnsupportedServer: The server is not a Redis server, or has no RESP3.
         ServerRefused: The server takes no connection now, or has no such database.
+        WrongServer: The server has no such database, because it is one of a cluster or a sentinel.
     """
     timed_out: RedisLinkError = ConnectTimeout(
         f"no connection to {config.where()} within {config.dial_timeout:g} s"
@@ -243,10 +248,10 @@ async def _log_in(connection: RedisConnection) -> None:
             failure = _refusal(config, hello)
         elif not is_map(hello) or hello.get(b"proto") != 3:
             failure = UnsupportedServer(f"{config.where()} does not speak RESP3")
-        elif select_replies and isinstance(select_replies[0], redis_errors.NoPermissionError):
-            failure = NoPermission(f"{config.where()} forbids SELECT {config.db} to this user")
-        elif select_replies and isinstance(select_replies[0], Exception):
-            failure = ServerRefused(f"{config.where()}: SELECT {config.db}: {select_replies[0]}")
+        else:
+            connection.server = ServerIdentity.from_hello(hello)
+            if select_replies and isinstance(select_replies[0], Exception):
+                failure = _select_refusal(connection, select_replies[0])
     # Outside of `except`, so that the server's error is not in the exception chain.
     if failure is not None:
         raise failure
@@ -277,6 +282,20 @@ def _refusal(config: RedisConfig, reply: Exception) -> RedisLinkError:
     if text.startswith("DENIED"):
         return ServerRefused(f"{where} is in protected mode and serves only its own machine")
     return UnsupportedServer(f"{where} does not speak RESP3, which needs Redis 6.0 or newer")
+
+
+def _select_refusal(connection: RedisConnection, reply: Exception) -> RedisLinkError:
+    """Return the error for an error reply to SELECT."""
+    config = connection.config
+    where = config.where()
+    if isinstance(reply, redis_errors.NoPermissionError):
+        return NoPermission(f"{where} forbids SELECT {config.db} to this user")
+    try:
+        # Neither a cluster nor a sentinel has numbered databases, which is not the point then.
+        check_identity(connection.server, where)
+    except WrongServer as error:
+        return error
+    return ServerRefused(f"{where}: SELECT {config.db}: {reply}")
 
 
 def _root_cause(error: BaseException) -> str:

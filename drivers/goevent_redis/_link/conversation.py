@@ -53,6 +53,7 @@ from .request import (
     ignore_reply,
 )
 from .resp import Encodable, pack
+from .server import check_identity
 
 MAX_WRITE_BYTES = 1 << 18
 """The size of the pieces that are written; the server has the write timeout for each of them."""
@@ -120,6 +121,14 @@ class Conversation:
         self._scope = trio.CancelScope()
         self._watch_scope = trio.CancelScope()
         self._grace_until = -math.inf  # no reply counts as overdue before this time
+
+    def check_master(self) -> None:
+        """Refuse a server that is no single master; used while the link connects.
+
+        Raises:
+            WrongServer: It is a node of a cluster, a sentinel, or a replica.
+        """
+        check_identity(self._connection.server, self._config.where())
 
     # -- sending requests ------------------------------------------------------------------------
 

@@ -62,6 +62,10 @@ class UnsupportedServer(RedisLinkError):
     """The server is not a Redis server, or does not speak RESP3 (Redis before 6.0)."""
 
 
+class WrongServer(RedisLinkError):
+    """The server is a node of a cluster, a sentinel or a replica; the drivers need a master."""
+
+
 class ServerRefused(RedisLinkError):
     """The server takes no connection: too many clients, still loading, no such database."""
 

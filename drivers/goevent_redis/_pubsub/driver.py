@@ -18,10 +18,11 @@ from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receip
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
 from .._link.conversation import Conversation
-from .._link.errors import LinkClosed, NotConnected, RedisLinkError
+from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer
 from .._link.link import Link
 from .._link.pool import Pool
 from .._link.resp import pack_prefix
+from .._link.server import ServerIdentity, check_identity
 from .._link.service import ConnectionReports, running_link_and_pool
 from .channels import Channels
 from .receiver import MARKS_CHANNEL_NAME, PubSubReceiver
@@ -35,6 +36,9 @@ MAX_IN_FLIGHT_PUBLISHES = 1000
 
 MAX_DOWNTIME_SECONDS = 5.0
 """How long a publish or a subscription waits for a new connection."""
+
+MASTER_CHECK_SECONDS = 2.0
+"""How often the driver checks that its server is still a master."""
 
 FINAL_MARKS_SECONDS = 0.5
 """The time to announce the last sequence numbers when the bus closes."""
@@ -152,6 +156,7 @@ class RedisDriver:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(receiver.run)
                         nursery.start_soon(sequencer.run, link)
+                        nursery.start_soon(self._watch_master, link)
                         task_status.started()
                 finally:
                     deadline = trio.current_time() + FINAL_MARKS_SECONDS
@@ -302,6 +307,7 @@ class RedisDriver:
         """Prepare a new connection: start new numbers, and subscribe again."""
         if self._receiver is None or self._sequencer is None:
             raise RuntimeError("the driver connects without a receiver or a sequencer")
+        conversation.check_master()
         # Before anything is sent: messages of this connection must have its origin, and no
         # confirmation of it may come before the note of its beginning.
         self._sequencer.start_connection()
@@ -311,6 +317,25 @@ class RedisDriver:
         channels, globs = self._wanted.all()
         await self._send(conversation, "SUBSCRIBE", [self._marks_channel, *channels])
         await self._send(conversation, "PSUBSCRIBE", globs)
+
+    async def _watch_master(self, link: Link) -> None:
+        """Give up a connection whose server has become a replica, until cancelled.
+
+        A replica accepts PUBLISH and brings the message to its own subscribers only, so no reply
+        shows the change.
+        """
+        while True:
+            await trio.sleep(MASTER_CHECK_SECONDS)
+            try:
+                # Without arguments, HELLO only describes the server.
+                hello = await link.execute("HELLO")
+                check_identity(ServerIdentity.from_hello(hello), self._config.where())
+            except WrongServer as error:
+                link.renew(error)
+            except RedisLinkError:
+                await link.ready()
+            except redis_errors.RedisError:
+                return  # this user may not ask
 
     def _to_driver_error(self, error: Exception) -> DriverError:
         """Return the error of the contract for an error of the link or of the server."""

@@ -30,6 +30,7 @@ from goevent.drivers import (
 
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
+from .._link.conversation import Conversation
 from .._link.errors import RedisLinkError
 from .._link.link import Link
 from .._link.pool import Pool
@@ -157,6 +158,7 @@ class RedisStreamsDriver:
         reports = ConnectionReports(lambda text: inbox.report(DriverConnectionError(text)))
         link = Link(
             self._config,
+            on_connect=_check_master,
             on_connected=reports.connected,
             on_disconnected=reports.disconnected,
         )
@@ -292,6 +294,10 @@ class RedisStreamsDriver:
                         f"has {version}"
                     )
         await warn_of_memory_only(link)
+
+
+async def _check_master(conversation: Conversation) -> None:
+    conversation.check_master()
 
 
 def _printable(name: str) -> str:
