@@ -15,9 +15,16 @@ from threading import get_ident
 from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import msgspec
-from trio.lowlevel import Task, checkpoint, current_task, enable_ki_protection, reschedule
+from trio.lowlevel import (
+    Task,
+    checkpoint,
+    current_task,
+    enable_ki_protection,
+    in_trio_task,
+    reschedule,
+)
 
-from ._errors import EventError, require_trio
+from ._errors import NEEDS_TRIO, EventError
 from ._trio_internals import PARKED
 
 if TYPE_CHECKING:
@@ -259,14 +266,16 @@ class DispatchHandle:
             RuntimeError: This is not a Trio task on the thread of the bus.
         """
         if self.left <= 0:
-            require_trio()
+            if not in_trio_task():
+                raise RuntimeError(NEEDS_TRIO)
             await checkpoint()
         else:
             kernel = self.route.kernel
             scheduler = kernel.scheduler
             if kernel.home_thread != get_ident():
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
-            require_trio()
+            if not in_trio_task():
+                raise RuntimeError(NEEDS_TRIO)
             task = current_task()
             # Only a task inside a listener can be in a deadlock. If none of these three is true,
             # the caller is no such task, and its wait skips the check.

@@ -23,7 +23,7 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
-from trio.lowlevel import checkpoint, current_task, enable_ki_protection
+from trio.lowlevel import checkpoint, current_task, enable_ki_protection, in_trio_task
 
 from .._errors import EventError, forget_caller
 from .._handle import DispatchHandle, new_handle
@@ -195,7 +195,8 @@ class Dispatcher(Intake):
         Raises:
             RuntimeError: The caller is not a Trio task on the thread of the open bus.
         """
-        self.check_task()
+        if not in_trio_task():
+            self.check_task()
         if turn() == self._last_turn or RUNNING.task._cancel_status.effectively_cancelled:
             await checkpoint()
         self._last_turn = turn()
