@@ -29,7 +29,8 @@ NOTES = {
     "_handle": "DispatchHandle: one dispatched event",
     "_events": "names, patterns, event types, registry",
     "_errors": "every exception",
-    "_trio_internals": "the only use of private parts of Trio",
+    "_suggestions": "did you mean ...?",
+    "_trio_internals": "private parts of Trio",
 }
 # Files of the package that are not rooms: the public names.
 PUBLIC_MODULES = {"__init__"}

@@ -6,13 +6,14 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from goevent.drivers import DurableConfig, check_name, in_utc, read_options
+from goevent.drivers import DurableConfig, check_name, in_utc, read_options, suggest_options
 
 MIN_SECONDS = 0.1
 MAX_PUBLISH_TIMEOUT_SECONDS = 10.0
 _POSITIONS = re.compile("[0-9]+")
 
 
+@suggest_options
 @dataclass(frozen=True, kw_only=True)
 class BrokerConfig(DurableConfig):
     """The settings of a bus on a broker; each field is an option of the driver's URL, too.

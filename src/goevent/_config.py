@@ -12,6 +12,7 @@ from ._events.registry import EventRegistry, default_registry
 from ._options.middleware import Middleware, check_middleware
 from ._options.options import ListenerOptions
 from ._options.retry import check_count, check_seconds
+from ._suggestions import suggest_options
 from ._wire.json_codec import Codec, JsonCodec
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 MAX_NESTING_LIMIT = 150
 
 
+@suggest_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The settings of a bus, as Go's `goevent.Config`.

@@ -16,6 +16,7 @@ from goevent.drivers import (
     check_seconds,
     in_utc,
     read_options,
+    suggest_options,
 )
 
 from .._link.config import RedisConfig
@@ -31,6 +32,7 @@ _NO_ORDER = (
 )
 
 
+@suggest_options
 @dataclass(frozen=True, kw_only=True)
 class StreamsConfig(DurableConfig):
     """The settings of a bus for durable events; each field is also an option of the URL.

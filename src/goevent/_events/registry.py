@@ -15,6 +15,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from .._errors import DecodeError, GoEventError
+from .._suggestions import suggest_options
 from .event_types import (
     AD_HOC,
     PYDANTIC,
@@ -319,6 +320,7 @@ def register_event_type(
 ) -> Callable[[type[T]], type[T]]: ...
 
 
+@suggest_options
 def register_event_type(
     cls: type[T] | None = None,
     *,

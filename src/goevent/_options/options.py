@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
+from .._suggestions import suggest_options
 from .middleware import Middleware, check_middleware
 from .retry import Retry, check_count, check_seconds
 from .supervision import Supervision
@@ -51,6 +52,7 @@ class ListenerKeywords(TypedDict, total=False):
     name: str | None
 
 
+@suggest_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ListenerOptions:
     """The options of one listener, as Go's `goevent.ListenerOptions`. None means the default.

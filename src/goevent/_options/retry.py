@@ -11,11 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
+from .._suggestions import suggest_options
+
 ExceptionTypes = type[Exception] | tuple[type[Exception], ...]
 
 MAX_DOUBLINGS = 1000  # 2.0 ** 1024 would overflow a float
 
 
+@suggest_options
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Retry:
     """Run a listener again for an event on which it failed.

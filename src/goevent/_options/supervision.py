@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from .._suggestions import suggest_options
 from .retry import check_backoff, check_count, check_seconds, jittered_pause
 
 Strategy = Literal["resume", "restart", "stop", "escalate"]
 STRATEGIES = ("resume", "restart", "stop", "escalate")
 
 
+@suggest_options
 @dataclass(frozen=True, slots=True)
 class Supervision:
     """The reaction of the supervisor to a failed listener, as Akka's supervisor strategies.

@@ -54,6 +54,7 @@ from .._events.value_rules import (
     WireFormatError,
     to_json_values,
 )
+from .._suggestions import suggest_options
 from .envelope import (
     Envelope,
     RawEnvelope,
@@ -260,6 +261,7 @@ def _has_loose_datetime(data: bytes) -> bool:
     )
 
 
+@suggest_options
 class JsonCodec:
     """Writes and reads the JSON format of the Go library.
 

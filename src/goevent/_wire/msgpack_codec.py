@@ -16,6 +16,7 @@ from .._errors import DecodeError, EncodeError
 from .._events.event_types import PYDANTIC, adapter_of
 from .._events.registry import EventRegistry
 from .._events.value_rules import ValueRules, WireFormatError, convert
+from .._suggestions import suggest_options
 from .envelope import (
     Envelope,
     RawEnvelope,
@@ -39,6 +40,7 @@ _ENVELOPE_LEVEL = 1
 _DATA_LEVEL = 2
 
 
+@suggest_options
 class MsgpackCodec:
     """Writes and reads envelopes as MessagePack. Datetimes are RFC 3339 text, as in JSON.
 

@@ -13,6 +13,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `discovery`: finds the driver that a URL or a name stands for.
 """
 
+from .._suggestions import did_you_mean as did_you_mean, suggest_options as suggest_options
 from .contract import (
     Backlog as Backlog,
     Capabilities as Capabilities,

@@ -42,6 +42,7 @@ from typing import Any, get_args, get_type_hints
 from urllib.parse import parse_qsl, urlencode
 
 from .._errors import DecodeError, UnsupportedError
+from .._suggestions import suggest_options
 from .contract import Settlement
 
 MAX_DETAILS_CHARS = 4000
@@ -52,6 +53,7 @@ _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,200}")
 # -- settings
 
 
+@suggest_options
 @dataclass(frozen=True, kw_only=True)
 class DurableConfig:
     """The settings that every durable driver has.

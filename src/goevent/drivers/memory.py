@@ -13,6 +13,7 @@ import trio
 
 from .._errors import require_trio
 from .._events.patterns import compile_pattern
+from .._suggestions import suggest_options
 from .contract import Capabilities, Receipt
 
 if TYPE_CHECKING:
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from .contract import Inbox, Message
 
 
+@suggest_options
 class MemoryHub:
     """Joins several buses of one process: an event dispatched on one of them reaches all.
 
@@ -76,6 +78,7 @@ ALONE = Capabilities(alone=True)
 JOINED = Capabilities(counts_receivers=True, across_processes=False)
 
 
+@suggest_options
 class MemoryDriver:
     """Delivers events within the process: to the bus itself, and over a hub to other buses.
 

@@ -15,8 +15,10 @@ from typing import Any
 import trio
 
 from .. import DispatchHandle, Event, Veto
+from .._suggestions import suggest_options
 
 
+@suggest_options
 class Deduplicate:
     """Veto an event that was dispatched, or has arrived, before.
 

@@ -9,8 +9,10 @@ from typing import Any
 import trio
 
 from .. import Delivery, DispatchHandle, EventError, Veto, default_registry
+from .._suggestions import suggest_options
 
 
+@suggest_options
 class LogEvents:
     """Log every dispatch, every arrival from another bus, and every run of a listener.
 

@@ -18,6 +18,7 @@ from typing import Literal
 import trio
 
 from .. import Delivery, Veto
+from .._suggestions import suggest_options
 
 # Below this number of buckets, idle ones are not searched for.
 MIN_BUCKETS_TO_SWEEP = 1000
@@ -27,6 +28,7 @@ MAX_ROUNDING_SECONDS = 1e-6
 MAX_ROUNDING_PART = 1 / 1000
 
 
+@suggest_options
 class RateLimit:
     """Limit the number of runs per time of each listener, with a token bucket.
 

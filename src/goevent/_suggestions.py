@@ -1,0 +1,99 @@
+"""Suggestions: the name that a user has probably meant in place of an unknown one.
+
+Every room and every driver may ask `did_you_mean` when it refuses a name. `suggest_options` does it
+for the keyword arguments of a class or a function.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from difflib import SequenceMatcher
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+# The least similarity of two names, from 0 to 1. It lets `retries` find `retry`.
+MIN_SIMILARITY = 0.65
+# Names may come from a broker, and comparing takes some microseconds for each pair.
+MAX_COMPARED_NAMES = 2_000
+MAX_COMPARED_CHARS = 100
+
+T = TypeVar("T")
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """Return the end of an error message that suggests the known name nearest to an unknown one.
+
+    Returns:
+        `"; did you mean 'timeout'?"`, or an empty text if no known name is near.
+
+    Example:
+        >>> did_you_mean("timout", ["timeout", "thread"])
+        "; did you mean 'timeout'?"
+        >>> did_you_mean("colour", ["timeout", "thread"])
+        ''
+    """
+    if not isinstance(name, str) or not 0 < len(name) <= MAX_COMPARED_CHARS:
+        return ""
+    wanted = name.casefold()
+    best, best_similarity = "", MIN_SIMILARITY
+    # The matcher prepares its second text once for all comparisons.
+    matcher = SequenceMatcher(b=wanted, autojunk=False)
+    for _, candidate in zip(range(MAX_COMPARED_NAMES), known, strict=False):
+        if len(candidate) > MAX_COMPARED_CHARS:
+            continue
+        matcher.set_seq1(candidate.casefold())
+        if matcher.real_quick_ratio() < best_similarity or matcher.quick_ratio() < best_similarity:
+            continue
+        similarity = matcher.ratio()
+        if similarity > best_similarity or (not best and similarity == best_similarity):
+            best, best_similarity = candidate, similarity
+    return f"; did you mean {best!r}?" if best else ""
+
+
+def unknown_option(owner: str, name: str, known: Iterable[str]) -> TypeError:
+    """Return the error for an option that does not exist."""
+    options = tuple(known)
+    hint = did_you_mean(name, options) or f"; its options are {', '.join(options)}"
+    return TypeError(f"{owner} has no option {name!r}{hint}")
+
+
+def suggest_options(target: T) -> T:
+    """Have a class or a function refuse unknown keyword arguments with a suggestion.
+
+    The decorated target keeps its signature. It pays one comparison of its keywords per call.
+
+    Example:
+        >>> @suggest_options
+        ... def connect(*, timeout: float = 1.0) -> None: ...
+        >>> try:
+        ...     connect(timout=2.0)
+        ... except TypeError as error:
+        ...     print(error)
+        connect has no option 'timout'; did you mean 'timeout'?
+    """
+    if isinstance(target, type):
+        cls = cast("Any", target)
+        cls.__init__ = _checked(cls.__init__, cls.__name__, skipped=1)
+        return target
+    function = cast("Callable[..., Any]", target)
+    return cast("T", _checked(function, function.__name__, skipped=0))
+
+
+def _checked(function: Callable[..., Any], owner: str, skipped: int) -> Callable[..., Any]:
+    """Return a function that checks its arguments; the first `skipped` ones are not the user's."""
+    parameters = [*inspect.signature(function).parameters.values()][skipped:]
+    options = tuple(p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD))
+    known = frozenset(options)
+    by_keyword_only = all(p.kind is p.KEYWORD_ONLY for p in parameters)
+
+    @wraps(function)
+    def checked(*args: Any, **given: Any) -> Any:
+        if not given.keys() <= known:
+            raise unknown_option(owner, next(name for name in given if name not in known), options)
+        if by_keyword_only and len(args) > skipped:
+            example = f"{owner}({options[0]}=...)"
+            raise TypeError(f"{owner} takes its options by keyword only: {example}")
+        return function(*args, **given)
+
+    return checked
