@@ -3,13 +3,20 @@
 Wrong *use* raises `TypeError`, `ValueError` or `RuntimeError` of the standard library. The classes
 here stand for failures that happen while a correct program runs. This module is below all others,
 so every room may raise and catch them.
+
+Errors go to other processes by `pickle`. Python's own exceptions lose their cause on this way, and
+a class whose `__init__` takes other arguments than `args` cannot be read back. So `PortableError`
+writes the state of an error part by part. A part that cannot be written or read, such as a cause
+with a socket in it, becomes text, and the rest of the error arrives whole.
 """
 
 from __future__ import annotations
 
+import copy
+import pickle
 import traceback
-from types import CodeType
-from typing import ClassVar, Literal, cast
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 
 import trio
 from trio.lowlevel import in_trio_task
@@ -39,8 +46,40 @@ def require_trio() -> None:
         raise RuntimeError(NEEDS_TRIO)
 
 
-class GoEventError(Exception):
-    """The base class of all errors of goevent."""
+class PortableError(Exception):
+    """An exception that `pickle` and `copy` keep whole, with its cause and its notes."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        parts = {name: pack(value) for name, value in self._state().items()}
+        cause = None if self.__cause__ is None else pack(self.__cause__)
+        arguments = (type(self), pack(self.args), parts, cause, self.__suppress_context__)
+        return restore_error, arguments
+
+    def _state(self) -> dict[str, object]:
+        """Return the attributes to pickle, by name."""
+        return attributes_of(self)
+
+    def __copy__(self) -> Self:
+        return self._clone(self.args, attributes_of(self))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        attributes = attributes_of(self)
+        copied = {name: deep_copy(value, memo) for name, value in attributes.items()}
+        return self._clone(deep_copy(self.args, memo), copied)
+
+    def _clone(self, args: tuple[Any, ...], attributes: dict[str, Any]) -> Self:
+        # Even a deep copy shares these: a copy of an exception would lose its own traceback.
+        shared = ("__cause__", "__context__", "__suppress_context__", "__traceback__")
+        attributes |= {name: getattr(self, name) for name in shared}
+        return make_error(type(self), args, attributes)
+
+
+class GoEventError(PortableError):
+    """The base class of all errors of goevent.
+
+    All of them can be pickled and copied. They keep their text, their attributes, their notes and
+    their `__cause__`; a cause that cannot be pickled becomes text.
+    """
 
 
 class EventError(GoEventError):
@@ -48,7 +87,8 @@ class EventError(GoEventError):
 
     Its `__cause__` is the exception that the listener raised. The bus keeps the newest 10,000
     errors, but only the newest 100 with their live exception, because a traceback keeps all its
-    frames and their events in memory. The older ones keep the text, so `details` works for all.
+    frames and their events in memory. The older ones keep the text, so `details` works for all. It
+    also works for an error that was pickled.
 
     Example:
         >>> bus = GoEvent()
@@ -91,7 +131,7 @@ class EventError(GoEventError):
         self.__cause__ = error
         self._reason = reason
         self._earlier = earlier
-        self._frames: tuple[tuple[CodeType, int], ...] = ()
+        self._frames: tuple[tuple[str, int, str], ...] = ()
 
     @property
     def error(self) -> BaseException | None:
@@ -113,10 +153,16 @@ class EventError(GoEventError):
     @property
     def details(self) -> str:
         """The traceback as text, followed by the reason."""
-        if self.__cause__ is not None:
-            return "".join(traceback.format_exception(self.__cause__)).rstrip()
-        frames = [(code.co_filename, line, code.co_name, None) for code, line in self._frames]
-        return "".join([*traceback.StackSummary.from_list(frames).format(), self.reason])
+        cause = self.__cause__
+        if cause is not None and (cause.__traceback__ is not None or not self._frames):
+            return "".join(traceback.format_exception(cause)).rstrip()
+        frames = [(file, line, function, None) for file, line, function in self._frames]
+        lines = traceback.StackSummary.from_list(frames).format()
+        if cause is None:
+            return "".join([*lines, self.reason])
+        # The error was pickled, and its cause has arrived without its traceback.
+        only = traceback.format_exception_only(cause)
+        return "".join(["Traceback (most recent call last):\n", *lines, *only]).rstrip()
 
     def as_text(self) -> EventError:
         """Return this error without its live exception, which may keep megabytes in memory."""
@@ -128,14 +174,16 @@ class EventError(GoEventError):
             reason = f"{reason[:MAX_REASON_CHARS]}..."
         text = type(self)(self.event_name, self.listener, reason=reason)
         text.attempts = self.attempts
-        # Code objects and line numbers, and not frames: a frame keeps its local variables alive.
-        frames: list[tuple[CodeType, int]] = []
-        entry = self.__cause__.__traceback__
-        while entry is not None and len(frames) < MAX_KEPT_FRAMES:
-            frames.append((entry.tb_frame.f_code, entry.tb_lineno))
-            entry = entry.tb_next
-        text._frames = tuple(frames)
+        text._frames = frames_of(self.__cause__.__traceback__)
         return text
+
+    def _state(self) -> dict[str, object]:
+        state = super()._state()
+        # The text stays the same, even if the cause does not arrive.
+        state["_reason"] = self.reason
+        if self.__cause__ is not None and self.__cause__.__traceback__ is not None:
+            state["_frames"] = frames_of(self.__cause__.__traceback__)
+        return state
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {self}>"
@@ -193,7 +241,7 @@ class ListenerTimeout(GoEventError, trio.TooSlowError):
     """A run of a listener took longer than its `timeout`."""
 
 
-class Veto(Exception):
+class Veto(PortableError):
     """Middleware raises it above its `yield` to keep an event from the listeners.
 
     Example:
@@ -224,6 +272,146 @@ class HookFailed(Exception):
         super().__init__(middleware, error)
         self.middleware = middleware
         self.error = error
+
+
+# -- copies of errors
+
+# The types that every pickle can hold.
+PLAIN_TYPES = frozenset((type(None), bool, int, float, str, bytes))
+
+
+def pack(value: object) -> tuple[Any, ...]:
+    """Return a value in a form that can be pickled for certain.
+
+    The parts of a list or tuple are packed each by itself. Any other value becomes its own pickle
+    as bytes, beside its text. So a value that cannot be pickled, or that the other process cannot
+    read, fails alone.
+    """
+    kind = type(value)
+    if kind in PLAIN_TYPES:
+        return ("plain", value)
+    if kind is tuple or kind is list:
+        return (kind.__name__, [pack(part) for part in cast("list[object]", value)])
+    if issubclass(kind, BaseException):
+        name, text = "error", describe(cast("BaseException", value))
+    else:
+        name, text = "value", describe_value(value)
+    try:
+        data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
+    except Exception:  # noqa: BLE001 - its own code runs, and may raise anything
+        data = b""
+    return (name, data, text)
+
+
+def unpack(packed: tuple[Any, ...]) -> Any:
+    """Return the value that was packed; for one that cannot be read, its text.
+
+    The text of an exception is in an `Exception`, so that it can be a cause.
+    """
+    kind, content, *text = packed
+    if kind == "plain":
+        return content
+    if kind in ("tuple", "list"):
+        parts = [unpack(part) for part in content]
+        return tuple(parts) if kind == "tuple" else parts
+    value, is_read = load(content)
+    if kind == "error":
+        return value if isinstance(value, BaseException) else Exception(*text)
+    return value if is_read else text[0]
+
+
+def load(data: bytes) -> tuple[Any, bool]:
+    """Return the value in a pickle, and whether it could be read."""
+    try:
+        # As trusted as the pickle around it. An unpickler that restricts `find_class` must not
+        # allow `restore_error`.
+        return pickle.loads(data), True  # noqa: S301
+    except Exception:  # noqa: BLE001 - its own code runs, and may raise anything
+        return None, False
+
+
+def restore_error(
+    cls: type[PortableError],
+    args: tuple[Any, ...],
+    parts: dict[str, tuple[Any, ...]],
+    cause: tuple[Any, ...] | None,
+    suppress_context: bool,
+) -> PortableError:
+    """Return a pickled error again; `pickle` calls it."""
+    attributes = {name: unpack(part) for name, part in parts.items()}
+    attributes["__suppress_context__"] = suppress_context
+    if cause is not None:
+        original, _ = load(cause[1])
+        if isinstance(original, BaseException):
+            attributes["__cause__"] = original
+        elif not issubclass(cls, EventError):  # which has the text as its reason
+            attributes["__cause__"] = Exception(cause[2])
+    # The cause first, because to set it sets `__suppress_context__`.
+    return make_error(cls, unpack(args), dict(sorted(attributes.items())))
+
+
+E = TypeVar("E", bound=BaseException)
+
+
+def make_error(cls: type[E], args: tuple[Any, ...], attributes: dict[str, Any]) -> E:
+    """Return an exception with these attributes, without a call of its `__init__`.
+
+    The `__init__` of a subclass may have any signature.
+    """
+    builtin: Any = next(base for base in cls.__mro__ if base.__module__ == "builtins")
+    error: E = builtin.__new__(cls, *args)
+    for name, value in attributes.items():
+        object.__setattr__(error, name, value)
+    return error
+
+
+def attributes_of(error: BaseException) -> dict[str, Any]:
+    """Return the values in the instance dictionary and in the slots of an exception, by name."""
+    attributes: dict[str, Any] = {**object.__getattribute__(error, "__dict__")}
+    if "__notes__" in attributes:
+        attributes["__notes__"] = [*attributes["__notes__"]]  # a copy gets notes of its own
+    for cls in type(error).__mro__:
+        slots = cls.__dict__.get("__slots__", ())
+        for slot in (slots,) if isinstance(slots, str) else slots:
+            private = slot.startswith("__") and not slot.endswith("__")
+            name = f"_{cls.__name__.lstrip('_')}{slot}" if private else slot
+            try:
+                attributes[name] = object.__getattribute__(error, name)
+            except AttributeError:
+                continue  # the slot is empty
+    return attributes
+
+
+def deep_copy(value: Any, memo: dict[int, Any]) -> Any:
+    """Return a deep copy of a value, or the value itself if it cannot be copied."""
+    try:
+        return copy.deepcopy(value, memo)
+    except Exception:  # noqa: BLE001 - its own code runs, and may raise anything
+        return value
+
+
+def frames_of(entry: TracebackType | None) -> tuple[tuple[str, int, str], ...]:
+    """Return the file, line and function of the outermost frames of a traceback.
+
+    A frame itself would keep its local variables alive.
+    """
+    frames: list[tuple[str, int, str]] = []
+    while entry is not None and len(frames) < MAX_KEPT_FRAMES:
+        code = entry.tb_frame.f_code
+        frames.append((code.co_filename, entry.tb_lineno, code.co_name))
+        entry = entry.tb_next
+    return tuple(frames)
+
+
+def describe_value(value: object) -> str:
+    """Return the `repr` of a value, even if its `__repr__` raises."""
+    try:
+        return repr(value)
+    except Exception as broken:  # noqa: BLE001 - a hostile __repr__ must not hide the failure
+        return f"<a {type(value).__name__}; its __repr__ raised {type(broken).__name__}>"
+
+
+# -- reports
 
 
 def failure_of(

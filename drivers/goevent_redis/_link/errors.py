@@ -7,6 +7,9 @@ error text here has a password in it, and neither has an exception in its chain.
 
 from __future__ import annotations
 
+import pickle
+from typing import Any
+
 from redis import exceptions as redis_errors
 from trio import ClosedResourceError
 from trio.lowlevel import in_trio_task
@@ -36,6 +39,34 @@ class RedisLinkError(redis_errors.ConnectionError):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({str(self)!r})"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Python's own way loses the cause, and calls `__init__`.
+        cause = self.__cause__
+        data, text = b"", type(cause).__name__
+        try:
+            text += f": {cause}"
+            data = pickle.dumps(cause, pickle.HIGHEST_PROTOCOL)
+        except Exception:  # noqa: BLE001, S110 - the cause is hostile: its name has to do
+            pass
+        return restore_link_error, (type(self), self.args, {**vars(self)}, data, text)
+
+
+def restore_link_error(
+    cls: type[RedisLinkError],
+    args: tuple[Any, ...],
+    attributes: dict[str, Any],
+    cause: bytes,
+    text: str,
+) -> RedisLinkError:
+    """Return a pickled error again; `pickle` calls it. A cause that it cannot read becomes text."""
+    error = cls.__new__(cls, *args)
+    vars(error).update(attributes)
+    try:
+        error.__cause__ = pickle.loads(cause)  # noqa: S301 - as trusted as the pickle around it
+    except Exception:  # noqa: BLE001 - the code of the cause runs, and may raise anything
+        error.__cause__ = Exception(text)
+    return error
 
 
 class ConnectRefused(RedisLinkError):
