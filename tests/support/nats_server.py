@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -40,9 +41,11 @@ class NatsServer:
 
     Attributes:
         options: More options of its command line.
+        config: The text of its configuration file; a test may change it and call `reload`.
     """
 
     options: Sequence[str] = ()
+    config: str = ""
     port: int = field(default_factory=free_port)
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="goevent-nats")))
     _process: subprocess.Popen[bytes] | None = None
@@ -55,12 +58,17 @@ class NatsServer:
     def url(self) -> str:
         return f"nats://{self.addr}"
 
+    def url_for(self, login: str) -> str:
+        """Return the URL for a user, given as `user:password`."""
+        return f"nats://{login}@{self.addr}" if login else self.url
+
     async def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
         program = server_program()
+        self._config_path.write_text(self.config)
         where = ["-a", "127.0.0.1", "-p", str(self.port), "-sd", str(self.directory)]
         self._process = subprocess.Popen(
-            [program, "-js", *where, *self.options],
+            [program, "-js", "-c", str(self._config_path), *where, *self.options],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -69,6 +77,24 @@ class NatsServer:
                 if self._process.poll() is not None:
                     raise RuntimeError(f"{program} has ended")
                 await trio.sleep(0.02)
+
+    def reload(self) -> None:
+        """Make the running server read its configuration again."""
+        self._config_path.write_text(self.config)
+        self.signal(signal.SIGHUP)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send a signal to the running server."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wipe(self) -> None:
+        """Delete the data of JetStream; the server must not run."""
+        shutil.rmtree(self.directory / "jetstream", ignore_errors=True)
+
+    @property
+    def _config_path(self) -> Path:
+        return self.directory / "server.conf"
 
     async def _answers(self) -> bool:
         try:
@@ -85,11 +111,17 @@ class NatsServer:
             self._process = None
 
 
-async def with_client(server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]]) -> T:
-    """Call a coroutine function with a client, on an asyncio loop of its own; return its result."""
+async def with_client(
+    server: NatsServer, work: Callable[[Any], Coroutine[Any, Any, T]], login: str = ""
+) -> T:
+    """Call a coroutine function with a client, on an asyncio loop of its own; return its result.
+
+    Args:
+        login: A user and a password, as `user:password`.
+    """
 
     async def connect_and_work() -> T:
-        client = await cast("Any", nats).connect(server.url)
+        client = await cast("Any", nats).connect(server.url_for(login))
         try:
             return await work(client)
         finally:
@@ -99,9 +131,9 @@ async def with_client(server: NatsServer, work: Callable[[Any], Coroutine[Any, A
 
 
 @asynccontextmanager
-async def nats_server(*options: str) -> AsyncGenerator[NatsServer]:
+async def nats_server(*options: str, config: str = "") -> AsyncGenerator[NatsServer]:
     """Run a server inside a `with` block."""
-    server = NatsServer(options)
+    server = NatsServer(options, config)
     try:
         await server.start()
         yield server

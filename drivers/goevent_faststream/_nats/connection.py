@@ -4,19 +4,24 @@
 reconnects by itself and restores its subscriptions; this module records when it does. Requests that
 wait for a reply of a lost connection would wait for ever, so they are cancelled with it.
 
-Two defects of the client are patched for each connection, at the end of this file.
+The server's error lines go to `Refusals`, except those after which the server disconnects. The
+client would close for ever at most of them, so this module handles them in its place.
+
+Defects of the client are patched for each connection, at the end of this file.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from faststream.nats import NatsBroker
 from nats import errors
+from nats.aio.client import PING_PROTO
 from nats.aio.transport import TcpTransport
+from nats.js import errors as js_errors
 
 from goevent import DriverConnectionError, DriverError
 
@@ -27,12 +32,15 @@ from .._adapter.connectivity import (
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
+from .refusals import Refusals, read_refusal
 
 T = TypeVar("T")
 
 MAX_MESSAGE_BYTES = 1_000_000  # the server's default is 1 MiB, headers included
 
 RECONNECT_PAUSE_SECONDS = 0.25
+MAX_REFUSED_PAUSE_SECONDS = 5.0  # between two attempts while the server refuses the login
+SLOW_SERIES_SECONDS = 5.0  # losses of a subscription that follow in this time are reported once
 PING_PAUSE_SECONDS = 5  # a PING that stays unanswered reveals a dead connection
 DRAIN_SECONDS = 0.8
 
@@ -66,6 +74,7 @@ class NatsConnection(BrokerConnection):
 
     Attributes:
         losses: How often the connection was lost.
+        refusals: The requests that wait for a refusal of the server.
         on_down: Called when the connection is lost.
         on_up: Called when the connection is back, with all its subscriptions.
     """
@@ -74,10 +83,15 @@ class NatsConnection(BrokerConnection):
         super().__init__("NATS", wait_seconds)
         self.broker = broker
         self.losses = 0
+        self.refusals = Refusals(self._report)
         self.on_down: Callable[[], object] = _do_nothing
         self.on_up: Callable[[], object] = _do_nothing
         self._client: Any = None
         self._starting: asyncio.Task[None] | None = None
+        # The server's last reason for ending or refusing a connection.
+        self._reason = ""
+        self._reconnect_pause: float = RECONNECT_PAUSE_SECONDS
+        self._slow_since: dict[int, float] = {}
 
     @property
     def client(self) -> Any:
@@ -102,6 +116,9 @@ class NatsConnection(BrokerConnection):
             DriverConnectionError: No server answers, or it rejects the login.
         """
         self._connectivity.open(host)
+        self.refusals.reset()
+        self._reason = ""
+        self._slow_since.clear()
         # Cancelling the task would leave its socket open. It may finish late; `close` ends it.
         self._starting = asyncio.get_running_loop().create_task(self.broker.start())
         await asyncio.wait({self._starting}, timeout=FIRST_CONNECTION_SECONDS)
@@ -112,9 +129,14 @@ class NatsConnection(BrokerConnection):
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
         self._client = client = self.broker.connection
+        self._reconnect_pause = client.options["reconnect_time_wait"]
         self._add_callbacks(client)
         _use_plain_writes(client)
         _tolerate_undecodable_messages(client)
+        _send_pings_in_order(client)
+        self._take_error_lines(client)
+        self._take_refused_requests(client)
+        self._take_new_limits(client)
         self._connectivity.mark_up()
 
     def _add_callbacks(self, client: Any) -> None:
@@ -123,6 +145,63 @@ class NatsConnection(BrokerConnection):
         client._reconnected_cb = _call_both(self._on_reconnected, client._reconnected_cb)
         client._closed_cb = _call_both(self._on_closed, client._closed_cb)
         client._error_cb = _call_both(self._on_error, client._error_cb)
+        client._lame_duck_mode_cb = _call_both(self._on_lame_duck, client._lame_duck_mode_cb)
+
+    def _take_error_lines(self, client: Any) -> None:
+        """Handle the server's error lines in place of the client, which would close at most."""
+
+        async def process_err(lower_text: str) -> None:
+            # The parser passes the text on in lower case, and subjects have a case. The line itself
+            # is still in its buffer.
+            line = bytes(client._ps.buf).partition(b"\r\n")[0].decode(errors="replace")
+            text = line.removeprefix("-ERR").strip(" '") or lower_text.strip(" '")
+            refusal = read_refusal(text)
+            if refusal is not None:
+                self.refusals.take(refusal)
+                return
+            self._reason = text
+            await client._process_op_err(errors.Error(f"nats: {text}"))
+
+        client._process_err = process_err
+
+    def _take_refused_requests(self, client: Any) -> None:
+        """Make a request of the client fail as soon as the server refuses it."""
+        request = client.request
+
+        async def request_or_refusal(subject: str, *args: Any, **options: Any) -> Any:
+            if not client._resp_sub_prefix:
+                await client._init_request_sub()
+            inbox = f"{client._resp_sub_prefix.decode()}*"
+            if (earlier := self.refusals.subscription(inbox)) is not None:
+                raise earlier
+            refusal: asyncio.Future[DriverError] = asyncio.get_running_loop().create_future()
+
+            def refuse(error: DriverError) -> None:
+                if not refusal.done():
+                    refusal.set_result(error)
+
+            reply = asyncio.get_running_loop().create_task(request(subject, *args, **options))
+            try:
+                with self.refusals.waiting(subject, refuse), self.refusals.waiting(inbox, refuse):
+                    await asyncio.wait({reply, refusal}, return_when=asyncio.FIRST_COMPLETED)
+                if not reply.done():
+                    raise refusal.result()
+                return reply.result()
+            finally:
+                reply.cancel()
+
+        client.request = request_or_refusal
+
+    def _take_new_limits(self, client: Any) -> None:
+        """Make the client use the limits that the server announces while it is connected."""
+        process_info = client._process_info
+
+        async def process(info: dict[str, Any], initial_connection: bool = False) -> None:
+            if "max_payload" in info:
+                client._max_payload = info["max_payload"]
+            await process_info(info, initial_connection)
+
+        client._process_info = process
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
@@ -190,8 +269,10 @@ class NatsConnection(BrokerConnection):
     # -- callbacks of the client
 
     async def _on_disconnected(self, *_: Any) -> None:
-        if not self._connectivity.mark_down():
+        if not self._connectivity.mark_down(self._reason):
             return
+        self._reason = ""
+        self.refusals.reset()
         self.losses += 1
         self._tasks.cancel()
         self.on_down()
@@ -199,6 +280,8 @@ class NatsConnection(BrokerConnection):
     async def _on_reconnected(self, *_: Any) -> None:
         if self._connectivity.is_closing or self._connectivity.is_up:
             return
+        self._reason = ""
+        self.client.options["reconnect_time_wait"] = self._reconnect_pause
         self._connectivity.mark_up()
         self.on_up()
 
@@ -206,22 +289,66 @@ class NatsConnection(BrokerConnection):
         if not self._connectivity.is_closing:
             self.host.fail(DriverConnectionError("NATS: the client has given up reconnecting"))
 
+    async def _on_lame_duck(self) -> None:
+        text = "NATS: the server is about to shut down (lame duck mode)"
+        self.refusals.report_once("lame duck mode", DriverError(text))
+
     async def _on_error(self, error: Exception) -> None:
-        if isinstance(error, errors.SlowConsumerError):
-            subject = getattr(error, "subject", "")
-            text = f"NATS: a message of {subject!r} is lost, since too many are waiting already"
-            self.host.report(DriverError(text))
+        if self._connectivity.is_closing:
             return
-        # The client also passes the errors of its reconnect attempts to this callback.
-        is_expected = self._connectivity.is_closing or not self._connectivity.is_up
-        if not is_expected and not isinstance(error, OSError):
-            self.host.report(to_driver_error(error))
+        if isinstance(error, errors.SlowConsumerError):
+            self._on_slow_consumer(error)
+        elif not self._connectivity.is_up:
+            self._on_failed_attempt(error)
+        elif not isinstance(error, OSError | errors.StaleConnectionError):
+            # Of a connection that ends, the loss is reported with its reason.
+            self.refusals.report_once(str(error), to_driver_error(error))
+
+    def _on_slow_consumer(self, error: errors.SlowConsumerError) -> None:
+        now = asyncio.get_running_loop().time()
+        lost_at = self._slow_since.get(error.sid)
+        self._slow_since[error.sid] = now
+        # One report for each series, because very many reports would reach the supervisor.
+        if lost_at is None or now - lost_at > SLOW_SERIES_SECONDS:
+            text = (
+                f"NATS: messages of {error.subject!r} are lost, since too many are waiting already"
+            )
+            self.host.report(DriverError(text))
+
+    def _on_failed_attempt(self, error: Exception) -> None:
+        """Take the error of an attempt to reconnect; a refusal of the server is reported once."""
+        if isinstance(error, UNREACHABLE_ERRORS):
+            return
+        # The client forgets this socket without closing it.
+        self.client._transport.close()
+        reason = to_driver_error(error)
+        # A caller that waits for the connection gets the reason, too.
+        self._connectivity.mark_down(str(reason).removeprefix("NATS: "))
+        options: dict[str, Any] = self.client.options
+        options["reconnect_time_wait"] = min(
+            MAX_REFUSED_PAUSE_SECONDS, 2 * options["reconnect_time_wait"]
+        )
+        self.refusals.report_once(str(reason), reason)
+
+    def _report(self, error: DriverError) -> None:
+        if not self._connectivity.is_closing:
+            self.host.report(error)
 
 
 def to_driver_error(error: Exception) -> DriverError:
     """Return the `DriverError` for an error of nats-py; a `DriverError` is returned as it is."""
-    text = str(error).removeprefix("nats: ")
+    if isinstance(error, js_errors.APIError) and error.description:
+        text = f"JetStream: {error.description} (error {error.err_code})"
+    else:
+        text = str(error).removeprefix("nats: ").strip(" '")
     return map_error("NATS", error, UNREACHABLE_ERRORS, text=text)
+
+
+def api_error(fields: Mapping[str, Any]) -> DriverError:
+    """Return the `DriverError` for the error in a reply of JetStream."""
+    return DriverError(
+        f"NATS: JetStream: {fields.get('description')} (error {fields.get('err_code')})"
+    )
 
 
 def _call_both(
@@ -230,7 +357,10 @@ def _call_both(
     async def call(*args: Any) -> None:
         await first(*args)
         if second is not None:
-            await second(*args)
+            # FastStream raises a refused login out of the client's task that reconnects, which
+            # would then end without a word.
+            with suppress(errors.Error):
+                await second(*args)
 
     return call
 
@@ -279,3 +409,18 @@ def _tolerate_undecodable_messages(client: Any) -> None:
         await process_message(sid, subject, *rest)
 
     client._process_headers, client._process_msg = headers_or_none, process
+
+
+def _send_pings_in_order(client: Any) -> None:
+    """Make the client send a PING behind the messages that it has buffered.
+
+    The client writes a PING past its buffer. Its PONG would then say nothing about these messages.
+    """
+
+    async def send_ping(future: asyncio.Future[Any] | None = None) -> None:
+        pong = asyncio.get_running_loop().create_future() if future is None else future
+        client._pongs.append(pong)
+        await client._send_command(PING_PROTO)
+        await client._flush_pending()
+
+    client._send_ping = send_ping

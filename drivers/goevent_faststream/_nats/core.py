@@ -3,7 +3,9 @@
 Theory of operation: NATS does not reply to a publish. `NatsAdapter` therefore sends a PING behind
 the events that it has published; the PONG says that the server has taken all of them. One PING is
 under way at a time, and events that are published meanwhile wait for the next one. An event that
-was sent on an earlier connection fails: a later PONG says nothing about it.
+was sent on an earlier connection fails: a later PONG says nothing about it. If the server refuses
+an event, its error line names the subject and comes before that PONG; the first event of that
+subject that waits fails with it. A subscription is confirmed by a PONG in the same way.
 
 A bus that subscribes to a name and to patterns may receive a message once for each subscription
 that matches it. `OverlapFilter` lets one of these copies through.
@@ -13,6 +15,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any
 
 from faststream.nats import NatsBroker
@@ -59,6 +63,20 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     return NatsAdapter(checked_broker(broker, NatsBroker), config)
 
 
+@dataclass(slots=True, eq=False)
+class SentEvent:
+    """An event that was sent and waits for the PONG.
+
+    Attributes:
+        losses: The number of connections that were lost before it was sent.
+        refusal: The server's refusal of the event.
+    """
+
+    outgoing: Outgoing
+    losses: int
+    refusal: DriverError | None = None
+
+
 class NatsAdapter:
     """Core NATS, over one connection."""
 
@@ -69,8 +87,9 @@ class NatsAdapter:
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
         self._publish_lock = asyncio.Lock()
-        # Each event with the number of connections that were lost before it was sent.
-        self._unconfirmed: list[tuple[Outgoing, int]] = []
+        self._connection.refusals.on_event_refused = self._on_event_refused
+        self._unconfirmed: list[SentEvent] = []
+        self._confirming: list[SentEvent] = []
         self._is_confirming = False
 
     @property
@@ -89,7 +108,7 @@ class NatsAdapter:
         self._overlap = OverlapFilter()
         self._publish_lock = asyncio.Lock()
         self._subscriptions.clear()
-        self._unconfirmed, self._is_confirming = [], False
+        self._unconfirmed, self._confirming, self._is_confirming = [], [], False
         await self._connection.open(host)
 
     async def close(self) -> None:
@@ -102,13 +121,26 @@ class NatsAdapter:
     async def subscribe(self, names: Sequence[str]) -> None:
         """Subscribe to names and patterns; returns when the server has confirmed it."""
         await self._connection.wait_until_up()
+        refusals, refused = self._connection.refusals, list[DriverError]()
         try:
-            for name in names:
-                await self._subscribe(name)
-            await self._connection.flush()
+            with ExitStack() as waits:
+                # The server does not name a subject if the user has too many subscriptions.
+                for subject in {"", *map(self._subject_of, names)}:
+                    waits.enter_context(refusals.waiting(subject, refused.append))
+                for name in names:
+                    await self._subscribe(name)
+                await self._connection.flush()
+            if refused:
+                raise refused[0]
+        except DriverError:
+            await self.unsubscribe(names)
+            raise
         except (errors.Error, OSError) as error:
             await self.unsubscribe(names)
             raise to_driver_error(error) from error
+
+    def _subject_of(self, pattern: str) -> str:
+        return self._prefix + covering_subject(pattern)
 
     async def _subscribe(self, pattern: str) -> None:
         overlap, prefix, host = self._overlap, self._prefix, self._connection.host
@@ -119,7 +151,7 @@ class NatsAdapter:
                 await host.deliver(Arrival(name, pattern, body, message.headers or {}))
 
         overlap.add(pattern)
-        subject = prefix + covering_subject(pattern)
+        subject = self._subject_of(pattern)
         if self._broker.middlewares:
             subscription = await self._subscribe_with_middlewares(subject, on_message)
         else:
@@ -189,7 +221,7 @@ class NatsAdapter:
                 except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
                     outgoing.done(to_driver_error(error))
                 else:
-                    self._unconfirmed.append((outgoing, connection.losses))
+                    self._unconfirmed.append(SentEvent(outgoing, connection.losses))
         if self._unconfirmed and not self._is_confirming:
             self._is_confirming = True
             try:
@@ -209,6 +241,7 @@ class NatsAdapter:
     async def _confirm(self) -> None:
         """Wait until the server has taken the events that were sent before."""
         sent, self._unconfirmed = self._unconfirmed, []
+        self._confirming = sent
         result: DriverError | None = None
         try:
             await self._connection.flush()
@@ -216,10 +249,24 @@ class NatsAdapter:
             result = error
         except (errors.Error, OSError) as error:
             result = to_driver_error(error)
-        for outgoing, losses in sent:
-            # The PONG says nothing about an event that was sent on an earlier connection.
-            is_lost = result is None and losses != self._connection.losses
-            outgoing.done(connection_lost("NATS") if is_lost else result)
+        self._confirming = []
+        losses = self._connection.losses
+        for event in sent:
+            if event.refusal is not None:
+                event.outgoing.done(event.refusal)
+            elif result is None and event.losses != losses:
+                # The PONG says nothing about an event that was sent on an earlier connection.
+                event.outgoing.done(connection_lost("NATS"))
+            else:
+                event.outgoing.done(result)
+
+    def _on_event_refused(self, subject: str, error: DriverError) -> bool:
+        """Give a refusal to the first event of its subject; the server refuses them in order."""
+        for event in (*self._confirming, *self._unconfirmed):
+            if event.refusal is None and self._prefix + event.outgoing.name == subject:
+                event.refusal = error
+                return True
+        return False
 
     # -- the rest of the contract
 

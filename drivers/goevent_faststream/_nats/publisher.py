@@ -9,6 +9,9 @@ If the acknowledgement of an event does not come in time, FastStream publishes t
 repeatedly until `publish_timeout`. The server may have stored it the first time. Each event carries
 its id as `Nats-Msg-Id`, and JetStream drops the second event of an id. A broker with middlewares
 always publishes through FastStream, since its middlewares run there.
+
+An event that the server refuses fails at once, and alone. The stream refuses it in its
+acknowledgement, for instance because it is full. Missing rights come as an error line.
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from faststream.nats import NatsBroker
 from nats import errors
 from nats.js import api, errors as js_errors
 
-from goevent import DriverConnectionError
+from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing, Result, publish_each
-from .connection import NatsConnection, to_driver_error
+from .connection import NatsConnection, api_error, to_driver_error
 
 ACKNOWLEDGEMENT_SECONDS = 2.0  # for one attempt
 RETRY_PAUSE_SECONDS = 0.1
@@ -36,6 +39,7 @@ TEMPORARY_ERRORS = (
     js_errors.NoStreamResponseError,
 )
 MESSAGE_ID_HEADER = api.Header.MSG_ID.value
+UNAVAILABLE_CODE = 10008  # JetStream is temporarily unavailable, for instance without a leader
 
 
 class PublishAcknowledgement(msgspec.Struct):
@@ -76,6 +80,7 @@ class JetStreamPublisher:
         self._timeout = timeout
         self._inbox = ""
         self._batches: dict[str, PublishBatch] = {}
+        connection.refusals.on_event_refused = self._on_event_refused
         self._sequence = 0
         self._decode = msgspec.json.Decoder(PublishAcknowledgement).decode
 
@@ -142,10 +147,28 @@ class JetStreamPublisher:
             # A status message without a body: no server answers for JetStream, which may be
             # starting up.
             acknowledgement = None
-        if acknowledgement is None or acknowledgement.error is not None:
+        error = None if acknowledgement is None else acknowledgement.error
+        if acknowledgement is None or (error and error.get("err_code") == UNAVAILABLE_CODE):
             batch.finished.set()
             return
-        batch.pending.pop(message.subject).done(Receipt(id=str(acknowledgement.seq)))
+        self._finish(
+            batch,
+            message.subject,
+            Receipt(id=str(acknowledgement.seq)) if error is None else api_error(error),
+        )
+
+    def _on_event_refused(self, subject: str, error: DriverError) -> bool:
+        """Give a refusal to the first event of its subject; the server refuses them in order."""
+        for reply_subject, batch in self._batches.items():
+            outgoing = batch.pending[reply_subject]
+            if subject in (self._prefix + outgoing.name, reply_subject):
+                del self._batches[reply_subject]
+                self._finish(batch, reply_subject, error)
+                return True
+        return False
+
+    def _finish(self, batch: PublishBatch, reply_subject: str, result: Result) -> None:
+        batch.pending.pop(reply_subject).done(result)
         if not batch.pending:
             batch.finished.set()
 
