@@ -12,7 +12,7 @@ subscription that is not refused when its PONG arrives is accepted.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -76,7 +76,7 @@ class Refusals:
         self._reported.clear()
 
     @contextmanager
-    def waiting(self, subject: str, claim: Claim) -> Iterator[None]:
+    def waiting(self, subject: str, claim: Claim) -> Generator[None]:
         """Give the refusals of a subject to `claim` inside a `with` block."""
         claims = self._claims.setdefault(subject, [])
         claims.append(claim)
