@@ -1,7 +1,8 @@
-"""Shows the interactive examples of docstrings as code.
+"""Extends griffe, which reads the sources for the reference.
 
 mkdocstrings shows a section `Example:` as Markdown, in which a line with `>>>` is a quotation. This
-extension of griffe puts such lines into a fenced block.
+extension puts such lines into a fenced block. It also shows a default such as `_DefaultNumber(0)`,
+which only the code of its class needs, as its value.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from griffe import Extension, Object
+from griffe import Attribute, ExprCall, Extension, Object
 
 # A line with a prompt, and the lines behind it up to an empty one: its continuation and its output.
 EXAMPLE = re.compile(r"^(?P<indent>[ ]*)>>> .*\n?(?:(?P=indent)\S.*\n?)*", re.MULTILINE)
@@ -25,9 +26,13 @@ def fenced(text: str) -> str:
     return EXAMPLE.sub(fence, text)
 
 
-class InteractiveExamples(Extension):
-    """Fences the examples of every object that griffe loads."""
+class PublicReference(Extension):
+    """Fences the examples of every object, and shows private defaults as their values."""
 
     def on_instance(self, *, obj: Object, **_: Any) -> None:
         if obj.docstring is not None:
             obj.docstring.value = fenced(obj.docstring.value)
+        if isinstance(obj, Attribute) and isinstance(obj.value, ExprCall):
+            call = obj.value
+            if str(call.function).startswith("_") and len(call.arguments) == 1:
+                obj.value = call.arguments[0]
