@@ -59,14 +59,13 @@ def title_of(mapping: Mapping) -> str:
 
 
 PROMISES: Sequence[tuple[str, Callable[[Capabilities], str]]] = (
-    ("an event goes to", lambda c: "every bus" if c.fan_out else "one bus per group"),
     ("delivery", lambda c: _delivery(c)),
-    ("survives restarts", lambda c: _yes(c.durable)),
+    ("survival of restarts", lambda c: _yes(c.durable)),
     ("order", lambda c: "per bus and name" if c.ordered else ""),
     ("name patterns", lambda c: _yes(c.patterns)),
     ("headers", lambda c: _yes(c.headers)),
     ("replay", lambda c: _yes(c.replay)),
-    ("counts receivers", lambda c: _yes(c.counts_receivers)),
+    ("count of receivers", lambda c: _yes(c.counts_receivers)),
     ("largest event, bytes", lambda c: f"{c.max_size:,}" if c.max_size else "the codec's"),
 )
 
@@ -95,20 +94,32 @@ def _delivery(capabilities: Capabilities) -> str:
 def tables() -> dict[str, str]:
     """Return each table under its name."""
     found = [*rows()]
-    columns = {title: [tell(row.capabilities) for row in found] for title, tell in PROMISES}
-    # A column that is the same for every driver is a sentence, so that the table stays narrow.
-    common = [title for title, cells in columns.items() if set(cells) == {"yes"}]
-    varying = {title: cells for title, cells in columns.items() if title not in common}
-    guarantees = [
-        ["", *varying],
-        *([row.title, *cells] for row, *cells in zip(found, *varying.values(), strict=True)),
-    ]
     urls = [["", "for instance"], *([row.title, f"`{row.url}`"] for row in found)]
     return {
-        "guarantees": f"{_table(guarantees)}\n\nEvery driver has {' and '.join(common)}.",
+        "fan-out": _guarantees([row for row in found if row.capabilities.fan_out]),
+        "groups": _guarantees([row for row in found if not row.capabilities.fan_out]),
         "urls": _table(urls),
         "brokers": "\n\n".join(_vocabularies()),
     }
+
+
+def _guarantees(found: Sequence[Row]) -> str:
+    """Return a table of drivers that share events in the same way.
+
+    A column that is the same for every driver becomes a sentence, so that the table fits a phone.
+    """
+    columns = {title: [tell(row.capabilities) for row in found] for title, tell in PROMISES}
+    varying = {title: cells for title, cells in columns.items() if len(set(cells)) > 1}
+    common = {title: cells[0] for title, cells in columns.items() if len(set(cells)) == 1}
+    lines = [
+        ["", *varying],
+        *([row.title, *cells] for row, *cells in zip(found, *varying.values(), strict=True)),
+    ]
+    told = [
+        title if cell == "yes" else f"no {title}" if cell == "" else f"{title} {cell}"
+        for title, cell in common.items()
+    ]
+    return f"{_table(lines)}\n\nThe same for all of them: {'; '.join(told)}."
 
 
 def _vocabularies() -> Iterator[str]:
