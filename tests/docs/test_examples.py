@@ -6,6 +6,7 @@ import runpy
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.support.limits import SUBPROCESS_SECONDS
 from tests.support.redis_buses import plain_link
 from tests.support.redis_server import redis_server
 from trio.testing import MockClock
+
+from goevent import Event, GoEvent
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples"
@@ -44,6 +47,7 @@ SHOWN_IN_PARTS = {
     "pipeline.py": "docs/use/back-pressure.md",
     "retries.py": "docs/use/retries.md",
     "supervision.py": "docs/use/supervision.md",
+    "worker.py": "docs/operate/run-a-worker.md",
 }
 # A line that each of these examples prints. Its page shows less than the output, or none.
 PRINTED = {
@@ -156,6 +160,28 @@ async def test_two_processes_use_the_given_server() -> None:
 def test_two_processes_refuse_wrong_arguments() -> None:
     done = run(sys.executable, "examples/redis_pubsub.py", "redis://h", "a", "b", check=1)
     assert "python examples/redis_pubsub.py redis://localhost:6379" in done.stderr
+
+
+async def test_worker_stops_cleanly_at_sigterm_and_leaves_nothing_pending() -> None:
+    async with redis_server() as server, plain_link(server) as link:
+        url = f"redis+streams://{server.addr}"
+        command = [sys.executable, str(EXAMPLES / "worker.py"), f"{url}?group=mail"]
+        start = partial(trio.run_process, command, stdout=subprocess.PIPE)
+        said = b""
+        with trio.fail_after(SUBPROCESS_SECONDS):
+            async with trio.open_nursery() as nursery, GoEvent(url) as shop:
+                worker: trio.Process = await nursery.start(start)
+                assert worker.stdout is not None
+                async for part in worker.stdout:
+                    said += part
+                    if said.endswith(b"ready\n"):
+                        await shop.dispatch(Event("invoice.due", {"customer": "Ada", "cents": 5}))
+                    elif said.endswith(b"sent 5 cents to Ada\n"):
+                        worker.terminate()
+        assert worker.returncode == 0
+        assert b"SIGTERM: closing\nLedger(accepted=1, completed=1, " in said
+        pending: list[object] = await link.execute("XPENDING", "goevent:stream:invoice.due", "mail")
+        assert pending[0] == 0
 
 
 def test_example_of_tests_passes() -> None:
