@@ -1,5 +1,6 @@
 """Listeners that select their events: by pattern, predicate and priority, or only once."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, GoEvent
@@ -16,6 +17,9 @@ class ItemPacked(Event, name="order.item.packed"):
 
 
 bus = GoEvent()
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:patterns]
@@ -35,6 +39,26 @@ def placed(event: OrderPlaced) -> None:
 
 
 # --8<-- [end:patterns]
+
+
+# --8<-- [start:family]
+class Paid(Event):  # without a name: it has fields for its subclasses, and no events of its own
+    cents: int
+
+
+class CardPaid(Paid, name="paid.card"):
+    card: str
+
+
+class CashPaid(Paid, name="paid.cash"): ...
+
+
+@bus.listener("paid.*")
+def book(event: Paid) -> None:
+    print(f"  paid.*    {event.cents} cents")
+
+
+# --8<-- [end:family]
 
 
 # --8<-- [start:choice]
@@ -63,6 +87,7 @@ async def main() -> None:
             ItemPacked(order="A-1", item="cup"),
             OrderPlaced(order="A-2", cents=20_000),
             Event("order.lost", {"order": "A-3"}),
+            CashPaid(cents=500),
         ):
             print(event.event_name)
             await bus.dispatch(event)
