@@ -36,6 +36,7 @@ SUITES = {
     "streams": "benchmarks.brokers.streams.suite",
     "brokers": "benchmarks.brokers.faststream.suite",
     "chaos": "benchmarks.chaos.run",
+    "docs": "benchmarks.report.pages",
 }
 """The suites with a command line of their own, each with the module of its `main`."""
 

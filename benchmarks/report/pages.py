@@ -1,0 +1,263 @@
+"""`python -m benchmarks docs`: writes figures into the README, the docs and the charts.
+
+Each figure that they show stands between two markers and comes from `benchmarks/figures.json`. A
+test compares the pages with it, so no figure is older than the run that its page names.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.brokers.faststream.rows import FASTSTREAM, FLUSHING, ROWS
+from benchmarks.core.runner import SUBJECT
+from benchmarks.report.charts import Bar, Group, chart
+from benchmarks.report.figures import load, reduced, save
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = (ROOT / "README.md", ROOT / "docs/operate/performance.md")
+CHARTS = ROOT / "docs/img/charts"
+PART = re.compile(r"<!-- figures: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
+
+LIBRARIES = {
+    SUBJECT: "goevent",
+    "pyee": "pyee",
+    "psygnal": "psygnal",
+    "blinker": "blinker",
+    "pykka": "pykka",
+    "aiopubsub": "aiopubsub",
+    "aiopubsub-hub": "aiopubsub's hub",
+    "lahja": "lahja",
+    "bubus": "bubus",
+    "trio-tasks": "by hand, on Trio",
+}
+"""The contenders that the tables show, and their names there."""
+
+KERNEL_TABLES: Mapping[str, Mapping[str, str]] = {
+    "sync": {
+        "sync-1": "1 listener",
+        "sync-10": "10 listeners",
+        "sync-100": "100 listeners",
+        "raises-1": "1 that raises",
+    },
+    "wait": {
+        "wait-1": "1 listener",
+        "wait-10": "10 listeners",
+        "suspend-10": "10 that suspend once",
+    },
+    "drain": {"drain-1": "1 listener", "drain-10": "10 listeners"},
+}
+
+REDIS_ROWS = (
+    ("redis", "receive", "pub/sub: receive and run a `def` listener, events/s"),
+    ("redis", "publish", "pub/sub: publish and wait for the server, 64 tasks, events/s"),
+    ("redis", "latency", "pub/sub: publish to a listener in another process, median µs"),
+    ("streams", "consume", "Streams: read, run a `def` listener, acknowledge, events/s"),
+    ("streams", "wait", "Streams: publish and wait, 64 tasks, events/s"),
+    ("streams", "batch", "Streams: publish in batches of 100, events/s"),
+)
+REDIS_PEERS = {
+    "FastStream": ("FastStream", "faststream"),
+    "redis.asyncio, no bus": ("redis.asyncio", "redis_asyncio"),
+}
+BROKER_JOBS = {
+    "receive": "receive and run a `def` listener",
+    "publish": "publish and wait, 64 tasks",
+}
+
+ALT = {
+    "sync": "Nanoseconds per dispatch to sync listeners, by library: the table has the figures.",
+    "wait": "Nanoseconds per dispatch and wait with async listeners, by library.",
+    "drain": "Nanoseconds per dispatch without a wait, by library.",
+    "redis": "Events per second over Redis: goevent, FastStream, redis.asyncio.",
+    "brokers": "Events per second over the brokers of FastStream: goevent beside FastStream.",
+}
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks docs",
+        description="Write the figures into the README, the docs and the charts.",
+    )
+    suites = ("kernel", "redis", "streams", "brokers")
+    for suite in suites:
+        parser.add_argument(f"--{suite}", type=Path, metavar="FILE", help="its --json, taken anew")
+    chosen = vars(parser.parse_args(arguments))
+    document = load()
+    for suite in suites:
+        if (path := chosen[suite]) is not None:
+            document[suite] = reduced(suite, json.loads(path.read_text(encoding="utf-8")))
+    save(document)
+    for page in PAGES:
+        page.write_text(written(page.read_text(encoding="utf-8"), document), encoding="utf-8")
+    CHARTS.mkdir(exist_ok=True)
+    for name, svg in charts(document).items():
+        (CHARTS / f"{name}.svg").write_text(svg, encoding="utf-8")
+    return 0
+
+
+def written(page: str, document: Mapping[str, Any]) -> str:
+    """Return a page with its figures written anew."""
+    found = parts(document)
+    return PART.sub(
+        lambda part: f"<!-- figures: {part[1]} -->\n\n{found[part[1]]}\n\n<!-- end -->", page
+    )
+
+
+def parts(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return the text of each part of the pages, under its name."""
+    kernel = document["kernel"]["medians"]
+    tables = {name: _kernel_table(kernel, columns) for name, columns in KERNEL_TABLES.items()}
+    return {
+        **tables,
+        "peers": _peers(document["kernel"]["packages"]),
+        "kernel-run": _run(document["kernel"]),
+        "redis-run": _run(document["redis"]),
+        "brokers-run": _run(document["brokers"]),
+        "memory": (
+            f"A queued event with its handle takes {kernel['queued-1'][SUBJECT]:,.0f} bytes. An "
+            f"idle async listener takes {kernel['idle_names-1'][SUBJECT]:,.0f} bytes."
+        ),
+        "actors": _actors(kernel),
+        "names": _names(kernel),
+        "redis": _redis_table(document),
+        "brokers": _brokers_table(document["brokers"]["medians"]),
+    }
+
+
+def charts(document: Mapping[str, Any]) -> dict[str, str]:
+    """Return each chart under its name."""
+    kernel = document["kernel"]["medians"]
+    groups = {
+        name: [_group(title, kernel[workload], LIBRARIES) for workload, title in columns.items()]
+        for name, columns in KERNEL_TABLES.items()
+    }
+    groups["redis"] = [
+        _group(title.replace("`", ""), _redis_medians(document, suite, job))
+        for suite, job, title in REDIS_ROWS
+    ]
+    groups["brokers"] = [
+        _group(f"{row.title}: {title.replace('`', '')}", medians)
+        for name, row in ROWS.items()
+        for job, title in BROKER_JOBS.items()
+        if (medians := _broker_medians(document["brokers"]["medians"], name, job))
+    ]
+    return {name: chart(ALT[name], found) for name, found in groups.items()}
+
+
+def _group(
+    title: str, medians: Mapping[str, float], names: Mapping[str, str] | None = None
+) -> Group:
+    known = names or {name: name for name in medians}
+    bars = [
+        Bar(label, medians[name], name == SUBJECT)
+        for name, label in known.items()
+        if name in medians
+    ]
+    return Group(title, bars)
+
+
+def _run(suite: Mapping[str, Any]) -> str:
+    rounds = "one round" if suite["rounds"] == 1 else f"{suite['rounds']} interleaved rounds"
+    return (
+        f"Taken on {suite['when']} with CPython {suite['python']} and Trio {suite['trio']}; "
+        f"medians of {rounds}."
+    )
+
+
+def _peers(packages: Mapping[str, str]) -> str:
+    versions = [f"{name} {packages[name]}" for name in LIBRARIES if name in packages]
+    return f"Compared with {', '.join(versions)}."
+
+
+def _ratio(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def _kernel_table(medians: Mapping[str, Any], columns: Mapping[str, str]) -> str:
+    lines = [["", *columns.values()]]
+    for name, label in LIBRARIES.items():
+        cells = [_kernel_cell(medians.get(workload, {}), name) for workload in columns]
+        if any(cells):
+            lines.append([label, *cells])
+    return table(lines)
+
+
+def _kernel_cell(figures: Mapping[str, float], name: str) -> str:
+    if name not in figures:
+        return ""
+    text = f"{figures[name]:,.0f}"
+    return text if name == SUBJECT else f"{text} ({_ratio(figures[name] / figures[SUBJECT])})"
+
+
+def _actors(medians: Mapping[str, Any]) -> str:
+    sizes = (1, 10, 100, 1_000, 10_000)
+    lines = [["actors", "ns per delivery, with its wait"]]
+    for size in sizes:
+        lines.append([f"{size:,}", f"{medians[f'wait-{size}'][SUBJECT] / size:,.0f}"])
+    return table(lines)
+
+
+def _names(medians: Mapping[str, Any]) -> str:
+    lines = [["registered names", "ns per dispatch", "a dictionary of functions"]]
+    for workload, title in (
+        ("names-100", "100"),
+        ("few_names-100000", "100,000, of which 100 are in use"),
+        ("names-100000", "100,000, all in use, in random order"),
+    ):
+        figures = medians[workload]
+        lines.append([title, f"{figures[SUBJECT]:,.0f}", f"{figures['bare calls']:,.0f}"])
+    return table(lines)
+
+
+def _redis_medians(document: Mapping[str, Any], suite: str, job: str) -> dict[str, float]:
+    medians = document[suite]["medians"][job]
+    peers = {
+        label: medians[name]
+        for label, names in REDIS_PEERS.items()
+        for name in names
+        if name in medians
+    }
+    return {SUBJECT: medians[SUBJECT], **peers}
+
+
+def _redis_table(document: Mapping[str, Any]) -> str:
+    lines = [["", SUBJECT, *REDIS_PEERS]]
+    for suite, job, title in REDIS_ROWS:
+        medians = _redis_medians(document, suite, job)
+        cells = [_round(medians[name]) for name in (SUBJECT, *REDIS_PEERS)]
+        lines.append([title, *cells])
+    return table(lines)
+
+
+def _broker_medians(medians: Mapping[str, Any], name: str, job: str) -> dict[str, float]:
+    found: dict[str, float] = medians.get(f"{name}:{job}", {})
+    return {peer: found[peer] for peer in (SUBJECT, FASTSTREAM, FLUSHING) if peer in found}
+
+
+def _brokers_table(medians: Mapping[str, Any]) -> str:
+    lines = [["", SUBJECT, FASTSTREAM, FLUSHING]]
+    for name, row in ROWS.items():
+        for job, title in BROKER_JOBS.items():
+            if not (found := _broker_medians(medians, name, job)):
+                continue
+            cells = [_round(found[SUBJECT])]
+            for peer in (FASTSTREAM, FLUSHING):
+                ratio = f" ({_ratio(found[SUBJECT] / found[peer])})" if peer in found else ""
+                cells.append(f"{_round(found[peer])}{ratio}" if peer in found else "")
+            lines.append([f"{row.title}: {title}", *cells])
+    return table(lines)
+
+
+def _round(value: float) -> str:
+    """Return a figure with three digits that mean something."""
+    return f"{float(f'{value:.3g}'):,.0f}"
+
+
+def table(lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table; the first line is its head."""
+    head, *rest = (f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join([head, "|" + "---|" * len(lines[0]), *rest])
