@@ -1,5 +1,6 @@
 """The four overflow policies of a full mailbox."""
 
+# --8<-- [start:setup]
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -8,6 +9,9 @@ from goevent import Event, EventError, GoEvent, MailboxFull
 
 class Tick(Event, name="tick"):
     number: int
+
+
+# --8<-- [end:setup]
 
 
 def expected(error: EventError) -> None:

@@ -1,5 +1,6 @@
 """Blocking listeners run in threads and do not stop the rest of the program."""
 
+# --8<-- [start:setup]
 import threading
 import time
 
@@ -18,6 +19,9 @@ class PhotoScaled(Event, name="photo.scaled"):
 
 bus = GoEvent()
 both = threading.Barrier(2, lambda: print("two back-ups at once"))
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:thread]

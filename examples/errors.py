@@ -1,8 +1,11 @@
 """The failures of listeners and dispatches, and the places where you see them."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import DecodeError, Event, EventError, GoEvent
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:event]

@@ -1,5 +1,6 @@
 """Several buses in one process, joined by a hub."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, GoEvent, MemoryDriver, MemoryHub
@@ -7,6 +8,9 @@ from goevent import Event, GoEvent, MemoryDriver, MemoryHub
 
 class OrderPlaced(Event, name="order.placed"):
     order: str
+
+
+# --8<-- [end:setup]
 
 
 async def main() -> None:

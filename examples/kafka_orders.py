@@ -7,10 +7,13 @@ the mock that confluent-kafka ships for tests. `kafka+confluent://...` uses the 
 import os
 import sys
 
+# --8<-- [start:setup]
 import trio
 from confluent_kafka import Producer
 
 from goevent import Event, EventError, GoEvent
+
+# --8<-- [end:setup]
 
 ORDERS, STEPS = 8, 5
 TOTAL = ORDERS * STEPS

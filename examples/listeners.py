@@ -1,5 +1,6 @@
 """The ways to register and unregister a listener."""
 
+# --8<-- [start:setup]
 from dataclasses import dataclass
 
 import trio
@@ -16,6 +17,9 @@ class UserDeleted(Event, name="user.deleted"):
 
 
 bus = GoEvent()
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:decorator]

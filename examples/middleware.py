@@ -1,5 +1,6 @@
 """Middleware around dispatches and listeners: your own, and the shipped ones."""
 
+# --8<-- [start:setup]
 import logging
 import sys
 from collections.abc import AsyncIterator, Iterator
@@ -13,6 +14,9 @@ from goevent.middleware import Deduplicate, LogEvents, RateLimit
 
 class OrderPlaced(Event, name="order.placed"):
     order: str
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:own]

@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+# --8<-- [start:setup]
 import trio
 from faststream import BaseMiddleware, FastStream
 from faststream.nats import JStream, NatsBroker
@@ -25,6 +26,8 @@ from goevent import Config, Event, GoEvent, current_delivery
 from goevent_faststream import BrokerConfig, FastStreamDriver
 
 JOBS = JStream("jobs", subjects=["jobs.>"])
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:service]

@@ -1,8 +1,11 @@
 """One event at a time, many at once, or many at once with an order per key."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, GoEvent
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:event]

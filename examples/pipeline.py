@@ -1,5 +1,6 @@
 """Back-pressure: the slowest listener sets the pace of the producer."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, GoEvent
@@ -11,6 +12,9 @@ class PageFetched(Event, name="page.fetched"):
 
 class PageParsed(Event, name="page.parsed"):
     number: int
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:pipeline]

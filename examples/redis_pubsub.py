@@ -6,11 +6,14 @@
 The first process is the shop. It starts the second one, the kitchen, by running this file again.
 """
 
+# --8<-- [start:setup]
 import sys
 
 import trio
 
 from goevent import Event, GoEvent
+
+# --8<-- [end:setup]
 
 
 def say(text: str) -> None:

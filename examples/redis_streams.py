@@ -14,10 +14,13 @@ from contextlib import asynccontextmanager
 from functools import partial
 from importlib import import_module
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Config, Event, EventError, GoEvent, current_delivery
 from goevent_redis import RedisStreamsDriver, StreamsConfig
+
+# --8<-- [end:setup]
 
 ORDERS = 300
 GROUP = os.environ.setdefault("GROUP", f"billing-{os.getpid()}")

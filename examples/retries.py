@@ -1,5 +1,6 @@
 """A payment gateway that is sometimes down, sometimes slow, and sometimes refuses."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, GoEvent, Retry, current_delivery
@@ -28,6 +29,9 @@ async def ask_gateway(order: str, attempt: int) -> None:
 
 
 bus = GoEvent()
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:listener]

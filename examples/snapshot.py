@@ -1,5 +1,6 @@
 """The state of a bus, for a health check or a metrics page."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, GoEvent
@@ -10,6 +11,9 @@ class PageViewed(Event, name="page.viewed"):
 
 
 bus = GoEvent()
+
+
+# --8<-- [end:setup]
 
 
 @bus.listener(PageViewed)

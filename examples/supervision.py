@@ -1,5 +1,6 @@
 """A broken listener: restart it, end the bus if that does not help, or stop the listener."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, EventError, GoEvent, ListenerOptions, Supervision
@@ -7,6 +8,9 @@ from goevent import Event, EventError, GoEvent, ListenerOptions, Supervision
 
 class MailRequested(Event, name="mail.requested"):
     to: str
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:listener]

@@ -1,11 +1,14 @@
 """How to test an application with a bus: `python -m pytest examples/testing_a_bus.py`."""
 
+# --8<-- [start:setup]
 import pytest
 import trio
 from box_office import BoxOffice, SeatBooked, SoldOut
 
 from goevent import Config, Event, GoEvent
 from goevent.testing import Recorder, record, wait_idle
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:bus]

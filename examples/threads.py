@@ -1,5 +1,6 @@
 """Dispatch events from a thread with `dispatch_from_thread`, the only method it may call."""
 
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, GoEvent
@@ -10,6 +11,9 @@ class FileRead(Event, name="file.read"):
 
 
 bus = GoEvent()
+
+
+# --8<-- [end:setup]
 
 
 @bus.listener(FileRead)

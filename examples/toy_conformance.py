@@ -3,6 +3,7 @@
 Run `pytest examples/toy_conformance.py`.
 """
 
+# --8<-- [start:setup]
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 
@@ -10,6 +11,8 @@ import trio
 from toy_driver import ToyDriver, broker
 
 from goevent.testing import DriverConformance
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:suite]

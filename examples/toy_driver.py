@@ -3,6 +3,7 @@
 Run `python examples/toy_driver.py`: it starts the broker and two buses that talk over it.
 """
 
+# --8<-- [start:setup]
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ import trio
 
 from goevent import Config, DriverError, Event, GoEvent
 from goevent.drivers import Capabilities, Inbox, Message
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:driver]

@@ -1,10 +1,13 @@
 """Event types, codecs, and an upcast from an old version of an event to the newest."""
 
+# --8<-- [start:setup]
 import dataclasses
 
 from goevent import DecodeError, Envelope, Event, EventRegistry, JsonCodec, register_event_type
 
 registry = EventRegistry()  # the default registry works, too
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:upcast]

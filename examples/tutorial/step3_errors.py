@@ -1,6 +1,9 @@
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, EventError, GoEvent
+
+# --8<-- [end:setup]
 
 
 class SeatBooked(Event, name="seat.booked"):

@@ -1,3 +1,4 @@
+# --8<-- [start:setup]
 import trio
 
 from goevent import Event, EventError, GoEvent
@@ -9,6 +10,9 @@ class SeatBooked(Event, name="seat.booked"):
 
 
 bus = GoEvent()
+
+
+# --8<-- [end:setup]
 
 
 # --8<-- [start:closing]

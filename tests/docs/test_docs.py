@@ -1,6 +1,8 @@
 """The sources of the docs hold together; `test_site.py` checks the built site."""
 
+import dataclasses
 import re
+import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -72,6 +74,29 @@ def test_sections_begin_and_end_and_are_used() -> None:
             assert (name_of(path), section) in used, f"{path}: {section} is shown nowhere"
 
 
+def code_of(page: Path) -> str:
+    """Return the Python code that a page shows."""
+    shown: list[str] = []
+    for block in re.findall(r"^```python\n(.*?)^```$", text_of(page), re.M | re.S):
+        for path, section in SNIPPET.findall(block):
+            code = text_of(ROOT / path)
+            if section:
+                code = code.partition(f"[start:{section}]")[2].partition(f"[end:{section}]")[0]
+            shown.append(code)
+    return "\n".join(shown)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_code_of_a_page_imports_the_names_that_it_uses(page: Path) -> None:
+    code = re.sub(r"#.*", "", code_of(page))
+    imports = "\n".join(re.findall(r"^(?:from|import) [^(\n]*(?:\([^)]*\))?", code, re.MULTILINE))
+    known = {*public_names(goevent), *public_names(goevent.testing), "trio", "FastStreamDriver"}
+    missing = {name for name in known if re.search(rf"(?<![.\w\"]){name}\b(?!=)", code)} - {
+        name for name in known if re.search(rf"\b{name}\b", imports)
+    }
+    assert missing == set()
+
+
 # -- reference
 
 
@@ -141,6 +166,67 @@ def test_picture_shows_every_room_and_no_other() -> None:
     shown = re.findall(r'<text class="h"[^>]*>(\w+)</text>', text_of(rooms.PICTURE))
     packages = {path.parent.name for path in (ROOT / "drivers").glob("*/__init__.py")}
     assert sorted(shown) == sorted(rooms.rooms() | packages)
+
+
+# -- figures
+
+
+def test_figures_of_pages_and_charts_are_those_of_the_benchmarks() -> None:
+    pages = pytest.importorskip("benchmarks.report.pages")
+    document = pages.load()
+    for page in pages.PAGES:
+        assert text_of(page) == pages.written(text_of(page), document), "python -m benchmarks docs"
+    charts = {path.stem: text_of(path) for path in pages.CHARTS.glob("*.svg")}
+    assert charts == pages.charts(document), "run: python -m benchmarks docs"
+
+
+def test_figures_have_no_marker_without_a_part() -> None:
+    pages = pytest.importorskip("benchmarks.report.pages")
+    known = pages.parts(pages.load())
+    used = {
+        name for page in ALL for name in re.findall(r"<!-- figures: ([\w-]+) -->", text_of(page))
+    }
+    assert used == set(known)
+
+
+# -- claims that the code can refute
+
+
+SCHEMES = {scheme for mapping in goevent_faststream.MAPPINGS for scheme in mapping.schemes} | {
+    *("memory", "redis", "rediss", "unix", "redis+streams", "rediss+streams", "unix+streams"),
+    *("http", "https"),
+}
+
+
+@pytest.mark.parametrize("page", ALL, ids=name_of)
+def test_schemes_that_pages_name_exist(page: Path) -> None:
+    named = set(re.findall(r"(?<![\w+.-])([a-z][a-z0-9+]*)://", text_of(page)))
+    assert named <= SCHEMES | {"toy"}
+
+
+@pytest.mark.parametrize("page", ALL, ids=name_of)
+def test_extras_that_pages_name_exist(page: Path) -> None:
+    project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
+    extras = project["optional-dependencies"]
+    for named in re.findall(r"(?:goevent|\.)\[([\w,]+)\]", text_of(page)):
+        assert set(named.split(",")) <= set(extras), named
+
+
+def first_cells(page: str, section: str) -> set[str]:
+    """Return the names in code in the first cells of the tables of a section."""
+    text = text_of(DOCS / page).partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| ([^|]*) \|", text.partition("An option that makes")[0], re.MULTILINE)
+    return {name for cell in cells for name in re.findall(r"`(\w+)`", cell)}
+
+
+def test_table_of_listener_options_lists_every_option() -> None:
+    options = {field.name for field in dataclasses.fields(goevent.ListenerOptions)}
+    assert first_cells("use/listeners.md", "Options") == options
+
+
+def test_table_of_streams_options_lists_every_option() -> None:
+    options = {field.name for field in dataclasses.fields(goevent_redis.StreamsConfig)}
+    assert first_cells("brokers/durable-events.md", "Options") == options
 
 
 # -- files of the code that pages name
