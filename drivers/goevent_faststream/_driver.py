@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from goevent import DriverConnectionError, UnsupportedError
+from goevent import DriverConnectionError, DriverInUse, UnsupportedError
 from goevent.drivers import (
     Capabilities,
     DeadLetters,
@@ -152,7 +152,10 @@ class FastStreamDriver:
         Raises:
             DriverConnectionError: The broker cannot be reached, or refuses the login.
             DriverError: The client has given up, or the event loop has crashed.
+            DriverInUse: Another open bus uses this driver.
         """
+        if self._trio_side is not None:
+            raise DriverInUse("a FastStreamDriver serves one bus at a time: give each its own")
         self._trio_side = TrioSide(self._adapter, self._name, inbox, self._config, self._format)
         try:
             await self._trio_side.run(task_status=task_status)

@@ -23,6 +23,7 @@ from ._errors import (
     DecodeError as DecodeError,
     DriverConnectionError as DriverConnectionError,
     DriverError as DriverError,
+    DriverInUse as DriverInUse,
     EncodeError as EncodeError,
     EventAbandoned as EventAbandoned,
     EventDropped as EventDropped,

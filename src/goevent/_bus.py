@@ -19,7 +19,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._config import Config
-from ._errors import EventError, leaf_ids, require_trio
+from ._errors import BusClosed, DriverError, EventError, leaf_ids, require_trio
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
 from ._kernel.dispatcher import Dispatcher
@@ -36,9 +36,16 @@ from ._options.decorator import ListenerDecorator, NameDecorator
 from ._options.options import ListenerKeywords, ListenerOptions
 from ._options.signature import Listener, allow_interrupt, event_name_of
 from ._ports.inbox import BusInbox
-from ._session import Session
-from .drivers.contract import Driver, replayer
+from ._session import Session, first_driver_error, holds_only_cancellations
+from .drivers.contract import Driver, DriverSnapshot, replayer
 from .drivers.discovery import find_driver
+from .drivers.error_mapping import (
+    REPLAY,
+    driver_errors,
+    first_error,
+    leaves,
+    raise_without_context,
+)
 
 E = TypeVar("E")
 E1 = TypeVar("E1")
@@ -421,7 +428,9 @@ class GoEvent:
         """
         self._dispatcher.check_task()
         name = event_name_of(event, self._config.registry)
-        return await replayer(self._driver)(name, start, end, group)
+        replay = replayer(self._driver)
+        with driver_errors(self._driver, REPLAY):
+            return await replay(name, start, end, group)
 
     # -- errors
 
@@ -486,8 +495,15 @@ class GoEvent:
             ),
             ledger=self._ledger_book.ledger(),
             error_count=self._supervisor.count,
-            driver=getattr(self._driver, "snapshot", lambda: None)(),
+            driver=self._snapshot_driver(),
         )
+
+    def _snapshot_driver(self) -> DriverSnapshot | None:
+        snapshot: Callable[[], DriverSnapshot] | None = getattr(self._driver, "snapshot", None)
+        if snapshot is None:
+            return None
+        with driver_errors(self._driver, "tell its state"):
+            return snapshot()
 
     async def close(self, timeout: float | None = None) -> Ledger:
         """Close the bus: take no more events, let listeners finish, stop, as Go's `Close`.
@@ -545,13 +561,23 @@ class GoEvent:
             self._config,
         )
         opened = self._opened = self._session.opened(self._config.close_timeout)
+        failure: DriverError | None = None
         entered = False
         try:
             await opened.__aenter__()
             entered = True
+        except DriverError as error:
+            failure = error
+        except BaseExceptionGroup as group:
+            if (failure := first_driver_error(group)) is None:
+                raise
         finally:
             if not entered:
                 self._opened = None
+        if failure is not None:
+            # The text names the reason. The frames between here and the driver are those of the bus
+            # and of Trio, and would hide it.
+            raise failure.with_traceback(None)
         return self
 
     @enable_ki_protection
@@ -564,15 +590,47 @@ class GoEvent:
         if self._opened is None:
             raise RuntimeError("this bus is not open")
         require_trio()
+        leaving: BaseException
         try:
             return await self._opened.__aexit__(kind, error, traceback)
-        except BaseExceptionGroup as left:
-            if error is not None and leaf_ids(left) == leaf_ids(error):
-                # Trio split the body's own group in search of cancellations, and made a copy.
-                return None
-            raise
+        except BaseExceptionGroup as group:
+            leaving = self._leaving_error(group, error)
+            if leaving is group:
+                raise
         finally:
             self._opened = None
+        # Without a raise the body's own error leaves.
+        return None if leaving is error else raise_without_context(leaving)
+
+    def _leaving_error(
+        self, group: BaseExceptionGroup[BaseException], own: BaseException | None
+    ) -> BaseException:
+        """Return the error that is to leave in place of a group; the group itself if there is none.
+
+        Failures of listeners and of the driver may come at the same moment as an error of the body.
+        Then the body's error leaves, and the others are reported as those that end no bus are. But
+        if the body only found the bus closed, they are the reason.
+
+        Args:
+            group: The group that the nursery of the bus raises.
+            own: The error of the body, or None.
+        """
+        own_ids = set() if own is None or holds_only_cancellations(own) else leaf_ids(own)
+        all_ids = leaf_ids(group)
+        # Trio splits the body's own group in search of cancellations, and makes a copy.
+        if own is not None and own_ids == all_ids:
+            return own
+        others = group.split(lambda leaf: id(leaf) in own_ids)[1]
+        errors = [*leaves(others)] if isinstance(others, ExceptionGroup) else []
+        ours = [each for each in errors if isinstance(each, EventError | DriverError)]
+        if own is None or not own_ids or isinstance(own, BusClosed):
+            drivers = [each for each in ours if isinstance(each, DriverError)]
+            return first_error(drivers) if len(drivers) == len(errors) > 0 else group
+        if not own_ids <= all_ids or not ours or len(ours) < len(errors):
+            return group
+        for each in ours:
+            self._supervisor.record_unraised(each)
+        return own
 
     def __repr__(self) -> str:
         return f"<GoEvent {self._dispatcher.state}, {len(self._router.listeners())} listener(s)>"

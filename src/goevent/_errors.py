@@ -580,5 +580,9 @@ class UnsupportedError(DriverError, ValueError):
     """The driver of the bus does not support the requested operation."""
 
 
+class DriverInUse(DriverError, RuntimeError):
+    """The driver object serves another open bus; give each bus a driver of its own."""
+
+
 class UnknownDriverError(DriverError, ValueError):
     """No installed driver has the requested name or URL scheme."""

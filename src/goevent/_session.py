@@ -36,6 +36,7 @@ from ._ports.publisher import EventPublisher
 from ._ports.subscriptions import Subscriptions
 from ._ports.threads import ThreadPort
 from .drivers.contract import Driver
+from .drivers.error_mapping import driver_errors, first_error, raise_without_context
 
 # How long cancelled listeners and the cancelled driver have to end, even if the caller of `close`
 # is cancelled too.
@@ -158,7 +159,7 @@ class Session:
     async def _run_driver(self, *, task_status: trio.TaskStatus[None]) -> None:
         self._driver_ended = trio.Event()
         try:
-            with self._driver_scope:
+            with driver_errors(self._driver, "run"), self._driver_scope:
                 await self._driver.run(self._inbox, task_status=task_status)
                 if self._drain_scope is None and trio.current_effective_deadline() > -math.inf:
                     kind = type(self._driver).__qualname__
@@ -214,7 +215,8 @@ class Session:
         if self._driver_ended.is_set():
             return
         drain = getattr(self._driver, "drain", None)
-        await (self.subscriptions.drop_all() if drain is None else drain())
+        with driver_errors(self._driver, "drain"):
+            await (self.subscriptions.drop_all() if drain is None else drain())
 
     async def _quiet(self) -> None:
         """Wait until no listener runs, no mailbox holds an event and no post is unanswered.
@@ -287,11 +289,18 @@ def sole_error() -> Generator[None]:
         real = group.split(trio.Cancelled)[1] or group
         error = real.exceptions[0] if len(real.exceptions) == 1 else group
     if error is not None:
-        context = error.__context__
-        try:
-            raise error
-        finally:
-            # Without this the error would show the group as its context, and itself within it.
-            error.__context__ = context
-            # This frame and the traceback would keep each other alive.
-            del error
+        # Otherwise the error would show the group as its context, and itself within it.
+        raise_without_context(error)
+
+
+def first_driver_error(group: BaseExceptionGroup[BaseException]) -> DriverError | None:
+    """Return the first error of a group that holds errors of the driver only, or None."""
+    errors = [each for each in group.exceptions if isinstance(each, DriverError)]
+    return first_error(errors) if len(errors) == len(group.exceptions) else None
+
+
+def holds_only_cancellations(error: BaseException) -> bool:
+    """Tell whether an exception is a cancellation, or a group of cancellations."""
+    if isinstance(error, BaseExceptionGroup):
+        return error.split(trio.Cancelled)[1] is None
+    return isinstance(error, trio.Cancelled)

@@ -35,6 +35,7 @@ PUBLIC = [
     "Driver",
     "DriverConnectionError",
     "DriverError",
+    "DriverInUse",
     "DriverSnapshot",
     "EncodeError",
     "Envelope",

@@ -132,6 +132,9 @@ class TrioSide:
             raise DriverConnectionError(
                 f"{self._broker} has not answered within {CONNECT_TIMEOUT_SECONDS:g} s"
             ) from None
+        except DriverConnectionError as error:
+            # The text has the client's reason; its chain would be 100 lines of the client's frames.
+            raise error.with_traceback(None) from None
         self._loop_side.connected = True
         self._to_loop = to_loop = ToLoopQueue(self._loop_thread.loop, self._loop_side.receive)
         return to_loop

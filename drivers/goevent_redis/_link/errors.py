@@ -132,3 +132,13 @@ class PoolTimeout(RedisLinkError, redis_errors.TimeoutError):
 
 class LinkClosed(RedisLinkError, ClosedResourceError):
     """The link or the pool is closed, or was never opened."""
+
+
+def shown_cause(error: Exception) -> Exception | None:
+    """Return the cause of the error that a driver raises if it cannot connect, without its frames.
+
+    If nothing answers, there is none: the text says everything.
+    """
+    if isinstance(error, ConnectRefused):
+        return None
+    return error.with_traceback(None)

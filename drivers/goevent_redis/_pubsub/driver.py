@@ -12,13 +12,13 @@ from typing import Any, Self
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import DriverConnectionError, DriverError
+from goevent import DriverConnectionError, DriverError, DriverInUse
 from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receipt
 
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
 from .._link.conversation import Conversation
-from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer
+from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer, shown_cause
 from .._link.link import Link
 from .._link.pool import Pool
 from .._link.resp import pack_prefix
@@ -80,6 +80,7 @@ class RedisDriver:
         self._receiver: PubSubReceiver | None = None
         self._sequencer: PublishSequencer | None = None
         self._draining = False
+        self._in_use = False
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -122,7 +123,17 @@ class RedisDriver:
         Raises:
             DriverConnectionError: The server cannot be reached, or refuses the login.
             DriverError: The server refuses the subscriptions.
+            DriverInUse: Another open bus uses this driver.
         """
+        if self._in_use:
+            raise DriverInUse("a RedisDriver serves one bus at a time: give each its own")
+        self._in_use = True
+        try:
+            await self._run(inbox, task_status)
+        finally:
+            self._in_use = False
+
+    async def _run(self, inbox: Inbox, task_status: trio.TaskStatus[None]) -> None:
         prefix = self._config.channel_prefix
         self._wanted, self._held = Channels(prefix), Channels(prefix)
         self._draining = False
@@ -163,7 +174,7 @@ class RedisDriver:
                     with trio.CancelScope(shield=True, deadline=deadline):
                         await sequencer.announce_marks(link)
         except redis_errors.RedisError as error:
-            raise self._to_driver_error(error) from error
+            raise self._to_driver_error(error) from shown_cause(error)
         finally:
             self._link = None
 

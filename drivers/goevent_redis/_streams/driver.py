@@ -17,7 +17,7 @@ from typing import Any, Self
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import DriverConnectionError, DriverError, UnsupportedError
+from goevent import DriverConnectionError, DriverError, DriverInUse, UnsupportedError
 from goevent.drivers import (
     Capabilities,
     DeadLetters,
@@ -31,7 +31,7 @@ from goevent.drivers import (
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
 from .._link.conversation import Conversation
-from .._link.errors import RedisLinkError
+from .._link.errors import RedisLinkError, shown_cause
 from .._link.link import Link
 from .._link.pool import Pool
 from .._link.service import ConnectionReports, running_link_and_pool
@@ -91,6 +91,7 @@ class RedisStreamsDriver:
         self._link: Link | None = None
         self._consumer: StreamConsumer | None = None
         self._publisher: StreamPublisher | None = None
+        self._in_use = False
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -154,7 +155,17 @@ class RedisStreamsDriver:
         Raises:
             DriverConnectionError: The server cannot be reached, or refuses the login.
             DriverError: The server is too old.
+            DriverInUse: Another open bus uses this driver.
         """
+        if self._in_use:
+            raise DriverInUse("a RedisStreamsDriver serves one bus at a time: give each its own")
+        self._in_use = True
+        try:
+            await self._run(inbox, task_status)
+        finally:
+            self._in_use = False
+
+    async def _run(self, inbox: Inbox, task_status: trio.TaskStatus[None]) -> None:
         reports = ConnectionReports(lambda text: inbox.report(DriverConnectionError(text)))
         link = Link(
             self._config,
@@ -169,7 +180,7 @@ class RedisStreamsDriver:
                     task_status.started()
                     await trio.sleep_forever()
         except (RedisLinkError, redis_errors.RedisError) as error:
-            raise refusal(error, "start this bus") from error
+            raise refusal(error, "start this bus") from shown_cause(error)
         finally:
             self._link = self._consumer = self._publisher = None
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .._errors import EventError, EventVetoed
+from .._errors import DriverError, EventError, EventVetoed
 
 if TYPE_CHECKING:
     from .._handle import DispatchHandle, HandleDetails
@@ -123,6 +123,14 @@ class Supervisor:
         for errors in self._unseen.values():
             if error in errors:
                 errors.remove(error)
+
+    def record_unraised(self, error: EventError | DriverError) -> None:
+        """Record an error that does not leave `async with bus`, because the body's own one does."""
+        if isinstance(error, DriverError):
+            self.record_loose(EventError("", "driver", error))
+        elif not self.callbacks:
+            # `mark_raised` has marked it as seen.
+            self.unhandled(error)
 
     def _log_unseen(self, details: weakref.ref[HandleDetails]) -> None:
         """Log the unseen errors of a handle that is garbage."""

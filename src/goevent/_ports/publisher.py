@@ -21,11 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .._errors import EventError, forget_caller
+from .._errors import EventError, GoEventError, forget_caller
 from .._handle import HandleDetails
 from .._kernel.actor import Actor, Lane
 from .._kernel.mailbox import SharedMailbox
 from ..drivers.contract import Capabilities, Receipt
+from ..drivers.error_mapping import first_error, leaves, map_error, map_errors
 from .message import MessageEncoding, OutgoingMessage
 
 if TYPE_CHECKING:
@@ -118,7 +119,8 @@ class EventPublisher:
 
     def failed(self, handle: DispatchHandle, error: Exception) -> None:
         """Report an event that could not be published, and settle it."""
-        failure = EventError(handle.event_name, self.actor.name, error)
+        mapped = first_error([map_error(e, self._driver, "publish") for e in leaves(error)])
+        failure = EventError(handle.event_name, self.actor.name, mapped)
         self._failures.settle(self.actor, handle, failure)
 
     async def _publish(self, _: Any) -> None:
@@ -128,7 +130,17 @@ class EventPublisher:
             raise RuntimeError("the publisher runs only as the listener of its actor")
         handle = delivery.handle
         message = OutgoingMessage(handle.route.name, handle, self._encoding)
-        handle.ensure_details().receipt = await self._driver.publish(message)
+        failure: BaseException | None = None
+        try:
+            handle.ensure_details().receipt = await self._driver.publish(message)
+        except GoEventError:
+            raise
+        except BaseException as error:
+            failure = map_errors(error, self._driver, "publish")
+            if failure is error:
+                raise
+        if failure is not None:
+            raise failure
 
     # -- replies of the broker
 

@@ -12,9 +12,10 @@ round trip: the next comparison finds the remaining difference. It looks only at
 changed since the last one, so that a new name costs the same beside thousands of others.
 
 If the driver raises, the names stay wanted and become *failed*; the task tries all of them again
-after a pause that doubles. A batch may have failed because of one refused name, so it is tried name
-by name, unless the connection was lost. `ready` raises the error of a failed name and otherwise
-waits until the names it was asked for are confirmed or no longer wanted.
+after a pause that doubles, unless the driver supports none of them. A batch may have failed because
+of one refused name, so it is tried name by name, unless the connection was lost. `ready` raises the
+error of a failed name and otherwise waits until the names it was asked for are confirmed or no
+longer wanted.
 """
 
 from __future__ import annotations
@@ -24,8 +25,9 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from .._errors import BusClosed, DriverConnectionError, DriverError
+from .._errors import BusClosed, DriverConnectionError, GoEventError, UnsupportedError
 from .._options.retry import jittered_pause
+from ..drivers.error_mapping import driver_errors
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,7 +48,7 @@ class Subscriptions:
         # Dicts in place of sets keep the order of registration.
         self._wanted: dict[str, None] = {}
         self._confirmed: dict[str, None] = {}
-        self._failed: dict[str, DriverError] = {}
+        self._failed: dict[str, GoEventError] = {}
         # The names whose wanted state may differ from the confirmed one.
         self._unsettled: dict[str, None] = {}
         # Failed requests since the last successful one, for the length of the pause.
@@ -90,7 +92,8 @@ class Subscriptions:
             pending = [n for n in asked if n in self._wanted and n not in self._confirmed]
             for name in pending:
                 if name in self._failed:
-                    raise self._failed[name]
+                    # Each caller gets the same error, which must not collect the frames of all.
+                    raise self._failed[name].with_traceback(None)
             if not pending:
                 return
             if self._ended:
@@ -122,7 +125,7 @@ class Subscriptions:
             await self._unsubscribe(unwanted)
         self._updated.unpark_all()
         pause = trio.CancelScope()
-        if self._failed:
+        if not all(isinstance(error, UnsupportedError) for error in self._failed.values()):
             seconds = jittered_pause(
                 FIRST_RETRY_PAUSE_SECONDS, MAX_RETRY_PAUSE_SECONDS, RETRY_JITTER, self._failures
             )
@@ -133,9 +136,10 @@ class Subscriptions:
     async def _subscribe(self, names: list[str]) -> None:
         self._in_flight = names
         try:
-            await self._driver.subscribe(names)
+            with driver_errors(self._driver, "subscribe"):
+                await self._driver.subscribe(names)
             self._in_flight = []
-        except DriverError as error:
+        except GoEventError as error:
             self._in_flight = []
             if len(names) > 1 and not isinstance(error, DriverConnectionError):
                 # One refused name must not keep the others from being subscribed.
@@ -160,9 +164,10 @@ class Subscriptions:
         for name in names:
             self._confirmed.pop(name, None)
         try:
-            await self._driver.unsubscribe(names)
+            with driver_errors(self._driver, "unsubscribe"):
+                await self._driver.unsubscribe(names)
             self._in_flight = []
-        except DriverError as error:
+        except GoEventError as error:
             # The broker may go on sending these events, but no listener gets them.
             self._in_flight = []
             for name in names:

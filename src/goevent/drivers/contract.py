@@ -269,9 +269,14 @@ class Driver(Protocol):
     """Carries events to other buses, and delivers theirs.
 
     The bus runs `run` as a task. While it runs, the bus calls the other methods, several at the
-    same time, and may cancel each of them. A method that fails raises a `DriverError`; any other
-    exception ends the bus. A driver object serves one bus at a time, which may open and close many
-    times.
+    same time, and may cancel each of them. A driver object serves one bus at a time, which may open
+    and close many times.
+
+    A method that fails raises a `DriverError` with the reason. Whatever the broker refuses reaches
+    the caller who asked for it: a refused publish is the error of `publish`, a refused subscription
+    that of `subscribe`. If no call waits for the answer any more, as after a reconnection, the
+    driver reports the refusal once. It repeats no request that can only be refused again. Any other
+    exception of a method becomes a `DriverError`, with the exception as its cause.
 
     Four more methods are optional:
 

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
 from .._errors import DeadLettered, require_trio
+from .error_mapping import driver_errors
 
 T = TypeVar("T")
 
@@ -112,7 +113,7 @@ class DeadLetters:
     async def count(self) -> int:
         """Return the number of dead letters."""
         require_trio()
-        return int(await self._call(self._store.count))
+        return int(await self._ask("count", self._store.count))
 
     async def list(
         self, count: int = DEAD_LETTERS_PER_PAGE, *, after: str = ""
@@ -124,13 +125,13 @@ class DeadLetters:
             after: The id of a dead letter; only later ones are returned.
         """
         require_trio()
-        found: list[DeadLetter] = await self._call(self._store.list, count, after)
+        found: list[DeadLetter] = await self._ask("list", self._store.list, count, after)
         return found
 
     async def get(self, id: str) -> DeadLetter | None:  # noqa: A002
         """Return the dead letter with an id, or None if there is none."""
         require_trio()
-        found: DeadLetter | None = await self._call(self._store.get, id)
+        found: DeadLetter | None = await self._ask("get", self._store.get, id)
         return found
 
     async def replay(self, *letters: DeadLetter | str) -> int:
@@ -142,7 +143,7 @@ class DeadLetters:
         Returns:
             How many were replayed; others may have been replayed or discarded meanwhile.
         """
-        return await self._in_parts(self._store.replay, letters)
+        return await self._in_parts("replay", self._store.replay, letters)
 
     async def replay_all(self) -> int:
         """Replay all dead letters that exist now; return how many."""
@@ -168,10 +169,11 @@ class DeadLetters:
         Returns:
             How many were deleted.
         """
-        return await self._in_parts(self._store.discard, letters)
+        return await self._in_parts("discard", self._store.discard, letters)
 
     async def _in_parts(
         self,
+        action: str,
         method: Callable[[Sequence[str]], Awaitable[int]],
         letters: Sequence[DeadLetter | str],
     ) -> int:
@@ -179,8 +181,13 @@ class DeadLetters:
         ids = [each if isinstance(each, str) else each.id for each in letters]
         done = 0
         for first in range(0, len(ids), DEAD_LETTERS_PER_CALL):
-            done += int(await self._call(method, ids[first : first + DEAD_LETTERS_PER_CALL]))
+            part = ids[first : first + DEAD_LETTERS_PER_CALL]
+            done += int(await self._ask(action, method, part))
         return done
+
+    async def _ask(self, action: str, method: Callable[..., Awaitable[Any]], *args: Any) -> Any:
+        with driver_errors(self._store, f"{action} dead letters"):
+            return await self._call(method, *args)
 
 
 def in_one_line(reason: str) -> str:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import trio
 
-from .._errors import require_trio
+from .._errors import DriverInUse, require_trio
 from .._events.patterns import compile_pattern
 from .._suggestions import suggest_options
 from .contract import Capabilities, Receipt
@@ -50,10 +50,10 @@ class MemoryHub:
         """Return the inbox of a new member, to which the others send.
 
         Raises:
-            RuntimeError: The member has joined already.
+            DriverInUse: The member has joined already.
         """
         if member in self._members:
-            raise RuntimeError("a MemoryDriver serves one bus at a time: give each its own")
+            raise DriverInUse("a MemoryDriver serves one bus at a time: give each its own")
         send, receive = trio.open_memory_channel["Envelope"](self._inbox)
         self._members[member] = send
         return receive

@@ -157,7 +157,7 @@ async def test_defect_in_closing_the_client_fails_the_bus_and_leaves_no_thread(
         monkeypatch.setattr(adapter, "close", fail)
         with (
             trio.fail_after(HANG_SECONDS),
-            pytest.raises((TypeError, ExceptionGroup)) as caught,
+            pytest.raises(DriverError) as caught,
         ):
             async with bus:
                 await accepted(bus, 1)
@@ -210,8 +210,7 @@ async def test_error_in_closing_the_client_does_not_keep_the_bus_open(
 
     monkeypatch.setattr(NatsAdapter, "close", fail)
     async with nats_server() as server:
-        with pytest.RaisesGroup(
-            pytest.RaisesExc(ValueError, match="no end"), flatten_subgroups=True
-        ):
+        with pytest.raises(DriverError, match="ValueError: no end") as caught:
             async with FastStreamBus(server.url):
                 pass
+        assert isinstance(caught.value.__cause__, ValueError)

@@ -223,7 +223,10 @@ async def test_an_address_without_a_server_is_a_typed_error(
         server.kill()
         error = await refused(bus_on(server, password=SECRET), caplog)
         assert isinstance(error, DriverConnectionError)
-        assert isinstance(error.__cause__, RedisLinkError)
+        # A cause would make the traceback longer, and the text has the reason.
+        assert error.__cause__ is None
+        assert f"cannot connect to {server.addr}" in str(error)
+        assert "refused" in str(error)
 
 
 async def test_a_server_that_never_answers_is_a_typed_error_in_time(
