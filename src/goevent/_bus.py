@@ -615,13 +615,15 @@ class GoEvent:
             group: The group that the nursery of the bus raises.
             own: The error of the body, or None.
         """
-        own_ids = set() if own is None or holds_only_cancellations(own) else leaf_ids(own)
+        own_ids: set[int] = set()
+        if own is not None and not holds_only_cancellations(own):
+            own_ids = leaf_ids(own)
         all_ids = leaf_ids(group)
         # Trio splits the body's own group in search of cancellations, and makes a copy.
         if own is not None and own_ids == all_ids:
             return own
         others = group.split(lambda leaf: id(leaf) in own_ids)[1]
-        errors = [*leaves(others)] if isinstance(others, ExceptionGroup) else []
+        errors = [] if others is None else [*leaves(others)]
         ours = [each for each in errors if isinstance(each, EventError | DriverError)]
         if own is None or not own_ids or isinstance(own, BusClosed):
             drivers = [each for each in ours if isinstance(each, DriverError)]

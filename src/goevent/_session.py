@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from typing import cast
 
 import trio
 from trio.lowlevel import current_trio_token, enable_ki_protection
@@ -302,5 +303,6 @@ def first_driver_error(group: BaseExceptionGroup[BaseException]) -> DriverError 
 def holds_only_cancellations(error: BaseException) -> bool:
     """Tell whether an exception is a cancellation, or a group of cancellations."""
     if isinstance(error, BaseExceptionGroup):
-        return error.split(trio.Cancelled)[1] is None
+        group = cast("BaseExceptionGroup[BaseException]", error)
+        return group.split(trio.Cancelled)[1] is None
     return isinstance(error, trio.Cancelled)

@@ -34,6 +34,7 @@ from goevent import (
     UnsupportedError,
 )
 from goevent.drivers import DeadLetter, DeadLetters
+from goevent.drivers.error_mapping import leaves
 
 REGISTRY = EventRegistry()
 
@@ -177,9 +178,7 @@ async def few_steps(count: int) -> None:
 
 
 def first_leaf(error: BaseException) -> BaseException:
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-    return error
+    return next(leaves(error))
 
 
 def assert_mapped(error: BaseException | None, original: BaseException, kind: type) -> None:
@@ -419,6 +418,7 @@ async def test_an_error_of_goevent_passes_as_itself(
     except (DriverError, EncodeError) as error:
         found = error
     assert found is first_leaf(maker.made[-1])
+    assert found is not None
     assert found.__cause__ is None
 
 
@@ -524,6 +524,7 @@ async def test_the_error_of_the_body_leaves_although_a_listener_escalates(
     def fail(event: Sent) -> None:
         raise ValueError("escalates")
 
+    reports = 0
     for steps in range(8):
         caplog.clear()
         bus = GoEvent(Config(registry=REGISTRY))
@@ -541,7 +542,8 @@ async def test_the_error_of_the_body_leaves_although_a_listener_escalates(
             await run_inside(bus, body)
         assert caught.value is own
         assert ("escalates" in caplog.text) == (bus.error_count == 1)
-    assert bus.error_count == 1
+        reports += bus.error_count
+    assert reports
 
 
 async def test_a_body_that_finds_the_bus_closed_leaves_the_reason(

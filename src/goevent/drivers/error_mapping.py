@@ -83,7 +83,7 @@ def map_errors(error: BaseException, driver: object, action: str) -> BaseExcepti
     return mapped if rest is None else BaseExceptionGroup(group.message, [mapped, rest])
 
 
-def map_error(error: Exception, driver: object, action: str) -> GoEventError:
+def map_error(error: BaseException, driver: object, action: str) -> GoEventError:
     """Return the error of goevent for one exception, which is its cause."""
     if isinstance(error, GoEventError):
         return error
@@ -109,20 +109,20 @@ def first_error(errors: list[ErrorT]) -> ErrorT:
     return first
 
 
-def leaves(error: BaseException) -> Iterator[Exception]:
-    """Yield the exceptions in a group of exceptions, or the exception itself."""
+def leaves(error: BaseException) -> Iterator[BaseException]:
+    """Yield the exceptions in a group, or the exception itself."""
     if isinstance(error, BaseExceptionGroup):
         for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
             yield from leaves(each)
-    elif isinstance(error, Exception):
+    else:
         yield error
 
 
-def sole_member(error: BaseException) -> BaseException:
+def sole_member(group: BaseExceptionGroup[BaseException]) -> BaseException:
     """Return the only member of a group, or the group itself."""
-    while isinstance(error, BaseExceptionGroup):
-        members = cast("BaseExceptionGroup[BaseException]", error).exceptions
-        if len(members) != 1:
-            break
-        error = members[0]
-    return error
+    if len(group.exceptions) != 1:
+        return group
+    (only,) = group.exceptions
+    if isinstance(only, BaseExceptionGroup):
+        return sole_member(cast("BaseExceptionGroup[BaseException]", only))
+    return only
