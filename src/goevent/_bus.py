@@ -288,6 +288,7 @@ class GoEvent:
             RuntimeError: The bus is not open yet, or this is not its thread.
             TypeError: The object is not an event, or an inline `async def` would have to be
                 awaited.
+            UnknownEventError: The name of an ad-hoc event has no type, and the registry is strict.
             trio.WouldBlock: A mailbox is full, and `dispatch` would wait for room. No listener got
                 the event.
 
@@ -325,6 +326,7 @@ class GoEvent:
             NestingError: Inline listeners dispatch too deep inside each other.
             RuntimeError: The bus is not open yet, or this is not its thread.
             TypeError: The object is not an event.
+            UnknownEventError: The name of an ad-hoc event has no type, and the registry is strict.
 
         Example:
             >>> bus = GoEvent()

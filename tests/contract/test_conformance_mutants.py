@@ -66,6 +66,13 @@ class DropsEverySeventh(MemoryDriver):
         return Receipt(receivers=1) if self.count % 7 == 0 else await super().publish(message)
 
 
+class DropsUntypedEvents(MemoryDriver):
+    async def publish(self, message: Message) -> Receipt:
+        if type(message.event).__name__ == "AdHocEvent":
+            return Receipt(receivers=0)
+        return await super().publish(message)
+
+
 class DuplicatesEverySeventh(MemoryDriver):
     count = 0
 
@@ -475,6 +482,7 @@ MUTANTS: list[tuple[type, str, str]] = [
         "200 events .* of which 172 have arrived",
     ),
     (DropsEverySeventh, "fifty_can_publish_at_once", "1000 events to arrive"),
+    (DropsUntypedEvents, "untyped_events_arrive", "10 events to arrive, of which 0 have"),
     (DuplicatesEverySeventh, "everything_arrives_as_it_was_sent", "200 events became 228"),
     (DuplicatesEverySeventh, "names_do_not_mix", "more than once"),
     (ReordersTwo, "order_is_kept_per_publisher_and_name", "in another order"),

@@ -72,7 +72,7 @@ def sample(cls: type[BaseException]) -> BaseException:
     options: dict[str, Any] = {}
     own = next(base for base in cls.__mro__ if "__init__" in vars(base))
     has_signature = own.__module__ != "builtins"
-    parameters = inspect.signature(cls).parameters if has_signature else {}
+    parameters: dict[str, Any] = {**inspect.signature(cls).parameters} if has_signature else {}
     if not has_signature:
         args.append("a text of one line")
     for name, parameter in parameters.items():

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, overload
 import msgspec
 
 from .._errors import DecodeError, GoEventError
-from .._suggestions import suggest_options
+from .._suggestions import did_you_mean, suggest_options
 from .event_types import (
     AD_HOC,
     PYDANTIC,
@@ -49,7 +49,13 @@ class EventRegistry:
     are the same if their module and qualified name are equal. The old definition keeps its name, so
     its live instances can still be dispatched.
 
+    An event whose name has no class is an ad-hoc event: a name and a dict. A strict registry
+    refuses such events, where they are dispatched and where they arrive.
+
     The registry is not locked. Register classes at import time or on the thread of the bus.
+
+    Args:
+        strict: True to refuse events whose name has no class.
 
     Example:
         >>> registry = EventRegistry()
@@ -59,7 +65,8 @@ class EventRegistry:
         OrderPaid(order_id=7)
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool = False) -> None:
+        self._strict = strict
         self._types: dict[str, type[Any]] = {}
         self._names: dict[type[Any], str] = {}
         self._keys: dict[type[Any], str] = {}
@@ -119,6 +126,11 @@ class EventRegistry:
             self._keys[cls] = key
         return cls
 
+    @property
+    def strict(self) -> bool:
+        """True if the registry refuses events whose name has no class."""
+        return self._strict
+
     def is_registered(self, name: str) -> bool:
         """Tell whether a class is registered under a name."""
         return name in self._types
@@ -160,7 +172,7 @@ class EventRegistry:
         """
         cls = self._types.get(name)
         if cls is None:
-            raise UnknownEventError(f"no event type is registered as {name!r}")
+            raise self.unknown(name)
         data: Mapping[str, Any] = {} if payload is None else payload
         if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DecodeError(name, f"the payload is a {type(data).__name__}, not a mapping")
@@ -175,6 +187,11 @@ class EventRegistry:
         except Exception as error:
             excerpt = ascii(reprlib.repr(data))[1:-1][:MAX_EXCERPT_CHARS]
             raise DecodeError(name, str(error) or type(error).__name__, excerpt=excerpt) from error
+
+    def unknown(self, name: str) -> UnknownEventError:
+        """Return the error for an event name without a class."""
+        hint = did_you_mean(name, self._types)
+        return UnknownEventError(f"no event type is registered as {name!r}{hint}")
 
     def payload_of(self, event: object) -> dict[str, Any]:
         """Return the fields of an event under their Python names, one level deep.
@@ -230,7 +247,7 @@ class EventRegistry:
         if isinstance(old, str):
             cls = self._types.get(old)
             if cls is None:
-                raise UnknownEventError(f"no event type is registered as {old!r}")
+                raise self.unknown(old)
         else:
             cls = old
         _require_adapter(cls)

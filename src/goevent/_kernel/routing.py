@@ -186,10 +186,13 @@ class Router:
         Raises:
             DecodeError: The payload of the ad-hoc event is not that of the type.
             TypeError: The object is not an event.
+            UnknownEventError: The name of the ad-hoc event has no type, and the registry is strict.
         """
         if isinstance(event, AdHocEvent):
             name = event.event_name
             if not self._registry.is_registered(name):
+                if self._registry.strict:
+                    raise self._registry.unknown(name)
                 return self.named(name), event
             event = self._registry.create(name, event.payload())
         known = self._registry.name_of(type(event))

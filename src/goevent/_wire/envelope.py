@@ -17,6 +17,7 @@ from typing import Annotated, Any, Generic
 import msgspec
 from typing_extensions import TypeVar
 
+from .._events.event import AdHocEvent
 from .._events.registry import EventRegistry
 from .._events.value_rules import INT64_MAX, INT64_MIN, WireFormatError
 
@@ -137,7 +138,9 @@ def check_key_case(keys: Mapping[str, Any]) -> None:
 def resolve_event_type(
     wire: RawEnvelope, event_name: str, registry: EventRegistry, *, accept_go_type_names: bool
 ) -> tuple[str, type[Any]]:
-    """Return the registered name and the class of the event data in a received envelope.
+    """Return the event type and the class of the event data in a received envelope.
+
+    The class is that of ad-hoc events if the name has none, and the event type is the name.
 
     Raises:
         WireFormatError: The envelope has another event name than its channel, a number is beyond
@@ -158,9 +161,16 @@ def resolve_event_type(
     if cls is None and accept_go_type_names and _GO_TYPE.fullmatch(event_type):
         event_type = event_name
         cls = registry.type_of(event_name)
+    if cls is None and event_type == event_name:
+        cls = untyped_class(registry)
     if cls is None:
         raise WireFormatError(f"event_type {event_type[:MAX_SHOWN_CHARS]!r} is not registered")
     return event_type, cls
+
+
+def untyped_class(registry: EventRegistry) -> type[Any] | None:
+    """Return the class of the events whose name has no class; None if the registry is strict."""
+    return None if registry.strict else AdHocEvent
 
 
 def from_wire(wire: RawEnvelope, event_type: str, event: Any) -> Envelope:

@@ -39,6 +39,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .._errors import DecodeError, EncodeError
+from .._events.event import AdHocEvent, Event
 from .._events.event_types import (
     PYDANTIC,
     SUPPORTED_CLASSES,
@@ -63,6 +64,7 @@ from .envelope import (
     from_wire,
     resolve_event_type,
     to_wire,
+    untyped_class,
 )
 
 MAX_MESSAGE_BYTES = 1 << 20
@@ -219,7 +221,7 @@ class EventDecoder:
     Attributes:
         rules: The rules for the values of the class.
         decode_envelope: Reads an envelope with such an event in one call. None for pydantic models,
-            which msgspec cannot read.
+            which msgspec cannot read. For ad-hoc events, the event in the envelope is a dict.
     """
 
     def __init__(self, cls: type[Any]) -> None:
@@ -228,9 +230,10 @@ class EventDecoder:
             self.rules = _UNTYPED
             self._decode = _pydantic_decoder(cls)
         else:
-            self.decode_envelope = msgspec.json.Decoder(envelope_of(cls)).decode
-            self.rules = ValueRules.of(cls)
-            self._decode = msgspec.json.Decoder(cls).decode
+            kind: Any = dict[str, Any] if cls is AdHocEvent else cls
+            self.decode_envelope = msgspec.json.Decoder(envelope_of(kind)).decode
+            self.rules = ValueRules.of(kind)
+            self._decode = msgspec.json.Decoder(kind).decode
 
     def decode_event(self, raw: bytes) -> Any:
         """Return the event in the bytes."""
@@ -382,7 +385,7 @@ class JsonCodec:
         self, data: bytes, event_name: str, registry: EventRegistry
     ) -> Envelope | None:
         """Return the envelope if it has the usual form, or None if it has to be read in steps."""
-        cls = registry.type_of(event_name)
+        cls = registry.type_of(event_name) or untyped_class(registry)
         if cls is None:
             return None
         try:
@@ -397,7 +400,12 @@ class JsonCodec:
         rules = decoder.rules
         if rules.ints and not rules.direct_ints_fit(envelope.event) and _has_digit_run(data):
             return None
-        return envelope if envelope.event_name == envelope.event_type == event_name else None
+        if not envelope.event_name == envelope.event_type == event_name:
+            return None
+        if cls is AdHocEvent:
+            event = Event(event_name, envelope.event)
+            return msgspec.structs.replace(envelope, event=event)
+        return envelope
 
     def _decode_in_steps(self, data: bytes, event_name: str, registry: EventRegistry) -> Envelope:
         check_key_case(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
@@ -410,6 +418,8 @@ class JsonCodec:
         raw = bytes(wire.event_data)
         # As in Go, null data is read as an object without keys.
         event = self._decoder_of(cls).decode_event(b"{}" if raw == b"null" else raw)
+        if cls is AdHocEvent:
+            event = Event(event_name, event)
         return from_wire(wire, event_type, event)
 
     def _decoder_of(self, cls: type[Any]) -> EventDecoder:

@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from .._errors import DecodeError, EncodeError
+from .._events.event import AdHocEvent, Event
 from .._events.event_types import PYDANTIC, adapter_of
 from .._events.registry import EventRegistry
 from .._events.value_rules import ValueRules, WireFormatError, convert
@@ -126,17 +127,19 @@ class MsgpackCodec:
             )
             if body is _MISSING:
                 raise WireFormatError("event_data is missing")
-            event = self._event(cls, {} if body is None else body)
+            event = self._event(cls, event_name, {} if body is None else body)
             if self._upgrade:
                 event = registry.upgrade(event)
             return from_wire(wire, event_type, event)
         except Exception as error:
             raise DecodeError(event_name, reason_of(error), excerpt=excerpt_of(data)) from error
 
-    def _event(self, cls: type[Any], body: object) -> Any:
+    def _event(self, cls: type[Any], event_name: str, body: object) -> Any:
         if not isinstance(body, dict):
             raise WireFormatError(f"event_data is a {type(body).__name__}, not a map")
         fields = msgspec.convert(body, dict[str, Any])
+        if cls is AdHocEvent:
+            return Event(event_name, fields)
         if adapter_of(cls) is PYDANTIC:
             return cls.model_validate(fields)
         rules = self._rules.get(cls)

@@ -75,6 +75,30 @@ class AddHeaders:
         yield
 
 
+async def untyped_events_arrive(env: CaseEnvironment) -> None:
+    name = f"{env.prefix}.untyped"
+    payloads = [payload for payload in PAYLOADS if "when" not in payload]
+    payloads.append({})
+    sender, receiver, other = env.bus(), env.bus(), env.bus()
+    own, received = env.listen(sender, name), env.listen(receiver, name, async_=True)
+    pattern = f"{env.prefix}.*" if env.capabilities.patterns else name
+    matched = env.listen(other, pattern)
+    async with env.open(receiver, other, sender):
+        for payload in payloads:
+            handle = await sender.dispatch(Event(name, payload))
+            await handle.wait()
+        for each in (own, received, matched):
+            await env.wait_for(each, len(payloads))
+    for each in (own, received, matched):
+        expect({event.event_name for event in each.events} == {name}, "a name was changed")
+        # Not every driver keeps the order.
+        arrived = sorted(repr(event.payload()) for event in each.events)
+        expect(
+            arrived == sorted(map(repr, payloads)),
+            f"the payloads {payloads} of untyped events arrived as {arrived}",
+        )
+
+
 async def headers_arrive(env: CaseEnvironment) -> None:
     sent = {
         0: {},

@@ -74,7 +74,7 @@ async def unencodable_events_fail_alone(env: CaseEnvironment) -> None:
 
 async def unknown_types_fail_alone(env: CaseEnvironment) -> None:
     event_type, known = env.event_type(), env.event_type("known")
-    narrow = EventRegistry()
+    narrow = EventRegistry(strict=True)
     narrow.register_as(known.event_name, known)
     sender, receiver = env.bus(), env.bus(failing=True, registry=narrow)
     stranger, received = env.listen(receiver, event_type.event_name), env.listen(receiver, known)

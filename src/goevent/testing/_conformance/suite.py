@@ -97,6 +97,10 @@ class DriverConformance:
         """Every published event arrives at each bus, with an equal payload."""
         await run_case(self, arrival.everything_arrives)
 
+    async def test_untyped_events_arrive(self) -> None:
+        """An event whose name has no class arrives as a name and a dict."""
+        await run_case(self, arrival.untyped_events_arrive)
+
     async def test_headers_arrive(self) -> None:
         """Each event arrives with its own headers."""
         await run_case(self, arrival.headers_arrive, HEADERS)
@@ -180,7 +184,7 @@ class DriverConformance:
         await run_case(self, limits.unencodable_events_fail_alone, ENCODED)
 
     async def test_unknown_types_fail_alone(self) -> None:
-        """An event of an unknown type is one error at the receiver and affects no other event."""
+        """An event that a strict registry does not know is one error and affects no other."""
         await run_case(self, limits.unknown_types_fail_alone)
 
     async def test_failing_listeners_stop_no_other(self) -> None:
