@@ -32,9 +32,10 @@ from ._listeners.factory import make_handler, make_listener, not_a_listener, tak
 from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
 from ._listeners.registration import Registration
+from ._options.callables import refuse_generator
 from ._options.decorator import ListenerDecorator, NameDecorator
 from ._options.options import ListenerKeywords, ListenerOptions
-from ._options.signature import Listener, allow_interrupt, event_name_of
+from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
 from ._ports.inbox import BusInbox
 from ._session import Session, first_driver_error, holds_only_cancellations
 from .drivers.contract import Driver, DriverSnapshot, replayer
@@ -466,6 +467,9 @@ class GoEvent:
         Returns:
             The callback, unchanged.
 
+        Raises:
+            TypeError: The callback is a generator function.
+
         Example:
             >>> bus = GoEvent()
             >>> @bus.on_error
@@ -473,6 +477,7 @@ class GoEvent:
             ...     print(error.listener, error.reason)
         """
         self._dispatcher.check_thread()
+        refuse_generator(callback, handler_name(callback))
         allow_interrupt(callback)
         self._supervisor.callbacks.append(callback)
         return callback

@@ -22,12 +22,12 @@ class InContext:
 
     __slots__ = ("_coroutine", "_run")
 
-    def __init__(self, context: Context, coroutine: Coroutine[Any, Any, None]) -> None:
+    def __init__(self, context: Context, coroutine: Coroutine[Any, Any, object]) -> None:
         self._run = context.run
         self._coroutine = coroutine
 
-    def __await__(self) -> Generator[Any, Any, None]:
-        return cast("Generator[Any, Any, None]", self)
+    def __await__(self) -> Generator[Any, Any, object]:
+        return cast("Generator[Any, Any, object]", self)
 
     def __iter__(self) -> InContext:
         return self

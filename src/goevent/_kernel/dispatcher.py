@@ -27,6 +27,7 @@ from trio.lowlevel import checkpoint, current_task, enable_ki_protection, in_tri
 
 from .._errors import EventError, forget_caller
 from .._handle import DispatchHandle, new_handle
+from .._options.results import refuse_unrun
 from .._trio_internals import RUNNING, turn
 from .admission import Admission, no_room
 from .inline_calls import InlineCalls
@@ -112,7 +113,8 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
         self._owner = 0
         try:
             for call in route.calls:
-                call(event)
+                if (result := call(event)) is not None:
+                    refuse_unrun(result)
             route.called += 1
             return handle
         except Exception as error:  # noqa: BLE001 - every failure of a listener is reported
@@ -289,8 +291,8 @@ class Dispatcher(Intake):
         try:
             while index < len(calls):
                 try:
-                    if failure is None:
-                        calls[index](event)
+                    if failure is None and (result := calls[index](event)) is not None:
+                        refuse_unrun(result)
                 except Exception as error:  # noqa: BLE001 - every failure of a listener is reported
                     failure = error
                 if failure is not None:

@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, cast
 import trio
 
 from .._errors import EventAbandoned, EventError, describe, failure_of, forget_caller
+from .._options.results import refuse_unrun
 from .recovery import raised
 
 if TYPE_CHECKING:
@@ -132,7 +133,8 @@ class FailedRuns:
                 failed = False
                 actor.attempt = len(failures) + 1
                 try:
-                    await actor.call(handle.event)
+                    if (result := await actor.call(handle.event)) is not None:
+                        refuse_unrun(result)
                 except Exception as next_error:  # noqa: BLE001 - it is reported
                     forget_caller(next_error)
                     failures.append(next_error)

@@ -23,6 +23,7 @@ from trio.lowlevel import current_task
 from .._delivery import Delivery, finder
 from .._errors import EventAbandoned, failure_of, forget_caller
 from .._options.middleware import within_async
+from .._options.results import refuse_unrun
 from .._trio_internals import cancel_status, close_leftovers
 from .context import InContext
 from .recovery import raised
@@ -167,7 +168,7 @@ class InlineTurn:
         context = copy_context()
         context.run(finder.set, self._inline_calls.shown(delivery))
         context.run(enclosing_dispatches.set, (*enclosing_dispatches.get(), delivery.handle))
-        run = run_within(actor, delivery)
+        run: Coroutine[Any, Any, object] = run_within(actor, delivery)
         # Middleware stands outside of the listener, and may leave something open itself.
         if actor.options.hooks:
             run = closing_leftovers(run)
@@ -182,7 +183,7 @@ class SlowWatch(InContext):
     def __init__(
         self,
         context: Context,
-        coroutine: Coroutine[Any, Any, None],
+        coroutine: Coroutine[Any, Any, object],
         name: str,
         inline_calls: InlineCalls,
     ) -> None:
@@ -208,15 +209,20 @@ async def run_within(actor: Actor, delivery: Delivery) -> None:
     options = actor.options
     async with within_async(options.hooks, delivery) if options.hooks else nullcontext():
         if options.timeout == inf:
-            await closing_leftovers(actor.call(delivery.event))
+            result = await closing_leftovers(actor.call(delivery.event))
         else:
             message = f"{actor.name} took longer than {options.timeout:g} s"
             with OwnTimeLimit(options.timeout, lambda: message):
-                await closing_leftovers(actor.call(delivery.event))
+                result = await closing_leftovers(actor.call(delivery.event))
+        if result is not None:
+            refuse_unrun(result)
 
 
-async def closing_leftovers(run: Coroutine[Any, Any, None]) -> None:
+async def closing_leftovers(run: Coroutine[Any, Any, object]) -> object:
     """Await a run, and close the scopes and nurseries that it leaves open on the running task.
+
+    Returns:
+        The result of the run.
 
     Raises:
         RuntimeError: The run has left one open.
@@ -224,14 +230,15 @@ async def closing_leftovers(run: Coroutine[Any, Any, None]) -> None:
     task = current_task()
     status = cancel_status(task)
     raised_error: BaseException | None = None
+    result: object = None
     try:
-        await run
+        result = await run
     except (Exception, trio.Cancelled, BaseExceptionGroup) as error:
         if cancel_status(task) is status:
             raise
         raised_error = error
     if cancel_status(task) is status:
-        return
+        return result
     rest = await close_leftovers(task, status, raised_error)
     if rest is not None and not isinstance(rest, Exception):
         raise rest

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from .._delivery import Delivery, finder
 from .._errors import failure_of, forget_caller
 from .._options.middleware import within
+from .._options.results import refuse_unrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +67,8 @@ class InlineCalls:
         try:
             if actor.options.hooks:
                 copy_context().run(self._call_within_hooks, actor, handle)
-            else:
-                actor.call(handle.event)
+            elif (result := actor.call(handle.event)) is not None:
+                refuse_unrun(result)
             ended = True
         except Exception as error:  # noqa: BLE001 - every failure of a listener is reported
             forget_caller(error)
@@ -85,8 +86,10 @@ class InlineCalls:
     def _call_within_hooks(self, actor: Actor, handle: DispatchHandle) -> None:
         delivery = Delivery(actor.name, handle)
         finder.set(self.shown(delivery))
+        # Inside the hooks, so that they see the failure.
         with within(actor.options.hooks, delivery):
-            actor.call(handle.event)
+            if (result := actor.call(handle.event)) is not None:
+                refuse_unrun(result)
 
     def shown(self, delivery: Delivery) -> Callable[[], Delivery | None]:
         """Return a function that finds `delivery`, except from inline calls nested inside it."""

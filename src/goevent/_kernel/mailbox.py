@@ -15,14 +15,19 @@ finished with an event, the next one of the same key becomes runnable. A `KeyedF
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from types import NoneType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
+from .._options.results import AS_DEF, refuse_unrun
 from ..drivers.keyed_fifo import KeyedFifo
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from .._handle import DispatchHandle
+
+PLAIN_KEY_TYPES = frozenset((str, int, bytes, tuple, NoneType))
+"""The types of most keys, which need no check."""
 
 
 class MailboxLane(Protocol):
@@ -134,6 +139,8 @@ class KeyedMailbox(Generic[L]):
     def append(self, handle: DispatchHandle, /) -> None:
         try:
             key = self._key_of(handle.event)
+            if type(key) not in PLAIN_KEY_TYPES:
+                refuse_unrun(key, "it", AS_DEF)
             # Here and not in `add`: a frame in the traceback would lead back to the handle.
             hash(key)
             is_first = self._order.add(key, handle)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .._events.event import AdHocEvent
 from .._events.patterns import PatternTrie, is_pattern
 from .._handle import DispatchKernel
+from .._options.results import refuse_unrun
 from .._options.signature import explain_unregistered
 from .route import NameListeners, Route
 
@@ -318,9 +319,9 @@ class Router:
         """Return the actor's call, wrapped so that the observer sees it."""
         if self._observer is None:
             return actor.call
-        return self._observer.watch(
-            actor.name, actor.call, actor.inline and not actor.options.awaited
-        )
+        inline = actor.inline and not actor.options.awaited
+        checked = with_check(actor.call) if inline else with_async_check(actor.call)
+        return self._observer.watch(actor.name, checked, inline)
 
     def connect(
         self,
@@ -375,6 +376,26 @@ class Router:
             if route.local is not route:
                 yield route.local
         yield from self._retired
+
+
+def with_check(call: Callable[[Any], Any]) -> Callable[[Any], None]:
+    """Return a call that checks its result, so that an observer around it sees the failure."""
+
+    def checked(event: Any) -> None:
+        if (result := call(event)) is not None:
+            refuse_unrun(result)
+
+    return checked
+
+
+def with_async_check(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return an async call that does the same as `with_check`."""
+
+    async def checked(event: Any) -> None:
+        if (result := await call(event)) is not None:
+            refuse_unrun(result)
+
+    return checked
 
 
 def by_priority(actor: Actor) -> tuple[int, int]:

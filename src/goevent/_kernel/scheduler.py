@@ -51,6 +51,7 @@ from trio.lowlevel import (
 
 from .._delivery import Delivery, finder
 from .._handle import WAKE_UP
+from .._options.results import refuse_unrun
 from .._trio_internals import park
 from .backpressure import Backpressure
 from .failures import FailedRuns
@@ -296,7 +297,8 @@ class Scheduler:
                     for _ in BURST:
                         actor.current = handle = mail.popleft()
                         try:
-                            await call(handle.event)
+                            if (result := await call(handle.event)) is not None:
+                                refuse_unrun(result)
                             # A comparison that raises ends below like a listener that raises, and
                             # `is_dirty` then says that the context has changed.
                             dirty = context != clean

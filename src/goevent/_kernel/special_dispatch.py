@@ -28,6 +28,7 @@ from .._errors import (
     forget_caller,
 )
 from .._options.middleware import hooks_of, within, within_async
+from .._options.results import AS_DEF, refuse_unrun
 from .._options.signature import allow_interrupt
 from .admission import no_room
 from .inline_async import InlineTurn
@@ -179,7 +180,10 @@ class SpecialDispatch:
             return True
         owner = self._intake.enter_inline()
         try:
-            return bool(when(handle.event))
+            answer = when(handle.event)
+            if answer is not True and answer is not False:
+                refuse_unrun(answer, "it", AS_DEF)
+            return bool(answer)
         except Exception as error:  # noqa: BLE001 - every failure of a filter is reported
             forget_caller(error)
             failure = error

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .._errors import DriverError, EventError, EventVetoed
+from .._options.results import refuse_unrun
 
 if TYPE_CHECKING:
     from .._handle import DispatchHandle, HandleDetails
@@ -167,7 +168,9 @@ class Supervisor:
             try:
                 result = callback(error)
                 if inspect.isawaitable(result):
-                    await result
+                    result = await result
+                if result is not None:
+                    refuse_unrun(result, "the callback")
             except Exception:
                 logger.exception("an on_error callback failed on: %s", error)
 

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
+from .._options.results import AS_DEF, refuse_unrun
 from .._options.signature import Listener
 
 
@@ -20,6 +21,7 @@ def make_listener(factory: Callable[[], Any]) -> Listener:
         TypeError: The factory returned an object that is not a listener.
     """
     listener = factory()
+    refuse_unrun(listener, "the factory of the listener", AS_DEF)
     if isinstance(listener, type) or not isinstance(listener, Listener):
         raise not_a_listener(listener)
     return listener

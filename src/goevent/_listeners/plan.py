@@ -24,6 +24,7 @@ from .._events.patterns import is_pattern
 from .._kernel.actor import DEFAULT_DISPATCH_OPTIONS, Actor, DispatchOptions
 from .._kernel.mailbox import KeyedMailbox, SharedMailbox
 from .._kernel.recovery import Recovery
+from .._options.callables import is_async, refuse_generator
 from .._options.middleware import hooks_of
 from .._options.options import DEFAULT_KEYED_CONCURRENCY, DEFAULT_MAILBOX_EVENTS, resolve
 from .._options.signature import (
@@ -32,7 +33,6 @@ from .._options.signature import (
     event_name_of,
     frame_above,
     handler_name,
-    is_async,
 )
 from .._options.supervision import Supervision
 from .threaded import run_in_thread
@@ -190,6 +190,7 @@ class ListenerPlanner:
                 f"{name} listens to the pattern {pattern!r}, but the driver of this bus cannot "
                 "subscribe to patterns: list the names instead"
             )
+        refuse_generator(handler, name)
         check_annotation(handler, name, names, self._registry, frame)
         suspends = is_async(handler)
         kind, options = resolve(asked, self._default, suspends=suspends, listener=name)

@@ -20,6 +20,7 @@ from trio.lowlevel import current_task
 
 from .._delivery import finder
 from .._kernel.timeouts import TimeLimit
+from .._options.results import refuse_unrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -59,7 +60,8 @@ def run_in_thread(
             finder.set(lambda: delivery if get_ident() == thread else find_elsewhere())
             scheduler.threads.add(thread)
             try:
-                handler(event)
+                if (result := handler(event)) is not None:
+                    refuse_unrun(result)
             finally:
                 scheduler.threads.discard(thread)
 

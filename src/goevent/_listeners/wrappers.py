@@ -14,6 +14,7 @@ from trio.lowlevel import current_task
 from .._kernel.context import InContext
 from .._kernel.timeouts import TimeLimit
 from .._options.middleware import within_async
+from .._options.results import refuse_unrun
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 def as_async(handler: Call) -> Call:
     """Return an `async def` that calls a `def`, for a listener with a mailbox."""
 
-    async def call(event: Any) -> None:
-        handler(event)
+    async def call(event: Any) -> object:
+        return handler(event)
 
     return call
 
@@ -36,10 +37,10 @@ def as_async(handler: Call) -> Call:
 def with_slow_warning(handler: Call, slow_after: float, warn: Callable[[float], None]) -> Call:
     """Return an inline call that warns if it takes longer than `slow_after` seconds."""
 
-    def call(event: Any) -> None:
+    def call(event: Any) -> object:
         start = perf_counter()
         try:
-            handler(event)
+            return handler(event)
         finally:
             if (seconds := perf_counter() - start) > slow_after:
                 warn(seconds)
@@ -54,9 +55,9 @@ def with_timeout(call: Call, seconds: float, listener: str, scheduler: Scheduler
     def message() -> str:
         return f"{listener} took longer than {seconds:g} s"
 
-    async def run(event: Any) -> None:
+    async def run(event: Any) -> object:
         with TimeLimit(timeouts, workers[current_task()], seconds, message):
-            await call(event)
+            return await call(event)
 
     return run
 
@@ -65,8 +66,10 @@ def with_middleware(call: Call, hooks: tuple[Hook, ...], scheduler: Scheduler) -
     """Return a call with middleware around each run."""
 
     async def run(event: Any) -> None:
+        # Inside the hooks, so that they see the failure.
         async with within_async(hooks, scheduler.delivery()):
-            await call(event)
+            if (result := await call(event)) is not None:
+                refuse_unrun(result)
 
     return run
 
@@ -74,7 +77,7 @@ def with_middleware(call: Call, hooks: tuple[Hook, ...], scheduler: Scheduler) -
 def with_context(call: Call, scheduler: Scheduler) -> Call:
     """Return a call that runs in the context of the dispatcher, or in a copy of the worker's."""
 
-    async def run(event: Any) -> None:
-        await InContext(scheduler.context(), call(event))
+    async def run(event: Any) -> object:
+        return await InContext(scheduler.context(), call(event))
 
     return run

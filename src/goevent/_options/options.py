@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from .._suggestions import suggest_options
+from .callables import refuse_suspending
 from .middleware import Middleware, check_middleware
 from .retry import Retry, check_count, check_seconds
 from .supervision import Supervision
@@ -191,13 +192,11 @@ def check_function(option: str, value: Any, expected: str) -> None:
     """Refuse an option that is not a sync function of an event.
 
     Raises:
-        TypeError: The option cannot be called, or is async.
+        TypeError: The option cannot be called, is async, or is a generator function.
     """
     if not callable(value):
         raise TypeError(f"{option} must be {expected} function of the event, not {value!r}")
-    called = value if isinstance(value, type) else value.__call__
-    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(called):
-        raise TypeError(f"{option} is called during dispatch and cannot be async: {value!r}")
+    refuse_suspending(option, value)
 
 
 def explicit(options: ListenerOptions) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from .._suggestions import suggest_options
+from .callables import refuse_suspending
+from .results import AS_DEF, refuse_unrun
 
 ExceptionTypes = type[Exception] | tuple[type[Exception], ...]
 
@@ -60,6 +62,8 @@ class Retry:
         check_backoff(self.backoff, self.max_backoff, self.jitter)
         if not (are_exceptions(self.on) or callable(self.on)):
             raise TypeError(f"on must be exception classes or a function, not {self.on!r}")
+        if not are_exceptions(self.on):
+            refuse_suspending("on", self.on)
         if not are_exceptions(self.not_on):
             raise TypeError(f"not_on must be exception classes, not {self.not_on!r}")
 
@@ -72,7 +76,11 @@ class Retry:
         if isinstance(error, self.not_on):
             return False
         on: Any = self.on
-        return isinstance(error, on) if are_exceptions(on) else bool(on(error))
+        if are_exceptions(on):
+            return isinstance(error, on)
+        answer = on(error)
+        refuse_unrun(answer, "it", AS_DEF)
+        return bool(answer)
 
     def pause(self, failures: int) -> float:
         """Return the pause in seconds after the given number of failures of one event."""

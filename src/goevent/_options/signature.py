@@ -1,7 +1,7 @@
 """Signatures: the functions and objects that users hand over as listeners, and their checks.
 
-`ListenerPlanner` calls this module at registration. It finds the event names, tells a `def` from an
-`async def`, and refuses a handler whose annotation does not fit its events.
+`ListenerPlanner` calls this module at registration. It finds the event names, and refuses a handler
+whose annotation does not fit its events.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkable
 
 from trio.lowlevel import disable_ki_protection
@@ -17,6 +16,7 @@ from trio.lowlevel import disable_ki_protection
 from .._events.event import Event
 from .._events.names import validate_name
 from .._events.patterns import compile_pattern, is_pattern, validate_pattern
+from .callables import unwrap_partial
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -84,21 +84,6 @@ def handler_name(handler: Callable[[Any], Any]) -> str:
     """Return the name in errors and snapshots of a listener without an explicit name."""
     named = unwrap_partial(handler)
     return getattr(named, "__qualname__", None) or type(named).__qualname__
-
-
-def is_async(handler: Callable[[Any], Any]) -> bool:
-    """Tell whether a handler is an `async def`, or an object whose `__call__` is one."""
-    handler = unwrap_partial(handler)
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for, not its presence
-    )
-
-
-def unwrap_partial(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """Return the function inside nested `functools.partial` objects."""
-    while isinstance(handler, partial):
-        handler = handler.func
-    return handler
 
 
 def allow_interrupt(handler: Callable[[Any], Any]) -> None:

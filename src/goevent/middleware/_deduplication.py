@@ -7,6 +7,7 @@ failure.
 
 from __future__ import annotations
 
+import inspect
 import reprlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterator
@@ -103,7 +104,13 @@ class Deduplicate:
 
     def _key_of(self, event: object) -> Hashable:
         if callable(self._key):
-            return self._key(event)
+            found = self._key(event)
+            # Each of these is a key that no other event has.
+            if inspect.isawaitable(found) or inspect.isgenerator(found):
+                if inspect.iscoroutine(found):
+                    found.close()
+                raise TypeError("key must be a `def` that returns the key, without `yield`")
+            return found
         if isinstance(event, Event) and not hasattr(event, self._key):
             # An ad-hoc event has no attributes for its fields.
             key: Hashable = event.payload().get(self._key)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import trio
@@ -77,6 +78,26 @@ async def test_failure_of_one_listener_delivers_the_event_to_all_listeners_again
             await until_settled(ask)
     assert tries == [(1, 1), (1, 2)]
     assert numbers(seen) == [1, 1]
+
+
+@pytest.mark.parametrize("options", [{}, {"async_": True}, {"thread": True}], ids=str)
+async def test_listener_that_does_not_run_has_its_event_delivered_again(
+    options: dict[str, Any],
+) -> None:
+    async def charge(event: Paid) -> None:
+        raise AssertionError("nobody should await this")
+
+    async with streams_server() as server, command_client(server) as ask:
+        bus = StreamsBus(server.addr, max_deliveries=2)
+        bus.subscribe(lambda event: charge(event), Paid, name="charge", **options)
+        async with bus:
+            await publish(bus, 1)
+            await until_settled(ask)
+            (letter,) = await bus.driver.dead_letters.list()
+    assert letter.deliveries == 2
+    assert "charge failed" in letter.reason
+    assert "returned a coroutine" in letter.reason
+    assert bus.says("returned a coroutine") >= 2
 
 
 async def test_undecodable_bytes_are_a_dead_letter_at_once() -> None:
