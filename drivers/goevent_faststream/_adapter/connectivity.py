@@ -9,6 +9,7 @@ not reported.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from goevent import DriverConnectionError
 
@@ -32,6 +33,7 @@ class Connectivity:
         self._broker = broker
         self._wait_seconds = wait_seconds
         self._host: AdapterHost | None = None
+        self._on_changed: Callable[[bool, str], None] = _ignore_change
         self._up = asyncio.Event()
         self._is_lost = False
         self._is_closing = False
@@ -59,9 +61,17 @@ class Connectivity:
         """True from `close` on, until the next `open`."""
         return self._is_closing
 
-    def open(self, host: AdapterHost) -> None:
-        """Begin without a connection; each opening of a bus has a loop of its own."""
+    def open(
+        self, host: AdapterHost, on_changed: Callable[[bool, str], None] | None = None
+    ) -> None:
+        """Begin without a connection; each opening of a bus has a loop of its own.
+
+        Args:
+            on_changed: Called with each change in place of the host's `connection_changed`, for a
+                bus that has several connections.
+        """
         self._host = host
+        self._on_changed = host.connection_changed if on_changed is None else on_changed
         self._up, self._reason = asyncio.Event(), ""
         self._is_lost = self._is_closing = False
 
@@ -74,7 +84,7 @@ class Connectivity:
         self._up.set()
         if self._is_lost:
             self._is_lost = False
-            self.host.connection_changed(True)
+            self._on_changed(True, "")
 
     def mark_down(self, reason: str = "") -> bool:
         """Record that there is no connection; returns True if it was up before.
@@ -91,7 +101,7 @@ class Connectivity:
         if self._is_closing:
             return False
         self._is_lost = True
-        self.host.connection_changed(False, reason)
+        self._on_changed(False, reason)
         return True
 
     async def wait_until_up(self, seconds: float | None = None) -> None:
@@ -114,3 +124,7 @@ class Connectivity:
             raise DriverConnectionError(
                 f"{text}: {self._reason}" if self._reason else text
             ) from None
+
+
+def _ignore_change(_connected: bool, _reason: str) -> None:
+    """Ignore a change: no bus is open."""
