@@ -16,6 +16,8 @@ from .fan_out import RabbitFanOutAdapter
 from .topology import events_exchange
 from .work_queues import RabbitWorkQueuesAdapter
 
+MAX_PREFETCH_EVENTS = 0xFFFF  # a 16-bit number in AMQP
+
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return the adapter for RabbitMQ.
@@ -26,8 +28,13 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
 
     Raises:
         TypeError: The broker is not a RabbitBroker, or the address is neither of these.
-        ValueError: The exchange is not a topic exchange, or `start` is a place or a time.
+        ValueError: The exchange is not a topic exchange, a name is too long, `prefetch` is too
+            large, or `start` is a place or a time.
     """
+    if config.prefetch > MAX_PREFETCH_EVENTS:
+        raise ValueError(
+            f"RabbitMQ: prefetch is at most {MAX_PREFETCH_EVENTS}, not {config.prefetch}"
+        )
     if config.group is None:
         exchange = events_exchange(config, address)
         return RabbitFanOutAdapter(checked_broker(broker, RabbitBroker), config, exchange)

@@ -1,50 +1,50 @@
-"""The connection to RabbitMQ: one broker object of FastStream, and two channels on its connection.
+"""The connections to RabbitMQ: one for publishes, the other one for everything else.
 
-`RabbitConnection` is owned by an adapter and used by all modules of this room. One channel serves
-publishes, the other one deliveries and their acknowledgements.
+`RabbitConnection` is owned by an adapter and used by all modules of this room. A server that is low
+on memory or disk stops reading from connections that publish. On a connection of their own,
+deliveries and acknowledgements go on meanwhile.
 
-Theory of operation: The client of aio-pika reconnects by itself. Its own channels would restore
-their exchanges, queues and consumers then, in an order that is not the adapter's. Therefore this
-module opens plain channels on the connection of aiormq that lies below, anew after each reconnect,
-and calls the adapter's `on_connect` to declare everything on them. Only after that the connection
-counts as up.
+Theory of operation: FastStream's broker object owns the connection for publishes, because the
+broker's middlewares publish on it. The other connection is made from the same arguments, so it has
+the same login, virtual host, TLS and client properties. It has two channels: `consume_channel`, and
+one for requests. The server closes a channel when it refuses a request on it. A refused declaration
+or binding therefore closes the second channel only, which is opened again for the next request.
 
-The server closes a channel when a request on it fails, and returns its unacknowledged messages.
-Both channels are then opened again in the same way: this module closes the connection below, and
-the client reconnects. When a request is cancelled, the client closes its channel, with the same
-consequence. Adapters therefore send their requests by `run_shielded`.
+If the server closes the consume channel, it returns all unacknowledged messages. This module then
+closes the connection below, and the client reconnects. A bus that may not consume a queue is the
+exception: then the consume channel is opened again, and the bus consumes its other queues.
+
+When a request is cancelled, the client closes its channel. Adapters therefore send their requests
+by `run_shielded`.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from aio_pika import RobustConnection
-from aio_pika.exceptions import AMQPError, InvalidFrameError, ProbableAuthenticationError
+from aio_pika import connect_robust
+from aiormq.exceptions import ChannelClosed
 from faststream.rabbit import RabbitBroker
-from pamqp.exceptions import PAMQPException
+from yarl import URL
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.connection import BrokerConnection
-from .._adapter.connectivity import (
-    DISCONNECT_SECONDS,
-    FIRST_CONNECTION_SECONDS,
-    REPLY_SECONDS,
-)
+from .._adapter.connectivity import DISCONNECT_SECONDS, REPLY_SECONDS
 from .._adapter.contract import AdapterHost
-from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
-from .pamqp_patch import tolerate_invalid_properties
+from .errors import RABBIT_ERRORS, to_driver_error
+from .link import RECONNECT_PAUSE_SECONDS, MakeConnection, RabbitLink
+from .names import MAX_VIRTUAL_HOST_CHARS
+from .pamqp_patch import show_close_reasons, tolerate_invalid_properties
 
-RECONNECT_PAUSE_SECONDS = 0.25
 HEARTBEAT_SECONDS = 3  # four missed heartbeats reveal a dead connection
+# Losing both connections is one report: that of the connection for deliveries.
+PUBLISHING_LOSS_REPORT_SECONDS = 0.2
 
-# aio-pika and aiormq also raise RuntimeError, for instance on a closed channel.
-RABBIT_ERRORS = (AMQPError, PAMQPException, OSError, RuntimeError)
+T = TypeVar("T")
 
 
 def make_broker(url: str) -> RabbitBroker:
@@ -71,167 +71,280 @@ def make_broker(url: str) -> RabbitBroker:
         ) from None
 
 
-class RabbitConnection(BrokerConnection):
-    """The connection of one broker object.
+class RabbitConnection:
+    """The two connections of one broker object.
 
     Args:
         wait_seconds: How long a caller waits for a lost connection, counted from its loss.
 
+    Raises:
+        ValueError: The name of the virtual host is too long.
+
     Attributes:
-        publish_channel: The channel for publishes, with confirms.
-        consume_channel: The channel for deliveries and their acknowledgements.
-        on_connect: Called on each new connection to declare exchanges and queues, and to consume;
-            then the connection is up.
+        publishing: The connection for publishes.
+        consume_channel: The channel for deliveries and their acknowledgements, on the other
+            connection.
+        on_connect: Called with each new consume channel, to declare everything and to consume. Its
+            argument tells whether the connection is new, too.
     """
 
-    publish_channel: Any
     consume_channel: Any
 
     def __init__(self, broker: RabbitBroker, wait_seconds: float) -> None:
-        super().__init__("RabbitMQ", wait_seconds)
         self.broker = broker
-        self.on_connect: Callable[[], Awaitable[None]] = _declare_nothing
-        self._client_connection: RobustConnection | None = None
-        self._starting: asyncio.Task[None] | None = None
+        _check_virtual_host(broker)
+        self.on_connect: Callable[[bool], Awaitable[None]] = _declare_nothing
+        self.publishing = RabbitLink(wait_seconds)
+        self.publishing.on_blocked = self._on_blocked
+        self.publishing.on_refused = self._on_publishing_refused
+        self._consuming = RabbitLink(wait_seconds)
+        self._consuming.on_connect = self._set_up
+        self._consuming.on_refused = self._on_refused
+        self._is_publishing_loss_reported = False
+        self._reported: dict[str, str] = {}
 
     async def open(self, host: AdapterHost) -> None:
-        """Start the broker, which connects, and declare everything.
+        """Start the broker, connect twice, and declare everything.
 
         Raises:
             DriverConnectionError: No server answers, or it rejects the login.
             DriverError: The server refuses a declaration.
         """
         tolerate_invalid_properties()
-        self._connectivity.open(host)
-        self._client_connection = None
-        # FastStream shows its connection only when it is up. The client's connect task ends only
-        # when its connection is closed, so `close` needs this object even if nothing ever answers.
-        broker: Any = self.broker
-        broker._connection_kwargs["connection_class"] = self._make_client_connection
-        self._starting = asyncio.get_running_loop().create_task(self.broker.start())
-        await asyncio.wait({self._starting}, timeout=FIRST_CONNECTION_SECONDS)
-        if not self._starting.done():
-            raise no_server("RabbitMQ", FIRST_CONNECTION_SECONDS)
-        try:
-            self._starting.result()
-            connection = self._connected
-            connection.close_callbacks.add(self._on_closed)
-            connection.reconnect_callbacks.add(self._on_reconnected)
-            await self._set_up()
-        except RABBIT_ERRORS as error:
-            raise to_driver_error(error) from error
-
-    def _make_client_connection(self, *args: Any, **kwargs: Any) -> RobustConnection:
-        self._client_connection = RobustConnection(*args, **kwargs)
-        return self._client_connection
-
-    @property
-    def _connected(self) -> Any:
-        if self._client_connection is None:
-            raise not_connected("RabbitMQ")
-        return self._client_connection
-
-    async def open_channel(self, *, confirms: bool) -> Any:
-        """Return a new channel; it is lost with the connection."""
-        transport = self._connected.transport
-        if transport is None:
-            raise connection_lost("RabbitMQ")
-        return await transport.connection.channel(
-            publisher_confirms=confirms, on_return_raises=False
+        show_close_reasons()
+        self._reset()
+        opened = await asyncio.gather(
+            self._consuming.open(host, self._connect),
+            self.publishing.open(host, self._start_broker, self._on_publishing_changed),
+            return_exceptions=True,
         )
+        for error in opened:
+            if isinstance(error, RABBIT_ERRORS):
+                raise to_driver_error(error) from error
+            if error is not None:
+                raise error
 
-    async def _set_up(self) -> None:
-        async with asyncio.timeout(REPLY_SECONDS):
-            self.publish_channel = await self.open_channel(confirms=True)
-            self.consume_channel = await self.open_channel(confirms=False)
-            await self.on_connect()
-        for channel in (self.publish_channel, self.consume_channel):
-            channel.closing.add_done_callback(self._on_channel_closed)
-        self._connectivity.mark_up()
+    def _reset(self) -> None:
+        # Each opening of a bus has a loop of its own.
+        self._requests_lock = asyncio.Lock()
+        self._request_channel: Any = None
+        self._is_ready = asyncio.Event()
+        self._is_consume_refused = False
+        self._refused_queues: set[str] = set()
+        self._is_publishing_loss_reported = False
+        self._reported.clear()
+
+    async def _connect(self, make: MakeConnection) -> object:
+        broker: Any = self.broker
+        arguments = {**broker._connection_kwargs, "connection_class": make}
+        return await connect_robust(**arguments)
+
+    async def _start_broker(self, make: MakeConnection) -> object:
+        broker: Any = self.broker
+        broker._connection_kwargs["connection_class"] = make
+        return await broker.start()
 
     async def close(self) -> None:
-        """Disconnect, whether there is a connection or not."""
-        self._connectivity.close()
-        starting, self._starting = self._starting, None
-        connection, self._client_connection = self._client_connection, None
+        """Disconnect, whether there are connections or not."""
         broker: Any = self.broker
-        self._tasks.cancel()
+        self._consuming.expect_close()
+        self.publishing.expect_close()
         try:
-            if self.is_up:
-                async with asyncio.timeout(DISCONNECT_SECONDS):
-                    await broker.stop()
-        except (TimeoutError, *RABBIT_ERRORS):
-            # The server sees the socket close. Errors of the connection were reported before.
-            pass
+            # The broker's own subscribers end here; it need not disconnect in good order.
+            if self.publishing.is_up:
+                with suppress(TimeoutError, *RABBIT_ERRORS):
+                    async with asyncio.timeout(DISCONNECT_SECONDS):
+                        await broker.stop()
         finally:
-            self._connectivity.mark_down()
             # FastStream drops these only after an orderly stop, and would use them again.
             broker._connection, broker._channel = None, None
             broker.config.disconnect()
-            if connection is not None:
-                with suppress(TimeoutError, *RABBIT_ERRORS):
-                    async with asyncio.timeout(DISCONNECT_SECONDS):
-                        await connection.close()
-            if starting is not None:
-                starting.cancel()
-                await asyncio.wait({starting})
+            await asyncio.gather(self._consuming.close(), self.publishing.close())
 
-    # -- callbacks of the client
+    # -- the connection for deliveries, as adapters use it
 
-    def _on_closed(self, *_: Any) -> None:
-        self._connectivity.mark_down()
+    @property
+    def host(self) -> AdapterHost:
+        """The host of the adapter.
 
-    def _on_reconnected(self, *_: Any) -> None:
-        if not self._connectivity.is_closing:
-            self.start(self._restore())
+        Raises:
+            DriverConnectionError: The bus is not open.
+        """
+        return self._consuming.host
 
-    async def _restore(self) -> None:
+    @property
+    def is_up(self) -> bool:
+        """True while deliveries can come."""
+        return self._consuming.is_up
+
+    async def wait_until_up(self, *, timeout: float | None = None) -> None:
+        """Wait until deliveries can come.
+
+        Args:
+            timeout: Seconds from the loss of the connection, in place of `wait_seconds`.
+
+        Raises:
+            DriverConnectionError: There was no connection in time.
+        """
+        await self._consuming.wait_until_up(timeout=timeout)
+        await self._is_ready.wait()
+
+    def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """Run a coroutine in a task that ends with the connection."""
+        return self._consuming.start(work)
+
+    async def run_shielded(self, work: Coroutine[Any, Any, T]) -> T:
+        """Await a coroutine that continues if the caller is cancelled.
+
+        Raises:
+            DriverConnectionError: The connection ended first; the server may have got the request.
+        """
+        return await self._consuming.run_shielded(work)
+
+    async def request(self, work: Callable[[Any], Awaitable[T]]) -> T:
+        """Return the result of a request, made on a channel that it may lose.
+
+        Args:
+            work: Called with the channel; sends one request, or a few.
+        """
+        async with self._requests_lock, asyncio.timeout(REPLY_SECONDS):
+            channel = self._request_channel
+            if channel is None or channel.is_closed:
+                channel = await self._consuming.open_channel(confirms=False)
+                self._request_channel = channel
+            return await work(channel)
+
+    async def consume(self, queue: str, on_message: Callable[[Any], Awaitable[None]]) -> str:
+        """Consume a queue on the consume channel; return the consumer's tag.
+
+        If the server refuses it, the consume channel is opened again, and `on_connect` is called.
+
+        Raises:
+            ChannelClosed: The server refuses it.
+        """
+        if queue in self._refused_queues:
+            # This channel would be closed again, and the server would return all messages of it.
+            await self._consume_and_cancel(queue)
+        self._is_consume_refused = True
         try:
-            await self._set_up()
-        except (TimeoutError, DriverError, *RABBIT_ERRORS) as error:
-            if self._connectivity.is_closing or not self._is_open():
-                # The connection was lost again; the next reconnect tries again.
-                return
-            self.host.report(to_driver_error(error))
-            await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
-            self.start(self._reconnect())
+            async with asyncio.timeout(REPLY_SECONDS):
+                reply = await self.consume_channel.basic_consume(queue, on_message)
+        except ChannelClosed:
+            self._refused_queues.add(queue)
+            raise
+        self._is_consume_refused = False
+        self._refused_queues.discard(queue)
+        return str(reply.consumer_tag)
 
-    def _is_open(self) -> bool:
-        transport: Any = self._connected.transport
-        return transport is not None and not transport.connection.is_closed
+    async def _consume_and_cancel(self, queue: str) -> None:
+        async def consume(channel: Any) -> None:
+            await channel.basic_consume(queue, _leave_unacknowledged)
+            # The server returns the messages that it has sent meanwhile.
+            await channel.close()
 
-    def _on_channel_closed(self, closing: asyncio.Future[Any]) -> None:
-        if self._connectivity.is_closing or not self.is_up or not self._is_open():
+        await self.request(consume)
+
+    async def _set_up(self) -> None:
+        """Set up the consume channel of a new connection."""
+        self.resolve("connection")
+        await self._open_consume_channel(is_new=True)
+
+    async def _open_consume_channel(self, *, is_new: bool) -> None:
+        self._is_ready.clear()
+        # A refused consumer closes the channel. `on_connect` does not try it a second time.
+        self._is_consume_refused = True
+        while self._is_consume_refused:
+            self._is_consume_refused = False
+            async with asyncio.timeout(REPLY_SECONDS):
+                channel = await self._consuming.open_channel(confirms=False)
+            self.consume_channel = channel
+            await self.on_connect(is_new)
+            is_new = False
+        channel.closing.add_done_callback(self._on_consume_channel_closed)
+        self._is_ready.set()
+
+    def _on_consume_channel_closed(self, closing: asyncio.Future[Any]) -> None:
+        if not self._consuming.is_up or not self._consuming.is_open():
             return
         error = None if closing.cancelled() else closing.exception()
         # A ConnectionError means that the connection below is closed, and the client reconnects.
-        if isinstance(error, Exception) and not isinstance(error, ConnectionError):
-            self.host.report(to_driver_error(error))
-            self.start(self._reconnect())
+        if not isinstance(error, Exception) or isinstance(error, ConnectionError):
+            return
+        if self._is_consume_refused:
+            # The caller of `consume` has the error.
+            self._is_ready.clear()
+            self.start(self._reopen_consume_channel())
+            return
+        self.host.report(to_driver_error(error))
+        self.start(self._consuming.reconnect())
 
-    async def _reconnect(self) -> None:
-        """Close the connection below the client's, which makes the client reconnect."""
-        # The error also ends both channels; `_on_channel_closed` recognises it by its type.
-        transport = self._connected.transport
-        if transport is not None:
-            with suppress(*RABBIT_ERRORS):
-                await transport.connection.close(ConnectionError("the channel was closed"))
+    async def _reopen_consume_channel(self) -> None:
+        try:
+            await self._open_consume_channel(is_new=False)
+        except (TimeoutError, DriverError, *RABBIT_ERRORS) as error:
+            if self._consuming.is_open():
+                self.host.report(to_driver_error(error))
+                await self._consuming.reconnect()
+
+    # -- reports
+
+    def report_once(self, key: str, error: DriverError, event_name: str = "") -> None:
+        """Report an error, unless the last error with this key had the same text."""
+        if self._reported.get(key) != str(error):
+            self._reported[key] = str(error)
+            self.host.report(error, event_name)
+
+    def resolve(self, key: str) -> None:
+        """Note that what failed works again, so that its next error is reported."""
+        self._reported.pop(key, None)
+
+    def _on_blocked(self, reason: str | None) -> None:
+        if reason is None:
+            self.host.report(DriverError("RabbitMQ: the server takes events again"))
+        else:
+            self.host.report(self.publishing.blocked_error())
+
+    def _on_refused(self, error: DriverError) -> None:
+        self.report_once("connection", error)
+
+    def _on_publishing_refused(self, error: DriverError) -> None:
+        if self._consuming.is_up:
+            self.report_once("connection for publishes", error)
+
+    def _on_publishing_changed(self, connected: bool, reason: str) -> None:
+        if not connected:
+            self.start(self._report_publishing_loss(reason))
+        elif self._is_publishing_loss_reported:
+            self._report_publishing_return()
+
+    async def _report_publishing_loss(self, reason: str) -> None:
+        await asyncio.sleep(PUBLISHING_LOSS_REPORT_SECONDS)
+        if self._consuming.is_up:
+            text = "RabbitMQ: the connection for publishes is lost; events still arrive"
+            self.host.report(DriverConnectionError(f"{text}: {reason}" if reason else text))
+            self._is_publishing_loss_reported = True
+            if self.publishing.is_up:
+                self._report_publishing_return()
+
+    def _report_publishing_return(self) -> None:
+        self._is_publishing_loss_reported = False
+        self.resolve("connection for publishes")
+        self.host.report(DriverConnectionError("RabbitMQ: the connection for publishes is back"))
 
 
-async def _declare_nothing() -> None:
+async def _declare_nothing(_: bool) -> None:
     """Declare nothing: the adapter set no callback."""
 
 
-def to_driver_error(error: Exception) -> DriverError:
-    """Return the `DriverError` for an error of the client; a `DriverError` is returned as it is."""
-    if isinstance(error, TimeoutError):
-        refusal: DriverError = no_answer("RabbitMQ", REPLY_SECONDS)
-    elif isinstance(error, ProbableAuthenticationError):
-        refusal = DriverConnectionError("RabbitMQ: the server rejects the login")
-    elif isinstance(error, InvalidFrameError):
-        # The client's error when the server closes a connection during the handshake.
-        refusal = DriverConnectionError("RabbitMQ: this user has no access to the virtual host")
-    else:
-        return map_error("RabbitMQ", error, (OSError,))
-    refusal.__cause__ = error
-    return refusal
+async def _leave_unacknowledged(_: object) -> None:
+    """Leave a message unacknowledged, so that the server returns it."""
+
+
+def _check_virtual_host(broker: RabbitBroker) -> None:
+    arguments: Any = broker._connection_kwargs  # pyright: ignore[reportPrivateUsage]
+    name = URL(arguments["url"]).path[1:]
+    if len(name) > MAX_VIRTUAL_HOST_CHARS:
+        raise ValueError(
+            f"RabbitMQ: the name of the virtual host {name!r} has {len(name)} characters, and at "
+            f"most {MAX_VIRTUAL_HOST_CHARS} are allowed"
+        )

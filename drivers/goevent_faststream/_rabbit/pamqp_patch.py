@@ -1,4 +1,4 @@
-"""A patch of pamqp: its decoder accepts text that is not UTF-8 and numbers that are not times.
+"""Patches of pamqp: it accepts invalid text and times, and shows why a connection was closed.
 
 pamqp raises on such a property of a message, and then its client closes the connection. The server
 sends the same message on the next connection, and so on for ever: a single message, from any
@@ -7,6 +7,9 @@ characters, and an invalid time as None.
 
 `tolerate_invalid_properties` patches the tables of pamqp for the whole process. Anything that pamqp
 decodes without the patch, it decodes to the same value with it.
+
+If the server refuses a connection, aiormq raises an error with the `repr` of the server's frame,
+which does not contain the reason. `show_close_reasons` adds it.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 from pamqp import decode
+from pamqp.commands import Connection
 
 from .names import MAX_SHORT_STRING_BYTES
 
@@ -24,6 +28,17 @@ def tolerate_invalid_properties() -> None:
     methods["shortstr"] = decode_short_string
     methods["table"] = fields[b"F"] = decode_table
     methods["timestamp"] = fields[b"T"] = decode_timestamp
+
+
+def show_close_reasons() -> None:
+    """Let the `repr` of a frame that closes a connection contain the server's reason."""
+    frame_type: Any = Connection.Close
+    frame_type.__repr__ = describe_close
+
+
+def describe_close(frame: Any) -> str:
+    """Return the `repr` of a frame that closes a connection."""
+    return f"<{frame.name} {frame.reply_text}>"
 
 
 def decode_short_string(value: bytes) -> tuple[int, str]:

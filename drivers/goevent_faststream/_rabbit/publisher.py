@@ -1,160 +1,181 @@
-"""The publisher of RabbitMQ: it writes a batch of messages at once and awaits all its confirms.
+"""The publisher of RabbitMQ: it makes messages of events and publishes them to one exchange.
 
-`RabbitPublisher` publishes events. The settler publishes copies of messages and dead letters with
-the same `publish_messages`.
+A broker with middlewares publishes through FastStream, since its middlewares run there.
 
-Theory of operation: FastStream's publish takes a lock and makes a task and several objects for each
-message. This module marshals the frames of a whole batch instead and puts them into the client's
-write queue as one piece. While it holds the channel's lock, it registers one confirm per message
-under the next delivery tags, as `basic_publish` of the client does for one message. A broker with
-middlewares publishes through FastStream, since its middlewares run there.
+Theory of operation: An event that no queue takes is accepted, because nobody may listen to it yet.
+There are two exceptions, and for these events the publisher asks the server to return a message
+that no queue takes. If this bus itself subscribes to the name, a queue or a binding must have been
+deleted: the publisher has the adapter declare everything again, and publishes the event again. If
+the exchange for events was deleted, the bindings of all buses went with it, and each bus renews its
+own at its next check. Until then an event that no queue takes is published again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from functools import partial
-from typing import Any, cast
+from typing import Any
 
-from aio_pika.exceptions import DeliveryError
-from aiormq.abc import ChannelFrame
+from aio_pika.exceptions import ChannelNotFoundEntity
 from faststream.rabbit import RabbitBroker, RabbitExchange
-from pamqp.body import ContentBody
 from pamqp.commands import Basic
-from pamqp.header import ContentHeader
 
 from goevent import DriverError
 from goevent.drivers import Receipt
 
 from .._adapter.connectivity import REPLY_SECONDS
-from .._adapter.contract import Outgoing, Result, publish_each
-from .._adapter.errors import connection_lost, no_answer
+from .._adapter.contract import Outgoing
 from .._adapter.properties import split_properties
-from .connection import (
-    RABBIT_ERRORS,
-    RabbitConnection,
-    to_driver_error,
-)
-from .names import MAX_SHORT_STRING_BYTES
+from .connection import RabbitConnection
+from .errors import to_driver_error
+from .names import key_error
+from .publish_channel import MAX_HEADER_NAME_BYTES, PublishChannel, PublishFailure, RabbitMessage
+from .repairs import CHECK_SECONDS, CHECKS_PER_REPAIR
 
 PERSISTENT_DELIVERY_MODE = 2
-
-
-@dataclass(frozen=True, slots=True)
-class RabbitMessage:
-    """One message to publish.
-
-    Attributes:
-        exchange: The exchange; the empty one routes to the queue that the routing key names.
-        properties: Its AMQP properties.
-        on_result: Called with None once the server has confirmed the message, or with an error.
-    """
-
-    exchange: str
-    routing_key: str
-    body: bytes
-    properties: Any
-    on_result: Callable[[DriverError | None], object]
-
-
-async def publish_messages(connection: RabbitConnection, messages: Sequence[RabbitMessage]) -> None:
-    """Publish messages in order, and return when each one has its result.
-
-    Raises:
-        DriverConnectionError: There was no connection in time; no message has a result.
-    """
-    await connection.wait_until_up()
-    channel = connection.publish_channel
-    frames: list[Any] = []
-    confirms: list[asyncio.Future[Any]] = []
-    max_frame_bytes: int = channel.max_content_size
-    try:
-        async with channel.lock:
-            for message in messages:
-                body = message.body
-                frames += (
-                    Basic.Publish(exchange=message.exchange, routing_key=message.routing_key),
-                    ContentHeader(body_size=len(body), properties=message.properties),
-                    *(
-                        ContentBody(body[start : start + max_frame_bytes])
-                        for start in range(0, len(body), max_frame_bytes)
-                    ),
-                )
-            # All messages of one piece get consecutive delivery tags: the writer takes a piece as
-            # a whole, and the lock keeps other publishers away from the channel's counter.
-            piece = _marshall(channel.number, frames)
-            for message in messages:
-                confirm = channel.create_future()
-                confirm.add_done_callback(partial(_on_confirm, message))
-                confirms.append(confirm)
-                channel.delivery_tag += 1
-                channel.confirmations[channel.delivery_tag] = confirm
-            await channel.write_queue.put(piece)
-    except RABBIT_ERRORS as error:
-        # The channel was closed after `wait_until_up`.
-        raise connection_lost("RabbitMQ") from error
-    _, unconfirmed = await asyncio.wait(confirms, timeout=REPLY_SECONDS)
-    for confirm in unconfirmed:
-        confirm.cancel()
-    # The callbacks of cancelled futures run in the next round of the loop.
-    await asyncio.sleep(0)
-
-
-def _on_confirm(message: RabbitMessage, confirm: asyncio.Future[Any]) -> None:
-    if confirm.cancelled():
-        message.on_result(no_answer("RabbitMQ", REPLY_SECONDS))
-        return
-    failure = confirm.exception()
-    if failure is None:
-        message.on_result(None)
-    elif isinstance(failure, DeliveryError):
-        message.on_result(DriverError("RabbitMQ: the server has rejected the message"))
-    elif isinstance(failure, Exception) and not isinstance(failure, OSError) and str(failure):
-        # The server closed the channel, and the exception tells its reason.
-        message.on_result(to_driver_error(failure))
-    else:
-        message.on_result(connection_lost("RabbitMQ"))
-
-
-_marshall: Callable[[int, list[Any]], ChannelFrame] = cast("Any", ChannelFrame).marshall
+REPUBLISH_PAUSE_SECONDS = 0.25
+REBINDING_SECONDS = 2 * CHECKS_PER_REPAIR * CHECK_SECONDS  # until each bus has bound again
+MAX_REMEMBERED_NAMES = 10_000
 
 
 class RabbitPublisher:
-    """Publishes events to one exchange."""
+    """Publishes events to one exchange.
+
+    Args:
+        is_wanted: Tells whether this bus subscribes to an event name.
+        ensure: Declares everything that the bus needs again.
+    """
 
     def __init__(
-        self, broker: RabbitBroker, connection: RabbitConnection, exchange: str, prefix: str
+        self,
+        broker: RabbitBroker,
+        connection: RabbitConnection,
+        exchange: str,
+        prefix: str,
+        *,
+        is_wanted: Callable[[str], bool],
+        ensure: Callable[[], Awaitable[object]],
     ) -> None:
         self._broker = broker
-        self._connection = connection
+        self._link = connection.publishing
         self._exchange = exchange
         self._prefix = prefix
+        self._is_wanted = is_wanted
+        self._ensure = ensure
+        self._channel = PublishChannel(connection.publishing, patient=False)
+        self._wanted: dict[str, bool] = {}
+        self._rebinding_until = 0.0
+
+    def reset(self) -> None:
+        """Start anew on another event loop."""
+        self._channel.reset()
+        self._wanted.clear()
+        self._rebinding_until = 0.0
+
+    def subscriptions_changed(self) -> None:
+        """Ask anew which names this bus subscribes to."""
+        self._wanted.clear()
+
+    def exchange_was_lost(self) -> None:
+        """Note that the exchange for events was deleted, and the bindings of all buses with it."""
+        self._rebinding_until = asyncio.get_running_loop().time() + REBINDING_SECONDS
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish events in order, and report the result of each."""
-        if self._broker.middlewares:
-            await publish_each(burst, self._publish_with_middlewares)
-            return
-        now = datetime.now(UTC)
-        messages: list[RabbitMessage] = []
+        allowed: list[Outgoing] = []
         for outgoing in burst:
-            if (error := self._routing_key_error(outgoing)) is not None:
-                outgoing.done(error)
+            if (text := self._limit_error(outgoing)) is not None:
+                outgoing.done(DriverError(text))
             else:
-                messages.append(self._message(outgoing, now))
-        if not messages:
-            return
-        try:
-            await publish_messages(self._connection, messages)
-        except DriverError as error:
-            for message in messages:
-                message.on_result(error)
+                allowed.append(outgoing)
+        unrouted = await self._publish_once(allowed)
+        if unrouted:
+            await self._publish_again(unrouted)
 
-    def _message(self, outgoing: Outgoing, now: datetime) -> RabbitMessage:
+    def _limit_error(self, outgoing: Outgoing) -> str | None:
+        """Return the text of the error for an event that AMQP cannot carry, or None."""
+        for name in outgoing.headers:
+            if len(name) > MAX_HEADER_NAME_BYTES // 4:
+                size = len(name.encode(errors="replace"))
+                if size > MAX_HEADER_NAME_BYTES:
+                    return (
+                        f"RabbitMQ: the name of the header {name!r} has {size} bytes, and at most "
+                        f"{MAX_HEADER_NAME_BYTES} are allowed"
+                    )
+        return key_error(self._prefix + outgoing.name)
+
+    async def _publish_once(self, burst: Sequence[Outgoing]) -> list[Outgoing]:
+        """Publish events; return those that no queue has taken and that must be published again."""
+        unrouted: list[Outgoing] = []
+        if self._broker.middlewares:
+            async with asyncio.TaskGroup() as tasks:
+                for outgoing in burst:
+                    tasks.create_task(self._publish_with_middlewares(outgoing, unrouted))
+        elif burst:
+            now = datetime.now(UTC)
+            await self._channel.publish([self._message(each, now, unrouted) for each in burst])
+        return unrouted
+
+    async def _publish_again(self, unrouted: list[Outgoing]) -> None:
+        """Publish events again until a queue takes them, or until no bus can be expected to."""
+        loop = asyncio.get_running_loop()
+        try:
+            while True:
+                # Before: another bus may renew its bindings while this one works.
+                is_last = loop.time() >= self._rebinding_until
+                await self._ensure()
+                unrouted = await self._publish_once(unrouted)
+                if not unrouted:
+                    return
+                if is_last and loop.time() >= self._rebinding_until:
+                    break
+                await asyncio.sleep(REPUBLISH_PAUSE_SECONDS)
+        except DriverError as error:
+            for outgoing in unrouted:
+                outgoing.done(error)
+            return
+        except asyncio.CancelledError:
+            # Each event is answered, even at the end of the bus.
+            for outgoing in unrouted:
+                outgoing.done(DriverError("the bus has ended before the broker replied"))
+            raise
+        for outgoing in unrouted:
+            if self._wants(outgoing.name):
+                text = f"no queue takes {outgoing.name!r}, to which this bus subscribes"
+                outgoing.done(DriverError(f"RabbitMQ: {text}"))
+            else:
+                outgoing.done(Receipt(id=outgoing.id))
+
+    def _wants(self, name: str) -> bool:
+        is_wanted = self._wanted.get(name)
+        if is_wanted is None:
+            if len(self._wanted) >= MAX_REMEMBERED_NAMES:
+                self._wanted.clear()
+            is_wanted = self._wanted[name] = self._is_wanted(name)
+        return is_wanted
+
+    def _is_mandatory(self, name: str) -> bool:
+        if self._wants(name):
+            return True
+        until = self._rebinding_until
+        return bool(until) and asyncio.get_running_loop().time() < until
+
+    def _message(
+        self, outgoing: Outgoing, now: datetime, unrouted: list[Outgoing]
+    ) -> RabbitMessage:
         content_type, correlation_id, headers = split_properties(outgoing)
+
+        def on_result(failure: PublishFailure | None) -> None:
+            if failure is None:
+                outgoing.done(Receipt(id=outgoing.id))
+            elif failure.is_unrouted:
+                if failure.is_exchange_missing:
+                    self.exchange_was_lost()
+                unrouted.append(outgoing)
+            else:
+                outgoing.done(failure.error)
+
         return RabbitMessage(
             self._exchange,
             self._prefix + outgoing.name,
@@ -167,36 +188,38 @@ class RabbitPublisher:
                 timestamp=now,
                 headers={**headers} or None,
             ),
-            partial(_report_result, outgoing),
+            on_result,
+            self._is_mandatory(outgoing.name),
         )
 
-    def _routing_key_error(self, outgoing: Outgoing) -> DriverError | None:
-        if len(self._prefix) + len(outgoing.name) <= MAX_SHORT_STRING_BYTES:
-            return None
-        return DriverError(f"RabbitMQ: a routing key has at most {MAX_SHORT_STRING_BYTES} bytes")
-
-    async def _publish_with_middlewares(self, outgoing: Outgoing) -> Result:
-        if (routing_key_error := self._routing_key_error(outgoing)) is not None:
-            return routing_key_error
+    async def _publish_with_middlewares(self, outgoing: Outgoing, unrouted: list[Outgoing]) -> None:
         content_type, correlation_id, headers = split_properties(outgoing)
-        await self._connection.wait_until_up()
         try:
+            await self._link.wait_until_writable()
             async with asyncio.timeout(REPLY_SECONDS):
-                await self._broker.publish(
+                confirm: Any = await self._broker.publish(
                     outgoing.body,
                     exchange=RabbitExchange(self._exchange, declare=False),
                     routing_key=self._prefix + outgoing.name,
-                    mandatory=False,
+                    mandatory=self._is_mandatory(outgoing.name),
                     persist=True,
                     headers={**headers},
                     correlation_id=correlation_id,
                     message_id=outgoing.id,
                     content_type=content_type,
                 )
+        except ChannelNotFoundEntity:
+            self.exchange_was_lost()
+            unrouted.append(outgoing)
+        except asyncio.CancelledError:
+            # Each event is answered, even at the end of the bus.
+            outgoing.done(DriverError("the bus has ended before the broker replied"))
+            raise
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-            return to_driver_error(error)
-        return Receipt(id=outgoing.id)
-
-
-def _report_result(outgoing: Outgoing, error: DriverError | None) -> None:
-    outgoing.done(Receipt(id=outgoing.id) if error is None else error)
+            is_blocked = isinstance(error, TimeoutError) and self._link.blocked_reason is not None
+            outgoing.done(self._link.blocked_error() if is_blocked else to_driver_error(error))
+        else:
+            if isinstance(getattr(confirm, "delivery", None), Basic.Return):
+                unrouted.append(outgoing)
+            else:
+                outgoing.done(Receipt(id=outgoing.id))

@@ -123,7 +123,7 @@ class RabbitReceiver:
             message.body,
             merge_headers(
                 {
-                    key: _header_text(value)
+                    key: header_text(value)
                     for key, value in headers.items()
                     if key not in SERVER_HEADERS
                 },
@@ -136,7 +136,8 @@ class RabbitReceiver:
         )
 
 
-def _header_text(value: Any) -> str:
+def header_text(value: Any) -> str:
+    """Return the text of a header's value; bytes that are not UTF-8 are replaced."""
     return value.decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
 
 
@@ -175,12 +176,15 @@ class DeliveryQueue:
         self.waiting.clear()
         self._task = None
 
-    def clear(self) -> None:
-        """Drop all arrivals: their connection is lost, and the server delivers them again."""
-        self.waiting.clear()
+    def drop(self, is_dropped: Callable[[Arrival], bool]) -> None:
+        """Drop arrivals: their connection is lost, and the server delivers them again."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
+        kept = [arrival for arrival in self.waiting if not is_dropped(arrival)]
+        self.waiting.clear()
+        for arrival in kept:
+            self.add(arrival)
 
     def add(self, arrival: Arrival) -> None:
         """Add an arrival at the end."""

@@ -15,17 +15,27 @@ come back to this bus while a listener still works on them, and others after the
 was lost on the way. The settler recognises both by queue and message id. A message of the first
 kind replaces the lost delivery: the decision about the running event settles the new one. A message
 of the second kind is acknowledged again. Neither runs twice.
+
+If a queue is deleted, its messages are gone, and those that the bus holds are the last copies. They
+run on as *orphans*: the server delivers none of them again, and there is nothing to acknowledge.
+An orphan that has to be returned is published into the queue, which the adapter has created again.
+
+Copies and dead letters travel on the connection for publishes, which the server may block for a
+long time. Acknowledgements do not wait for them. A copy or a dead letter that the server has not
+stored is published again after a pause, and its original stays unacknowledged.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
 from typing import Any
+
+from pamqp.encode import field_table
 
 from goevent import DriverError
 from goevent.drivers import ACK, Action, in_one_line
@@ -41,17 +51,23 @@ from .._adapter.dead_letters import (
     report_dead_letter,
 )
 from .._config import BrokerConfig
-from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
-from .publisher import PERSISTENT_DELIVERY_MODE, RabbitMessage, publish_messages
-from .receiver import DELIVERY_COUNT_HEADER, EVENT_NAME_HEADER, RabbitDelivery
+from .connection import RabbitConnection
+from .errors import RABBIT_ERRORS, to_driver_error
+from .publish_channel import PublishChannel, PublishFailure, RabbitMessage
+from .publisher import PERSISTENT_DELIVERY_MODE
+from .receiver import DELIVERY_COUNT_HEADER, EVENT_NAME_HEADER, RabbitDelivery, header_text
 from .topology import GroupTopology
 
 MAX_REMEMBERED_EVENTS = 10_000  # acknowledged events whose acknowledgement may get lost
 COPIES_PER_BATCH = 100  # the server confirms the first copies while later ones are written
+MAX_COPIED_HEADER_BYTES = 100_000  # of the 128 KiB of a frame; the rest is for our own headers
 
 
 class RabbitSettler:
     """Settles the messages of the connection's consume channel.
+
+    Args:
+        ensure: Declares everything that the bus needs again.
 
     Attributes:
         held: The messages of that channel that the bus holds, by delivery tag and so in the order
@@ -63,13 +79,19 @@ class RabbitSettler:
         connection: RabbitConnection,
         topology: GroupTopology,
         config: BrokerConfig,
+        *,
+        ensure: Callable[[], Awaitable[object]],
     ) -> None:
         self.held: OrderedDict[int, Arrival] = OrderedDict()
         self._connection = connection
         self._names = topology.names
         self._config = config
+        self._ensure = ensure
         self._queues_count = topology.counts_deliveries
-        self._delayed: dict[int, tuple[asyncio.TimerHandle, Arrival]] = {}
+        self._channel = PublishChannel(connection.publishing, patient=True)
+        # The messages that wait for a second attempt, or for the end of their pause.
+        self._delayed: dict[Arrival, asyncio.TimerHandle] = {}
+        self._orphans: set[Arrival] = set()
         self._is_stopping = False
         # Events that the bus still holds although their connection is lost.
         self._without_delivery: dict[tuple[str, str], Arrival] = {}
@@ -78,30 +100,49 @@ class RabbitSettler:
     def reset(self) -> None:
         """Forget everything: the bus opens again."""
         self.held.clear()
+        self._channel.reset()
         self._delayed.clear()
+        self._orphans.clear()
         self._without_delivery.clear()
         self._acknowledged.clear()
         self._is_stopping = False
 
-    def connection_lost(self, undelivered: Collection[Arrival]) -> None:
+    def connection_lost(
+        self, undelivered: Collection[Arrival], deleted_queues: Collection[str]
+    ) -> None:
         """Note that the server has returned all held messages.
 
         Args:
             undelivered: The held messages that the bus will not deliver any more.
+            deleted_queues: The queues that are gone, so that their messages will not come again.
         """
-        for timer, _ in self._delayed.values():
-            timer.cancel()
-        # These come again as ordinary messages. Only an event that is with its listeners has a
+        for queue in deleted_queues:
+            self.queue_deleted(queue)
+        # The others come again as ordinary messages. Only an event that is with its listeners has a
         # decision to come.
         finished = {id(arrival) for arrival in undelivered}
-        finished.update(id(arrival) for _, arrival in self._delayed.values())
+        for arrival, timer in [*self._delayed.items()]:
+            if arrival not in self._orphans:
+                timer.cancel()
+                del self._delayed[arrival]
+                finished.add(id(arrival))
         self._without_delivery.update(
             (_key(arrival), arrival)
             for arrival in self.held.values()
             if id(arrival) not in finished
         )
-        self._delayed.clear()
         self.held.clear()
+
+    def queue_deleted(self, queue: str) -> None:
+        """Note that a queue was deleted: the messages of it that the bus holds are orphans."""
+        for tag, arrival in [*self.held.items()]:
+            if arrival.raw.queue == queue:
+                del self.held[tag]
+                self._orphans.add(arrival)
+        for key, arrival in [*self._without_delivery.items()]:
+            if arrival.raw.queue == queue:
+                del self._without_delivery[key]
+                self._orphans.add(arrival)
 
     def accept(self, arrival: Arrival) -> bool:
         """Note an arrival, in the server's order; return whether its listeners have to run."""
@@ -133,6 +174,8 @@ class RabbitSettler:
     async def settle(self, decisions: Sequence[Decision]) -> None:
         """Carry out decisions; a message comes again if its decision cannot be sent.
 
+        Returns without copies and dead letters being stored if the server blocks publishes.
+
         Raises:
             DriverError: The server refused a request, or the connection is lost.
         """
@@ -145,34 +188,48 @@ class RabbitSettler:
             if verdict.action is Action.ACK:
                 # Even without a connection: the message comes again and must not run again.
                 self._remember(arrival)
-            if not self._can_settle(arrival):
+            is_orphan = arrival in self._orphans
+            if not is_orphan and not self._can_settle(arrival):
                 # The server has the message, and delivers it again as an ordinary one.
                 self._without_delivery.pop(_key(arrival), None)
                 self._forget(arrival)
                 continue
-            delivery: RabbitDelivery = arrival.raw
             if verdict.action is Action.ACK:
-                acknowledged.append(delivery.tag)
+                if is_orphan:
+                    self._orphans.discard(arrival)
+                else:
+                    acknowledged.append(arrival.raw.tag)
             elif verdict.action is Action.RELEASE:
                 (begun if verdict.started else unbegun).append(arrival)
             elif verdict.action is Action.RETRY:
-                self._return_later(arrival, verdict.after)
+                self._later(arrival, verdict.after, partial(self._return_counted, [arrival]))
             else:
                 dead.append(decision)
         try:
             await self._acknowledge(acknowledged)
+        except RABBIT_ERRORS as error:
+            raise to_driver_error(error) from error
+        if unbegun or begun or dead:
+            publishes = self._connection.start(self._return_and_dead_letter(unbegun, begun, dead))
+            await self._connection.publishing.wait_unless_blocked(publishes)
+            if publishes.done() and not publishes.cancelled():
+                publishes.result()
+
+    async def _return_and_dead_letter(
+        self, unbegun: Sequence[Arrival], begun: Sequence[Arrival], dead: Sequence[Decision]
+    ) -> None:
+        try:
             for start in range(0, len(unbegun), COPIES_PER_BATCH):
                 # This delivery must not count: the copies carry only the earlier ones.
                 batch = unbegun[start : start + COPIES_PER_BATCH]
                 await self._replace_by_copies(batch, added_deliveries=-1)
-            for arrival in begun:
-                await self._return_counted(arrival)
-            for decision in dead:
-                # The connection may have been lost since the first check.
-                if self._can_settle(decision.arrival):
-                    await self._dead_letter(decision)
-        except RABBIT_ERRORS as error:
-            raise to_driver_error(error) from error
+            await self._return_counted(begun)
+            for start in range(0, len(dead), COPIES_PER_BATCH):
+                await self._dead_letter(dead[start : start + COPIES_PER_BATCH])
+        except (DriverError, *RABBIT_ERRORS) as error:
+            # If the connection is lost, the messages come again.
+            if self._connection.is_up:
+                self._connection.host.report(to_driver_error(error))
 
     def _can_settle(self, arrival: Arrival) -> bool:
         """Tell whether the delivery of an arrival belongs to the open channel."""
@@ -181,6 +238,10 @@ class RabbitSettler:
         channel = self._connection.consume_channel
         is_current = self._connection.is_up and delivery.channel is channel
         return is_held and is_current and not channel.is_closed
+
+    def _is_held(self, arrival: Arrival) -> bool:
+        """Tell whether this bus still has to return an arrival or to write its dead letter."""
+        return arrival in self._orphans or self._can_settle(arrival)
 
     def _remember(self, arrival: Arrival) -> None:
         self._acknowledged[_key(arrival)] = None
@@ -209,27 +270,40 @@ class RabbitSettler:
             if first_held is not None and tag > first_held:
                 await channel.basic_ack(tag, wait=False)
 
+    async def _acknowledge_stored(self, stored: Sequence[Arrival]) -> None:
+        """Acknowledge messages whose copies or dead letters the server has confirmed."""
+        # The connection may have been lost meanwhile; then the event comes again, a second time.
+        tags = [arrival.raw.tag for arrival in stored if self._can_settle(arrival)]
+        self._orphans.difference_update(stored)
+        await self._acknowledge(sorted(tags))
+
     # -- returning messages
 
-    def _return_later(self, arrival: Arrival, pause: float) -> None:
+    def _later(self, arrival: Arrival, pause: float, work: Callable[[], Awaitable[object]]) -> None:
+        """Await `work` after a pause, unless the message is lost or returned before."""
+
+        async def run() -> None:
+            if self._is_held(arrival):
+                # If the connection is lost, the server returns the message by itself.
+                with suppress(*RABBIT_ERRORS, DriverError):
+                    await work()
+
+        def on_timer() -> None:
+            if self._delayed.pop(arrival, None) is not None:
+                self._connection.start(run())
+
         seconds = 0.0 if self._is_stopping else pause
-        on_timer: Callable[[], object] = partial(self._on_pause_over, arrival)
-        timer = asyncio.get_running_loop().call_later(seconds, on_timer)
-        self._delayed[arrival.raw.tag] = timer, arrival
+        self._delayed[arrival] = asyncio.get_running_loop().call_later(seconds, on_timer)
 
-    def _on_pause_over(self, arrival: Arrival) -> None:
-        if self._delayed.pop(arrival.raw.tag, None) is not None:
-            self._connection.start(self._return_counted(arrival))
-
-    async def _return_counted(self, arrival: Arrival) -> None:
-        """Return a message; its delivery counts."""
-        if self._can_settle(arrival):
-            # If the connection is lost, the server returns the message by itself.
-            with suppress(*RABBIT_ERRORS, DriverError):
-                if self._queues_count:
-                    await self._requeue(arrival)
-                else:
-                    await self._replace_by_copies([arrival], added_deliveries=0)
+    async def _return_counted(self, arrivals: Sequence[Arrival]) -> None:
+        """Return messages; their deliveries count."""
+        copied: list[Arrival] = []
+        for arrival in arrivals:
+            if self._queues_count and self._can_settle(arrival):
+                await self._requeue(arrival)
+            else:
+                copied.append(arrival)
+        await self._replace_by_copies(copied, added_deliveries=0)
 
     async def return_delayed(self) -> None:
         """Return failed messages without a pause, now and from now on.
@@ -237,12 +311,12 @@ class RabbitSettler:
         The bus stops, and another bus of the group may try them.
         """
         self._is_stopping = True
-        delayed = [arrival for _, arrival in self._delayed.values()]
-        for timer, _ in self._delayed.values():
+        delayed = [*self._delayed]
+        for timer in self._delayed.values():
             timer.cancel()
         self._delayed.clear()
-        for arrival in delayed:
-            await self._return_counted(arrival)
+        with suppress(*RABBIT_ERRORS, DriverError):
+            await self._return_counted(delayed)
 
     async def _requeue(self, arrival: Arrival) -> None:
         self.held.pop(arrival.raw.tag, None)
@@ -256,66 +330,108 @@ class RabbitSettler:
         Args:
             added_deliveries: Added to the number of deliveries in the copies.
         """
-        confirmed: list[int] = []
-        messages: list[RabbitMessage] = []
-        for arrival in arrivals:
+        held = [arrival for arrival in arrivals if self._is_held(arrival)]
+        messages: list[tuple[Arrival, RabbitMessage]] = []
+        failures: dict[Arrival, PublishFailure] = {}
+        for arrival in held:
             delivery: RabbitDelivery = arrival.raw
             headers = {
                 DELIVERIES_HEADER: arrival.deliveries + added_deliveries,
                 EVENT_NAME_HEADER: arrival.name,
             }
-
-            def on_result(error: DriverError | None, tag: int = delivery.tag) -> None:
-                if error is None:
-                    confirmed.append(tag)
-
-            properties = _copied_properties(delivery.properties, headers)
-            messages.append(RabbitMessage("", delivery.queue, arrival.body, properties, on_result))
-        await publish_messages(self._connection, messages)
-        await self._acknowledge(sorted(confirmed))
-        for arrival in arrivals:
-            if self._can_settle(arrival):
+            message = _copy("", delivery.queue, arrival, headers, failures)
+            messages.append((arrival, message))
+        await self._store(messages, failures)
+        for arrival, failure in failures.items():
+            if self._can_settle(arrival) and not failure.is_unrouted:
                 # The server has not confirmed the copy. Better a return that counts than none.
                 await self._requeue(arrival)
+            elif self._is_held(arrival):
+                again = partial(
+                    self._replace_by_copies, [arrival], added_deliveries=added_deliveries
+                )
+                await self._try_again(arrival, again)
+
+    async def _try_again(self, arrival: Arrival, work: Callable[[], Awaitable[object]]) -> None:
+        """Publish a copy or a dead letter again later, or return the message if the bus stops."""
+        if not self._is_stopping:
+            self._later(arrival, DEAD_LETTER_RETRY_SECONDS, work)
+        elif self._can_settle(arrival):
+            await self._requeue(arrival)
+
+    async def _store(
+        self,
+        messages: Sequence[tuple[Arrival, RabbitMessage]],
+        failures: dict[Arrival, PublishFailure],
+    ) -> list[Arrival]:
+        """Publish messages, and acknowledge the originals of those that the server has stored.
+
+        Args:
+            failures: Gets the other ones; the first failure is reported.
+        """
+        if messages:
+            await self._channel.publish([message for _, message in messages])
+        stored = [arrival for arrival, _ in messages if arrival not in failures]
+        await self._acknowledge_stored(stored)
+        if failures:
+            arrival, failure = next(iter(failures.items()))
+            self._connection.report_once("copy", failure.error, arrival.name)
+            if any(each.is_unrouted for each in failures.values()):
+                # It reports its own errors.
+                with suppress(*RABBIT_ERRORS, DriverError):
+                    await self._ensure()
+        elif stored:
+            self._connection.resolve("copy")
+        return stored
 
     # -- dead letters
 
-    async def _dead_letter(self, decision: Decision) -> None:
-        """Publish a dead letter, and acknowledge the message once the server has confirmed it."""
-        arrival, results = decision.arrival, list[DriverError | None]()
-        delivery: RabbitDelivery = arrival.raw
-        headers = {
-            EVENT_NAME_HEADER: arrival.name,
-            DELIVERIES_HEADER: arrival.deliveries,
-            REASON_HEADER: in_one_line(decision.verdict.reason),
-            DETAILS_HEADER: decision.verdict.details,
-            ID_HEADER: arrival.id,
-            GROUP_HEADER: self._config.group or "",
-        }
-        message = RabbitMessage(
-            self._names.dead_letter_exchange,
-            self._names.dead_letter_queue,
-            arrival.body,
-            _copied_properties(delivery.properties, headers),
-            results.append,
-        )
-        try:
-            await publish_messages(self._connection, [message])
-        except DriverError as error:
-            results.append(error)
-        if results[0] is not None:
-            self._connection.host.report(results[0], arrival.name)
-            self._return_later(arrival, DEAD_LETTER_RETRY_SECONDS)
-            return
-        # The connection may have been lost meanwhile; then the event comes again and becomes a
-        # second dead letter.
-        if self._can_settle(arrival):
-            await self._acknowledge([delivery.tag])
-        report_dead_letter(self._connection.host, decision)
+    async def _dead_letter(self, decisions: Sequence[Decision]) -> None:
+        """Publish dead letters, and acknowledge the messages once the server has confirmed them."""
+        # The connection may have been lost since the decisions.
+        held = [decision for decision in decisions if self._is_held(decision.arrival)]
+        messages: list[tuple[Arrival, RabbitMessage]] = []
+        failures: dict[Arrival, PublishFailure] = {}
+        for decision in held:
+            arrival = decision.arrival
+            headers = {
+                EVENT_NAME_HEADER: arrival.name,
+                DELIVERIES_HEADER: arrival.deliveries,
+                REASON_HEADER: in_one_line(decision.verdict.reason),
+                DETAILS_HEADER: decision.verdict.details,
+                ID_HEADER: arrival.id,
+                GROUP_HEADER: self._config.group or "",
+            }
+            exchange, queue = self._names.dead_letter_exchange, self._names.dead_letter_queue
+            messages.append((arrival, _copy(exchange, queue, arrival, headers, failures)))
+        await self._store(messages, failures)
+        for decision in held:
+            if decision.arrival not in failures:
+                report_dead_letter(self._connection.host, decision)
+            elif self._is_held(decision.arrival):
+                again = partial(self._dead_letter, [decision])
+                await self._try_again(decision.arrival, again)
 
 
 def _key(arrival: Arrival) -> tuple[str, str]:
     return arrival.raw.queue, arrival.id
+
+
+def _copy(
+    exchange: str,
+    routing_key: str,
+    arrival: Arrival,
+    headers: dict[str, Any],
+    failures: dict[Arrival, PublishFailure],
+) -> RabbitMessage:
+    """Return a copy of a message with more headers; a failure to publish it goes to `failures`."""
+    properties = _copied_properties(arrival.raw.properties, headers)
+
+    def on_result(failure: PublishFailure | None) -> None:
+        if failure is not None:
+            failures[arrival] = failure
+
+    return RabbitMessage(exchange, routing_key, arrival.body, properties, on_result)
 
 
 def _copied_properties(properties: Any, headers: dict[str, Any]) -> Any:
@@ -324,6 +440,16 @@ def _copied_properties(properties: Any, headers: dict[str, Any]) -> Any:
     kept: dict[str, Any] = {**(properties.headers or {})}
     # The queue counts the copy anew.
     kept.pop(DELIVERY_COUNT_HEADER, None)
-    changed.headers = {**kept, **headers}
+    changed.headers = {**_encodable(kept), **headers}
     changed.delivery_mode = PERSISTENT_DELIVERY_MODE
     return changed
+
+
+def _encodable(headers: dict[str, Any]) -> dict[str, Any]:
+    """Return headers that can be sent again: the client reads more kinds than it writes."""
+    try:
+        size = len(field_table(headers))
+    except Exception:  # noqa: BLE001 - the client raises many kinds
+        headers = {name: header_text(value) for name, value in headers.items()}
+        size = len(field_table(headers))
+    return headers if size <= MAX_COPIED_HEADER_BYTES else {}

@@ -1,7 +1,8 @@
 """The exchanges and queues of RabbitMQ: the exchange for events, and the topology of one group.
 
-Both adapters send events to one topic exchange. `work_queues` owns a `GroupTopology`, and declares
-it on each new connection, since exchanges and queues may be gone by then.
+Both adapters send events to one topic exchange. `work_queues` owns a `GroupTopology`. Both adapters
+declare everything again on each new connection, at each sign of a loss and every few seconds, since
+exchanges, queues and bindings may be gone by then. Declaring what exists changes nothing.
 
 Theory of operation: A group has one durable queue for each event name that it listens to, and one
 queue for all its patterns. Each event must reach exactly one of them, even if several names and
@@ -19,16 +20,94 @@ names, too, if its own listeners subscribe to these names.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
+from aiormq.exceptions import ChannelAccessRefused, ChannelClosed, ChannelNotFoundEntity
 from faststream.rabbit import ExchangeType, QueueType, RabbitExchange, RabbitQueue
 
 from goevent import DriverError
 
 from .._config import BrokerConfig
-from .names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
+from .names import MAX_EXCHANGE_BYTES, RabbitNames, binding_key, check_name, key_error
 
 DEFAULT_EXCHANGE = "goevent"
+MAX_NAMED_LOSSES = 10
+
+Request = Callable[[Callable[[Any], Awaitable[Any]]], Awaitable[Any]]
+"""Sends a request, as `RabbitConnection.request` does."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerObject:
+    """An exchange or a queue that the bus needs.
+
+    Attributes:
+        kind: Which of both.
+        properties: The arguments of its declaration.
+        is_declared: Whether the bus may create it; otherwise it must exist.
+    """
+
+    kind: Literal["exchange", "queue"]
+    name: str
+    properties: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    is_declared: bool = True
+
+    def __str__(self) -> str:
+        return f"the {self.kind} {self.name!r}"
+
+    async def find(self, channel: Any) -> Any:
+        """Ask the server for it; the server closes the channel if it is missing."""
+        return await self._declare(channel, passive=True)
+
+    async def declare(self, channel: Any) -> Any:
+        """Create it if it is missing."""
+        return await self._declare(channel, passive=not self.is_declared)
+
+    async def _declare(self, channel: Any, *, passive: bool) -> Any:
+        ask = channel.exchange_declare if self.kind == "exchange" else channel.queue_declare
+        return await ask(self.name, passive=passive, **self.properties)
+
+
+async def ensure_object(request: Request, needed: ServerObject) -> None:
+    """Create an exchange or queue if it is missing.
+
+    Raises:
+        ChannelClosed: The server refuses it.
+    """
+    try:
+        await request(needed.declare)
+    except ChannelAccessRefused:
+        # A user without the right to create it may use one that an operator has created.
+        if await is_missing(request, needed):
+            raise
+
+
+async def is_missing(request: Request, needed: ServerObject) -> bool:
+    """Tell whether an exchange or queue does not exist."""
+    try:
+        await request(needed.find)
+    except ChannelNotFoundEntity as error:
+        return is_deleted(error)
+    except ChannelClosed:
+        # Another connection owns it, for instance.
+        return False
+    return False
+
+
+def is_deleted(error: ChannelNotFoundEntity) -> bool:
+    """Tell whether a queue or exchange was deleted, rather than being out of reach."""
+    return "home node" not in str(error)
+
+
+def loss_report(lost: Sequence[ServerObject]) -> DriverError:
+    """Return the report that exchanges and queues are gone."""
+    named = ", ".join(str(each) for each in lost[:MAX_NAMED_LOSSES])
+    more = f" and {len(lost) - MAX_NAMED_LOSSES} more" if len(lost) > MAX_NAMED_LOSSES else ""
+    if len(lost) == 1:
+        return DriverError(f"RabbitMQ: {named} was deleted; it is created again")
+    return DriverError(f"RabbitMQ: {named}{more} were deleted; they are created again")
 
 
 def events_exchange(config: BrokerConfig, address: object) -> RabbitExchange:
@@ -36,28 +115,39 @@ def events_exchange(config: BrokerConfig, address: object) -> RabbitExchange:
 
     Raises:
         TypeError: The address is not a RabbitExchange.
-        ValueError: The exchange does not route by patterns.
+        ValueError: The exchange does not route by patterns, or its name is not allowed.
     """
     if address is None:
         name = config.stream or DEFAULT_EXCHANGE
-        return RabbitExchange(name, type=ExchangeType.TOPIC, durable=True)
+        address = RabbitExchange(name, type=ExchangeType.TOPIC, durable=True)
     if not isinstance(address, RabbitExchange):
         raise TypeError(f"the address of events in RabbitMQ is a RabbitExchange, not {address!r}")
     if address.type is not ExchangeType.TOPIC:
         raise ValueError(f"events need a topic exchange, and {address.name!r} is not one")
+    check_name("exchange", address.name, MAX_EXCHANGE_BYTES, "`stream`")
     return address
 
 
-async def declare_exchange(channel: Any, exchange: RabbitExchange) -> None:
-    """Create the exchange if it is missing; one with `declare=False` must exist."""
-    await channel.exchange_declare(
-        exchange.name,
-        exchange_type=exchange.type.value,
-        passive=not exchange.declare,
-        durable=bool(exchange.durable),
-        auto_delete=exchange.auto_delete,
-        arguments=exchange.arguments,
-    )
+def exchange_object(exchange: RabbitExchange) -> ServerObject:
+    """Return the exchange as FastStream describes it; one with `declare=False` must exist."""
+    properties = {
+        "exchange_type": exchange.type.value,
+        "durable": bool(exchange.durable),
+        "auto_delete": exchange.auto_delete,
+        "arguments": exchange.arguments,
+    }
+    return ServerObject("exchange", exchange.name, properties, exchange.declare)
+
+
+def checked_key(key: str) -> str:
+    """Return a binding key.
+
+    Raises:
+        DriverError: It is too long.
+    """
+    if (text := key_error(key)) is not None:
+        raise DriverError(text)
+    return key
 
 
 class GroupTopology:
@@ -69,7 +159,11 @@ class GroupTopology:
 
     Attributes:
         names: The names of the exchanges and queues.
+        objects: The exchanges and the queue of dead letters, in the order of their creation.
         counts_deliveries: Whether the queues count how often a message was returned.
+
+    Raises:
+        ValueError: A name is too long, or has a character that the client refuses.
     """
 
     def __init__(
@@ -78,48 +172,62 @@ class GroupTopology:
         self._exchange = exchange
         self._prefix = config.prefix or ""
         stem = queue.name if queue is not None else f"{exchange.name}:{config.group}"
-        self.names = RabbitNames(exchange.name, stem)
+        self.names = names = RabbitNames(exchange.name, stem)
+        names.check()
         self._queue_arguments: dict[str, Any] = {
-            "x-dead-letter-exchange": self.names.dead_letter_exchange,
-            "x-dead-letter-routing-key": self.names.dead_letter_queue,
+            "x-dead-letter-exchange": names.dead_letter_exchange,
+            "x-dead-letter-routing-key": names.dead_letter_queue,
             **((queue.arguments or {}) if queue is not None else {"x-queue-type": "quorum"}),
         }
         self._is_durable = bool(queue.durable) if queue is not None else True
         queue_type = self._queue_arguments.get("x-queue-type")
         self.counts_deliveries = queue_type == QueueType.QUORUM.value
+        alternate = {"alternate-exchange": names.patterns}
+        quorum = {"x-queue-type": "quorum"}
+        self.objects = (
+            exchange_object(exchange),
+            ServerObject("exchange", names.dead_letter_exchange, {"durable": True}),
+            ServerObject("queue", names.dead_letter_queue, {"durable": True, "arguments": quorum}),
+            # The alternate exchange first: the exact exchange refers to it.
+            ServerObject("exchange", names.patterns, {"exchange_type": "topic", "durable": True}),
+            ServerObject(
+                "exchange", names.exact_exchange, {"durable": True, "arguments": alternate}
+            ),
+        )
 
-    async def declare(self, channel: Any) -> None:
+    async def declare(self, request: Request) -> None:
         """Create the exchanges and the queue of dead letters if they are missing."""
-        names = self.names
-        await declare_exchange(channel, self._exchange)
-        dead_letters = names.dead_letter_queue
-        await channel.exchange_declare(names.dead_letter_exchange, durable=True)
-        await channel.queue_declare(
-            dead_letters, durable=True, arguments={"x-queue-type": "quorum"}
-        )
-        await channel.queue_bind(dead_letters, names.dead_letter_exchange, dead_letters)
-        # The alternate exchange first: the exact exchange refers to it.
-        await channel.exchange_declare(names.patterns, exchange_type="topic", durable=True)
-        await channel.exchange_declare(
-            names.exact_exchange, durable=True, arguments={"alternate-exchange": names.patterns}
-        )
+        for needed in self.objects:
+            await ensure_object(request, needed)
+        dead_letters = self.names.dead_letter_queue
 
-    async def bind(self, channel: Any, pattern: str) -> str:
+        async def bind_dead_letters(channel: Any) -> None:
+            exchange = self.names.dead_letter_exchange
+            await channel.queue_bind(dead_letters, exchange, dead_letters)
+
+        await request(bind_dead_letters)
+
+    def queue(self, pattern: str) -> ServerObject:
+        """Return the queue for a name or pattern."""
+        name = self.names.patterns if "*" in pattern else self.names.queue(pattern)
+        properties = {"durable": self._is_durable, "arguments": self._queue_arguments}
+        return ServerObject("queue", name, properties)
+
+    async def bind(self, request: Request, pattern: str) -> str:
         """Create the queue of a name or pattern if it is missing, and bind it; return its name.
 
         Raises:
             DriverError: The binding key would be too long.
         """
-        names = self.names
-        key, is_pattern = self._prefix + binding_key(pattern), "*" in pattern
-        if len(key) > MAX_SHORT_STRING_BYTES:
-            raise DriverError(f"RabbitMQ: a binding key has at most {MAX_SHORT_STRING_BYTES} bytes")
-        queue = names.patterns if is_pattern else names.queue(pattern)
-        await channel.queue_declare(
-            queue, durable=self._is_durable, arguments=self._queue_arguments
-        )
-        exchange = names.patterns if is_pattern else names.exact_exchange
-        await channel.queue_bind(queue, exchange, key)
-        # Last: a message that reaches the group's exchange must find its queue bound there.
-        await channel.exchange_bind(names.exact_exchange, self._exchange.name, key)
-        return queue
+        key = checked_key(self._prefix + binding_key(pattern))
+        queue, names = self.queue(pattern), self.names
+        exchange = names.patterns if "*" in pattern else names.exact_exchange
+
+        async def bind_queue(channel: Any) -> None:
+            await channel.queue_bind(queue.name, exchange, key)
+            # Last: a message that reaches the group's exchange must find its queue bound there.
+            await channel.exchange_bind(names.exact_exchange, self._exchange.name, key)
+
+        await ensure_object(request, queue)
+        await request(bind_queue)
+        return queue.name

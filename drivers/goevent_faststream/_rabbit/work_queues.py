@@ -2,18 +2,20 @@
 
 `RabbitWorkQueuesAdapter` owns the subscriptions of its bus: it consumes a queue of the group as
 long as a name or pattern of the bus needs it. `topology` decides which queue gets an event, and
-`settler` carries out the decision about a message after its listeners. On each new connection the
-adapter sets everything up again.
+`settler` carries out the decision about a message after its listeners. On each new connection, at
+each sign of a loss and every few seconds the adapter looks for its exchanges and queues, and
+declares and binds everything again.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from aiormq.exceptions import ChannelClosed, ChannelNotFoundEntity
 from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 
 from goevent import DriverError
@@ -23,13 +25,14 @@ from .._adapter.backlogs import make_backlog
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
-from .connection import RABBIT_ERRORS, RabbitConnection, to_driver_error
+from .connection import RabbitConnection
+from .errors import RABBIT_ERRORS, to_driver_error
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitReceiver
+from .repairs import Repairs
 from .settler import RabbitSettler
-from .topology import GroupTopology
+from .topology import GroupTopology, ServerObject, is_deleted, is_missing
 
-BACKLOG_SECONDS = 1.0  # between two readings of the queues' lengths
 PATTERNS = "**"  # the name of the patterns queue in backlogs
 
 
@@ -40,7 +43,7 @@ class ConsumedQueue:
     Attributes:
         name: Its event name; `PATTERNS` for the patterns queue.
         queue: Its name in RabbitMQ.
-        consumer_tag: The tag of this bus's consumer.
+        consumer_tag: The tag of this bus's consumer; empty if there is none.
         lag: The number of messages that are ready for any consumer, as last read.
     """
 
@@ -51,7 +54,7 @@ class ConsumedQueue:
 
 
 class RabbitWorkQueuesAdapter:
-    """RabbitMQ with a group, over one connection."""
+    """RabbitMQ with a group."""
 
     def __init__(
         self,
@@ -64,9 +67,20 @@ class RabbitWorkQueuesAdapter:
         self._topology = GroupTopology(config, exchange, queue)
         self._connection = RabbitConnection(broker, config.publish_timeout)
         self._connection.on_connect = self._set_up
+        self._repairs = Repairs(self._connection, self._repair)
+        self._subscribed = SubscribedNames()
         prefix = config.prefix or ""
-        self._publisher = RabbitPublisher(broker, self._connection, exchange.name, prefix)
-        self._settler = RabbitSettler(self._connection, self._topology, config)
+        self._publisher = RabbitPublisher(
+            broker,
+            self._connection,
+            exchange.name,
+            prefix,
+            is_wanted=lambda name: self._subscribed.match(name) is not None,
+            ensure=self._repairs.run,
+        )
+        self._settler = RabbitSettler(
+            self._connection, self._topology, config, ensure=self._repairs.run
+        )
         self._deliveries = DeliveryQueue(self._connection, _ignore)
         self._receiver = RabbitReceiver(
             broker,
@@ -75,11 +89,8 @@ class RabbitWorkQueuesAdapter:
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
         )
-        self._subscribed = SubscribedNames()
         self._queues: dict[str, ConsumedQueue] = {}
-        # Held while queues are declared, bound and consumed, so that two calls do not consume one
-        # queue twice.
-        self._queues_lock = asyncio.Lock()
+        self._is_stopping = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -99,10 +110,12 @@ class RabbitWorkQueuesAdapter:
         self._queues.clear()
         self._deliveries.reset()
         self._settler.reset()
-        self._queues_lock = asyncio.Lock()
+        self._publisher.reset()
+        self._repairs.reset()
+        self._is_stopping = False
         await self._connection.open(host)
         await self._receiver.open()
-        self._connection.start(self._read_backlogs())
+        self._repairs.start()
 
     async def close(self) -> None:
         """Disconnect; unacknowledged messages come again."""
@@ -112,42 +125,86 @@ class RabbitWorkQueuesAdapter:
 
     # -- exchanges and queues
 
-    async def _set_up(self) -> None:
-        """Declare exchanges and queues, and consume, on a new connection."""
+    async def _set_up(self, is_new: bool) -> None:
+        """Declare exchanges and queues, and consume, on a new channel."""
         channel = self._connection.consume_channel
-        self._settler.connection_lost(self._deliveries.waiting)
-        self._deliveries.clear()
         channel.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
         await channel.basic_qos(prefetch_count=self._config.prefetch)
-        await self._topology.declare(channel)
-        for pattern in [*self._subscribed]:
-            await self._topology.bind(channel, pattern)
+        if not self._repairs.is_started:
+            await self._topology.declare(self._connection.request)
+            return
+        deleted: set[str] = set()
+        if is_new:
+            self._repairs.forget_refusals()
+            deleted = {each.name for each in await self._find_lost()}
+        waiting = [each for each in self._deliveries.waiting if each.raw.queue not in deleted]
+        self._settler.connection_lost(waiting, deleted)
+        self._deliveries.drop(lambda arrival: arrival.raw.queue not in deleted)
         for queue in self._queues.values():
-            await self._consume(queue)
+            queue.consumer_tag = ""
+        await self._repairs.run_now()
+
+    async def _find_lost(self) -> list[ServerObject]:
+        """Return the exchanges and queues that are missing; read the lengths of the others."""
+        request = self._connection.request
+        lost = [each for each in self._topology.objects if await is_missing(request, each)]
+        for queue in [*self._queues.values()]:
+            needed = self._topology.queue("*" if queue.name == PATTERNS else queue.name)
+            try:
+                reply = await request(needed.find)
+                queue.lag = reply.message_count
+            except ChannelNotFoundEntity as error:
+                if is_deleted(error):
+                    lost.append(needed)
+            except ChannelClosed:
+                # Another connection owns it, for instance.
+                pass
+        return lost
+
+    async def _repair(self, is_full: bool) -> None:
+        """Create whatever is missing; make the bindings again only if the repair is full."""
+        lost, repairs = await self._find_lost(), self._repairs
+        events, *_ = self._topology.objects
+        if events in lost:
+            self._publisher.exchange_was_lost()
+        repairs.report_losses([each for each in lost if each.is_declared])
+        if not is_full and not lost:
+            return
+        names = {each.name for each in lost}
+        for queue in self._queues.values():
+            if queue.queue in names:
+                # The server cancels the consumer, too, but perhaps later.
+                queue.consumer_tag = ""
+                self._settler.queue_deleted(queue.queue)
+        request = self._connection.request
+        await repairs.attempt("exchanges", partial(self._topology.declare, request))
+        bound: set[str] = set()
+        for pattern in [*self._subscribed]:
+            bind = partial(self._topology.bind, request, pattern)
+            if await repairs.attempt(f"binding {pattern}", bind, pattern):
+                bound.add(self._topology.queue(pattern).name)
+        for queue in [*self._queues.values()]:
+            if queue.consumer_tag or queue.queue not in bound:
+                continue
+            consume = partial(self._consume, queue)
+            if not await repairs.attempt(f"queue {queue.name}", consume, queue.name):
+                # The consume channel may be closed; on the next one, this queue is left out.
+                break
 
     async def _consume(self, queue: ConsumedQueue) -> None:
         on_message = self._receiver.consumer(queue.queue)
-        reply = await self._connection.consume_channel.basic_consume(queue.queue, on_message)
-        queue.consumer_tag = reply.consumer_tag
+        queue.consumer_tag = await self._connection.consume(queue.queue, on_message)
 
     async def _on_consumer_cancelled(self, frame: Any) -> None:
         """Create a queue again: it was deleted, so the server has cancelled its consumer."""
         tag = frame.consumer_tag
         queue = next((each for each in self._queues.values() if each.consumer_tag == tag), None)
         if queue is not None:
-            error = DriverError(f"the queue {queue.queue!r} was deleted; it is created again")
-            self._connection.host.report(error, queue.name)
-            self._connection.start(self._recreate(queue))
-
-    async def _recreate(self, queue: ConsumedQueue) -> None:
-        try:
-            async with self._queues_lock:
-                for pattern in [*self._subscribed]:
-                    if ("*" in pattern) == (queue.name == PATTERNS):
-                        await self._topology.bind(self._connection.consume_channel, pattern)
-                await self._consume(queue)
-        except RABBIT_ERRORS as error:
-            self._connection.host.report(to_driver_error(error), queue.name)
+            queue.consumer_tag = ""
+            self._settler.queue_deleted(queue.queue)
+            needed = ServerObject("queue", queue.queue)
+            self._repairs.report_losses([needed], is_complete=False)
+            self._connection.start(self._repairs.run_quietly())
 
     # -- subscriptions
 
@@ -157,27 +214,35 @@ class RabbitWorkQueuesAdapter:
 
     async def _subscribe(self, names: Sequence[str]) -> None:
         await self._connection.wait_until_up()
+        request = self._connection.request
         try:
-            async with self._queues_lock:
+            async with self._repairs.lock:
+                if self._is_stopping:
+                    return
                 for pattern in names:
                     self._subscribed.add(pattern)
-                    channel = self._connection.consume_channel
-                    queue_name = await self._topology.bind(channel, pattern)
+                    await self._repairs.insist(
+                        partial(self._topology.bind, request, pattern),
+                        partial(self._topology.declare, request),
+                    )
                     name = PATTERNS if "*" in pattern else pattern
                     if name not in self._queues:
-                        queue = ConsumedQueue(name, queue_name)
+                        queue = ConsumedQueue(name, self._topology.queue(pattern).name)
                         await self._consume(queue)
                         self._queues[name] = queue
         except (DriverError, *RABBIT_ERRORS) as error:
             await self._unsubscribe(names)
             raise to_driver_error(error) from error
+        finally:
+            self._publisher.subscriptions_changed()
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Stop consuming names and patterns; their queues stay and collect events."""
         await self._connection.run_shielded(self._unsubscribe(names))
 
     async def _unsubscribe(self, names: Sequence[str]) -> None:
-        async with self._queues_lock:
+        self._publisher.subscriptions_changed()
+        async with self._repairs.lock:
             for pattern in names:
                 self._subscribed.remove(pattern)
             for queue in [*self._queues.values()]:
@@ -193,7 +258,7 @@ class RabbitWorkQueuesAdapter:
         return self._subscribed.match(queue.name) is not None
 
     async def _cancel_consumer(self, queue: ConsumedQueue) -> None:
-        if self._connection.is_up:
+        if self._connection.is_up and queue.consumer_tag:
             try:
                 await self._connection.consume_channel.basic_cancel(queue.consumer_tag)
             except RABBIT_ERRORS as error:
@@ -204,8 +269,10 @@ class RabbitWorkQueuesAdapter:
         await self._connection.run_shielded(self._stop_receiving())
 
     async def _stop_receiving(self) -> None:
-        queues = [*self._queues.values()]
-        self._queues.clear()
+        async with self._repairs.lock:
+            self._is_stopping = True
+            queues = [*self._queues.values()]
+            self._queues.clear()
         for queue in queues:
             await self._cancel_consumer(queue)
         # The client starts one task per message. The tasks of messages that came before the
@@ -256,21 +323,6 @@ class RabbitWorkQueuesAdapter:
         await self._settler.settle(decisions)
 
     # -- figures
-
-    async def _read_backlogs(self) -> None:
-        """Read the queues' lengths again and again, until cancelled."""
-        # On a channel of its own: the server closes the channel if a queue is missing.
-        channel: Any = None
-        while True:
-            await asyncio.sleep(BACKLOG_SECONDS)
-            await self._connection.wait_until_up(timeout=float("inf"))
-            # A missing queue is reported when its consumer is cancelled.
-            with suppress(*RABBIT_ERRORS, DriverError):
-                if channel is None or channel.is_closed:
-                    channel = await self._connection.open_channel(confirms=False)
-                for queue in [*self._queues.values()]:
-                    reply = await channel.queue_declare(queue.queue, passive=True)
-                    queue.lag = reply.message_count
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return the group's backlogs, as last read.

@@ -1,0 +1,275 @@
+"""One connection to the server of RabbitMQ, which reconnects by itself.
+
+`RabbitConnection` owns two links: one for publishes, the other one for everything else. A link
+records whether its connection is up, and whether the server has blocked it.
+
+Theory of operation: The client of aio-pika reconnects by itself. Its own channels would restore
+their exchanges, queues and consumers then, in an order that is not the adapter's. Therefore a link
+opens plain channels on the connection of aiormq that lies below, anew after each reconnect, and
+calls `on_connect` to set them up. Only after that the link counts as up.
+
+A server that is low on memory or disk stops reading from each connection that publishes, and says
+so once, with `connection.blocked`. It goes on to read from the other connections. The client does
+not show this notification, so the link replaces the client's handler for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from aio_pika import RobustConnection
+from aiormq.exceptions import ConnectionClosed
+
+from goevent import DriverError
+
+from .._adapter.connection import BrokerConnection
+from .._adapter.connectivity import DISCONNECT_SECONDS, FIRST_CONNECTION_SECONDS
+from .._adapter.contract import AdapterHost
+from .._adapter.errors import connection_lost, no_server, not_connected
+from .errors import RABBIT_ERRORS, is_refused_connection, to_driver_error
+
+RECONNECT_PAUSE_SECONDS = 0.25
+REFUSED_PAUSE_SECONDS = 5.0  # until a login that the server refused is tried again
+
+MakeConnection = Callable[..., RobustConnection]
+Connect = Callable[[MakeConnection], Coroutine[Any, Any, object]]
+
+
+class RabbitLink(BrokerConnection):
+    """One of the connections of a bus.
+
+    Args:
+        wait_seconds: How long a caller waits for a lost or blocked connection, counted from the
+            loss or the block.
+
+    Attributes:
+        on_connect: Called on each new connection to set it up; then it is up.
+        on_refused: Called with the error of each reconnect that the server refuses.
+        on_blocked: Called with the server's reason when it blocks the connection, and with None
+            when it reads from it again.
+        on_blocked_long: Each called when the connection has been blocked for `wait_seconds`.
+        blocked_reason: The server's reason while it has blocked the connection, or None.
+    """
+
+    def __init__(self, wait_seconds: float) -> None:
+        super().__init__("RabbitMQ", wait_seconds)
+        self._wait_seconds = wait_seconds
+        self.on_connect: Callable[[], Awaitable[None]] = _do_nothing
+        self.on_refused: Callable[[DriverError], object] = _ignore
+        self.on_blocked: Callable[[str | None], object] = _ignore
+        self.on_blocked_long: list[Callable[[], object]] = []
+        self.blocked_reason: str | None = None
+        self._blocked_at = 0.0
+        # Each set while the link is in that state.
+        self._blocked = asyncio.Event()
+        self._unblocked = asyncio.Event()
+        self._blocked_timer: asyncio.TimerHandle | None = None
+        self._client: RobustConnection | None = None
+        self._starting: asyncio.Task[object] | None = None
+        self._pause_seconds = RECONNECT_PAUSE_SECONDS
+
+    async def open(
+        self,
+        host: AdapterHost,
+        connect: Connect,
+        on_changed: Callable[[bool, str], None] | None = None,
+    ) -> None:
+        """Connect, and set the connection up.
+
+        Args:
+            connect: Connects, with a connection that it gets from its argument.
+            on_changed: Called with each change in place of the host's `connection_changed`.
+
+        Raises:
+            DriverConnectionError: No server answers.
+        """
+        self._connectivity.open(host, on_changed)
+        self.blocked_reason = None
+        self._blocked, self._unblocked = asyncio.Event(), asyncio.Event()
+        self._unblocked.set()
+        # The client's connect task ends only when its connection is closed, so `close` needs this
+        # object even if nothing ever answers.
+        self._client = None
+        self._starting = asyncio.get_running_loop().create_task(connect(self._make_client))
+        await asyncio.wait({self._starting}, timeout=FIRST_CONNECTION_SECONDS)
+        if not self._starting.done():
+            raise no_server("RabbitMQ", FIRST_CONNECTION_SECONDS)
+        self._starting.result()
+        client: Any = self._connected
+        self._pause_seconds = client.reconnect_interval
+        client.close_callbacks.add(self._on_closed)
+        client.reconnect_callbacks.add(self._on_reconnected)
+        await self._set_up()
+
+    def _make_client(self, *args: Any, **kwargs: Any) -> RobustConnection:
+        self._client = RobustConnection(*args, **kwargs)
+        return self._client
+
+    @property
+    def _connected(self) -> Any:
+        if self._client is None:
+            raise not_connected("RabbitMQ")
+        return self._client
+
+    async def open_channel(self, *, confirms: bool) -> Any:
+        """Return a new channel; it is lost with the connection."""
+        transport = self._connected.transport
+        if transport is None:
+            raise connection_lost("RabbitMQ")
+        return await transport.connection.channel(
+            publisher_confirms=confirms, on_return_raises=False
+        )
+
+    async def _set_up(self) -> None:
+        connection: Any = self._connected.transport.connection
+        connection._Connection__handle_connection_blocked = self._on_blocked_frame
+        connection._Connection__handle_connection_unblocked = self._on_unblocked_frame
+        self._connected.reconnect_interval = self._pause_seconds
+        await self.on_connect()
+        self._connectivity.mark_up()
+
+    def expect_close(self) -> None:
+        """Report no more changes: the owner disconnects from now on."""
+        self._connectivity.close()
+
+    async def close(self) -> None:
+        """Disconnect, whether there is a connection or not."""
+        self._connectivity.close()
+        starting, self._starting = self._starting, None
+        client, self._client = self._client, None
+        self._tasks.cancel()
+        self._mark_unblocked()
+        try:
+            if client is not None:
+                # The server sees the socket close. Errors of the connection were reported before.
+                with suppress(TimeoutError, *RABBIT_ERRORS):
+                    async with asyncio.timeout(DISCONNECT_SECONDS):
+                        await client.close()
+        finally:
+            self._connectivity.mark_down()
+            if starting is not None:
+                starting.cancel()
+                await asyncio.wait({starting})
+
+    # -- the server's block
+
+    async def wait_until_writable(self, *, patient: bool = False) -> None:
+        """Wait until there is a connection and the server reads from it.
+
+        Args:
+            patient: Wait for as long as the server blocks the connection.
+
+        Raises:
+            DriverConnectionError: There was no connection in time.
+            DriverError: The server blocks the connection, and has not stopped in time.
+        """
+        await self.wait_until_up()
+        while self.blocked_reason is not None:
+            error = self.blocked_error()
+            until = None if patient else self._blocked_at + self._wait_seconds
+            try:
+                async with asyncio.timeout_at(until):
+                    await self._unblocked.wait()
+            except TimeoutError:
+                raise error from None
+            await self.wait_until_up()
+
+    def blocked_error(self) -> DriverError:
+        """Return the error of a publish that the server has blocked."""
+        return DriverError(f"RabbitMQ: the server has blocked publishers: {self.blocked_reason}")
+
+    async def wait_unless_blocked(self, task: asyncio.Task[Any]) -> None:
+        """Wait until a task ends, or until the server blocks the connection."""
+        blocked = self.start(self._blocked.wait())
+        try:
+            await asyncio.wait({task, blocked}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            blocked.cancel()
+
+    async def _on_blocked_frame(self, frame: Any) -> None:
+        # The server may repeat itself if a second resource runs low.
+        is_new = self.blocked_reason is None
+        self.blocked_reason = frame.reason or "it gives no reason"
+        if is_new and not self._connectivity.is_closing:
+            loop = asyncio.get_running_loop()
+            self._blocked_at = loop.time()
+            self._blocked_timer = loop.call_later(self._wait_seconds, self._on_wait_over)
+            self._unblocked.clear()
+            self._blocked.set()
+            self.on_blocked(self.blocked_reason)
+
+    async def _on_unblocked_frame(self, _: Any) -> None:
+        if self._mark_unblocked():
+            self.on_blocked(None)
+
+    def _on_wait_over(self) -> None:
+        for callback in self.on_blocked_long:
+            callback()
+
+    def _mark_unblocked(self) -> bool:
+        was_blocked, self.blocked_reason = self.blocked_reason is not None, None
+        if self._blocked_timer is not None:
+            self._blocked_timer.cancel()
+            self._blocked_timer = None
+        self._blocked.clear()
+        self._unblocked.set()
+        return was_blocked
+
+    # -- callbacks of the client
+
+    def _on_closed(self, _: object = None, error: BaseException | None = None) -> None:
+        # The next connection is not blocked until it publishes.
+        self._mark_unblocked()
+        if not is_refused_connection(error):
+            self._connectivity.mark_down(_server_reason(error))
+            return
+        # A reconnect was refused. The reason may go away, but not within a second.
+        refusal = to_driver_error(error)  # type: ignore[arg-type]
+        self._connectivity.mark_down(str(refusal).removeprefix("RabbitMQ: "))
+        if self._client is not None:
+            self._client.reconnect_interval = max(self._pause_seconds, REFUSED_PAUSE_SECONDS)
+            self.on_refused(refusal)
+
+    def _on_reconnected(self, *_: object) -> None:
+        if not self._connectivity.is_closing:
+            self.start(self._restore())
+
+    async def _restore(self) -> None:
+        try:
+            await self._set_up()
+        except (TimeoutError, DriverError, *RABBIT_ERRORS) as error:
+            if self._connectivity.is_closing or not self.is_open():
+                # The connection was lost again; the next reconnect tries again.
+                return
+            self.host.report(to_driver_error(error))
+            await asyncio.sleep(RECONNECT_PAUSE_SECONDS)
+            self.start(self.reconnect())
+
+    def is_open(self) -> bool:
+        """Return True if the connection below the client's is open, set up or not."""
+        transport: Any = None if self._client is None else self._client.transport
+        return transport is not None and not transport.connection.is_closed
+
+    async def reconnect(self) -> None:
+        """Close the connection below the client's, which makes the client reconnect."""
+        transport = self._connected.transport
+        if transport is not None:
+            # This error also ends the channels; its type tells it from an error of the server.
+            with suppress(*RABBIT_ERRORS):
+                await transport.connection.close(ConnectionError("the channel was closed"))
+
+
+def _server_reason(error: BaseException | None) -> str:
+    """Return the server's own reason for closing a connection; empty if it gave none."""
+    return str(error.args[-1]) if isinstance(error, ConnectionClosed) and error.args else ""
+
+
+async def _do_nothing() -> None:
+    """Do nothing: the owner set no callback."""
+
+
+def _ignore(_: object) -> None:
+    """Ignore a change: the owner set no callback."""
