@@ -136,7 +136,7 @@ class RabbitConnection:
 
     async def _connect(self, make: MakeConnection) -> object:
         broker: Any = self.broker
-        arguments = {**broker._connection_kwargs, "connection_class": make}
+        arguments: dict[str, Any] = {**broker._connection_kwargs, "connection_class": make}
         return await connect_robust(**arguments)
 
     async def _start_broker(self, make: MakeConnection) -> object:
@@ -251,14 +251,15 @@ class RabbitConnection:
 
     async def _open_consume_channel(self, *, is_new: bool) -> None:
         self._is_ready.clear()
-        # A refused consumer closes the channel. `on_connect` does not try it a second time.
-        self._is_consume_refused = True
-        while self._is_consume_refused:
+        while True:
             self._is_consume_refused = False
             async with asyncio.timeout(REPLY_SECONDS):
                 channel = await self._consuming.open_channel(confirms=False)
             self.consume_channel = channel
             await self.on_connect(is_new)
+            if not self._is_consume_refused:
+                break
+            # A refused consumer closes the channel. `on_connect` does not try it a second time.
             is_new = False
         channel.closing.add_done_callback(self._on_consume_channel_closed)
         self._is_ready.set()

@@ -56,7 +56,7 @@ async def test_dead_letter_without_a_confirm_is_reported_and_written_again(
         async with bus:
             await accepted(bus, 1)
             await begun.wait()
-            monkeypatch.setattr("goevent_faststream._rabbit.publisher.REPLY_SECONDS", 0.2)
+            monkeypatch.setattr("goevent_faststream._rabbit.publish_channel.REPLY_SECONDS", 0.2)
             proxy.swallow()
             gate.set()
             await until(lambda: bus.count_reports("no answer within 0.2 s"))
