@@ -344,6 +344,14 @@ def to_driver_error(error: Exception) -> DriverError:
     return map_error("NATS", error, UNREACHABLE_ERRORS, text=text)
 
 
+def message_bytes(body: bytes, headers: Mapping[str, str]) -> int:
+    """Return the bytes of a message as the server counts them for its `max_payload`."""
+    if not headers:
+        return len(body)
+    lines = sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+    return len(body) + len("NATS/1.0\r\n") + lines + len("\r\n")
+
+
 def api_error(fields: Mapping[str, Any]) -> DriverError:
     """Return the `DriverError` for the error in a reply of JetStream."""
     return DriverError(

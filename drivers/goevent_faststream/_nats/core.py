@@ -44,7 +44,7 @@ from .connection import (
     make_broker as make_broker,
     to_driver_error,
 )
-from .subjects import covering_subject
+from .subjects import check_prefix, covering_subject
 
 DEFAULT_SUBJECT_PREFIX = "goevent."
 
@@ -83,6 +83,7 @@ class NatsAdapter:
     def __init__(self, broker: NatsBroker, config: BrokerConfig) -> None:
         self._broker = broker
         self._prefix = DEFAULT_SUBJECT_PREFIX if config.prefix is None else config.prefix
+        check_prefix(self._prefix)
         self._connection = NatsConnection(broker, config.publish_timeout)
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}

@@ -15,6 +15,7 @@ from urllib.parse import unquote
 from nats import errors
 from nats.js import api, errors as js_errors
 
+from goevent import DriverError
 from goevent.drivers import DeadLetter
 
 from .._adapter.contract import Decision
@@ -27,7 +28,8 @@ from .._adapter.dead_letters import (
     REASON_HEADER,
     dead_letter_headers,
 )
-from .connection import NatsConnection, to_driver_error
+from .connection import NatsConnection, message_bytes, to_driver_error
+from .stream import ensure_own_stream
 
 T = TypeVar("T")
 
@@ -61,6 +63,7 @@ class JetStreamDeadLetters:
         self._group = group
         self._subject_prefix = f"{self._stream}.{group.replace('.', '=')}."
         self._stream_exists = False
+        self._was_used = False
 
     @property
     def _js(self) -> Any:
@@ -74,24 +77,43 @@ class JetStreamDeadLetters:
         headers = dead_letter_headers(decision, self._group)
         # nats-py parses headers as those of an e-mail, which are ASCII only.
         headers[REASON_HEADER] = _escaped(headers[REASON_HEADER])
-        if not self._stream_exists:
-            try:
-                await js.stream_info(self._stream)
-            except js_errors.NotFoundError:
-                await js.add_stream(name=self._stream, subjects=[f"{self._stream}.>"])
-            self._stream_exists = True
-        await js.publish(
-            self._subject_prefix + arrival.name,
-            arrival.body,
-            timeout=STORE_SECONDS,
-            headers={
-                **_own_headers(arrival.headers),
-                # The server drops a second dead letter of the same event, for instance after its
-                # acknowledgement was lost.
-                api.Header.MSG_ID.value: f"{self._group}:{arrival.name}:{arrival.id}",
-                **headers,
-            },
-        )
+        headers = {
+            **_own_headers(arrival.headers),
+            # The server drops a second dead letter of the same event, for instance after its
+            # acknowledgement was lost. The time tells events of a stream from those of a stream of
+            # that name that was deleted, whose sequence numbers were the same.
+            api.Header.MSG_ID.value: (
+                f"{self._group}:{arrival.name}:{arrival.id}:"
+                f"{arrival.raw.message.metadata.timestamp.timestamp():.6f}"
+            ),
+            **headers,
+        }
+        limit = self._connection.client.max_payload
+        excess = message_bytes(arrival.body, headers) - limit
+        if excess > 0:
+            # The event alone fits, or it could not have arrived.
+            headers[DETAILS_HEADER] = ""
+        subject = self._subject_prefix + arrival.name
+        try:
+            await self._ensure_stream(js)
+            await js.publish(subject, arrival.body, timeout=STORE_SECONDS, headers=headers)
+        except js_errors.NoStreamResponseError:
+            self._stream_exists = False
+            await self._ensure_stream(js)
+            await js.publish(subject, arrival.body, timeout=STORE_SECONDS, headers=headers)
+
+    async def _ensure_stream(self, js: Any) -> None:
+        """Create the stream if it is missing; a loss is reported once."""
+        if self._stream_exists:
+            return
+        was_created = await ensure_own_stream(js, api.StreamConfig(name=self._stream))
+        self._stream_exists = True
+        if was_created and self._was_used:
+            text = (
+                f"NATS: the stream {self._stream!r} was deleted, with the dead letters in it; it is"
+            )
+            self._connection.host.report(DriverError(f"{text} created again"))
+        self._was_used = True
 
     def forget_stream(self) -> None:
         """Look for the stream again before the next use: a write has failed."""

@@ -5,8 +5,9 @@ durable pull consumer, which all its buses share. A pattern stands for the event
 it: those that the stream holds already, and those that a plain subscription to the pattern's
 subject sees for the first time.
 
-`JetStreamAdapter` owns the consumers of its bus and two kinds of tasks: one that looks after the
-consumers, and one after each reconnect that looks for event names which appeared meanwhile.
+`JetStreamAdapter` owns the stream and the consumers of its bus, and two kinds of tasks: one that
+looks after the consumers, and one after each reconnect. That one creates the stream and the
+consumers again if they are gone, and looks for event names which appeared meanwhile.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from typing import Any
 
 from faststream.nats import JStream, NatsBroker
 from nats import errors
-from nats.js import api, errors as js_errors
 
-from goevent import DriverError, compile_pattern
+from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.connection import checked_broker
@@ -37,7 +37,8 @@ from .publisher import JetStreamPublisher
 from .pull_consumer import JetStreamConsumer, JetStreamContext
 from .released import ReleasedDeliveries
 from .settler import JetStreamSettler
-from .subjects import covering_subject
+from .stream import EventStream
+from .subjects import check_prefix, check_stream_name, covering_subject
 
 DEFAULT_STREAM = "goevent-js"
 LOOK_AFTER_SECONDS = 1.0
@@ -60,28 +61,32 @@ class JetStreamAdapter:
 
     def __init__(self, broker: NatsBroker, config: BrokerConfig, address: JStream | None) -> None:
         self._config = config
-        self._address = address
-        self._stream = config.stream or DEFAULT_STREAM
-        self._prefix = f"{self._stream}." if config.prefix is None else config.prefix
-        if address is not None:
-            self._stream = address.name
-            if config.prefix is None:
-                self._prefix = _prefix_of(address)
-        elif not self._prefix:
-            raise ValueError("JetStream without a prefix needs an address: a JStream that exists")
+        name = (config.stream or DEFAULT_STREAM) if address is None else address.name
+        check_stream_name(name)
+        self._prefix = f"{name}." if config.prefix is None else config.prefix
+        if address is not None and config.prefix is None:
+            self._prefix = _prefix_of(address)
+        check_prefix(self._prefix)
+        if address is None:
+            if not self._prefix:
+                raise ValueError(
+                    "JetStream without a prefix needs an address: a JStream that exists"
+                )
+            if not self._prefix.endswith("."):
+                raise ValueError(
+                    f"prefix: JetStream needs a dot at its end, as in '{self._prefix}.', so that "
+                    "one subject covers all events"
+                )
         self._connection = connection = NatsConnection(broker, config.publish_timeout)
         connection.on_down, connection.on_up = self._on_down, self._on_up
-        self._publisher = JetStreamPublisher(
-            broker, connection, self._stream, self._prefix, config.publish_timeout
-        )
-        released = ReleasedDeliveries(connection, self._stream)
+        self._stream = stream = EventStream(connection, name, self._prefix, address)
+        self._publisher = JetStreamPublisher(broker, connection, stream, config.publish_timeout)
+        released = ReleasedDeliveries(connection, name)
         self._dead_letters = JetStreamDeadLetters(
-            connection, self._stream, self._prefix, config.group or ""
+            connection, name, self._prefix, config.group or ""
         )
         self._settler = JetStreamSettler(connection, self._dead_letters, released)
-        self._context = JetStreamContext(
-            broker, connection, config, self._stream, self._prefix, released
-        )
+        self._context = JetStreamContext(broker, connection, config, stream, released)
         self._consumers: dict[str, JetStreamConsumer] = {}
         self._pattern_subscriptions: dict[str, Any] = {}
         # Held while consumers are created or stopped: a name may come from `subscribe` and from a
@@ -119,28 +124,14 @@ class JetStreamAdapter:
         self._consumers_lock = asyncio.Lock()
         self._consumers.clear()
         self._pattern_subscriptions.clear()
+        self._stream.reset()
         await self._connection.open(host)
         try:
-            await self._ensure_stream()
+            await self._stream.ensure()
             await self._publisher.open()
-        except js_errors.ServiceUnavailableError as error:
-            raise DriverError("NATS: this server has no JetStream; start it with -js") from error
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
         self._tasks = [asyncio.get_running_loop().create_task(self._look_after())]
-
-    async def _ensure_stream(self) -> None:
-        js, address = self._js, self._address
-        try:
-            await js.stream_info(self._stream)
-        except js_errors.NotFoundError:
-            if address is None:
-                subjects, config = [f"{self._prefix}>"], api.StreamConfig(name=self._stream)
-            elif address.declare:
-                subjects, config = [*address.subjects] or [f"{self._prefix}>"], address.config
-            else:
-                raise
-            await js.add_stream(config, subjects=subjects)
 
     async def close(self) -> None:
         """Disconnect; events that the bus still holds come again."""
@@ -161,6 +152,9 @@ class JetStreamAdapter:
                     await self._subscribe_pattern(name)
                 else:
                     await self._consume(name, name)
+        except DriverError:
+            await self.unsubscribe(names)
+            raise
         except (errors.Error, OSError) as error:
             await self.unsubscribe(names)
             raise to_driver_error(error) from error
@@ -175,22 +169,26 @@ class JetStreamAdapter:
             if is_new and pattern in self._pattern_subscriptions:
                 try:
                     await self._consume(name, pattern, is_new_name=True)
-                except (errors.Error, OSError) as error:
+                except (errors.Error, OSError, DriverError) as error:
                     # The next event of that name tries again, and so does the next reconnect.
                     self._connection.host.report(to_driver_error(error), name)
 
         subject = self._prefix + covering_subject(pattern)
-        subscription = await self._connection.client.subscribe(subject, cb=on_message)
-        self._pattern_subscriptions[pattern] = subscription
-        # First the subscription, then the names that exist: a name that appears in between is found
-        # by both, and none by neither.
-        await self._connection.flush()
+        refused: list[DriverError] = []
+        with self._connection.refusals.waiting(subject, refused.append):
+            subscription = await self._connection.client.subscribe(subject, cb=on_message)
+            self._pattern_subscriptions[pattern] = subscription
+            # First the subscription, then the names that exist: a name that appears in between is
+            # found by both, and none by neither.
+            await self._connection.flush()
+        if refused:
+            raise refused[0]
         await self._consume_existing(pattern, matches)
 
     async def _consume_existing(self, pattern: str, matches: Callable[[str], object]) -> None:
         """Consume the event names in the stream that match a pattern."""
         subject = self._prefix + covering_subject(pattern)
-        info = await self._js.stream_info(self._stream, subjects_filter=subject)
+        info = await self._js.stream_info(self._stream.name, subjects_filter=subject)
         counts: dict[str, int] = info.state.subjects or {}
         for found in counts:
             name = found.removeprefix(self._prefix)
@@ -257,11 +255,11 @@ class JetStreamAdapter:
     async def _look_after(self) -> None:
         """Renew the deadlines of held events and read the backlogs, until cancelled."""
         while True:
-            await asyncio.sleep(min(LOOK_AFTER_SECONDS, self._config.claim_idle / 3))
+            renewals = [consumer.renewal_seconds for consumer in self._consumers.values()]
+            await asyncio.sleep(min(LOOK_AFTER_SECONDS, self._config.claim_idle / 3, *renewals))
             await self._connection.wait_until_up(timeout=float("inf"))
             for consumer in [*self._consumers.values()]:
-                # If the durable consumer is missing, the task that pulls from it creates it again
-                # and reports that.
+                # If the server cannot answer, the task that pulls from the consumer reports that.
                 with suppress(errors.Error, OSError, DriverError):
                     await consumer.look_after()
 
@@ -277,17 +275,24 @@ class JetStreamAdapter:
             consumer.end_pull()
 
     def _on_up(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._find_new_names())
+        task = asyncio.get_running_loop().create_task(self._restore())
         self._tasks.append(task)
         task.add_done_callback(self._tasks.remove)
 
-    async def _find_new_names(self) -> None:
-        """Consume the event names that appeared while there was no connection."""
-        for pattern in [*self._pattern_subscriptions]:
-            try:
+    async def _restore(self) -> None:
+        """Create what is missing, and consume the event names that appeared meanwhile."""
+        try:
+            await self._stream.ensure()
+            for consumer in [*self._consumers.values()]:
+                await consumer.look_after()
+            for pattern in [*self._pattern_subscriptions]:
                 await self._consume_existing(pattern, compile_pattern(pattern))
-            except (errors.Error, OSError) as error:
-                self._connection.host.report(to_driver_error(error), pattern)
+        except DriverConnectionError:
+            # The server may still be starting. The pulls and the publishes try again, and report
+            # it if that lasts.
+            pass
+        except (errors.Error, OSError, DriverError) as error:
+            self._stream.report_failure(to_driver_error(error))
 
 
 def _prefix_of(stream: JStream) -> str:

@@ -30,13 +30,13 @@ from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing, Result, publish_each
 from .connection import NatsConnection, api_error, to_driver_error
+from .stream import EventStream
 
 ACKNOWLEDGEMENT_SECONDS = 2.0  # for one attempt
 RETRY_PAUSE_SECONDS = 0.1
 TEMPORARY_ERRORS = (
     DriverConnectionError,
     errors.TimeoutError,
-    js_errors.NoStreamResponseError,
 )
 MESSAGE_ID_HEADER = api.Header.MSG_ID.value
 UNAVAILABLE_CODE = 10008  # JetStream is temporarily unavailable, for instance without a leader
@@ -69,14 +69,13 @@ class JetStreamPublisher:
         self,
         broker: NatsBroker,
         connection: NatsConnection,
-        stream: str,
-        prefix: str,
+        stream: EventStream,
         timeout: float,
     ) -> None:
         self._broker = broker
         self._connection = connection
         self._stream = stream
-        self._prefix = prefix
+        self._prefix = stream.prefix
         self._timeout = timeout
         self._inbox = ""
         self._batches: dict[str, PublishBatch] = {}
@@ -190,15 +189,37 @@ class JetStreamPublisher:
                         outgoing.body,
                         self._prefix + outgoing.name,
                         headers=headers,
-                        stream=self._stream,
+                        stream=self._stream.name,
                         correlation_id=outgoing.id,
                         timeout=ACKNOWLEDGEMENT_SECONDS,
                     )
                 )
                 return Receipt(id=str(accepted.seq))
+            except js_errors.NoStreamResponseError as error:
+                if (failure := await self._no_stream(outgoing, error, deadline)) is not None:
+                    return failure
             except TEMPORARY_ERRORS as error:
                 if loop.time() + RETRY_PAUSE_SECONDS > deadline:
                     return to_driver_error(error)
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
             except Exception as error:  # noqa: BLE001 - the server's, or a middleware's own
                 return to_driver_error(error)
+
+    async def _no_stream(
+        self, outgoing: Outgoing, error: Exception, deadline: float
+    ) -> DriverError | None:
+        """Create the stream if nobody stores an event; return a failure that is final."""
+        loop = asyncio.get_running_loop()
+        failure = to_driver_error(error)
+        try:
+            await self._stream.ensure()
+            self._stream.refuse_subject(self._prefix + outgoing.name)
+        except DriverConnectionError as unavailable:
+            failure = unavailable
+        except DriverError as refusal:
+            return refusal
+        # A server that is starting answers that there is no stream, too.
+        if loop.time() + RETRY_PAUSE_SECONDS > deadline:
+            return failure
+        await asyncio.sleep(RETRY_PAUSE_SECONDS)
+        return None

@@ -14,14 +14,22 @@ The server delivers an event again after `claim_idle` without a sign of life. `l
 renews that deadline for all events that the bus holds, three times in each period, however long
 their listeners take.
 
-If the durable consumer is deleted, the next pull ends with such a status. The consumer is
-then created again after the highest sequence that this bus has received, and this is reported.
+If the durable consumer or its stream is deleted, the next pull ends with such a status, or the
+periodic look at the consumer does not find it. `_ensure` then creates what is missing. In the same
+stream, the consumer begins again behind the events that the group has finished, as far as this bus
+knows; an event may come twice, and none is missed. In a new stream it begins with the first event.
+An event of the stream before that this bus still holds cannot be acknowledged any more: its number
+may stand for another event by now.
+
+A consumer of that name may exist with other settings than this module needs. Then no event is
+pulled, and the error names the setting.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -33,7 +41,7 @@ from nats import errors
 from nats.js import api, errors as js_errors
 
 from goevent import DriverConnectionError, DriverError
-from goevent.drivers import Backlog
+from goevent.drivers import Backlog, jittered
 
 from .._adapter.backlogs import make_backlog
 from .._adapter.contract import AdapterHost, Arrival
@@ -42,13 +50,21 @@ from .._config import BrokerConfig
 from .connection import NatsConnection, to_driver_error
 from .dead_letters import REPLAY_GROUP_HEADER
 from .released import ReleasedDeliveries
+from .stream import EventStream, stream_error
 from .subjects import consumer_name
 
 MAX_PULL_EVENTS = 250
 PULL_EXPIRY_SECONDS = 10.0  # the server ends a pull that it could not fill in this time
 PULL_RETRY_SECONDS = 0.5
+MAX_PULL_RETRY_SECONDS = 15.0  # between two attempts while the server refuses the pull
+MAX_QUIET_FAILURES = 3  # of a server that gives no reason, as while it starts; then it is reported
 EVENT_REPLY_PREFIX = "$JS.ACK."  # the reply subject of an event; a status has another one
 NANOSECONDS_PER_SECOND = 1_000_000_000
+# The statuses that end a pull in the usual course of things: no messages, and the end of its time.
+ENDED_PULL_STATUSES = ("404", "408")
+ENDED_PULL_TEXTS = ("Batch Completed", "Leadership Change", "Server Shutdown")
+_BATCH_LIMIT = re.compile(r"Exceeded MaxRequestBatch of (\d+)")
+_EXPIRY_LIMIT = re.compile(r"Exceeded MaxRequestExpires of ")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +72,14 @@ class JetStreamContext:
     """The parts that all consumers of one adapter share.
 
     Attributes:
-        stream: The name of the stream that holds the events.
-        prefix: The beginning of the events' subjects.
+        stream: The stream that holds the events.
         released: The store of released deliveries.
     """
 
     broker: NatsBroker
     connection: NatsConnection
     config: BrokerConfig
-    stream: str
-    prefix: str
+    stream: EventStream
     released: ReleasedDeliveries
 
 
@@ -77,12 +91,19 @@ class JetStreamDelivery(NamedTuple):
         sequence: The event's position in the stream.
         message: The message of nats-py, which can be acknowledged.
         released: How often the event was released before.
+        stream_created: The creation of the stream that the event comes from.
     """
 
     consumer: JetStreamConsumer
     sequence: int
     message: Any
     released: int
+    stream_created: datetime | None
+
+    @property
+    def is_current(self) -> bool:
+        """False if the stream that held the event was deleted."""
+        return self.stream_created is self.consumer.current_stream_created
 
 
 class JetStreamConsumer:
@@ -94,6 +115,7 @@ class JetStreamConsumer:
         subscribed_names: The names and patterns that the bus subscribed to and that this consumer
             serves; a dict for its order.
         held: The events that the bus holds, by their sequence in the stream.
+        stream_created: The creation of the stream that the durable consumer belongs to.
         task: The task that pulls.
     """
 
@@ -105,6 +127,7 @@ class JetStreamConsumer:
         self.durable = consumer_name(context.config.group or "", name)
         self.subscribed_names: dict[str, None] = {}
         self.held: dict[int, Arrival] = {}
+        self.stream_created: datetime | None = None
         self._context = context
         self._connection = context.connection
         self._inbox = ""
@@ -114,7 +137,20 @@ class JetStreamConsumer:
         self._outstanding = 0  # messages that the current pull may still bring
         self._pull_ended = asyncio.Event()
         self._is_missing = False
+        self._refusal: DriverError | None = None  # of the current pull
+        self._failure = ""  # the last reported one; empty after a success
+        self._failures = 0  # since the last success
+        self._next_attempt = 0.0
+        self._restoring = asyncio.Lock()
+        self._max_pull_events = MAX_PULL_EVENTS
+        self._pull_expiry = PULL_EXPIRY_SECONDS
+        self._created: datetime | None = None
         self._highest_sequence = 0
+        self._ack_floor = 0  # everything up to here is acknowledged, as last read
+        self._others_pending = 0  # events that other buses of the group held, as last read
+        self._is_paused = False
+        self._has_reported_max_deliver = False
+        self._renewal_seconds = context.config.claim_idle / 3
         self._next_renewal = 0.0
         self._lag: int | None = None
         self._pending = 0
@@ -122,6 +158,19 @@ class JetStreamConsumer:
     @property
     def _js(self) -> Any:
         return self._connection.client.jetstream()
+
+    @property
+    def _subject(self) -> str:
+        return self._context.stream.prefix + self.name
+
+    @property
+    def _pull_subject(self) -> str:
+        return f"$JS.API.CONSUMER.MSG.NEXT.{self._context.stream.name}.{self.durable}"
+
+    @property
+    def current_stream_created(self) -> datetime | None:
+        """The creation of the stream as last seen; that of the durable consumer follows it."""
+        return self._context.stream.created
 
     # -- the durable consumer
 
@@ -132,24 +181,55 @@ class JetStreamConsumer:
             capacity: Returns how many events a pull may ask for.
             is_new_name: The event name appeared while the group was listening. The consumer then
                 begins with the first event of that name, since `start` is meant for older events.
+
+        Raises:
+            DriverError: The server refuses the consumer or its use, or it has other settings.
         """
-        await self._ensure_consumer("earliest" if is_new_name else self._context.config.start)
-        self._capacity = capacity
         self._host = self._connection.host
-        client = self._connection.client
-        self._inbox = client.new_inbox()
-        self._inbox_subscription = await client.subscribe(self._inbox, cb=self._on_inbox_message)
+        self._capacity = capacity
+        start = "earliest" if is_new_name else self._context.config.start
+        if not await self._ensure(start):
+            await self._context.stream.ensure()
+            if not await self._ensure(start):
+                raise self._stream_deleted()
+        await self._subscribe_inbox()
         if self._context.broker.middlewares:
             await self._make_subscriber()
         self.task = asyncio.get_running_loop().create_task(self._pull())
+
+    async def _subscribe_inbox(self) -> None:
+        """Subscribe to the inbox, and see whether the user may pull.
+
+        Raises:
+            DriverError: The server refuses the subscription or the pull.
+        """
+        client = self._connection.client
+        self._inbox = client.new_inbox()
+        refusals, refused = self._connection.refusals, list[DriverError]()
+        with (
+            refusals.waiting(self._inbox, refused.append),
+            refusals.waiting(self._pull_subject, refused.append),
+        ):
+            subscription = await client.subscribe(self._inbox, cb=self._on_inbox_message)
+            try:
+                # The server ignores a pull request without a reply subject, but checks the right.
+                await client.publish(self._pull_subject)
+                await self._connection.flush()
+                if refused:
+                    raise refused[0]
+            except BaseException:
+                with suppress(errors.Error, OSError):
+                    await subscription.unsubscribe()
+                raise
+        self._inbox_subscription = subscription
 
     async def _make_subscriber(self) -> None:
         """Make a subscriber of FastStream, around which the broker's middlewares run."""
         context = self._context
         broker: Any = context.broker
         self._subscriber = subscriber = broker.subscriber(
-            context.prefix + self.name,
-            stream=JStream(context.stream, declare=False),
+            self._subject,
+            stream=JStream(context.stream.name, declare=False),
             pull_sub=PullSub(),
             durable=self.durable,
             **SUBSCRIBER_OPTIONS,
@@ -164,21 +244,41 @@ class JetStreamConsumer:
         subscriber.subscription = self._inbox_subscription
         await subscriber.start()
 
-    async def _ensure_consumer(self, start: str | datetime) -> None:
-        context, js = self._context, self._js
+    async def _ensure(self, start: str | datetime) -> bool:
+        """Create the durable consumer if it is missing, and read its settings.
+
+        Args:
+            start: Where a new consumer begins.
+
+        Returns:
+            False if there is no stream for it.
+
+        Raises:
+            DriverError: The consumer has settings with which events would be lost, or the server
+                refuses it.
+        """
+        js, stream = self._js, self._context.stream
         try:
-            await js.consumer_info(context.stream, self.durable)
-            return
+            try:
+                info = await js.consumer_info(stream.name, self.durable)
+            except js_errors.NotFoundError:
+                info = await js.add_consumer(stream.name, self._settings(start))
         except js_errors.NotFoundError:
-            pass
+            return False
+        except (errors.Error, OSError) as error:
+            raise stream_error(error, stream.name) from error
+        self._adopt(info)
+        return True
+
+    def _settings(self, start: str | datetime) -> api.ConsumerConfig:
         config = api.ConsumerConfig(
             durable_name=self.durable,
-            filter_subject=context.prefix + self.name,
+            filter_subject=self._subject,
             ack_policy=api.AckPolicy.EXPLICIT,
-            ack_wait=context.config.claim_idle,
+            ack_wait=self._context.config.claim_idle,
             # The driver counts deliveries itself: the server would drop an event without a report.
             max_deliver=-1,
-            max_ack_pending=max(1000, 20 * context.config.prefetch),
+            max_ack_pending=max(1000, 20 * self._context.config.prefetch),
         )
         if isinstance(start, datetime):
             config.deliver_policy = api.DeliverPolicy.BY_START_TIME
@@ -188,7 +288,62 @@ class JetStreamConsumer:
         elif start != "earliest":
             config.deliver_policy = api.DeliverPolicy.BY_START_SEQUENCE
             config.opt_start_seq = int(start) + 1
-        await js.add_consumer(context.stream, config)
+        return config
+
+    def _adopt(self, info: Any) -> None:
+        """Take the settings and figures of the durable consumer, as the server shows them."""
+        self._refuse_other_settings(info.config)
+        stream_created = self._context.stream.created
+        if stream_created != self.stream_created:
+            # The numbers of the stream before mean nothing in this one.
+            self.stream_created = stream_created
+            self.held = {}
+            self._highest_sequence = 0
+        self._created = info.created
+        waits = [
+            info.config.ack_wait,
+            *(info.config.backoff or ()),
+            self._context.config.claim_idle,
+        ]
+        self._renewal_seconds = min(wait for wait in waits if wait) / 3
+        self._lag, self._pending = info.num_pending, info.num_ack_pending
+        self._ack_floor = info.ack_floor.stream_seq if info.ack_floor else 0
+        self._others_pending = max(0, self._pending - len(self.held))
+        self._report_hindrances(info)
+
+    def _refuse_other_settings(self, config: api.ConsumerConfig) -> None:
+        subjects = config.filter_subjects or [config.filter_subject or ">"]
+        differing = {
+            f"filter_subject={subjects[0]!r} in place of {self._subject!r}": subjects
+            != [self._subject],
+            f"ack_policy={config.ack_policy!s} in place of explicit": config.ack_policy
+            not in (None, api.AckPolicy.EXPLICIT),
+            f"deliver_subject={config.deliver_subject!r}, so it is no pull consumer": bool(
+                config.deliver_subject
+            ),
+            "headers_only=True, so it delivers no bodies": bool(config.headers_only),
+        }
+        for text, differs in differing.items():
+            if differs:
+                raise DriverError(
+                    f"NATS: the consumer {self.durable!r} of the stream "
+                    f"{self._context.stream.name!r} has {text}; delete it, or use another group"
+                )
+
+    def _report_hindrances(self, info: Any) -> None:
+        """Report settings that hold events back or drop them, once each."""
+        limit = info.config.max_deliver
+        name = f"the consumer {self.durable!r}"
+        drops = limit is not None and 0 < limit <= self._context.config.max_deliveries
+        if drops and not self._has_reported_max_deliver:
+            self._has_reported_max_deliver = True
+            text = f"NATS: {name} has max_deliver={limit}: the server drops an event then"
+            self._host.report(DriverError(text), self.name)
+        is_paused = bool(info.paused)
+        if is_paused and not self._is_paused:
+            until = info.config.pause_until or "somebody resumes it"
+            self._host.report(DriverError(f"NATS: {name} is paused until {until}"), self.name)
+        self._is_paused = is_paused
 
     async def stop(self) -> None:
         """Stop pulling, and deliver the events that the server has sent already.
@@ -214,40 +369,69 @@ class JetStreamConsumer:
             await self._connection.wait_until_up(timeout=float("inf"))
             await host.wait_for_capacity()
             try:
-                await self._pull_once(min(MAX_PULL_EVENTS, self._capacity()))
+                await self._pull_once(min(self._max_pull_events, self._capacity()))
                 if self._is_missing:
-                    await self._recreate_consumer()
+                    await self._restore()
+                self._failures, self._failure = 0, ""
             except (errors.Error, OSError, DriverError) as error:
-                if not isinstance(error, DriverConnectionError):
-                    host.report(to_driver_error(error), self.name)
-                await asyncio.sleep(PULL_RETRY_SECONDS)
+                await asyncio.sleep(self._note_failure(to_driver_error(error)))
+
+    def _note_failure(self, error: DriverError) -> float:
+        """Report a failure once until a pull has succeeded; return the pause before the next try.
+
+        The loss of a connection is known.
+        """
+        self._failures += 1
+        pause = PULL_RETRY_SECONDS * 2.0 ** min(self._failures - 1, 10)
+        pause = jittered(min(MAX_PULL_RETRY_SECONDS, pause))
+        self._next_attempt = asyncio.get_running_loop().time() + pause
+        is_quiet = isinstance(error, DriverConnectionError) and (
+            self._failures < MAX_QUIET_FAILURES
+        )
+        if self._connection.is_up and not is_quiet and str(error) != self._failure:
+            self._failure = str(error)
+            self._context.stream.report_failure(error, self.name)
+        return pause
 
     async def _pull_once(self, count: int) -> None:
         self._outstanding, self._pull_ended = count, asyncio.Event()
-        request = {"batch": count, "expires": int(PULL_EXPIRY_SECONDS * NANOSECONDS_PER_SECOND)}
-        await self._connection.client.publish(
-            f"$JS.API.CONSUMER.MSG.NEXT.{self._context.stream}.{self.durable}",
-            json.dumps(request).encode(),
-            reply=self._inbox,
-        )
-        try:
-            async with asyncio.timeout(PULL_EXPIRY_SECONDS + 1):
-                await self._pull_ended.wait()
-        except TimeoutError:
-            # In a cluster the consumer's leader may have gone, and the pull with it. The next
-            # request reaches the new leader.
-            pass
+        self._refusal = None
+        expires = int(self._pull_expiry * NANOSECONDS_PER_SECOND)
+        with self._connection.refusals.waiting(self._pull_subject, self._refuse_pull):
+            await self._connection.client.publish(
+                self._pull_subject,
+                json.dumps({"batch": count, "expires": expires}).encode(),
+                reply=self._inbox,
+            )
+            try:
+                async with asyncio.timeout(self._pull_expiry + 1):
+                    await self._pull_ended.wait()
+            except TimeoutError:
+                # In a cluster the consumer's leader may have gone, and the pull with it. The next
+                # request reaches the new leader.
+                pass
+        if self._refusal is not None:
+            raise self._refusal
 
-    async def _recreate_consumer(self) -> None:
-        """Create the durable consumer again, after the last event that this bus received."""
+    def _refuse_pull(self, error: DriverError) -> None:
+        self._refusal = error
+        self._pull_ended.set()
+
+    async def _restore(self) -> None:
+        """Create the stream and the durable consumer again, if they are missing."""
+        async with self._restoring:
+            await self._restore_now()
+
+    async def _restore_now(self) -> None:
+        stream, before, created = self._context.stream, self.stream_created, self._created
         self._is_missing = False
-        start = (
-            str(self._highest_sequence) if self._highest_sequence else self._context.config.start
-        )
-        try:
-            await self._js.consumer_info(self._context.stream, self.durable)
-        except js_errors.NotFoundError:
-            await self._ensure_consumer(start)
+        await stream.ensure()
+        is_same_stream = stream.created == before
+        start = self._restart_position() if is_same_stream else "earliest"
+        if not await self._ensure(start):
+            raise self._stream_deleted()
+        # The loss of the stream is reported for all its consumers.
+        if is_same_stream and created != self._created:
             self._host.report(
                 DriverError(
                     f"the consumer {self.durable!r} of {self.name!r} was deleted; it is created "
@@ -255,6 +439,19 @@ class JetStreamConsumer:
                 ),
                 self.name,
             )
+
+    def _stream_deleted(self) -> DriverError:
+        return DriverError(f"NATS: the stream {self._context.stream.name!r} was deleted again")
+
+    def _restart_position(self) -> str | datetime:
+        """Return the start of a consumer that misses no event which somebody has not finished."""
+        if self._others_pending:
+            position = self._ack_floor
+        elif self.held:
+            position = min(self.held) - 1
+        else:
+            position = max(self._highest_sequence, self._ack_floor)
+        return str(position) if position else self._context.config.start
 
     def end_pull(self) -> None:
         """End the current pull: its connection is lost."""
@@ -276,11 +473,22 @@ class JetStreamConsumer:
                 await self._subscriber.consume(message)
             return
         headers: dict[str, str] = message.headers or {}
-        if headers.get("Status") == "503" or "Deleted" in headers.get("Description", ""):
+        await self._on_status(headers.get("Status", ""), headers.get("Description", ""))
+        self._pull_ended.set()
+
+    async def _on_status(self, status: str, description: str) -> None:
+        if status == "503" or "Deleted" in description:
             self._is_missing = True
             # The server needs a moment to forget a deleted consumer.
             await asyncio.sleep(PULL_RETRY_SECONDS)
-        self._pull_ended.set()
+        elif limit := _BATCH_LIMIT.match(description):
+            self._max_pull_events = max(1, int(limit[1]))
+        elif _EXPIRY_LIMIT.match(description) and self._pull_expiry > PULL_RETRY_SECONDS:
+            # Its limit is written as Go writes durations, so it is found by halving.
+            self._pull_expiry /= 2
+        elif status not in ENDED_PULL_STATUSES and description not in ENDED_PULL_TEXTS:
+            text = f"NATS: the server refuses to deliver: {description or 'no reason'} ({status})"
+            self._refusal = DriverError(text)
 
     async def _receive(self, message: Any) -> None:
         """Deliver an event that has passed the broker's middlewares, if there are any."""
@@ -293,6 +501,11 @@ class JetStreamConsumer:
             return
         metadata = message.metadata
         sequence, deliveries, released = metadata.sequence.stream, metadata.num_delivered, 0
+        held = self.held.get(sequence)
+        if held is not None and held.raw.message.metadata.timestamp == metadata.timestamp:
+            # The bus still works on this event, which a new consumer delivers from the start.
+            held.raw = held.raw._replace(message=message)
+            return
         if deliveries > 1:
             released = await self._context.released.count(self.durable, sequence)
         arrival = Arrival(
@@ -302,27 +515,53 @@ class JetStreamConsumer:
             headers,
             max(1, deliveries - released),
             str(sequence),
-            JetStreamDelivery(self, sequence, message, released),
+            JetStreamDelivery(self, sequence, message, released, self.stream_created),
         )
         self.held[sequence] = arrival
         self._highest_sequence = max(self._highest_sequence, sequence)
         await self._host.deliver(arrival)
 
-    def forget(self, sequence: int) -> None:
+    def forget(self, arrival: Arrival) -> None:
         """Forget an event that the bus no longer holds."""
-        self.held.pop(sequence, None)
+        # Another event may have its number by now.
+        if self.held.get(arrival.raw.sequence) is arrival:
+            del self.held[arrival.raw.sequence]
 
     # -- signs of life and figures
 
+    @property
+    def renewal_seconds(self) -> float:
+        """The seconds between two renewals of the deadlines of held events."""
+        return self._renewal_seconds
+
     async def look_after(self) -> None:
-        """Renew the deadlines of the events that the bus holds, and read the group's backlog."""
+        """Renew the deadlines of the events that the bus holds, and look at the consumer."""
         now = asyncio.get_running_loop().time()
         if now >= self._next_renewal:
-            self._next_renewal = now + self._context.config.claim_idle / 3
+            self._next_renewal = now + self._renewal_seconds
             for arrival in [*self.held.values()]:
                 await arrival.raw.message.in_progress()
-        info = await self._js.consumer_info(self._context.stream, self.durable)
-        self._lag, self._pending = info.num_pending, info.num_ack_pending
+        try:
+            info = await self._js.consumer_info(self._context.stream.name, self.durable)
+        except js_errors.NotFoundError:
+            # Not left to the task that pulls, which may be waiting for room.
+            await self._restore_or_report(now)
+            return
+        if info.created != self._created:
+            # Another bus has created it again, perhaps in a new stream.
+            await self._context.stream.ensure()
+        try:
+            self._adopt(info)
+        except DriverError as error:
+            self._note_failure(error)
+
+    async def _restore_or_report(self, now: float) -> None:
+        if now < self._next_attempt:
+            return
+        try:
+            await self._restore()
+        except (errors.Error, OSError, DriverError) as error:
+            self._note_failure(to_driver_error(error))
 
     def backlog(self) -> Backlog:
         """Return the group's backlog, as last read."""

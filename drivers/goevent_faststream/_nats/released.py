@@ -21,6 +21,7 @@ from nats.js import api, errors as js_errors
 from goevent import DriverError
 
 from .connection import NatsConnection, to_driver_error
+from .stream import ensure_own_stream
 
 # An event that stays in the stream for longer is charged for each delivery, begun or not.
 MAX_AGE_SECONDS = 7 * 24 * 3600.0
@@ -63,24 +64,29 @@ class ReleasedDeliveries:
         js = client.jetstream()
         if not self._stream_exists:
             await self._ensure_stream(js)
-            self._stream_exists = True
         *others, last = (
             (f"{self._stream}.{consumer}.{sequence}", b"%d" % count)
             for consumer, sequence, count in released
         )
         for subject, body in others:
             await client.publish(subject, body)
-        # One acknowledgement serves for all: the stream stores messages of a connection in order.
-        await js.publish(*last, timeout=STORE_SECONDS)
+        try:
+            # One acknowledgement serves for all: the stream stores messages of a connection in
+            # order.
+            await js.publish(*last, timeout=STORE_SECONDS)
+        except js_errors.NoStreamResponseError:
+            # The stream was deleted.
+            if not self._stream_exists:
+                raise
+            self._stream_exists = False
+            await self._store(released)
 
     async def _ensure_stream(self, js: Any) -> None:
-        try:
-            await js.stream_info(self._stream)
-        except js_errors.NotFoundError:
-            config = api.StreamConfig(
-                name=self._stream, max_msgs_per_subject=1, max_age=MAX_AGE_SECONDS
-            )
-            await js.add_stream(config, subjects=[f"{self._stream}.>"])
+        config = api.StreamConfig(
+            name=self._stream, max_msgs_per_subject=1, max_age=MAX_AGE_SECONDS
+        )
+        await ensure_own_stream(js, config)
+        self._stream_exists = True
 
     def forget_stream(self) -> None:
         """Look for the stream again before the next use: a store has failed."""

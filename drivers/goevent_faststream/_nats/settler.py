@@ -9,11 +9,12 @@ its event end, or a crash between the two would lose the event.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from nats import errors
 
 from goevent import DriverError
-from goevent.drivers import Action
+from goevent.drivers import Action, Verdict
 
 from .._adapter.contract import Decision
 from .._adapter.dead_letters import DEAD_LETTER_RETRY_SECONDS, report_dead_letter
@@ -40,29 +41,34 @@ class JetStreamSettler:
         """Carry out decisions; an event comes again if its decision cannot be sent."""
         await self._store_releases(decisions)
         for decision in decisions:
+            decision = _of_lost_stream(decision)
             arrival, verdict = decision.arrival, decision.verdict
             delivery: JetStreamDelivery = arrival.raw
             try:
-                if verdict.action is Action.ACK:
+                if verdict.action is Action.DEAD_LETTER:
+                    await self._dead_letter(decision)
+                elif not delivery.is_current:
+                    # Its number may stand for another event by now.
+                    pass
+                elif verdict.action is Action.ACK:
                     await delivery.message.ack()
                 elif verdict.action is Action.RETRY:
                     await delivery.message.nak(delay=verdict.after)
-                elif verdict.action is Action.RELEASE:
-                    await delivery.message.nak()
                 else:
-                    await self._dead_letter(decision)
+                    await delivery.message.nak()
             except (errors.Error, OSError) as error:
                 self._connection.host.report(to_driver_error(error), arrival.name)
             finally:
                 # Even if the server has no decision: it redelivers an event without signs of life.
-                delivery.consumer.forget(delivery.sequence)
+                delivery.consumer.forget(arrival)
 
     async def _store_releases(self, decisions: Sequence[Decision]) -> None:
         releases: list[tuple[str, int, int]] = []
         for decision in decisions:
             verdict = decision.verdict
-            if verdict.action is Action.RELEASE and not verdict.started:
-                delivery: JetStreamDelivery = decision.arrival.raw
+            delivery: JetStreamDelivery = decision.arrival.raw
+            is_unbegun = verdict.action is Action.RELEASE and not verdict.started
+            if is_unbegun and delivery.is_current:
                 releases.append(
                     (delivery.consumer.durable, delivery.sequence, delivery.released + 1)
                 )
@@ -83,7 +89,18 @@ class JetStreamSettler:
         except (errors.Error, OSError, DriverError) as error:
             self._dead_letters.forget_stream()
             self._connection.host.report(to_driver_error(error), arrival.name)
-            await delivery.message.nak(delay=DEAD_LETTER_RETRY_SECONDS)
+            if delivery.is_current:
+                await delivery.message.nak(delay=DEAD_LETTER_RETRY_SECONDS)
             return
-        await delivery.message.term()
+        if delivery.is_current:
+            await delivery.message.term()
         report_dead_letter(self._connection.host, decision)
+
+
+def _of_lost_stream(decision: Decision) -> Decision:
+    """Return a decision, with a dead letter in place of a redelivery from a deleted stream."""
+    delivery: JetStreamDelivery = decision.arrival.raw
+    if delivery.is_current or decision.verdict.action in (Action.ACK, Action.DEAD_LETTER):
+        return decision
+    reason = "its stream was deleted while a bus held the event"
+    return replace(decision, verdict=Verdict(Action.DEAD_LETTER, reason=reason))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 # JetStream stores a consumer in a directory that bears its name, and file systems allow 255 bytes.
 MAX_CONSUMER_NAME_CHARS = 200
+# 255, without the longest ending of the driver's own streams, `-dead`.
+MAX_STREAM_NAME_BYTES = 250
 # A consumer name takes neither of these two; names of events and groups have no `=` and no `+`.
 _ESCAPES = str.maketrans({".": "=", "*": "+"})
 
@@ -18,6 +21,47 @@ def covering_subject(pattern: str) -> str:
     """
     head, double_star, _ = pattern.partition("**")
     return f"{head}>" if double_star else pattern
+
+
+def subject_matches(filter_: str, subject: str) -> bool:
+    """Tell whether a filter, which may have wildcards, matches a subject."""
+    tokens, parts = filter_.split("."), subject.split(".")
+    if tokens[-1] == ">":
+        tokens.pop()
+        if len(parts) <= len(tokens):
+            return False
+        parts = parts[: len(tokens)]
+    return len(tokens) == len(parts) and all(
+        token in ("*", part) for token, part in zip(tokens, parts, strict=True)
+    )
+
+
+def check_prefix(prefix: str) -> None:
+    """Check the beginning of subjects.
+
+    Raises:
+        ValueError: A subject with it would have an empty part.
+    """
+    if prefix.startswith(".") or ".." in prefix:
+        raise ValueError(f"prefix: subjects of NATS have no empty parts, as {prefix!r} has")
+
+
+def check_stream_name(name: str) -> None:
+    """Check the name of a stream, which JetStream also uses as the name of a directory.
+
+    Raises:
+        ValueError: JetStream refuses the name.
+    """
+    if not re.fullmatch(r"[^\s.*>/\\\x00-\x1f\x7f]+", name):
+        raise ValueError(
+            "stream: JetStream allows no dots, blanks, * > / and \\ in the name of a stream, "
+            f"not {name!r}"
+        )
+    if len(name.encode()) > MAX_STREAM_NAME_BYTES:
+        raise ValueError(
+            f"stream: the name of a stream has at most {MAX_STREAM_NAME_BYTES} bytes here, "
+            f"not {len(name.encode())}"
+        )
 
 
 def consumer_name(group: str, name: str) -> str:

@@ -1,0 +1,158 @@
+"""The stream of JetStream that holds the events of all names.
+
+The adapter owns one `EventStream`, and its publisher and consumers share it. `ensure` may be called
+at any time and any number of times: it creates the stream if it is missing, and reads the server's
+limits. The adapter calls it when it opens and after each reconnect; the others call it when the
+server answers that nobody has a stream for a subject, or that there is no such stream.
+
+Theory of operation: A stream may be deleted while the connection lives, or a server may come back
+with an empty store. Another bus, or another program, may have created the stream again by then. The
+time of creation tells such a stream from the one before. Sequence numbers start again in it, so
+numbers of the stream before mean nothing: `created` is kept beside each of them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import datetime
+from typing import Any
+
+from faststream.nats import JStream
+from nats import errors
+from nats.js import api, errors as js_errors
+
+from goevent import DriverConnectionError, DriverError
+
+from .._adapter.errors import connection_lost
+from .connection import NatsConnection, to_driver_error
+from .subjects import subject_matches
+
+
+class EventStream:
+    """The stream that holds the events, as last seen.
+
+    Args:
+        address: The user's own description of the stream; None if goevent decides.
+
+    Attributes:
+        name: The name of the stream.
+        prefix: The beginning of the events' subjects.
+        created: The time of creation; None before the first `ensure`.
+        max_message_bytes: The stream's limit of a message with its headers; None without one.
+    """
+
+    def __init__(
+        self, connection: NatsConnection, name: str, prefix: str, address: JStream | None
+    ) -> None:
+        self.name = name
+        self.prefix = prefix
+        self.created: datetime | None = None
+        self.max_message_bytes: int | None = None
+        self._connection = connection
+        self._address = address
+        self._subjects: tuple[str, ...] = ()
+        self._ensuring: asyncio.Task[None] | None = None
+        self._last_failure = ""
+
+    def reset(self) -> None:
+        """Forget the stream: the bus opens anew."""
+        self.created = self._ensuring = None
+        self._last_failure = ""
+
+    async def ensure(self) -> None:
+        """Create the stream if it is missing, and read its limits; calls share one attempt.
+
+        Raises:
+            DriverConnectionError: The server does not answer.
+            DriverError: The server refuses to create the stream, or has no JetStream.
+        """
+        if self._ensuring is None or self._ensuring.done():
+            self._ensuring = self._connection.start(self._ensure())
+        ensuring = self._ensuring
+        await asyncio.wait({ensuring})
+        if ensuring.cancelled():
+            raise connection_lost("NATS")
+        ensuring.result()
+
+    async def _ensure(self) -> None:
+        js: Any = self._connection.client.jetstream()
+        is_created_here = False
+        try:
+            try:
+                info = await js.stream_info(self.name)
+            except js_errors.NotFoundError:
+                info = await self._create(js)
+                is_created_here = True
+        except (errors.Error, OSError) as error:
+            raise stream_error(error, self.name) from error
+        before = self.created
+        if before != info.created:
+            # Only then: deliveries of the same stream are recognised by this very object.
+            self.created = info.created
+        self._subjects = tuple(info.config.subjects or ())
+        limit = info.config.max_msg_size
+        self.max_message_bytes = limit if limit is not None and limit >= 0 else None
+        self._last_failure = ""
+        if before is not None and before != self.created:
+            done = "it is created again" if is_created_here else "there is a new one of that name"
+            self._connection.host.report(
+                DriverError(
+                    f"NATS: the stream {self.name!r} was deleted, with the events in it; {done}"
+                )
+            )
+
+    async def _create(self, js: Any) -> Any:
+        address = self._address
+        subjects, config = [f"{self.prefix}>"], api.StreamConfig(name=self.name)
+        if address is not None:
+            if not address.declare:
+                raise DriverError(
+                    f"NATS: the stream {self.name!r} does not exist, and its JStream has "
+                    "declare=False, so goevent does not create it"
+                )
+            subjects, config = [*address.subjects] or subjects, address.config
+        return await js.add_stream(config, subjects=subjects)
+
+    def refuse_subject(self, subject: str) -> None:
+        """Refuse a subject that the stream does not store.
+
+        Raises:
+            DriverError: No subject of the stream matches.
+        """
+        if self._subjects and not any(subject_matches(each, subject) for each in self._subjects):
+            raise DriverError(
+                f"NATS: the stream {self.name!r} stores {', '.join(self._subjects)}, and not the "
+                f"subject {subject!r}; change the stream's subjects or the prefix"
+            )
+
+    def report_failure(self, error: DriverError, event_name: str = "") -> None:
+        """Report that the stream cannot be used, once until `ensure` has succeeded."""
+        if str(error) != self._last_failure:
+            self._last_failure = str(error)
+            self._connection.host.report(error, event_name)
+
+
+async def ensure_own_stream(js: Any, config: api.StreamConfig) -> bool:
+    """Create a stream of the driver's own if it is missing, with one subject for all below it.
+
+    Returns:
+        True if it was missing.
+    """
+    try:
+        await js.stream_info(config.name)
+    except js_errors.NotFoundError:
+        await js.add_stream(config, subjects=[f"{config.name}.>"])
+        return True
+    return False
+
+
+def stream_error(error: Exception, stream: str) -> DriverError:
+    """Return the `DriverError` for a request about a stream."""
+    if isinstance(error, js_errors.ServiceUnavailableError) and error.err_code is None:
+        return DriverConnectionError(
+            "NATS: this server has no JetStream, or it does not answer yet; start it with -js"
+        )
+    mapped = to_driver_error(error)
+    if isinstance(error, js_errors.APIError):
+        return DriverError(f"{mapped}, for the stream {stream!r}")
+    return mapped
