@@ -23,7 +23,7 @@ from nats.aio.client import PING_PROTO
 from nats.aio.transport import TcpTransport
 from nats.js import errors as js_errors
 
-from goevent import DriverConnectionError, DriverError
+from goevent import DriverConnectionError, DriverError, EncodeError
 
 from .._adapter.connection import BrokerConnection
 from .._adapter.connectivity import (
@@ -32,11 +32,13 @@ from .._adapter.connectivity import (
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
+from .._adapter.formats import MAX_HEADERS_BYTES
 from .refusals import Refusals, read_refusal
 
 T = TypeVar("T")
 
-MAX_MESSAGE_BYTES = 1_000_000  # the server's default is 1 MiB, headers included
+# The headers of a message are shorter: those that a format writes, with their line breaks.
+MAX_HEADER_LINES_BYTES = 6 * MAX_HEADERS_BYTES
 
 RECONNECT_PAUSE_SECONDS = 0.25
 MAX_REFUSED_PAUSE_SECONDS = 5.0  # between two attempts while the server refuses the login
@@ -137,6 +139,9 @@ class NatsConnection(BrokerConnection):
         self._take_error_lines(client)
         self._take_refused_requests(client)
         self._take_new_limits(client)
+        if self.broker.middlewares:
+            # They may change a message after its size was compared.
+            _refuse_large_messages(client)
         self._connectivity.mark_up()
 
     def _add_callbacks(self, client: Any) -> None:
@@ -172,6 +177,7 @@ class NatsConnection(BrokerConnection):
             if not client._resp_sub_prefix:
                 await client._init_request_sub()
             inbox = f"{client._resp_sub_prefix.decode()}*"
+            _refuse_large(client, args[0] if args else b"", options.get("headers"))
             if (earlier := self.refusals.subscription(inbox)) is not None:
                 raise earlier
             refusal: asyncio.Future[DriverError] = asyncio.get_running_loop().create_future()
@@ -237,6 +243,28 @@ class NatsConnection(BrokerConnection):
             # go into its buffer.
             await self._on_disconnected()
         await super().wait_until_up(timeout=timeout)
+
+    def size_error(
+        self, event_name: str, body: bytes, headers: Mapping[str, str], limit: int | None = None
+    ) -> EncodeError | None:
+        """Return the error of an event that is too large to be sent; None if it is not.
+
+        A server ends the connection at a message above its limit.
+
+        Args:
+            limit: A limit in bytes besides the server's; None for no other.
+        """
+        max_bytes: int = self.client.max_payload
+        setting = "the server's max_payload"
+        if limit is not None and limit < max_bytes:
+            max_bytes, setting = limit, "the stream's max_msg_size"
+        if len(body) <= max_bytes - MAX_HEADER_LINES_BYTES:
+            return None
+        size = message_bytes(body, headers)
+        if size <= max_bytes:
+            return None
+        text = f"{size} bytes with the headers are above the limit of {max_bytes}"
+        return EncodeError(event_name, f"{text}, {setting}")
 
     async def run_while_connected(self, request: Coroutine[Any, Any, T]) -> T:
         """Await a request until its reply comes or the connection is lost.
@@ -432,3 +460,30 @@ def _send_pings_in_order(client: Any) -> None:
         await client._flush_pending()
 
     client._send_ping = send_ping
+
+
+def _refuse_large_messages(client: Any) -> None:
+    """Make the client compare a message with its headers with the server's limit."""
+    publish = client.publish
+
+    async def publish_if_small(
+        subject: str, payload: bytes = b"", reply: str = "", headers: Any = None
+    ) -> None:
+        _refuse_large(client, payload, headers)
+        await publish(subject, payload, reply, headers)
+
+    client.publish = publish_if_small
+
+
+def _refuse_large(client: Any, body: bytes, headers: Mapping[str, str] | None) -> None:
+    """Refuse a message that the server would end the connection for.
+
+    Raises:
+        DriverError: It is larger than the server's limit.
+    """
+    size = message_bytes(body, headers or {})
+    if size > client.max_payload:
+        raise DriverError(
+            f"NATS: {size} bytes with the headers are above the limit of {client.max_payload}, "
+            "the server's max_payload"
+        )

@@ -39,7 +39,6 @@ from .._adapter.overlap import OverlapFilter
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
 from .connection import (
-    MAX_MESSAGE_BYTES,
     NatsConnection,
     make_broker as make_broker,
     to_driver_error,
@@ -96,9 +95,7 @@ class NatsAdapter:
     @property
     def capabilities(self) -> Capabilities:
         """The guarantees of core NATS."""
-        return Capabilities(
-            lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS, max_size=MAX_MESSAGE_BYTES
-        )
+        return Capabilities(lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS)
 
     async def open(self, host: AdapterHost) -> None:
         """Connect.
@@ -209,6 +206,10 @@ class NatsAdapter:
                 try:
                     if not connection.is_up:
                         await connection.wait_until_up()
+                    error = connection.size_error(outgoing.name, outgoing.body, outgoing.headers)
+                    if error is not None:
+                        outgoing.done(error)
+                        continue
                     if has_middlewares:
                         await self._publish_with_middlewares(outgoing)
                     else:
@@ -217,10 +218,10 @@ class NatsAdapter:
                             outgoing.body,
                             headers={**outgoing.headers} if outgoing.headers else None,
                         )
-                except DriverError as error:
-                    outgoing.done(error)
-                except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-                    outgoing.done(to_driver_error(error))
+                except DriverError as failure:
+                    outgoing.done(failure)
+                except Exception as failure:  # noqa: BLE001 - the client's, or a middleware's own
+                    outgoing.done(to_driver_error(failure))
                 else:
                     self._unconfirmed.append(SentEvent(outgoing, connection.losses))
         if self._unconfirmed and not self._is_confirming:

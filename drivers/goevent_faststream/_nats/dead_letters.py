@@ -28,7 +28,7 @@ from .._adapter.dead_letters import (
     REASON_HEADER,
     dead_letter_headers,
 )
-from .connection import NatsConnection, message_bytes, to_driver_error
+from .connection import NatsConnection, to_driver_error
 from .stream import ensure_own_stream
 
 T = TypeVar("T")
@@ -88,11 +88,11 @@ class JetStreamDeadLetters:
             ),
             **headers,
         }
-        limit = self._connection.client.max_payload
-        excess = message_bytes(arrival.body, headers) - limit
-        if excess > 0:
-            # The event alone fits, or it could not have arrived.
+        if self._connection.size_error(arrival.name, arrival.body, headers) is not None:
+            # The event fits alone, or it could not have arrived; so may its reason.
             headers[DETAILS_HEADER] = ""
+            if self._connection.size_error(arrival.name, arrival.body, headers) is not None:
+                headers[REASON_HEADER] = ""
         subject = self._subject_prefix + arrival.name
         try:
             await self._ensure_stream(js)

@@ -27,7 +27,6 @@ from .._adapter.connection import checked_broker
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, Adapter, AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
 from .connection import (
-    MAX_MESSAGE_BYTES,
     NatsConnection,
     make_broker as make_broker,
     to_driver_error,
@@ -102,7 +101,6 @@ class JetStreamAdapter:
             durable=True,
             ordered=False,
             in_flight=MAX_IN_FLIGHT_EVENTS,
-            max_size=MAX_MESSAGE_BYTES,
         )
 
     @property

@@ -116,24 +116,36 @@ class JetStreamPublisher:
             await publish_each(unconfirmed, self._publish_until_accepted)
 
     async def _send(self, outgoing: Outgoing, batch: PublishBatch) -> bool:
-        """Send an event without awaiting its acknowledgement; return False if it was not sent."""
-        if not self._connection.is_up:
+        """Send an event without awaiting its acknowledgement; return False if it was not sent.
+
+        An event that is too large fails here, and needs no other attempt.
+        """
+        connection = self._connection
+        if not connection.is_up:
             return False
+        headers = {**outgoing.headers, MESSAGE_ID_HEADER: outgoing.id}
+        size_error = connection.size_error(
+            outgoing.name, outgoing.body, headers, self._stream.max_message_bytes
+        )
+        if size_error is not None:
+            outgoing.done(size_error)
+            return True
         self._sequence += 1
         reply_subject = f"{self._inbox}.{self._sequence}"
         # Before the send: the acknowledgement may arrive while `publish` awaits.
         batch.pending[reply_subject] = outgoing
         self._batches[reply_subject] = batch
         try:
-            await self._connection.client.publish(
+            await connection.client.publish(
                 self._prefix + outgoing.name,
                 outgoing.body,
                 reply=reply_subject,
-                headers={**outgoing.headers, MESSAGE_ID_HEADER: outgoing.id},
+                headers=headers,
             )
         except (errors.Error, OSError):
-            del self._batches[reply_subject], batch.pending[reply_subject]
-            return False
+            self._batches.pop(reply_subject, None)
+            # Without a refusal that came meanwhile.
+            return batch.pending.pop(reply_subject, None) is None
         return True
 
     async def _on_acknowledgement(self, message: Any) -> None:
@@ -184,6 +196,11 @@ class JetStreamPublisher:
         while True:
             try:
                 await self._connection.wait_until_up()
+                size_error = self._connection.size_error(
+                    outgoing.name, outgoing.body, headers, self._stream.max_message_bytes
+                )
+                if size_error is not None:
+                    return size_error
                 accepted: Any = await self._connection.run_while_connected(
                     self._broker.publish(
                         outgoing.body,

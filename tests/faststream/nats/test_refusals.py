@@ -6,6 +6,7 @@ import signal
 from typing import Any
 
 import pytest
+import trio
 from faststream.nats import NatsBroker
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import gated_listener, recording_middleware
@@ -14,9 +15,11 @@ from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 
 from goevent import DriverError, Event, GoEvent
 from goevent_faststream import FastStreamDriver
+from goevent_faststream._nats.publisher import ACKNOWLEDGEMENT_SECONDS
 from goevent_faststream._nats.refusals import read_refusal
 
 LOGIN = "joe:secret"
+REQUEST_SECONDS = 5.0  # for which the client waits for an answer of JetStream
 
 
 def users(rights: str) -> str:
@@ -28,6 +31,11 @@ def users(rights: str) -> str:
 def bus_of(server: NatsServer, login: str = LOGIN) -> FastStreamBus:
     """Return a bus of a user."""
     return FastStreamBus(server.url_for(login))
+
+
+def js_bus_of(server: NatsServer, login: str = LOGIN) -> FastStreamBus:
+    """Return a bus of a user on JetStream."""
+    return FastStreamBus(f"nats+js://{login}@{server.addr}?group=shop")
 
 
 async def failure_of(bus: GoEvent, event: Event) -> str:
@@ -184,3 +192,110 @@ def test_error_lines_name_the_refused_request(
 @pytest.mark.parametrize("text", ["Authorization Violation", "Maximum Payload Violation", ""])
 def test_error_lines_that_end_the_connection_are_no_refusals(text: str) -> None:
     assert read_refusal(text) is None
+
+
+async def test_jetstream_event_without_the_right_fails_at_once_and_alone() -> None:
+    denied = 'publish: { deny: ["goevent-js.user.>"] }'
+    async with nats_server(config=users(denied)) as server:
+        bus = js_bus_of(server)
+        seen = bus.seen()
+        async with bus:
+            began = trio.current_time()
+            events = [Paid(n=1), User(n=2), Paid(n=3)]
+            handles = [await bus.dispatch(event) for event in events]
+            for handle in handles:
+                await handle.wait()
+            # The first acknowledgement is awaited for two seconds.
+            assert trio.current_time() - began < ACKNOWLEDGEMENT_SECONDS
+            assert [bool(handle.errors) for handle in handles] == [0, 1, 0]
+            assert "goevent-js.user.created" in str(handles[1].errors[0].error)
+            await until(lambda: len(seen) == 2)
+
+
+@pytest.mark.parametrize(
+    ("denied", "text"),
+    [
+        ('publish: { deny: ["$JS.API.STREAM.INFO.>"] }', "STREAM.INFO.goevent-js"),
+        ('publish: { deny: ["$JS.API.STREAM.CREATE.>"] }', "STREAM.CREATE.goevent-js"),
+        ('subscribe: { deny: ["_INBOX.>"] }', "Subscription to"),
+    ],
+)
+async def test_bus_without_the_rights_of_jetstream_does_not_open(denied: str, text: str) -> None:
+    async with nats_server(config=users(denied)) as server:
+        began = trio.current_time()
+        with pytest.raises(DriverError, match="Permissions Violation") as caught:
+            async with js_bus_of(server):
+                pass
+        assert text in str(caught.value)
+        # A request without an answer takes five seconds.
+        assert trio.current_time() - began < REQUEST_SECONDS
+
+
+@pytest.mark.parametrize(
+    "denied",
+    [
+        "$JS.API.CONSUMER.INFO.>",
+        "$JS.API.CONSUMER.CREATE.>",
+        "$JS.API.CONSUMER.MSG.NEXT.>",
+    ],
+)
+async def test_bus_that_may_not_consume_fails_ready_and_publishes(denied: str) -> None:
+    rights = f'publish: {{ deny: ["{denied}", "$JS.API.CONSUMER.DURABLE.>"] }}'
+    async with nats_server(config=users(rights)) as server, js_bus_of(server) as bus:
+        with pytest.raises(DriverError, match="Permissions Violation"):
+            await bus.subscribe(lambda _: None, Paid).ready()
+        await accepted(bus, 1)
+
+
+async def test_refused_acknowledgements_are_reported_once() -> None:
+    async with nats_server(config=users('publish: { deny: ["$JS.ACK.>"] }')) as server:
+        bus = js_bus_of(server)
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, *range(20))
+            await until(lambda: len(seen) == 20)
+            await until(lambda: bus.count_reports("$JS.ACK"))
+        assert bus.count_reports("$JS.ACK") == 1
+
+
+async def test_limits_of_an_account_are_named() -> None:
+    account = """accounts { A { users: [{ user: joe, password: secret }]
+        jetstream: { max_streams: 1, max_consumers: 1 } } }"""
+    async with nats_server(config=account) as server:
+        async with js_bus_of(server) as bus:
+            await bus.subscribe(lambda _: None, Paid).ready()
+            with pytest.raises(DriverError, match="maximum consumers"):
+                await bus.subscribe(lambda _: None, User).ready()
+            await accepted(bus, 1)
+        with pytest.raises(DriverError, match="maximum number of streams"):
+            async with FastStreamBus(f"nats+js://{LOGIN}@{server.addr}?stream=other"):
+                pass
+
+
+async def test_account_without_jetstream_is_named() -> None:
+    account = "accounts { A { users: [{ user: joe, password: secret }] } }"
+    async with nats_server(config=account) as server:
+        with pytest.raises(DriverError, match="not enabled for account"):
+            async with js_bus_of(server):
+                pass
+
+
+async def test_pull_that_is_refused_after_a_reconnect_is_reported_once() -> None:
+    async with nats_server(config=users("publish: { allow: [>] }")) as server:
+        bus = js_bus_of(server)
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: seen)
+            server.kill()
+            server.config = users('publish: { deny: ["$JS.API.CONSUMER.MSG.NEXT.>"] }')
+            await server.start()
+            await until(lambda: bus.count_reports("MSG.NEXT"))
+            await accepted(bus, 2)
+            await trio.sleep(2)  # the bus tries again meanwhile
+            assert bus.count_reports("MSG.NEXT") == 1
+            server.kill()
+            server.config = ""
+            server.config = users("publish: { allow: [>] }")
+            await server.start()
+            await until(lambda: len(seen) == 2)
