@@ -42,7 +42,7 @@ async def add_consumer(server: NatsServer, **settings: Any) -> None:
 
     async def add(js: Any) -> None:
         await js.add_stream(name=STREAM, subjects=[f"{STREAM}.>"])
-        options = {"filter_subject": f"{STREAM}.order.paid", **settings}
+        options: dict[str, Any] = {"filter_subject": f"{STREAM}.order.paid", **settings}
         await js.add_consumer(STREAM, api.ConsumerConfig(durable_name=DURABLE, **options))
 
     await on_js(server, add)
