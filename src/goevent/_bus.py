@@ -7,19 +7,20 @@ while the bus is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import cached_property, partial, update_wrapper
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, overload
+from typing import Any, Self, TypeVar, Unpack, cast, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from ._config import Config
+from ._config import Config, check_close_timeout
 from ._errors import BusClosed, DriverError, EventError, leaf_ids, require_trio
+from ._events.event_types import short_name
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
 from ._kernel.dispatcher import Dispatcher
@@ -28,16 +29,18 @@ from ._kernel.ledger import Ledger, LedgerBook, Snapshot, snapshot_of
 from ._kernel.routing import Observer
 from ._kernel.scheduler import Scheduler
 from ._kernel.supervisor import OnError, Supervisor
-from ._listeners.factory import make_handler, make_listener, not_a_listener, takes_no_arguments
+from ._listeners.factory import make_handler, make_listener, takes_no_arguments
 from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
 from ._listeners.registration import Registration
 from ._options.callables import refuse_generator
 from ._options.decorator import ListenerDecorator, NameDecorator
-from ._options.options import ListenerKeywords, ListenerOptions
+from ._options.mistakes import check_callback, check_listener, not_a_listener
+from ._options.options import ListenerKeywords, ListenerOptions, check_type
 from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
 from ._ports.inbox import BusInbox
 from ._session import Session, first_driver_error, holds_only_cancellations
+from ._suggestions import suggest_options
 from .drivers.contract import Driver, DriverSnapshot, replayer
 from .drivers.discovery import find_driver
 from .drivers.error_mapping import (
@@ -168,11 +171,12 @@ class GoEvent:
             ...     print(event.event_name)
         """
         chosen = ListenerOptions(**options)
-        if not events or not all(isinstance(event, str | type) for event in events):
-            raise TypeError('write @bus.listener("event.name") or @bus.listener(EventClass)')
+        each = one_by_one(events)
+        # Now, and not when the decorator is applied: the events may be the decorated function.
+        self._planner.event_names(each)
 
         def register(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-            self._listeners.add(self._planner.build(handler, events, chosen, depth=1))
+            self._listeners.add(self._planner.build(handler, each, chosen, depth=1))
             return handler
 
         return register
@@ -203,7 +207,8 @@ class GoEvent:
             >>> registration = bus.subscribe(print, "order.paid")
             >>> registration.unregister()
         """
-        actor = self._planner.build(handler, events, ListenerOptions(**options), depth=1)
+        chosen = ListenerOptions(**options)
+        actor = self._planner.build(handler, one_by_one(events), chosen, depth=1)
         self._listeners.add(actor)
         return Registration(self._listeners, (actor,))
 
@@ -237,9 +242,12 @@ class GoEvent:
                 listener = factory()
             else:
                 factory, listener = None, given
+            name = short_name(type(listener))
             options = getattr(listener, "options", None) or ListenerOptions()
+            check_listener(name, listener)
+            check_type(f"{name}.options", options, ListenerOptions, "a ListenerOptions")
             if options.name is None:
-                options = ListenerOptions(name=type(listener).__qualname__).over(options)
+                options = ListenerOptions(name=name).over(options)
             actor = self._planner.build(
                 listener.on_event,
                 (listener.event_name,),
@@ -468,7 +476,7 @@ class GoEvent:
             The callback, unchanged.
 
         Raises:
-            TypeError: The callback is a generator function.
+            TypeError: The callback cannot be called with one argument, or is a generator function.
 
         Example:
             >>> bus = GoEvent()
@@ -477,6 +485,7 @@ class GoEvent:
             ...     print(error.listener, error.reason)
         """
         self._dispatcher.check_thread()
+        check_callback(callback)
         refuse_generator(callback, handler_name(callback))
         allow_interrupt(callback)
         self._supervisor.callbacks.append(callback)
@@ -529,6 +538,8 @@ class GoEvent:
 
         Raises:
             RuntimeError: A listener called this: it would wait for its own end.
+            TypeError: The timeout is not a number.
+            ValueError: The timeout is negative.
 
         Example:
             >>> bus = GoEvent()
@@ -537,6 +548,8 @@ class GoEvent:
             ...     ledger = await bus.close(timeout=1.0)
         """
         self._dispatcher.check_task()
+        if timeout is not None:
+            check_close_timeout("timeout", timeout)
         if self._session is None:
             await trio.lowlevel.checkpoint()
             return Ledger()
@@ -648,3 +661,14 @@ class GoEvent:
 # On an instance, `dispatch` and `dispatch_nowait` are methods of the dispatcher. Users see these.
 update_wrapper(Dispatcher.dispatch, GoEvent.dispatch)
 update_wrapper(Dispatcher.dispatch_nowait, GoEvent.dispatch_nowait)
+
+
+def one_by_one(events: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the events of a registration, which may be given in one list."""
+    if len(events) == 1 and isinstance(events[0], list | tuple):
+        return tuple(cast("Sequence[Any]", events[0]))
+    return events
+
+
+# A keyword of `Config` given to `GoEvent` is a common mistake.
+suggest_options(GoEvent, config=Config)

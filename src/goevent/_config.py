@@ -6,17 +6,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Any
 
-from ._events.registry import EventRegistry, default_registry
+from ._events.registry import EventRegistry, check_registry, default_registry
 from ._options.middleware import Middleware, check_middleware
 from ._options.options import ListenerOptions
 from ._options.retry import check_count, check_seconds
-from ._suggestions import suggest_options
+from ._suggestions import missing_members, suggest_options
 from ._wire.json_codec import Codec, JsonCodec
-
-if TYPE_CHECKING:
-    from .drivers.contract import Driver
+from .drivers.contract import Driver
+from .drivers.discovery import check_driver
 
 # Each level of nesting takes several frames of Python's stack, whose default limit is 1,000.
 MAX_NESTING_LIMIT = 150
@@ -67,12 +66,12 @@ class Config:
     slow_after: float | None = 0.1
 
     def __post_init__(self) -> None:
+        check_driver(self.driver)
+        check_registry(self.registry)
         if not isinstance(self.listener, ListenerOptions):
             raise TypeError(f"listener must be a ListenerOptions, not {self.listener!r}")
-        if not self.close_timeout >= 0:
-            raise ValueError(
-                f"close_timeout must be at least 0 seconds, not {self.close_timeout!r}"
-            )
+        check_codec(self.codec)
+        check_close_timeout("close_timeout", self.close_timeout)
         check_count("max_nesting", self.max_nesting, at_least=1)
         if self.max_nesting > MAX_NESTING_LIMIT:
             raise ValueError(
@@ -82,3 +81,30 @@ class Config:
         if self.slow_after is not None:
             check_seconds("slow_after", self.slow_after, positive=True)
         object.__setattr__(self, "middleware", check_middleware(self.middleware))
+
+
+def check_close_timeout(name: str, seconds: Any) -> None:
+    """Refuse a close timeout that is not a number of at least 0; it may be infinite.
+
+    Raises:
+        TypeError: `seconds` is not a number.
+        ValueError: `seconds` is negative or not a number of seconds.
+    """
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float):
+        raise TypeError(f"{name} must be a number of seconds, not {seconds!r}")
+    if not seconds >= 0:
+        raise ValueError(f"{name} must be at least 0 seconds, not {seconds!r}")
+
+
+def check_codec(codec: Any) -> None:
+    """Refuse an object that cannot encode and decode.
+
+    Raises:
+        TypeError: It is a class, or it lacks a member of `Codec`.
+    """
+    if isinstance(codec, type):
+        raise TypeError(f"codec must be an object: write {codec.__name__}()")
+    if missing := missing_members(codec, Codec):
+        raise TypeError(
+            f"codec must have encode, decode and content_type; {codec!r} has no {missing}"
+        )

@@ -121,6 +121,8 @@ class HandleRoute(Protocol):
     @property
     def listeners(self) -> Sequence[object]: ...
     @property
+    def listener_count(self) -> int: ...
+    @property
     def unheard(self) -> bool: ...
 
 
@@ -133,6 +135,7 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
         settle: Tells the driver that brought the event that all listeners have finished.
         deliveries: The number of times that the broker has delivered the event.
         context: The context of the dispatcher, if a listener runs in it.
+        listeners: The number of listeners that got the event, if it is not that of the route.
     """
 
     first: Task | None
@@ -145,6 +148,7 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
     settle: Settle | None = None
     deliveries: int = 1
     context: Context | None = None
+    listeners: int | None = None
 
     def add_waiter(self, task: Task) -> None:
         if isinstance(self.waiters, list):
@@ -224,6 +228,18 @@ class DispatchHandle:
         details = self.details
         receipt = details.receipt if isinstance(details, HandleDetails) else None
         return None if receipt is None else receipt.receivers
+
+    @property
+    def listeners(self) -> int:
+        """The number of listeners of this bus that the dispatch brought the event to.
+
+        0 if nobody listens here, if filters or middleware kept the event from all listeners, and if
+        it reaches them only by way of the broker.
+        """
+        details = self.details
+        if isinstance(details, HandleDetails) and details.listeners is not None:
+            return details.listeners
+        return self.route.listener_count
 
     @property
     def pending(self) -> int:

@@ -1,7 +1,8 @@
 """Suggestions: the name that a user has probably meant in place of an unknown one.
 
 Every room and every driver may ask `did_you_mean` when it refuses a name. `suggest_options` does it
-for the keyword arguments of a class or a function.
+for the keyword arguments of a class or a function. `missing_members` names the members of a
+protocol that an object lacks.
 """
 
 from __future__ import annotations
@@ -58,10 +59,15 @@ def unknown_option(owner: str, name: str, known: Iterable[str]) -> TypeError:
     return TypeError(f"{owner} has no option {name!r}{hint}")
 
 
-def suggest_options(target: T) -> T:
+def suggest_options(target: T, *, config: type | None = None) -> T:
     """Have a class or a function refuse unknown keyword arguments with a suggestion.
 
     The decorated target keeps its signature. It pays one comparison of its keywords per call.
+
+    Args:
+        target: The class or the function.
+        config: The class of the settings that the target takes as one object. Its options are not
+            those of the target, but callers may mistake them for it.
 
     Example:
         >>> @suggest_options
@@ -74,13 +80,22 @@ def suggest_options(target: T) -> T:
     """
     if isinstance(target, type):
         cls = cast("Any", target)
-        cls.__init__ = _checked(cls.__init__, cls.__name__, skipped=1)
+        cls.__init__ = _checked(cls.__init__, cls.__name__, skipped=1, config=config)
         return target
     function = cast("Callable[..., Any]", target)
-    return cast("T", _checked(function, function.__name__, skipped=0))
+    return cast("T", _checked(function, function.__name__, skipped=0, config=config))
 
 
-def _checked(function: Callable[..., Any], owner: str, skipped: int) -> Callable[..., Any]:
+def missing_members(candidate: object, protocol: type) -> str:
+    """Return the public members of a protocol that an object lacks, as a list for a message."""
+    members = dict.fromkeys([*vars(protocol), *getattr(protocol, "__annotations__", ())])
+    names = [name for name in members if not name.startswith("_") and not hasattr(candidate, name)]
+    return " and no ".join(names)
+
+
+def _checked(
+    function: Callable[..., Any], owner: str, skipped: int, config: type | None
+) -> Callable[..., Any]:
     """Return a function that checks its arguments; the first `skipped` ones are not the user's."""
     parameters = [*inspect.signature(function).parameters.values()][skipped:]
     options = tuple(p.name for p in parameters if p.kind not in (p.POSITIONAL_ONLY, p.VAR_KEYWORD))
@@ -90,7 +105,11 @@ def _checked(function: Callable[..., Any], owner: str, skipped: int) -> Callable
     @wraps(function)
     def checked(*args: Any, **given: Any) -> Any:
         if not given.keys() <= known:
-            raise unknown_option(owner, next(name for name in given if name not in known), options)
+            unknown = next(name for name in given if name not in known)
+            if config is not None and unknown in inspect.signature(config).parameters:
+                example = f"{owner}({config.__name__}({unknown}=...))"
+                raise TypeError(f"{owner} has no option {unknown!r}; write {example}")
+            raise unknown_option(owner, unknown, options)
         if by_keyword_only and len(args) > skipped:
             example = f"{owner}({options[0]}=...)"
             raise TypeError(f"{owner} takes its options by keyword only: {example}")

@@ -80,7 +80,11 @@ def make(**config: Any) -> GoEvent:
 
 
 def warning(name: str, seconds: float) -> str:
-    return f"{name} held the event loop for {seconds:.3f} s"
+    return (
+        f"{name} held the event loop for {seconds:.3f} s; "
+        "thread=True runs a `def` in a thread, and "
+        "an `async def` can await trio.to_thread.run_sync"
+    )
 
 
 def busy(

@@ -461,4 +461,4 @@ async def test_context_values_that_refuse_to_be_compared_fail_only_their_listene
 
         handle = await bus.dispatch(Do())
         await handle.wait()
-        assert [error.listener for error in handle.errors] == [change.__qualname__]
+        assert [error.listener for error in handle.errors] == [change.__name__]

@@ -400,7 +400,7 @@ async def test_the_options_of_a_class_listener_go_over_the_defaults() -> None:
     async with make(listener=ListenerOptions(mailbox=7, name="default")) as bus:
         bus.register_listener(Named)
         await (await bus.dispatch(Ping())).wait()
-    assert seen == [Named.__qualname__]
+    assert seen == [Named.__name__]
 
 
 # -- the bus's own settings

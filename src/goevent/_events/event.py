@@ -17,10 +17,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, overload
 import msgspec
 from typing_extensions import dataclass_transform
 
+from .._suggestions import did_you_mean
 from .names import validate_name
-from .registry import EventRegistry, default_registry
+from .registry import EventRegistry, check_registry, default_registry
 
 RESERVED_NAMES = ("event_name", "payload")
+CLASS_OPTIONS = (
+    *("name", "key", "registry", "kw_only", "rename", "omit_defaults", "forbid_unknown_fields"),
+    *("order", "gc", "weakref", "dict", "cache_hash", "repr_omit_defaults"),
+)
 REFUSED_OPTIONS = {"frozen", "array_like", "tag", "tag_field", "eq"}
 
 
@@ -60,7 +65,11 @@ class EventMeta(msgspec.StructMeta):
                 return super().__new__(mcls, class_name, bases, namespace, frozen=True)
             return _new_event_type(class_name, bases, namespace, **options)
 
-        def __call__(cls, event_name, payload=None, /):  # noqa: N805 - ruff sees no metaclass
+        def __call__(cls, event_name=None, payload=None, /, **fields):  # noqa: N805 - a metaclass
+            if event_name is None or fields:
+                raise TypeError(
+                    'Event takes a name and a payload: Event("order.paid", {"order_id": 7})'
+                )
             return AdHocEvent(event_name, payload)
 
 
@@ -92,6 +101,10 @@ def _new_event_type(
 ) -> type[Any]:
     if refused := options.keys() & REFUSED_OPTIONS:
         raise TypeError(f"{class_name}: an event class has no option {min(refused)!r}")
+    if unknown := options.keys() - CLASS_OPTIONS:
+        option = min(unknown)
+        hint = did_you_mean(option, CLASS_OPTIONS)
+        raise TypeError(f"{class_name}: an event class has no option {option!r}{hint}")
     for reserved in RESERVED_NAMES:
         if reserved in namespace:
             raise TypeError(_explain_reserved(class_name, reserved))
@@ -106,7 +119,7 @@ def _new_event_type(
         if key is not None:
             raise TypeError(f"{class_name}: an event class without a name has no key")
     else:
-        target = default_registry if registry is None else registry
+        target = default_registry if registry is None else check_registry(registry)
         target.register_as(name, cls, key=key)
     return cls
 

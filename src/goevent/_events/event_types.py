@@ -124,6 +124,17 @@ def python_to_wire(cls: type[Any], payload: Mapping[str, Any]) -> dict[str, Any]
     return renamed
 
 
+def short_name(named: Any) -> str:
+    """Return the name of a class or a function without the functions around it.
+
+    A lambda has no name of its own and keeps that of the innermost function around it.
+    """
+    path = str(named.__qualname__).split(".<locals>.")
+    if path[-1] == "<lambda>":
+        return ".".join(path[-2:])
+    return path[-1]
+
+
 def describe_class(cls: type[Any]) -> str:
     """Return the module and the qualified name of a class."""
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -31,6 +31,13 @@ def validate_name(name: str) -> str:
     raise ValueError(explain_invalid("event name", name))
 
 
+def is_name(text: object) -> bool:
+    """Tell whether an object is an event name."""
+    return (
+        isinstance(text, str) and len(text) <= MAX_NAME_BYTES and _NAME.fullmatch(text) is not None
+    )
+
+
 def explain_invalid(kind: str, text: str, wildcard: str = "") -> str:
     """Return the reason why `text` is not an event name or an event pattern.
 

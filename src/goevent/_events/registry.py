@@ -81,6 +81,7 @@ class EventRegistry:
             TypeError: The class has no event name, or cannot be an event type.
             ValueError: The name belongs to a different class.
         """
+        _require_adapter(cls)
         name = own_name(cls)
         if not name:
             raise TypeError(
@@ -107,7 +108,8 @@ class EventRegistry:
         validate_name(name)
         adapter = _require_adapter(cls)
         if key is not None and key not in adapter.fields(cls):
-            raise TypeError(f"{describe_class(cls)} has no field {key!r} to be its key")
+            hint = did_you_mean(key, adapter.fields(cls))
+            raise TypeError(f"{describe_class(cls)} has no field {key!r} to be its key{hint}")
         # The same module and qualified name mean that the class was defined again.
         taken = self._types.get(name)
         if taken is not None and taken is not cls and describe_class(taken) != describe_class(cls):
@@ -170,9 +172,7 @@ class EventRegistry:
             UnknownEventError: No class is registered under the name (a LookupError).
             DecodeError: The payload does not fit the class.
         """
-        cls = self._types.get(name)
-        if cls is None:
-            raise self.unknown(name)
+        cls = self._class_of(name)
         data: Mapping[str, Any] = {} if payload is None else payload
         if not isinstance(data, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise DecodeError(name, f"the payload is a {type(data).__name__}, not a mapping")
@@ -244,16 +244,13 @@ class EventRegistry:
             LookupError: `old` is a name that is not registered.
             ValueError: The upcasts would form a cycle, or `old` has another successor already.
         """
-        if isinstance(old, str):
-            cls = self._types.get(old)
-            if cls is None:
-                raise self.unknown(old)
-        else:
-            cls = old
+        cls = self._class_of(old) if isinstance(old, str) else old
         _require_adapter(cls)
         _require_adapter(to)
 
         def register(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            if not callable(function):
+                raise TypeError(f"an upcast is a function of the old event, not {function!r}")
             self._refuse_cycle(cls, to)
             known = self._upcasts.get(cls)
             if known is not None and describe_class(known[0]) != describe_class(to):
@@ -287,6 +284,20 @@ class EventRegistry:
             event = upgraded
         return event
 
+    def _class_of(self, name: str) -> type[Any]:
+        """Return the class that is registered under a name.
+
+        Raises:
+            TypeError: The name is not a str.
+            UnknownEventError: There is none.
+        """
+        if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"an event name is a str, not {type(name).__name__}")
+        cls = self._types.get(name)
+        if cls is None:
+            raise self.unknown(name)
+        return cls
+
     def _refuse_cycle(self, old: type[Any], new: type[Any]) -> None:
         path = [old]
         following: type[Any] | None = new
@@ -297,6 +308,17 @@ class EventRegistry:
                 raise ValueError(f"the upcasts would form a cycle: {cycle}")
             step = self._upcasts.get(following)
             following = None if step is None else step[0]
+
+
+def check_registry(registry: EventRegistry) -> EventRegistry:
+    """Return a registry.
+
+    Raises:
+        TypeError: It is another object.
+    """
+    if not isinstance(registry, EventRegistry):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"registry must be an EventRegistry, not {registry!r}")
+    return registry
 
 
 def _name_abstract(cls: type[Any], name: str) -> None:
@@ -367,7 +389,9 @@ def register_event_type(
         TypeError: The class cannot be an event type, has no name, or has no field called `key`.
         ValueError: The name is not an event name, or belongs to a different class.
     """
-    target = default_registry if registry is None else registry
+    target = default_registry if registry is None else check_registry(registry)
+    if isinstance(cls, str):
+        raise TypeError(f"write register_event_type(name={cls!r}): the name goes by keyword")
 
     def register(cls: type[T]) -> type[T]:
         if name is None and key is None:

@@ -219,7 +219,9 @@ class Intake:
 
 def bus_closed() -> BusClosed:
     """Return the error for an event that came too late."""
-    return BusClosed("the bus is closed or closing and takes no events")
+    return BusClosed(
+        "the bus is closed or closing and takes no events; dispatch inside `async with bus`"
+    )
 
 
 def nested_too_deep(depth: int) -> NestingError:

@@ -143,6 +143,11 @@ class Route:
         """All listeners, in the order in which dispatch reaches them."""
         return self.inline + self.mailboxes
 
+    @property
+    def listener_count(self) -> int:
+        """The number of listeners of this bus; an observer is not registered, and not counted."""
+        return sum(1 for actor in self.listeners if actor.order)
+
     def with_listeners(self, listeners: Sequence[Actor]) -> Route:
         """Return a route to some of the listeners, for one event."""
         return Route(self.name, self.kernel, listeners, publisher=self.publisher, special=True)

@@ -22,14 +22,16 @@ cannot fill the memory.
 
 from __future__ import annotations
 
+import logging
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._events.event import AdHocEvent
 from .._events.patterns import PatternTrie, is_pattern
 from .._handle import DispatchKernel
+from .._options.mistakes import not_an_event
 from .._options.results import refuse_unrun
-from .._options.signature import explain_unregistered
+from .._suggestions import did_you_mean
 from .route import NameListeners, Route
 
 if TYPE_CHECKING:
@@ -40,6 +42,10 @@ if TYPE_CHECKING:
     from .route import RoutePublisher
 
 MAX_UNREGISTERED_ROUTES = 10_000
+# Names may come from outside, so only so many are logged as unheard and remembered.
+MAX_UNHEARD_NAMES = 1_000
+
+logger = logging.getLogger("goevent")
 
 
 class RoutingKernel(DispatchKernel, Protocol):
@@ -101,6 +107,7 @@ class Router:
         # True once the order of registration is not enough to tell the order of the listeners.
         self._sorted = False
         self._retired: list[Route] = []
+        self._unheard_names: set[str] = set()  # those that were logged
         self._observer: Observer | None = None
         self._observing_actor: Actor | None = None  # the first listener of every route
         # False if the driver brings events back to the bus that has dispatched them.
@@ -198,7 +205,7 @@ class Router:
             event = self._registry.create(name, event.payload())
         known = self._registry.name_of(type(event))
         if known is None:
-            raise TypeError(explain_unregistered(type(event)))
+            raise not_an_event(event, self._registry)
         cached = self.by_type.get(type(event))
         return cached or self._cache(type(event), known), event
 
@@ -255,6 +262,8 @@ class Router:
         chosen: Iterable[Actor] = dict.fromkeys(actor for one in built_from for actor in one.actors)
         if self._sorted:
             chosen = sorted(chosen, key=by_priority)
+        if not chosen and self.publisher is None:
+            self._log_unheard(name)
         observing = () if self._observing_actor is None else (self._observing_actor,)
         listeners = (*observing, *chosen)
         route = local = Route(name, self._kernel, listeners, special=self._special)
@@ -273,6 +282,15 @@ class Router:
         for one in built_from:
             one.routed[name] = None
         return route
+
+    def _log_unheard(self, name: str) -> None:
+        """Log at DEBUG, once for each name, that nobody listens to it."""
+        if not logger.isEnabledFor(logging.DEBUG) or name in self._unheard_names:
+            return
+        if len(self._unheard_names) < MAX_UNHEARD_NAMES:
+            self._unheard_names.add(name)
+            heard = (known for known in self._registered if not is_pattern(known))
+            logger.debug("nobody listens to %r%s", name, did_you_mean(name, heard))
 
     def _drop_routes(self, listeners: NameListeners) -> None:
         """Drop the routes that were built from these listeners, which have changed."""

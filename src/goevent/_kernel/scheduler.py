@@ -219,7 +219,12 @@ class Scheduler:
 
     def warn_slow(self, name: str, seconds: float) -> None:
         """Log that a listener has blocked the event loop for too long."""
-        logger.warning("%s held the event loop for %.3f s", name, seconds)
+        logger.warning(
+            "%s held the event loop for %.3f s; thread=True runs a `def` in a thread, and an "
+            "`async def` can await trio.to_thread.run_sync",
+            name,
+            seconds,
+        )
 
     async def quiet(self) -> None:
         """Wait until no listener runs and no event is queued."""

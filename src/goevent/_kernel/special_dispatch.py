@@ -106,6 +106,7 @@ class SpecialDispatch:
         chosen = self._chosen_route(handle)
         if not self._admission.commit(chosen, handle):
             raise no_room(chosen)
+        self._note_listeners(handle, chosen)
         self._inline_calls.call_all(chosen, handle)
 
     async def dispatch(self, handle: DispatchHandle, *, arrived: bool = False) -> DispatchHandle:
@@ -131,6 +132,7 @@ class SpecialDispatch:
                     raise nested_too_deep(len(enclosing_dispatches.get()))
                 if not self._admission.commit(chosen, handle):
                     chosen = await self._admission.wait_for_room(chosen, handle, arrived=arrived)
+                self._note_listeners(handle, chosen)
                 if chosen.awaits:
                     await self._await_all(chosen, handle)
                 else:
@@ -139,9 +141,17 @@ class SpecialDispatch:
             self._report_middleware(handle, error)
         return handle
 
+    def _note_listeners(self, handle: DispatchHandle, chosen: Route) -> None:
+        """Note on the handle how many listeners got the event, if it is not that of the route."""
+        if chosen is not handle.route or self._hooks or self.arrival_hooks:
+            handle.ensure_details().listeners = chosen.listener_count
+
     def _report_middleware(self, handle: DispatchHandle, error: Vetoed | HookFailed) -> None:
         """Record on the handle that middleware around the dispatch has vetoed it, or has failed."""
         name = error.middleware
+        details = handle.ensure_details()
+        if details.listeners is None:  # the hook has raised above its yield
+            details.listeners = 0
         if isinstance(error, Vetoed):
             failure: EventError = EventVetoed(handle.event_name, name, reason=error.reason)
         else:

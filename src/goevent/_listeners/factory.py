@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, cast
 
+from .._options.mistakes import not_a_listener
 from .._options.results import AS_DEF, refuse_unrun
 from .._options.signature import Listener
 
@@ -39,16 +40,3 @@ def takes_no_arguments(candidate: object) -> bool:
 def make_handler(make: Callable[[], Listener]) -> Callable[[Any], Any]:
     """Return the `on_event` of a new listener."""
     return make().on_event
-
-
-def not_a_listener(candidate: object) -> TypeError:
-    """Return the error for an object that is neither a listener nor a factory of listeners."""
-    if isinstance(candidate, type) and isinstance(candidate, Listener):
-        return TypeError(
-            f"{candidate.__qualname__} needs arguments: register an object of it, or a function "
-            "without arguments that makes one"
-        )
-    return TypeError(
-        "a listener must be an object with event_name and on_event, or a class of such objects, "
-        f"not {candidate!r}"
-    )

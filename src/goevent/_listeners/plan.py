@@ -26,20 +26,21 @@ from .._kernel.mailbox import KeyedMailbox, SharedMailbox
 from .._kernel.recovery import Recovery
 from .._options.callables import is_async, refuse_generator
 from .._options.middleware import hooks_of
+from .._options.mistakes import check_events, check_handler, check_owner
 from .._options.options import DEFAULT_KEYED_CONCURRENCY, DEFAULT_MAILBOX_EVENTS, resolve
 from .._options.signature import (
     allow_interrupt,
     check_annotation,
     event_name_of,
     frame_above,
-    handler_name,
 )
 from .._options.supervision import Supervision
+from .names import ListenerNames
 from .threaded import run_in_thread
 from .wrappers import as_async, with_context, with_middleware, with_slow_warning, with_timeout
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
     from types import FrameType
 
     from .._config import Config
@@ -125,6 +126,7 @@ class ListenerPlanner:
         self._capabilities = capabilities
         self._registry = config.registry
         self._default = config.listener
+        self._names = ListenerNames()
         self._hooks = hooks_of(config.middleware, "around_call")
         self._scheduler = scheduler
         self._supervisor = supervisor
@@ -134,7 +136,7 @@ class ListenerPlanner:
     def build(
         self,
         handler: Call,
-        events: Iterable[str | type],
+        events: tuple[str | type, ...],
         asked: ListenerOptions,
         depth: int,
         factory: HandlerFactory | None = None,
@@ -171,19 +173,27 @@ class ListenerPlanner:
 
     # -- checks
 
+    def event_names(self, events: tuple[str | type, ...]) -> tuple[str, ...]:
+        """Return the names and patterns of the events of a registration, each once.
+
+        Raises:
+            TypeError: There is no event, or one is neither a name nor an event class.
+            ValueError: A name is neither an event name nor an event pattern.
+        """
+        check_events(events, self._registry)
+        return tuple(dict.fromkeys(event_name_of(event, self._registry) for event in events))
+
     def _plan(
         self,
         handler: Call,
-        events: Iterable[str | type],
+        events: tuple[str | type, ...],
         asked: ListenerOptions,
         frame: FrameType,
     ) -> ListenerPlan:
-        names = tuple(dict.fromkeys(event_name_of(event, self._registry) for event in events))
-        if not names:
-            raise TypeError("a listener needs at least one event name or event class")
-        if isinstance(handler, type) or not callable(handler):
-            raise TypeError(f"a listener must be a function or have one, not {handler!r}")
-        name = asked.name or self._default.name or handler_name(handler)
+        check_handler(handler, events)
+        names = self.event_names(events)
+        check_owner(handler, events)
+        name = asked.name or self._default.name or self._names.of(handler)
         pattern = next(filter(is_pattern, names), None)
         if pattern is not None and not self._capabilities.patterns:
             raise UnsupportedError(

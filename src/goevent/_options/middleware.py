@@ -30,6 +30,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Union, cast
 import trio
 
 from .._errors import HookFailed, Veto, Vetoed, leaf_ids
+from .._events.event_types import short_name
 
 if TYPE_CHECKING:
     from .._delivery import Delivery
@@ -120,7 +121,7 @@ def check_middleware(middleware: Iterable[Any]) -> tuple[Any, ...]:
     checked = tuple(middleware)
     for each in checked:
         if isinstance(each, type):
-            raise TypeError(f"middleware must be an object: write {each.__qualname__}()")
+            raise TypeError(f"middleware must be an object: write {short_name(each)}()")
         hooks = [name for name in HOOK_NAMES if hasattr(each, name)]
         if not hooks:
             raise TypeError(f"{each!r} is not middleware: it has none of {', '.join(HOOK_NAMES)}")
@@ -128,7 +129,7 @@ def check_middleware(middleware: Iterable[Any]) -> tuple[Any, ...]:
             function = getattr(each, name)
             if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
                 raise TypeError(
-                    f"{type(each).__qualname__}.{name} has no `yield`; the code above the yield "
+                    f"{short_name(type(each))}.{name} has no `yield`; the code above the yield "
                     "runs before the event is processed, the code below it runs afterwards"
                 )
     return checked
@@ -147,7 +148,7 @@ class Hook:
     __slots__ = ("enter", "function", "name", "suspends")
 
     def __init__(self, middleware: Any, function: Callable[[Any], Any]) -> None:
-        self.name: str = type(middleware).__qualname__
+        self.name: str = short_name(type(middleware))
         self.function: Callable[[Any], Any] = function
         self.suspends: bool = inspect.isasyncgenfunction(function)
         self.enter: Callable[[Any], Any] = (

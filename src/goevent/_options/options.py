@@ -13,10 +13,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
+from .._events.event_types import short_name
 from .._suggestions import suggest_options
 from .callables import refuse_suspending
 from .middleware import Middleware, check_middleware
-from .retry import Retry, check_count, check_seconds
+from .retry import Retry, check_choice, check_count, check_seconds
 from .supervision import Supervision
 
 Overflow = Literal["block", "error", "drop_new", "drop_old"]
@@ -129,10 +130,8 @@ class ListenerOptions:
         for option, least in (("mailbox", 1), ("concurrency", 1), ("priority", None)):
             if getattr(self, option) is not None:
                 check_count(option, getattr(self, option), at_least=least)
-        if self.overflow is not None and self.overflow not in OVERFLOWS:
-            raise ValueError(
-                f"overflow must be one of {', '.join(OVERFLOWS)}, not {self.overflow!r}"
-            )
+        if self.overflow is not None:
+            check_choice("overflow", self.overflow, OVERFLOWS)
         if self.ordering_key is not None and self.ordering_key is not False:
             if not isinstance(self.ordering_key, str):
                 check_function("ordering_key", self.ordering_key, "the name of an attribute or a")
@@ -153,7 +152,7 @@ class ListenerOptions:
             for each in self.middleware:
                 if not hasattr(each, "around_call"):
                     raise TypeError(
-                        f"{type(each).__qualname__} has no around_call; middleware around dispatch "
+                        f"{short_name(type(each))} has no around_call; middleware around dispatch "
                         "or delivery belongs in Config.middleware"
                     )
         self._check_combinations()

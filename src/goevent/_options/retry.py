@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
-from .._suggestions import suggest_options
+from .._suggestions import did_you_mean, suggest_options
 from .callables import refuse_suspending
 from .results import AS_DEF, refuse_unrun
 
@@ -60,12 +60,15 @@ class Retry:
     def __post_init__(self) -> None:
         check_count("attempts", self.attempts, at_least=2)
         check_backoff(self.backoff, self.max_backoff, self.jitter)
-        if not (are_exceptions(self.on) or callable(self.on)):
-            raise TypeError(f"on must be exception classes or a function, not {self.on!r}")
         if not are_exceptions(self.on):
+            # A class that is no Exception would be called as a function, and always return true.
+            if isinstance(self.on, type) or not callable(self.on):
+                raise TypeError(
+                    f"on must be Exception classes in a tuple, or a function, not {self.on!r}"
+                )
             refuse_suspending("on", self.on)
         if not are_exceptions(self.not_on):
-            raise TypeError(f"not_on must be exception classes, not {self.not_on!r}")
+            raise TypeError(f"not_on must be Exception classes in a tuple, not {self.not_on!r}")
 
     def covers(self, error: Exception) -> bool:
         """Tell whether an exception deserves another attempt.
@@ -134,6 +137,20 @@ def check_seconds(name: str, value: Any, *, positive: bool = False) -> None:
         )
 
 
+def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
+    """Refuse an option that is none of some texts.
+
+    Raises:
+        TypeError: `value` is not a str.
+        ValueError: `value` is another str.
+    """
+    if value in choices:
+        return
+    error = ValueError if isinstance(value, str) else TypeError
+    hint = did_you_mean(value, choices)
+    raise error(f"{name} must be one of {', '.join(choices)}, not {value!r}{hint}")
+
+
 def check_backoff(backoff: float, max_backoff: float, jitter: float) -> None:
     """Refuse settings of `jittered_pause` that make no sense.
 
@@ -145,5 +162,7 @@ def check_backoff(backoff: float, max_backoff: float, jitter: float) -> None:
     check_seconds("max_backoff", max_backoff)
     if max_backoff < backoff:
         raise ValueError(f"max_backoff ({max_backoff}) is shorter than backoff ({backoff})")
+    if isinstance(jitter, bool) or not isinstance(jitter, int | float):  # pyright: ignore[reportUnnecessaryIsInstance]
+        raise TypeError(f"jitter must be a number from 0 to 1, not {jitter!r}")
     if not 0 <= jitter <= 1:
         raise ValueError(f"jitter must be from 0 to 1, not {jitter!r}")

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkab
 from trio.lowlevel import disable_ki_protection
 
 from .._events.event import Event
+from .._events.event_types import short_name
 from .._events.names import validate_name
 from .._events.patterns import compile_pattern, is_pattern, validate_pattern
 from .callables import unwrap_partial
+from .mistakes import not_an_event_name, unregistered
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,28 +64,20 @@ def event_name_of(event: str | type, registry: EventRegistry) -> str:
     if isinstance(event, type):
         name = registry.name_of(event)
         if name is None:
-            raise TypeError(explain_unregistered(event))
+            raise unregistered(event, registry)
         return name
-    raise TypeError(f"a listener listens to event names and event classes, not to {event!r}")
+    raise not_an_event_name(event, registry)
 
 
-def explain_unregistered(cls: type[Any]) -> str:
-    """Return the error message for a class that the registry of the bus does not know."""
-    if name := getattr(cls, "event_name", None):
-        return (
-            f"{cls.__qualname__} ({name!r}) is not in the registry of this bus: register it there, "
-            "or give the bus that registry (`Config(registry=...)`)"
-        )
-    return (
-        f"{cls.__qualname__} is not an event type: give the class a name "
-        '(`class X(Event, name="...")`) or use register_event_type'
-    )
+def named_part(handler: Callable[[Any], Any]) -> Any:
+    """Return the function or the class that gives a listener its name."""
+    named = unwrap_partial(handler)
+    return named if hasattr(named, "__qualname__") else type(named)
 
 
 def handler_name(handler: Callable[[Any], Any]) -> str:
-    """Return the name in errors and snapshots of a listener without an explicit name."""
-    named = unwrap_partial(handler)
-    return getattr(named, "__qualname__", None) or type(named).__qualname__
+    """Return the name of a user's function in error messages."""
+    return short_name(named_part(handler))
 
 
 def allow_interrupt(handler: Callable[[Any], Any]) -> None:
@@ -141,7 +135,7 @@ def check_annotation(
                 continue
         elif issubclass(known, accepted):
             continue
-        wanted = " | ".join(registry.name_of(cls) or cls.__qualname__ for cls in accepted)
+        wanted = " | ".join(registry.name_of(cls) or short_name(cls) for cls in accepted)
         raise TypeError(
             f"{listener} is registered for {name!r} ({class_title(known)}), but its parameter is "
             f"annotated as {wanted!r} ({' | '.join(class_title(cls) for cls in accepted)})"
@@ -169,7 +163,7 @@ def check_pattern(
 
 def class_title(cls: type[Any] | None) -> str:
     """Return the name of a class for an error message; None stands for a name without a class."""
-    return cls.__qualname__ if cls is not None else "a name without a type"
+    return short_name(cls) if cls is not None else "a name without a type"
 
 
 def accepted_types(

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from .._suggestions import suggest_options
-from .retry import check_backoff, check_count, check_seconds, jittered_pause
+from .retry import check_backoff, check_choice, check_count, check_seconds, jittered_pause
 
 Strategy = Literal["resume", "restart", "stop", "escalate"]
 STRATEGIES = ("resume", "restart", "stop", "escalate")
@@ -55,10 +55,7 @@ class Supervision:
     jitter: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.strategy not in STRATEGIES:
-            raise ValueError(
-                f"strategy must be one of {', '.join(STRATEGIES)}, not {self.strategy!r}"
-            )
+        check_choice("strategy", self.strategy, STRATEGIES)
         check_count("max_restarts", self.max_restarts, at_least=1)
         check_seconds("within", self.within, positive=True)
         check_backoff(self.backoff, self.max_backoff, self.jitter)

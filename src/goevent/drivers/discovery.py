@@ -11,11 +11,28 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import cast
 
 from .._errors import DriverError, UnknownDriverError
+from .._suggestions import did_you_mean, missing_members
 from .contract import Driver
 from .memory import MemoryDriver
 
 ENTRY_POINT_GROUP = "goevent.drivers"
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
+
+
+def check_driver(driver: object) -> None:
+    """Refuse an object that stands for no driver.
+
+    Raises:
+        TypeError: It is neither a text nor a driver object.
+    """
+    if isinstance(driver, str) or (isinstance(driver, Driver) and not isinstance(driver, type)):
+        return
+    kind = type(driver).__qualname__
+    if isinstance(driver, type):
+        kind = f"class: write {driver.__name__}(...)"
+    elif type(driver).__module__ != "builtins" and not callable(driver):
+        kind = f"{kind}, which has no {missing_members(driver, Driver)}"
+    raise TypeError(f"a driver is a URL, a name or a driver object, not a {kind}")
 
 
 def find_driver(driver: str | Driver) -> Driver:
@@ -26,22 +43,21 @@ def find_driver(driver: str | Driver) -> Driver:
         DriverError: The driver is installed, but a package that it needs is not.
         ValueError: The URL makes no sense to the driver.
     """
+    check_driver(driver)
     if not isinstance(driver, str):
-        if not isinstance(driver, Driver):  # pyright: ignore[reportUnnecessaryIsInstance]
-            kind = type(driver).__qualname__
-            raise TypeError(f"a driver is a URL, a name or a driver object, not a {kind}")
         return driver
     scheme = driver.partition("://")[0].lower()
     if scheme == "memory":
         return MemoryDriver.from_url(driver)
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if scheme not in installed:
-        known = ", ".join(sorted({"memory", *installed}))
+        known = sorted({"memory", *installed})
         # A text that is not a scheme may contain a password, so it is not shown.
         shown = repr(scheme) if SCHEME.fullmatch(scheme) else "a text that is no URL and no name"
         raise UnknownDriverError(
-            f"no driver for {shown} is installed (there is: {known}); a driver comes in a "
-            f'package with an entry point in the group "{ENTRY_POINT_GROUP}"'
+            f"no driver for {shown} is installed (there is: {', '.join(known)}); a driver comes in "
+            f'a package with an entry point in the group "{ENTRY_POINT_GROUP}"'
+            f"{did_you_mean(scheme, known)}"
         )
     return load(installed[scheme]).from_url(driver)
 

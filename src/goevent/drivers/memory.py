@@ -41,6 +41,8 @@ class MemoryHub:
     """
 
     def __init__(self, *, inbox: int = 1024) -> None:
+        if isinstance(inbox, bool) or not isinstance(inbox, int):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"inbox must be a number of events, not {inbox!r}")
         if inbox < 1:
             raise ValueError(f"an inbox holds at least 1 event, not {inbox}")
         self._inbox = inbox
@@ -91,6 +93,8 @@ class MemoryDriver:
     schemes: tuple[str, ...] = ("memory",)
 
     def __init__(self, hub: MemoryHub | None = None) -> None:
+        if hub is not None and not isinstance(hub, MemoryHub):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"hub must be a MemoryHub, not {hub!r}")
         self._hub = hub
         self._drained = trio.Event()
         self._names: set[str] = set()
