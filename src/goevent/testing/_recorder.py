@@ -11,6 +11,7 @@ import trio
 
 from .. import GoEvent, Ledger
 from .._errors import require_trio
+from .._options.signature import handler_name
 
 E = TypeVar("E")
 
@@ -61,7 +62,7 @@ class Recorder:
         Args:
             listener: The name of the listener, or its function.
         """
-        name = listener if isinstance(listener, str) else listener.__qualname__
+        name = listener if isinstance(listener, str) else handler_name(listener)
         return [run.event for run in self.runs if run.listener == name]
 
     def clear(self) -> None:
