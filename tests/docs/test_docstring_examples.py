@@ -179,7 +179,8 @@ def run(code: CodeType, names: dict[str, Any]) -> None:
 @pytest.fixture
 def empty_registry() -> Iterator[None]:
     """Let an example register any event name, and forget its event types afterwards."""
-    tables: list[dict[Any, Any]] = list(vars(goevent.default_registry).values())
+    attributes = vars(goevent.default_registry).values()
+    tables: list[dict[Any, Any]] = [each for each in attributes if isinstance(each, dict)]
     saved = [dict(table) for table in tables]
     for table in tables:
         table.clear()
