@@ -22,6 +22,7 @@ from .names import validate_name
 from .registry import EventRegistry, check_registry, default_registry
 
 RESERVED_NAMES = ("event_name", "payload")
+MISSING: Any = object()
 CLASS_OPTIONS = (
     *("name", "key", "registry", "kw_only", "rename", "omit_defaults", "forbid_unknown_fields"),
     *("order", "gc", "weakref", "dict", "cache_hash", "repr_omit_defaults"),
@@ -65,8 +66,8 @@ class EventMeta(msgspec.StructMeta):
                 return super().__new__(mcls, class_name, bases, namespace, frozen=True)
             return _new_event_type(class_name, bases, namespace, **options)
 
-        def __call__(cls, event_name=None, payload=None, /, **fields):  # noqa: N805 - a metaclass
-            if event_name is None or fields:
+        def __call__(cls, event_name=MISSING, payload=None, /, **fields):  # noqa: N805 - a metaclass
+            if event_name is MISSING or fields:
                 raise TypeError(
                     'Event takes a name and a payload: Event("order.paid", {"order_id": 7})'
                 )
