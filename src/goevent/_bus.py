@@ -559,7 +559,9 @@ class GoEvent:
     # -- for goevent.testing
 
     def _observe(self, observer: Observer) -> None:
-        self._router.observe(observer, Actor("observer", ("**",), observer.note))
+        dispatch = Actor("observer", ("**",), observer.note_dispatched)
+        arrivals = Actor("observer", ("**",), observer.note_arrived)
+        self._router.observe(observer, dispatch, arrivals)
 
     def _collect_unhandled(self, into: list[EventError]) -> None:
         self._supervisor.unhandled = into.append

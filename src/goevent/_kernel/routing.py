@@ -68,8 +68,12 @@ class Interest(Protocol):
 class Observer(Protocol):
     """Sees every dispatch and every run of a listener; for test kits."""
 
-    def note(self, event: Any) -> None:
-        """Note an event, before its inline listeners run."""
+    def note_dispatched(self, event: Any) -> None:
+        """Note an event that this bus dispatches, before its inline listeners run."""
+        ...
+
+    def note_arrived(self, event: Any) -> None:
+        """Note an event that the driver has brought, before its inline listeners run."""
         ...
 
     def watch(
@@ -109,7 +113,9 @@ class Router:
         self._retired: list[Route] = []
         self._unheard_names: set[str] = set()  # those that were logged
         self._observer: Observer | None = None
-        self._observing_actor: Actor | None = None  # the first listener of every route
+        # The first listeners of every route: for dispatched events, and for those of the driver.
+        self._observing_dispatch: tuple[Actor, ...] = ()
+        self._observing_arrivals: tuple[Actor, ...] = ()
         # False if the driver brings events back to the bus that has dispatched them.
         self._fan_out = True
         self._unregistered: OrderedDict[str, Route] = OrderedDict()
@@ -264,14 +270,16 @@ class Router:
             chosen = sorted(chosen, key=by_priority)
         if not chosen and self.publisher is None:
             self._log_unheard(name)
-        observing = () if self._observing_actor is None else (self._observing_actor,)
-        listeners = (*observing, *chosen)
-        route = local = Route(name, self._kernel, listeners, special=self._special)
-        if self.publisher is not None:
+        listeners = (*self._observing_dispatch, *chosen)
+        if self.publisher is None:
+            route = local = Route(name, self._kernel, listeners, special=self._special)
+        else:
+            arriving = (*self._observing_arrivals, *chosen)
+            local = Route(name, self._kernel, arriving, special=self._special)
             route = Route(
                 name,
                 self._kernel,
-                listeners if self._fan_out else observing,
+                listeners if self._fan_out else self._observing_dispatch,
                 publisher=self.publisher,
                 special=self._special,
             )
@@ -315,12 +323,14 @@ class Router:
 
     # -- the observer and the publisher
 
-    def observe(self, observer: Observer, actor: Actor) -> None:
+    def observe(self, observer: Observer, dispatch: Actor, arrivals: Actor) -> None:
         """Show every dispatch and every run of a listener to an observer from now on.
 
         Args:
             observer: The observer.
-            actor: An inline listener that notes the events for it, before all other listeners.
+            dispatch: An inline listener that notes the dispatched events for it, before all other
+                listeners.
+            arrivals: The same for the events that the driver brings.
 
         Raises:
             RuntimeError: The bus is observed already.
@@ -330,7 +340,7 @@ class Router:
         self._observer = observer
         for listener in self.listeners():
             listener.call = self.watched(listener)
-        self._observing_actor = actor
+        self._observing_dispatch, self._observing_arrivals = (dispatch,), (arrivals,)
         self._drop_all()
 
     def watched(self, actor: Actor) -> Callable[[Any], Any]:

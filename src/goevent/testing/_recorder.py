@@ -1,4 +1,4 @@
-"""The recorder: lists of the events that a bus dispatches and of the runs of its listeners."""
+"""The recorder: lists of the events of a bus and of the runs of its listeners."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import trio
 from .. import GoEvent, Ledger
 from .._errors import require_trio
 from .._options.signature import handler_name
+from .._suggestions import did_you_mean
 
 E = TypeVar("E")
 
@@ -33,7 +34,7 @@ class Run:
 
 @dataclass(slots=True)
 class Recorder:
-    """The events that were dispatched on a bus and the runs of its listeners, in order.
+    """The events that a bus dispatched or got from its driver, and the runs of its listeners.
 
     Example:
         >>> bus = GoEvent()
@@ -44,13 +45,17 @@ class Recorder:
         ['order.paid']
 
     Attributes:
-        dispatched: All dispatched events, in the order of dispatch, including those without
-            listeners.
+        dispatched: All events that this bus dispatched, in the order of dispatch, including those
+            without listeners.
+        arrived: All events that the driver brought to this bus, in the order of arrival. An event
+            that a driver of competing consumers brings back to its own bus is in both lists.
         runs: All calls of listeners, in the order in which they ended.
     """
 
     dispatched: list[Any] = field(default_factory=list[Any])
     runs: list[Run] = field(default_factory=list[Run])
+    arrived: list[Any] = field(default_factory=list[Any])
+    _listeners: dict[str, None] = field(default_factory=dict[str, None], repr=False, compare=False)
 
     def events(self, event_type: type[E]) -> list[E]:
         """Return the dispatched events of one class, in order."""
@@ -61,25 +66,39 @@ class Recorder:
 
         Args:
             listener: The name of the listener, or its function.
+
+        Raises:
+            ValueError: The bus never had a listener of this name while it was recorded.
         """
         name = listener if isinstance(listener, str) else handler_name(listener)
-        return [run.event for run in self.runs if run.listener == name]
+        events = [run.event for run in self.runs if run.listener == name]
+        if not events and name not in self._listeners:
+            known = ", ".join(map(repr, self._listeners)) or "none"
+            hint = did_you_mean(name, self._listeners) or f"; its listeners: {known}"
+            raise ValueError(f"the bus never had a listener named {name!r}{hint}")
+        return events
 
     def clear(self) -> None:
-        """Empty both lists."""
+        """Empty all lists."""
         self.dispatched.clear()
+        self.arrived.clear()
         self.runs.clear()
 
     # -- the observer's side, which the bus calls
 
-    def note(self, event: Any) -> None:
+    def note_dispatched(self, event: Any) -> None:
         """Record a dispatch."""
         self.dispatched.append(event)
+
+    def note_arrived(self, event: Any) -> None:
+        """Record an event that the driver has brought."""
+        self.arrived.append(event)
 
     def watch(
         self, listener: str, call: Callable[[Any], Any], inline: bool
     ) -> Callable[[Any], Any]:
         """Return a call that does the same as `call` and records its end."""
+        self._listeners[listener] = None
 
         @contextmanager
         def recorded(event: Any) -> Generator[None]:
