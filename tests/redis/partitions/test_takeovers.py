@@ -20,6 +20,7 @@ from tests.support.partition_buses import (
 )
 from tests.support.redis_buses import until
 from tests.support.redis_server import fault_proxy
+from tests.support.stopwatch import Stopwatch
 from tests.support.streams_buses import StreamsBus, command_client, streams_server
 
 from goevent import current_delivery
@@ -50,9 +51,9 @@ async def test_event_that_a_closing_bus_abandoned_comes_first_at_the_next_bus() 
             await until(lambda: gate.begun)
             await first.close(0.1)
         async with second:
-            began = trio.current_time()
+            began = Stopwatch()
             await until(lambda: len(moves) == 20)
-            assert trio.current_time() - began < 1.0
+            assert began.unhindered_seconds < 1.0
             await until_partitions_settled(ask)
     assert moves == [("a0", 0, 2), *(("a0", n, 1) for n in range(1, 20))]
 
@@ -210,9 +211,9 @@ async def test_named_consumer_gets_the_partitions_back_that_it_had_at_a_crash() 
         second = PartitionedBus(server.addr, consumer="worker-1", claim_idle=60.0)
         second.subscribe(note, Moved)
         async with second:
-            began = trio.current_time()
+            began = Stopwatch()
             await until(lambda: seen and seen[-1][0] == 9)
-            assert trio.current_time() - began < 2.0
+            assert began.unhindered_seconds < 2.0
             await until_partitions_settled(ask)
         assert not second.told
     assert [n for n, _ in seen] == sorted(n for n, _ in seen)

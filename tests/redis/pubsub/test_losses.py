@@ -27,6 +27,7 @@ from tests.support.redis_buses import (
     until,
 )
 from tests.support.redis_server import SMALL_OUTPUT_BUFFER, RedisServer, fault_proxy, redis_server
+from tests.support.stopwatch import Stopwatch
 
 from goevent import DriverConnectionError, DriverError, EncodeError, GapDetected
 from goevent_redis._pubsub import receiver, sequencer
@@ -70,9 +71,9 @@ async def test_a_killed_server_is_reported_and_used_again_within_a_second() -> N
                 await until(lambda before=two_told: two.says("lost") > before)  # type: ignore[misc]
                 again = two.says("connected to Redis again")
                 await server.start()
-                started = trio.current_time()
+                started = Stopwatch()
                 await until(lambda again=again: two.says("connected to Redis again") > again)  # type: ignore[misc]
-                assert trio.current_time() - started < 1.0
+                assert started.unhindered_seconds < 1.0
                 assert (await sent(one, Paid(n=n))).receivers == 1
                 await sent(one, Deep(n=n))
                 await until(lambda n=n: len(seen) == n and len(deep) == n - 1)  # type: ignore[misc]
@@ -87,11 +88,11 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
         async with one:
             server.kill()
             await until(lambda: one.says("lost"))
-            started = trio.current_time()
+            started = Stopwatch()
             handle = await one.dispatch(Paid(n=1))
             assert numbers(mine) == [1]
             await handle.wait()
-            assert trio.current_time() - started < 10
+            assert started.unhindered_seconds < 10
             (error,) = handle.errors
             assert isinstance(error.__cause__, DriverConnectionError)
             assert server.addr in str(error)
