@@ -11,7 +11,7 @@ from typing import Any, Self, TypeVar
 
 import trio
 
-from goevent import DriverConnectionError, DriverInUse, UnsupportedError
+from goevent import BusForked, DriverConnectionError, DriverInUse, UnsupportedError
 from goevent.drivers import (
     Capabilities,
     DeadLetters,
@@ -82,6 +82,7 @@ class FastStreamDriver:
         self._config = config
         self._format: Format = format_of(config.format if format is None else format)
         self._trio_side: TrioSide | None = None
+        self._is_forked = False
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -154,6 +155,8 @@ class FastStreamDriver:
             DriverError: The client has given up, or the event loop has crashed.
             DriverInUse: Another open bus uses this driver.
         """
+        if self._is_forked:
+            raise BusForked
         if self._trio_side is not None:
             raise DriverInUse("a FastStreamDriver serves one bus at a time: give each its own")
         self._trio_side = TrioSide(self._adapter, self._name, inbox, self._config, self._format)
@@ -214,10 +217,18 @@ class FastStreamDriver:
             connected=self._trio_side.connected, backlogs=self._adapter.backlogs()
         )
 
+    def fork(self) -> None:
+        """Refuse every request: in a fork of the process the loop has no thread."""
+        self._is_forked = True
+        if self._trio_side is not None:
+            self._trio_side.fork()
+
     async def _call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
         return await self._running().call(work, *args)
 
     def _running(self) -> TrioSide:
+        if self._is_forked:
+            raise BusForked
         if self._trio_side is None:
             raise DriverConnectionError("the FastStream driver does not run: open its bus first")
         return self._trio_side

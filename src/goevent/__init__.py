@@ -18,6 +18,7 @@ from ._config import Config as Config
 from ._delivery import Delivery as Delivery, current_delivery as current_delivery
 from ._errors import (
     BusClosed as BusClosed,
+    BusForked as BusForked,
     DeadLettered as DeadLettered,
     DeadlockError as DeadlockError,
     DecodeError as DecodeError,

@@ -364,6 +364,7 @@ class GoEvent:
             >>> async with bus:
             ...     await trio.to_thread.run_sync(work)
         """
+        self._dispatcher.check_process()
         port = None if self._session is None else self._session.thread_port
         if port is None:
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
@@ -571,6 +572,7 @@ class GoEvent:
 
     @enable_ki_protection
     async def __aenter__(self) -> Self:
+        self._dispatcher.check_process()
         require_trio()
         if self._opened is not None:
             raise RuntimeError("this bus is open already")
@@ -611,6 +613,8 @@ class GoEvent:
     ) -> bool | None:
         if self._opened is None:
             raise RuntimeError("this bus is not open")
+        if self._session is None or not self._session.runs_here:
+            self._dispatcher.check_process()
         require_trio()
         leaving: BaseException
         try:

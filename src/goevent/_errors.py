@@ -460,6 +460,16 @@ class BusClosed(GoEventError, trio.ClosedResourceError):
     """The bus is closed or closing, and did not accept the event."""
 
 
+class BusForked(GoEventError, RuntimeError):
+    """The bus belongs to the parent process: it was open when this process was forked."""
+
+    def __str__(self) -> str:
+        return super().__str__() or (
+            "this bus belongs to the parent process, because it was open when this process was "
+            "forked: make a bus of its own in this process"
+        )
+
+
 class DeadlockError(GoEventError, RuntimeError):
     """The wait could never end, because it would wait for the caller itself."""
 

@@ -24,7 +24,7 @@ from trio.lowlevel import (
     reschedule,
 )
 
-from ._errors import NEEDS_TRIO, EventError
+from ._errors import NEEDS_TRIO, BusForked, EventError
 from ._trio_internals import PARKED
 
 if TYPE_CHECKING:
@@ -83,7 +83,7 @@ class DispatchKernel(Protocol):
     """The part of a bus that its handles use.
 
     Attributes:
-        home_thread: The id of the thread that the bus runs on.
+        home_thread: The id of the thread that the bus runs on; below 0 in a fork of its process.
         underway: The handles of the dispatches that await inline listeners.
     """
 
@@ -278,10 +278,13 @@ class DispatchHandle:
         `errors`.
 
         Raises:
+            BusForked: This process is a fork of the bus's.
             DeadlockError: The caller runs inside a listener that has to finish first.
             RuntimeError: This is not a Trio task on the thread of the bus.
         """
         if self.left <= 0:
+            if self.route.kernel.home_thread < 0:
+                raise BusForked
             if not in_trio_task():
                 raise RuntimeError(NEEDS_TRIO)
             await checkpoint()
@@ -289,6 +292,8 @@ class DispatchHandle:
             kernel = self.route.kernel
             scheduler = kernel.scheduler
             if kernel.home_thread != get_ident():
+                if kernel.home_thread < 0:
+                    raise BusForked
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
             if not in_trio_task():
                 raise RuntimeError(NEEDS_TRIO)

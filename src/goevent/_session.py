@@ -25,17 +25,19 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import cast
 
 import trio
-from trio.lowlevel import current_trio_token, enable_ki_protection
+from trio.lowlevel import TrioToken, current_trio_token, enable_ki_protection, in_trio_task
 
 from ._config import Config
 from ._errors import DriverError
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.ledger import Ledger, LedgerBook
 from ._kernel.supervisor import Supervisor
+from ._ports.forks import watched
 from ._ports.inbox import BusInbox
 from ._ports.publisher import EventPublisher
 from ._ports.subscriptions import Subscriptions
 from ._ports.threads import ThreadPort
+from ._trio_internals import freeze_tasks
 from .drivers.contract import Driver
 from .drivers.error_mapping import driver_errors, first_error, raise_without_context
 
@@ -82,6 +84,8 @@ class Session:
         self._subscriptions_scope = trio.CancelScope()
         self._supervisor_scope = trio.CancelScope()
         self._drain_scope: trio.CancelScope | None = None
+        self._nursery: trio.Nursery | None = None
+        self._token: TrioToken | None = None
 
     @asynccontextmanager
     @enable_ki_protection
@@ -92,17 +96,25 @@ class Session:
             close_timeout: Seconds to drain after a normal exit; an exception does not drain.
         """
         with sole_error():
-            async with trio.open_nursery() as nursery:
+            async with trio.open_nursery() as self._nursery:
+                watched.add(self)
                 try:
-                    await self._start(nursery)
+                    await self._start(self._nursery)
                     yield
                     await self.close(close_timeout)
                 finally:
                     await self._stop()
+                    watched.discard(self)
+
+    @property
+    def runs_here(self) -> bool:
+        """True if the caller is a task of the run loop in which the bus was opened."""
+        return in_trio_task() and current_trio_token() is self._token
 
     async def _start(self, nursery: trio.Nursery) -> None:
         self._ledger_book.reset()
-        self.thread_port = ThreadPort(current_trio_token(), nursery, self._dispatcher.dispatch)
+        self._token = current_trio_token()
+        self.thread_port = ThreadPort(self._token, nursery, self._dispatcher.dispatch)
         await nursery.start(self._run_supervisor)
         # From here on only `_stop` ends the supervisor, even if the opening is cancelled.
         self._supervisor_scope.shield = True
@@ -188,6 +200,7 @@ class Session:
         Returns:
             The ledger of all deliveries.
         """
+        self._dispatcher.check_process()
         deadline = trio.current_time() + timeout
         if self._drain_scope is not None:
             self._drain_scope.deadline = min(self._drain_scope.deadline, deadline)
@@ -234,7 +247,8 @@ class Session:
             await self._scheduler.quiet()
 
     async def _stop(self) -> None:
-        if self._ended.is_set():
+        # In a fork nothing may be stopped: its tasks are copies that never run again.
+        if self._ended.is_set() or self._dispatcher.is_forked:
             return
         self._dispatcher.drain()
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CANCEL_GRACE_SECONDS):
@@ -266,8 +280,24 @@ class Session:
             self.ledger = self._ledger_book.ledger()
             self._ended.set()
 
+    def fork(self) -> None:
+        """Leave the bus to the parent: this process is a fork of it; see `forks`."""
+        self._dispatcher.fork()
+        self._inbox.fork()
+        actors = [*self._router.listeners(), *self._ledger_book.unregistered]
+        self._scheduler.fork(actors)
+        self._supervisor.fork()
+        if self._publisher is not None:
+            self._publisher.fork()
+        if (fork := getattr(self._driver, "fork", None)) is not None:
+            fork()
+        if self._nursery is not None:
+            freeze_tasks(self._nursery)
+
     def _give_up(self) -> None:
         """Take no more events, and settle those that no listener will run as abandoned."""
+        if self._dispatcher.is_forked:
+            return
         self._dispatcher.close()
         abandon, publisher = self._dispatcher.admission.abandon, self._publisher
         for actor in self._router.listeners():

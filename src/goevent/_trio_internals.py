@@ -12,14 +12,23 @@ Why a park of its own: `wait_task_rescheduled` makes a request object and three 
 park. That is a thirtieth of the cost of delivering an event, and half of the cost of waiting for a
 handle. A worker parks after every batch and always in the same way, so it makes its request once.
 All tasks that wait for handles share a single request.
+
+Why anything about forks: `os.fork` copies a run loop with all its tasks. Trio has no public way to
+stop the copies without a step of their own, nor to separate the two loops.
 """
 
 # pyright: reportPrivateUsage=false, reportUnknownMemberType=false, reportUnknownVariableType=false
 from __future__ import annotations
 
+import os
+import select
+import signal
+import socket
 import types
-from typing import TYPE_CHECKING, Any
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
+import msgspec
 from trio._core._run import GLOBAL_RUN_CONTEXT
 from trio.lowlevel import Abort, wait_task_rescheduled
 
@@ -27,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
     from outcome import Outcome
+    from trio import Nursery
     from trio.lowlevel import Task
 
 
@@ -96,9 +106,121 @@ def _abort(_: object) -> Abort:
     return Abort.SUCCEEDED
 
 
+def _abort_never(_: object) -> Abort:
+    return Abort.FAILED
+
+
 PARKED = request_to_park(_abort)
 """The request that any task may use to park.
 
 Its abort function is told nothing, so it cannot take the task off a list of waiting tasks. A waker
 has to look at `task.custom_sleep_data` instead: Trio sets it to None when the task is cancelled.
 """
+
+PARKED_FOR_GOOD = request_to_park(_abort_never)
+
+
+# -- forks
+
+
+class FrozenCoroutine:
+    """Takes the place of a task's coroutine, and never ends."""
+
+    def __init__(self, coroutine: object) -> None:
+        self._coroutine = coroutine
+
+    def send(self, _: object) -> object:
+        return PARKED_FOR_GOOD
+
+
+class KeptForGood(msgspec.Struct, gc=False, eq=False):
+    """Keeps objects for the rest of the process, without a global.
+
+    It refers to itself, and the garbage collector does not see it.
+    """
+
+    kept: object
+    itself: object = None
+
+
+def freeze_tasks(nursery: Nursery) -> None:
+    """Stop the tasks of a nursery for good, in a fork of their process.
+
+    They would read and write the sockets that the parent process goes on using. Not even their
+    `finally` blocks may run. The running task, in which the fork was made, and the tasks around it
+    are left out.
+    """
+    task: Task | None = getattr(RUNNING, "task", None)
+    left_out: set[Task] = set()
+    while task is not None:
+        left_out.add(task)
+        parent = task.parent_nursery
+        task = None if parent is None else parent.parent_task
+    frozen: list[Task] = []
+    nurseries = [nursery]
+    while nurseries:
+        for child in [*nurseries.pop().child_tasks]:
+            nurseries += child.child_nurseries
+            if child not in left_out:
+                frozen.append(child)
+    for child in frozen:
+        child._runner.tasks.discard(child)
+        if child.parent_nursery is not None:
+            child.parent_nursery._children.discard(child)
+        child._abort_func = None
+        child.coro = cast("Any", FrozenCoroutine(child.coro))
+        if child._next_send_fn is not None:  # it is about to run
+            child._next_send_fn = child.coro.send
+    keep_for_good(frozen)
+    _forget_waiters(frozen)
+
+
+def keep_for_good(kept: object) -> None:
+    """Keep objects for the rest of the process, so that no finalizer of theirs runs."""
+    keeper = KeptForGood(kept)
+    keeper.itself = keeper
+
+
+def own_run_loop() -> None:
+    """Give the run loop of a forked process an epoll and wake-up sockets of its own.
+
+    A fork shares these with its parent: each event of a socket would wake only one of them, and a
+    change of a registration would take effect in the parent, too. The loop also forgets the async
+    generators, because it would close those of frozen tasks at its end.
+    """
+    runner = getattr(RUNNING, "runner", None)
+    if runner is None:
+        # The fork was made in another thread, which is the main one from now on. Signals would
+        # still wake the run loop of the parent.
+        with suppress(ValueError):
+            signal.set_wakeup_fd(-1)
+        return
+    keep_for_good([*runner.asyncgens.alive])
+    runner.asyncgens.alive.clear()
+    manager: Any = runner.io_manager
+    epoll = getattr(manager, "_epoll", None)
+    if epoll is None:
+        return  # a kqueue is not inherited
+    for pair in (manager._force_wakeup, runner.entry_queue.wakeup):
+        ends = socket.socketpair()
+        for old, new in zip((pair.wakeup_sock, pair.write_sock), ends, strict=True):
+            new.setblocking(False)
+            os.dup2(new.fileno(), old.fileno(), inheritable=False)
+            new.close()
+    own = select.epoll()
+    os.dup2(own.fileno(), epoll.fileno(), inheritable=False)
+    own.close()
+    epoll.register(manager._force_wakeup.wakeup_sock, select.EPOLLIN)
+    for descriptor, waiters in [*manager._registered.items()]:
+        waiters.current_flags = 0
+        manager._update_registrations(descriptor)
+
+
+def _forget_waiters(tasks: list[Task]) -> None:
+    """Let no event of a socket wake these tasks."""
+    runner = getattr(RUNNING, "runner", None)
+    for waiters in getattr(getattr(runner, "io_manager", None), "_registered", {}).values():
+        if waiters.read_task in tasks:
+            waiters.read_task = None
+        if waiters.write_task in tasks:
+            waiters.write_task = None

@@ -24,6 +24,7 @@ PUBLIC = [
     "AroundDispatch",
     "Backlog",
     "BusClosed",
+    "BusForked",
     "Capabilities",
     "Codec",
     "Config",

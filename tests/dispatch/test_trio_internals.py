@@ -6,6 +6,8 @@ from __future__ import annotations
 import decimal
 import inspect
 import re
+import select
+import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar, copy_context
@@ -428,6 +430,41 @@ async def test_trio_still_has_the_private_attributes_that_the_kernel_reads() -> 
         assert task._cancel_status._scope is nursery.cancel_scope
         assert callable(nursery._nested_child_finished)
     assert task._cancel_status is before
+
+
+async def test_trio_still_has_the_private_attributes_that_forks_need() -> None:
+    """If Trio renames one of these, `freeze_tasks` and `own_run_loop` need a change."""
+    runner: Any = GLOBAL_RUN_CONTEXT.runner
+    task: Any = trio.lowlevel.current_task()
+    assert task._runner is runner
+    assert task in runner.tasks
+    assert task._next_send_fn is None
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(trio.sleep_forever)
+        await wait_all_tasks_blocked()
+        (child,) = nursery.child_tasks
+        assert child in nursery._children
+        assert callable(getattr(child, "_abort_func"))  # noqa: B009
+        assert callable(child.coro.send)
+        nursery.cancel_scope.cancel()
+    assert len(runner.asyncgens.alive) >= 0
+    pair = runner.entry_queue.wakeup
+    assert pair.wakeup_sock.fileno() != pair.write_sock.fileno()
+    if hasattr(select, "epoll"):
+        manager = runner.io_manager
+        assert isinstance(manager._epoll, select.epoll)
+        assert manager._force_wakeup.wakeup_sock.fileno() == manager._force_wakeup_fd
+        assert callable(manager._update_registrations)
+        one, other = socket.socketpair()
+        with one, other:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.lowlevel.wait_readable, one)
+                await wait_all_tasks_blocked()
+                waiters = manager._registered[one.fileno()]
+                assert waiters.read_task in nursery.child_tasks
+                assert waiters.write_task is None
+                assert waiters.current_flags == select.EPOLLIN
+                nursery.cancel_scope.cancel()
 
 
 def test_only_the_files_named_in_trio_internals_read_private_parts_of_trio() -> None:

@@ -109,6 +109,13 @@ class LoopThread:
             f"the event loop of the broker has ended: {self._failure!r}"
         ) from self._failure
 
+    def fork(self) -> None:
+        """Call the loop no more: in a fork of the process it has no thread, and wakes the parent's.
+
+        It is not closed. Its sockets are those of the parent.
+        """
+        self._loop = None
+
     async def wait_started(self) -> None:
         """Wait until the loop runs."""
         await self._started.wait()

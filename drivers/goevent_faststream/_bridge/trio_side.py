@@ -78,6 +78,11 @@ class TrioSide:
         """False while the broker cannot be reached."""
         return self._to_loop is not None and self._loop_side.connected
 
+    def fork(self) -> None:
+        """Post nothing more: this process is a fork of the one that runs the loop."""
+        self._to_loop = None
+        self._loop_thread.fork()
+
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Connect, and serve until cancelled.
 

@@ -118,6 +118,7 @@ class Link:
         self._buffer_size = buffer_size
         self._patience = patience
         self._running = False
+        self._is_forked = False
         self._conversation: Conversation | None = None  # None while the link is down
         self._reason: Exception | None = None  # why it is down
         self._prepare_scope = trio.CancelScope()  # around `on_connect`
@@ -314,7 +315,13 @@ class Link:
                 return
             self._queue.pop().submit(conversation)
 
+    def fork(self) -> None:
+        """Refuse all requests: this process is a fork of the one that owns the connection."""
+        self._running, self._is_forked, self._conversation = False, True, None
+
     def _check_running(self) -> None:
+        if self._is_forked:
+            raise LinkClosed("the link belongs to the parent of this process")
         if not self._running:
             raise LinkClosed("the link is not open")
 

@@ -67,6 +67,7 @@ class Pool:
         )  # the one that was used last is at the right end
         self._permits = trio.CapacityLimiter(config.pool_size)
         self._running = False
+        self._is_forked = False
         self._refill = trio.Event()
 
     @property
@@ -178,7 +179,13 @@ class Pool:
             finally:
                 self._permits.release_on_behalf_of(owner)
 
+    def fork(self) -> None:
+        """Lend no more connections: this process is a fork of the one that owns them."""
+        self._running, self._is_forked = False, True
+
     def _check_running(self) -> None:
+        if self._is_forked:
+            raise LinkClosed("the pool belongs to the parent of this process")
         if not self._running:
             raise LinkClosed("the pool is not open")
 

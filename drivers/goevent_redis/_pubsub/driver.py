@@ -12,7 +12,7 @@ from typing import Any, Self
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import DriverConnectionError, DriverError, DriverInUse
+from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse
 from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receipt
 
 from .._link.client import RedisClient
@@ -81,6 +81,7 @@ class RedisDriver:
         self._sequencer: PublishSequencer | None = None
         self._draining = False
         self._in_use = False
+        self._is_forked = False
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -125,6 +126,8 @@ class RedisDriver:
             DriverError: The server refuses the subscriptions.
             DriverInUse: Another open bus uses this driver.
         """
+        if self._is_forked:
+            raise BusForked
         if self._in_use:
             raise DriverInUse("a RedisDriver serves one bus at a time: give each its own")
         self._in_use = True
@@ -289,7 +292,16 @@ class RedisDriver:
 
     # -- the connection
 
+    def fork(self) -> None:
+        """Refuse every request: this process is a fork of the one that owns the connection."""
+        self._is_forked = True
+        if self._link is not None:
+            self._link.fork()
+        self._pool.fork()
+
     def _open_link(self) -> Link:
+        if self._is_forked:
+            raise BusForked
         if self._link is None:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link

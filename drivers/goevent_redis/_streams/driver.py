@@ -17,7 +17,7 @@ from typing import Any, Self
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import DriverConnectionError, DriverError, DriverInUse, UnsupportedError
+from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse, UnsupportedError
 from goevent.drivers import (
     Capabilities,
     DeadLetters,
@@ -92,6 +92,7 @@ class RedisStreamsDriver:
         self._consumer: StreamConsumer | None = None
         self._publisher: StreamPublisher | None = None
         self._in_use = False
+        self._is_forked = False
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -157,6 +158,8 @@ class RedisStreamsDriver:
             DriverError: The server is too old.
             DriverInUse: Another open bus uses this driver.
         """
+        if self._is_forked:
+            raise BusForked
         if self._in_use:
             raise DriverInUse("a RedisStreamsDriver serves one bus at a time: give each its own")
         self._in_use = True
@@ -277,7 +280,16 @@ class RedisStreamsDriver:
 
     # -- the connection
 
+    def fork(self) -> None:
+        """Refuse every request: this process is a fork of the one that owns the connection."""
+        self._is_forked = True
+        if self._link is not None:
+            self._link.fork()
+        self._pool.fork()
+
     def _open_link(self) -> Link:
+        if self._is_forked:
+            raise BusForked
         if self._link is None:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link

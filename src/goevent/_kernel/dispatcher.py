@@ -19,13 +19,14 @@ same path unless it has to wait, and `_dispatch_slowly` in all other cases.
 
 from __future__ import annotations
 
+from math import inf
 from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from trio.lowlevel import checkpoint, current_task, enable_ki_protection, in_trio_task
 
-from .._errors import EventError, forget_caller
+from .._errors import BusForked, EventError, forget_caller
 from .._handle import DispatchHandle, new_handle
 from .._options.results import refuse_unrun
 from .._trio_internals import RUNNING, turn
@@ -130,6 +131,13 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
     return dispatch_nowait
 
 
+class NoRoutes(dict[type, "Route"]):
+    """The routes of a bus in a fork of its process: no event has one."""
+
+    def __missing__(self, event_type: type) -> Route:
+        raise BusForked
+
+
 class Dispatcher(Intake):
     """The dispatcher of one bus; an intake itself, so that the hot path reads `_owner` directly."""
 
@@ -153,6 +161,14 @@ class Dispatcher(Intake):
         super().open()
         self.special_dispatch.open()
         self._yield_at = 0.0  # the bus may be on another thread than the last time
+
+    def fork(self) -> None:
+        super().fork()
+        # The fork may have begun inside an inline listener, after which the hot path restores
+        # `_owner`. It still finds no route then.
+        self._routes = NoRoutes()
+        # `dispatch` must not yield to the run loop before it refuses the event.
+        self._yield_at, self._running = inf, {}
 
     # -- dispatch
 

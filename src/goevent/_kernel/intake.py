@@ -21,7 +21,7 @@ from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING
 
-from .._errors import BusClosed, NestingError, require_trio
+from .._errors import BusClosed, BusForked, NestingError, require_trio
 from .._handle import IdGenerator
 from .._options.middleware import hooks_of
 from .backpressure import Backpressure
@@ -41,12 +41,16 @@ if TYPE_CHECKING:
     from .scheduler import Scheduler
     from .supervisor import Supervisor
 
+NO_THREAD = -1
+"""The id of no thread. The bus of the parent process has it as its home thread in a fork."""
+
 
 class Intake:
     """The intake of one bus.
 
     Attributes:
-        home_thread: The id of the thread that the bus runs on while it is open, or 0.
+        home_thread: The id of the thread that the bus runs on while it is open, or 0. It is
+            `NO_THREAD` in a fork of the process.
         underway: The handles of the dispatches that await inline listeners.
         max_nesting: How deep inline listeners may dispatch inside each other.
         slow_after: Seconds after which an inline listener is reported as slow.
@@ -73,7 +77,9 @@ class Intake:
 
     @property
     def state(self) -> str:
-        """`"new"`, `"open"`, `"draining"` or `"closed"`."""
+        """`"new"`, `"open"`, `"draining"`, `"closed"` or `"forked"`."""
+        if self.is_forked:
+            return "forked"
         if self.home_thread:
             return "draining" if self._draining else "open"
         return "closed" if self._was_open else "new"
@@ -97,6 +103,16 @@ class Intake:
         self._depth = 0
         self.ids.forget()
 
+    @property
+    def is_forked(self) -> bool:
+        """True if the bus belongs to the parent of this process."""
+        return self.home_thread == NO_THREAD
+
+    def fork(self) -> None:
+        """Refuse every caller from now on: this process is a fork of the one that owns the bus."""
+        self._owner, self.home_thread = 0, NO_THREAD
+        self.ids.forget()
+
     def drain(self) -> None:
         """Take events from listeners and from the driver only."""
         self._owner = 0
@@ -105,18 +121,31 @@ class Intake:
 
     def close(self) -> None:
         """Take no more events."""
-        self._owner = self.home_thread = 0
+        self._owner = 0
+        if not self.is_forked:
+            self.home_thread = 0
         self.backpressure.refuse(bus_closed, inside_too=True)
 
     # -- checks
 
-    def check_thread(self) -> None:
-        """Refuse a caller on another thread than that of the open bus.
+    def check_process(self) -> None:
+        """Refuse a caller in a fork of the process that owns the open bus.
 
         Raises:
+            BusForked: This is a fork.
+        """
+        if self.home_thread == NO_THREAD:
+            raise BusForked
+
+    def check_thread(self) -> None:
+        """Refuse a caller on another thread than that of the open bus, or in another process.
+
+        Raises:
+            BusForked: This is a fork of the bus's process.
             RuntimeError: This is another thread.
         """
         if self.home_thread and get_ident() != self.home_thread:
+            self.check_process()
             raise RuntimeError(
                 "this bus runs on another thread; from here, call only bus.dispatch_from_thread()"
             )

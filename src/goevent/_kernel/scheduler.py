@@ -59,7 +59,7 @@ from .timeouts import Timeouts
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from .._errors import EventError
     from .actor import Actor, Lane
@@ -237,6 +237,18 @@ class Scheduler:
 
             self._quiet_waiters.append(task)
             await wait_task_rescheduled(abort)
+
+    def fork(self, actors: Iterable[Actor]) -> None:
+        """Run no more listeners: this process is a fork of the one that owns the bus.
+
+        Args:
+            actors: The listeners, whose events the parent process runs them with.
+        """
+        self.open = False
+        self.ready.clear()
+        for actor in actors:
+            for lane in actor.lanes:
+                lane.mail.clear()
 
     # -- the workers
 

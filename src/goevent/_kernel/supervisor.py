@@ -125,6 +125,11 @@ class Supervisor:
             if error in errors:
                 errors.remove(error)
 
+    def fork(self) -> None:
+        """Forget the errors that the parent process reports; this one is a fork of it."""
+        self._unseen.clear()
+        self._mail.clear()
+
     def record_unraised(self, error: EventError | DriverError) -> None:
         """Record an error that does not leave `async with bus`, because the body's own one does."""
         if isinstance(error, DriverError):

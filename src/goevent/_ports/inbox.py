@@ -60,6 +60,7 @@ class BusInbox:
         self._hooked = bool(dispatcher.special_dispatch.arrival_hooks)
         self._opened = trio.Event()
         self._is_open = False
+        self._is_forked = False
         self._ignores_own = True
         self.origin: str = self.renew_origin()
 
@@ -80,6 +81,15 @@ class BusInbox:
         """Dispatch deliveries from now on, including those that have waited."""
         self._is_open = True
         self._opened.set()
+
+    def fork(self) -> None:
+        """Dispatch and settle nothing: this process is a fork of the one that owns the bus.
+
+        The parent settles all deliveries. One that the driver hands over here waits for ever.
+        """
+        self._is_open = False
+        self._is_forked = True
+        self._opened = trio.Event()
 
     # -- origins
 
@@ -221,6 +231,8 @@ class BusInbox:
 
     def _refuse(self, name: str, settle: Settle | None, error: Exception | None) -> None:
         """Settle a delivery that reached no listener. Without an error, the bus has ended."""
+        if self._is_forked:
+            return
         if error is None:
             failure: EventError = self.lost(name)
         else:
@@ -252,7 +264,7 @@ class BusInbox:
             listeners: The number of listeners of the event. Without any, a durable driver must give
                 the event to another bus.
         """
-        if settle is None:
+        if settle is None or self._is_forked:
             return
         settlement = COMPLETED if listeners else NO_LISTENER
         if errors:

@@ -91,6 +91,12 @@ class EventPublisher:
         self._all_replied.unpark_all()
         return handles
 
+    def fork(self) -> None:
+        """Hand nothing over to the driver: this process is a fork of the one that owns the bus."""
+        self._in_flight = 0
+        self.waiting.clear()
+        self.waiting.free.clear()
+
     # -- to the driver
 
     def post(self, handle: DispatchHandle) -> None:

@@ -278,12 +278,15 @@ class Driver(Protocol):
     driver reports the refusal once. It repeats no request that can only be refused again. Any other
     exception of a method becomes a `DriverError`, with the exception as its cause.
 
-    Four more methods are optional:
+    Five more methods are optional:
 
     - `async def drain(self)`: The bus ends. Receive no more, and return when all events that have
       arrived are delivered, or released if the driver is durable. Afterwards listeners go on and
       may publish, until `run` is cancelled. Without this method the bus unsubscribes from
       everything.
+    - `def fork(self) -> None`: This process is a fork of the one that runs the driver. The bus
+      calls it in the child, before any other code, and calls nothing else there. From now on the
+      driver's own methods and clients raise `BusForked`. It touches no socket, thread or lock.
     - `def snapshot(self) -> DriverSnapshot`: The state of the driver, which `bus.snapshot()` shows.
     - `async def replay(self, name, start, end, group) -> int`: The work of `bus.replay`; needed
       for the capability `replay`.

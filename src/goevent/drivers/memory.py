@@ -65,6 +65,10 @@ class MemoryHub:
         if (inbox := self._members.pop(member, None)) is not None:
             inbox.close()
 
+    def forget(self, member: MemoryDriver) -> None:
+        """Forget a member whose bus belongs to the parent of this process."""
+        self._members.pop(member, None)
+
     def inboxes_of_others(
         self, member: MemoryDriver, name: str
     ) -> list[trio.MemorySendChannel[Envelope]]:
@@ -142,6 +146,11 @@ class MemoryDriver:
                     name = arriving.receive_nowait().event_name
                     if self.wants(name):
                         inbox.lost(name)
+
+    def fork(self) -> None:
+        """Leave the hub: in a fork of the process no task takes events out of the inbox."""
+        if self._hub is not None:
+            self._hub.forget(self)
 
     async def drain(self) -> None:
         """Receive no more, and return when all events in the inbox are delivered."""

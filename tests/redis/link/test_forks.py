@@ -1,0 +1,193 @@
+"""Forks with an open bus on Redis: the server sees nothing of the child, and the bus works on."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import redis
+import trio
+from tests.support.forks import CHILD_SECONDS, attempt, calls_of, in_child, not_refused
+from tests.support.limits import HANG_SECONDS
+from tests.support.redis_buses import Bus, Paid, tls_contexts, until
+from tests.support.redis_server import RedisServer, fault_proxy, redis_server
+from tests.support.streams_buses import StreamsBus
+
+from goevent import GoEvent
+from goevent_redis import LinkClosed, RedisConfig, RedisDriver
+
+pytestmark = [
+    pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
+    pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
+]
+
+
+class Watch:
+    """A client that observes a server; the parent sends nothing while it waits for a child."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._client: Any = redis.Redis(port=server.port)
+        self._client.ping()
+
+    def state(self) -> tuple[int, int, list[str]]:
+        """Return the numbers of commands and connections so far, and the open connections."""
+        stats: Any = self._client.info("stats")
+        clients: Any = self._client.client_list()
+        return (
+            stats["total_commands_processed"],
+            stats["total_connections_received"],
+            sorted(client["id"] for client in clients),
+        )
+
+    def close(self) -> None:
+        self._client.close()
+
+
+def assert_untouched(watch: Watch, use: Callable[[], None]) -> None:
+    """Check that the server sees nothing while a function runs."""
+    first = watch.state()
+    own = watch.state()[0] - first[0]
+    before = watch.state()
+    use()
+    after = watch.state()
+    assert after[0] - before[0] == own, "the server has got a command"
+    assert after[1:] == before[1:], "a connection has come or gone"
+
+
+def pubsub(addr: str) -> tuple[GoEvent, GoEvent]:
+    return Bus(RedisDriver(RedisConfig(addr=addr))), Bus(RedisDriver(RedisConfig(addr=addr)))
+
+
+def streams(addr: str) -> tuple[GoEvent, GoEvent]:
+    return StreamsBus(addr), StreamsBus(addr, group="another")
+
+
+def partitions(addr: str) -> tuple[GoEvent, GoEvent]:
+    return StreamsBus(addr, partitions=2), StreamsBus(addr, group="another", partitions=2)
+
+
+each_driver = pytest.mark.parametrize("make", [pubsub, streams, partitions])
+
+
+@each_driver
+async def test_the_server_sees_nothing_of_a_child_that_uses_the_bus(
+    make: Callable[[str], tuple[GoEvent, GoEvent]],
+) -> None:
+    async with redis_server("appendonly yes") as server:
+        watch = Watch(server)
+        bus, receiver = make(server.addr)
+        got: list[int] = []
+        registration = bus.subscribe(lambda event: None, Paid)
+        receiver.subscribe(lambda event: got.append(event.n), Paid)
+        async with receiver, bus:
+            handle = await bus.dispatch(Paid(n=0))
+            await handle.wait()
+            await until(lambda: got == [0])
+            driver: Any = bus.driver
+            client, link = driver.client, driver._link  # pyright: ignore[reportPrivateUsage]
+            letters = None if make is pubsub else driver.dead_letters
+            calls = {
+                **calls_of(bus, Paid(n=9), registration, handle),
+                "client": lambda: driver.client,
+                **({"list": letters.list, "replay_all": letters.replay_all} if letters else {}),
+            }
+
+            def use() -> str:
+                refused = [
+                    attempt(lambda: client.set("key", "value")),
+                    attempt(lambda: client.blpop("key", 1)),
+                    attempt(lambda: link.pipeline([("SET", "key", "value")])),
+                    attempt(lambda: link.post_nowait("SET", "key", "value")),
+                    attempt(lambda: link.subscribe("SUBSCRIBE", "channel")),
+                ]
+                return f"{not_refused(calls)} {set(refused) - {LinkClosed.__name__}}"
+
+            assert_untouched(watch, lambda: check(in_child(use), "{} set()"))
+            for n in range(1, 20):
+                handle = await bus.dispatch(Paid(n=n))
+                await handle.wait()
+                assert handle.errors == ()
+            await until(lambda: sorted(got) == [*range(20)])
+            assert bus.errors == receiver.errors == ()
+        watch.close()
+
+
+def check(told: str, expected: str) -> None:
+    assert told == expected
+
+
+@each_driver
+@pytest.mark.parametrize("leaves_by", [SystemExit(4), None])
+def test_the_server_sees_nothing_of_a_child_that_leaves_the_bus(
+    make: Callable[[str], tuple[GoEvent, GoEvent]], leaves_by: SystemExit | None
+) -> None:
+    parent = os.getpid()
+
+    def wait_for(pid: int) -> None:
+        _, status = os.waitpid(pid, 0)
+        assert os.waitstatus_to_exitcode(status) == (99 if leaves_by is None else 4)
+
+    async def main() -> None:
+        async with redis_server("appendonly yes") as server:
+            watch = Watch(server)
+            bus, receiver = make(server.addr)
+            got: list[int] = []
+            receiver.subscribe(lambda event: got.append(event.n), Paid)
+            async with receiver:
+                try:
+                    async with bus:
+                        await (await bus.dispatch(Paid(n=0))).wait()
+                        await until(lambda: got == [0])
+                        watch.state()
+                        first = watch.state()
+                        own = watch.state()[0] - first[0]
+                        before = watch.state()
+                        pid = os.fork()
+                        if pid == 0:
+                            signal.alarm(CHILD_SECONDS)
+                            if leaves_by is not None:
+                                raise leaves_by
+                            return
+                        wait_for(pid)
+                        after = watch.state()
+                        assert after[0] - before[0] == own
+                        assert after[1:] == before[1:]
+                        for n in range(1, 20):
+                            await (await bus.dispatch(Paid(n=n))).wait()
+                        await until(lambda: sorted(got) == [*range(20)])
+                        assert bus.errors == receiver.errors == ()
+                finally:
+                    if os.getpid() != parent:
+                        # Without an end of the run loop: the server of the test is the parent's.
+                        os._exit(99 if leaves_by is None else 4)
+            watch.close()
+
+    try:
+        trio.run(main)
+    finally:
+        if os.getpid() != parent:
+            os._exit(97)
+
+
+async def test_a_child_sends_no_end_of_tls() -> None:
+    context, client_context = tls_contexts()
+    async with redis_server() as server, fault_proxy(server.port, context) as proxy:
+        config = RedisConfig(url=f"rediss://{proxy.addr.replace('127.0.0.1', 'localhost')}")
+        bus = Bus(RedisDriver(RedisConfig(url=config.url, tls=client_context)))
+        async with bus:
+            await (await bus.dispatch(Paid(n=0))).wait()
+            pid = os.fork()
+            if pid == 0:
+                signal.alarm(CHILD_SECONDS)
+                attempt(lambda: bus.__aexit__(None, None, None))
+                os._exit(0)
+            with trio.fail_after(HANG_SECONDS):
+                await trio.to_thread.run_sync(os.waitpid, pid, 0)
+            for n in range(5):
+                handle = await bus.dispatch(Paid(n=n))
+                await handle.wait()
+                assert handle.errors == ()
+            assert proxy.dials == 1
