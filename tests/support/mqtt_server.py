@@ -32,10 +32,12 @@ class MqttServer:
     Attributes:
         config: More lines of its configuration.
         user: The name and password of the only user; None admits everybody.
+        rights: The lines of the file of rights; without one, everybody may do everything.
     """
 
     config: Sequence[str] = ()
     user: tuple[str, str] | None = None
+    rights: Sequence[str] = ()
     port: int = field(default_factory=free_port)
     directory: Path = field(default_factory=lambda: Path(tempfile.mkdtemp(prefix="goevent-mqtt")))
     _process: subprocess.Popen[bytes] | None = None
@@ -64,9 +66,13 @@ class MqttServer:
             command = [mosquitto_program("mosquitto_passwd"), "-b", "-c", str(users), *self.user]
             subprocess.run(command, check=True, capture_output=True)
             lines += ["allow_anonymous false", f"password_file {users}"]
-            for each in (self.directory, users):
-                # The server drops its privileges before it reads them.
-                os.chmod(each, 0o755)
+        if self.rights:
+            rights = self.directory / "rights"
+            rights.write_text("\n".join(self.rights) + "\n")
+            lines.append(f"acl_file {rights}")
+        for each in (self.directory, *self.directory.iterdir()):
+            # The server drops its privileges before it reads them.
+            os.chmod(each, 0o755)
         where.write_text("\n".join(lines) + "\n")
         self._process = subprocess.Popen(
             [mosquitto_program("mosquitto"), "-c", str(where)],
@@ -96,10 +102,10 @@ class MqttServer:
 
 @asynccontextmanager
 async def mqtt_server(
-    *config: str, user: tuple[str, str] | None = None
+    *config: str, user: tuple[str, str] | None = None, rights: Sequence[str] = ()
 ) -> AsyncGenerator[MqttServer]:
     """Run a server inside a `with` block."""
-    server = MqttServer(config, user)
+    server = MqttServer(config, user, rights)
     try:
         await server.start()
         yield server

@@ -10,6 +10,10 @@ The bus subscribes to filters that do not overlap (`topics` explains why). When 
 are added or removed, the set of filters changes. A new filter is subscribed first, and then the
 filters that it replaces are unsubscribed, so no message is lost. In between, and shortly
 afterwards, a message may arrive by both. For that time, `_is_copy` looks for such copies.
+
+All filters are subscribed again on each new connection, and every `CHECK_SECONDS`, since a server
+may lose a subscription or its administrator may remove it. A filter that the server refuses by then
+is reported once; the others and the publisher go on.
 """
 
 from __future__ import annotations
@@ -23,7 +27,7 @@ from typing import Any
 import zmqtt
 from faststream.mqtt import MQTTBroker
 
-from goevent import DriverError
+from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.connection import checked_broker
@@ -48,11 +52,13 @@ from .connection import (
     to_driver_error,
 )
 from .publisher import MqttPublisher
-from .subscription import MqttMessageQueue, MqttSubscription, content_key
+from .reason_codes import MIN_FAILURE_CODE, reason_text
+from .subscription import MqttMessageQueue, MqttSubscription, content_key, requests_of
 from .topics import covering_filters, event_name_of, topic_of
 
 DEFAULT_TOPIC_PREFIX = "goevent."
 MAX_QOS_0_MESSAGES = 1000  # in the queue of one subscription
+CHECK_SECONDS = 30.0  # between two requests that subscribe to everything again
 FILTER_CHANGE_SECONDS = 1.0  # for which copies may arrive by a filter that is being replaced
 
 
@@ -119,6 +125,7 @@ class MqttAdapter:
         self._publisher.reset()
         await self._connection.open(host)
         await self._middlewares.open(self._broker, self._make_subscriber)
+        self._connection.start(self._check_subscriptions())
 
     def _make_subscriber(self) -> Any:
         broker: Any = self._broker
@@ -144,10 +151,12 @@ class MqttAdapter:
             self._subscribed.add(name)
         try:
             await self._change_filters()
-        except (DriverError, *MQTT_ERRORS) as error:
+        except Exception as error:
             for name in {*names} - before:
                 self._subscribed.remove(name)
-            raise to_driver_error(error) from error
+            if isinstance(error, MQTT_ERRORS):
+                raise to_driver_error(error) from error
+            raise
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Unsubscribe from names and patterns."""
@@ -169,68 +178,130 @@ class MqttAdapter:
             )
             if removed and added:
                 self._seen_once = set()
-            # First the new filters: a message that only an old one matches now must not be missed.
-            for filter_ in sorted(added):
-                self._subscriptions[filter_] = subscription = MqttSubscription(self._prefetch)
-                try:
+            try:
+                # First the new filters: a message that only an old one matches now must not be
+                # missed.
+                for filter_ in sorted(added):
+                    subscription = MqttSubscription(self._prefetch)
                     await self._start(filter_, subscription)
-                except BaseException:
-                    del self._subscriptions[filter_]
-                    raise
-            for filter_ in sorted(removed):
-                await self._stop(self._subscriptions.pop(filter_))
-            if self._seen_once is not None:
-                loop = asyncio.get_running_loop()
-                loop.call_later(FILTER_CHANGE_SECONDS, self._on_filters_changed)
+                    self._subscriptions[filter_] = subscription
+                for filter_ in sorted(removed):
+                    await self._stop(filter_, self._subscriptions.pop(filter_))
+            finally:
+                if self._seen_once is not None:
+                    loop = asyncio.get_running_loop()
+                    loop.call_later(FILTER_CHANGE_SECONDS, self._on_filters_changed)
 
     def _on_filters_changed(self) -> None:
         # If the next change is under way, its own timer follows.
         if not self._filters_lock.locked():
             self._seen_once = None
 
+    def _topic_filter(self, filter_: str) -> str:
+        share = f"$share/{self._group}/" if self._group is not None else ""
+        return f"{share}{self._prefix}{filter_}"
+
     async def _start(self, filter_: str, subscription: MqttSubscription) -> None:
-        """Subscribe to a filter on the current connection, and deliver its messages."""
+        """Subscribe to a filter on the current connection, and deliver its messages.
+
+        Raises:
+            DriverError: The server has no such filters.
+            MQTTSubscribeError: The server refuses the filter.
+        """
+        topic_filter = self._topic_filter(filter_)
+        self._connection.limits.refuse_filter(topic_filter)
         options: dict[str, Any] = {}
         if self._connection.has_properties:
             # A retained message is an old one, kept by the server for new subscribers.
             options["retain_handling"] = zmqtt.RetainHandling.DO_NOT_SEND
-        share = f"$share/{self._group}/" if self._group is not None else ""
         client_subscription = self._connection.client.subscribe(
-            f"{share}{self._prefix}{filter_}",
+            topic_filter,
             qos=QOS,
             auto_ack=False,
             **options,
         )
-        subscription.client_subscription = client_subscription
         queue = MqttMessageQueue(max(MAX_QOS_0_MESSAGES, self._prefetch), self._on_drop)
         client_subscription._queue = queue
-        await client_subscription.start()
+        try:
+            await client_subscription.start()
+        except zmqtt.MQTTSubscribeError:
+            # The client keeps a refused subscription until it is stopped.
+            await client_subscription.stop()
+            raise
+        subscription.client_subscription = client_subscription
+        subscription.refusal = ""
         subscription.task = self._connection.start(self._receive(subscription))
+
+    async def _check_subscriptions(self) -> None:
+        """Subscribe to all filters again, from time to time, until cancelled."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            if not self._connection.is_up:
+                continue
+            # A lost connection cancels nothing here, but it ends every request.
+            with suppress(*MQTT_ERRORS, DriverError):
+                async with self._filters_lock:
+                    for filter_, subscription in [*self._subscriptions.items()]:
+                        await self._renew(filter_, subscription)
+
+    async def _renew(self, filter_: str, subscription: MqttSubscription) -> None:
+        """Subscribe to a filter again, or report once that the server refuses it by now."""
+        try:
+            if subscription.is_on(self._connection.client):
+                # The request replaces the server's subscription by an equal one.
+                client_subscription = subscription.client_subscription
+                protocol = client_subscription._client._protocol
+                await protocol._send_subscribe(requests_of(client_subscription), None)
+                subscription.refusal = ""
+            else:
+                await self._start(filter_, subscription)
+        except (zmqtt.MQTTSubscribeError, DriverError) as error:
+            self._note_refusal(subscription, to_driver_error(error))
+
+    def _note_refusal(self, subscription: MqttSubscription, error: DriverError) -> None:
+        if isinstance(error, DriverConnectionError):
+            return
+        if str(error) != subscription.refusal:
+            self._connection.host.report(error)
+        subscription.refusal = str(error)
 
     def _on_drop(self, message: zmqtt.Message) -> None:
         text = f"MQTT: messages of {message.topic!r} are lost, since too many are waiting already"
         self._connection.host.report(DriverError(text))
 
-    async def _stop(self, subscription: MqttSubscription) -> None:
+    async def _stop(self, filter_: str, subscription: MqttSubscription) -> None:
         """Unsubscribe; the subscription's task delivers the messages that have arrived and ends."""
-        await subscription.client_subscription.stop()
+        answer = await subscription.client_subscription.stop()
+        refused = [
+            code for code in (answer.reason_codes if answer else ()) if code >= MIN_FAILURE_CODE
+        ]
+        if refused:
+            text = f"MQTT: the server refuses to unsubscribe from {self._topic_filter(filter_)!r}"
+            self._connection.host.report(DriverError(f"{text}: {reason_text(refused[0])}"))
         subscription.client_subscription._queue.put_nowait(None)
 
     async def stop_receiving(self) -> None:
         """Unsubscribe from everything, and deliver the messages that have arrived."""
         async with self._filters_lock:
-            subscriptions = [*self._subscriptions.values()]
+            subscriptions = {**self._subscriptions}
             self._subscriptions.clear()
-            for subscription in subscriptions:
-                await self._stop(subscription)
+            for filter_, subscription in subscriptions.items():
+                await self._stop(filter_, subscription)
         if subscriptions:
-            await asyncio.wait({subscription.task for subscription in subscriptions})
+            await asyncio.wait({subscription.task for subscription in subscriptions.values()})
 
     # -- reconnects
 
     async def _on_connect(self) -> None:
-        for filter_, subscription in self._subscriptions.items():
-            await self._start(filter_, subscription)
+        for filter_, subscription in [*self._subscriptions.items()]:
+            try:
+                await self._start(filter_, subscription)
+            except (zmqtt.MQTTSubscribeError, DriverError) as error:
+                # It must not keep the others, and the publisher, from the connection.
+                self._note_refusal(subscription, to_driver_error(error))
+        if self._connection.has_lost_session and self._subscriptions:
+            text = "MQTT: the server has forgotten the session, with the messages that it kept"
+            self._connection.host.report(DriverError(text))
 
     def _on_down(self) -> None:
         for subscription in self._subscriptions.values():

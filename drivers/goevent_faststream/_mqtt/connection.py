@@ -11,11 +11,16 @@ The session on the server outlives the connection, for a bus without a group and
 server then keeps the messages that arrive between two connections. This works because the bus
 reconnects with the same client id; `open` draws a new one, so that a bus never continues the
 session of an earlier one. In a group, the other members receive these messages instead.
+
+The server's reason for ending or refusing a connection is reported once, and callers that wait for
+the connection get it, too. While the server refuses, or ends each connection soon, the pauses grow:
+if another client uses the same client id, each of the two ends the other's connection.
 """
 
 from __future__ import annotations
 
 import asyncio
+import re
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -24,6 +29,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 import zmqtt
 from faststream.mqtt import MQTTBroker
+from zmqtt._internal.packets.publish import Publish
 
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import jittered
@@ -36,26 +42,39 @@ from .._adapter.connectivity import (
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
+from .limits import OversizedPacket, ServerLimits, filter_error, limits_of
+from .reason_codes import SESSION_TAKEN_OVER, reason_text
 from .subscription import make_message
 
 QOS = zmqtt.QoS.AT_LEAST_ONCE
 
 KEEPALIVE_SECONDS = 4  # between two PINGREQs; a dead connection is noticed ten seconds later
 RECONNECT_PAUSES_SECONDS = (0.05, 0.25, 1.0)  # the last one repeats
+MAX_REFUSED_PAUSE_SECONDS = 5.0  # while the server refuses the connection
+TAKEN_OVER_PAUSE_SECONDS = 5.0  # after another client has taken over the session
+# A server that ends each connection soon gets pauses that begin here and double.
+STABLE_SECONDS = 30.0
+SHORT_CONNECTION_PAUSE_SECONDS = 0.25
+MAX_SHORT_CONNECTION_PAUSE_SECONDS = 60.0
+MAX_SHORT_CONNECTIONS = 3  # in a row, before a report names a likely reason
 # Messages without an acknowledgement, if the server announces no limit.
 MAX_WINDOW_MESSAGES = 65_535
 
-MQTT_ERRORS = (zmqtt.MQTTError, OSError, RuntimeError)
+MQTT_ERRORS = (zmqtt.MQTTError, OSError, RuntimeError, OversizedPacket)
 URL_OPTIONS = {"client_id": str, "keepalive": int, "version": str}
-# Return codes of CONNACK: those of MQTT 5 above 0x80, those of MQTT 3.1.1 below.
+# Return codes of CONNACK that users meet most: those of MQTT 3.1.1 below 0x80.
 REFUSAL_TEXTS = {
     0x84: "it does not support this version of MQTT",
     0x85: "it does not accept the client id",
     0x86: "it rejects the login",
     0x87: "it rejects the login",
+    1: "it does not support this version of MQTT",
+    2: "it does not accept the client id",
+    3: "it is unavailable",
     4: "it rejects the login",
     5: "it rejects the login",
 }
+_DISCONNECT_CODE = re.compile("reason code 0x([0-9A-F]{2})")
 
 
 def make_broker(url: str) -> MQTTBroker:
@@ -92,6 +111,8 @@ class MqttConnection(BrokerConnection):
         on_connect: Called on each new connection to subscribe again; then the connection is up.
         on_down: Called when the connection is lost.
         has_properties: Whether messages have headers and other properties, as in MQTT 5.
+        limits: The limits of the server, as it announced them for the current connection.
+        has_lost_session: The server has forgotten the session of the connection before.
     """
 
     def __init__(
@@ -112,7 +133,12 @@ class MqttConnection(BrokerConnection):
             if session_seconds and options["clean_session"]:
                 options["clean_session"] = False
                 options["session_expiry_interval"] = max(1, int(session_seconds))
+        self.limits = ServerLimits()
         self._window = asyncio.Semaphore()
+        self.has_lost_session = False
+        self._expects_session = False
+        self._short_connections = 0  # in a row, up to now
+        self._connected_at = 0.0
 
     @property
     def _options(self) -> dict[str, Any]:
@@ -139,6 +165,7 @@ class MqttConnection(BrokerConnection):
             DriverConnectionError: No server answers, or it rejects the login.
         """
         self._connectivity.open(host)
+        self._expects_session, self._short_connections = False, 0
         if self._draws_client_id:
             self._options["client_id"] = f"goevent{uuid.uuid4().hex[:16]}"
         try:
@@ -157,12 +184,16 @@ class MqttConnection(BrokerConnection):
         # told. The client would close the connection for that.
         inbound._receive_maximum = None
         inbound._make_message = make_message
-        properties = client.connection_info.properties
-        limit = getattr(properties, "receive_maximum", None) or MAX_WINDOW_MESSAGES
-        self._window = asyncio.Semaphore(limit)
+        info = client.connection_info
+        self.limits = limits = limits_of(info.properties)
+        _refuse_large_packets(client._protocol, limits.max_packet_bytes)
+        self._window = asyncio.Semaphore(limits.max_unacknowledged or MAX_WINDOW_MESSAGES)
+        self.has_lost_session = self._expects_session and not info.session_present
+        self._expects_session = bool(info.effective_session_expiry_interval)
         async with asyncio.timeout(REPLY_SECONDS):
             await self.on_connect()
         self._connectivity.mark_up()
+        self._connected_at = asyncio.get_running_loop().time()
         client._run_task.add_done_callback(self._on_client_ended)
 
     async def close(self) -> None:
@@ -218,45 +249,111 @@ class MqttConnection(BrokerConnection):
     # -- callbacks of the client
 
     def _on_client_ended(self, client_task: asyncio.Task[None]) -> None:
-        if not client_task.cancelled():
-            # The loss of the connection is reported in its place.
-            client_task.exception()
-        if self._connectivity.mark_down():
+        # The loss of the connection is reported in place of the error.
+        error = None if client_task.cancelled() else client_task.exception()
+        code = _disconnect_code(error)
+        if code is not None:
+            reason = reason_text(code)
+        else:
+            reason = str(error) if isinstance(error, zmqtt.MQTTProtocolError) else ""
+        lasted = asyncio.get_running_loop().time() - self._connected_at
+        self._short_connections = 0 if lasted > STABLE_SECONDS else self._short_connections + 1
+        if not (reason or self._draws_client_id) and (
+            self._short_connections > MAX_SHORT_CONNECTIONS
+        ):
+            reason = f"another client may use the client id {self._options['client_id']!r}, too"
+        if self._connectivity.mark_down(reason):
             self.on_down()
-            self.start(self._reconnect())
+            self.start(self._reconnect(self._first_pause(code)))
 
-    async def _reconnect(self) -> None:
-        attempts, reported = 0, ""
+    def _first_pause(self, code: int | None) -> float:
+        """Return the seconds before the first attempt, after a loss with a reason code."""
+        pause = TAKEN_OVER_PAUSE_SECONDS if code == SESSION_TAKEN_OVER else 0.0
+        if self._short_connections > 1:
+            doubled = SHORT_CONNECTION_PAUSE_SECONDS * 2.0 ** min(self._short_connections - 2, 60)
+            pause = max(pause, min(MAX_SHORT_CONNECTION_PAUSE_SECONDS, doubled))
+        return jittered(pause)
+
+    async def _reconnect(self, first_pause: float) -> None:
+        attempts, refusals, reported = 0, 0, ""
+        await self._stop()
+        await asyncio.sleep(first_pause)
         while True:
-            await self._stop()
             try:
                 await self._connect()
                 break
             except (TimeoutError, DriverError, *MQTT_ERRORS) as error:
+                pause = RECONNECT_PAUSES_SECONDS[min(attempts, len(RECONNECT_PAUSES_SECONDS) - 1)]
                 # The outage itself is reported already; only a refusal is reported, and only once.
-                if isinstance(error, zmqtt.MQTTConnectError) and reported != str(error):
-                    reported = str(error)
-                    self.host.report(to_driver_error(error))
-                last = len(RECONNECT_PAUSES_SECONDS) - 1
+                if isinstance(error, zmqtt.MQTTConnectError):
+                    refusal = to_driver_error(error)
+                    pause = min(MAX_REFUSED_PAUSE_SECONDS, pause * 2.0**refusals)
+                    refusals += 1
+                    # A caller that waits for the connection gets the reason, too.
+                    self._connectivity.mark_down(str(refusal).removeprefix("MQTT: "))
+                    if reported != str(refusal):
+                        reported = str(refusal)
+                        self.host.report(refusal)
                 # With jitter: all buses lose a server at the same moment.
-                await asyncio.sleep(jittered(RECONNECT_PAUSES_SECONDS[min(attempts, last)]))
+                await asyncio.sleep(jittered(pause))
                 attempts += 1
+            await self._stop()
 
 
 def to_driver_error(error: Exception) -> DriverError:
     """Return the `DriverError` for an error of the client; a `DriverError` is returned as it is."""
     if isinstance(error, zmqtt.MQTTConnectError):
         code = error.return_code
-        reason = REFUSAL_TEXTS.get(code, f"return code {code}")
+        reason = REFUSAL_TEXTS.get(code) or reason_text(code)
+        if error.reason_string:
+            reason = f"{reason}: {error.reason_string}"
         refusal: DriverError = DriverConnectionError(f"MQTT: the server refuses us: {reason}")
     elif isinstance(error, TimeoutError):
         refusal = no_answer("MQTT", REPLY_SECONDS)
     elif isinstance(error, zmqtt.MQTTDisconnectedError):
         refusal = connection_lost("MQTT")
+        if (cause := _disconnect_code(error)) is not None:
+            refusal = DriverConnectionError(f"{refusal}: {reason_text(cause)}")
+    elif isinstance(error, zmqtt.MQTTSubscribeError):
+        (topic_filter, code), *_ = error.failures.items()
+        refusal = filter_error(topic_filter, reason_text(code))
+    elif isinstance(error, zmqtt.MQTTPublishError):
+        refusal = rejected_event(error.reason_code, error.reason_string)
     else:
         return map_error("MQTT", error, (zmqtt.MQTTTimeoutError, OSError))
     refusal.__cause__ = error
     return refusal
+
+
+def rejected_event(code: int, reason_string: str | None) -> DriverError:
+    """Return the error of an event that the server rejects."""
+    return DriverError(f"MQTT: the server rejects the event: {reason_text(code, reason_string)}")
+
+
+def _disconnect_code(error: BaseException | None) -> int | None:
+    """Return the reason code with which the server ended a connection; None without one."""
+    while isinstance(error, zmqtt.MQTTDisconnectedError):
+        if found := _DISCONNECT_CODE.search(str(error)):
+            return int(found[1], 16)
+        error = error.__cause__
+    return None
+
+
+def _refuse_large_packets(protocol: Any, limit: int) -> None:
+    """Make the client compare each packet with the server's Maximum Packet Size."""
+    encode = protocol._encode
+
+    def encode_if_small(packet: Any) -> bytes:
+        data: bytes = encode(packet)
+        if len(data) > limit:
+            if isinstance(packet, Publish):
+                # The client's own `publish` awaits its acknowledgement already.
+                protocol._state.inflight_qos1.pop(packet.packet_id, None)
+                protocol._state.packet_ids.release(packet.packet_id)
+            raise OversizedPacket(len(data), limit)
+        return data
+
+    protocol._encode = encode_if_small
 
 
 async def _subscribe_nothing() -> None:

@@ -6,12 +6,14 @@ packets, registers one future per packet in the client's state, and writes them 
 broker with middlewares publishes through FastStream, since its middlewares run there.
 
 The server announces how many events it accepts without a PUBACK, and may close the connection of a
-client that sends more. `MqttConnection.acquire_window` enforces that limit.
+client that sends more. `MqttConnection.acquire_window` enforces that limit. An event that is too
+large for the server fails alone, before anything is sent.
 """
 
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -21,16 +23,16 @@ from faststream.mqtt import MQTTBroker
 from zmqtt._internal.packets.publish import Publish
 from zmqtt._internal.state import QoS1Flight
 
-from goevent import DriverError
+from goevent import DriverError, EncodeError, GoEventError
 
 from .._adapter.connectivity import REPLY_SECONDS
 from .._adapter.contract import Outgoing, Result, publish_each
 from .._adapter.errors import connection_lost, no_answer
 from .._adapter.properties import split_properties
-from .connection import QOS, MqttConnection, to_driver_error
+from .connection import QOS, MqttConnection, rejected_event, to_driver_error
+from .limits import MAX_TEXT_BYTES, OversizedPacket
+from .reason_codes import MIN_FAILURE_CODE
 from .topics import topic_of
-
-MIN_FAILURE_CODE = 0x80  # reason codes from here on are failures
 
 
 class MqttPublisher:
@@ -76,28 +78,45 @@ class MqttPublisher:
         self, burst: Sequence[Outgoing], futures: Sequence[asyncio.Future[Any]]
     ) -> None:
         """Send events as the client's `publish` does for one message."""
+        data = bytearray()
         try:
             protocol = self._connection.client._protocol
             protocol._ensure_alive()
-            state, data = protocol._state, bytearray()
+            self._connection.limits.refuse_qos(QOS)
             for outgoing, future in zip(burst, futures, strict=True):
-                packet = Publish(
-                    topic=self._prefix + topic_of(outgoing.name),
-                    payload=outgoing.body,
-                    qos=QOS,
-                    retain=False,
-                    dup=False,
-                    packet_id=state.packet_ids.acquire(),
-                    properties=self._properties(outgoing),
-                )
-                data += protocol._encode(packet)
-                flight = QoS1Flight(packet_id=packet.packet_id or 0, publish=packet, future=future)
-                state.inflight_qos1[packet.packet_id] = flight
+                try:
+                    data += self._encode(protocol, outgoing, future)
+                except Exception as error:  # noqa: BLE001 - the client's own
+                    # It must not take the other events with it.
+                    future.set_exception(_event_error(outgoing, error))
             await protocol._transport.write(bytes(data))
         except Exception as error:  # noqa: BLE001 - the client's own
             for future in futures:
                 if not future.done():
                     future.set_exception(to_driver_error(error))
+
+    def _encode(self, protocol: Any, outgoing: Outgoing, future: asyncio.Future[Any]) -> bytes:
+        """Return the packet of an event, whose PUBACK ends the wait of a future."""
+        state = protocol._state
+        packet_id: int = state.packet_ids.acquire()
+        try:
+            packet = Publish(
+                topic=self._prefix + topic_of(outgoing.name),
+                payload=outgoing.body,
+                qos=QOS,
+                retain=False,
+                dup=False,
+                packet_id=packet_id,
+                properties=self._properties(outgoing),
+            )
+            data: bytes = protocol._encode(packet)
+        except BaseException:
+            state.packet_ids.release(packet_id)
+            raise
+        state.inflight_qos1[packet_id] = QoS1Flight(
+            packet_id=packet_id, publish=packet, future=future
+        )
+        return data
 
     def _properties(self, outgoing: Outgoing) -> zmqtt.PublishProperties | None:
         if self._connection.has_properties:
@@ -116,6 +135,7 @@ class MqttPublisher:
         _, correlation_id, headers = split_properties(outgoing)
         window, _ = await self._connection.acquire_window(1)
         try:
+            self._connection.limits.refuse_qos(QOS)
             async with asyncio.timeout(REPLY_SECONDS):
                 await self._broker.publish(
                     outgoing.body,
@@ -125,7 +145,7 @@ class MqttPublisher:
                     correlation_id=correlation_id,
                 )
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-            return to_driver_error(error)
+            return _event_error(outgoing, error)
         finally:
             window.release()
         return None
@@ -145,12 +165,24 @@ def _report_result(
     error: BaseException | None
     is_silent = future.cancelled()
     error = no_answer("MQTT", REPLY_SECONDS) if is_silent else future.exception()
-    if isinstance(error, Exception):
+    if isinstance(error, GoEventError):
+        outgoing.done(error)
+    elif isinstance(error, Exception):
         outgoing.done(to_driver_error(error))
     elif error is not None:
         outgoing.done(connection_lost("MQTT"))
-    elif future.result().reason_code >= MIN_FAILURE_CODE:
-        code = future.result().reason_code
-        outgoing.done(DriverError(f"MQTT: the server rejected the event, with code 0x{code:02X}"))
+    elif (answer := future.result()).reason_code >= MIN_FAILURE_CODE:
+        text = None if answer.properties is None else answer.properties.reason_string
+        outgoing.done(rejected_event(answer.reason_code, text))
     else:
         outgoing.done(None)
+
+
+def _event_error(outgoing: Outgoing, error: Exception) -> Exception:
+    """Return the error of an event that was not sent."""
+    if isinstance(error, OversizedPacket):
+        return error.of_event(outgoing.name)
+    if isinstance(error, (struct.error, ValueError)) and not isinstance(error, GoEventError):
+        reason = f"its topic, a header or a property has more than {MAX_TEXT_BYTES:,} bytes"
+        return EncodeError(outgoing.name, reason)
+    return to_driver_error(error)

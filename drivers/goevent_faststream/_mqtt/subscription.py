@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 import zmqtt
+from zmqtt._internal.packets.subscribe import SubscriptionRequest
 
 
 class RepeatedMessage(zmqtt.Message):
@@ -74,16 +75,22 @@ class MqttSubscription:
     Attributes:
         client_subscription: The subscription of the client, on the current connection.
         task: The task that delivers its messages, on the current connection.
+        refusal: The server's refusal of the filter on a later connection; empty if it accepts it.
     """
 
     task: asyncio.Task[None]
 
     def __init__(self, prefetch: int) -> None:
         self.client_subscription: Any = None
+        self.refusal = ""
         # At most `prefetch` messages are unacknowledged at a time.
         self._delivered: deque[int] = deque(maxlen=prefetch)
         # A counter, since equal messages may be several events.
         self._delivered_before: Counter[int] = Counter()
+
+    def is_on(self, client: Any) -> bool:
+        """Tell whether the filter was subscribed to on the connection of a client."""
+        return self.client_subscription is not None and self.client_subscription._client is client
 
     def connection_lost(self) -> None:
         """Stop delivering; the last acknowledgements may have been lost with the connection."""
@@ -114,3 +121,15 @@ class MqttSubscription:
 def content_key(message: zmqtt.Message) -> int:
     """Return a hash that is the same for messages with the same content."""
     return hash((message.topic, message.payload))
+
+
+def requests_of(client_subscription: Any) -> list[SubscriptionRequest]:
+    """Return the requests by which the client subscribed, to send them again."""
+    return [
+        SubscriptionRequest(
+            topic_filter=topic_filter,
+            qos=client_subscription._qos,
+            retain_handling=client_subscription._retain_handling,
+        )
+        for topic_filter in client_subscription._filters
+    ]
