@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import fields
 from pathlib import Path
 from typing import NamedTuple
 
 from goevent import Capabilities, Driver, MemoryDriver, MemoryHub, UnsupportedError
-from goevent_faststream import MAPPINGS, FastStreamDriver, Mapping
-from goevent_redis import RedisDriver, RedisStreamsDriver
+from goevent.drivers import DurableConfig
+from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver, Mapping
+from goevent_redis import RedisDriver, RedisStreamsDriver, StreamsConfig
+from goevent_redis._link.config import URL_OPTIONS
 
 PAGE = Path(__file__).parent / "brokers" / "choosing-a-broker.md"
-
-TITLES = {
-    "kafka": "Kafka",
-    "kafka+confluent": "Kafka with librdkafka",
-    "amqp": "RabbitMQ",
-    "mqtt": "MQTT",
-    "nats": "NATS",
-    "nats+js": "NATS JetStream",
-}
 
 
 class Row(NamedTuple):
@@ -52,10 +47,9 @@ def rows() -> Iterator[Row]:
 
 def title_of(mapping: Mapping) -> str:
     """Return the title of a broker. A broker with two rows in the table has two titles."""
-    scheme = mapping.schemes[0]
     alike = [each for each in MAPPINGS if each.schemes == mapping.schemes]
     more = "" if len(alike) == 1 else (" with a group" if mapping.durable else " without a group")
-    return TITLES.get(scheme, scheme) + more
+    return mapping.title + more
 
 
 PROMISES: Sequence[tuple[str, Callable[[Capabilities], str]]] = (
@@ -99,6 +93,7 @@ def tables() -> dict[str, str]:
         "fan-out": _guarantees([row for row in found if row.capabilities.fan_out]),
         "groups": _guarantees([row for row in found if not row.capabilities.fan_out]),
         "urls": _table(urls),
+        "options": _options(),
         "brokers": "\n\n".join(_vocabularies()),
     }
 
@@ -120,6 +115,80 @@ def _guarantees(found: Sequence[Row]) -> str:
         for title, cell in common.items()
     ]
     return f"{_table(lines)}\n\nThe same for all of them: {'; '.join(told)}."
+
+
+class OptionSet(NamedTuple):
+    """The options of the URLs of one driver.
+
+    Attributes:
+        settings: goevent's options.
+        client: The options that only this broker's client knows.
+        config: The class whose fields the settings are.
+    """
+
+    scheme: str
+    settings: Sequence[str]
+    client: Sequence[str]
+    config: type[DurableConfig]
+
+
+def option_sets() -> Iterator[OptionSet]:
+    """Return the options of every scheme."""
+    client = [name for name in URL_OPTIONS if name != "prefix"]
+    yield OptionSet("redis", ["prefix"], client, StreamsConfig)
+    streams = ["prefix", *(field.name for field in fields(StreamsConfig))]
+    yield OptionSet("redis+streams", streams, client, StreamsConfig)
+    names = [field.name for field in fields(BrokerConfig)]
+    for mapping in MAPPINGS:
+        alike = [each for each in MAPPINGS if each.schemes == mapping.schemes]
+        more = "" if len(alike) == 1 else (" with a group" if mapping.durable else "")
+        settings = [name for name in names if name not in mapping.refused]
+        scheme = f"{mapping.schemes[0]}{more}"
+        yield OptionSet(scheme, settings, mapping.url_options, BrokerConfig)
+
+
+def _options() -> str:
+    found = [*option_sets()]
+    lines = [["option", "default", "", "schemes"]]
+    for name in dict.fromkeys(name for each in found for name in each.settings):
+        having = [each for each in found if name in each.settings]
+        schemes = [f"`{each.scheme}`" for each in having]
+        told = "all" if len(having) == len(found) else ", ".join(schemes)
+        lines.append([f"`{name}`", _default(name, having), _meaning(name, having), told])
+    clients = [["scheme", "further options, for its client"]]
+    by_options: dict[tuple[str, ...], list[str]] = {}
+    for each in found:
+        if each.client:
+            by_options.setdefault((*each.client,), []).append(f"`{each.scheme}`")
+    for options, schemes in by_options.items():
+        told = ", ".join(f"`{name}`" for name in options)
+        clients.append([", ".join(schemes), told])
+    return f"{_table(lines)}\n\n{_table(clients)}"
+
+
+def _default(name: str, having: Sequence[OptionSet]) -> str:
+    if name == "prefix":
+        return "of the broker"
+    values = dict.fromkeys(_shown(getattr(each.config, name)) for each in having)
+    return " or ".join(values)
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, float):
+        return f"{value:g} s"
+    return {True: "true", False: "false"}[value] if isinstance(value, bool) else str(value)
+
+
+def _meaning(name: str, having: Sequence[OptionSet]) -> str:
+    """Return the first sentence about a field in the docstring of its class."""
+    for config in (*(each.config for each in having), BrokerConfig, DurableConfig):
+        text = inspect.getdoc(config) or ""
+        if found := re.search(rf"^    {name}: (.*(?:\n        .*)*)", text, re.MULTILINE):
+            sentence = re.split(r"(?<=[a-z)])[.;] ", " ".join(found[1].split()))[0]
+            return sentence.rstrip(".")
+    raise LookupError(name)
 
 
 def _vocabularies() -> Iterator[str]:

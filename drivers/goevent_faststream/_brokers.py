@@ -7,11 +7,11 @@ installs it. To add a broker, add a row and write that module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import Protocol, cast
 
-from goevent import DriverError, UnknownDriverError
+from goevent import DriverError, UnknownDriverError, UnsupportedError
 
 from ._adapter.contract import Adapter
 from ._config import BrokerConfig
@@ -24,6 +24,7 @@ class Mapping:
     In the texts `{prefix}`, `{name}`, `{group}` and `{stream}` stand for the settings of the bus.
 
     Attributes:
+        title: The name of the broker in texts.
         schemes: The URL schemes.
         module: The module that implements `AdapterModule`.
         broker: The package of FastStream that defines the broker's class.
@@ -38,6 +39,8 @@ class Mapping:
         patterns: How a pattern receives its events.
         settles: How events are acknowledged, retried, released and dead-lettered, in this order.
         address: The class of FastStream that may be given as `address`.
+        url_options: The options of a URL that go to the broker's client.
+        refused: The settings of `BrokerConfig` that the broker cannot honour, each with the reason.
 
     Example:
         ::
@@ -46,6 +49,7 @@ class Mapping:
                 print(mapping.schemes, mapping.group)
     """
 
+    title: str
     schemes: tuple[str, ...]
     module: str
     broker: str
@@ -59,9 +63,27 @@ class Mapping:
     patterns: str
     settles: str
     address: str
+    url_options: tuple[str, ...] = ()
+    refused: dict[str, str] = field(default_factory=dict[str, str])
 
+    def check(self, config: BrokerConfig) -> None:
+        """Check that the broker can honour all settings.
+
+        Raises:
+            UnsupportedError: It cannot honour one that differs from its default.
+        """
+        for name, reason in self.refused.items():
+            if getattr(config, name) != getattr(BrokerConfig, name):
+                raise UnsupportedError(
+                    f"{self.schemes[0]}:// cannot honour the setting {name!r}: {reason}"
+                )
+
+
+# The settings that make sense only if the broker keeps events.
+_DURABLE_SETTINGS = ("start", "max_deliveries", "backoff", "max_backoff", "claim_idle")
 
 _KAFKA = Mapping(
+    title="Kafka",
     schemes=("kafka",),
     module="goevent_faststream._kafka.aiokafka_client",
     broker="faststream.kafka",
@@ -80,10 +102,19 @@ _KAFKA = Mapping(
         "written to the topic {prefix}{name}..dead, and its event is then settled"
     ),
     address="Topic, for the prefix and the settings of created topics",
+    url_options=("sasl", "tls"),
+    refused={"stream": "Kafka has no streams; each event name has a topic"},
+)
+
+_AIO_PIKA_OPTIONS = (
+    *("auth", "cadata", "cafile", "capath", "certfile", "keyfile", "no_verify_ssl"),
+    *("fail_fast", "happy_eyeballs_delay", "heartbeat", "interleave", "name", "timeout"),
+    "reconnect_interval",
 )
 
 MAPPINGS: tuple[Mapping, ...] = (
     Mapping(
+        title="NATS",
         schemes=("nats",),
         module="goevent_faststream._nats.core",
         broker="faststream.nats",
@@ -97,8 +128,13 @@ MAPPINGS: tuple[Mapping, ...] = (
         patterns="* is *, ** is >; the driver drops events that > matches and ** does not",
         settles="nothing: at most once",
         address="none",
+        refused=dict.fromkeys(
+            ("group", "stream", *_DURABLE_SETTINGS),
+            "core NATS has no groups and no streams: all buses get all events; nats+js:// has it",
+        ),
     ),
     Mapping(
+        title="NATS JetStream",
         schemes=("nats+js",),
         module="goevent_faststream._nats.jetstream",
         broker="faststream.nats",
@@ -117,6 +153,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         address="JStream",
     ),
     Mapping(
+        title="RabbitMQ",
         schemes=("amqp", "amqps"),
         module="goevent_faststream._rabbit.adapter",
         broker="faststream.rabbit",
@@ -130,8 +167,13 @@ MAPPINGS: tuple[Mapping, ...] = (
         patterns="* is *, ** is #; the driver drops events that # matches and ** does not",
         settles="nothing: at most once; an acknowledgement only asks for the next event",
         address="RabbitExchange",
+        url_options=_AIO_PIKA_OPTIONS,
+        refused=dict.fromkeys(
+            _DURABLE_SETTINGS, "without a group RabbitMQ keeps no events; add the option group"
+        ),
     ),
     Mapping(
+        title="RabbitMQ",
         schemes=("amqp", "amqps"),
         module="goevent_faststream._rabbit.adapter",
         broker="faststream.rabbit",
@@ -152,8 +194,14 @@ MAPPINGS: tuple[Mapping, ...] = (
             "{stream}:{group}:+dead, then basic.ack"
         ),
         address="RabbitExchange, RabbitQueue",
+        url_options=_AIO_PIKA_OPTIONS,
+        refused={
+            "claim_idle": "the server gives the events of a bus that it has lost to another bus by "
+            "itself; the option heartbeat sets how soon"
+        },
     ),
     Mapping(
+        title="MQTT",
         schemes=("mqtt", "mqtts"),
         module="goevent_faststream._mqtt.adapter",
         broker="faststream.mqtt",
@@ -170,10 +218,18 @@ MAPPINGS: tuple[Mapping, ...] = (
         ),
         settles="PUBACK as soon as the bus has the event: at most once, even in a group",
         address="none",
+        url_options=("client_id", "keepalive", "version"),
+        refused={
+            "stream": "MQTT has no streams: it keeps nothing",
+            **dict.fromkeys(
+                _DURABLE_SETTINGS[:-1], "MQTT delivers events at most once and keeps none"
+            ),
+        },
     ),
     _KAFKA,
     replace(
         _KAFKA,
+        title="Kafka with librdkafka",
         schemes=("kafka+confluent",),
         module="goevent_faststream._kafka.confluent_client",
         broker="faststream.confluent",
@@ -216,6 +272,12 @@ def mapping_for_scheme(scheme: str, *, durable: bool = False) -> Mapping:
     if not found:
         raise UnknownDriverError(f"no broker of FastStream is mapped to the scheme {scheme!r}")
     return _prefer(found, durable=durable)
+
+
+def title_of_scheme(url: str) -> str:
+    """Return the name of the broker for the scheme of a URL; empty if it is unknown."""
+    scheme = url.partition("://")[0].lower()
+    return next((each.title for each in MAPPINGS if scheme in each.schemes), "")
 
 
 def mapping_for_broker(broker: object, *, durable: bool) -> Mapping:

@@ -6,7 +6,14 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from goevent.drivers import DurableConfig, check_name, in_utc, read_options, suggest_options
+from goevent.drivers import (
+    DriverUrl,
+    DurableConfig,
+    check_name,
+    in_utc,
+    read_options,
+    suggest_options,
+)
 
 MIN_SECONDS = 0.1
 MAX_PUBLISH_TIMEOUT_SECONDS = 10.0
@@ -64,12 +71,11 @@ class BrokerConfig(DurableConfig):
         return in_utc(self.start) if isinstance(self.start, datetime) else None
 
 
-def read_url(url: str) -> tuple[str, BrokerConfig]:
+def split_options(url: DriverUrl) -> tuple[DriverUrl, BrokerConfig]:
     """Return a URL without goevent's options, and the settings that they make.
 
     Raises:
         ValueError: An option makes no sense.
     """
-    address, _, query = url.partition("?")
-    options, others = read_options(query, BrokerConfig, positions=_POSITIONS)
-    return f"{address}?{others}" if others else address, BrokerConfig(**options)
+    options, others = read_options(url.query, BrokerConfig, positions=_POSITIONS)
+    return url.with_query(others), BrokerConfig(**options)

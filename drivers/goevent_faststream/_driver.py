@@ -7,6 +7,7 @@ of `_brokers`, and while a bus is open it passes every call on to the Trio side 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import fields
 from typing import Any, Self, TypeVar
 
 import trio
@@ -19,14 +20,23 @@ from goevent.drivers import (
     Inbox,
     Message,
     Receipt,
+    check_url_options,
     group_required,
+    read_driver_url,
 )
 
 from ._adapter.contract import Adapter, Result, ShowsDeadLetters
 from ._adapter.formats import Format, format_of
 from ._bridge.trio_side import TrioSide
-from ._brokers import MAPPINGS, Mapping, load_adapter_module, mapping_for_broker, mapping_for_scheme
-from ._config import BrokerConfig, read_url
+from ._brokers import (
+    MAPPINGS,
+    Mapping,
+    load_adapter_module,
+    mapping_for_broker,
+    mapping_for_scheme,
+    title_of_scheme,
+)
+from ._config import BrokerConfig, split_options
 
 T = TypeVar("T")
 
@@ -76,6 +86,7 @@ class FastStreamDriver:
         if mapping is None:
             durable = config.group is not None or config.stream is not None or address is not None
             mapping = mapping_for_broker(broker, durable=durable)
+        mapping.check(config)
         self._name = mapping.schemes[0]
         self._adapter: Adapter = load_adapter_module(mapping).make_adapter(broker, config, address)
         self._broker = broker
@@ -101,12 +112,16 @@ class FastStreamDriver:
 
                 driver = FastStreamDriver.from_url("kafka://localhost:9092?group=billing")
         """
-        scheme, _, _ = url.partition("://")
-        broker_url, config = read_url(url if "://" in url else f"{url}://localhost")
+        parsed = read_driver_url(
+            url if "://" in url else f"{url}://localhost", broker=title_of_scheme(url)
+        )
+        broker_url, config = split_options(parsed)
         durable = config.group is not None or config.stream is not None
-        mapping = mapping_for_scheme(scheme.lower(), durable=durable)
+        mapping = mapping_for_scheme(parsed.scheme, durable=durable)
+        settings = {field.name for field in fields(BrokerConfig)} - mapping.refused.keys()
+        check_url_options(parsed, {*settings, *mapping.url_options}, mapping.refused)
         module = load_adapter_module(mapping)
-        broker = module.make_broker(broker_url)
+        broker = module.make_broker(broker_url.text())
         return cls(broker, config, mapping=mapping)
 
     @property

@@ -11,6 +11,7 @@ from typing import Any
 from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.admin import NewTopic  # type: ignore[import-untyped]
 from aiokafka.conn import CloseReason  # type: ignore[import-untyped]
+from aiokafka.errors import KafkaConnectionError  # type: ignore[import-untyped]
 from aiokafka.protocol.metadata import MetadataRequest  # type: ignore[import-untyped]
 from faststream.kafka import KafkaBroker, Topic
 
@@ -24,7 +25,12 @@ from .._adapter.properties import all_headers
 from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .aiokafka_member import AiokafkaMember
-from .aiokafka_requests import CLIENT_ERRORS, AiokafkaRequests, to_driver_error
+from .aiokafka_requests import (
+    CLIENT_ERRORS,
+    AiokafkaRequests,
+    find_login_error,
+    to_driver_error,
+)
 from .client import (
     REQUEST_SECONDS,
     Answer,
@@ -102,7 +108,13 @@ class AiokafkaClient:
         self._requests = AiokafkaRequests()
         self._has_middlewares = bool(self._broker.middlewares)
         self._broker._connection_kwargs.update(AIOKAFKA_PRODUCER_OPTIONS)
-        await self._requests.run(self._connect(), AIOKAFKA_CONNECT_SECONDS)
+        try:
+            await self._requests.run(self._connect(), AIOKAFKA_CONNECT_SECONDS)
+        except DriverError as error:
+            if self._producer is None or not isinstance(error.__cause__, KafkaConnectionError):
+                raise
+            login = find_login_error(self._producer.client)
+            raise await self._requests.run(login) or error from error.__cause__
         producer = self._producer
         # The client reconnects and does not report it. Only the producer's connections are watched:
         # the pings keep them busy, while a broker closes an idle connection without being lost.

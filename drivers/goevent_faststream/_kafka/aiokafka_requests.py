@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from aiokafka import errors  # type: ignore[import-untyped]
+from aiokafka.conn import create_conn  # type: ignore[import-untyped]
 
 from goevent import DriverError
 
@@ -15,7 +17,15 @@ from .client import REQUEST_SECONDS
 
 T = TypeVar("T")
 
+LOGIN_ERRORS = (
+    errors.AuthenticationFailedError,
+    errors.AuthenticationMethodNotSupported,
+    errors.IllegalSaslStateError,
+    errors.SaslAuthenticationFailed,
+    errors.UnsupportedSaslMechanismError,
+)
 UNREACHABLE = (
+    *LOGIN_ERRORS,
     errors.KafkaConnectionError,
     errors.NodeNotReadyError,
     errors.RequestTimedOutError,
@@ -31,7 +41,43 @@ CLIENT_ERRORS = (errors.KafkaError, OSError, TimeoutError)
 
 def to_driver_error(error: BaseException) -> DriverError:
     """Return the `DriverError` for an error of aiokafka."""
-    return map_error("Kafka", error, UNREACHABLE)
+    text = f"the server rejects the login: {error}" if isinstance(error, LOGIN_ERRORS) else ""
+    return map_error("Kafka", error, UNREACHABLE, text=text)
+
+
+async def find_login_error(client: Any) -> DriverError | None:
+    """Return the error of the login, if that is why a client has found no broker.
+
+    aiokafka logs the reason and raises an error without it, so this connects once more.
+    """
+    for host, port, _ in client.hosts:
+        try:
+            connection: Any = await create_conn(
+                host,
+                port,
+                client_id=client._client_id,
+                request_timeout_ms=client._request_timeout_ms,
+                ssl_context=client._ssl_context,
+                security_protocol=client._security_protocol,
+                sasl_mechanism=client._sasl_mechanism,
+                sasl_plain_username=client._sasl_plain_username,
+                sasl_plain_password=client._sasl_plain_password,
+            )
+        except LOGIN_ERRORS as error:
+            return to_driver_error(error)
+        except CLIENT_ERRORS:
+            continue
+        connection.close()
+    return None
+
+
+def _hide_login(record: logging.LogRecord) -> bool:
+    """Keep the request with the password out of the log; aiokafka logs requests at DEBUG."""
+    arguments = record.args if isinstance(record.args, tuple) else ()
+    return not any(type(each).__name__.startswith("SaslAuthenticateReq") for each in arguments)
+
+
+logging.getLogger("aiokafka.conn").addFilter(_hide_login)
 
 
 class AiokafkaRequests:

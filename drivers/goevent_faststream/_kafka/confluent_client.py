@@ -17,6 +17,7 @@ from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
 from faststream.confluent import KafkaBroker, Topic
 
+from goevent import DriverError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Adapter, Outgoing
@@ -34,7 +35,7 @@ from .client import (
     missing_topic,
     publish_by_broker,
 )
-from .confluent_errors import call_blocking, to_driver_error
+from .confluent_errors import LOGIN_CODES, call_blocking, to_driver_error
 from .confluent_member import ConfluentMember
 from .url import read_kafka_url
 
@@ -84,6 +85,7 @@ class ConfluentClient:
         self._delivered: deque[tuple[Outgoing, Answer, Receipt | Exception]] = deque()
         self._loop_called = False
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._login_error: KafkaError | None = None
         # Kept, because the broker composes its middlewares each time that it is asked.
         self._has_middlewares = False
 
@@ -97,6 +99,8 @@ class ConfluentClient:
         self._has_middlewares = bool(self._broker.middlewares)
 
         def on_error(error: Any) -> None:
+            if error.code() in LOGIN_CODES:
+                self._login_error = error
             if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
                 # The loop may have ended.
                 with suppress(RuntimeError):
@@ -117,11 +121,18 @@ class ConfluentClient:
         } | users_options
         self._delivered.clear()
         self._loop_called = False
+        self._login_error = None
         await self._broker.start()
         # Clients that are made from here on are group members; the errors of one client suffice.
         connection.config["error_cb"] = _ignore_error
         self._producer = self._settings.producer._producer.producer.producer
-        await call_blocking(self._producer.list_topics, timeout=CONFLUENT_CONNECT_SECONDS)
+        try:
+            await call_blocking(self._producer.list_topics, timeout=CONFLUENT_CONNECT_SECONDS)
+        except DriverError:
+            # The client tells the reason to the callback, and then raises that it has no answer.
+            if self._login_error is None:
+                raise
+            raise to_driver_error(self._login_error) from None
 
     async def close(self, *, lost: bool) -> None:
         """Disconnect; events that cannot be sent within a moment are given up."""

@@ -12,7 +12,13 @@ from goevent import DriverConnectionError, DriverError
 
 T = TypeVar("T")
 
+LOGIN_CODES = {
+    KafkaError._AUTHENTICATION,
+    KafkaError.SASL_AUTHENTICATION_FAILED,
+    KafkaError.UNSUPPORTED_SASL_MECHANISM,
+}
 UNREACHABLE_CODES = {
+    *LOGIN_CODES,
     KafkaError._TRANSPORT,
     KafkaError._ALL_BROKERS_DOWN,
     KafkaError._TIMED_OUT,
@@ -37,6 +43,8 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
     cause = error.args[0] if isinstance(error, KafkaException) and error.args else error
     if isinstance(cause, KafkaError):
         text, is_unreachable = cause.str(), cause.code() in UNREACHABLE_CODES
+        if cause.code() in LOGIN_CODES:
+            text = f"the server rejects the login: {text}"
     else:
         text = str(cause) or type(cause).__name__
         is_unreachable = isinstance(cause, (OSError, TimeoutError))

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ssl
-from urllib.parse import parse_qsl, unquote
 
 from faststream.security import BaseSecurity, SASLPlaintext, SASLScram256, SASLScram512
+
+from goevent.drivers import read_driver_url
 
 SASL_MECHANISMS = {
     "plain": SASLPlaintext,
@@ -26,9 +27,8 @@ def read_kafka_url(url: str, *, context: bool) -> tuple[list[str], BaseSecurity 
     Raises:
         ValueError: The URL makes no sense. The text does not show the password.
     """
-    head, _, query = url.partition("://")[2].partition("?")
-    login, has_login, addresses = head.rpartition("@")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    parsed = read_driver_url(url)
+    options = dict(parsed.options)
     tls, mechanism = options.pop("tls", "0"), options.pop("sasl", "plain")
     if options:
         raise ValueError(f"a Kafka URL has no options {sorted(options)}")
@@ -37,18 +37,18 @@ def read_kafka_url(url: str, *, context: bool) -> tuple[list[str], BaseSecurity 
     if mechanism not in SASL_MECHANISMS:
         raise ValueError(f"the option sasl of a Kafka URL is one of {sorted(SASL_MECHANISMS)}")
     servers: list[str] = []
-    for address in addresses.rstrip("/").split(","):
+    for address in parsed.address.split(","):
         host, colon, port = address.rpartition(":")
         # The colons of an IPv6 address stand in brackets.
         if not colon or port.endswith("]"):
             host, port = address, str(DEFAULT_PORT)
-        if not host or "/" in address or not port.isdigit():
+        if not host or not port or parsed.path.strip("/"):
             raise ValueError("a Kafka URL has the addresses host:port,host:port")
         servers.append(f"{host}:{port}")
     uses_tls = tls == "1"
     ssl_context = ssl.create_default_context() if uses_tls and context else None
-    if has_login:
-        user, _, password = login.partition(":")
+    if parsed.user is not None or parsed.password is not None:
         security = SASL_MECHANISMS[mechanism]
-        return servers, security(unquote(user), unquote(password), ssl_context, use_ssl=uses_tls)
+        user, password = parsed.user or "", parsed.password or ""
+        return servers, security(user, password, ssl_context, use_ssl=uses_tls)
     return servers, BaseSecurity(ssl_context, use_ssl=True) if uses_tls else None

@@ -13,17 +13,21 @@ Defects of the client are patched for each connection, at the end of this file.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, TypeVar
 
 from faststream.nats import NatsBroker
+from faststream.nats.security import NatsToken, NatsUserPassword
+from faststream.security import BaseSecurity
 from nats import errors
 from nats.aio.client import PING_PROTO
 from nats.aio.transport import TcpTransport
 from nats.js import errors as js_errors
 
 from goevent import DriverConnectionError, DriverError, EncodeError
+from goevent.drivers import read_driver_url
 
 from .._adapter.connection import BrokerConnection
 from .._adapter.connectivity import (
@@ -55,11 +59,28 @@ UNREACHABLE_ERRORS = (
     OSError,
 )
 
+# The server's lines after which it ends the connection; not "permissions violation".
+_LOGIN_REFUSAL = re.compile("authorization violation|authentication|user .* expired", re.IGNORECASE)
+
 
 def make_broker(url: str) -> NatsBroker:
-    """Return FastStream's broker for a `nats://` URL."""
+    """Return FastStream's broker for a `nats://` URL.
+
+    Raises:
+        ValueError: The URL has a path.
+    """
+    parsed = read_driver_url(url)
+    if parsed.path.strip("/"):
+        raise ValueError("a NATS URL is nats://user:password@host:port, without a path")
+    security: BaseSecurity | None = None
+    # Not in the URL of the client, which does not decode them.
+    if parsed.password is not None:
+        security = NatsUserPassword(parsed.user or "", parsed.password)
+    elif parsed.user is not None:
+        security = NatsToken(parsed.user)
     return NatsBroker(
-        f"nats://{url.partition('://')[2] or 'localhost'}",
+        f"nats://{parsed.address or 'localhost'}",
+        security=security,
         reconnect_time_wait=RECONNECT_PAUSE_SECONDS,  # type: ignore[arg-type]  # it may be a float
         max_reconnect_attempts=-1,
         ping_interval=PING_PAUSE_SECONDS,
@@ -369,6 +390,10 @@ def to_driver_error(error: Exception) -> DriverError:
         text = f"JetStream: {error.description} (error {error.err_code})"
     else:
         text = str(error).removeprefix("nats: ").strip(" '")
+    if _LOGIN_REFUSAL.search(text):
+        refusal = DriverConnectionError(f"NATS: {text} (the server rejects the login)")
+        refusal.__cause__ = error
+        return refusal
     return map_error("NATS", error, UNREACHABLE_ERRORS, text=text)
 
 

@@ -32,6 +32,7 @@ from faststream.rabbit import RabbitBroker
 from yarl import URL
 
 from goevent import DriverConnectionError, DriverError
+from goevent.drivers import read_driver_url
 
 from .._adapter.connectivity import DISCONNECT_SECONDS, REPLY_SECONDS
 from .._adapter.contract import AdapterHost
@@ -53,6 +54,9 @@ def make_broker(url: str) -> RabbitBroker:
     Raises:
         ValueError: The URL is malformed.
     """
+    if read_driver_url(url).password == "":
+        # The client would send "guest" in its place.
+        raise ValueError("RabbitMQ: an empty password is refused by the server")
     scheme, _, rest = url.partition("://")
     try:
         if "heartbeat=" not in urlsplit(url).query:

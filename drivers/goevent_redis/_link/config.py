@@ -12,11 +12,27 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, cast
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from redis import connection as redis_connection
 
 KIB, MIB = 1 << 10, 1 << 20
+
+URL_OPTIONS = (
+    "client_name",
+    "db",
+    "password",
+    "prefix",
+    "ssl_ca_certs",
+    "ssl_cert_reqs",
+    "ssl_certfile",
+    "ssl_check_hostname",
+    "ssl_keyfile",
+    "username",
+)
+"""The options of a URL; `prefix` is the field `channel_prefix`."""
+
+_TEXT_OPTIONS = ("client_name", "password", "prefix", "username")
 
 parse_url = cast("Callable[[str], dict[str, Any]]", getattr(redis_connection, "parse_url"))  # noqa: B009
 
@@ -62,7 +78,8 @@ class RedisConfig:
         username: The user of the server's access control list.
         url: `redis://`, `rediss://` or `unix://`, as the redis package reads it. Of its options
             `db`, `client_name`, `username`, `password`, `ssl_ca_certs`, `ssl_certfile`,
-            `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname` are known.
+            `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname` are known. The option `prefix`
+            is `channel_prefix`.
         path: The path of the server's unix socket, instead of `addr`.
         client_name: The name that `CLIENT LIST` shows for the connections.
         max_reply_size: The largest reply; the connection to a server that sends a larger one is
@@ -75,7 +92,7 @@ class RedisConfig:
     addr: str = _DefaultText("localhost:6379")
     password: str | None = field(default=None, repr=False)
     db: int = _DefaultNumber(0)
-    channel_prefix: str = "goevent:"
+    channel_prefix: str = _DefaultText("goevent:")
     max_event_size: int = MIB
     pool_size: int = 10
     min_idle_conns: int = 0
@@ -176,6 +193,11 @@ def _read_url(url: str) -> dict[str, Any]:
         parts = urlsplit(url)
         port = parts.port if parts.scheme != "unix" else None
         options = dict(parse_url(url))
+        # The redis package decodes these twice, and a % in a password with them.
+        once = dict(parse_qsl(parts.query, keep_blank_values=True))
+        in_head = {"username": parts.username, "password": parts.password}
+        texts = [name for name in _TEXT_OPTIONS if name in once and not in_head.get(name)]
+        options.update({name: once[name] for name in texts})
     if options is None:
         raise ValueError(
             "url must be redis://, rediss:// or unix://, with special characters of user and "
@@ -188,6 +210,8 @@ def _read_url(url: str) -> dict[str, Any]:
         for name in ("username", "password", "db", "client_name")
         if name in options
     }
+    if "prefix" in options:
+        fields["channel_prefix"] = options.pop("prefix")
     secure = options.pop("connection_class", None) is redis_connection.SSLConnection
     if parts.scheme == "unix":
         fields["path"] = options.pop("path", None)
@@ -207,7 +231,10 @@ def _read_url(url: str) -> dict[str, Any]:
     if secure:
         fields["tls"] = _context_from(tls) if tls else True
     if options:
-        raise ValueError(f"url has unknown options: {', '.join(sorted(options))}")
+        raise ValueError(
+            f"url has unknown options: {', '.join(sorted(options))} (there are: "
+            f"{', '.join(URL_OPTIONS)})"
+        )
     return fields
 
 

@@ -7,16 +7,26 @@ and a sequencer that numbers the messages it publishes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields
 from typing import Any, Self
 
 import trio
 from redis import exceptions as redis_errors
 
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse
-from goevent.drivers import Capabilities, DriverSnapshot, Inbox, Message, Receipt
+from goevent.drivers import (
+    Capabilities,
+    DriverSnapshot,
+    DurableConfig,
+    Inbox,
+    Message,
+    Receipt,
+    check_url_options,
+    read_driver_url,
+)
 
 from .._link.client import RedisClient
-from .._link.config import RedisConfig
+from .._link.config import URL_OPTIONS, RedisConfig
 from .._link.conversation import Conversation
 from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer, shown_cause
 from .._link.link import Link
@@ -42,6 +52,20 @@ MASTER_CHECK_SECONDS = 2.0
 
 FINAL_MARKS_SECONDS = 0.5
 """The time to announce the last sequence numbers when the bus closes."""
+
+_STREAMS_ONLY = (
+    *(field.name for field in fields(DurableConfig)),
+    *("consumer", "deduplicate", "maxlen", "max_age", "ordered", "partitions", "retention"),
+)
+REFUSED_OPTIONS = {
+    **dict.fromkeys(
+        _STREAMS_ONLY,
+        "Redis pub/sub keeps no events, and every bus gets each of them; redis+streams:// has it",
+    ),
+    "format": "events in Redis are goevent's envelope",
+    "stream": "each event name has a channel of its own, under the option prefix",
+}
+"""The options of a URL that need durable events."""
 
 Replied = Callable[[Receipt | Exception], None]
 
@@ -70,7 +94,7 @@ class RedisDriver:
 
     def __init__(self, config: RedisConfig | str | None = None) -> None:
         if isinstance(config, str):
-            config = RedisConfig(url=config)
+            config = _config_of(config)
         self._config = config or RedisConfig()
         self._wanted = Channels(self._config.channel_prefix)
         self._held = Channels(self._config.channel_prefix)
@@ -85,8 +109,13 @@ class RedisDriver:
 
     @classmethod
     def from_url(cls, url: str) -> Self:
-        """Return the driver for `redis://`, `rediss://` or `unix://`; see `RedisConfig.url`."""
-        return cls(RedisConfig(url=url if "://" in url else f"{url}://"))
+        """Return the driver for `redis://`, `rediss://` or `unix://`; see `RedisConfig.url`.
+
+        Raises:
+            ValueError: The URL cannot be read, or an option makes no sense.
+            UnsupportedError: An option needs durable events.
+        """
+        return cls(url)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -375,3 +404,9 @@ class RedisDriver:
             driver_error = DriverError(f"Redis: {error}")
         driver_error.__cause__ = error
         return driver_error
+
+
+def _config_of(url: str) -> RedisConfig:
+    parsed = read_driver_url(url)
+    check_url_options(parsed, URL_OPTIONS, REFUSED_OPTIONS)
+    return RedisConfig(url=parsed.text())

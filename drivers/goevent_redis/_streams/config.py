@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from typing import Literal
 
@@ -14,16 +14,24 @@ from goevent.drivers import (
     check_count,
     check_name,
     check_seconds,
+    check_url_options,
     in_utc,
+    read_driver_url,
     read_options,
     suggest_options,
 )
 
-from .._link.config import RedisConfig
+from .._link.config import URL_OPTIONS, RedisConfig
 from .keys import RELEASED
 
 LATEST_SEQUENCE = (1 << 64) - 1
 MAX_PARTITIONS = 1024
+
+REFUSED_OPTIONS = {
+    "format": "events in Redis are goevent's envelope",
+    "stream": "each event name has a stream of its own, under the option prefix",
+}
+"""The options of the URLs of other brokers."""
 
 _ENTRY_ID = re.compile(r"[0-9]{1,20}(-[0-9]{1,20})?")
 _NO_ORDER = (
@@ -155,16 +163,13 @@ def read_url(url: str) -> tuple[RedisConfig, StreamsConfig]:
     Raises:
         ValueError: The URL makes no sense; the text of the error holds no password.
     """
-    scheme, colon, rest = url.partition("://")
-    rest = f"{scheme.removesuffix('+streams')}://{rest}"
-    if not colon:
-        return RedisConfig(url=rest), StreamsConfig()
-    head, _, tail = rest.partition("?")
-    query, mark, _ = tail.partition("#")
-    options, others = read_options(query, StreamsConfig, positions=_ENTRY_ID)
-    server = f"{head}?{others}" if others else head
-    # A "#" is left to RedisConfig, which refuses it: it may be part of a password.
-    return RedisConfig(url=server + mark), StreamsConfig(**options)
+    parsed = read_driver_url(url)
+    known = [*URL_OPTIONS, *(field.name for field in fields(StreamsConfig))]
+    check_url_options(parsed, known, REFUSED_OPTIONS)
+    options, others = read_options(parsed.query, StreamsConfig, positions=_ENTRY_ID)
+    scheme = parsed.scheme.removesuffix("+streams")
+    server = replace(parsed, scheme=scheme, query=others).text()
+    return RedisConfig(url=server), StreamsConfig(**options)
 
 
 def _milliseconds(time: datetime) -> int:

@@ -10,6 +10,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `dead_letters`: the events that a group has given up.
 - `keyed_fifo`: a queue per key, for events that keep an order.
 - `memory`: the default driver, and the hub that joins the buses of one process.
+- `url`: the parts of a URL, and the check of its options.
 - `discovery`: finds the driver that a URL or a name stands for.
 """
 
@@ -55,3 +56,8 @@ from .durable import (
 )
 from .keyed_fifo import KeyedFifo as KeyedFifo
 from .memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
+from .url import (
+    DriverUrl as DriverUrl,
+    check_url_options as check_url_options,
+    read_driver_url as read_driver_url,
+)
