@@ -106,6 +106,9 @@ class RedisDriver:
         self._draining = False
         self._in_use = False
         self._is_forked = False
+        self._inbox: Inbox | None = None
+        # The channels and globs that the server has refused after a lost connection.
+        self._refused: set[str] = set()
 
     @classmethod
     def from_url(cls, url: str) -> Self:
@@ -169,6 +172,8 @@ class RedisDriver:
         prefix = self._config.channel_prefix
         self._wanted, self._held = Channels(prefix), Channels(prefix)
         self._draining = False
+        self._inbox = inbox
+        self._refused.clear()
         self._sequencer = sequencer = PublishSequencer(
             inbox, self._marks_channel, self._command_prefix, self._to_receipt
         )
@@ -367,8 +372,41 @@ class RedisDriver:
         if self._draining:
             return
         channels, globs = self._wanted.all()
-        await self._send(conversation, "SUBSCRIBE", [self._marks_channel, *channels])
-        await self._send(conversation, "PSUBSCRIBE", globs)
+        await self._subscribe_again(conversation, "SUBSCRIBE", [self._marks_channel, *channels])
+        await self._subscribe_again(conversation, "PSUBSCRIBE", globs)
+
+    async def _subscribe_again(
+        self, conversation: Conversation, command: str, channels: list[str]
+    ) -> None:
+        """Subscribe on a new connection; a channel that is refused by now costs no other one.
+
+        Raises:
+            redis.exceptions.NoPermissionError: This is the first connection of the bus.
+        """
+        try:
+            await self._send(conversation, command, channels)
+            self._refused.difference_update(channels)
+        except redis_errors.NoPermissionError:
+            if self._link is None:
+                raise
+            for channel in channels:
+                await self._subscribe_alone(conversation, command, channel)
+
+    async def _subscribe_alone(
+        self, conversation: Conversation, command: str, channel: str
+    ) -> None:
+        try:
+            await self._send(conversation, command, [channel])
+            self._refused.discard(channel)
+        except redis_errors.NoPermissionError as error:
+            # The refusal is reported once, and every new connection tries again.
+            if channel in self._refused or self._inbox is None:
+                return
+            self._refused.add(channel)
+            names = self._wanted.patterns(channel) or [self._wanted.name(channel) or channel]
+            for name in names:
+                event_name = "" if channel == self._marks_channel else name
+                self._inbox.report(self._to_driver_error(error), event_name)
 
     async def _watch_master(self, link: Link) -> None:
         """Give up a connection whose server has become a replica, until cancelled.

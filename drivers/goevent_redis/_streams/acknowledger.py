@@ -52,7 +52,10 @@ from .scripts import ACKNOWLEDGE, DEAD_LETTER, RELEASE, ScriptCall, call_many
 from .stream import Entry, Stream, as_text
 
 REFUSED_PAUSE_SECONDS = 0.2
-"""The pause before decisions that Redis has refused are sent again."""
+"""The pause before decisions that Redis has refused are sent again with new ones."""
+
+MAX_REFUSED_WAIT_SECONDS = 3.2
+"""The longest wait for new decisions after that pause; it doubles up to here."""
 
 UNWANTED_PAUSE_SECONDS = 0.1
 """The pause before an entry that no listener of this bus wants can be claimed.
@@ -166,6 +169,7 @@ class Acknowledger:
 
     async def run(self) -> None:
         """Send decisions, until cancelled."""
+        wait = 0.0
         while True:
             await self._work.wait()
             self._work = trio.Event()
@@ -176,7 +180,13 @@ class Acknowledger:
             # The decisions that are left were refused, or their connection broke.
             if self._decisions and not self._work.is_set():
                 await trio.sleep(REFUSED_PAUSE_SECONDS)
+                # New decisions do not wait longer for the refused ones.
+                with trio.move_on_after(wait):
+                    await self._work.wait()
                 self._work.set()
+                wait = min(max(2 * wait, REFUSED_PAUSE_SECONDS), MAX_REFUSED_WAIT_SECONDS)
+            elif not self._decisions:
+                wait = 0.0
 
     async def flush(self) -> None:
         """Send all decisions.
