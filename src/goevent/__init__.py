@@ -39,7 +39,7 @@ from ._errors import (
     UnsupportedError as UnsupportedError,
     Veto as Veto,
 )
-from ._events.event import Event as Event
+from ._events.event import AnyEvent as AnyEvent, Event as Event
 from ._events.patterns import compile_pattern as compile_pattern
 from ._events.registry import (
     EventRegistry as EventRegistry,

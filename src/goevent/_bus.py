@@ -20,6 +20,7 @@ from trio.lowlevel import enable_ki_protection
 
 from ._config import Config, check_close_timeout
 from ._errors import BusClosed, DriverError, EventError, leaf_ids, require_trio
+from ._events.event import AnyEvent
 from ._events.event_types import short_name
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
@@ -34,7 +35,7 @@ from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
 from ._listeners.registration import Registration
 from ._options.callables import refuse_generator
-from ._options.decorator import ListenerDecorator, NameDecorator
+from ._options.decorator import E1, E2, E3, E4, E5, E6, E7, E8, ListenerDecorator, NameDecorator
 from ._options.mistakes import check_callback, check_listener, not_a_listener
 from ._options.options import ListenerKeywords, ListenerOptions, check_type
 from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
@@ -51,10 +52,6 @@ from .drivers.error_mapping import (
     raise_without_context,
 )
 
-E = TypeVar("E")
-E1 = TypeVar("E1")
-E2 = TypeVar("E2")
-E3 = TypeVar("E3")
 C = TypeVar("C", bound=OnError)
 
 
@@ -128,12 +125,92 @@ class GoEvent:
 
     @overload
     def listener(
-        self, event: type[E], /, **options: Unpack[ListenerKeywords]
-    ) -> ListenerDecorator[E]: ...
+        self, event1: str, /, *events: str | type, **options: Unpack[ListenerKeywords]
+    ) -> NameDecorator: ...
     @overload
     def listener(
-        self, event1: type[E1], event2: type[E2], /, **options: Unpack[ListenerKeywords]
-    ) -> ListenerDecorator[E1 | E2]: ...
+        self, event1: type, event2: str, /, *events: str | type, **options: Unpack[ListenerKeywords]
+    ) -> NameDecorator: ...
+    @overload
+    def listener(
+        self, events: Sequence[str | type], /, **options: Unpack[ListenerKeywords]
+    ) -> NameDecorator: ...
+    @overload
+    def listener(
+        self,
+        event1: str | type,
+        event2: str | type,
+        event3: str | type,
+        event4: str | type,
+        event5: str | type,
+        event6: str | type,
+        event7: str | type,
+        event8: str | type,
+        event9: str | type,
+        /,
+        *events: str | type,
+        **options: Unpack[ListenerKeywords],
+    ) -> NameDecorator: ...
+    @overload
+    def listener(
+        self,
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        event6: type[E6],
+        event7: type[E7],
+        event8: type[E8],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> ListenerDecorator[E1 | E2 | E3 | E4 | E5 | E6 | E7 | E8]: ...
+    @overload
+    def listener(
+        self,
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        event6: type[E6],
+        event7: type[E7],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> ListenerDecorator[E1 | E2 | E3 | E4 | E5 | E6 | E7]: ...
+    @overload
+    def listener(
+        self,
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        event6: type[E6],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> ListenerDecorator[E1 | E2 | E3 | E4 | E5 | E6]: ...
+    @overload
+    def listener(
+        self,
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> ListenerDecorator[E1 | E2 | E3 | E4 | E5]: ...
+    @overload
+    def listener(
+        self,
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> ListenerDecorator[E1 | E2 | E3 | E4]: ...
     @overload
     def listener(
         self,
@@ -145,9 +222,15 @@ class GoEvent:
     ) -> ListenerDecorator[E1 | E2 | E3]: ...
     @overload
     def listener(
-        self, event: str, /, *events: str | type, **options: Unpack[ListenerKeywords]
-    ) -> NameDecorator: ...
-    def listener(self, *events: str | type, **options: Unpack[ListenerKeywords]) -> Any:
+        self, event1: type[E1], event2: type[E2], /, **options: Unpack[ListenerKeywords]
+    ) -> ListenerDecorator[E1 | E2]: ...
+    @overload
+    def listener(
+        self, event1: type[E1], /, **options: Unpack[ListenerKeywords]
+    ) -> ListenerDecorator[E1]: ...
+    def listener(
+        self, *events: str | type | Sequence[str | type], **options: Unpack[ListenerKeywords]
+    ) -> Any:
         """Register the decorated function as a listener of events.
 
         A `def` runs inline: inside `dispatch`, in the order of registration. An `async def` gets a
@@ -155,8 +238,9 @@ class GoEvent:
         dispatch. The decorator returns the function unchanged.
 
         Args:
-            events: The events, by class or by name. In a name, a `*` in place of a segment matches
-                any one segment, and `**` matches one or more: `"order.*"`.
+            events: The events, by class or by name, one by one or in a list. In a name, a `*` in
+                place of a segment matches any one segment, and `**` matches one or more:
+                `"order.*"`.
             options: The options; see `ListenerOptions`.
 
         Raises:
@@ -181,17 +265,154 @@ class GoEvent:
 
         return register
 
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[Any], object],
+        event1: str,
+        /,
+        *events: str | type,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[Any], object],
+        event1: type,
+        event2: str,
+        /,
+        *events: str | type,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[Any], object],
+        events: Sequence[str | type],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[Any], object],
+        event1: str | type,
+        event2: str | type,
+        event3: str | type,
+        event4: str | type,
+        event5: str | type,
+        event6: str | type,
+        event7: str | type,
+        event8: str | type,
+        event9: str | type,
+        /,
+        *events: str | type,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1 | E2 | E3 | E4 | E5 | E6 | E7 | E8], object],
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        event6: type[E6],
+        event7: type[E7],
+        event8: type[E8],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1 | E2 | E3 | E4 | E5 | E6 | E7], object],
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        event6: type[E6],
+        event7: type[E7],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1 | E2 | E3 | E4 | E5 | E6], object],
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        event6: type[E6],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1 | E2 | E3 | E4 | E5], object],
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        event5: type[E5],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1 | E2 | E3 | E4], object],
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        event4: type[E4],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1 | E2 | E3], object],
+        event1: type[E1],
+        event2: type[E2],
+        event3: type[E3],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1 | E2], object],
+        event1: type[E1],
+        event2: type[E2],
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
+    @overload
+    def subscribe(
+        self,
+        handler: Callable[[E1], object],
+        event1: type[E1],
+        /,
+        *events: type[E1],
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration: ...
     def subscribe(
         self,
         handler: Callable[[Any], Any],
-        *events: str | type,
+        *events: str | type | Sequence[str | type],
         **options: Unpack[ListenerKeywords],
     ) -> Registration:
         """Register a function as `listener` does, and return its registration.
 
         Args:
             handler: The function.
-            events: The events, by class or by name.
+            events: The events, by class or by name, one by one or in a list.
             options: The options; see `ListenerOptions`.
 
         Returns:
@@ -276,7 +497,7 @@ class GoEvent:
 
     # -- dispatch
 
-    def dispatch_nowait(self, event: object) -> DispatchHandle:
+    def dispatch_nowait(self, event: AnyEvent) -> DispatchHandle:
         """Dispatch an event without waiting: call inline listeners, fill mailboxes.
 
         Inside an inline listener the event is dispatched at once, nested in the other one.
@@ -308,7 +529,7 @@ class GoEvent:
         """
         return self._dispatcher.dispatch_nowait(event)
 
-    async def dispatch(self, event: object) -> DispatchHandle:
+    async def dispatch(self, event: AnyEvent) -> DispatchHandle:
         """Dispatch an event, waiting for room in full mailboxes, as Go's `Dispatch`.
 
         When it returns, every inline listener has run, and every other listener has the event in
@@ -345,7 +566,7 @@ class GoEvent:
         """
         return await self._dispatcher.dispatch(event)
 
-    def dispatch_from_thread(self, event: object) -> DispatchHandle:
+    def dispatch_from_thread(self, event: AnyEvent) -> DispatchHandle:
         """Dispatch from a thread other than the bus's; blocks that thread where `dispatch` waits.
 
         A listener with `thread=True` may do so while the bus is closing, as any listener may.

@@ -185,7 +185,7 @@ class DispatchHandle:
     __slots__ = ("details", "event", "left", "route", "since")
 
     # The dispatcher sets these. An __init__ would double the price of a dispatch.
-    event: object
+    event: Any
     # Deliveries that have not finished. Below zero when a listener finished an abandoned event.
     left: int
     route: HandleRoute

@@ -160,7 +160,7 @@ def test_a_method_is_the_same_on_the_class_and_on_an_instance(instance: object) 
 @pytest.mark.parametrize("method", ["dispatch", "dispatch_nowait"])
 def test_dispatch_takes_an_event_and_nothing_else(method: str) -> None:
     function = getattr(GoEvent(), method)
-    assert str(inspect.signature(function)) == "(event: 'object') -> 'DispatchHandle'"
+    assert str(inspect.signature(function)) == "(event: 'AnyEvent') -> 'DispatchHandle'"
     assert (inspect.getdoc(function) or "").startswith("Dispatch an event")
     with pytest.raises(TypeError):
         function(Ping(), True)
@@ -281,7 +281,7 @@ async def test_refused_calls_raise_only_public_errors(autojump_clock: MockClock)
         bus.subscribe(inline, "api.inline", async_=False)
         await refuse(lambda: bus.dispatch_nowait(Event("api.inline")))
         await refuse(lambda: bus.dispatch(Event("test.ping", {"n": "many"})))
-        await refuse(lambda: bus.dispatch_nowait(object()))
+        await refuse(lambda: bus.dispatch_nowait(object()))  # type: ignore[arg-type]  # pyright: ignore
         await refuse(lambda: bus.dispatch_from_thread(Ping()))
         await refuse(lambda: bus.replay("test.ping"))
     await refuse(lambda: bus.dispatch(Ping()))

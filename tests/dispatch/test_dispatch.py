@@ -243,7 +243,7 @@ async def test_ten_thousand_ad_hoc_names_leave_no_memory_behind(bus: GoEvent) ->
 
 @pytest.mark.parametrize("thing", [object(), None, "test.ping", 7, {"n": 1}, Ping, Unnamed(1)])
 async def test_an_object_that_is_not_an_event_is_refused_with_a_type_error(
-    bus: GoEvent, thing: object
+    bus: GoEvent, thing: Any
 ) -> None:
     with pytest.raises(TypeError, match="is not an event type"):
         bus.dispatch_nowait(thing)

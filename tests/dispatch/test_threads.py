@@ -207,6 +207,7 @@ async def test_a_full_mailbox_blocks_the_threads(bus: GoEvent) -> None:
 
 
 async def test_a_dispatch_that_fails_raises_in_the_thread(bus: GoEvent) -> None:
+    event: Any
     for event, kind in (
         (object(), TypeError),
         (Event("test.ping", {"n": "seven"}), DecodeError),

@@ -530,7 +530,7 @@ async def test_events_that_arrive_over_a_hub_reach_a_once_listener_once() -> Non
 
 async def test_a_once_listener_of_several_names_gets_one_event(bus: GoEvent) -> None:
     seen: list[Event] = []
-    bus.subscribe(seen.append, Ping, Pong, "test.*", once=True)
+    bus.subscribe(seen.append, "test.*", Ping, Pong, once=True)
     await bus.dispatch(Pong(1))
     await bus.dispatch(Ping(2))
     await bus.dispatch(Event("test.unknown"))

@@ -260,9 +260,10 @@ def test_a_class_that_is_not_an_event_type_is_refused(closed_bus: GoEvent, cls: 
 def test_a_handler_of_another_event_is_refused_with_both_names(closed_bus: GoEvent) -> None:
     def handler(event: Pong) -> None: ...
 
-    for event in (Ping, "test.ping"):
+    mistaken: Any
+    for mistaken in (Ping, "test.ping"):
         with pytest.raises(TypeError, match=r"'test\.ping' \(Ping\)") as caught:
-            closed_bus.subscribe(handler, event)
+            closed_bus.subscribe(handler, mistaken)
         assert "'test.pong' (Pong)" in str(caught.value)
         assert "handler" in str(caught.value)
     assert listens(closed_bus) == []
@@ -348,7 +349,7 @@ def test_annotations_may_name_local_classes(closed_bus: GoEvent) -> None:
     with pytest.raises(TypeError, match=r"listener\.other_local"):
         bus.listener("listener.local")(does_not)
     with pytest.raises(TypeError, match=r"listener\.other_local"):
-        bus.subscribe(does_not, Local)
+        bus.subscribe(does_not, Local)  # type: ignore[arg-type]  # pyright: ignore
 
 
 def test_an_annotation_imported_for_type_checkers_only_is_not_checked(closed_bus: GoEvent) -> None:

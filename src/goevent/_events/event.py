@@ -12,12 +12,13 @@ Python code. `_AdHocMeta` belongs to the one class of ad-hoc events and validate
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, overload
+from typing import TYPE_CHECKING, Any, ClassVar, Union, overload
 
 import msgspec
 from typing_extensions import dataclass_transform
 
 from .._suggestions import did_you_mean
+from .event_types import AttrsEvent, DataclassEvent, PydanticEvent
 from .names import validate_name
 from .registry import EventRegistry, check_registry, default_registry
 
@@ -208,3 +209,11 @@ class AdHocEvent(Event, metaclass=_AdHocMeta):
         """Return a copy of the payload, one level deep."""
         fields: dict[str, Any] = getattr(self, "fields")  # noqa: B009 - hidden from type checkers
         return fields.copy()
+
+
+AnyEvent = Union[Event, msgspec.Struct, DataclassEvent, AttrsEvent, PydanticEvent]  # noqa: UP007
+"""The type of the objects that can be dispatched: instances of all kinds of event classes.
+
+Type checkers refuse names, classes and other values by it. They cannot see whether the class of an
+event is registered; the bus checks that.
+"""

@@ -10,13 +10,31 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import msgspec
 
 SUPPORTED_CLASSES = (
     "a subclass of Event, a dataclass, an attrs class, a msgspec.Struct or a pydantic (v2) model"
 )
+
+
+class DataclassEvent(Protocol):
+    """An object of a dataclass."""
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+
+class AttrsEvent(Protocol):
+    """An object of an attrs class."""
+
+    __attrs_attrs__: ClassVar[Any]
+
+
+class PydanticEvent(Protocol):
+    """An object of a pydantic model."""
+
+    def model_dump(self) -> dict[str, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -10,6 +10,15 @@ from collections.abc import Awaitable, Callable
 from typing import Any, Protocol, TypeVar
 
 E = TypeVar("E")
+# The classes of one registration. More of them, and those in a list, are checked at registration.
+E1 = TypeVar("E1")
+E2 = TypeVar("E2")
+E3 = TypeVar("E3")
+E4 = TypeVar("E4")
+E5 = TypeVar("E5")
+E6 = TypeVar("E6")
+E7 = TypeVar("E7")
+E8 = TypeVar("E8")
 R = TypeVar("R", bound=Awaitable[None] | None)
 F = TypeVar("F", bound=Callable[[Any], Awaitable[None] | None])
 

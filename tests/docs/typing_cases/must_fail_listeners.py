@@ -1,6 +1,20 @@
 """What type checkers must refuse: exactly the lines with a mark; checked, never run."""
 
-from goevent import Config, DispatchHandle, Event, EventError, GoEvent, ListenerOptions
+from dataclasses import dataclass
+from functools import partial
+
+import msgspec
+from pydantic import BaseModel
+
+from goevent import (
+    Config,
+    DispatchHandle,
+    Event,
+    EventError,
+    GoEvent,
+    ListenerOptions,
+    register_event_type,
+)
 
 
 class UserCreated(Event, name="user.created"):
@@ -16,6 +30,58 @@ class OrderPaid(Event, name="order.paid"):
     total: float
 
 
+@register_event_type(name="order.sent")
+@dataclass
+class OrderSent:
+    total: float
+
+
+@register_event_type(name="order.lost")
+class OrderLost(BaseModel):
+    total: float
+
+
+@register_event_type(name="order.found")
+class OrderFound(msgspec.Struct):
+    total: float
+
+
+class E1(Event, name="e.1"): ...
+
+
+class E2(Event, name="e.2"): ...
+
+
+class E3(Event, name="e.3"): ...
+
+
+class E4(Event, name="e.4"): ...
+
+
+class E5(Event, name="e.5"): ...
+
+
+class E6(Event, name="e.6"): ...
+
+
+class E7(Event, name="e.7"): ...
+
+
+class E8(Event, name="e.8"): ...
+
+
+class Service:
+    def on_created(self, event: UserCreated) -> None: ...
+
+
+class Handler:
+    def __call__(self, event: UserCreated) -> None: ...
+
+
+def with_a_number(number: int, event: UserCreated) -> None: ...
+
+
+users: list[UserCreated] = []
 bus = GoEvent()
 
 
@@ -44,6 +110,49 @@ async def async_of_one_of_two(event: UserDeleted) -> None: ...
 
 @bus.listener(UserCreated, UserDeleted, OrderPaid)  # E: it takes only two of the three
 def of_two_of_three(event: UserCreated | UserDeleted) -> None: ...
+
+
+@bus.listener(UserCreated, UserDeleted, OrderPaid, OrderSent)  # E: three of four
+def of_three_of_four(event: UserCreated | UserDeleted | OrderPaid) -> None: ...
+
+
+@bus.listener(E1, E2, E3, E4, E5, E6, E7, E8)  # E: seven of eight
+async def of_seven_of_eight(event: E1 | E2 | E3 | E4 | E5 | E6 | E7) -> None: ...
+
+
+def takes_created(event: UserCreated) -> None: ...
+async def takes_deleted(event: UserDeleted) -> None: ...
+def takes_three(event: UserCreated | UserDeleted | OrderPaid) -> None: ...
+async def takes_seven(event: E1 | E2 | E3 | E4 | E5 | E6 | E7) -> None: ...
+def takes_an_int(event: int) -> None: ...
+
+
+bus.subscribe(takes_created, UserDeleted)  # E: the handler takes another event
+bus.subscribe(takes_created, UserCreated, UserDeleted)  # E: it takes only one of the two
+bus.subscribe(takes_deleted, UserCreated)  # E: the same for an async one
+bus.subscribe(takes_three, UserCreated, UserDeleted, OrderPaid, OrderSent)  # E: three of four
+bus.subscribe(takes_seven, E1, E2, E3, E4, E5, E6, E7, E8)  # E: seven of eight
+bus.subscribe(Service().on_created, UserDeleted)  # E: a method of another event
+bus.subscribe(Handler(), UserDeleted)  # E: an object of another event
+bus.subscribe(users.append, UserDeleted)  # E: it takes users only
+bus.subscribe(partial(with_a_number, 1), UserDeleted)  # E[pyright]: mypy does not read partials
+bus.subscribe(lambda event: users.append(event.nothing), UserCreated)  # E: no such field
+bus.subscribe(takes_an_int, UserCreated, name="x")  # E: an event is not an int
+
+
+# -- a call of another form
+
+
+def taking_nothing() -> None: ...
+
+
+bus.subscribe(taking_nothing, UserCreated)  # E: no parameter
+bus.subscribe(takes_created)  # E: for which event?
+bus.subscribe(UserCreated, takes_created)  # E: the function comes first
+bus.subscribe("user.created", takes_created)  # E: the function comes first
+bus.subscribe(takes_created, UserCreated(1))  # E: an event, not its class
+bus.subscribe(takes_created, UserCreated, mailbox="x")  # E: a number
+bus.subscribe(takes_created, [1])  # E: no event
 
 
 # -- a handler of another shape
@@ -171,5 +280,19 @@ async def main() -> None:
     bus.error_count = 0  # E: read only
     now.done = True  # E: read only
     await bus.close(timeout="soon")  # E: seconds
+    await bus.dispatch("user.created")  # E: a name
+    await bus.dispatch(UserCreated)  # E: a class
+    await bus.dispatch(OrderSent)  # E: the class of a dataclass
+    await bus.dispatch(OrderLost)  # E: the class of a model
+    await bus.dispatch(OrderFound)  # E: the class of a struct
+    await bus.dispatch(None)  # E: nothing
+    await bus.dispatch({"user_id": 1})  # E: a payload
+    await bus.dispatch([UserCreated(1)])  # E: a list
+    await bus.dispatch("user.created", {"user_id": 1})  # E: a name and a payload
+    bus.dispatch_nowait("user.created")  # E: a name
+    bus.dispatch_nowait(UserCreated)  # E: a class
+    bus.dispatch_from_thread("user.created")  # E: a name
+    bus.dispatch_from_thread(UserCreated)  # E: a class
+    bus.dispatch(UserCreated(1))  # E: not awaited
     assert handle
     assert later
