@@ -47,9 +47,11 @@ class Outgoing:
     replied: Callable[[Result], None]
     answer: Callable[[Outgoing], None]
     result: Result = None
+    is_done: bool = False
 
     def done(self, result: Result) -> None:
         """Take the receipt or the error; the adapter calls this exactly once, on the loop side."""
+        self.is_done = True
         self.result = result
         self.answer(self)
 
@@ -123,6 +125,11 @@ class Adapter(Protocol):
 
     A method that fails raises a `DriverError`: the adapter maps the errors of its client. All
     methods but `open` and `close` may run concurrently.
+
+    Whatever the broker refuses reaches the caller who asked for it: `done` of the event, or the
+    error of `subscribe`. A refusal that no call waits for any more, as that of a subscription which
+    the adapter renews, is one report to the host, with its reason and the event name. The adapter
+    repeats no request that can only be refused again, and goes on with the others.
     """
 
     @property
@@ -161,7 +168,9 @@ class Adapter(Protocol):
         ...
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
-        """Publish a burst in order and call `done` of each event; raises nothing.
+        """Publish a burst in order and call `done` of each event.
+
+        It raises nothing. If it does, the events that are not done fail with the exception.
 
         The next call may come while this one waits for the broker's answers, but not before all
         events of this burst are on their way.
@@ -191,6 +200,13 @@ class ShowsDeadLetters(Protocol):
         ...
 
 
+def failed_publish(error: Exception) -> DriverError:
+    """Return the result of an event whose publish has raised an exception that is not mapped."""
+    failure = DriverError(f"the client failed to publish the event: {error!r}")
+    failure.__cause__ = error
+    return failure
+
+
 async def publish_each(
     burst: Sequence[Outgoing], publish: Callable[[Outgoing], Coroutine[Any, Any, Result]]
 ) -> None:
@@ -202,6 +218,8 @@ async def publish_each(
             result = await publish(outgoing)
         except DriverError as error:
             result = error
+        except Exception as error:  # noqa: BLE001 - the event fails with it, and no other one
+            result = failed_publish(error)
         except asyncio.CancelledError:
             # Each event is answered, even at the end of the bus.
             outgoing.done(DriverError("the bus has ended before the broker replied"))

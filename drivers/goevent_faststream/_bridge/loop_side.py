@@ -14,7 +14,7 @@ from typing import Any
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.contract import Adapter, Arrival, Decision, Outgoing
+from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, failed_publish
 from .queues import ToTrioQueue
 
 UNLIMITED_CAPACITY = 1 << 30
@@ -153,12 +153,20 @@ class LoopSide:
             else:
                 self._capacity += request.count
         if outgoing:
-            self._start(self._adapter.publish(outgoing))
+            self._start(self._publish(outgoing))
         # One call of `settle` at a time; a call under way takes up the new decisions afterwards.
         if self._decisions and not self._settling.locked():
             self._start(self.settle_all())
         if self._waiting:
             self._wake_waiting()
+
+    async def _publish(self, outgoing: list[Outgoing]) -> None:
+        try:
+            await self._adapter.publish(outgoing)
+        except Exception as error:  # noqa: BLE001 - the events fail with it, and not the bus
+            for each in outgoing:
+                if not each.is_done:
+                    each.done(failed_publish(error))
 
     async def close(self, *, settle: bool) -> None:
         """Stop holding back arrivals, and settle those that are decided.

@@ -170,11 +170,13 @@ class TrioSide:
         """Receive events of names and patterns."""
         # First, because events may arrive before the broker's confirmation does.
         self._names.update(names)
+        subscribed = False
         try:
             await self.call(self._adapter.subscribe, names)
-        except DriverError:
-            self._names.difference_update(names)
-            raise
+            subscribed = True
+        finally:
+            if not subscribed:
+                self._names.difference_update(names)
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Stop receiving them; their waiting arrivals are released, or dropped if not durable."""
@@ -189,7 +191,7 @@ class TrioSide:
         if self.connected:
             try:
                 await self._loop_thread.call(self._adapter.stop_receiving)
-            except DriverError as error:
+            except Exception as error:  # noqa: BLE001 - the bus ends all the same
                 self._inbox.report(error)
         if self._durable:
             # Not by the delivering task: it may wait for a full mailbox.
