@@ -151,12 +151,12 @@ def pytest_fixture_setup(
     ):
         return (yield)
 
-    def run_by_pytest_trio(**fixtures: object) -> object:
+    def marked_function(**fixtures: object) -> object:
         return function(**fixtures)
 
     # The mark that `pytest_trio.trio_fixture` makes. To anyio, the function is not async.
-    run_by_pytest_trio._force_trio_fixture = True  # type: ignore[attr-defined]
-    fixturedef.func = run_by_pytest_trio  # type: ignore[misc]  # final for users only
+    marked_function._force_trio_fixture = True  # type: ignore[attr-defined]
+    fixturedef.func = marked_function  # type: ignore[misc]  # final for users only
     try:
         return (yield)
     finally:
