@@ -25,7 +25,8 @@ that is not. Only a suspected message pays for the exact test:
 
 Encoding follows the same plan: the fast path writes the event itself, `EventEncoder.needs_check`
 looks for signs of such values, and the slow path converts the event to built-in values, checks each
-of them and writes them. Decoding reads the envelope and the event in one call if the event has the
+of them and writes them. An event whose values do not have exactly the annotated types is read back
+(see `round_trip`). Decoding reads the envelope and the event in one call if the event has the
 registered class of its channel; otherwise in steps, which also find the exact reason of a refusal.
 """
 
@@ -48,6 +49,14 @@ from .._events.event_types import (
     describe_class,
 )
 from .._events.registry import EventRegistry
+from .._events.round_trip import (
+    TypeCheck,
+    check_same,
+    check_same_model,
+    is_complete,
+    make_pydantic_type_check,
+    make_type_check,
+)
 from .._events.value_rules import (
     INT64_MAX,
     INT64_MIN,
@@ -145,6 +154,11 @@ class Codec(Protocol):
         ...
 
 
+def _always(event: object) -> bool:
+    """Be the type check of ad-hoc events, which have no annotations."""
+    return True
+
+
 class EventEncoder:
     """Prepares the events of one class for writing. A codec makes one for each class it meets.
 
@@ -154,6 +168,8 @@ class EventEncoder:
         native: True if this object is the event itself.
         single_pass: True if the events may be written without a look at each value first.
         flat: True if the events contain no objects and no lists.
+        has_exact_types: The type check; see `round_trip`.
+        scans_exact: True if `needs_check` has to be asked about events that pass the type check.
     """
 
     def __init__(self, cls: type[Any]) -> None:
@@ -166,14 +182,21 @@ class EventEncoder:
         self.body = adapter.body
         self.native = adapter.native
         self.rules = ValueRules.of(cls) if adapter.native else _UNTYPED
+        self.has_exact_types: TypeCheck = _always
+        if adapter is PYDANTIC:
+            self.has_exact_types = make_pydantic_type_check(cls)
+        elif adapter.native:
+            self.has_exact_types = make_type_check(self.rules.root)
+        self.flat = adapter.native and self.rules.flat
         self._nullable = self.rules.floats or self.rules.untyped
         self._direct_ints = self.rules.direct_ints or ()
         self._deep_ints = self.rules.direct_ints is None
         self._needs_scan = self._deep_ints or self._nullable
+        # The type check has looked at all floats and at the integers that are attributes.
+        self.scans_exact = self.rules.untyped or (self.rules.ints and not self.flat)
         # msgspec writes the trailing zeros of a fraction, which Go trims. So datetimes always take
         # the slow path.
         self.single_pass = not (adapter.native and self.rules.datetimes)
-        self.flat = adapter.native and self.rules.flat
 
     def needs_check(self, event: Any, data: bytes) -> bool:
         """Tell whether the written bytes may contain a value that msgspec should have refused."""
@@ -190,6 +213,21 @@ class EventEncoder:
             or (self._nullable and b"null" in data)
             or (self.rules.untyped and _DATETIME.search(data) is not None)
         )
+
+    def can_be_read(self, event: Any) -> bool:
+        """Tell whether an event has a value for each field that readers require."""
+        return not self.native or is_complete(self.rules.root, event)
+
+    def check_same(self, event: Any, read: Any) -> None:
+        """Compare an event with the one that was read from its bytes.
+
+        Raises:
+            WireFormatError: A value is not the same.
+        """
+        if self.native:
+            check_same(self.rules.root, event, read)
+        else:
+            check_same_model(event, read)
 
     def checked_body(self, event: Any, *, kept: tuple[type[Any], ...] = (datetime,)) -> Any:
         """Return built-in values for an event, after a look at each of them.
@@ -331,6 +369,7 @@ class JsonCodec:
             encoder = self._encoders.get(cls)
             if encoder is None:
                 encoder = self._encoders[cls] = EventEncoder(cls)
+            exact = encoder.has_exact_types(event)
             data = None
             if encoder.single_pass:
                 try:
@@ -342,10 +381,12 @@ class JsonCodec:
                 else:
                     if not encoder.flat or len(data) > self._max_unchecked_bytes:
                         self._check_limits(data)
-                    if encoder.needs_check(event, data):
+                    if (encoder.scans_exact or not exact) and encoder.needs_check(event, data):
                         data = None
             if data is None:
                 data = self._encode_checked(envelope, encoder)
+            if not exact and encoder.can_be_read(event):
+                self._read_back(encoder, event, data)
         except Exception as error:
             raise EncodeError(envelope.event_name, reason_of(error)) from error
         return data
@@ -357,6 +398,12 @@ class JsonCodec:
         if _has_digit_run(data):
             encoder.rules.check(body)
         return data
+
+    def _read_back(self, encoder: EventEncoder, event: Any, data: bytes) -> None:
+        """Refuse an event that a reader would refuse, or would get as another one."""
+        cls: Any = event.__class__
+        raw: Any = self._read(data).event_data
+        encoder.check_same(event, self._decoder_of(cls).decode_event(bytes(raw)))
 
     def decode(self, data: bytes, *, event_name: str, registry: EventRegistry) -> Envelope:
         """Return the envelope in the bytes, with its event validated; see `Codec.decode`.

@@ -99,6 +99,9 @@ class MsgpackCodec:
             body = encoder.checked_body(event, kept=_KEPT_TYPES)
             self._check_values(body, _DATA_LEVEL)
             encoder.rules.check(body)
+            if not encoder.has_exact_types(event) and encoder.can_be_read(event):
+                fields = self._read(self._write(body))
+                encoder.check_same(event, self._event(cls, envelope.event_name, fields))
             data = self._write(to_wire(envelope, body))
             if len(data) > self._max_size:
                 raise WireFormatError(f"{len(data)} bytes are above the limit of {self._max_size}")
