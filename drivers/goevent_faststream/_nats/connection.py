@@ -275,7 +275,7 @@ class NatsConnection(BrokerConnection):
         Args:
             limit: A limit in bytes besides the server's; None for no other.
         """
-        max_bytes: int = self.client.max_payload
+        max_bytes: int = self._client._max_payload
         setting = "the server's max_payload"
         if limit is not None and limit < max_bytes:
             max_bytes, setting = limit, "the stream's max_msg_size"

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any
 
 from faststream.nats import JStream, NatsBroker
@@ -84,7 +83,7 @@ class JetStreamAdapter:
         self._dead_letters = JetStreamDeadLetters(
             connection, name, self._prefix, config.group or ""
         )
-        self._settler = JetStreamSettler(connection, self._dead_letters, released)
+        self._settler = JetStreamSettler(connection, stream, self._dead_letters, released)
         self._context = JetStreamContext(broker, connection, config, stream, released)
         self._consumers: dict[str, JetStreamConsumer] = {}
         self._pattern_subscriptions: dict[str, Any] = {}
@@ -258,8 +257,12 @@ class JetStreamAdapter:
             await self._connection.wait_until_up(timeout=float("inf"))
             for consumer in [*self._consumers.values()]:
                 # If the server cannot answer, the task that pulls from the consumer reports that.
-                with suppress(errors.Error, OSError, DriverError):
+                try:
                     await consumer.look_after()
+                except (errors.Error, OSError, DriverConnectionError):
+                    pass
+                except DriverError as refusal:
+                    self._connection.refusals.report_once(str(refusal), refusal)
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return the group's backlogs, as last read."""

@@ -100,11 +100,6 @@ class JetStreamDelivery(NamedTuple):
     released: int
     stream_created: datetime | None
 
-    @property
-    def is_current(self) -> bool:
-        """False if the stream that held the event was deleted."""
-        return self.stream_created is self.consumer.current_stream_created
-
 
 class JetStreamConsumer:
     """One durable consumer of the group, for one event name.
@@ -166,11 +161,6 @@ class JetStreamConsumer:
     @property
     def _pull_subject(self) -> str:
         return f"$JS.API.CONSUMER.MSG.NEXT.{self._context.stream.name}.{self.durable}"
-
-    @property
-    def current_stream_created(self) -> datetime | None:
-        """The creation of the stream as last seen; that of the durable consumer follows it."""
-        return self._context.stream.created
 
     # -- the durable consumer
 

@@ -22,6 +22,7 @@ from .connection import NatsConnection, to_driver_error
 from .dead_letters import JetStreamDeadLetters
 from .pull_consumer import JetStreamDelivery
 from .released import ReleasedDeliveries
+from .stream import EventStream
 
 
 class JetStreamSettler:
@@ -30,10 +31,12 @@ class JetStreamSettler:
     def __init__(
         self,
         connection: NatsConnection,
+        stream: EventStream,
         dead_letters: JetStreamDeadLetters,
         released: ReleasedDeliveries,
     ) -> None:
         self._connection = connection
+        self._stream = stream
         self._dead_letters = dead_letters
         self._released = released
 
@@ -41,17 +44,15 @@ class JetStreamSettler:
         """Carry out decisions; an event comes again if its decision cannot be sent."""
         await self._store_releases(decisions)
         for decision in decisions:
-            decision = _of_lost_stream(decision)
             arrival, verdict = decision.arrival, decision.verdict
             delivery: JetStreamDelivery = arrival.raw
             try:
-                if verdict.action is Action.DEAD_LETTER:
-                    await self._dead_letter(decision)
-                elif not delivery.is_current:
-                    # Its number may stand for another event by now.
-                    pass
+                if delivery.stream_created is not self._stream.created:
+                    await self._settle_of_lost_stream(decision)
                 elif verdict.action is Action.ACK:
                     await delivery.message.ack()
+                elif verdict.action is Action.DEAD_LETTER:
+                    await self._dead_letter(decision)
                 elif verdict.action is Action.RETRY:
                     await delivery.message.nak(delay=verdict.after)
                 else:
@@ -62,13 +63,23 @@ class JetStreamSettler:
                 # Even if the server has no decision: it redelivers an event without signs of life.
                 delivery.consumer.forget(arrival)
 
+    async def _settle_of_lost_stream(self, decision: Decision) -> None:
+        """Settle an event whose number may stand for another event by now."""
+        action = decision.verdict.action
+        if action is not Action.ACK:
+            if action is not Action.DEAD_LETTER:
+                reason = "its stream was deleted while a bus held the event"
+                verdict = Verdict(Action.DEAD_LETTER, reason=reason)
+                decision = replace(decision, verdict=verdict)
+            await self._dead_letter(decision)
+
     async def _store_releases(self, decisions: Sequence[Decision]) -> None:
         releases: list[tuple[str, int, int]] = []
         for decision in decisions:
             verdict = decision.verdict
             delivery: JetStreamDelivery = decision.arrival.raw
             is_unbegun = verdict.action is Action.RELEASE and not verdict.started
-            if is_unbegun and delivery.is_current:
+            if is_unbegun and self._is_current(delivery):
                 releases.append(
                     (delivery.consumer.durable, delivery.sequence, delivery.released + 1)
                 )
@@ -80,6 +91,10 @@ class JetStreamSettler:
                 self._released.forget_stream()
                 self._connection.host.report(to_driver_error(error))
 
+    def _is_current(self, delivery: JetStreamDelivery) -> bool:
+        """Tell whether the stream that held an event still exists."""
+        return delivery.stream_created is self._stream.created
+
     async def _dead_letter(self, decision: Decision) -> None:
         """Write a dead letter, and then end the deliveries of its event."""
         arrival = decision.arrival
@@ -89,18 +104,9 @@ class JetStreamSettler:
         except (errors.Error, OSError, DriverError) as error:
             self._dead_letters.forget_stream()
             self._connection.host.report(to_driver_error(error), arrival.name)
-            if delivery.is_current:
+            if self._is_current(delivery):
                 await delivery.message.nak(delay=DEAD_LETTER_RETRY_SECONDS)
             return
-        if delivery.is_current:
+        if self._is_current(delivery):
             await delivery.message.term()
         report_dead_letter(self._connection.host, decision)
-
-
-def _of_lost_stream(decision: Decision) -> Decision:
-    """Return a decision, with a dead letter in place of a redelivery from a deleted stream."""
-    delivery: JetStreamDelivery = decision.arrival.raw
-    if delivery.is_current or decision.verdict.action in (Action.ACK, Action.DEAD_LETTER):
-        return decision
-    reason = "its stream was deleted while a bus held the event"
-    return replace(decision, verdict=Verdict(Action.DEAD_LETTER, reason=reason))
