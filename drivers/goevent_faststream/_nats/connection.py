@@ -45,6 +45,7 @@ T = TypeVar("T")
 MAX_HEADER_LINES_BYTES = 6 * MAX_HEADERS_BYTES
 
 RECONNECT_PAUSE_SECONDS = 0.25
+REFUSED_SUBSCRIPTION_SECONDS = 30.0  # until a refused subscription is tried again
 MAX_REFUSED_PAUSE_SECONDS = 5.0  # between two attempts while the server refuses the login
 SLOW_SERIES_SECONDS = 5.0  # losses of a subscription that follow in this time are reported once
 PING_PAUSE_SECONDS = 5  # a PING that stays unanswered reveals a dead connection
@@ -164,6 +165,7 @@ class NatsConnection(BrokerConnection):
             # They may change a message after its size was compared.
             _refuse_large_messages(client)
         self._connectivity.mark_up()
+        self.start(self._retry_subscriptions())
 
     def _add_callbacks(self, client: Any) -> None:
         """Add this connection's callbacks to those that the broker was configured with."""
@@ -315,6 +317,19 @@ class NatsConnection(BrokerConnection):
         if losses != self.losses or not self.client.is_connected:
             raise connection_lost("NATS")
 
+    async def _retry_subscriptions(self) -> None:
+        """Send refused subscriptions again from time to time, while the connection lasts.
+
+        An administrator may change rights while clients are connected.
+        """
+        client = self.client
+        while True:
+            await asyncio.sleep(REFUSED_SUBSCRIPTION_SECONDS)
+            for subscription in [*client._subs.values()]:
+                if self.refusals.forget_subscription(subscription.subject):
+                    with suppress(errors.Error, OSError):
+                        await client._send_subscribe(subscription)
+
     # -- callbacks of the client
 
     async def _on_disconnected(self, *_: Any) -> None:
@@ -332,6 +347,7 @@ class NatsConnection(BrokerConnection):
         self._reason = ""
         self.client.options["reconnect_time_wait"] = self._reconnect_pause
         self._connectivity.mark_up()
+        self.start(self._retry_subscriptions())
         self.on_up()
 
     async def _on_closed(self, *_: Any) -> None:

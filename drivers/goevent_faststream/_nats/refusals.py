@@ -106,6 +106,10 @@ class Refusals:
         """Return the refusal of a subscription on this connection; None if it is accepted."""
         return self._refused_subscriptions.get(subject)
 
+    def forget_subscription(self, subject: str) -> bool:
+        """Forget the refusal of a subscription that is sent again; return False without one."""
+        return self._refused_subscriptions.pop(subject, None) is not None
+
     def report_once(self, topic: str, error: DriverError) -> None:
         """Report an error, unless one about the same topic was reported on this connection."""
         if topic not in self._reported:

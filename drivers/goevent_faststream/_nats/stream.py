@@ -14,6 +14,7 @@ numbers of the stream before mean nothing: `created` is kept beside each of them
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -50,13 +51,13 @@ class EventStream:
         self.max_message_bytes: int | None = None
         self._connection = connection
         self._address = address
-        self._subjects: tuple[str, ...] = ()
+        self._config: api.StreamConfig | None = None  # as last seen
         self._ensuring: asyncio.Task[None] | None = None
         self._last_failure = ""
 
     def reset(self) -> None:
         """Forget the stream: the bus opens anew."""
-        self.created = self._ensuring = None
+        self.created = self._ensuring = self._config = None
         self._last_failure = ""
 
     async def ensure(self) -> None:
@@ -89,7 +90,7 @@ class EventStream:
         if before != info.created:
             # Only then: deliveries of the same stream are recognised by this very object.
             self.created = info.created
-        self._subjects = tuple(info.config.subjects or ())
+        self._config = info.config
         limit = info.config.max_msg_size
         self.max_message_bytes = limit if limit is not None and limit >= 0 else None
         self._last_failure = ""
@@ -102,7 +103,7 @@ class EventStream:
             )
 
     async def _create(self, js: Any) -> Any:
-        address = self._address
+        address, before = self._address, self._config
         subjects, config = [f"{self.prefix}>"], api.StreamConfig(name=self.name)
         if address is not None:
             if not address.declare:
@@ -111,6 +112,12 @@ class EventStream:
                     "declare=False, so goevent does not create it"
                 )
             subjects, config = [*address.subjects] or subjects, address.config
+        elif before is not None:
+            # Somebody may have chosen other settings than goevent does. The server marks what is
+            # its own in the metadata, and does not accept that.
+            metadata = before.metadata or {}
+            own = {name: text for name, text in metadata.items() if not name.startswith("_nats.")}
+            subjects, config = before.subjects or subjects, replace(before, metadata=own or None)
         return await js.add_stream(config, subjects=subjects)
 
     def refuse_subject(self, subject: str) -> None:
@@ -119,9 +126,10 @@ class EventStream:
         Raises:
             DriverError: No subject of the stream matches.
         """
-        if self._subjects and not any(subject_matches(each, subject) for each in self._subjects):
+        subjects = (self._config and self._config.subjects) or []
+        if subjects and not any(subject_matches(each, subject) for each in subjects):
             raise DriverError(
-                f"NATS: the stream {self.name!r} stores {', '.join(self._subjects)}, and not the "
+                f"NATS: the stream {self.name!r} stores {', '.join(subjects)}, and not the "
                 f"subject {subject!r}; change the stream's subjects or the prefix"
             )
 

@@ -80,6 +80,56 @@ async def test_publishing_bus_creates_a_deleted_stream_again_at_once() -> None:
         assert len(bus.reports) == 1
 
 
+async def test_stream_keeps_the_settings_that_somebody_chose() -> None:
+    async with nats_server() as server:
+        chosen = api.StreamConfig(
+            name=STREAM,
+            storage=api.StorageType.MEMORY,
+            max_msgs=7,
+            max_age=3600,
+            discard=api.DiscardPolicy.NEW,
+            metadata={"owner": "shop"},
+        )
+        await on_js(server, lambda js: js.add_stream(chosen, subjects=[f"{STREAM}.>"]))
+        sender, bus = bus_on(server, None), bus_on(server)
+        seen = bus.seen()
+        async with opened(sender, bus):
+            await accepted(sender, 1)
+            await until(lambda: len(seen) == 1)
+            server.kill()
+            await until(lambda: not bus.driver.snapshot().connected)
+            # The events in memory are gone now, and the stream with them.
+            await server.start()
+            await until(lambda: sender.driver.snapshot().connected)
+            await accepted(sender, 2)
+            await until(lambda: len(seen) == 2)
+            config = (await on_js(server, lambda js: js.stream_info(STREAM))).config
+        assert (config.storage, config.max_msgs, config.max_age) == ("memory", 7, 3600)
+        assert (config.discard, config.metadata["owner"]) == ("new", "shop")
+
+
+async def test_purged_stream_goes_on_and_a_sealed_one_refuses_events() -> None:
+    async with nats_server() as server:
+        bus = bus_on(server)
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1)
+            await on_js(server, lambda js: js.purge_stream(STREAM))
+            await accepted(bus, 2)
+            await until(lambda: sorted(numbers(seen)) == [1, 2])
+
+            async def seal(js: Any) -> None:
+                config = (await js.stream_info(STREAM)).config
+                config.sealed = True
+                await js.update_stream(config)
+
+            await on_js(server, seal)
+            handle = await bus.dispatch(Paid(n=3))
+            await handle.wait()
+            assert "sealed stream" in str(handle.errors[0])
+        assert len(bus.reports) == 1
+
+
 async def test_server_that_comes_back_empty_is_filled_again() -> None:
     async with nats_server() as server:
         sender, receiver = bus_on(server, None), bus_on(server)

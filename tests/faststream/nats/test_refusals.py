@@ -15,6 +15,7 @@ from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 
 from goevent import DriverError, Event, GoEvent
 from goevent_faststream import FastStreamDriver
+from goevent_faststream._nats import connection as connection_module
 from goevent_faststream._nats.publisher import ACKNOWLEDGEMENT_SECONDS
 from goevent_faststream._nats.refusals import read_refusal
 
@@ -122,6 +123,40 @@ async def test_subscription_refused_after_a_reconnect_is_reported_once() -> None
             await (await bus.dispatch(User(n=2))).wait()
             await until(lambda: users_seen)
         assert bus.count_reports("Subscription to") == 1
+
+
+async def test_subscription_is_made_again_when_the_right_comes_back(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(connection_module, "REFUSED_SUBSCRIPTION_SECONDS", 0.1)
+    allowed = users("subscribe: { allow: [>] }")
+    async with nats_server(config=allowed) as server:
+        bus, other = bus_of(server), bus_of(server, "root:root")
+        seen = bus.seen(User)
+        async with opened(other, bus):
+            server.config = users('subscribe: { deny: ["goevent.user.>"] }')
+            server.reload()
+            await until(lambda: bus.count_reports("Subscription to"))
+            server.config = allowed
+            server.reload()
+            while not seen:
+                await (await other.dispatch(User(n=1))).wait()
+        assert bus.count_reports("Subscription to") == 1
+
+
+@pytest.mark.parametrize(
+    "text", ["User Authentication Expired", "User Authentication Revoked", "Maximum Connections"]
+)
+async def test_reason_for_which_the_server_ends_a_connection_is_reported(text: str) -> None:
+    async with nats_server() as server, FastStreamBus(server.url) as bus:
+        await accepted(bus, 1)
+        adapter: Any = bus.driver._adapter  # pyright: ignore[reportPrivateUsage]
+        trio_side: Any = bus.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+        parse = adapter._connection.client._ps.parse
+        await trio_side.call(parse, f"-ERR '{text}'\r\n".encode())
+        await until(lambda: bus.count_reports("connected to nats again"))
+        assert bus.count_reports(f"the connection to nats is lost: {text}") == 1
+        await accepted(bus, 2)
 
 
 async def test_login_refused_after_a_reconnect_is_reported_once_with_its_reason() -> None:
