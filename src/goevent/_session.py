@@ -116,6 +116,9 @@ class Session:
         self._token = current_trio_token()
         self.thread_port = ThreadPort(self._token, nursery, self._dispatcher.dispatch)
         await nursery.start(self._run_supervisor)
+        # The supervisor may be at a checkpoint, and Trio lets no task be shielded after its
+        # cancellation.
+        await trio.lowlevel.checkpoint_if_cancelled()
         # From here on only `_stop` ends the supervisor, even if the opening is cancelled.
         self._supervisor_scope.shield = True
         await nursery.start(self._run_scheduler, nursery)

@@ -67,6 +67,8 @@ async def running_link_and_pool(link: Service, pool: Service) -> AsyncGenerator[
         try:
             await nursery.start(run_link)
             await nursery.start(pool.run)
+            # A task may be at a checkpoint, and Trio lets none be shielded after its cancellation.
+            await trio.lowlevel.checkpoint_if_cancelled()
             # Only now: a start that is cancelled must not wait for the server.
             link_scope.shield = True
             yield
