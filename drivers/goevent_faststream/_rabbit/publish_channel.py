@@ -80,15 +80,6 @@ class RabbitMessage:
     is_mandatory: bool = True
 
 
-@dataclass(slots=True, eq=False)
-class _Unconfirmed:
-    """A message that is on its way, and its confirm."""
-
-    message: RabbitMessage
-    confirm: asyncio.Future[Any]
-    is_returned: bool = False
-
-
 class PublishChannel:
     """One channel for publishes; it is opened again when the server has closed it.
 
@@ -109,15 +100,17 @@ class PublishChannel:
         # Held while messages are written, so that batches keep their order.
         self._order = asyncio.Lock()
         self._channel: Any = None
-        self._unconfirmed: dict[_Unconfirmed, None] = {}
-        self._returnable: dict[tuple[str, str, str | None], list[_Unconfirmed]] = {}
+        # The mandatory messages that are on their way, and those of them that were returned.
+        self._mandatory: dict[tuple[str, str, str | None], list[asyncio.Future[Any]]] = {}
+        self._returned: set[asyncio.Future[Any]] = set()
+        self._alone: RabbitMessage | None = None
         self._proven_keys: set[tuple[str, str]] = set()
         self._proven_bytes = MIN_PROVEN_BYTES
         self._max_body_bytes: int | None = None
 
     async def publish(self, messages: Sequence[RabbitMessage]) -> None:
         """Publish messages in order, and return when each one has its result."""
-        sent: list[_Unconfirmed] = []
+        sent: list[asyncio.Future[Any]] = []
         until = asyncio.get_running_loop().time() + REPLY_SECONDS
         async with self._order:
             if not self._patient and asyncio.get_running_loop().time() > until:
@@ -126,12 +119,12 @@ class PublishChannel:
                     message.on_result(PublishFailure(self._unanswered()))
                 return
             for run, is_alone in self._runs(messages):
-                if is_alone:
-                    await self._wait_for([*self._unconfirmed])
-                written = await self._write(run)
-                if is_alone:
-                    await self._wait_for(written)
-                sent += written
+                if not is_alone:
+                    sent += await self._write(run)
+                    continue
+                await self._wait_for(self._unconfirmed())
+                (self._alone,) = run
+                await self._wait_for(await self._write(run))
         await self._wait_for(sent)
 
     def _runs(
@@ -151,9 +144,16 @@ class PublishChannel:
         if run:
             yield run, False
 
-    async def _write(self, messages: Sequence[RabbitMessage]) -> list[_Unconfirmed]:
-        """Write messages, as one piece; a message that cannot be written gets its result here."""
-        written: list[_Unconfirmed] = []
+    def _unconfirmed(self) -> list[asyncio.Future[Any]]:
+        """Return the confirms of the messages that are on their way."""
+        return [] if self._channel is None else [*self._channel.confirmations.values()]
+
+    async def _write(self, messages: Sequence[RabbitMessage]) -> list[asyncio.Future[Any]]:
+        """Write messages, as one piece; return their confirms.
+
+        A message that cannot be written gets its result here.
+        """
+        written: list[asyncio.Future[Any]] = []
         payloads: list[bytes] = []
         rest = iter(messages)
         try:
@@ -164,7 +164,7 @@ class PublishChannel:
             async with channel.lock:
                 for message in rest:
                     try:
-                        payloads.append(self._encode(message, channel))
+                        payloads += self._encode(message, channel)
                     except DriverError as error:
                         message.on_result(PublishFailure(error))
                     else:
@@ -190,7 +190,7 @@ class PublishChannel:
             self._channel = channel
         return self._channel
 
-    def _encode(self, message: RabbitMessage, channel: Any) -> bytes:
+    def _encode(self, message: RabbitMessage, channel: Any) -> list[bytes]:
         """Return the frames of a message.
 
         Raises:
@@ -221,21 +221,20 @@ class PublishChannel:
         for start in range(0, len(body), max_frame_bytes):
             part = ContentBody(body[start : start + max_frame_bytes])
             frames.append(marshal(part, channel.number))
-        return b"".join(frames)
+        return frames
 
-    def _register(self, message: RabbitMessage, channel: Any) -> _Unconfirmed:
-        unconfirmed = _Unconfirmed(message, channel.create_future())
-        unconfirmed.confirm.add_done_callback(partial(self._on_confirm, unconfirmed))
-        self._unconfirmed[unconfirmed] = None
+    def _register(self, message: RabbitMessage, channel: Any) -> asyncio.Future[Any]:
+        confirm: asyncio.Future[Any] = channel.create_future()
+        confirm.add_done_callback(partial(self._on_confirm, message))
         if message.is_mandatory:
-            self._returnable.setdefault(_return_key(message), []).append(unconfirmed)
+            self._mandatory.setdefault(_return_key(message), []).append(confirm)
         channel.delivery_tag += 1
-        channel.confirmations[channel.delivery_tag] = unconfirmed.confirm
-        return unconfirmed
+        channel.confirmations[channel.delivery_tag] = confirm
+        return confirm
 
-    async def _wait_for(self, sent: Sequence[_Unconfirmed]) -> None:
-        """Wait until each message has its result."""
-        waiting = {each.confirm for each in sent if not each.confirm.done()}
+    async def _wait_for(self, confirms: Sequence[asyncio.Future[Any]]) -> None:
+        """Wait until the messages of these confirms have their results."""
+        waiting = {confirm for confirm in confirms if not confirm.done()}
         while waiting:
             _, waiting = await asyncio.wait(waiting, timeout=REPLY_SECONDS)
             if not (self._patient and self._link.blocked_reason is not None):
@@ -246,8 +245,8 @@ class PublishChannel:
         await asyncio.sleep(0)
 
     def _give_up(self) -> None:
-        for each in [*self._unconfirmed]:
-            each.confirm.cancel()
+        for confirm in self._unconfirmed():
+            confirm.cancel()
 
     # -- the server's answers
 
@@ -256,23 +255,24 @@ class PublishChannel:
         await channel._read_content(frame, header)
         key = frame.exchange, frame.routing_key, header.properties.message_id
         # The server returns messages in the order of their publishes.
-        for each in self._returnable.get(key, ()):
-            if not each.is_returned:
-                each.is_returned = True
+        for confirm in self._mandatory.get(key, ()):
+            if confirm not in self._returned:
+                self._returned.add(confirm)
                 break
 
-    def _on_confirm(self, unconfirmed: _Unconfirmed, confirm: asyncio.Future[Any]) -> None:
-        message = unconfirmed.message
-        self._unconfirmed.pop(unconfirmed, None)
+    def _on_confirm(self, message: RabbitMessage, confirm: asyncio.Future[Any]) -> None:
+        failure = self._failure(message, confirm)
         if message.is_mandatory:
+            self._returned.discard(confirm)
             key = _return_key(message)
-            same = self._returnable.pop(key, [])
+            same = self._mandatory.pop(key)
             if len(same) > 1:
-                same.remove(unconfirmed)
-                self._returnable[key] = same
-        failure = self._failure(unconfirmed, confirm)
-        if failure is None or failure.is_unrouted:
-            self._prove(message)
+                same.remove(confirm)
+                self._mandatory[key] = same
+        if message is self._alone:
+            self._alone = None
+            if failure is None:
+                self._prove(message)
         message.on_result(failure)
 
     def _prove(self, message: RabbitMessage) -> None:
@@ -283,14 +283,13 @@ class PublishChannel:
         self._proven_bytes = max(self._proven_bytes, len(message.body))
 
     def _failure(
-        self, unconfirmed: _Unconfirmed, confirm: asyncio.Future[Any]
+        self, message: RabbitMessage, confirm: asyncio.Future[Any]
     ) -> PublishFailure | None:
-        message = unconfirmed.message
         if confirm.cancelled():
             return PublishFailure(self._unanswered())
         error = confirm.exception()
         if error is None:
-            if not unconfirmed.is_returned:
+            if confirm not in self._returned:
                 return None
             where = f"with the routing key {message.routing_key!r}"
             return PublishFailure(

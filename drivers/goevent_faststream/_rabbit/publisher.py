@@ -1,6 +1,6 @@
 """The publisher of RabbitMQ: it makes messages of events and publishes them to one exchange.
 
-A broker with middlewares publishes through FastStream, since its middlewares run there.
+The middlewares of the broker run around each publish.
 
 Theory of operation: An event that no queue takes is accepted, because nobody may listen to it yet.
 There are two exceptions, and for these events the publisher asks the server to return a message
@@ -15,16 +15,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
-from aio_pika.exceptions import ChannelNotFoundEntity
 from faststream.rabbit import RabbitBroker, RabbitExchange
+from faststream.rabbit.parser import AioPikaParser
+from faststream.rabbit.response import RabbitPublishCommand
+from faststream.response.publish_type import PublishType
 from pamqp.commands import Basic
 
 from goevent import DriverError
 from goevent.drivers import Receipt
 
-from .._adapter.connectivity import REPLY_SECONDS
 from .._adapter.contract import Outgoing
 from .._adapter.properties import split_properties
 from .connection import RabbitConnection
@@ -58,7 +60,6 @@ class RabbitPublisher:
         ensure: Callable[[], Awaitable[object]],
     ) -> None:
         self._broker = broker
-        self._link = connection.publishing
         self._exchange = exchange
         self._prefix = prefix
         self._is_wanted = is_wanted
@@ -165,17 +166,6 @@ class RabbitPublisher:
         self, outgoing: Outgoing, now: datetime, unrouted: list[Outgoing]
     ) -> RabbitMessage:
         content_type, correlation_id, headers = split_properties(outgoing)
-
-        def on_result(failure: PublishFailure | None) -> None:
-            if failure is None:
-                outgoing.done(Receipt(id=outgoing.id))
-            elif failure.is_unrouted:
-                if failure.is_exchange_missing:
-                    self.exchange_was_lost()
-                unrouted.append(outgoing)
-            else:
-                outgoing.done(failure.error)
-
         return RabbitMessage(
             self._exchange,
             self._prefix + outgoing.name,
@@ -188,38 +178,100 @@ class RabbitPublisher:
                 timestamp=now,
                 headers={**headers} or None,
             ),
-            on_result,
+            partial(self._finish, outgoing, unrouted),
             self._is_mandatory(outgoing.name),
         )
 
     async def _publish_with_middlewares(self, outgoing: Outgoing, unrouted: list[Outgoing]) -> None:
+        """Publish an event inside the middlewares of the broker."""
         content_type, correlation_id, headers = split_properties(outgoing)
+        command = RabbitPublishCommand(
+            outgoing.body,
+            _publish_type=PublishType.PUBLISH,
+            exchange=RabbitExchange(self._exchange, declare=False),
+            routing_key=self._prefix + outgoing.name,
+            mandatory=self._is_mandatory(outgoing.name),
+            persist=True,
+            headers={**headers},
+            correlation_id=correlation_id,
+            message_id=outgoing.id,
+            content_type=content_type,
+        )
+        innermost = _InnermostPublish(self._broker, self._channel)
+        broker: Any = self._broker
         try:
-            await self._link.wait_until_writable()
-            async with asyncio.timeout(REPLY_SECONDS):
-                confirm: Any = await self._broker.publish(
-                    outgoing.body,
-                    exchange=RabbitExchange(self._exchange, declare=False),
-                    routing_key=self._prefix + outgoing.name,
-                    mandatory=self._is_mandatory(outgoing.name),
-                    persist=True,
-                    headers={**headers},
-                    correlation_id=correlation_id,
-                    message_id=outgoing.id,
-                    content_type=content_type,
-                )
-        except ChannelNotFoundEntity:
-            self.exchange_was_lost()
-            unrouted.append(outgoing)
+            await broker._basic_publish(command, producer=innermost)
         except asyncio.CancelledError:
             # Each event is answered, even at the end of the bus.
             outgoing.done(DriverError("the bus has ended before the broker replied"))
             raise
-        except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
-            is_blocked = isinstance(error, TimeoutError) and self._link.blocked_reason is not None
-            outgoing.done(self._link.blocked_error() if is_blocked else to_driver_error(error))
-        else:
-            if isinstance(getattr(confirm, "delivery", None), Basic.Return):
-                unrouted.append(outgoing)
+        except Exception as error:  # noqa: BLE001 - a middleware's own, or that of the publish
+            failure = innermost.failure
+            if failure is None or error is not failure.error:
+                outgoing.done(to_driver_error(error))
             else:
-                outgoing.done(Receipt(id=outgoing.id))
+                self._finish(outgoing, unrouted, failure)
+        else:
+            outgoing.done(Receipt(id=outgoing.id))
+
+    def _finish(
+        self, outgoing: Outgoing, unrouted: list[Outgoing], failure: PublishFailure | None
+    ) -> None:
+        if failure is None:
+            outgoing.done(Receipt(id=outgoing.id))
+        elif failure.is_unrouted:
+            if failure.is_exchange_missing:
+                self.exchange_was_lost()
+            unrouted.append(outgoing)
+        else:
+            outgoing.done(failure.error)
+
+
+class _InnermostPublish:
+    """The publish that FastStream runs inside the middlewares of the broker.
+
+    FastStream's own one uses a channel that stays closed once the server has refused a message.
+
+    Attributes:
+        failure: The reason why the message was not published, or None.
+    """
+
+    def __init__(self, broker: RabbitBroker, channel: PublishChannel) -> None:
+        self._broker = broker
+        self._channel = channel
+        self.failure: PublishFailure | None = None
+
+    async def publish(self, command: RabbitPublishCommand) -> None:
+        """Publish the message that the middlewares have made.
+
+        Raises:
+            DriverError: The message was not published.
+        """
+        broker: Any = self._broker
+        producer, options = broker.config.producer, command.message_options
+        message = await AioPikaParser.encode_message(
+            command.body,
+            reply_to=command.reply_to or None,
+            headers=command.headers,
+            correlation_id=command.correlation_id,
+            serializer=producer.serializer,
+            codec=producer.codec,
+            **options,
+        )
+        await self._channel.publish(
+            [
+                RabbitMessage(
+                    command.exchange.name,
+                    command.destination,
+                    message.body,
+                    message.properties,
+                    self._on_result,
+                    bool(command.publish_options.get("mandatory")),
+                )
+            ]
+        )
+        if self.failure is not None:
+            raise self.failure.error
+
+    def _on_result(self, failure: PublishFailure | None) -> None:
+        self.failure = failure

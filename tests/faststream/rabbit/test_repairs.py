@@ -7,13 +7,16 @@ from typing import Any
 
 import pytest
 import trio
+from faststream.rabbit import RabbitBroker
 from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.faststream_checks import recording_middleware
 from tests.support.limits import HANG_SECONDS
 from tests.support.rabbit_node import RabbitNode
 from tests.support.rabbit_server import RabbitSandbox, with_channel
 from tests.support.redis_buses import Paid, numbers, opened, until
 
 from goevent import current_delivery
+from goevent_faststream import BrokerConfig, FastStreamDriver
 
 Delete = Callable[[Any, RabbitSandbox], Awaitable[object]]
 
@@ -85,11 +88,16 @@ async def test_group_listens_again_after_a_loss(node: RabbitNode, lost: str) -> 
         assert bus.count_reports("deleted") <= 1
 
 
+@pytest.mark.parametrize("with_middleware", [False, True])
 async def test_own_events_reach_the_group_at_once_although_a_binding_was_deleted(
-    node: RabbitNode,
+    node: RabbitNode, with_middleware: bool
 ) -> None:
     sandbox = node.sandbox()
-    bus = sandbox.bus()
+    middlewares = [recording_middleware()[0]] if with_middleware else []
+    url = f"amqp://guest:guest@127.0.0.1:{node.port}/"
+    broker = RabbitBroker(url, middlewares=middlewares, logger=None)
+    config = BrokerConfig(stream=sandbox.exchange, group="shop")
+    bus = FastStreamBus(FastStreamDriver(broker, config))
     seen = bus.seen()
     async with bus:
         await accepted(bus, 1)
