@@ -178,19 +178,19 @@ class RabbitFanOutAdapter:
 
     async def _subscribe(self, names: Sequence[str]) -> None:
         await self._connection.wait_until_up()
-        try:
-            async with self._repairs.lock:
-                if self._is_stopping:
-                    return
+        async with self._repairs.lock:
+            if self._is_stopping:
+                return
+            try:
                 for name in names:
                     checked_key(self._prefix + binding_key(name))
                     self._subscribed.add(name)
                     await self._repairs.insist(partial(self._bind_new, name), self._ensure_exchange)
-        except (DriverError, *RABBIT_ERRORS) as error:
-            await self._unsubscribe(names)
-            raise to_driver_error(error) from error
-        finally:
-            self._publisher.subscriptions_changed()
+            except (DriverError, *RABBIT_ERRORS) as error:
+                await self._drop(names)
+                raise to_driver_error(error) from error
+            finally:
+                self._publisher.subscriptions_changed()
 
     async def _bind_new(self, name: str) -> None:
         if not self._consumer_tag:
@@ -202,7 +202,11 @@ class RabbitFanOutAdapter:
         await self._connection.run_shielded(self._unsubscribe(names))
 
     async def _unsubscribe(self, names: Sequence[str]) -> None:
-        self._publisher.subscriptions_changed()
+        async with self._repairs.lock:
+            await self._drop(names)
+            self._publisher.subscriptions_changed()
+
+    async def _drop(self, names: Sequence[str]) -> None:
         for name in names:
             if not self._subscribed.remove(name) or not self._queue or not self._connection.is_up:
                 continue

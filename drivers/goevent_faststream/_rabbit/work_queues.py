@@ -214,41 +214,46 @@ class RabbitWorkQueuesAdapter:
 
     async def _subscribe(self, names: Sequence[str]) -> None:
         await self._connection.wait_until_up()
-        request = self._connection.request
-        try:
-            async with self._repairs.lock:
-                if self._is_stopping:
-                    return
+        async with self._repairs.lock:
+            if self._is_stopping:
+                return
+            try:
                 for pattern in names:
                     self._subscribed.add(pattern)
-                    await self._repairs.insist(
-                        partial(self._topology.bind, request, pattern),
-                        partial(self._topology.declare, request),
-                    )
-                    name = PATTERNS if "*" in pattern else pattern
-                    if name not in self._queues:
-                        queue = ConsumedQueue(name, self._topology.queue(pattern).name)
-                        await self._consume(queue)
-                        self._queues[name] = queue
-        except (DriverError, *RABBIT_ERRORS) as error:
-            await self._unsubscribe(names)
-            raise to_driver_error(error) from error
-        finally:
-            self._publisher.subscriptions_changed()
+                    await self._listen(pattern)
+            except (DriverError, *RABBIT_ERRORS) as error:
+                await self._drop(names)
+                raise to_driver_error(error) from error
+            finally:
+                self._publisher.subscriptions_changed()
+
+    async def _listen(self, pattern: str) -> None:
+        """Bind the queue of a name or pattern, and consume it if this bus does not yet."""
+        request = self._connection.request
+        bind = partial(self._topology.bind, request, pattern)
+        await self._repairs.insist(bind, partial(self._topology.declare, request))
+        name = PATTERNS if "*" in pattern else pattern
+        if name not in self._queues:
+            queue = ConsumedQueue(name, self._topology.queue(pattern).name)
+            await self._consume(queue)
+            self._queues[name] = queue
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Stop consuming names and patterns; their queues stay and collect events."""
         await self._connection.run_shielded(self._unsubscribe(names))
 
     async def _unsubscribe(self, names: Sequence[str]) -> None:
-        self._publisher.subscriptions_changed()
         async with self._repairs.lock:
-            for pattern in names:
-                self._subscribed.remove(pattern)
-            for queue in [*self._queues.values()]:
-                if not self._is_needed(queue):
-                    del self._queues[queue.name]
-                    await self._cancel_consumer(queue)
+            await self._drop(names)
+            self._publisher.subscriptions_changed()
+
+    async def _drop(self, names: Sequence[str]) -> None:
+        for pattern in names:
+            self._subscribed.remove(pattern)
+        for queue in [*self._queues.values()]:
+            if not self._is_needed(queue):
+                del self._queues[queue.name]
+                await self._cancel_consumer(queue)
 
     def _is_needed(self, queue: ConsumedQueue) -> bool:
         if queue.name == PATTERNS:
@@ -258,9 +263,10 @@ class RabbitWorkQueuesAdapter:
         return self._subscribed.match(queue.name) is not None
 
     async def _cancel_consumer(self, queue: ConsumedQueue) -> None:
-        if self._connection.is_up and queue.consumer_tag:
+        channel = self._connection.consume_channel
+        if self._connection.is_up and queue.consumer_tag and not channel.is_closed:
             try:
-                await self._connection.consume_channel.basic_cancel(queue.consumer_tag)
+                await channel.basic_cancel(queue.consumer_tag)
             except RABBIT_ERRORS as error:
                 raise to_driver_error(error) from error
 
