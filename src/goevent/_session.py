@@ -131,9 +131,10 @@ class Session:
 
     async def _connect(self, nursery: trio.Nursery) -> None:
         """Run the driver, put its publisher on every route, and subscribe to the events."""
-        capabilities = self._driver.capabilities
-        self._inbox.prepare(ignores_own=capabilities.fan_out)
+        self._inbox.prepare(ignores_own=self._driver.capabilities.fan_out)
         await nursery.start(self._run_driver)
+        # Only now: the driver may have learned the limits of its server.
+        capabilities = self._driver.capabilities
         self._publisher = EventPublisher(
             self._driver,
             capabilities,

@@ -6,10 +6,17 @@ part only: a node of a cluster, a sentinel, or a replica.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from .errors import WrongServer
+from redis import exceptions as redis_errors
+
+from .config import MIB, RedisConfig
+from .errors import RedisLinkError, WrongServer
+
+COMMAND_OVERHEAD_BYTES = 4096
+"""Room in a command for its words beside the event."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,28 @@ def check_identity(server: ServerIdentity, where: str) -> None:
             f"{where} is a replica, which takes no writes and passes nothing on to its master; "
             "give the address of the master"
         )
+
+
+async def usable_event_size(config: RedisConfig, execute: Callable[..., Awaitable[Any]]) -> int:
+    """Return the largest event that both the configuration and the server allow, in bytes.
+
+    A server closes the connection at a larger command, and the events behind it are lost with it.
+
+    Raises:
+        RedisLinkError: There is no connection.
+    """
+    size = config.max_event_size
+    if size <= MIB:
+        return size  # no server can be configured for less
+    try:
+        for name in (b"proto-max-bulk-len", b"client-query-buffer-limit"):
+            told = await execute("CONFIG", "GET", name)
+            size = min(size, int(told[name]) - COMMAND_OVERHEAD_BYTES)
+    except RedisLinkError:
+        raise
+    except (redis_errors.RedisError, KeyError, TypeError, ValueError):
+        pass  # this user may not ask, or the server has no such setting
+    return size
 
 
 def _text(value: object) -> str:

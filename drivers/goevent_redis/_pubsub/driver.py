@@ -32,7 +32,7 @@ from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer
 from .._link.link import Link
 from .._link.pool import Pool
 from .._link.resp import pack_prefix
-from .._link.server import ServerIdentity, check_identity
+from .._link.server import ServerIdentity, check_identity, usable_event_size
 from .._link.service import ConnectionReports, running_link_and_pool
 from .channels import Channels
 from .receiver import MARKS_CHANNEL_NAME, PubSubReceiver
@@ -105,6 +105,7 @@ class RedisDriver:
         self._sequencer: PublishSequencer | None = None
         self._draining = False
         self._in_use = False
+        self._max_size = self._config.max_event_size
         self._is_forked = False
         self._inbox: Inbox | None = None
         # The channels and globs that the server has refused after a lost connection.
@@ -127,7 +128,7 @@ class RedisDriver:
             counts_receivers=True,
             lossless=False,
             in_flight=MAX_IN_FLIGHT_PUBLISHES,
-            max_size=self._config.max_event_size,
+            max_size=self._max_size,
         )
 
     @property
@@ -197,6 +198,7 @@ class RedisDriver:
         )
         try:
             async with running_link_and_pool(link, self._pool):
+                self._max_size = await usable_event_size(self._config, link.execute)
                 self._link = link
                 # The receiver and the sequencer end at a cancellation. The link goes on, for the
                 # last marks.

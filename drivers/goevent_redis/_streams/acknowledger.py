@@ -304,8 +304,10 @@ class Acknowledger:
             if owner is not None and not settled_before:
                 name = entry.stream.name
                 self._inbox.report(Lost(name, as_text(entry.id), owner), name)
-            elif isinstance(decision, DeadLettering) and not decision.verdict.reported:
-                self._report_dead_letter(decision)
+            elif isinstance(decision, DeadLettering):
+                self._faults.succeeded(_finishing(decision))
+                if not decision.verdict.reported:
+                    self._report_dead_letter(decision)
 
     def _report_dead_letter(self, decision: DeadLettering) -> None:
         entry, name = decision.entry, decision.entry.stream.name
@@ -329,7 +331,7 @@ class Acknowledger:
 
     def _refused(self, part: Sequence[Decision], error: Exception) -> None:
         self._decisions[:0] = part
-        self._faults.refused(error, f"finish events of {_entry(part[0]).stream.name!r}")
+        self._faults.refused(error, _finishing(part[0]))
 
     def _forget(self, decision: Decision) -> None:
         entry = _entry(decision)
@@ -341,3 +343,8 @@ class Acknowledger:
 
 def _entry(decision: Decision) -> Entry:
     return decision if isinstance(decision, Entry) else decision.entry
+
+
+def _finishing(decision: Decision) -> str:
+    """Return the action in reports."""
+    return f"finish events of {_entry(decision).stream.name!r}"

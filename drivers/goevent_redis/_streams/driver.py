@@ -34,6 +34,7 @@ from .._link.conversation import Conversation
 from .._link.errors import RedisLinkError, shown_cause
 from .._link.link import Link
 from .._link.pool import Pool
+from .._link.server import usable_event_size
 from .._link.service import ConnectionReports, running_link_and_pool
 from .config import StreamsConfig, read_url
 from .consumer import StreamConsumer
@@ -92,6 +93,7 @@ class RedisStreamsDriver:
         self._consumer: StreamConsumer | None = None
         self._publisher: StreamPublisher | None = None
         self._in_use = False
+        self._max_size = self._config.max_event_size
         self._is_forked = False
 
     @classmethod
@@ -114,7 +116,7 @@ class RedisStreamsDriver:
             ordered=self._streams.partitions > 1,
             replay=True,
             in_flight=MAX_IN_FLIGHT_PUBLISHES,
-            max_size=self._config.max_event_size,
+            max_size=self._max_size,
         )
 
     @property
@@ -179,6 +181,7 @@ class RedisStreamsDriver:
         try:
             async with running_link_and_pool(link, self._pool):
                 await self._check_server(link)
+                self._max_size = await usable_event_size(self._config, link.execute)
                 async with self._serving(link, inbox):
                     task_status.started()
                     await trio.sleep_forever()

@@ -73,7 +73,8 @@ class StreamFaults:
         self._keys = keys
         self._config = config
         self._mending = trio.Lock()
-        self._reported: set[tuple[type[Exception], str]] = set()
+        # The kinds of refusals that were reported, each with the action that met it.
+        self._reported: dict[tuple[type[Exception], str], str] = {}
         self._renewed_at = -RENEWAL_PAUSE_SECONDS
 
     @staticmethod
@@ -88,7 +89,7 @@ class StreamFaults:
         """Report that Redis refuses an action; leave a server that takes no writes."""
         kind = type(error), str(error).partition(" ")[0]
         if kind not in self._reported:
-            self._reported.add(kind)
+            self._reported[kind] = action
             self._inbox.report(refusal(error, action))
         self.leave_replica(error)
 
@@ -100,10 +101,19 @@ class StreamFaults:
             self._renewed_at = now
             self._link.renew(error)
 
-    def succeeded(self) -> None:
-        """Note that Redis works again: the next refusal is reported."""
+    def succeeded(self, action: str) -> None:
+        """Note that an action works again: the next refusal is reported.
+
+        A key of the wrong type, or a missing right, concerns the action that has met it. All other
+        refusals concern the whole server, so any success ends them.
+        """
         if self._reported:
-            self._reported.clear()
+            self._reported = {
+                kind: met_by
+                for kind, met_by in self._reported.items()
+                if met_by != action
+                and (kind[1] == "WRONGTYPE" or kind[0] is redis_errors.NoPermissionError)
+            }
 
     def trimmed(self, stream: Stream, ids: list[bytes]) -> None:
         """Report entries that were pending and are gone."""
@@ -163,8 +173,10 @@ def refusal(error: Exception, action: str) -> DriverError:
         mapped = DriverConnectionError(f"Redis: {error}")
     elif str(error).startswith("WRONGTYPE"):
         mapped = DriverError(
-            f"Redis refuses to {action}: the event name has partitions, and all buses that use it "
-            f"need the same StreamsConfig(partitions=...): {error}"
+            f"Redis refuses to {action}: a key holds something else than this bus expects; the "
+            "event name has partitions, and all buses that use it need the same "
+            "StreamsConfig(partitions=...), or another program has written a key that begins with "
+            f"RedisConfig.channel_prefix: {error}"
         )
     else:
         mapped = DriverError(f"Redis refuses to {action}: {error}")

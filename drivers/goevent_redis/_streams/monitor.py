@@ -75,6 +75,7 @@ class StreamMonitor:
         for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
             if not isinstance(reply, Exception):
                 self._inspected(stream, *reply)
+                self._faults.succeeded(f"inspect {stream.key}")
                 # The script worked, so a read will, too: a refusal is over.
                 if stream.refused:
                     self._reader.allow(stream)

@@ -19,7 +19,7 @@ from goevent.drivers import Message, Receipt, jittered
 
 from .._link.errors import ConnectionBroken, LinkClosed, RedisLinkError
 from .._link.link import Link
-from .._link.request import CallbackRequest, ignore_reply
+from .._link.request import CallbackRequest
 from .._link.resp import Encodable, complete_command, pack, pack_prefix
 from .config import StreamsConfig
 from .faults import StreamFaults, refusal
@@ -96,9 +96,8 @@ class StreamPublisher:
         now = self._now()
         if now >= self._name_due.get(name, 0.0):
             self._name_due[name] = now + NAME_INTERVAL_SECONDS
-            conversation.submit(
-                pack(("SADD", self._keys.names, name)), CallbackRequest(ignore_reply)
-            )
+            naming = pack(("SADD", self._keys.names, name))
+            conversation.submit(naming, CallbackRequest(self._named))
         attempt = PublishAttempt(self, name, data, now, replied)
         head = self._heads.get(name)
         if head is None:
@@ -169,10 +168,16 @@ class StreamPublisher:
         # pipeline, so that the event keeps its place among the others.
         naming = ("SADD", self._keys.names, name)
         command = self._command(name, data, retried=retried)
-        _, reply = await self._link.pipeline([naming, command], patience=patience)
+        named, reply = await self._link.pipeline([naming, command], patience=patience)
+        self._named(named)
         if isinstance(reply, Exception):
             raise reply
         return reply
+
+    def _named(self, reply: Any) -> None:
+        """Report that the server does not note a name: buses with a pattern do not find it."""
+        if isinstance(reply, redis_errors.ResponseError):
+            self._faults.refused(reply, "note the names of events, which patterns need")
 
     def _command(self, name: str, data: bytes, *, retried: bool = False) -> tuple[Encodable, ...]:
         stream = self._streams.get(name)

@@ -34,6 +34,9 @@ MAX_READ_PAUSE_SECONDS = 1.0
 NUDGE_PAUSE_SECONDS = 0.01
 """The pause between two attempts to end a read."""
 
+READ_EVENTS = "read events"
+"""The action of the reader in reports."""
+
 Enqueue = Callable[[list[Entry], bool], None]
 """Takes entries on their way to the listeners, and whether they run isolated."""
 
@@ -177,7 +180,7 @@ class StreamReader:
                 # `_recover` reads the same entries in smaller pieces.
                 pass
             except redis_errors.RedisError as error:
-                self._faults.refused(error, "read events")
+                self._faults.refused(error, READ_EVENTS)
             # Not if cancelled: `Claimer.leave` has to know of a read that the server may still run.
             self.blocked = None
             self._end()
@@ -234,7 +237,7 @@ class StreamReader:
             return
         if reply:
             if not any(stream.refused for stream in self.streams.values()):
-                self._faults.succeeded()
+                self._faults.succeeded(READ_EVENTS)
             for key, found in reply.items():
                 self._arrived(streams[key], found)
 

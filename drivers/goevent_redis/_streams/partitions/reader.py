@@ -21,6 +21,7 @@ from ..keys import RELEASED
 from ..lease import Lease, fenced, fenced_by
 from ..reader import (
     READ_BLOCK_SECONDS,
+    READ_EVENTS,
     READ_PAUSE_SECONDS,
     Enqueue,
     OnSettled,
@@ -258,7 +259,7 @@ class PartitionReader(StreamReader):
             # The group has delivered more or less than we know: look through the pending entries.
             position.take_over_from = b"-"
             return
-        self._faults.succeeded()
+        self._faults.succeeded(READ_EVENTS)
         position.has_news = bool(found)
         entries: list[Entry] = []
         for entry_id, fields in found:
