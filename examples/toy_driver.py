@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from goevent import Config, DriverError, Event, GoEvent
+from goevent import Config, DriverConnectionError, Event, GoEvent
 from goevent.drivers import Capabilities, Inbox, Message
 
 # --8<-- [end:setup]
@@ -52,8 +52,8 @@ class ToyDriver:
                         if name.decode() in self._names:
                             await inbox.receive(name.decode(), data)
         except (OSError, trio.BrokenResourceError) as error:
-            raise DriverError(f"no toy broker at {self._host}:{self._port}") from error
-        raise DriverError("the toy broker has closed the connection")
+            raise DriverConnectionError(f"no toy broker at {self._host}:{self._port}") from error
+        raise DriverConnectionError("the toy broker has closed the connection")
 
     async def subscribe(self, names: Sequence[str]) -> None:
         self._names.update(names)
@@ -63,13 +63,13 @@ class ToyDriver:
 
     async def publish(self, message: Message) -> None:
         if self._stream is None:
-            raise DriverError("not connected to the toy broker")
+            raise DriverConnectionError("not connected to the toy broker")
         line = b"%s %s\n" % (message.event_name.encode(), message.encode())
         async with self._sending:
             try:
                 await self._stream.send_all(line)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
-                raise DriverError("the toy broker is gone") from error
+                raise DriverConnectionError("the toy broker is gone") from error
 
 
 # --8<-- [end:driver]

@@ -25,6 +25,8 @@ from trio.testing import MockClock
 
 from goevent import (
     Capabilities,
+    DriverConnectionError,
+    DriverError,
     Envelope,
     Event,
     Inbox,
@@ -373,6 +375,16 @@ class OpensWithoutABroker(EchoDriver):
         await super().run(inbox)
 
 
+class HidesThatTheBrokerIsUnreachable(EchoDriver):
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        try:
+            await super().run(inbox, task_status=task_status)
+        except DriverConnectionError as error:
+            raise DriverError("something is wrong") from error
+
+
 # -- group drivers
 
 
@@ -515,6 +527,11 @@ MUTANTS: list[tuple[type, str, str]] = [
     (StaysDisconnected, "connection_is_made_again", "waiting for any marker"),
     (ReportsNoOutage, "connection_is_made_again", "without a report"),
     (OpensWithoutABroker, "bus_does_not_open_without_a_broker", "a bus was opened"),
+    (
+        HidesThatTheBrokerIsUnreachable,
+        "bus_does_not_open_without_a_broker",
+        "no DriverConnectionError",
+    ),
     (DeliversOncePerSubscription, "patterns_match_segments", "more than once"),
     (TakesNamesForPatterns, "unusual_names_are_kept_apart", "has not subscribed to"),
     (SettlesTwice, "delivery_is_settled_once_when_all_are_done", "is not outstanding"),

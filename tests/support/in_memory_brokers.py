@@ -15,7 +15,7 @@ from typing import Self
 
 import trio
 
-from goevent import DriverError, compile_pattern
+from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import Capabilities, Inbox, Message, Receipt, Settlement
 
 NamedBytes = tuple[str, bytes]
@@ -44,7 +44,7 @@ class EchoBroker:
 
     def connect(self) -> EchoConnection:
         if not self.reachable.is_set():
-            raise DriverError("the broker is out of reach")
+            raise DriverConnectionError("the broker is out of reach")
         connection = EchoConnection()
         self.connections[connection] = None
         return connection

@@ -24,7 +24,7 @@ from tests.support.nats_server import nats_server
 from tests.support.redis_buses import Deep, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy
 
-from goevent import DriverError
+from goevent import DriverError, DriverInUse
 from goevent_faststream import FastStreamDriver
 from goevent_faststream._nats.core import NatsAdapter
 
@@ -214,3 +214,16 @@ async def test_error_in_closing_the_client_does_not_keep_the_bus_open(
             async with FastStreamBus(server.url):
                 pass
         assert isinstance(caught.value.__cause__, ValueError)
+
+
+async def test_a_driver_serves_one_bus_at_a_time() -> None:
+    async with nats_server() as server:
+        one = FastStreamBus(server.url)
+        two = FastStreamBus(one.driver)
+        async with one:
+            with pytest.raises(DriverInUse, match="one bus at a time"):
+                async with two:
+                    pytest.fail("it opened")
+            await accepted(one, 1)
+        async with two:
+            await accepted(two, 2)

@@ -33,6 +33,7 @@ from goevent import (
     DispatchHandle,
     DriverConnectionError,
     DriverError,
+    DriverInUse,
     EncodeError,
     Event,
     GapDetected,
@@ -456,3 +457,20 @@ async def test_the_client_serves_other_commands_while_the_bus_is_open() -> None:
             assert pushed == 1
             popped: Any = await client.blpop(["list"], timeout=1)
             assert tuple(popped) == (b"list", b"a")
+
+
+@pytest.mark.parametrize("scheme", ["redis", "redis+streams"])
+async def test_a_driver_serves_one_bus_at_a_time(scheme: str) -> None:
+    async with redis_server("appendonly yes") as server:
+        one = GoEvent(f"{scheme}://{server.addr}")
+        two = GoEvent(one.driver)
+        for _ in range(2):
+            async with one:
+                with pytest.raises(DriverInUse, match="one bus at a time"):
+                    async with two:
+                        pytest.fail("it opened")
+                handle = await one.dispatch(Event("one.at.a.time", {}))
+                await handle.wait()
+                assert handle.errors == ()
+        async with two:  # one after the other
+            pass
