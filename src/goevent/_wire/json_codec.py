@@ -339,8 +339,8 @@ class JsonCodec:
         accept_go_type_names: bool = False,
         upgrade: bool = True,
     ) -> None:
-        if min(max_size, max_depth, max_digits) < 1:
-            raise ValueError("max_size, max_depth and max_digits must be at least 1")
+        check_limits(max_size=max_size, max_depth=max_depth, max_digits=max_digits)
+        check_flags(accept_go_type_names=accept_go_type_names, upgrade=upgrade)
         self._max_size = max_size
         self._max_depth = max_depth
         self._max_digits = max_digits
@@ -533,3 +533,28 @@ def excerpt_of(data: bytes) -> str:
     if len(shown) <= MAX_EXCERPT_CHARS and len(data) <= shown_bytes:
         return shown
     return f"{shown[: MAX_EXCERPT_CHARS - 3]}..."
+
+
+def check_limits(**limits: Any) -> None:
+    """Refuse a limit of a codec that is not an integer of at least 1.
+
+    Raises:
+        TypeError: A limit is not an int.
+        ValueError: A limit is below 1.
+    """
+    for name, limit in limits.items():
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise TypeError(f"{name} must be an int, not {limit!r}")
+        if limit < 1:
+            raise ValueError(f"{name} must be at least 1, not {limit}")
+
+
+def check_flags(**flags: Any) -> None:
+    """Refuse a switch of a codec that is neither True nor False.
+
+    Raises:
+        TypeError: A switch is another object.
+    """
+    for name, flag in flags.items():
+        if not isinstance(flag, bool):
+            raise TypeError(f"{name} must be True or False, not {flag!r}")

@@ -30,6 +30,8 @@ from .json_codec import (
     MAX_DEPTH_LEVELS,
     MAX_MESSAGE_BYTES,
     EventEncoder,
+    check_flags,
+    check_limits,
     excerpt_of,
     reason_of,
 )
@@ -72,8 +74,8 @@ class MsgpackCodec:
         accept_go_type_names: bool = False,
         upgrade: bool = True,
     ) -> None:
-        if min(max_size, max_depth) < 1:
-            raise ValueError("max_size and max_depth must be at least 1")
+        check_limits(max_size=max_size, max_depth=max_depth)
+        check_flags(accept_go_type_names=accept_go_type_names, upgrade=upgrade)
         self._max_size = max_size
         self._max_depth = max_depth
         self._accept_go_type_names = accept_go_type_names

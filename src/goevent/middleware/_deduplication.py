@@ -65,6 +65,8 @@ class Deduplicate:
             raise TypeError(f"window must be a number of keys, not {window!r}")
         if window < 1:
             raise ValueError(f"window must be at least 1 key, not {window}")
+        if ttl is not None and (isinstance(ttl, bool) or not isinstance(ttl, int | float)):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"ttl must be a number of seconds, not {ttl!r}")
         if ttl is not None and not ttl > 0:
             raise ValueError(f"ttl must be more than 0 seconds, not {ttl!r}")
         self._key = key

@@ -56,6 +56,10 @@ class LogEvents:
     ) -> None:
         if isinstance(level, bool) or not isinstance(level, int):
             raise TypeError(f"level must be a number such as logging.INFO, not {level!r}")
+        if logger is not None and not hasattr(logger, "log"):
+            raise TypeError(f"logger must be a logging.Logger, not {logger!r}")
+        if not isinstance(payload, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise TypeError(f"payload must be True or False, not {payload!r}")
         self._logger = logging.getLogger("goevent.middleware") if logger is None else logger
         self._level = level
         self._failure_level = max(level, logging.WARNING)

@@ -130,6 +130,7 @@ def record(bus: GoEvent) -> Recorder:
     Raises:
         RuntimeError: The bus has a recorder already.
     """
+    check_bus("record", bus)
     recorder = Recorder()
     bus._observe(recorder)  # pyright: ignore[reportPrivateUsage]
     return recorder
@@ -147,9 +148,20 @@ async def wait_idle(bus: GoEvent) -> None:
         ...     await wait_idle(bus)
     """
     require_trio()
+    check_bus("wait_idle", bus)
     await trio.lowlevel.checkpoint()
     while unsettled(bus.snapshot().ledger):
         await bus.wait()
+
+
+def check_bus(function: str, bus: object) -> None:
+    """Refuse an object that is not a bus.
+
+    Raises:
+        TypeError: It is another object.
+    """
+    if not isinstance(bus, GoEvent):
+        raise TypeError(f"{function} takes a bus, not {bus!r}")
 
 
 def unsettled(ledger: Ledger) -> int:
