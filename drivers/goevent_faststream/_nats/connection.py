@@ -22,7 +22,6 @@ from faststream.nats import NatsBroker
 from faststream.nats.security import NatsToken, NatsUserPassword
 from faststream.security import BaseSecurity
 from nats import errors
-from nats.aio.client import PING_PROTO
 from nats.aio.transport import TcpTransport
 from nats.js import errors as js_errors
 
@@ -492,15 +491,18 @@ def _send_pings_in_order(client: Any) -> None:
     """Make the client send a PING behind the messages that it has buffered.
 
     The client writes a PING past its buffer. Its PONG would then say nothing about these messages.
+    A PING must not go through the buffer: the client keeps its buffer for the next connection, on
+    which the surplus PONG would confirm messages that the server does not have yet.
     """
+    send_ping = client._send_ping
 
-    async def send_ping(future: asyncio.Future[Any] | None = None) -> None:
-        pong = asyncio.get_running_loop().create_future() if future is None else future
-        client._pongs.append(pong)
-        await client._send_command(PING_PROTO)
-        await client._flush_pending()
+    async def send_buffer_and_ping(future: asyncio.Future[Any] | None = None) -> None:
+        if client.is_connected and client._pending:
+            client._transport.writelines(client._pending[:])
+            client._pending, client._pending_data_size = [], 0
+        await send_ping(future)
 
-    client._send_ping = send_ping
+    client._send_ping = send_buffer_and_ping
 
 
 def _refuse_large_messages(client: Any) -> None:

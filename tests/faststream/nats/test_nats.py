@@ -6,6 +6,7 @@ import asyncio
 import signal
 import sys
 import traceback
+from typing import Any
 
 import pytest
 import trio
@@ -81,6 +82,38 @@ async def test_undecodable_messages_do_not_stop_a_bus_from_receiving() -> None:
                 await accepted(sender, count)
                 await until(lambda count=count: len(seen) == count)  # type: ignore[misc]
         assert not receiver.count_reports("is lost")
+
+
+async def test_ping_is_sent_behind_messages_that_wait_for_a_slow_socket() -> None:
+    written: list[bytes] = []
+
+    async def publish_behind_a_slow_socket(client: Any) -> None:
+        transport = client._transport
+        write, is_slow = transport.write, asyncio.Event()
+
+        def record(data: bytes) -> None:
+            written.append(bytes(data))
+            write(data)
+
+        async def drain() -> None:
+            await is_slow.wait()
+
+        # The client's `writelines` is `write` here, as it would fail on a lost connection.
+        transport.write, transport.drain = record, drain
+        await client.publish("first")
+        await asyncio.sleep(0)  # the client now waits for its socket
+        await client.publish("second")
+        flush = asyncio.create_task(client.flush())
+        await asyncio.sleep(0)
+        is_slow.set()
+        await flush
+
+    async with nats_server() as server, FastStreamBus(server.url) as bus:
+        adapter: Any = bus.driver._adapter  # pyright: ignore[reportPrivateUsage]
+        trio_side: Any = bus.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+        await trio_side.call(publish_behind_a_slow_socket, adapter._connection.client)
+    sent = b"".join(written)
+    assert sent.index(b"PUB first") < sent.index(b"PUB second") < sent.index(b"PING")
 
 
 async def test_publish_during_an_outage_fails_in_time_with_a_connection_error() -> None:
