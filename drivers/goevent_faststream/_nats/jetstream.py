@@ -13,7 +13,7 @@ consumers again if they are gone, and looks for event names which appeared meanw
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from faststream.nats import JStream, NatsBroker
@@ -282,18 +282,22 @@ class JetStreamAdapter:
 
     async def _restore(self) -> None:
         """Create what is missing, and consume the event names that appeared meanwhile."""
+        await self._restore_part(self._stream.ensure())
+        for consumer in [*self._consumers.values()]:
+            await self._restore_part(consumer.look_after())
+        for pattern in [*self._pattern_subscriptions]:
+            await self._restore_part(self._consume_existing(pattern, compile_pattern(pattern)))
+
+    async def _restore_part(self, work: Coroutine[Any, Any, None]) -> None:
+        """Await a part of the restoration; a failure must not keep the others from theirs."""
         try:
-            await self._stream.ensure()
-            for consumer in [*self._consumers.values()]:
-                await consumer.look_after()
-            for pattern in [*self._pattern_subscriptions]:
-                await self._consume_existing(pattern, compile_pattern(pattern))
-        except DriverConnectionError:
+            await work
+        except (errors.Error, OSError, DriverError) as error:
+            failure = to_driver_error(error)
             # The server may still be starting. The pulls and the publishes try again, and report
             # it if that lasts.
-            pass
-        except (errors.Error, OSError, DriverError) as error:
-            self._stream.report_failure(to_driver_error(error))
+            if not isinstance(failure, DriverConnectionError):
+                self._stream.report_failure(failure)
 
 
 def _prefix_of(stream: JStream) -> str:

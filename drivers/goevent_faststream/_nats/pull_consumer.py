@@ -49,7 +49,7 @@ from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
 from .connection import NatsConnection, to_driver_error
 from .dead_letters import REPLAY_GROUP_HEADER
-from .released import ReleasedDeliveries
+from .released import ReleasedDeliveries, released_key
 from .stream import EventStream, stream_error
 from .subjects import consumer_name
 
@@ -497,7 +497,7 @@ class JetStreamConsumer:
             held.raw = held.raw._replace(message=message)
             return
         if deliveries > 1:
-            released = await self._context.released.count(self.durable, sequence)
+            released = await self._context.released.count(self.durable, released_key(message))
         arrival = Arrival(
             self.name,
             next(iter(self.subscribed_names), self.name),

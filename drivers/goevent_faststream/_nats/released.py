@@ -6,8 +6,9 @@ no listener has ever run. So the settler stores the number of an event's release
 the events, before it returns the event. The pull consumer subtracts this number when the event
 arrives again. Most events arrive for the first time, and these are not looked up.
 
-The subjects are `<stream>-back.<consumer>.<sequence>`. The stream keeps one message per subject.
-Its body is the number, so a later release replaces an earlier one.
+The subjects are `<stream>-back.<consumer>.<key>`. The key of an event is its sequence and the time
+at which it was stored: sequences begin again in a stream that was deleted. The stream keeps one
+message per subject. Its body is the number, so a later release replaces an earlier one.
 """
 
 from __future__ import annotations
@@ -28,6 +29,12 @@ MAX_AGE_SECONDS = 7 * 24 * 3600.0
 STORE_SECONDS = 2.0
 
 
+def released_key(message: Any) -> str:
+    """Return the key of the event in a message of nats-py."""
+    metadata = message.metadata
+    return f"{metadata.sequence.stream}-{metadata.timestamp.timestamp():.0f}"
+
+
 class ReleasedDeliveries:
     """The numbers of released deliveries of all groups of one stream."""
 
@@ -36,10 +43,10 @@ class ReleasedDeliveries:
         self._stream = f"{stream}-back"
         self._stream_exists = False
 
-    async def count(self, consumer: str, sequence: int) -> int:
+    async def count(self, consumer: str, key: str) -> int:
         """Return how often the buses of a consumer released an event; 0 if it cannot be read."""
         js: Any = self._connection.client.jetstream()
-        subject = f"{self._stream}.{consumer}.{sequence}"
+        subject = f"{self._stream}.{consumer}.{key}"
         try:
             message = await self._connection.run_while_connected(
                 js.get_msg(self._stream, subject=subject)
@@ -51,22 +58,21 @@ class ReleasedDeliveries:
             self._connection.host.report(to_driver_error(error))
             return 0
 
-    async def store(self, released: Sequence[tuple[str, int, int]]) -> None:
-        """Store the consumer, the sequence and the number of releases of some events.
+    async def store(self, released: Sequence[tuple[str, str, int]]) -> None:
+        """Store the consumer, the key and the number of releases of some events.
 
         Returns when the server has stored all of them. An event that is returned afterwards is
         counted correctly by the next bus.
         """
         await self._connection.run_while_connected(self._store(released))
 
-    async def _store(self, released: Sequence[tuple[str, int, int]]) -> None:
+    async def _store(self, released: Sequence[tuple[str, str, int]]) -> None:
         client: Any = self._connection.client
         js = client.jetstream()
         if not self._stream_exists:
             await self._ensure_stream(js)
         *others, last = (
-            (f"{self._stream}.{consumer}.{sequence}", b"%d" % count)
-            for consumer, sequence, count in released
+            (f"{self._stream}.{consumer}.{key}", b"%d" % count) for consumer, key, count in released
         )
         for subject, body in others:
             await client.publish(subject, body)

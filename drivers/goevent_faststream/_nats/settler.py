@@ -21,7 +21,7 @@ from .._adapter.dead_letters import DEAD_LETTER_RETRY_SECONDS, report_dead_lette
 from .connection import NatsConnection, to_driver_error
 from .dead_letters import JetStreamDeadLetters
 from .pull_consumer import JetStreamDelivery
-from .released import ReleasedDeliveries
+from .released import ReleasedDeliveries, released_key
 from .stream import EventStream
 
 
@@ -74,14 +74,18 @@ class JetStreamSettler:
             await self._dead_letter(decision)
 
     async def _store_releases(self, decisions: Sequence[Decision]) -> None:
-        releases: list[tuple[str, int, int]] = []
+        releases: list[tuple[str, str, int]] = []
         for decision in decisions:
             verdict = decision.verdict
             delivery: JetStreamDelivery = decision.arrival.raw
             is_unbegun = verdict.action is Action.RELEASE and not verdict.started
             if is_unbegun and self._is_current(delivery):
                 releases.append(
-                    (delivery.consumer.durable, delivery.sequence, delivery.released + 1)
+                    (
+                        delivery.consumer.durable,
+                        released_key(delivery.message),
+                        delivery.released + 1,
+                    )
                 )
         if releases:
             try:

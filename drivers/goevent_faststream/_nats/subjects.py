@@ -9,6 +9,8 @@ import re
 MAX_CONSUMER_NAME_CHARS = 200
 # 255, without the longest ending of the driver's own streams, `-dead`.
 MAX_STREAM_NAME_BYTES = 250
+# A server ends the connection at a line of more than 4,096 bytes; the rest of a line is short.
+MAX_PREFIX_BYTES = 2000
 # A consumer name takes neither of these two; names of events and groups have no `=` and no `+`.
 _ESCAPES = str.maketrans({".": "=", "*": "+"})
 
@@ -40,10 +42,15 @@ def check_prefix(prefix: str) -> None:
     """Check the beginning of subjects.
 
     Raises:
-        ValueError: A subject with it would have an empty part.
+        ValueError: A subject with it would have an empty part, a wildcard, a blank or a line that
+            is too long.
     """
     if prefix.startswith(".") or ".." in prefix:
         raise ValueError(f"prefix: subjects of NATS have no empty parts, as {prefix!r} has")
+    if re.search(r"[\s*>\x00-\x1f\x7f]", prefix):
+        raise ValueError(f"prefix: it has a wildcard or a blank: {prefix!r}; set another prefix")
+    if len(prefix.encode()) > MAX_PREFIX_BYTES:
+        raise ValueError(f"prefix: at most {MAX_PREFIX_BYTES} bytes")
 
 
 def check_stream_name(name: str) -> None:

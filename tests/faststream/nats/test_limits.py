@@ -163,6 +163,13 @@ def test_prefix_with_empty_parts_is_refused(url: str, prefix: str) -> None:
         FastStreamDriver.from_url(url.format(prefix))
 
 
+@pytest.mark.parametrize("subject", ["shop.*.>", "s" * 2001 + ".>"])
+def test_prefix_of_an_address_that_no_subject_can_have_is_refused(subject: str) -> None:
+    address = JStream("orders", subjects=[subject])
+    with pytest.raises(ValueError, match="prefix"):
+        FastStreamDriver(NatsBroker(logger=None), BrokerConfig(group="a"), address=address)
+
+
 def test_prefix_of_jetstream_ends_with_a_dot() -> None:
     with pytest.raises(ValueError, match="dot at its end"):
         FastStreamDriver.from_url("nats+js://h?group=a&prefix=shop")
