@@ -29,7 +29,7 @@ from .._adapter.dead_letters import (
     dead_letter_headers,
 )
 from .connection import NatsConnection, to_driver_error
-from .stream import ensure_own_stream
+from .stream import EventStream, ensure_own_stream
 
 T = TypeVar("T")
 
@@ -55,11 +55,10 @@ _DEAD_LETTER_HEADERS = frozenset(
 class JetStreamDeadLetters:
     """The dead letters of one group."""
 
-    def __init__(self, connection: NatsConnection, stream: str, prefix: str, group: str) -> None:
+    def __init__(self, connection: NatsConnection, events: EventStream, group: str) -> None:
         self._connection = connection
-        self._events_stream = stream
-        self._prefix = prefix
-        self._stream = f"{stream}-dead"
+        self._events = events
+        self._stream = f"{events.name}-dead"
         self._group = group
         self._subject_prefix = f"{self._stream}.{group.replace('.', '=')}."
         self._stream_exists = False
@@ -165,12 +164,18 @@ class JetStreamDeadLetters:
             # server drops the second event.
             api.Header.MSG_ID.value: f"again:{self._group}:{id}",
         }
-        subject = self._prefix + str(stored.subject).removeprefix(self._subject_prefix)
-        body = stored.data or b""
-        await self._requested(
-            self._js.publish(subject, body, stream=self._events_stream, headers=headers)
-        )
+        subject = self._events.prefix + str(stored.subject).removeprefix(self._subject_prefix)
+        await self._requested(self._publish_again(subject, stored.data or b"", headers))
         return await self._discard(id)
+
+    async def _publish_again(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
+        name = self._events.name
+        try:
+            await self._js.publish(subject, body, stream=name, headers=headers)
+        except js_errors.NoStreamResponseError:
+            # The stream was deleted.
+            await self._events.ensure()
+            await self._js.publish(subject, body, stream=name, headers=headers)
 
     async def discard(self, ids: Sequence[str]) -> int:
         """Delete dead letters."""

@@ -80,9 +80,7 @@ class JetStreamAdapter:
         self._stream = stream = EventStream(connection, name, self._prefix, address)
         self._publisher = JetStreamPublisher(broker, connection, stream, config.publish_timeout)
         released = ReleasedDeliveries(connection, name)
-        self._dead_letters = JetStreamDeadLetters(
-            connection, name, self._prefix, config.group or ""
-        )
+        self._dead_letters = JetStreamDeadLetters(connection, stream, config.group or "")
         self._settler = JetStreamSettler(connection, stream, self._dead_letters, released)
         self._context = JetStreamContext(broker, connection, config, stream, released)
         self._consumers: dict[str, JetStreamConsumer] = {}

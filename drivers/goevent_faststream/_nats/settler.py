@@ -24,6 +24,8 @@ from .pull_consumer import JetStreamDelivery
 from .released import ReleasedDeliveries, released_key
 from .stream import EventStream
 
+MAX_DEAD_LETTER_RETRY_SECONDS = 30.0  # while the server refuses a dead letter
+
 
 class JetStreamSettler:
     """Carries out the decisions about events of one group."""
@@ -39,6 +41,8 @@ class JetStreamSettler:
         self._stream = stream
         self._dead_letters = dead_letters
         self._released = released
+        self._retry_seconds = DEAD_LETTER_RETRY_SECONDS
+        self._failure = ""  # the last reported one; empty after a success
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
         """Carry out decisions; an event comes again if its decision cannot be sent."""
@@ -93,7 +97,13 @@ class JetStreamSettler:
             except (errors.Error, OSError, DriverError) as error:
                 # The events are returned nevertheless, and count once too often.
                 self._released.forget_stream()
-                self._connection.host.report(to_driver_error(error))
+                self._report_once(to_driver_error(error))
+
+    def _report_once(self, error: DriverError, event_name: str = "") -> None:
+        """Report an error that each event may have again, once until a dead letter is written."""
+        if str(error) != self._failure:
+            self._failure = str(error)
+            self._connection.host.report(error, event_name)
 
     def _is_current(self, delivery: JetStreamDelivery) -> bool:
         """Tell whether the stream that held an event still exists."""
@@ -107,10 +117,12 @@ class JetStreamSettler:
             await self._connection.run_while_connected(self._dead_letters.write(decision))
         except (errors.Error, OSError, DriverError) as error:
             self._dead_letters.forget_stream()
-            self._connection.host.report(to_driver_error(error), arrival.name)
+            self._report_once(to_driver_error(error), arrival.name)
             if self._is_current(delivery):
-                await delivery.message.nak(delay=DEAD_LETTER_RETRY_SECONDS)
+                await delivery.message.nak(delay=self._retry_seconds)
+            self._retry_seconds = min(MAX_DEAD_LETTER_RETRY_SECONDS, 2 * self._retry_seconds)
             return
+        self._retry_seconds, self._failure = DEAD_LETTER_RETRY_SECONDS, ""
         if self._is_current(delivery):
             await delivery.message.term()
         report_dead_letter(self._connection.host, decision)

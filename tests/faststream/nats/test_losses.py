@@ -223,6 +223,36 @@ async def test_deleted_stream_of_dead_letters_is_created_again_and_reported_once
         assert len(await dead_letters(server)) == 2
 
 
+async def test_dead_letters_are_replayed_into_a_stream_that_was_deleted() -> None:
+    async with nats_server() as server:
+        bus = bus_on(server, max_deliveries=1)
+        tries = bus.tries(fail=lambda _: len(tries) < 2)
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: bus.count_reports("is a dead letter") == 1)
+            await delete_stream(server)
+            store = bus.driver.dead_letters
+            (letter,) = await store.list()
+            assert await store.replay(letter) == 1
+            await until(lambda: len(tries) == 2)
+
+
+async def test_dead_letter_that_cannot_be_written_is_reported_once_and_written_later() -> None:
+    async with nats_server() as server:
+        dead = f"{STREAM}-dead"
+        await on_js(server, lambda js: js.add_stream(name="other", subjects=[f"{dead}.>"]))
+        bus = bus_on(server, max_deliveries=1)
+        bus.tries(fail=lambda _: True)
+        async with bus:
+            await accepted(bus, 1)
+            await until(lambda: bus.count_reports("overlap"))
+            await trio.sleep(2.5)  # the bus tries again meanwhile
+            assert bus.count_reports("overlap") == 1
+            await delete_stream(server, "other")
+            await until(lambda: bus.count_reports("is a dead letter"))
+        assert len(await dead_letters(server)) == 1
+
+
 async def test_consumer_that_begins_at_the_latest_misses_nothing_after_its_loss() -> None:
     async with nats_server() as server:
         sender, bus = bus_on(server, None), bus_on(server, start="latest")
