@@ -642,8 +642,9 @@ def test_the_traceback_of_a_refused_connection_has_ten_lines(url: str) -> None:
 
     with pytest.raises(DriverConnectionError) as caught:
         trio.run(main)
-    # Without the frame of this test in place of the module's.
-    shown = "".join(traceback.format_exception(caught.value)).splitlines()
+    # Newer versions of Python underline more of the program's own lines.
+    lines = "".join(traceback.format_exception(caught.value)).splitlines()
+    shown = [line for line in lines if line.strip(" ~^")]
     assert len(shown) <= 10, "\n".join(shown)
     assert shown[-1].startswith("goevent.")
 
