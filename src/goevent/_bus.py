@@ -468,7 +468,8 @@ class GoEvent:
             check_listener(name, listener)
             check_type(f"{name}.options", options, ListenerOptions, "a ListenerOptions")
             if options.name is None:
-                options = ListenerOptions(name=name).over(options)
+                unique = self._planner.names.of(type(listener))
+                options = ListenerOptions(name=unique).over(options)
             actor = self._planner.build(
                 listener.on_event,
                 (listener.event_name,),
@@ -784,6 +785,9 @@ class GoEvent:
         dispatch = Actor("observer", ("**",), observer.note_dispatched)
         arrivals = Actor("observer", ("**",), observer.note_arrived)
         self._router.observe(observer, dispatch, arrivals)
+
+    def _listener_name(self, handler: Callable[..., Any]) -> str:
+        return self._planner.names.find(handler)
 
     def _collect_unhandled(self, into: list[EventError]) -> None:
         self._supervisor.unhandled = into.append

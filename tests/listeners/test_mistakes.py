@@ -30,6 +30,7 @@ from goevent import (
     Veto,
     register_event_type,
 )
+from goevent.middleware import RateLimit
 from goevent.testing import record
 
 REGISTRY = EventRegistry()
@@ -635,6 +636,9 @@ def make_another_listener() -> Callable[[Any], None]:
     return handle
 
 
+def handle(event: Any) -> None: ...
+
+
 def test_a_nested_function_is_called_by_its_own_name(closed_bus: GoEvent) -> None:
     class Nested(Service):
         def on_paid(self, event: Any) -> None: ...
@@ -668,9 +672,34 @@ def test_two_functions_of_the_same_name_have_two_names(closed_bus: GoEvent) -> N
     foreign = make_another_listener()
     foreign.__module__ = "another.module"
     third = closed_bus.subscribe(foreign, Paid)
+    top = closed_bus.subscribe(handle, Paid)
     assert first.names == again.names == ("handle",)
     assert second.names == ("make_another_listener.handle",)
     assert third.names == ("another.module.make_another_listener.handle",)
+    assert top.names == (f"{__name__}.handle",)
+
+
+async def test_a_recorder_tells_functions_of_the_same_name_apart(closed_bus: GoEvent) -> None:
+    first, second = make_listener(), make_another_listener()
+    closed_bus.subscribe(first, Paid)
+    closed_bus.subscribe(second, Sent)
+    recorder = record(closed_bus)
+    async with closed_bus:
+        await closed_bus.dispatch(Paid(1))
+        await closed_bus.dispatch(Sent(2))
+    assert recorder.ran(first) == recorder.ran("handle") == [Paid(1)]
+    assert recorder.ran(second) == [Sent(2)]
+
+
+async def test_middleware_keeps_functions_of_the_same_name_apart() -> None:
+    bus = GoEvent(Config(registry=REGISTRY))
+    once = RateLimit(1, per=1000, excess="veto")
+    bus.subscribe(make_listener(), Paid, middleware=(once,))
+    bus.subscribe(make_another_listener(), Paid, middleware=(once,))
+    async with bus:
+        handle = await bus.dispatch(Paid(1))
+        again = await bus.dispatch(Paid(1))
+    assert (len(handle.errors), len(again.errors)) == (0, 2)
 
 
 # -- nobody listens

@@ -15,24 +15,33 @@ from .._options.signature import named_part
 class ListenerNames:
     """Names the listeners of one bus.
 
-    A function in another function is called by its own name. If another function has that name
-    already, it is called with the functions around it, and with its module. The same function has
-    the same name each time.
+    A function is called by its own name. If another function has that name already, it is called
+    with the functions around it, and then with its module. The same function has the same name each
+    time.
     """
 
     def __init__(self) -> None:
         self._owners: dict[str, str] = {}  # the full name of the function that has a name
 
-    def of(self, handler: Callable[[Any], Any]) -> str:
-        """Return the name of a listener without an explicit name."""
-        named: Any = named_part(handler)
-        path, module = str(named.__qualname__), str(named.__module__)
-        full = f"{module}.{path}"
-        if "<locals>" not in path:
-            self._owners.setdefault(path, full)
-            return path
-        outer = path.replace(".<locals>", "")
-        for name in (short_name(named), outer):
+    def of(self, handler: Callable[..., Any]) -> str:
+        """Return the name of a function, or of a class of listeners, without an explicit name."""
+        *names, full = candidates(handler)
+        for name in names:
             if self._owners.setdefault(name, full) == full:
                 return name
-        return f"{module}.{outer}"
+        return full
+
+    def find(self, handler: Callable[..., Any]) -> str:
+        """Return the name that `of` has returned for a handler, or would return."""
+        *names, full = candidates(handler)
+        for name in names:
+            if self._owners.get(name, full) == full:
+                return name
+        return full
+
+
+def candidates(handler: Callable[..., Any]) -> tuple[str, ...]:
+    """Return the possible names of a handler, the shortest first; the last one is its own."""
+    named: Any = named_part(handler)
+    outer = str(named.__qualname__).replace(".<locals>", "")
+    return short_name(named), outer, f"{named.__module__}.{outer}"

@@ -113,7 +113,11 @@ class ListenerPlan:
 
 
 class ListenerPlanner:
-    """Builds the actors of one bus."""
+    """Builds the actors of one bus.
+
+    Attributes:
+        names: The names of the listeners.
+    """
 
     def __init__(
         self,
@@ -126,7 +130,7 @@ class ListenerPlanner:
         self._capabilities = capabilities
         self._registry = config.registry
         self._default = config.listener
-        self._names = ListenerNames()
+        self.names: ListenerNames = ListenerNames()
         self._hooks = hooks_of(config.middleware, "around_call")
         self._scheduler = scheduler
         self._supervisor = supervisor
@@ -193,7 +197,7 @@ class ListenerPlanner:
         check_handler(handler, events)
         names = self.event_names(events)
         check_owner(handler, events)
-        name = asked.name or self._default.name or self._names.of(handler)
+        name = asked.name or self._default.name or self.names.of(handler)
         pattern = next(filter(is_pattern, names), None)
         if pattern is not None and not self._capabilities.patterns:
             raise UnsupportedError(

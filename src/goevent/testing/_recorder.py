@@ -56,6 +56,9 @@ class Recorder:
     runs: list[Run] = field(default_factory=list[Run])
     arrived: list[Any] = field(default_factory=list[Any])
     _listeners: dict[str, None] = field(default_factory=dict[str, None], repr=False, compare=False)
+    _name_of: Callable[[Callable[..., Any]], str] = field(
+        default=handler_name, repr=False, compare=False
+    )
 
     def events(self, event_type: type[E]) -> list[E]:
         """Return the dispatched events of one class, in order."""
@@ -70,7 +73,7 @@ class Recorder:
         Raises:
             ValueError: The bus never had a listener of this name while it was recorded.
         """
-        name = listener if isinstance(listener, str) else handler_name(listener)
+        name = listener if isinstance(listener, str) else self._name_of(listener)
         events = [run.event for run in self.runs if run.listener == name]
         if not events and name not in self._listeners:
             known = ", ".join(map(repr, self._listeners)) or "none"
@@ -131,7 +134,7 @@ def record(bus: GoEvent) -> Recorder:
         RuntimeError: The bus has a recorder already.
     """
     check_bus("record", bus)
-    recorder = Recorder()
+    recorder = Recorder(_name_of=bus._listener_name)  # pyright: ignore[reportPrivateUsage]
     bus._observe(recorder)  # pyright: ignore[reportPrivateUsage]
     return recorder
 
