@@ -123,7 +123,8 @@ class RabbitConnection:
             return_exceptions=True,
         )
         for error in opened:
-            if isinstance(error, RABBIT_ERRORS):
+            # The client also raises ValueError, for instance on a name that it refuses.
+            if isinstance(error, Exception):
                 raise to_driver_error(error) from error
             if error is not None:
                 raise error
@@ -194,8 +195,18 @@ class RabbitConnection:
         await self._is_ready.wait()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Run a coroutine in a task that ends with the connection."""
-        return self._consuming.start(work)
+        """Run a coroutine in a task that ends with the connection.
+
+        An error that neither the client nor this package raises on purpose ends the bus.
+        """
+        task = self._consuming.start(work)
+        task.add_done_callback(self._on_task_done)
+        return task
+
+    def _on_task_done(self, task: asyncio.Task[Any]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not isinstance(error, (DriverError, *RABBIT_ERRORS)):
+            self.host.fail(DriverError(f"the driver for RabbitMQ has failed: {error!r}"))
 
     async def run_shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine that continues if the caller is cancelled.

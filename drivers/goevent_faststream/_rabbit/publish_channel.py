@@ -43,6 +43,7 @@ from .link import RabbitLink
 
 MIN_PROVEN_BYTES = 4096  # every server accepts bodies of this size
 MAX_PROVEN_KEYS = 10_000
+UNLIMITED_FRAME_BYTES = 128 * 1024
 MAX_HEADER_NAME_BYTES = 128  # the client would cut longer ones off
 _SIZE_LIMIT = re.compile(r"than configured max size (\d+)")
 
@@ -202,7 +203,9 @@ class PublishChannel:
                 f"RabbitMQ: the message has {len(body)} bytes, and the server takes at most "
                 f"{self._max_body_bytes}"
             )
-        max_frame_bytes: int = channel.max_content_size
+        # A server without a limit says 0.
+        limit: int = channel.max_content_size
+        max_frame_bytes = limit if limit > 0 else UNLIMITED_FRAME_BYTES
         try:
             publish = Basic.Publish(
                 exchange=message.exchange,

@@ -13,7 +13,7 @@ own at its next check. Until then an event that no queue takes is published agai
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -39,6 +39,9 @@ PERSISTENT_DELIVERY_MODE = 2
 REPUBLISH_PAUSE_SECONDS = 0.25
 REBINDING_SECONDS = 2 * CHECKS_PER_REPAIR * CHECK_SECONDS  # until each bus has bound again
 MAX_REMEMBERED_NAMES = 10_000
+
+Unrouted = dict[Outgoing, PublishFailure]
+"""Events that no queue has taken, in order, each with its failure."""
 
 
 class RabbitPublisher:
@@ -106,30 +109,31 @@ class RabbitPublisher:
                     )
         return key_error(self._prefix + outgoing.name)
 
-    async def _publish_once(self, burst: Sequence[Outgoing]) -> list[Outgoing]:
+    async def _publish_once(self, burst: Iterable[Outgoing]) -> Unrouted:
         """Publish events; return those that no queue has taken and that must be published again."""
-        unrouted: list[Outgoing] = []
+        unrouted: Unrouted = {}
         if self._broker.middlewares:
             async with asyncio.TaskGroup() as tasks:
                 for outgoing in burst:
                     tasks.create_task(self._publish_with_middlewares(outgoing, unrouted))
-        elif burst:
+        else:
             now = datetime.now(UTC)
             await self._channel.publish([self._message(each, now, unrouted) for each in burst])
         return unrouted
 
-    async def _publish_again(self, unrouted: list[Outgoing]) -> None:
+    async def _publish_again(self, unrouted: Unrouted) -> None:
         """Publish events again until a queue takes them, or until no bus can be expected to."""
         loop = asyncio.get_running_loop()
+        latest = loop.time() + REBINDING_SECONDS
         try:
             while True:
-                # Before: another bus may renew its bindings while this one works.
-                is_last = loop.time() >= self._rebinding_until
+                # Before the repair, which may find that all buses have to bind again.
+                is_last = loop.time() >= min(latest, self._rebinding_until)
                 await self._ensure()
                 unrouted = await self._publish_once(unrouted)
                 if not unrouted:
                     return
-                if is_last and loop.time() >= self._rebinding_until:
+                if is_last and loop.time() >= min(latest, self._rebinding_until):
                     break
                 await asyncio.sleep(REPUBLISH_PAUSE_SECONDS)
         except DriverError as error:
@@ -141,8 +145,10 @@ class RabbitPublisher:
             for outgoing in unrouted:
                 outgoing.done(DriverError("the bus has ended before the broker replied"))
             raise
-        for outgoing in unrouted:
-            if self._wants(outgoing.name):
+        for outgoing, failure in unrouted.items():
+            if failure.is_exchange_missing:
+                outgoing.done(failure.error)
+            elif self._wants(outgoing.name):
                 text = f"no queue takes {outgoing.name!r}, to which this bus subscribes"
                 outgoing.done(DriverError(f"RabbitMQ: {text}"))
             else:
@@ -162,9 +168,7 @@ class RabbitPublisher:
         until = self._rebinding_until
         return bool(until) and asyncio.get_running_loop().time() < until
 
-    def _message(
-        self, outgoing: Outgoing, now: datetime, unrouted: list[Outgoing]
-    ) -> RabbitMessage:
+    def _message(self, outgoing: Outgoing, now: datetime, unrouted: Unrouted) -> RabbitMessage:
         content_type, correlation_id, headers = split_properties(outgoing)
         return RabbitMessage(
             self._exchange,
@@ -182,7 +186,7 @@ class RabbitPublisher:
             self._is_mandatory(outgoing.name),
         )
 
-    async def _publish_with_middlewares(self, outgoing: Outgoing, unrouted: list[Outgoing]) -> None:
+    async def _publish_with_middlewares(self, outgoing: Outgoing, unrouted: Unrouted) -> None:
         """Publish an event inside the middlewares of the broker."""
         content_type, correlation_id, headers = split_properties(outgoing)
         command = RabbitPublishCommand(
@@ -215,14 +219,14 @@ class RabbitPublisher:
             outgoing.done(Receipt(id=outgoing.id))
 
     def _finish(
-        self, outgoing: Outgoing, unrouted: list[Outgoing], failure: PublishFailure | None
+        self, outgoing: Outgoing, unrouted: Unrouted, failure: PublishFailure | None
     ) -> None:
         if failure is None:
             outgoing.done(Receipt(id=outgoing.id))
         elif failure.is_unrouted:
             if failure.is_exchange_missing:
                 self.exchange_was_lost()
-            unrouted.append(outgoing)
+            unrouted[outgoing] = failure
         else:
             outgoing.done(failure.error)
 

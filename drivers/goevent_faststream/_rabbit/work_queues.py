@@ -171,20 +171,24 @@ class RabbitWorkQueuesAdapter:
         if not is_full and not lost:
             return
         names = {each.name for each in lost}
-        for queue in self._queues.values():
-            if queue.queue in names:
-                # The server cancels the consumer, too, but perhaps later.
-                queue.consumer_tag = ""
-                self._settler.queue_deleted(queue.queue)
+        for queue in [*self._queues.values()]:
+            if queue.queue not in names:
+                continue
+            # The server cancels the consumer, too, but perhaps later.
+            queue.consumer_tag = ""
+            self._settler.queue_deleted(queue.queue)
+            if queue.name != PATTERNS and queue.name not in self._subscribed:
+                # Only a pattern needed it, and now gets these events from the patterns queue.
+                del self._queues[queue.name]
         request = self._connection.request
         await repairs.attempt("exchanges", partial(self._topology.declare, request))
-        bound: set[str] = set()
+        refused: set[str] = set()
         for pattern in [*self._subscribed]:
             bind = partial(self._topology.bind, request, pattern)
-            if await repairs.attempt(f"binding {pattern}", bind, pattern):
-                bound.add(self._topology.queue(pattern).name)
+            if not await repairs.attempt(f"binding {pattern}", bind, pattern):
+                refused.add(self._topology.queue(pattern).name)
         for queue in [*self._queues.values()]:
-            if queue.consumer_tag or queue.queue not in bound:
+            if queue.consumer_tag or queue.queue in refused:
                 continue
             consume = partial(self._consume, queue)
             if not await repairs.attempt(f"queue {queue.name}", consume, queue.name):

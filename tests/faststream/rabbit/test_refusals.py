@@ -171,6 +171,30 @@ async def test_refused_exchange_fails_on_the_handle_and_events_still_arrive(
     assert bus.count_reports("is lost") == 0
 
 
+async def test_exchange_that_is_gone_and_may_not_be_created_fails_on_the_handle(
+    node: RabbitNode,
+) -> None:
+    sandbox = await user_sandbox(node)
+    bus = sandbox.bus(None)
+
+    async def delete(channel: Any) -> None:
+        await channel.exchange_delete(sandbox.exchange)
+
+    async with bus:
+        await accepted(bus, 1)
+        await allow(node, sandbox, configure="^$")
+        await with_channel(sandbox.port, delete)
+        with trio.fail_after(HANG_SECONDS):
+            handle = await bus.dispatch(Paid(n=2))
+            await handle.wait()
+        (error,) = handle.errors
+        assert f"NOT_FOUND - no exchange '{sandbox.exchange}'" in str(error)
+        await declare_exchange(sandbox)
+        await accepted(bus, 3)
+    assert bus.count_reports("ACCESS_REFUSED") == 1
+    assert bus.count_reports("was deleted") == 1
+
+
 async def test_rights_that_are_gone_after_a_reconnect_are_reported_once(node: RabbitNode) -> None:
     sandbox = await user_sandbox(node)
     bus = sandbox.bus(name="reconnected")

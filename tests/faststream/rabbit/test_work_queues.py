@@ -201,6 +201,28 @@ async def test_unregistered_name_still_reaches_a_pattern() -> None:
         assert numbers(exact) == [1]
 
 
+@pytest.mark.parametrize("is_deleted", [False, True])
+async def test_unregistered_name_still_reaches_a_pattern_after_a_loss(is_deleted: bool) -> None:
+    async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
+        bus = sandbox.bus(port=proxy.port)
+        exact, pattern = bus.seen(), bus.seen("order.*")
+        async with bus:
+            bus.unregister_listeners_for_event(Paid)
+
+            async def delete(channel: Any) -> None:
+                await channel.queue_delete(sandbox.queue())
+
+            if is_deleted:
+                await with_channel(sandbox.port, delete)
+                await until(lambda: bus.count_reports("was deleted"))
+            else:
+                proxy.reset()
+                await until(lambda: bus.count_reports("amqp again"))
+            await accepted(bus, 1)
+            await until(lambda: pattern)
+        assert (exact, numbers(pattern)) == ([], [1])
+
+
 async def test_pause_before_a_redelivery_grows() -> None:
     async with rabbit_sandbox() as sandbox:
         bus = sandbox.bus(backoff=0.2, max_deliveries=4)
