@@ -293,10 +293,11 @@ class Session:
         self._supervisor.fork()
         if self._publisher is not None:
             self._publisher.fork()
-        if (fork := getattr(self._driver, "fork", None)) is not None:
-            fork()
         if self._nursery is not None:
             freeze_tasks(self._nursery)
+        # Last: the bus is safe from here on, even if the driver raises.
+        if (fork := getattr(self._driver, "fork", None)) is not None:
+            fork()
 
     def _give_up(self) -> None:
         """Take no more events, and settle those that no listener will run as abandoned."""

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from typing import Any
 
 import pytest
@@ -28,6 +28,7 @@ from trio.testing import wait_all_tasks_blocked
 from goevent import (
     BusForked,
     Config,
+    DispatchHandle,
     Event,
     EventRegistry,
     GoEvent,
@@ -245,6 +246,76 @@ def test_a_child_may_exit_out_of_a_listener(error: BaseException) -> None:
             assert (await bus.dispatch(Other())).errors == ()
 
     run_and_leave(main)
+
+
+@pytest.mark.parametrize("method", ["dispatch", "dispatch_nowait"])
+def test_a_fork_inside_middleware_refuses_the_event_in_the_child(method: str) -> None:
+    async def main() -> None:
+        pids: list[int] = []
+        parent = os.getpid()
+        seen: list[bool] = []
+
+        class Forks:
+            def around_dispatch(self, handle: DispatchHandle) -> Iterator[None]:
+                pids.append(fork())
+                yield
+
+        bus = make_bus(middleware=(Forks(),))
+        bus.subscribe(lambda event: seen.append(os.getpid() == parent), Job)
+        async with bus:
+            try:
+                handle = getattr(bus, method)(Job())
+                if isinstance(handle, Awaitable):
+                    await handle
+            except BusForked:
+                os._exit(5 if os.getpid() != parent and not seen else 1)
+            assert await until_exit(pids[0]) == 5
+        assert seen == [True]
+
+    run_and_leave(main)
+
+
+async def test_a_driver_that_fails_in_the_fork_is_logged_and_harms_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Broken(MemoryDriver):
+        def fork(self) -> None:
+            raise ValueError("a defect")
+
+    broken = GoEvent(Config(registry=REGISTRY, driver=Broken(MemoryHub())))
+    other = make_bus()
+    async with broken, other:
+        told = in_child(
+            lambda: (
+                [
+                    attempt(lambda bus=bus: bus.dispatch_nowait(Job()))  # type: ignore[misc]
+                    for bus in (broken, other)
+                ]
+                + [caplog.text.count("failed to leave the bus")]
+            )
+        )
+    assert told == "['BusForked', 'BusForked', 1]"
+
+
+async def test_a_fork_while_the_bus_opens_and_while_it_closes_is_refused() -> None:
+    bus = make_bus(MemoryHub())
+    told: list[str] = []
+
+    async def work(event: Job) -> None:
+        await wait_all_tasks_blocked()
+        told.append(in_child(lambda: attempt(lambda: bus.dispatch_nowait(Job()))))
+
+    async def while_opening() -> None:
+        await trio.lowlevel.checkpoint()
+        told.append(in_child(lambda: attempt(lambda: bus.dispatch_nowait(Job()))))
+
+    bus.subscribe(work, Job)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(while_opening)
+        async with bus:
+            assert told == ["BusForked"]
+            await bus.dispatch(Job())
+    assert told == ["BusForked"] * 2
 
 
 # -- leaving `async with bus` in the child

@@ -103,6 +103,8 @@ class SpecialDispatch:
         return handle
 
     def _bring_nowait(self, handle: DispatchHandle) -> None:
+        # Middleware may have forked: this may be the child now.
+        self._intake.check_process()
         chosen = self._chosen_route(handle)
         if not self._admission.commit(chosen, handle):
             raise no_room(chosen)

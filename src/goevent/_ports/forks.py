@@ -11,11 +11,14 @@ of its own. The hot path pays nothing: the child finds another owner and no rout
 
 from __future__ import annotations
 
+import logging
 import os
 import weakref
 from typing import Protocol
 
 from .._trio_internals import own_run_loop
+
+logger = logging.getLogger("goevent")
 
 
 class Forkable(Protocol):
@@ -32,10 +35,13 @@ watched: weakref.WeakSet[Forkable] = weakref.WeakSet()
 def _fork_all() -> None:
     sessions = [*watched]
     watched.clear()
-    for session in sessions:
-        session.fork()
     if sessions:
         own_run_loop()
+    for session in sessions:
+        try:
+            session.fork()
+        except Exception:
+            logger.exception("the driver of a bus failed to leave the bus to the parent process")
 
 
 if hasattr(os, "register_at_fork"):
