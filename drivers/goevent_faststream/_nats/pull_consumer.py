@@ -50,7 +50,7 @@ from .._config import BrokerConfig
 from .connection import NatsConnection, to_driver_error
 from .dead_letters import REPLAY_GROUP_HEADER
 from .released import ReleasedDeliveries, released_key
-from .stream import EventStream, stream_error
+from .stream import EventStream, create_or_find, stream_error
 from .subjects import consumer_name
 
 MAX_PULL_EVENTS = 250
@@ -252,7 +252,10 @@ class JetStreamConsumer:
             try:
                 info = await js.consumer_info(stream.name, self.durable)
             except js_errors.NotFoundError:
-                info = await js.add_consumer(stream.name, self._settings(start))
+                info = await create_or_find(
+                    lambda: js.add_consumer(stream.name, self._settings(start)),
+                    lambda: js.consumer_info(stream.name, self.durable),
+                )
         except js_errors.NotFoundError:
             return False
         except (errors.Error, OSError) as error:

@@ -14,9 +14,10 @@ numbers of the stream before mean nothing: `created` is kept beside each of them
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from faststream.nats import JStream
 from nats import errors
@@ -27,6 +28,8 @@ from goevent import DriverConnectionError, DriverError
 from .._adapter.errors import connection_lost
 from .connection import NatsConnection, to_driver_error
 from .subjects import subject_matches
+
+T = TypeVar("T")
 
 
 class EventStream:
@@ -118,7 +121,9 @@ class EventStream:
             metadata = before.metadata or {}
             own = {name: text for name, text in metadata.items() if not name.startswith("_nats.")}
             subjects, config = before.subjects or subjects, replace(before, metadata=own or None)
-        return await js.add_stream(config, subjects=subjects)
+        return await create_or_find(
+            lambda: js.add_stream(config, subjects=subjects), lambda: js.stream_info(self.name)
+        )
 
     def refuse_subject(self, subject: str) -> None:
         """Refuse a subject that the stream does not store.
@@ -140,6 +145,23 @@ class EventStream:
             self._connection.host.report(error, event_name)
 
 
+async def create_or_find(create: Callable[[], Awaitable[T]], find: Callable[[], Awaitable[T]]) -> T:
+    """Create something, or return what another bus has created meanwhile, with other settings.
+
+    Raises:
+        APIError: The server refuses to create it, and nobody else has.
+    """
+    try:
+        return await create()
+    except js_errors.NotFoundError:
+        raise
+    except js_errors.APIError as refusal:
+        try:
+            return await find()
+        except js_errors.NotFoundError:
+            raise refusal from None
+
+
 async def ensure_own_stream(js: Any, config: api.StreamConfig) -> bool:
     """Create a stream of the driver's own if it is missing, with one subject for all below it.
 
@@ -149,7 +171,10 @@ async def ensure_own_stream(js: Any, config: api.StreamConfig) -> bool:
     try:
         await js.stream_info(config.name)
     except js_errors.NotFoundError:
-        await js.add_stream(config, subjects=[f"{config.name}.>"])
+        await create_or_find(
+            lambda: js.add_stream(config, subjects=[f"{config.name}.>"]),
+            lambda: js.stream_info(config.name),
+        )
         return True
     return False
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
 import trio
 from faststream.nats import JStream, NatsBroker
-from nats.js import api
+from nats.js import api, errors as js_errors
 from tests.faststream.nats.test_jetstream import bus_on, dead_letters
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import gated_listener
@@ -17,6 +18,7 @@ from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 
 from goevent import DriverError
 from goevent_faststream import BrokerConfig, FastStreamDriver
+from goevent_faststream._nats.stream import create_or_find
 from goevent_faststream._nats.subjects import consumer_name
 
 STREAM = "goevent-js"
@@ -107,6 +109,28 @@ async def test_stream_keeps_the_settings_that_somebody_chose() -> None:
             config = (await on_js(server, lambda js: js.stream_info(STREAM))).config
         assert (config.storage, config.max_msgs, config.max_age) == ("memory", 7, 3600)
         assert (config.discard, config.metadata["owner"]) == ("new", "shop")
+
+
+async def test_stream_that_another_bus_creates_meanwhile_is_used() -> None:
+    refusal = js_errors.BadRequestError(code=400, err_code=10058, description="in use")
+
+    async def refuse() -> str:
+        raise refusal
+
+    async def find() -> str:
+        return "found"
+
+    async def find_nothing() -> str:
+        raise js_errors.NotFoundError
+
+    async def check() -> None:
+        assert await create_or_find(refuse, find) == "found"
+        with pytest.raises(js_errors.BadRequestError):
+            await create_or_find(refuse, find_nothing)
+        with pytest.raises(js_errors.NotFoundError):
+            await create_or_find(find_nothing, find)
+
+    await trio.to_thread.run_sync(lambda: asyncio.run(check()))
 
 
 async def test_purged_stream_goes_on_and_a_sealed_one_refuses_events() -> None:
