@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from trio.lowlevel import checkpoint, current_task, enable_ki_protection, in_trio_task
 
-from .._errors import BusForked, EventError, forget_caller
+from .._errors import BusForked, EventError
+from .._foreign import forget_caller
 from .._handle import DispatchHandle, new_handle
 from .._options.results import refuse_unrun
 from .._trio_internals import RUNNING, turn
