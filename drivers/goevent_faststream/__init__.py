@@ -13,7 +13,11 @@ the bus calls, `_brokers` is the table of brokers, `_bridge` connects Trio and a
 `_adapter` has the contract with the rooms of the brokers: `_nats`, `_rabbit`, `_mqtt` and `_kafka`.
 """
 
-from goevent.drivers import DeadLetter as DeadLetter, DeadLetters as DeadLetters
+from goevent.drivers import (
+    DeadLetter as DeadLetter,
+    DeadLetters as DeadLetters,
+    publish_names as _publish_names,
+)
 
 from ._adapter.contract import Arrival as Arrival
 from ._adapter.formats import (
@@ -25,3 +29,18 @@ from ._bridge.loop_thread import IslandClosed as IslandClosed
 from ._brokers import MAPPINGS as MAPPINGS, Mapping as Mapping
 from ._config import BrokerConfig as BrokerConfig
 from ._driver import FastStreamDriver as FastStreamDriver
+
+__all__ = [
+    "MAPPINGS",
+    "Arrival",
+    "BrokerConfig",
+    "DeadLetter",
+    "DeadLetters",
+    "EnvelopeFormat",
+    "FastStreamDriver",
+    "FastStreamFormat",
+    "Format",
+    "IslandClosed",
+    "Mapping",
+]
+_publish_names(globals())

@@ -4,6 +4,8 @@
 used without a bus.
 """
 
+from goevent.drivers import publish_names as _publish_names
+
 from ._link.client import RedisClient as RedisClient
 from ._link.config import RedisConfig as RedisConfig
 from ._link.connectivity import Connected as Connected, Disconnected as Disconnected
@@ -36,3 +38,36 @@ from ._streams import (
     StreamsConfig as StreamsConfig,
     Trimmed as Trimmed,
 )
+
+__all__ = [
+    "ConnectRefused",
+    "ConnectTimeout",
+    "Connected",
+    "ConnectionBroken",
+    "DeadLetter",
+    "DeadLetters",
+    "Disconnected",
+    "Link",
+    "LinkClosed",
+    "Lost",
+    "NoPermission",
+    "NotConnected",
+    "PartitionsDiffer",
+    "Pool",
+    "PoolTimeout",
+    "ProtocolBroken",
+    "RedisClient",
+    "RedisConfig",
+    "RedisDriver",
+    "RedisLinkError",
+    "RedisStreamsDriver",
+    "ReplyTimeout",
+    "ServerRefused",
+    "StreamsConfig",
+    "TLSFailure",
+    "Trimmed",
+    "UnsupportedServer",
+    "WrongPassword",
+    "WrongServer",
+]
+_publish_names(globals())

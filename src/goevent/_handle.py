@@ -285,7 +285,6 @@ class DispatchHandle:
         if self.left <= 0:
             if self.route.kernel.home_thread < 0:
                 raise BusForked
-            # Outside of Trio, the checkpoint itself would confuse the event loop that runs it.
             if not in_trio_task():
                 raise RuntimeError(NEEDS_TRIO)
             await checkpoint()
@@ -296,10 +295,9 @@ class DispatchHandle:
                 if kernel.home_thread < 0:
                     raise BusForked
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
-            try:
-                task = current_task()
-            except RuntimeError:
-                raise RuntimeError(NEEDS_TRIO) from None
+            if not in_trio_task():
+                raise RuntimeError(NEEDS_TRIO)
+            task = current_task()
             # Only a task inside a listener can be in a deadlock. If none of these three is true,
             # the caller is no such task, and its wait skips the check.
             if scheduler.suspended or task in scheduler.workers or kernel.underway:

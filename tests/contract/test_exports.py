@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import inspect
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, get_args
+from typing import Any, get_args, get_type_hints
 
 import pytest
 from tests.support.checks import unavailable
 from tests.support.limits import SUBPROCESS_SECONDS
 
 import goevent
+import goevent.drivers
 import goevent.middleware
 import goevent.testing
+import goevent_faststream
+import goevent_redis
 
 PUBLIC = [
     "AnyEvent",
@@ -123,8 +128,50 @@ def test_each_public_name_is_ours_and_goes_by_that_name(module: ModuleType, name
         assert get_args(thing)[0] is goevent.Event
         return
     assert thing.__name__ == thing.__qualname__ == name
-    private = thing.__module__.startswith(f"{module.__name__}._")
-    assert private or thing.__module__.startswith("goevent.drivers.")
+    assert thing.__module__ == module.__name__
+
+
+ALL_PACKAGES = [
+    goevent,
+    goevent.drivers,
+    goevent.middleware,
+    goevent.testing,
+    goevent_redis,
+    goevent_faststream,
+]
+
+
+@pytest.mark.parametrize("package", ALL_PACKAGES, ids=lambda package: package.__name__)
+def test_all_lists_the_public_names_of_a_package(package: ModuleType) -> None:
+    assert sorted(package.__all__) == public_names(package)
+
+
+@pytest.mark.parametrize("package", ALL_PACKAGES, ids=lambda package: package.__name__)
+def test_each_public_class_can_be_pickled_and_names_a_package_that_has_it(
+    package: ModuleType,
+) -> None:
+    for name in package.__all__:
+        thing: Any = getattr(package, name)
+        if isinstance(thing, type | FunctionType):
+            home = sys.modules[thing.__module__]
+            assert home in ALL_PACKAGES, thing
+            assert getattr(home, name) is thing
+            assert pickle.loads(pickle.dumps(thing)) is thing
+
+
+HAVE_IMPORTS_FOR_TYPES = {goevent.testing.DriverConformance, goevent_redis.RedisClient}
+
+
+@pytest.mark.parametrize("package", ALL_PACKAGES, ids=lambda package: package.__name__)
+def test_the_types_of_public_classes_can_be_read_where_they_are_public(package: ModuleType) -> None:
+    for name in package.__all__:
+        thing: Any = getattr(package, name)
+        if isinstance(thing, type) and thing not in HAVE_IMPORTS_FOR_TYPES:
+            get_type_hints(thing)
+
+
+def test_the_version_is_that_of_the_distribution() -> None:
+    assert goevent.__version__ == importlib.metadata.version("goevent")
 
 
 def described(thing: object) -> bool:

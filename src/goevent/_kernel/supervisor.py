@@ -6,7 +6,6 @@ callbacks, so no callback delays a listener. It is the last actor of the bus to 
 
 Without a callback, an error counts as handled once the application has looked at it, on its handle
 or in `bus.errors`. An unseen error is logged when its handle is garbage, or when the bus closes.
-The `ErrorLog` limits the rate of equal ones.
 """
 
 from __future__ import annotations
@@ -21,9 +20,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .._errors import DriverError, EventError, EventVetoed
-from .._foreign import log
 from .._options.results import refuse_unrun
-from .error_log import ErrorLog
 
 if TYPE_CHECKING:
     from .._handle import DispatchHandle, HandleDetails
@@ -50,7 +47,6 @@ class Supervisor:
     def __init__(self) -> None:
         self.count: int = 0
         self.callbacks: list[OnError] = []
-        self._error_log = ErrorLog()
         self.unhandled: OnError = self.log
         self.all_seen: Callable[[], None] = ignore_seen
         self._log: deque[EventError] = deque(maxlen=MAX_LOGGED_ERRORS)
@@ -71,7 +67,7 @@ class Supervisor:
         """
         details = handle.add_error(error)
         if isinstance(error, EventVetoed):
-            log(logger, logging.INFO, "%s", error)
+            logger.info("%s", error)
             return
         self._log_error(error)
         if self.callbacks and self._running:
@@ -147,9 +143,10 @@ class Supervisor:
         for error in self._unseen.pop(details, ()):
             self.unhandled(error)
 
-    def log(self, error: EventError) -> None:
+    @staticmethod
+    def log(error: EventError) -> None:
         """Log an error that the application has not handled."""
-        self._error_log.write("nobody handled", error, error.__cause__)
+        logger.error("nobody handled: %s", error, exc_info=error.__cause__)
 
     # -- the actor
 
@@ -179,13 +176,12 @@ class Supervisor:
                     result = await result
                 if result is not None:
                     refuse_unrun(result, "the callback")
-            except Exception as broken:  # noqa: BLE001 - it is logged
-                self._error_log.write("an on_error callback failed on", error, broken)
+            except Exception:
+                logger.exception("an on_error callback failed on: %s", error)
 
     def _log_lost(self) -> None:
         if self._lost:
-            text = "on_error is too slow: %d errors never reached it"
-            log(logger, logging.ERROR, text, self._lost)
+            logger.error("on_error is too slow: %d errors never reached it", self._lost)
             self._lost = 0
 
     async def flush(self) -> None:
@@ -203,7 +199,6 @@ class Supervisor:
             self.unhandled(error)
         self._mail.clear()
         self._log_lost()
-        self._error_log.finish()
 
 
 def ignore_seen() -> None:

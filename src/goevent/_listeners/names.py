@@ -5,7 +5,6 @@ Middleware keeps its state by the name of the listener, so two functions must no
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -29,8 +28,7 @@ class ListenerNames:
         *names, full = candidates(handler)
         for name in names:
             if self._owners.setdefault(name, full) == full:
-                # Thousands of listeners of one function share one text.
-                return sys.intern(name)
+                return name
         return full
 
     def find(self, handler: Callable[..., Any]) -> str:

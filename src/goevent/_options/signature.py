@@ -72,12 +72,7 @@ def event_name_of(event: str | type, registry: EventRegistry) -> str:
 def named_part(handler: Callable[[Any], Any]) -> Any:
     """Return the function or the class that gives a listener its name."""
     named = unwrap_partial(handler)
-    try:
-        if isinstance(named.__qualname__, str) and isinstance(named.__module__, str | None):
-            return named
-    except Exception:  # noqa: BLE001, S110 - code of the application; its class has a name, too
-        pass
-    return type(named)
+    return named if hasattr(named, "__qualname__") else type(named)
 
 
 def handler_name(handler: Callable[[Any], Any]) -> str:
@@ -97,7 +92,7 @@ def allow_interrupt(handler: Callable[[Any], Any]) -> None:
     if not isinstance(function, types.FunctionType):
         return
     # The `dispatch_nowait` of another bus is a valid listener. It must keep its protection.
-    if not (function.__module__ or "").startswith("goevent."):
+    if (function.__module__ or "").partition(".")[0] != "goevent":
         disable_ki_protection(function)
 
 
@@ -181,8 +176,8 @@ def accepted_types(
     """
     try:
         signature = inspect.signature(handler)
-    except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
-        # Some builtins have no signature, either.
+    except (ValueError, TypeError):
+        # Some builtins have no signature.
         return None
     try:
         signature.bind(None)

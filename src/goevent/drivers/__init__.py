@@ -12,6 +12,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `memory`: the default driver, and the hub that joins the buses of one process.
 - `url`: the parts of a URL, and the check of its options.
 - `discovery`: finds the driver that a URL or a name stands for.
+- `packaging`: lets public classes name the package that users import them from.
 """
 
 from .._suggestions import did_you_mean as did_you_mean, suggest_options as suggest_options
@@ -56,8 +57,55 @@ from .durable import (
 )
 from .keyed_fifo import KeyedFifo as KeyedFifo
 from .memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
+from .packaging import publish_names as publish_names
 from .url import (
     DriverUrl as DriverUrl,
     check_url_options as check_url_options,
     read_driver_url as read_driver_url,
 )
+
+__all__ = [
+    "ACK",
+    "DEAD_LETTERS_PER_CALL",
+    "DEAD_LETTERS_PER_PAGE",
+    "EXHAUSTED",
+    "MAX_DETAILS_CHARS",
+    "MAX_REASON_CHARS",
+    "RELEASE",
+    "Action",
+    "Backlog",
+    "Capabilities",
+    "DeadLetter",
+    "DeadLetterStore",
+    "DeadLetters",
+    "Driver",
+    "DriverSnapshot",
+    "DriverUrl",
+    "DurableConfig",
+    "Inbox",
+    "KeyedFifo",
+    "MemoryDriver",
+    "MemoryHub",
+    "Message",
+    "Receipt",
+    "Settlement",
+    "Verdict",
+    "check_count",
+    "check_name",
+    "check_seconds",
+    "check_url_options",
+    "dead_letter_report",
+    "did_you_mean",
+    "group_required",
+    "in_one_line",
+    "in_utc",
+    "jittered",
+    "publish_names",
+    "read_driver_url",
+    "read_options",
+    "retry_or_dead_letter",
+    "suggest_options",
+    "undecodable",
+    "verdict",
+]
+publish_names(globals())
