@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from tests.support.limits import SUBPROCESS_SECONDS
 
 ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 
 LOOP_THREAD = "tests/faststream/bridge/test_loop_thread.py"
 INTERRUPTED = [
@@ -35,3 +37,11 @@ def test_tests_pass_as_a_background_job_that_ignores_sigint(workers: str) -> Non
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "skipped" not in done.stdout
+
+
+def test_the_quick_tests_of_the_readme_are_there_and_need_no_broker() -> None:
+    (command,) = re.findall(r"^python -m pytest -n auto (tests/.*)$", README.read_text(), re.M)
+    files = [file for folder in command.split() for file in (ROOT / folder).glob("test_*.py")]
+    assert len(files) > 30
+    imported = re.compile(r"tests\.support\.(?!in_memory)\w*(?:server|broker|node|mock|buses)")
+    assert [file.name for file in files if imported.search(file.read_text())] == []
