@@ -19,9 +19,10 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from ._config import Config, check_close_timeout
-from ._errors import BusClosed, DriverError, EventError, leaf_ids, require_trio
+from ._errors import BusClosed, DriverError, EventError, require_trio
 from ._events.event import AnyEvent
 from ._events.event_types import short_name
+from ._foreign import leaf_ids, leaves, raise_unchanged
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
 from ._kernel.dispatcher import Dispatcher
@@ -44,13 +45,7 @@ from ._session import Session, first_driver_error, holds_only_cancellations
 from ._suggestions import suggest_options
 from .drivers.contract import Driver, DriverSnapshot, replayer
 from .drivers.discovery import find_driver
-from .drivers.error_mapping import (
-    REPLAY,
-    driver_errors,
-    first_error,
-    leaves,
-    raise_without_context,
-)
+from .drivers.error_mapping import REPLAY, driver_errors, first_error
 
 C = TypeVar("C", bound=OnError)
 
@@ -851,7 +846,7 @@ class GoEvent:
         finally:
             self._opened = None
         # Without a raise the body's own error leaves.
-        return None if leaving is error else raise_without_context(leaving)
+        return None if leaving is error else raise_unchanged(leaving)
 
     def _leaving_error(
         self, group: BaseExceptionGroup[BaseException], own: BaseException | None

@@ -21,6 +21,8 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 import trio
 from trio.lowlevel import in_trio_task
 
+from ._foreign import describe, describe_value, format_error, traceback_of
+
 Outcome = Literal["failed", "dropped", "abandoned"]
 # Limits of an error that is kept as text: the frames of its traceback, and its reason.
 MAX_KEPT_FRAMES = 20
@@ -154,15 +156,15 @@ class EventError(GoEventError):
     def details(self) -> str:
         """The traceback as text, followed by the reason."""
         cause = self.__cause__
-        if cause is not None and (cause.__traceback__ is not None or not self._frames):
-            return "".join(traceback.format_exception(cause)).rstrip()
+        if cause is not None and (traceback_of(cause) is not None or not self._frames):
+            return format_error(cause)
         frames = [(file, line, function, None) for file, line, function in self._frames]
         lines = traceback.StackSummary.from_list(frames).format()
         if cause is None:
             return "".join([*lines, self.reason])
         # The error was pickled, and its cause has arrived without its traceback.
-        only = traceback.format_exception_only(cause)
-        return "".join(["Traceback (most recent call last):\n", *lines, *only]).rstrip()
+        last = format_error(cause, chain=False)
+        return "".join(["Traceback (most recent call last):\n", *lines, last])
 
     def as_text(self) -> EventError:
         """Return this error without its live exception, which may keep megabytes in memory."""
@@ -174,15 +176,15 @@ class EventError(GoEventError):
             reason = f"{reason[:MAX_REASON_CHARS]}..."
         text = type(self)(self.event_name, self.listener, reason=reason)
         text.attempts = self.attempts
-        text._frames = frames_of(self.__cause__.__traceback__)
+        text._frames = frames_of(traceback_of(self.__cause__))
         return text
 
     def _state(self) -> dict[str, object]:
         state = super()._state()
         # The text stays the same, even if the cause does not arrive.
         state["_reason"] = self.reason
-        if self.__cause__ is not None and self.__cause__.__traceback__ is not None:
-            state["_frames"] = frames_of(self.__cause__.__traceback__)
+        if self.__cause__ is not None and traceback_of(self.__cause__) is not None:
+            state["_frames"] = frames_of(traceback_of(self.__cause__))
         return state
 
     def __repr__(self) -> str:
@@ -403,14 +405,6 @@ def frames_of(entry: TracebackType | None) -> tuple[tuple[str, int, str], ...]:
     return tuple(frames)
 
 
-def describe_value(value: object) -> str:
-    """Return the `repr` of a value, even if its `__repr__` raises."""
-    try:
-        return repr(value)
-    except Exception as broken:  # noqa: BLE001 - a hostile __repr__ must not hide the failure
-        return f"<a {type(value).__name__}; its __repr__ raised {type(broken).__name__}>"
-
-
 # -- reports
 
 
@@ -418,42 +412,14 @@ def failure_of(
     event_name: str, listener: str, error: BaseException, earlier: tuple[BaseException, ...] = ()
 ) -> EventError:
     """Return the `EventError` for an exception of a run, naming the listener or the middleware."""
-    if isinstance(error, Vetoed):
-        return EventVetoed(event_name, listener, reason=f"{error.middleware}: {error.reason}")
-    if isinstance(error, HookFailed):
-        return EventError(event_name, error.middleware, error.error, earlier=earlier)
+    kind = type(error)
+    if kind is Vetoed:
+        vetoed = cast("Vetoed", error)
+        return EventVetoed(event_name, listener, reason=f"{vetoed.middleware}: {vetoed.reason}")
+    if kind is HookFailed:
+        failed = cast("HookFailed", error)
+        return EventError(event_name, failed.middleware, failed.error, earlier=earlier)
     return EventError(event_name, listener, error, earlier=earlier)
-
-
-def forget_caller(error: BaseException) -> None:
-    """Remove the frame that caught `error`, a frame of the kernel, from its traceback.
-
-    This frame refers to the handle, and the handle refers to the error. Without this, error and
-    handle would keep each other alive until the garbage collector runs.
-    """
-    if error.__traceback__ is not None:
-        error.__traceback__ = error.__traceback__.tb_next
-
-
-def leaf_ids(error: BaseException | None) -> set[int]:
-    """Return the ids of the exceptions in a group, or of the exception itself.
-
-    Copies of a group, as `split` and cancel scopes make them, contain the same exceptions.
-    """
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        return {leaf for part in group.exceptions for leaf in leaf_ids(part)}
-    return {id(error)}
-
-
-def describe(error: BaseException) -> str:
-    """Return "Type: message", even if the `__str__` of the exception raises."""
-    kind = type(error).__name__
-    try:
-        message = str(error)
-    except Exception as broken:  # noqa: BLE001 - a hostile __str__ must not hide the failure
-        message = f"<its __str__ raised {type(broken).__name__}>"
-    return f"{kind}: {message}" if message else kind
 
 
 class BusClosed(GoEventError, trio.ClosedResourceError):

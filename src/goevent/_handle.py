@@ -285,6 +285,7 @@ class DispatchHandle:
         if self.left <= 0:
             if self.route.kernel.home_thread < 0:
                 raise BusForked
+            # Outside of Trio, the checkpoint itself would confuse the event loop that runs it.
             if not in_trio_task():
                 raise RuntimeError(NEEDS_TRIO)
             await checkpoint()
@@ -295,9 +296,10 @@ class DispatchHandle:
                 if kernel.home_thread < 0:
                     raise BusForked
                 raise RuntimeError("this handle can be waited for on its bus's thread only")
-            if not in_trio_task():
-                raise RuntimeError(NEEDS_TRIO)
-            task = current_task()
+            try:
+                task = current_task()
+            except RuntimeError:
+                raise RuntimeError(NEEDS_TRIO) from None
             # Only a task inside a listener can be in a deadlock. If none of these three is true,
             # the caller is no such task, and its wait skips the check.
             if scheduler.suspended or task in scheduler.workers or kernel.underway:

@@ -29,6 +29,7 @@ from trio.lowlevel import TrioToken, current_trio_token, enable_ki_protection, i
 
 from ._config import Config
 from ._errors import DriverError
+from ._foreign import raise_unchanged
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.ledger import Ledger, LedgerBook
 from ._kernel.supervisor import Supervisor
@@ -39,7 +40,7 @@ from ._ports.subscriptions import Subscriptions
 from ._ports.threads import ThreadPort
 from ._trio_internals import freeze_tasks
 from .drivers.contract import Driver
-from .drivers.error_mapping import driver_errors, first_error, raise_without_context
+from .drivers.error_mapping import driver_errors, first_error
 
 # How long cancelled listeners and the cancelled driver have to end, even if the caller of `close`
 # is cancelled too.
@@ -326,7 +327,7 @@ def sole_error() -> Generator[None]:
         error = real.exceptions[0] if len(real.exceptions) == 1 else group
     if error is not None:
         # Otherwise the error would show the group as its context, and itself within it.
-        raise_without_context(error)
+        raise_unchanged(error)
 
 
 def first_driver_error(group: BaseExceptionGroup[BaseException]) -> DriverError | None:

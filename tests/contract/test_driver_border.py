@@ -33,8 +33,8 @@ from goevent import (
     Supervision,
     UnsupportedError,
 )
+from goevent._foreign import leaves
 from goevent.drivers import DeadLetter, DeadLetters
-from goevent.drivers.error_mapping import leaves
 
 REGISTRY = EventRegistry()
 

@@ -19,7 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 import goevent._kernel.failures
 from goevent import Config, DispatchHandle, GoEvent, Ledger, Retry
-from goevent._errors import forget_caller
+from goevent._foreign import forget_caller
 from goevent._kernel.backpressure import Backpressure
 
 

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from .recovery import Recovery
 
 
+MAX_NAMES_IN_TUPLE = 8
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DispatchOptions:
     """The options of a listener that dispatch has to respect.
@@ -119,8 +122,11 @@ class Actor:
         options: DispatchOptions = DEFAULT_DISPATCH_OPTIONS,
     ) -> None:
         self.name: str = name
-        # A dict in place of a set keeps the order.
-        self.names: dict[str, None] = dict.fromkeys(event_names)
+        # A dict finds one of many names in one step, and keeps their order. For few names, a tuple
+        # is as fast and takes a third of the memory.
+        self.names: tuple[str, ...] | dict[str, None] = (
+            dict.fromkeys(event_names) if len(event_names) > MAX_NAMES_IN_TUPLE else event_names
+        )
         self.call: Callable[[Any], Any] = call
         self.inline: bool = not capacity
         self.options: DispatchOptions = options
@@ -217,6 +223,13 @@ class Actor:
     def exclusive(self) -> bool:
         """True if only one route leads to the actor."""
         return len(self.names) == 1 and not any(map(is_pattern, self.names))
+
+    def forget_name(self, name: str) -> None:
+        """Listen to a name or pattern no more."""
+        if isinstance(self.names, dict):
+            del self.names[name]
+        else:
+            self.names = tuple(other for other in self.names if other != name)
 
     def listens_to(self, name: str) -> bool:
         """Tell whether the listener gets the events of a name."""

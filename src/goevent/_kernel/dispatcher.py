@@ -24,9 +24,10 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
-from trio.lowlevel import checkpoint, current_task, enable_ki_protection, in_trio_task
+from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 
-from .._errors import BusForked, EventError, forget_caller
+from .._errors import BusForked, EventError
+from .._foreign import forget_caller
 from .._handle import DispatchHandle, new_handle
 from .._options.results import refuse_unrun
 from .._trio_internals import RUNNING, turn
@@ -213,9 +214,12 @@ class Dispatcher(Intake):
         Raises:
             RuntimeError: The caller is not a Trio task on the thread of the open bus.
         """
-        if not in_trio_task():
+        try:
+            now = turn()
+        except AttributeError:  # Trio has no running task here
             self.check_task()
-        if turn() == self._last_turn or RUNNING.task._cancel_status.effectively_cancelled:
+            raise
+        if now == self._last_turn or RUNNING.task._cancel_status.effectively_cancelled:
             await checkpoint()
         self._last_turn = turn()
 

@@ -29,7 +29,8 @@ from typing import TYPE_CHECKING, cast
 
 import trio
 
-from .._errors import EventAbandoned, EventError, describe, failure_of, forget_caller
+from .._errors import EventAbandoned, EventError, failure_of
+from .._foreign import describe, forget_caller, log, split
 from .._options.results import refuse_unrun
 from .recovery import raised
 
@@ -179,7 +180,7 @@ class FailedRuns:
         )
         failure.__cause__ = rest
         # A BaseException ends the worker and perhaps the bus, so there is nothing to supervise.
-        if rest is not None and not isinstance(rest, Exception):
+        if rest is not None and not issubclass(type(rest), Exception):
             self._settle(actor, handle, failure, earlier)
             worker.actor = None
             self._requeue(actor)
@@ -206,7 +207,7 @@ class FailedRuns:
         failure, rest = split(error)
         if failure is not None:
             forget_caller(failure)
-            self._settle(actor, handle, failure, earlier)
+            self._settle(actor, handle, cast("Exception", failure), earlier)
             worker.actor = None
             self._requeue(actor)
         if rest is not None:
@@ -265,12 +266,12 @@ class FailedRuns:
         actor, worker.actor = worker.actor, None
         # The loop crashed between two actors. Nothing is lost: `ready` has the scheduled ones.
         if actor is None:
-            logger.error("the bus itself failed, and goes on", exc_info=crash)
+            log(logger, logging.ERROR, "the bus itself failed, and goes on", error=crash)
             return
         handle, actor.current = actor.current, None
         # The loop crashed between two events of the actor.
         if handle is None:
-            logger.error("the bus itself failed, and goes on", exc_info=crash)
+            log(logger, logging.ERROR, "the bus itself failed, and goes on", error=crash)
         else:
             reason = f"the bus itself failed: {describe(crash)}"
             error = EventError(handle.event_name, actor.name, crash, reason=reason)
@@ -281,10 +282,3 @@ class FailedRuns:
         except Exception as next_error:  # noqa: BLE001 - it counts as another crash
             worker.actor = actor
             self.crashed(worker, next_error, now)
-
-
-def split(error: BaseException) -> tuple[Exception | None, BaseException | None]:
-    """Return the part of `error` that is an Exception, and the rest."""
-    if isinstance(error, BaseExceptionGroup):
-        return cast("BaseExceptionGroup[BaseException]", error).split(Exception)
-    return None, error

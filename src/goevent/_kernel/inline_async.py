@@ -15,13 +15,14 @@ from contextlib import nullcontext
 from contextvars import copy_context
 from math import inf
 from time import perf_counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import trio
 from trio.lowlevel import current_task
 
 from .._delivery import Delivery, finder
-from .._errors import EventAbandoned, failure_of, forget_caller
+from .._errors import EventAbandoned, failure_of
+from .._foreign import forget_caller, split
 from .._options.middleware import within_async
 from .._options.results import refuse_unrun
 from .._trio_internals import cancel_status, close_leftovers
@@ -138,11 +139,11 @@ class InlineTurn:
             # The part of the group that is an Exception is the failure of the listener. The rest,
             # such as a cancellation of the dispatch, goes on to the dispatcher's task.
             except BaseExceptionGroup as group:
-                failure, rest = group.split(Exception)
+                failure, rest = split(group)
                 if failure is not None:
-                    failures.append(failure)
+                    failures.append(cast("Exception", failure))
                     self._failed(actor, failures)
-                raise (rest or group) from None
+                raise (group if rest is None else rest) from None
             if actor.recovery is None or not await actor.recovery.wait_for_retry(actor, failures):
                 break
         final = self._failed(actor, failures)
@@ -240,7 +241,7 @@ async def closing_leftovers(run: Coroutine[Any, Any, object]) -> object:
     if cancel_status(task) is status:
         return result
     rest = await close_leftovers(task, status, raised_error)
-    if rest is not None and not isinstance(rest, Exception):
+    if rest is not None and not issubclass(type(rest), Exception):
         raise rest
     raise RuntimeError(
         "the listener left a cancel scope or a nursery open on the task of its dispatcher"

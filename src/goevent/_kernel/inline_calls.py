@@ -15,7 +15,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from .._delivery import Delivery, finder
-from .._errors import failure_of, forget_caller
+from .._errors import failure_of
+from .._foreign import forget_caller
 from .._options.middleware import within
 from .._options.results import refuse_unrun
 

@@ -92,11 +92,10 @@ class Recovery:
         """
         retry = self._retry
         error = failures[-1]
-        if retry is None or len(failures) >= retry.attempts or isinstance(error, Vetoed):
+        if retry is None or len(failures) >= retry.attempts or type(error) is Vetoed:
             return False
         # The predicate of the application gets the exception of its middleware, not our wrapper.
-        if isinstance(error, HookFailed):
-            error = error.error
+        error = unwrapped(error)
         try:
             if not retry.covers(error):
                 return False
@@ -175,4 +174,10 @@ class Recovery:
 
 def raised(failures: Sequence[Exception]) -> tuple[Exception, ...]:
     """Return the exceptions that were raised, without the wrappers that name middleware."""
-    return tuple(error.error if isinstance(error, HookFailed) else error for error in failures)
+    return tuple(map(unwrapped, failures))
+
+
+def unwrapped(error: Exception) -> Exception:
+    """Return the exception that was raised, without the wrapper that names middleware."""
+    # By the type: the class of a foreign exception may say anything of itself.
+    return error.error if type(error) is HookFailed else error

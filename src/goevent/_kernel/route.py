@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from .actor import Actor
 
 
+MAX_LISTENERS_IN_TUPLE = 8
+
+
 class RoutePublisher(Protocol):
     """Takes events to the driver: the third kind of entry in a route."""
 
@@ -43,14 +46,31 @@ class NameListeners:
 
     Attributes:
         actors: The listeners, in the order of registration.
-        routed: The names of the routes that were built from them.
+        routed: For a pattern, the names of the routes that were built from them; None for a name,
+            because it has one route at most.
     """
 
     __slots__ = ("actors", "routed")
 
-    def __init__(self) -> None:
-        self.actors: dict[Actor, None] = {}
-        self.routed: dict[str, None] = {}
+    def __init__(self, *, pattern: bool) -> None:
+        # A dict in place of a set keeps the order, and finds one of many listeners in one step. A
+        # tuple of a few takes a quarter of the memory, and most names have a few.
+        self.actors: tuple[Actor, ...] | dict[Actor, None] = ()
+        self.routed: dict[str, None] | None = {} if pattern else None
+
+    def add(self, actor: Actor) -> None:
+        if isinstance(self.actors, tuple):
+            if len(self.actors) < MAX_LISTENERS_IN_TUPLE:
+                self.actors = (*self.actors, actor)
+                return
+            self.actors = dict.fromkeys(self.actors)
+        self.actors[actor] = None
+
+    def remove(self, actor: Actor) -> None:
+        if isinstance(self.actors, dict):
+            self.actors.pop(actor, None)
+        else:
+            self.actors = tuple(other for other in self.actors if other is not actor)
 
 
 class Route:

@@ -103,7 +103,6 @@ class Router:
         self._kernel = kernel
         self._registry = registry
         self._special = special  # every route is special: the bus has middleware
-        self._actors: dict[Actor, None] = {}  # in the order of registration
         self._registered: dict[str, NameListeners] = {}  # by name or pattern
         self._patterns: PatternTrie[NameListeners] = PatternTrie()
         self._generation = 0  # of the patterns; see above
@@ -128,24 +127,22 @@ class Router:
         actor.order = self._registrations
         actor.call = self.watched(actor)
         self._sorted = self._sorted or bool(actor.options.priority)
-        self._actors[actor] = None
         for name in actor.names:
             listeners = self._registered.get(name)
             if listeners is None:
                 listeners = self._register_name(name)
-            listeners.actors[actor] = None
-            self._drop_routes(listeners)
+            listeners.add(actor)
+            self._drop_routes(name, listeners)
 
     def _register_name(self, name: str) -> NameListeners:
         """Return the listeners of a name or pattern that had none."""
-        self._registered[name] = listeners = NameListeners()
-        if is_pattern(name):
+        pattern = is_pattern(name)
+        self._registered[name] = listeners = NameListeners(pattern=pattern)
+        if pattern:
             self._sorted = True
             self._patterns.add(name, listeners)
             self._generation += 1
             self.by_type.clear()
-        else:
-            self._drop(name)
         if self.interest is not None:
             self.interest.want(name)
         return listeners
@@ -157,14 +154,12 @@ class Router:
             actor: The actor.
             names: The names and patterns to take it off; None for all.
         """
-        if names is None:
-            self._actors.pop(actor, None)
         for name in actor.names if names is None else names:
             listeners = self._registered.get(name)
             if listeners is None:
                 continue
-            listeners.actors.pop(actor, None)
-            self._drop_routes(listeners)
+            listeners.remove(actor)
+            self._drop_routes(name, listeners)
             if not listeners.actors:
                 del self._registered[name]
                 if is_pattern(name):
@@ -175,11 +170,12 @@ class Router:
     def renew(self, actor: Actor) -> None:
         """Have the actor's routes built anew, because its call has changed."""
         for name in actor.names:
-            self._drop_routes(self._registered[name])
+            self._drop_routes(name, self._registered[name])
 
     def listeners(self) -> list[Actor]:
         """Return every listener once, in the order of registration."""
-        return [*self._actors]
+        found = (actor for listeners in self._registered.values() for actor in listeners.actors)
+        return sorted(dict.fromkeys(found), key=by_order)
 
     def registered_for(self, name: str) -> list[Actor]:
         """Return the listeners that were registered for exactly this name or pattern."""
@@ -288,7 +284,8 @@ class Router:
         route.generation = self._generation
         route.built_from = built_from
         for one in built_from:
-            one.routed[name] = None
+            if one.routed is not None:
+                one.routed[name] = None
         return route
 
     def _log_unheard(self, name: str) -> None:
@@ -300,10 +297,10 @@ class Router:
             heard = (known for known in self._registered if not is_pattern(known))
             logger.debug("nobody listens to %r%s", name, did_you_mean(name, heard))
 
-    def _drop_routes(self, listeners: NameListeners) -> None:
-        """Drop the routes that were built from these listeners, which have changed."""
-        for name in [*listeners.routed]:
-            self._drop(name)
+    def _drop_routes(self, name: str, listeners: NameListeners) -> None:
+        """Drop the routes of a name or pattern, because its listeners have changed."""
+        for routed in (name,) if listeners.routed is None else [*listeners.routed]:
+            self._drop(routed)
 
     def _drop(self, name: str) -> None:
         """Drop the route of a name; the next dispatch builds another one."""
@@ -313,7 +310,8 @@ class Router:
         for cls in route.types:
             self.by_type.pop(cls, None)
         for one in route.built_from:
-            one.routed.pop(name, None)
+            if one.routed is not None:
+                one.routed.pop(name, None)
         route.built_from = ()
         self._retired += {id(each): each for each in (route, route.local)}.values()
 
@@ -424,6 +422,10 @@ def with_async_check(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
             refuse_unrun(result)
 
     return checked
+
+
+def by_order(actor: Actor) -> int:
+    return actor.order
 
 
 def by_priority(actor: Actor) -> tuple[int, int]:

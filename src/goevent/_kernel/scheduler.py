@@ -50,6 +50,7 @@ from trio.lowlevel import (
 )
 
 from .._delivery import Delivery, finder
+from .._foreign import log
 from .._handle import WAKE_UP
 from .._options.results import refuse_unrun
 from .._trio_internals import park
@@ -219,7 +220,9 @@ class Scheduler:
 
     def warn_slow(self, name: str, seconds: float) -> None:
         """Log that a listener has blocked the event loop for too long."""
-        logger.warning(
+        log(
+            logger,
+            logging.WARNING,
             "%s held the event loop for %.3f s; thread=True runs a `def` in a thread, and an "
             "`async def` can await trio.to_thread.run_sync",
             name,

@@ -24,9 +24,8 @@ from .._errors import (
     EventVetoed,
     HookFailed,
     Vetoed,
-    describe,
-    forget_caller,
 )
+from .._foreign import describe, forget_caller
 from .._options.middleware import hooks_of, within, within_async
 from .._options.results import AS_DEF, refuse_unrun
 from .._options.signature import allow_interrupt

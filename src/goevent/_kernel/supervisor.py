@@ -6,6 +6,7 @@ callbacks, so no callback delays a listener. It is the last actor of the bus to 
 
 Without a callback, an error counts as handled once the application has looked at it, on its handle
 or in `bus.errors`. An unseen error is logged when its handle is garbage, or when the bus closes.
+The `ErrorLog` limits the rate of equal ones.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .._errors import DriverError, EventError, EventVetoed
+from .._foreign import log
 from .._options.results import refuse_unrun
+from .error_log import ErrorLog
 
 if TYPE_CHECKING:
     from .._handle import DispatchHandle, HandleDetails
@@ -47,6 +50,7 @@ class Supervisor:
     def __init__(self) -> None:
         self.count: int = 0
         self.callbacks: list[OnError] = []
+        self._error_log = ErrorLog()
         self.unhandled: OnError = self.log
         self.all_seen: Callable[[], None] = ignore_seen
         self._log: deque[EventError] = deque(maxlen=MAX_LOGGED_ERRORS)
@@ -67,7 +71,7 @@ class Supervisor:
         """
         details = handle.add_error(error)
         if isinstance(error, EventVetoed):
-            logger.info("%s", error)
+            log(logger, logging.INFO, "%s", error)
             return
         self._log_error(error)
         if self.callbacks and self._running:
@@ -143,10 +147,9 @@ class Supervisor:
         for error in self._unseen.pop(details, ()):
             self.unhandled(error)
 
-    @staticmethod
-    def log(error: EventError) -> None:
+    def log(self, error: EventError) -> None:
         """Log an error that the application has not handled."""
-        logger.error("nobody handled: %s", error, exc_info=error.__cause__)
+        self._error_log.write("nobody handled", error, error.__cause__)
 
     # -- the actor
 
@@ -176,12 +179,13 @@ class Supervisor:
                     result = await result
                 if result is not None:
                     refuse_unrun(result, "the callback")
-            except Exception:
-                logger.exception("an on_error callback failed on: %s", error)
+            except Exception as broken:  # noqa: BLE001 - it is logged
+                self._error_log.write("an on_error callback failed on", error, broken)
 
     def _log_lost(self) -> None:
         if self._lost:
-            logger.error("on_error is too slow: %d errors never reached it", self._lost)
+            text = "on_error is too slow: %d errors never reached it"
+            log(logger, logging.ERROR, text, self._lost)
             self._lost = 0
 
     async def flush(self) -> None:
@@ -199,6 +203,7 @@ class Supervisor:
             self.unhandled(error)
         self._mail.clear()
         self._log_lost()
+        self._error_log.finish()
 
 
 def ignore_seen() -> None:

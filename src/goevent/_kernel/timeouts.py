@@ -140,7 +140,7 @@ class TimeLimit:
             worker.renew_scope()
         # A listener that completed although it was cancelled (in the same moment, or because it
         # ignores cancellation) has completed.
-        if error is not None and (rest is None or isinstance(rest, Exception)):
+        if error is not None and (rest is None or issubclass(type(rest), Exception)):
             raise ListenerTimeout(self._message()) from rest
         return None
 
@@ -177,6 +177,6 @@ class OwnTimeLimit:
             if not late:
                 raise
             rest = left
-        if late and error is not None and (rest is None or isinstance(rest, Exception)):
+        if late and error is not None and (rest is None or issubclass(type(rest), Exception)):
             raise ListenerTimeout(self._message()) from rest
         return None

@@ -90,7 +90,7 @@ class Listeners:
                 self.remove(actor)
             else:
                 self._router.remove(actor, (name,))
-                del actor.names[name]
+                actor.forget_name(name)
                 self._drop_unwanted(actor, "its listener was unregistered")
         self._fold_ledger()
 

@@ -5,6 +5,7 @@ Middleware keeps its state by the name of the listener, so two functions must no
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +29,8 @@ class ListenerNames:
         *names, full = candidates(handler)
         for name in names:
             if self._owners.setdefault(name, full) == full:
-                return name
+                # Thousands of listeners of one function share one text.
+                return sys.intern(name)
         return full
 
     def find(self, handler: Callable[..., Any]) -> str:

@@ -18,16 +18,22 @@ from typing import TYPE_CHECKING, Any, cast
 
 import trio
 
-from .._errors import EventError, UnsupportedError, describe
+from .._errors import EventError, UnsupportedError
 from .._events.event import AdHocEvent
 from .._events.patterns import is_pattern
+from .._foreign import describe
 from .._kernel.actor import DEFAULT_DISPATCH_OPTIONS, Actor, DispatchOptions
 from .._kernel.mailbox import KeyedMailbox, SharedMailbox
 from .._kernel.recovery import Recovery
 from .._options.callables import is_async, refuse_generator
 from .._options.middleware import hooks_of
 from .._options.mistakes import check_events, check_handler, check_owner
-from .._options.options import DEFAULT_KEYED_CONCURRENCY, DEFAULT_MAILBOX_EVENTS, resolve
+from .._options.options import (
+    DEFAULT_KEYED_CONCURRENCY,
+    DEFAULT_MAILBOX_EVENTS,
+    asks_for_key,
+    resolve,
+)
 from .._options.signature import (
     allow_interrupt,
     check_annotation,
@@ -91,7 +97,8 @@ class ListenerPlan:
         """The number of events that the listener may process at the same time."""
         if self.inline:
             return 1
-        default = DEFAULT_KEYED_CONCURRENCY if self.options.ordering_key else 1
+        keyed = asks_for_key(self.options.ordering_key)
+        default = DEFAULT_KEYED_CONCURRENCY if keyed else 1
         return self.options.concurrency or default
 
     @property
@@ -108,8 +115,10 @@ class ListenerPlan:
             when=options.when,
             hooks=self.hooks if self.inline else (),
         )
-        # Most listeners have no such option. They share one object.
-        return DEFAULT_DISPATCH_OPTIONS if chosen == DEFAULT_DISPATCH_OPTIONS else chosen
+        # Most listeners have no such option. They share one object. A filter and hooks make a
+        # listener special, so that none of them is compared.
+        plain = not chosen.special and chosen == DEFAULT_DISPATCH_OPTIONS
+        return DEFAULT_DISPATCH_OPTIONS if plain else chosen
 
 
 class ListenerPlanner:

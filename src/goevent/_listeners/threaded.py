@@ -19,6 +19,7 @@ import trio
 from trio.lowlevel import current_task
 
 from .._delivery import finder
+from .._foreign import forget_caller, log
 from .._kernel.timeouts import TimeLimit
 from .._options.results import refuse_unrun
 
@@ -30,6 +31,10 @@ if TYPE_CHECKING:
     from .wrappers import Call
 
 logger = logging.getLogger("goevent")
+
+# The exception of a handler, on its way out of its thread. In a tuple, because Trio looks at the
+# class of a result, and an exception may have code for that.
+Failed = tuple[Exception] | tuple[()]
 
 
 def run_in_thread(
@@ -49,10 +54,10 @@ def run_in_thread(
         timeout: The timeout of a run in seconds, the wait for a thread included; or None.
     """
 
-    def bind(event: Any) -> Callable[[], None]:
+    def bind(event: Any) -> Callable[[], Failed]:
         delivery = scheduler.delivery()
 
-        def work() -> None:
+        def work() -> Failed:
             # The thread has a copy of the worker's context, and code that it runs in the event loop
             # has a copy of the thread's. So the finder answers for this thread itself and leaves
             # all other threads to the earlier finder.
@@ -62,13 +67,20 @@ def run_in_thread(
             try:
                 if (result := handler(event)) is not None:
                     refuse_unrun(result)
+            # Trio's way out of a thread sets attributes of the exception. One that refuses this
+            # would end the thread, and nothing would wake the task that waits for it.
+            except Exception as error:  # noqa: BLE001 - the task raises it
+                forget_caller(error)
+                return (error,)
+            else:
+                return ()
             finally:
                 scheduler.threads.discard(thread)
 
         return work
 
     async def run(event: Any) -> None:
-        await trio.to_thread.run_sync(bind(event), limiter=limiter)
+        raise_failed(await trio.to_thread.run_sync(bind(event), limiter=limiter))
 
     if timeout is None:
         return run
@@ -94,7 +106,7 @@ class ThreadRun:
 
     def __init__(
         self,
-        work: Callable[[], None],
+        work: Callable[[], Failed],
         actor: Actor,
         scheduler: Scheduler,
         lane: Actor | Lane | None,
@@ -111,7 +123,7 @@ class ThreadRun:
         # all, or the thread is stray.
         self._started_or_given_up = Lock()
         self._stray = False
-        self._error: Exception | None = None
+        self._failed: Failed = ()
         self._ended = trio.Event()
 
     async def run(self) -> None:
@@ -120,23 +132,24 @@ class ThreadRun:
         self._scheduler.side_tasks[task] = self
         try:
             with self._scope:
-                await trio.to_thread.run_sync(self._work_unless_given_up, limiter=self._limiter)
-        except Exception as error:  # noqa: BLE001 - raised by `wait`, or logged below
-            self._error = error
+                self._failed = await trio.to_thread.run_sync(
+                    self._work_unless_given_up, limiter=self._limiter
+                )
         finally:
             self._ended.set()
             del self._scheduler.side_tasks[task]
         if self._stray:
             self._actor.stray_threads -= 1
-            logger.warning(
+            log(
+                logger,
+                logging.WARNING,
                 "the thread of %s has ended, long after the timeout of its event",
                 self._actor.name,
-                exc_info=self._error,
+                error=self._failed[0] if self._failed else None,
             )
 
-    def _work_unless_given_up(self) -> None:
-        if self._started_or_given_up.acquire(blocking=False):
-            self._work()
+    def _work_unless_given_up(self) -> Failed:
+        return self._work() if self._started_or_given_up.acquire(blocking=False) else ()
 
     async def wait(self) -> None:
         """Wait for the end of the thread. If the wait is cancelled, give up on the thread.
@@ -153,8 +166,8 @@ class ThreadRun:
                 self._stray = not self._started_or_given_up.acquire(blocking=False)
                 self._actor.stray_threads += self._stray
                 self.lane = None
-        if self._error is not None:
-            raise self._error
+        failed, self._failed = self._failed, ()
+        raise_failed(failed)
 
     def timeout_message(self, timeout: float) -> str:
         """Return the text of the `ListenerTimeout`."""
@@ -162,3 +175,12 @@ class ThreadRun:
         if self._stray:
             return f"{late}; its thread cannot be stopped and runs on"
         return f"{late} to get a thread"
+
+
+def raise_failed(failed: Failed) -> None:
+    """Raise the exception of a handler, if there is one."""
+    if failed:
+        try:
+            raise failed[0]
+        finally:
+            del failed  # this frame and the traceback would keep each other alive

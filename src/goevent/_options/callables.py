@@ -12,6 +12,8 @@ import types
 from functools import partial, partialmethod
 from typing import TYPE_CHECKING, Any
 
+from .._foreign import describe_value
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -31,9 +33,18 @@ def unwrap_partial(handler: Callable[..., Any]) -> Callable[..., Any]:
 def is_async(handler: Callable[..., Any]) -> bool:
     """Tell whether a handler is an `async def`, or an object whose `__call__` is one."""
     handler = unwrap_partial(handler)
-    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(
-        getattr(handler, "__call__", None)  # noqa: B004 - its kind is asked for, not its presence
+    return is_kind(inspect.iscoroutinefunction, handler) or is_kind(
+        inspect.iscoroutinefunction,
+        getattr(handler, "__call__", None),  # noqa: B004 - its kind is asked for, not its presence
     )
+
+
+def is_kind(check: Callable[[object], bool], function: object) -> bool:
+    """Tell whether a function is of a kind; an object that cannot be looked at is of none."""
+    try:
+        return check(function)
+    except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
+        return False
 
 
 def functions_in(handler: object) -> Iterator[Any]:
@@ -50,7 +61,7 @@ def functions_in(handler: object) -> Iterator[Any]:
             pending.append(getattr(found, "__func__", None) or getattr(found, "func", None))
             continue
         yield found
-        if inspect.iscoroutinefunction(found):
+        if is_kind(inspect.iscoroutinefunction, found):
             continue
         # `functools.wraps` leaves the wrapped function here. Objects that answer to every name
         # have no such attribute of their own.
@@ -81,9 +92,9 @@ def refuse_generator(handler: object, name: str) -> None:
         TypeError: It is a generator function or an async generator function, or has one inside.
     """
     for function in functions_in(handler):
-        if inspect.isgeneratorfunction(function):
+        if is_kind(inspect.isgeneratorfunction, function):
             kind = "a generator function"
-        elif inspect.isasyncgenfunction(function):
+        elif is_kind(inspect.isasyncgenfunction, function):
             kind = "an async generator function"
         else:
             continue
@@ -107,5 +118,7 @@ def refuse_suspending(option: str, function: object) -> None:
         TypeError: It cannot answer at once.
     """
     if not isinstance(function, type) and is_async(function):  # type: ignore[arg-type]
-        raise TypeError(f"{option} is called during dispatch and cannot be async: {function!r}")
+        raise TypeError(
+            f"{option} is called during dispatch and cannot be async: {describe_value(function)}"
+        )
     refuse_generator(function, option)

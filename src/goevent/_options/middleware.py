@@ -14,23 +14,26 @@ the hooked operation as itself.
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
-from contextlib import (
-    AbstractAsyncContextManager,
-    AbstractContextManager,
-    AsyncExitStack,
-    ExitStack,
-    asynccontextmanager,
-    contextmanager,
-)
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Union, cast
 
 import trio
 
-from .._errors import HookFailed, Veto, Vetoed, leaf_ids
+from .._errors import HookFailed, Veto, Vetoed
 from .._events.event_types import short_name
+from .._foreign import (
+    cause_of,
+    describe_value,
+    is_group,
+    leaf_ids,
+    raise_unchanged,
+    set_traceback,
+    split,
+    text_of,
+    traceback_of,
+)
 
 if TYPE_CHECKING:
     from .._delivery import Delivery
@@ -124,7 +127,9 @@ def check_middleware(middleware: Iterable[Any]) -> tuple[Any, ...]:
             raise TypeError(f"middleware must be an object: write {short_name(each)}()")
         hooks = [name for name in HOOK_NAMES if hasattr(each, name)]
         if not hooks:
-            raise TypeError(f"{each!r} is not middleware: it has none of {', '.join(HOOK_NAMES)}")
+            raise TypeError(
+                f"{describe_value(each)} is not middleware: it has none of {', '.join(HOOK_NAMES)}"
+            )
         for name in hooks:
             function = getattr(each, name)
             if not (inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)):
@@ -142,18 +147,14 @@ class Hook:
         name: The name of the middleware's class, for error messages.
         function: The bound generator function.
         suspends: True if the function is an async generator function.
-        enter: Returns the context manager for one operation.
     """
 
-    __slots__ = ("enter", "function", "name", "suspends")
+    __slots__ = ("function", "name", "suspends")
 
     def __init__(self, middleware: Any, function: Callable[[Any], Any]) -> None:
         self.name: str = short_name(type(middleware))
         self.function: Callable[[Any], Any] = function
         self.suspends: bool = inspect.isasyncgenfunction(function)
-        self.enter: Callable[[Any], Any] = (
-            asynccontextmanager(function) if self.suspends else contextmanager(function)
-        )
 
     def forget_callers(self, error: BaseException) -> None:
         """Remove the kernel's frames, which are above those of the hook, from a traceback.
@@ -162,11 +163,11 @@ class Hook:
         and handle would keep each other alive until the garbage collector runs.
         """
         code = getattr(self.function, "__code__", None)
-        entry = error.__traceback__
+        entry = traceback_of(error)
         while entry is not None and entry.tb_frame.f_code is not code:
             entry = entry.tb_next
         if entry is not None:
-            error.__traceback__ = entry
+            set_traceback(error, entry)
 
 
 def hooks_of(middleware: Iterable[Any], name: str) -> tuple[Hook, ...]:
@@ -189,7 +190,7 @@ class ErrorAttribution:
 
     def record_entry(self, hook: Hook, raised: Exception) -> None:
         """Record an exception that a hook raised above its yield."""
-        self._hook, self._error, self._vetoed = hook, raised, isinstance(raised, Veto)
+        self._hook, self._error, self._vetoed = hook, raised, issubclass(type(raised), Veto)
 
     def record_exit(self, hook: Hook, raised: Exception, error: BaseException | None) -> bool:
         """Record an exception that a hook raised at its yield or below.
@@ -211,7 +212,7 @@ class ErrorAttribution:
             return True
         # `raised` is an Exception. If `error` is not one, the hook has turned a group with a
         # cancellation into one without, and only the reduced group can go on.
-        return not isinstance(error, Exception)
+        return not issubclass(type(error), Exception)
 
     def raise_attributed(self, error: Exception) -> None:
         """Raise `Vetoed` or `HookFailed` if a hook raised `error`; otherwise return.
@@ -228,11 +229,11 @@ class ErrorAttribution:
         if hook is not None and recorded is error:
             hook.forget_callers(error)
             if self._vetoed:
-                raise Vetoed(hook.name, str(error)) from error
+                raise Vetoed(hook.name, text_of(error)) from error
             raise HookFailed(hook.name, error) from error
 
 
-def check_swallowed(error: BaseException | None) -> None:
+def check_swallowed(error: BaseException) -> None:
     """Refuse a hook that swallows a cancellation.
 
     A swallowed `Exception` is raised again after the hook. A `trio.Cancelled` cannot be raised
@@ -241,113 +242,157 @@ def check_swallowed(error: BaseException | None) -> None:
     Raises:
         RuntimeError: `error` is a cancellation.
     """
-    if isinstance(error, BaseExceptionGroup):
-        group = cast("BaseExceptionGroup[BaseException]", error)
-        # The group has nothing but cancellations and exceptions. One with a KeyboardInterrupt, for
-        # example, is raised again like a failure.
-        lost = not isinstance(error, Exception) and not group.split((trio.Cancelled, Exception))[1]
-    else:
-        lost = isinstance(error, trio.Cancelled)
-    if lost:
+    # A group that has nothing but cancellations and exceptions. One with a KeyboardInterrupt, for
+    # example, is raised again like a failure.
+    lost = is_group(error) and split(error, (trio.Cancelled, Exception))[1] is None
+    if type(error) is trio.Cancelled or (lost and not issubclass(type(error), Exception)):
         raise RuntimeError(
             "the hook swallowed a trio.Cancelled at its yield; for a timeout, use trio.fail_after"
         )
 
 
-# The sync and the async guard stay two classes, and so do the two stacks below. One class for both
-# would have to await in the sync case, where a dispatch must not suspend.
+# The sync and the async functions stay two, and so do the two stacks below. One for both would have
+# to await in the sync case, where a dispatch must not suspend. They do the work of
+# `contextlib.contextmanager` and `ExitStack`, which set attributes of the exceptions that pass, and
+# so fail on one that refuses it.
 
 
-class SyncHookGuard(AbstractContextManager[None]):
-    """The context manager of one sync hook, with attribution of its exceptions."""
+def begin(generator: Any) -> None:
+    """Run the part of a sync hook above its yield."""
+    try:
+        next(generator)
+    except StopIteration:
+        raise RuntimeError("generator didn't yield") from None
 
-    __slots__ = ("_attribution", "_hook", "_manager")
 
-    def __init__(self, hook: Hook, subject: Any, attribution: ErrorAttribution) -> None:
-        self._hook = hook
-        self._manager = hook.enter(subject)
-        self._attribution = attribution
+def finish(generator: Any, error: BaseException | None) -> None:
+    """Run the part of a sync hook below its yield.
 
-    def __enter__(self) -> None:
-        try:
-            self._manager.__enter__()
-        except Exception as error:
-            self._attribution.record_entry(self._hook, error)
+    Args:
+        generator: The generator of the hook.
+        error: The exception to raise at the yield, or None. If the hook raises it again or swallows
+            it, this function returns.
+    """
+    entry = None if error is None else traceback_of(error)
+    try:
+        if error is None:
+            next(generator)
+        else:
+            generator.throw(error)
+    except StopIteration as end:
+        swallowed = error is not None and end is not error
+    except BaseException as raised:
+        if error is None or not is_same(raised, error):
             raise
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        # It returns None even if the hook swallowed the exception, so the stack raises it again.
-        try:
-            if self._manager.__exit__(kind, error, traceback):
-                check_swallowed(error)
-        except Exception as raised:
-            if self._attribution.record_exit(self._hook, raised, error):
-                raise
+        set_traceback(error, entry)
+        swallowed = False
+    else:
+        generator.close()
+        raise RuntimeError("generator didn't stop")
+    if swallowed and error is not None:
+        check_swallowed(error)
 
 
-class AsyncHookGuard(AbstractAsyncContextManager[None]):
-    """The context manager of one async hook, with attribution of its exceptions."""
+async def begin_async(generator: Any) -> None:
+    """Run the part of an async hook above its yield."""
+    try:
+        await anext(generator)
+    except StopAsyncIteration:
+        raise RuntimeError("generator didn't yield") from None
 
-    __slots__ = ("_attribution", "_hook", "_manager")
 
-    def __init__(self, hook: Hook, subject: Any, attribution: ErrorAttribution) -> None:
-        self._hook = hook
-        self._manager = hook.enter(subject)
-        self._attribution = attribution
-
-    async def __aenter__(self) -> None:
-        try:
-            await self._manager.__aenter__()
-        except Exception as error:
-            self._attribution.record_entry(self._hook, error)
+async def finish_async(generator: Any, error: BaseException | None) -> None:
+    """Run the part of an async hook below its yield, as `finish`."""
+    entry = None if error is None else traceback_of(error)
+    try:
+        if error is None:
+            await anext(generator)
+        else:
+            await generator.athrow(error)
+    except StopAsyncIteration as end:
+        swallowed = error is not None and end is not error
+    except BaseException as raised:
+        if error is None or not is_same(raised, error):
             raise
+        set_traceback(error, entry)
+        swallowed = False
+    else:
+        await generator.aclose()
+        raise RuntimeError("generator didn't stop")
+    if swallowed and error is not None:
+        check_swallowed(error)
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+
+def is_same(raised: BaseException, error: BaseException) -> bool:
+    """Tell whether a generator has raised the exception that was thrown into it."""
+    # Python wraps these two on their way out of a generator.
+    wrapped = issubclass(type(error), (StopIteration, StopAsyncIteration))
+    return raised is error or (
+        wrapped and type(raised) is RuntimeError and cause_of(raised) is error
+    )
+
+
+class HookStack:
+    """The hooks of one operation that were entered, for the two stacks below."""
+
+    __slots__ = ("_attribution", "_entered", "_hooks", "_subject")
+
+    def __init__(self, hooks: tuple[Hook, ...], subject: Any) -> None:
+        self._hooks = hooks
+        self._subject = subject
+        self._attribution = ErrorAttribution()
+        self._entered: list[tuple[Hook, Any]] = []
+
+    def _failed_entry(self, hook: Hook, error: BaseException) -> None:
+        if issubclass(type(error), Exception):
+            self._attribution.record_entry(hook, cast("Exception", error))
+
+    def _failed_exit(
+        self, hook: Hook, raised: BaseException, error: BaseException | None
+    ) -> BaseException | None:
+        """Return the exception that goes on to the next hook."""
+        if not issubclass(type(raised), Exception):
+            return raised
+        goes_on = self._attribution.record_exit(hook, cast("Exception", raised), error)
+        return raised if goes_on else error
+
+    def _raise(self, leaving: BaseException | None) -> None:
+        if leaving is None:
+            return
         try:
-            if await self._manager.__aexit__(kind, error, traceback):
-                check_swallowed(error)
-        except Exception as raised:
-            if self._attribution.record_exit(self._hook, raised, error):
-                raise
+            if issubclass(type(leaving), Exception):
+                self._attribution.raise_attributed(cast("Exception", leaving))
+            raise_unchanged(leaving)
+        finally:
+            del leaving  # this frame and the traceback would keep each other alive
 
 
-class SyncHookStack(AbstractContextManager[None]):
+class SyncHookStack(HookStack, AbstractContextManager[None]):
     """Enters the sync hooks of one operation and leaves them in reverse order."""
 
-    __slots__ = ("_attribution", "_hooks", "_stack", "_subject")
-
-    def __init__(self, hooks: tuple[Hook, ...], subject: Any) -> None:
-        self._hooks = hooks
-        self._subject = subject
-        self._attribution = ErrorAttribution()
-        self._stack = ExitStack()
+    __slots__ = ()
 
     def __enter__(self) -> None:
-        entered = False
-        try:
+        for hook in self._hooks:
             try:
-                for hook in self._hooks:
-                    guard = SyncHookGuard(hook, self._subject, self._attribution)
-                    self._stack.enter_context(guard)
-                entered = True
-            finally:
-                # A later hook failed. `__exit__` of this object is not called then, so the hooks
-                # that were entered are left here.
-                if not entered:
-                    self._stack.__exit__(*sys.exc_info())
-        except Exception as error:
-            self._attribution.raise_attributed(error)
-            raise
+                generator = hook.function(self._subject)
+                begin(generator)
+            except BaseException as error:  # noqa: BLE001 - `_raise` raises it again
+                self._failed_entry(hook, error)
+                # `__exit__` of this object is not called, so the outer hooks are left here.
+                self._raise(self._leave(error))
+            else:
+                self._entered.append((hook, generator))
+
+    def _leave(self, error: BaseException | None) -> BaseException | None:
+        """Leave the hooks that were entered; return the exception that goes on."""
+        while self._entered:
+            hook, generator = self._entered.pop()
+            try:
+                finish(generator, error)
+            except BaseException as raised:  # noqa: BLE001 - the caller raises it
+                error = self._failed_exit(hook, raised, error)
+        return error
 
     def __exit__(
         self,
@@ -355,44 +400,42 @@ class SyncHookStack(AbstractContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            self._stack.__exit__(kind, error, traceback)
-        except Exception as raised:
-            self._attribution.raise_attributed(raised)
-            raise
+        leaving = self._leave(error)
+        if leaving is not error:
+            self._raise(leaving)
 
 
-class AsyncHookStack(AbstractAsyncContextManager[None]):
+class AsyncHookStack(HookStack, AbstractAsyncContextManager[None]):
     """Enters the sync and async hooks of one operation and leaves them in reverse order."""
 
-    __slots__ = ("_attribution", "_hooks", "_stack", "_subject")
-
-    def __init__(self, hooks: tuple[Hook, ...], subject: Any) -> None:
-        self._hooks = hooks
-        self._subject = subject
-        self._attribution = ErrorAttribution()
-        self._stack = AsyncExitStack()
+    __slots__ = ()
 
     async def __aenter__(self) -> None:
-        entered = False
-        try:
+        for hook in self._hooks:
             try:
-                for hook in self._hooks:
-                    if hook.suspends:
-                        await self._stack.enter_async_context(
-                            AsyncHookGuard(hook, self._subject, self._attribution)
-                        )
-                    else:
-                        self._stack.enter_context(
-                            SyncHookGuard(hook, self._subject, self._attribution)
-                        )
-                entered = True
-            finally:
-                if not entered:
-                    await self._stack.__aexit__(*sys.exc_info())
-        except Exception as error:
-            self._attribution.raise_attributed(error)
-            raise
+                generator = hook.function(self._subject)
+                if hook.suspends:
+                    await begin_async(generator)
+                else:
+                    begin(generator)
+            except BaseException as error:  # noqa: BLE001 - `_raise` raises it again
+                self._failed_entry(hook, error)
+                self._raise(await self._leave(error))
+            else:
+                self._entered.append((hook, generator))
+
+    async def _leave(self, error: BaseException | None) -> BaseException | None:
+        """Leave the hooks that were entered; return the exception that goes on."""
+        while self._entered:
+            hook, generator = self._entered.pop()
+            try:
+                if hook.suspends:
+                    await finish_async(generator, error)
+                else:
+                    finish(generator, error)
+            except BaseException as raised:  # noqa: BLE001 - the caller raises it
+                error = self._failed_exit(hook, raised, error)
+        return error
 
     async def __aexit__(
         self,
@@ -400,11 +443,9 @@ class AsyncHookStack(AbstractAsyncContextManager[None]):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        try:
-            await self._stack.__aexit__(kind, error, traceback)
-        except Exception as raised:
-            self._attribution.raise_attributed(raised)
-            raise
+        leaving = await self._leave(error)
+        if leaving is not error:
+            self._raise(leaving)
 
 
 def within(hooks: tuple[Hook, ...], subject: Any) -> AbstractContextManager[None]:

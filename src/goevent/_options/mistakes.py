@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 from .._events.event import Event
 from .._events.event_types import is_event_class, own_name, short_name
 from .._events.names import is_name
+from .._foreign import describe_value
 
 if TYPE_CHECKING:
     from .._events.registry import EventRegistry
@@ -37,7 +38,9 @@ def not_an_event_name(event: object, registry: EventRegistry) -> TypeError:
     if registry.name_of(cls) is not None or issubclass(cls, Event):
         name = short_name(cls)
         return TypeError(f"give the class of an event and not an event: {name}, not {name}(...)")
-    return TypeError(f"an event is given by its name or by its class, not by {event!r}")
+    return TypeError(
+        f"an event is given by its name or by its class, not by {describe_value(event)}"
+    )
 
 
 def check_events(events: tuple[object, ...], registry: EventRegistry) -> None:
@@ -126,7 +129,7 @@ def check_handler(handler: object, events: tuple[object, ...]) -> None:
         return
     hint = ""
     if events and callable(events[0]) and not is_class(events[0]):
-        shown = short_name(cast("type", handler)) if is_class(handler) else repr(handler)
+        shown = short_name(cast("type", handler)) if is_class(handler) else describe_value(handler)
         hint = f"; the function comes first: bus.subscribe(function, {shown})"
     elif all(hasattr(handler, member) for member in LISTENER_MEMBERS):
         hint = "; register listener objects and their classes with bus.register_listener"
@@ -137,7 +140,7 @@ def check_handler(handler: object, events: tuple[object, ...]) -> None:
         hint = "; leave out the (), which call the function"
     elif handler is None:
         hint = "; leave out the () if they call the function"
-    raise TypeError(f"a listener must be a function, not {handler!r}{hint}")
+    raise TypeError(f"a listener must be a function, not {describe_value(handler)}{hint}")
 
 
 def check_owner(handler: object, events: tuple[object, ...]) -> None:
@@ -216,11 +219,13 @@ def check_callback(callback: object) -> None:
         TypeError: It cannot be called, or not with one argument.
     """
     if not callable(callback):
-        raise TypeError(f"on_error takes a function of one EventError, not {callback!r}")
+        raise TypeError(
+            f"on_error takes a function of one EventError, not {describe_value(callback)}"
+        )
     try:
         signature = inspect.signature(callback)
-    except (ValueError, TypeError):
-        return  # some builtins have no signature
+    except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
+        return  # some builtins have no signature, either
     try:
         signature.bind(None)
     except TypeError as error:

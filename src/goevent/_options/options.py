@@ -14,6 +14,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, TypedDict
 
 from .._events.event_types import short_name
+from .._foreign import describe_value
 from .._suggestions import suggest_options
 from .callables import refuse_suspending
 from .middleware import Middleware, check_middleware
@@ -163,11 +164,12 @@ class ListenerOptions:
             raise ValueError("an inline listener (async_=False) has no mailbox and no overflow")
         if self.async_ is False and self.thread:
             raise ValueError("thread=True needs a mailbox, and async_=False gives none")
-        if self.concurrency == 1 and self.ordering_key:
+        keyed = asks_for_key(self.ordering_key)
+        if self.concurrency == 1 and keyed:
             raise ValueError(
                 "ordering_key needs a concurrency above 1: a concurrency of 1 keeps all in order"
             )
-        if self.once and (self.concurrency or self.ordering_key):
+        if self.once and (self.concurrency or keyed):
             raise ValueError(
                 "once=True accepts one event, so concurrency and ordering_key have no effect"
             )
@@ -177,6 +179,11 @@ class ListenerOptions:
         return ListenerOptions(**{**explicit(default), **explicit(self)})
 
 
+def asks_for_key(key: OrderingKey | None) -> bool:
+    """Tell whether an `ordering_key` asks for an order; not by the truth of a callable object."""
+    return key is not None and key is not False
+
+
 def check_type(option: str, value: object, cls: type, expected: str) -> None:
     """Refuse an option that is neither None nor of a type.
 
@@ -184,7 +191,7 @@ def check_type(option: str, value: object, cls: type, expected: str) -> None:
         TypeError: The option has another type. The message uses `expected` as the type's name.
     """
     if value is not None and not isinstance(value, cls):
-        raise TypeError(f"{option} must be {expected}, not {value!r}")
+        raise TypeError(f"{option} must be {expected}, not {describe_value(value)}")
 
 
 def check_function(option: str, value: Any, expected: str) -> None:
@@ -194,7 +201,8 @@ def check_function(option: str, value: Any, expected: str) -> None:
         TypeError: The option cannot be called, is async, or is a generator function.
     """
     if not callable(value):
-        raise TypeError(f"{option} must be {expected} function of the event, not {value!r}")
+        shown = describe_value(value)
+        raise TypeError(f"{option} must be {expected} function of the event, not {shown}")
     refuse_suspending(option, value)
 
 
@@ -305,13 +313,14 @@ def unsupported_option(kind: ListenerKind, asked: dict[str, Any]) -> tuple[str, 
 
 def drop_conflicting_defaults(merged: dict[str, Any], asked: ListenerOptions) -> None:
     """Remove the defaults that contradict the explicit options of a listener."""
+    keyed = asks_for_key(asked.ordering_key)
     if asked.once:
         merged["concurrency"] = merged["ordering_key"] = None
-    elif asked.concurrency or asked.ordering_key:
+    elif asked.concurrency or keyed:
         merged["once"] = asked.once
-    if asked.concurrency == 1 and not asked.ordering_key:
+    if asked.concurrency == 1 and not keyed:
         merged["ordering_key"] = None
-    elif asked.ordering_key and asked.concurrency is None and merged.get("concurrency") == 1:
+    elif keyed and asked.concurrency is None and merged.get("concurrency") == 1:
         merged["concurrency"] = None
 
 

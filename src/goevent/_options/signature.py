@@ -72,7 +72,12 @@ def event_name_of(event: str | type, registry: EventRegistry) -> str:
 def named_part(handler: Callable[[Any], Any]) -> Any:
     """Return the function or the class that gives a listener its name."""
     named = unwrap_partial(handler)
-    return named if hasattr(named, "__qualname__") else type(named)
+    try:
+        if isinstance(named.__qualname__, str) and isinstance(named.__module__, str | None):
+            return named
+    except Exception:  # noqa: BLE001, S110 - code of the application; its class has a name, too
+        pass
+    return type(named)
 
 
 def handler_name(handler: Callable[[Any], Any]) -> str:
@@ -176,8 +181,8 @@ def accepted_types(
     """
     try:
         signature = inspect.signature(handler)
-    except (ValueError, TypeError):
-        # Some builtins have no signature.
+    except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
+        # Some builtins have no signature, either.
         return None
     try:
         signature.bind(None)

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .._errors import EventError, GoEventError, forget_caller
+from .._errors import EventError, GoEventError
+from .._foreign import forget_caller, leaves
 from .._handle import HandleDetails
 from .._kernel.actor import Actor, Lane
 from .._kernel.mailbox import SharedMailbox
 from ..drivers.contract import Capabilities, Receipt
-from ..drivers.error_mapping import first_error, leaves, map_error, map_errors
+from ..drivers.error_mapping import first_error, map_error, map_errors
 from .message import MessageEncoding, OutgoingMessage
 
 if TYPE_CHECKING:

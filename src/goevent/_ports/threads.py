@@ -13,7 +13,6 @@ from concurrent.futures import Future
 from contextvars import Context, copy_context
 from typing import Any
 
-import outcome
 import trio
 from trio.lowlevel import TrioToken
 
@@ -74,18 +73,22 @@ class ThreadPort:
     async def _serve(self, future: Future[DispatchHandle], event: Any) -> None:
         with trio.CancelScope() as scope:
             self._scopes.add(scope)
-            result = await outcome.acapture(self._dispatch, event)
-            self._scopes.discard(scope)
-            if future.done():
-                return
-            if isinstance(result, outcome.Value):
-                future.set_result(result.value)
-            elif isinstance(result.error, Exception):
-                future.set_exception(result.error)
-            else:
-                # A cancellation or a KeyboardInterrupt belongs to this task, not to the thread.
-                future.set_exception(BusClosed("the bus ended before it accepted the event"))
-                result.unwrap()
+            # A cancellation or a KeyboardInterrupt belongs to this task, not to the thread.
+            failure: Exception = BusClosed("the bus ended before it accepted the event")
+            handle: DispatchHandle | None = None
+            try:
+                handle = await self._dispatch(event)
+            except Exception as error:  # noqa: BLE001 - the thread raises it
+                failure = error
+            finally:
+                self._scopes.discard(scope)
+                if future.done():
+                    pass  # `close` has answered it
+                elif handle is not None:
+                    future.set_result(handle)
+                else:
+                    future.set_exception(failure)
+                del failure  # the traceback keeps this frame
 
     def cancel(self) -> None:
         """Cancel the dispatches that still wait, for example for room or in middleware."""

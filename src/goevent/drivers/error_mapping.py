@@ -10,9 +10,9 @@ An exception that is no `Exception` (a cancellation, a KeyboardInterrupt) passes
 from __future__ import annotations
 
 import re
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
-from typing import NoReturn, TypeVar, cast
+from typing import TypeVar, cast
 
 import trio
 
@@ -21,8 +21,8 @@ from .._errors import (
     DriverError,
     GoEventError,
     UnsupportedError,
-    describe,
 )
+from .._foreign import describe, leaves, raise_unchanged
 
 ErrorT = TypeVar("ErrorT", bound=GoEventError)
 
@@ -54,18 +54,7 @@ def driver_errors(driver: object, action: str) -> Generator[None]:
         if failure is error:
             raise
     if failure is not None:
-        raise_without_context(failure)
-
-
-def raise_without_context(error: BaseException) -> NoReturn:
-    """Raise an exception that keeps the context that it has; Python would give it another one."""
-    context = error.__context__
-    try:
-        raise error
-    finally:
-        error.__context__ = context
-        # This frame and the traceback would keep each other alive.
-        del error
+        raise_unchanged(failure)
 
 
 def map_errors(error: BaseException, driver: object, action: str) -> BaseException:
@@ -107,15 +96,6 @@ def first_error(errors: list[ErrorT]) -> ErrorT:
         if other != describe(first):
             first.add_note(f"also: {other}")
     return first
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Yield the exceptions in a group, or the exception itself."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from leaves(each)
-    else:
-        yield error
 
 
 def sole_member(group: BaseExceptionGroup[BaseException]) -> BaseException:

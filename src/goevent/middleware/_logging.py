@@ -94,7 +94,7 @@ class LogEvents:
             yield
             outcome = "completed"
         except Veto as veto:
-            outcome, reason = "vetoed", str(veto)
+            outcome, reason = "vetoed", shown(veto)
             raise
         except Exception as error:
             level, outcome = self._failure_level, "failed"
@@ -118,7 +118,7 @@ class LogEvents:
     def _log(self, level: int, event: object, attributes: dict[str, Any]) -> None:
         attempt = attributes["attempt"]
         if self._payload:
-            attributes["payload"] = default_registry.payload_of(event)
+            attributes["payload"] = payload_of(event)
         self._logger.log(
             level,
             "%s: %s %s in %.3f s%s%s%s",
@@ -128,6 +128,22 @@ class LogEvents:
             attributes["duration"],
             f" (attempt {attempt})" if attempt is not None and attempt > 1 else "",
             f": {attributes['reason']}" if attributes["reason"] else "",
-            f": {attributes['payload']!r}" if self._payload else "",
+            f": {shown(attributes['payload'])}" if self._payload else "",
             extra=attributes,
         )
+
+
+def payload_of(event: object) -> object:
+    """Return the fields of an event; a text if its own code fails."""
+    try:
+        return default_registry.payload_of(event)
+    except Exception as error:  # noqa: BLE001 - a log record must not fail the event
+        return f"<its fields cannot be read: {type(error).__name__}>"
+
+
+def shown(value: object) -> str:
+    """Return an object as text, even if its own code fails."""
+    try:
+        return str(value) if isinstance(value, Veto) else repr(value)
+    except Exception as error:  # noqa: BLE001 - a log record must not fail the event
+        return f"<it cannot be shown: {type(error).__name__}>"
