@@ -24,6 +24,13 @@ from goevent_faststream._kafka.aiokafka_client import AiokafkaClient
 from goevent_faststream._kafka.confluent_client import ConfluentClient
 from tests.support.brokers import missing
 
+# API keys of Kafka's protocol, and its error codes.
+PRODUCE, FETCH, OFFSET_COMMIT, OFFSET_FETCH, JOIN_GROUP = 0, 1, 8, 9, 11
+FIND_COORDINATOR, INIT_PRODUCER_ID = 10, 22
+UNKNOWN_TOPIC, MESSAGE_TOO_LARGE, INVALID_TOPIC = 3, 10, 17
+TOPIC_FORBIDDEN, GROUP_FORBIDDEN, CLUSTER_FORBIDDEN = 29, 30, 31
+UNSUPPORTED_VERSION, POLICY_VIOLATION, INVALID_RECORD, OFFSET_OUT_OF_RANGE = 35, 44, 87, 1
+
 # The leader of a group is slower than the other members by so much.
 LEADER_DELAY_SECONDS = 0.3
 _PERFORM_ASSIGNMENT: Any = getattr(GroupCoordinator, "_perform_assignment")  # noqa: B009 - it is protected
@@ -51,12 +58,16 @@ def library() -> Any:
         ("rd_kafka_mock_cluster_bootstraps", "s", "p"),
         ("rd_kafka_mock_topic_create", "i", "psii"),
         ("rd_kafka_mock_topic_delete", "i", "ps"),
+        ("rd_kafka_mock_topic_set_error", "", "psi"),
+        ("rd_kafka_mock_clear_request_errors", "", "pi"),
+        ("rd_kafka_mock_push_request_errors_array", "", "pizp"),
         ("rd_kafka_mock_broker_set_down", "i", "pi"),
         ("rd_kafka_mock_broker_set_up", "i", "pi"),
         ("rd_kafka_mock_broker_set_rtt", "i", "pii"),
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", "", "pi"),
     ):
-        kinds = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int, "": None}
+        kinds: dict[str, Any] = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int}
+        kinds |= {"z": ctypes.c_size_t, "": None}
         function = getattr(lib, name)
         function.restype = kinds[result]
         function.argtypes = [kinds[each] for each in arguments]
@@ -91,6 +102,25 @@ class KafkaMock:
     def forget(self, topic: str) -> None:
         """Delete a topic."""
         assert self._lib.rd_kafka_mock_topic_delete(self._cluster, topic.encode()) == 0
+
+    def refuse(self, request: int, error: int, count: int = 100_000) -> None:
+        """Answer requests with an error.
+
+        Args:
+            request: The API key, such as `PRODUCE`.
+            error: Kafka's error code.
+            count: How many requests.
+        """
+        codes = (ctypes.c_int * count)(*[error] * count)
+        self._lib.rd_kafka_mock_push_request_errors_array(self._cluster, request, count, codes)
+
+    def allow(self, request: int) -> None:
+        """Answer requests without an error again."""
+        self._lib.rd_kafka_mock_clear_request_errors(self._cluster, request)
+
+    def refuse_topic(self, topic: str, error: int) -> None:
+        """Have the metadata of a topic tell an error; 0 for none."""
+        self._lib.rd_kafka_mock_topic_set_error(self._cluster, topic.encode(), error)
 
     def down(self) -> None:
         """Close all connections and accept no more."""

@@ -21,7 +21,7 @@ from .connection import KafkaConnection
 from .consumer import EventTopic, KafkaConsumer
 from .publisher import KafkaPublisher
 from .settler import KafkaSettler
-from .topics import name_of
+from .topics import check_prefix, name_of
 
 T = TypeVar("T")
 
@@ -48,6 +48,9 @@ class KafkaAdapter:
     Args:
         broker: FastStream's broker.
         prefix: The beginning of topic names, unless the config has one; None for the default.
+
+    Raises:
+        ValueError: Kafka takes no topic with this prefix.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class KafkaAdapter:
         self._client = client
         self._config = config
         self._prefix = config.prefix or prefix or DEFAULT_PREFIX
+        check_prefix(self._prefix)
         timeout = config.publish_timeout
         self._connection = KafkaConnection(client, timeout)
         self._publisher = KafkaPublisher(client, self._connection, self._prefix, timeout)

@@ -46,6 +46,8 @@ from .url import read_kafka_url
 AIOKAFKA_CONNECT_SECONDS = 8.0
 AIOKAFKA_FLUSH_SECONDS = 0.4
 AIOKAFKA_STOP_SECONDS = 0.4
+# The replicas of a topic that neither the broker creates by itself nor a `Topic` describes.
+MAX_DEFAULT_REPLICAS = 3
 # At the end of the bus, for requests under way, one of which may be connecting.
 LAST_REQUESTS_SECONDS = 0.6
 AIOKAFKA_PRODUCER_OPTIONS = {
@@ -199,13 +201,19 @@ class AiokafkaClient:
             # Most brokers create a topic when they are asked for it.
             partitions = self._producer.partitions_for(topic)
             await self._requests.run(partitions, REQUEST_SECONDS / 2)
-        except DriverError:
-            if self._topic_settings is not None:
+        except DriverError as error:
+            forbidden = isinstance(error.__cause__, errors.TopicAuthorizationFailedError)
+            if self._topic_settings is not None or forbidden:
                 raise
-            await self._create(topic, -1, -1)
+            # The versions of the request that aiokafka has do not know the broker's own defaults.
+            replicas = min(MAX_DEFAULT_REPLICAS, len(self._client.cluster.brokers()))
+            await self._create(topic, 1, max(1, replicas))
 
     async def _create(self, topic: str, partitions: int, replicas: int) -> None:
         admin = self._broker.config.broker_config.admin.admin_client
+        if admin._client.cluster.controller is None:
+            # aiokafka would raise an AttributeError.
+            raise DriverError(f"Kafka: there is no topic {topic!r}, and no broker that creates it")
         request = admin.create_topics([NewTopic(topic, partitions, replicas)])
         response = await self._requests.run(request)
         for topic_error in response.topic_errors:

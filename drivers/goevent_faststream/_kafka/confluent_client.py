@@ -42,6 +42,8 @@ from .url import read_kafka_url
 CONFLUENT_CONNECT_SECONDS = 5.0
 CONFLUENT_FLUSH_SECONDS = 0.4
 CONFLUENT_PING_SECONDS = 2.0
+# A topic that cannot be created either.
+REFUSED_TOPIC_CODES = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION)
 # An event is accepted when all replicas in sync have it, and then it is there once.
 CONFLUENT_PRODUCER_OPTIONS = {"acks": -1, "enable_idempotence": True}
 
@@ -175,7 +177,10 @@ class ConfluentClient:
 
     async def _exists(self, topic: str) -> bool:
         found = await call_blocking(self._client.list_topics, topic, timeout=REQUEST_SECONDS)
-        return found.topics[topic].error is None
+        error = found.topics[topic].error
+        if error is not None and error.code() in REFUSED_TOPIC_CODES:
+            raise to_driver_error(error)
+        return error is None
 
     async def _create(self, topic: Any) -> None:
         created = self._settings.admin.client.create_topics(

@@ -43,6 +43,12 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
     cause = error.args[0] if isinstance(error, KafkaException) and error.args else error
     if isinstance(cause, KafkaError):
         text, is_unreachable = cause.str(), cause.code() in UNREACHABLE_CODES
+        if cause.code() == KafkaError._FATAL:
+            # The client tells the reason only once, to its log.
+            text += (
+                "; the client sends nothing more, for instance because this user lacks the right "
+                "IdempotentWrite to the cluster (cluster authorization)"
+            )
         if cause.code() in LOGIN_CODES:
             text = f"the server rejects the login: {text}"
     else:

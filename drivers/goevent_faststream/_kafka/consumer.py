@@ -69,6 +69,8 @@ LAST_COMMIT_SECONDS = 0.5
 JOIN_WAIT_SECONDS = 8.0
 JOIN_ATTEMPTS = 10
 JOIN_RETRY_SECONDS = 0.1
+# The longest pause before a member that was refused joins again; a right may be granted meanwhile.
+MAX_REJOIN_PAUSE_SECONDS = 5.0
 RELEASED_PAUSE_SECONDS = 0.1
 MIN_UNSETTLED_RECORDS = 1000
 
@@ -121,6 +123,9 @@ class KafkaConsumer:
         self._has_joined, self._has_settled = asyncio.Event(), asyncio.Event()
         self._committing = asyncio.Lock()
         self._commit_backoff = 0.0
+        # The refusals that were reported, until reading or committing works again.
+        self._read_refusal = self._commit_refusal = ""
+        self._rejoin_pause = JOIN_RETRY_SECONDS
         self._is_delivering, self._is_stopped = True, False
         self._unread = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -270,7 +275,10 @@ class KafkaConsumer:
             except DriverError as error:
                 failures += 1
                 if self._has_joined.is_set():
-                    self._host.report(error, self.name)
+                    self._rejoin_pause = min(2 * self._rejoin_pause, MAX_REJOIN_PAUSE_SECONDS)
+                    if self._read_refusal != str(error):
+                        self._read_refusal = str(error)
+                        self._host.report(error, self.name)
                 elif failures == JOIN_ATTEMPTS:
                     # `start` raises it.
                     self._failure = error
@@ -278,7 +286,7 @@ class KafkaConsumer:
                     return
             self.lost([*self._partitions])
             await self._member.stop()
-            await asyncio.sleep(jittered(JOIN_RETRY_SECONDS))
+            await asyncio.sleep(jittered(self._rejoin_pause))
             self._member = self._new_member()
 
     async def _read(self) -> None:
@@ -297,6 +305,8 @@ class KafkaConsumer:
                 await asyncio.sleep(READ_RETRY_SECONDS)
 
     def _add(self, record: KafkaRecord) -> None:
+        if self._read_refusal:
+            self._read_refusal, self._rejoin_pause = "", JOIN_RETRY_SECONDS
         partition = self._partitions.get(record.partition)
         if partition is None:
             return
@@ -428,7 +438,11 @@ class KafkaConsumer:
             except DriverError as error:
                 self._has_changed.set()
                 if not isinstance(error, DriverConnectionError):
-                    self._host.report(error, self.name)
+                    backoff = max(READ_RETRY_SECONDS, 2 * self._commit_backoff)
+                    self._commit_backoff = min(backoff, MAX_COMMIT_PAUSE_SECONDS)
+                    if self._commit_refusal != str(error):
+                        self._commit_refusal = str(error)
+                        self._host.report(error, self.name)
                 await asyncio.sleep(READ_RETRY_SECONDS)
             await asyncio.sleep(COMMIT_PAUSE_SECONDS)
 
@@ -443,7 +457,7 @@ class KafkaConsumer:
                     backoff = max(COMMIT_PAUSE_SECONDS, 2 * self._commit_backoff)
                     self._commit_backoff = min(backoff, MAX_COMMIT_PAUSE_SECONDS)
                     return False
-                self._commit_backoff = 0.0
+                self._commit_backoff, self._commit_refusal = 0.0, ""
             for each, point in changed.items():
                 each.committed = point
             return True

@@ -94,6 +94,9 @@ class KafkaPublisher:
 
     def _answer(self, outgoing: Outgoing, result: Receipt | Exception) -> None:
         if self._sent.pop(outgoing, None) is not None:
+            if not isinstance(result, Receipt):
+                # The topic may be gone; the next event looks for it, and creates it.
+                self._topics.pop(outgoing.name, None)
             outgoing.done(result)
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:

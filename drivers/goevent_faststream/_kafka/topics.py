@@ -6,11 +6,37 @@ Brokers keep these names, so their bytes never change.
 from __future__ import annotations
 
 import hashlib
+import re
 
 MAX_TOPIC_CHARS = 249
 # No event name has an empty segment, so no event's topic ends like this.
 DEAD_LETTER_SUFFIX = "..dead"
 _DIGEST_CHARS = 32
+MAX_PREFIX_CHARS = MAX_TOPIC_CHARS - len(DEAD_LETTER_SUFFIX) - len("..") - _DIGEST_CHARS
+_PREFIX = re.compile(r"[A-Za-z0-9._-]*")
+
+
+def check_prefix(prefix: str) -> None:
+    """Check that topics may begin with a prefix.
+
+    Raises:
+        ValueError: It has characters that Kafka refuses, or leaves no room for the event names.
+    """
+    if not _PREFIX.fullmatch(prefix):
+        raise ValueError(
+            f"Kafka takes only letters, digits, '.', '_' and '-' in topics, and the prefix is "
+            f"{prefix!r}"
+        )
+    if len(prefix) > MAX_PREFIX_CHARS:
+        raise ValueError(
+            f"Kafka takes topics of {MAX_TOPIC_CHARS} characters, so a prefix has at most "
+            f"{MAX_PREFIX_CHARS}, and this one has {len(prefix)}"
+        )
+    if prefix.startswith("__") or ".." in prefix:
+        raise ValueError(
+            f"topics that begin with '__' are Kafka's own, and '..' marks dead letters: the prefix "
+            f"must not be {prefix!r}"
+        )
 
 
 def topic_of(prefix: str, name: str) -> str:
@@ -27,8 +53,7 @@ def topic_of(prefix: str, name: str) -> str:
     if len(topic) + len(DEAD_LETTER_SUFFIX) <= MAX_TOPIC_CHARS:
         return topic
     digest = hashlib.sha256(name.encode()).hexdigest()[:_DIGEST_CHARS]
-    kept = MAX_TOPIC_CHARS - len(DEAD_LETTER_SUFFIX) - len("..") - _DIGEST_CHARS
-    return f"{topic[:kept]}..{digest}"
+    return f"{topic[:MAX_PREFIX_CHARS]}..{digest}"
 
 
 def name_of(prefix: str, topic: str) -> str | None:
