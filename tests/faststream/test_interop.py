@@ -22,6 +22,7 @@ from goevent import (
     DecodeError,
     DispatchHandle,
     EncodeError,
+    Event,
     JsonCodec,
     MsgpackCodec,
     current_delivery,
@@ -170,6 +171,25 @@ async def test_buses_with_the_faststream_format_receive_each_event_once(kind: st
             await until(lambda: sum(map(len, seen)) >= 2 * each)
         expected = [*range(20)] * (2 if place.fan_out else 1)
         assert sorted(numbers(seen[0]) + numbers(seen[1])) == sorted(expected)
+        assert not one.reports + other.reports
+
+
+@every_broker
+async def test_untyped_events_arrive_in_the_faststream_format(kind: str) -> None:
+    place = INTEROP_BROKERS[kind]
+    payloads = [{"ref": "main", "commits": [{"id": 1}, None]}, {}]
+    async with place.server() as addr:
+        url = place.url.format(addr=addr)
+        one, other = FastStreamBus(url), FastStreamBus(url)
+        seen: list[Any] = []
+        other.subscribe(seen.append, "github.push")
+        async with opened(one, other):
+            for payload in payloads:
+                handle = await one.dispatch(Event("github.push", payload))
+                await handle.wait()
+            await until(lambda: len(seen) >= len(payloads))
+        assert [event.event_name for event in seen] == ["github.push"] * 2
+        assert sorted((event.payload() for event in seen), key=len) == payloads[::-1]
         assert not one.reports + other.reports
 
 
