@@ -444,7 +444,11 @@ class JetStreamConsumer:
             position = min(self.held) - 1
         else:
             position = max(self._highest_sequence, self._ack_floor)
-        return str(position) if position else self._context.config.start
+        if position:
+            return str(position)
+        # A consumer that began at the latest event of an empty stream wants everything since then.
+        start = self._context.config.start
+        return "earliest" if start == "latest" else start
 
     def end_pull(self) -> None:
         """End the current pull: its connection is lost."""

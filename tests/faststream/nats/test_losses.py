@@ -291,6 +291,25 @@ async def test_consumer_that_begins_at_the_latest_misses_nothing_after_its_loss(
         assert numbers(seen) == [2]
 
 
+async def test_consumer_that_began_with_an_empty_stream_misses_nothing_after_its_loss() -> None:
+    async with nats_server() as server:
+        sender, bus = bus_on(server, None), bus_on(server, start="latest")
+        seen = bus.seen()
+        async with opened(sender, bus):
+
+            async def lose_the_consumer(js: Any) -> None:
+                await js.delete_consumer(STREAM, DURABLE)
+                # Before the bus can notice it.
+                await js.publish(f"{STREAM}.order.lost", b"{}")
+                await js.publish(f"{STREAM}.order.paid", b"{}")
+
+            await on_js(server, lose_the_consumer)
+            await until(lambda: bus.count_reports("start='earliest'"))
+            await until(lambda: bus.count_reports("DecodeError"))
+            await accepted(sender, 1)
+            await until(lambda: seen)
+
+
 async def test_event_that_is_held_runs_once_when_its_consumer_is_deleted() -> None:
     async with nats_server() as server:
         bus = bus_on(server)
