@@ -94,11 +94,13 @@ class SpecialDispatch:
         if not self._hooks:
             self._bring_nowait(handle)
             return handle
+        brought = False
         try:
             with within(self._hooks, handle):
                 self._bring_nowait(handle)
+                brought = True
         except (Vetoed, HookFailed) as error:
-            self._report_middleware(handle, error)
+            self._report_middleware(handle, error, brought)
         return handle
 
     def _bring_nowait(self, handle: DispatchHandle) -> None:
@@ -124,6 +126,7 @@ class SpecialDispatch:
             NestingError: Awaited inline listeners dispatch too deep inside each other.
         """
         hooks = self.arrival_hooks if arrived else self._hooks
+        brought = False
         try:
             async with within_async(hooks, handle) if hooks else nullcontext():
                 # Middleware may have waited: the bus may be closed, and the route another one.
@@ -134,25 +137,39 @@ class SpecialDispatch:
                 if not self._admission.commit(chosen, handle):
                     chosen = await self._admission.wait_for_room(chosen, handle, arrived=arrived)
                 self._note_listeners(handle, chosen)
+                brought = True
                 if chosen.awaits:
                     await self._await_all(chosen, handle)
                 else:
                     self._inline_calls.call_all_timed(chosen, handle)
         except (Vetoed, HookFailed) as error:
-            self._report_middleware(handle, error)
+            self._report_middleware(handle, error, brought)
         return handle
 
     def _note_listeners(self, handle: DispatchHandle, chosen: Route) -> None:
-        """Note on the handle how many listeners got the event, if it is not that of the route."""
-        if chosen is not handle.route or self._hooks or self.arrival_hooks:
-            handle.ensure_details().listeners = chosen.listener_count
+        """Note on the handle which listeners got the event, if some did not want it."""
+        if chosen is handle.route:
+            return
+        if chosen.unheard:
+            # The event has listeners, although none wanted it. Without any, a durable driver would
+            # give it to another bus.
+            handle.ensure_details().listeners = 0
+        else:
+            handle.route = chosen
 
-    def _report_middleware(self, handle: DispatchHandle, error: Vetoed | HookFailed) -> None:
-        """Record on the handle that middleware around the dispatch has vetoed it, or has failed."""
+    def _report_middleware(
+        self, handle: DispatchHandle, error: Vetoed | HookFailed, brought: bool
+    ) -> None:
+        """Record on the handle that middleware around the dispatch has vetoed it, or has failed.
+
+        Args:
+            handle: The event.
+            error: The exception of the middleware.
+            brought: True if the event has reached its listeners before.
+        """
         name = error.middleware
-        details = handle.ensure_details()
-        if details.listeners is None:  # the hook has raised above its yield
-            details.listeners = 0
+        if not brought:
+            handle.ensure_details().listeners = 0
         if isinstance(error, Vetoed):
             failure: EventError = EventVetoed(handle.event_name, name, reason=error.reason)
         else:
