@@ -20,6 +20,9 @@ from .keys import StreamKeys
 from .scripts import MEND, call
 from .stream import Stream, as_text, parse_id
 
+NO_RIGHT_IN_SCRIPT = "The user executing the script can't"
+"""How Redis begins the error of a script whose user lacks a right."""
+
 RENEWAL_PAUSE_SECONDS = 1.0
 """The shortest time between two connections that are given up because they lead to a replica."""
 
@@ -64,6 +67,13 @@ class Trimmed(DriverError):
         return f"the event {self.id} of {self.event_name!r} was trimmed while it was pending"
 
 
+def lacks_right(error: Exception) -> bool:
+    """Tell whether the user lacks a right, for a command or inside a script."""
+    return isinstance(error, redis_errors.NoPermissionError) or str(error).startswith(
+        NO_RIGHT_IN_SCRIPT
+    )
+
+
 class StreamFaults:
     """The faults of one open bus."""
 
@@ -73,8 +83,9 @@ class StreamFaults:
         self._keys = keys
         self._config = config
         self._mending = trio.Lock()
-        # The kinds of refusals that were reported, each with the action that met it.
-        self._reported: dict[tuple[type[Exception], str], str] = {}
+        # The kinds of refusals that were reported, each with the action whose success ends it; None
+        # for the success of any action.
+        self._reported: dict[tuple[type[Exception], str], str | None] = {}
         self._renewed_at = -RENEWAL_PAUSE_SECONDS
 
     @staticmethod
@@ -89,7 +100,8 @@ class StreamFaults:
         """Report that Redis refuses an action; leave a server that takes no writes."""
         kind = type(error), str(error).partition(" ")[0]
         if kind not in self._reported:
-            self._reported[kind] = action
+            concerns_action = kind[1] == "WRONGTYPE" or lacks_right(error)
+            self._reported[kind] = action if concerns_action else None
             self._inbox.report(refusal(error, action))
         self.leave_replica(error)
 
@@ -109,10 +121,9 @@ class StreamFaults:
         """
         if self._reported:
             self._reported = {
-                kind: met_by
-                for kind, met_by in self._reported.items()
-                if met_by != action
-                and (kind[1] == "WRONGTYPE" or kind[0] is redis_errors.NoPermissionError)
+                kind: ended_by
+                for kind, ended_by in self._reported.items()
+                if ended_by not in (action, None)
             }
 
     def trimmed(self, stream: Stream, ids: list[bytes]) -> None:
