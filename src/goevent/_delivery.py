@@ -3,6 +3,9 @@
 The kernel makes a `Delivery` for each run with middleware and for each call of `current_delivery`.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -49,7 +52,7 @@ class Delivery:
     @property
     def deliveries(self) -> int:
         """The number of times that the broker has delivered the event; 1 without a broker."""
-        details = self.handle.details
+        details = self.handle._details
         return getattr(details, "deliveries", 1)
 
     @property

@@ -7,6 +7,9 @@ waiting task, an id, headers) live in `HandleDetails`, which is made on demand.
 A handle knows nothing of routing. The protocols below list the few things that it needs of its bus.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import types
@@ -182,35 +185,35 @@ class DispatchHandle:
         >>> trio.run(main)
     """
 
-    __slots__ = ("details", "event", "left", "route", "since")
+    __slots__ = ("_details", "_left", "_route", "_since", "event")
 
     # The dispatcher sets these. An __init__ would double the price of a dispatch.
     event: Any
     # Deliveries that have not finished. Below zero when a listener finished an abandoned event.
-    left: int
-    route: HandleRoute
+    _left: int
+    _route: HandleRoute
     # When the event was put into mailboxes, by the clock of the scheduler.
-    since: float
+    _since: float
     # Most handles have one waiting task at most. They store it here, and need no details.
-    details: Task | HandleDetails | None
+    _details: Task | HandleDetails | None
 
     @property
     def event_name(self) -> str:
         """The name under which the event was dispatched."""
-        return self.route.name
+        return self._route.name
 
     @property
     def id(self) -> str:
         """The id of the dispatch: 16 lower hex digits, drawn on first use."""
-        details = self.ensure_details()
+        details = self._ensure_details()
         if not details.id:
-            details.id = self.route.kernel.ids.draw()
+            details.id = self._route.kernel.ids.draw()
         return details.id
 
     @property
     def headers(self) -> dict[str, str]:
         """The headers that travel with the event; middleware around dispatch may fill them."""
-        details = self.ensure_details()
+        details = self._ensure_details()
         if details.headers is None:
             details.headers = {}
         return details.headers
@@ -218,14 +221,14 @@ class DispatchHandle:
     @property
     def receipt(self) -> str:
         """The broker's id of the event. Empty without a broker, and until it accepts the event."""
-        details = self.details
+        details = self._details
         receipt = details.receipt if isinstance(details, HandleDetails) else None
         return "" if receipt is None else receipt.id
 
     @property
     def receivers(self) -> int | None:
         """The number of other buses that the broker sent the event to; None if it did not say."""
-        details = self.details
+        details = self._details
         receipt = details.receipt if isinstance(details, HandleDetails) else None
         return None if receipt is None else receipt.receivers
 
@@ -236,28 +239,28 @@ class DispatchHandle:
         0 if nobody listens here, if filters or middleware kept the event from all listeners, and if
         it reaches them only by way of the broker.
         """
-        details = self.details
+        details = self._details
         if isinstance(details, HandleDetails) and details.listeners is not None:
             return details.listeners
-        return self.route.listener_count
+        return self._route.listener_count
 
     @property
     def pending(self) -> int:
         """The number of listeners that have not finished the event yet."""
-        return max(self.left, 0)
+        return max(self._left, 0)
 
     @property
     def done(self) -> bool:
         """True once every listener has finished or failed, or will not get the event any more."""
-        return self.left <= 0
+        return self._left <= 0
 
     @property
     def errors(self) -> tuple[EventError, ...]:
         """The failures so far, in their order."""
-        details = self.details
+        details = self._details
         if not isinstance(details, HandleDetails) or not details.errors:
             return ()
-        self.route.kernel.mark_seen(details)
+        self._route.kernel.mark_seen(details)
         return tuple(details.errors)
 
     def raise_errors(self) -> None:
@@ -282,15 +285,15 @@ class DispatchHandle:
             DeadlockError: The caller runs inside a listener that has to finish first.
             RuntimeError: This is not a Trio task on the thread of the bus.
         """
-        if self.left <= 0:
-            if self.route.kernel.home_thread < 0:
+        if self._left <= 0:
+            if self._route.kernel.home_thread < 0:
                 raise BusForked
             # Outside of Trio, the checkpoint itself would confuse the event loop that runs it.
             if not in_trio_task():
                 raise RuntimeError(NEEDS_TRIO)
             await checkpoint()
         else:
-            kernel = self.route.kernel
+            kernel = self._route.kernel
             scheduler = kernel.scheduler
             if kernel.home_thread != get_ident():
                 if kernel.home_thread < 0:
@@ -304,21 +307,21 @@ class DispatchHandle:
             # the caller is no such task, and its wait skips the check.
             if scheduler.suspended or task in scheduler.workers or kernel.underway:
                 with kernel.waiting(self, task):
-                    await self.park(task)
+                    await self._park(task)
             else:
-                await self.park(task)
+                await self._park(task)
 
     @types.coroutine
-    def park(self, task: Task) -> Generator[object, outcome.Outcome[None], None]:
+    def _park(self, task: Task) -> Generator[object, outcome.Outcome[None], None]:
         """Park the running task until no delivery is left."""
         # The common case, a single waiting task, needs no object besides the handle.
-        details = self.details
+        details = self._details
         if details is None:
-            self.details = task
+            self._details = task
         elif type(details) is HandleDetails and details.first is None and not details.waiters:
             details.first = task
         else:
-            self.ensure_details().add_waiter(task)
+            self._ensure_details().add_waiter(task)
         task.custom_sleep_data = self
         try:
             (yield PARKED).unwrap()
@@ -328,9 +331,9 @@ class DispatchHandle:
             raise
 
     def _forget(self, task: Task) -> None:
-        details = self.details
+        details = self._details
         if details is task:
-            self.details = None
+            self._details = None
         elif isinstance(details, HandleDetails):
             if details.first is task:
                 details.first = None
@@ -344,39 +347,39 @@ class DispatchHandle:
         if task.custom_sleep_data is self:
             reschedule(task, WAKE_UP)
 
-    def ensure_details(self) -> HandleDetails:
+    def _ensure_details(self) -> HandleDetails:
         """Return the details, made now if there were none."""
-        details = self.details
+        details = self._details
         if not isinstance(details, HandleDetails):
-            self.details = details = HandleDetails(details)
+            self._details = details = HandleDetails(details)
         return details
 
-    def add_error(self, error: EventError) -> HandleDetails:
+    def _add_error(self, error: EventError) -> HandleDetails:
         """Record the failure of one delivery; return the details that hold it."""
-        details = self.details
+        details = self._details
         if not isinstance(details, HandleDetails):
-            self.details = details = HandleDetails(details, errors=[error])
+            self._details = details = HandleDetails(details, errors=[error])
         elif isinstance(details.errors, list):
             details.errors.append(error)
         else:
             details.errors = [error]
         return details
 
-    def when_done(self, settle: Settle) -> None:
+    def _when_done(self, settle: Settle) -> None:
         """Call a function with the errors, once, when every listener has finished."""
-        if self.left <= 0:
+        if self._left <= 0:
             settle(self._failed())
         else:
-            self.ensure_details().settle = settle
+            self._ensure_details().settle = settle
 
     def _failed(self) -> tuple[EventError, ...]:
-        return tuple(self.details.errors) if isinstance(self.details, HandleDetails) else ()
+        return tuple(self._details.errors) if isinstance(self._details, HandleDetails) else ()
 
-    def wake(self) -> None:
+    def _wake(self) -> None:
         """Wake all waiting tasks; called once, when no delivery is left."""
-        details = self.details
+        details = self._details
         if type(details) is Task:
-            self.details = None
+            self._details = None
             self._reschedule(details)
         elif isinstance(details, HandleDetails):
             if details.first is not None:
@@ -390,15 +393,15 @@ class DispatchHandle:
                 settle, details.settle = details.settle, None
                 settle(self._failed())
 
-    def settle_one(self) -> None:
+    def _settle_one(self) -> None:
         """Count one delivery as finished, as the loop of the workers does inline."""
-        self.left -= 1
-        if not self.left:
-            self.wake()
+        self._left -= 1
+        if not self._left:
+            self._wake()
 
     def __repr__(self) -> str:
         state = "done" if self.done else f"{self.pending} pending"
-        details = self.details
+        details = self._details
         failed = len(details.errors) if isinstance(details, HandleDetails) else 0
         return f"<DispatchHandle {self.event_name!r} {state}, {failed} error(s)>"
 
@@ -406,6 +409,6 @@ class DispatchHandle:
 def new_handle(route: HandleRoute, event: object) -> DispatchHandle:
     """Return the handle of an event that no listener has got yet."""
     handle = DispatchHandle()
-    handle.event, handle.route, handle.details = event, route, None
-    handle.left, handle.since = 0, 0.0
+    handle.event, handle._route, handle._details = event, route, None
+    handle._left, handle._since = 0, 0.0
     return handle

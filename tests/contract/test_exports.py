@@ -194,14 +194,9 @@ def test_each_public_name_and_method_has_a_docstring_that_begins_with_a_sentence
             if isinstance(function, FunctionType) and not member.startswith("_"):
                 docs[f"{name}.{member}"] = inspect.getdoc(getattr(thing, member))
     missing = [member for member, doc in docs.items() if not doc]
-    # Attributes that the docstring of a class documents, and methods that only the kernel calls.
-    internal = {"DispatchHandle.park", "DispatchHandle.ensure_details"}
+    # Attributes that the docstring of a class documents.
     documented = inspect.getdoc(thing) or ""
-    missing = [
-        member
-        for member in missing
-        if member not in internal and f"{member.partition('.')[2]}:" not in documented
-    ]
+    missing = [member for member in missing if f"{member.partition('.')[2]}:" not in documented]
     assert missing == []
 
 

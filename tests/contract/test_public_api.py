@@ -50,14 +50,6 @@ MODULES: tuple[ModuleType, ...] = (
     goevent_redis,
     goevent_faststream,
 )
-# Methods of public classes that only the kernel calls.
-INTERNAL = {
-    "DispatchHandle.ensure_details",
-    "DispatchHandle.park",
-    "DispatchHandle.settle_one",
-    "DispatchHandle.wake",
-    "DispatchHandle.when_done",
-}
 
 
 class Rate(Event, name="api.rate", registry=REGISTRY):
@@ -86,7 +78,6 @@ METHODS = [
     pytest.param(cls, method, id=f"{name}.{method}")
     for name, cls in public_classes().items()
     for method in methods_of(cls)
-    if f"{cls.__name__}.{method}" not in INTERNAL
 ]
 
 
@@ -155,6 +146,23 @@ def test_a_method_is_the_same_on_the_class_and_on_an_instance(instance: object) 
         assert inspect.getdoc(bound) == inspect.getdoc(on_class), name
         assert inspect.iscoroutinefunction(bound) == inspect.iscoroutinefunction(on_class), name
         assert bound.__name__ == on_class.__name__, name
+
+
+def test_a_handle_shows_users_its_documented_attributes_and_no_other() -> None:
+    assert [name for name in dir(DispatchHandle) if not name.startswith("_")] == [
+        "done",
+        "errors",
+        "event",
+        "event_name",
+        "headers",
+        "id",
+        "listeners",
+        "pending",
+        "raise_errors",
+        "receipt",
+        "receivers",
+        "wait",
+    ]
 
 
 @pytest.mark.parametrize("method", ["dispatch", "dispatch_nowait"])

@@ -516,7 +516,7 @@ def test_every_event_has_one_outcome_at_any_moment_of_the_end(
                     await trio.sleep(step.pause / 10)
         ledger = bus.snapshot().ledger
         assert adds_up(ledger)
-        assert all(handle.left == 0 for handle in handles)
+        assert all(handle._left == 0 for handle in handles)  # pyright: ignore[reportPrivateUsage]
         errors = [error for handle in handles for error in handle.errors]
         assert max((len(handle.errors) for handle in handles), default=0) <= 1
         outcomes = Counter(error.outcome for error in errors)

@@ -74,7 +74,7 @@ class Storm:
         ledger = self.bus.snapshot().ledger
         assert adds_up(ledger)
         assert self.bus.error_count == ledger.failed + ledger.dropped + ledger.abandoned
-        assert all(handle.done and handle.left == 0 for handle in self.handles)
+        assert all(handle.done and handle._left == 0 for handle in self.handles)  # pyright: ignore[reportPrivateUsage]
 
     # -- actions of listeners
 

@@ -10,6 +10,9 @@ Nothing here yields between the check for room and the last append, so an event 
 or in none.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
@@ -90,7 +93,7 @@ class Admission:
         with self._reentrancy.guard_room_wait(waiter, actor):
             taken = await self._backpressure.wait(waiter)
         if taken is not route:
-            handle.route = taken
+            handle._route = taken
         return taken
 
     def _admit(self, route: Route, handle: DispatchHandle) -> None:
@@ -110,8 +113,8 @@ class Admission:
         for actor in full:
             if actor.overflow == "error":
                 raise MailboxFull(f"{route.name!r} not dispatched: {actor.name} has no room for it")
-        handle.left = len(route.actors) + route.awaits
-        handle.since = scheduler.now = scheduler.clock()
+        handle._left = len(route.actors) + route.awaits
+        handle._since = scheduler.now = scheduler.clock()
         if route.special:
             for actor in route.listeners:
                 actor.accepted += 1

@@ -80,21 +80,21 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
                 return self.special_dispatch.dispatch_nowait(route, new_handle(route, event))
         handle = DispatchHandle()
         handle.event = event
-        handle.route = route
-        handle.details = None
+        handle._route = route
+        handle._details = None
         if actors := route.actors:
             room = route.free or route.room()
             if room > 0:
                 # Only a mailbox that no other route fills is sure to have this room the next time.
                 route.free = room - 1 if route.exclusive else 0
-                handle.left = len(actors)
+                handle._left = len(actors)
                 scheduler = self.scheduler
                 ready = scheduler.ready
                 # Reading the clock costs a third of a dispatch. While workers are awake, only every
                 # 16th event reads it.
                 if not (scheduler.awake and room & 15):
                     scheduler.now = scheduler.clock()
-                handle.since = scheduler.now
+                handle._since = scheduler.now
                 for actor in route.mailboxes:
                     actor.mail.append(handle)
                     if not actor.scheduled:
@@ -110,7 +110,7 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
                     return None
                 raise no_room(route)
         else:
-            handle.left = 0
+            handle._left = 0
         # While inline listeners run, their own dispatches find no owner, and count as nested.
         self._owner = 0
         try:
@@ -368,5 +368,5 @@ class Dispatcher(Intake):
             handles.extend(self.router.publisher.posted)
         await checkpoint()
         for handle in handles:
-            if handle.left > 0:
-                await handle.park(current_task())
+            if handle._left > 0:
+                await handle._park(current_task())

@@ -21,6 +21,9 @@ sets `actor.current` to None. A listener that fails after that has its failure r
 counted.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import logging
@@ -79,7 +82,7 @@ class Failures:
     def settle(self, actor: Actor | None, handle: DispatchHandle, error: EventError) -> None:
         """Fail a delivery as `fail` does, and count it as finished on its handle."""
         self.fail(actor, handle, error)
-        handle.settle_one()
+        handle._settle_one()
 
     def ordering_key_raised(self, actor: Actor, handle: DispatchHandle, error: Exception) -> None:
         """Settle an event that was not put into a mailbox because its key function raised."""
@@ -160,7 +163,7 @@ class FailedRuns:
             await self._conclude(actor, handle, failures[-1], raised(failures[:-1]))
         else:
             actor.current = None
-            handle.settle_one()
+            handle._settle_one()
         return True
 
     async def left_dirty(
@@ -237,7 +240,7 @@ class FailedRuns:
         # Before the event is settled: settling may call a driver, and the failed delivery must not
         # also count as in flight.
         actor.current = None
-        handle.settle_one()
+        handle._settle_one()
         return failure
 
     def _abandon(
@@ -250,7 +253,7 @@ class FailedRuns:
         )
         self._fail(actor.listener, handle, error)
         actor.current = None
-        handle.settle_one()
+        handle._settle_one()
 
     def crashed(self, worker: Worker, crash: Exception, now: float) -> None:
         """Report a crash of the loop and schedule the actor again, with its mailbox kept.
@@ -276,7 +279,7 @@ class FailedRuns:
             reason = f"the bus itself failed: {describe(crash)}"
             error = EventError(handle.event_name, actor.name, crash, reason=reason)
             self._fail(actor.listener, handle, error)
-            handle.settle_one()
+            handle._settle_one()
         try:
             self._requeue(actor)
         except Exception as next_error:  # noqa: BLE001 - it counts as another crash

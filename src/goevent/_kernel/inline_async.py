@@ -8,6 +8,9 @@ A listener runs on the task of its dispatcher, so it must leave that task as it 
 cancel scopes, with no nursery open. It runs in a context of its own.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections import deque
@@ -117,7 +120,7 @@ class InlineTurn:
             )
             actor.pending_inline -= 1
             self._failures.fail(actor, self._handle, error)
-        self._handle.settle_one()
+        self._handle._settle_one()
 
     def _call(self, actor: Actor) -> None:
         start = perf_counter()

@@ -120,7 +120,7 @@ def snapshot_of(actor: Actor, counted: int, now: float) -> ListenerSnapshot:
         event_names=actor.event_names,
         inline=actor.inline,
         depth=len(actor.mail),
-        oldest_age=max(0.0, now - next(iter(actor.mail)).since) if actor.mail else 0.0,
+        oldest_age=max(0.0, now - next(iter(actor.mail))._since) if actor.mail else 0.0,
         in_flight=len(actor.in_flight) + actor.pending_inline,
         completed=ledger.completed,
         failed=actor.failed,

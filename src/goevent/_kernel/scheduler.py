@@ -201,7 +201,7 @@ class Scheduler:
         """
         lane = self.workers[current_task()].actor
         if lane is not None and lane.current is not None and lane.listener.options.contextual:
-            context = lane.current.ensure_details().context
+            context = lane.current._ensure_details().context
             if context is not None:
                 return context.copy()
         return contextvars.copy_context()
@@ -302,7 +302,7 @@ class Scheduler:
         It returns when the worker has to retire.
         """
         # The hottest code of the bus. Everything that each event needs is a local variable, and
-        # settling an event is written out here (as in `DispatchHandle.settle_one`).
+        # settling an event is written out here (as in `DispatchHandle._settle_one`).
         ready, task, clean, failed_runs = self.ready, worker.task, self._clean, self._failed_runs
         backpressure = self.backpressure
         context, status = task.context, worker.status
@@ -341,9 +341,9 @@ class Scheduler:
                                 if dirty or task._cancel_status is not worker.status:
                                     return await failed_runs.left_dirty(worker, actor, handle, None)
                                 status = worker.status
-                        handle.left = left = handle.left - 1
-                        if not left and handle.details is not None:
-                            handle.wake()
+                        handle._left = left = handle._left - 1
+                        if not left and handle._details is not None:
+                            handle._wake()
                         if not mail:
                             break
                     if not actor.limit:

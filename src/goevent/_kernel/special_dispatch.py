@@ -10,6 +10,9 @@ One event passes through here once, in one direction: middleware, intake check, 
 listeners, admission, inline listeners. This module never calls back into the dispatcher.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from contextlib import nullcontext
@@ -148,14 +151,14 @@ class SpecialDispatch:
 
     def _note_listeners(self, handle: DispatchHandle, chosen: Route) -> None:
         """Note on the handle which listeners got the event, if some did not want it."""
-        if chosen is handle.route:
+        if chosen is handle._route:
             return
         if chosen.unheard:
             # The event has listeners, although none wanted it. Without any, a durable driver would
             # give it to another bus.
-            handle.ensure_details().listeners = 0
+            handle._ensure_details().listeners = 0
         else:
-            handle.route = chosen
+            handle._route = chosen
 
     def _report_middleware(
         self, handle: DispatchHandle, error: Vetoed | HookFailed, brought: bool
@@ -169,7 +172,7 @@ class SpecialDispatch:
         """
         name = error.middleware
         if not brought:
-            handle.ensure_details().listeners = 0
+            handle._ensure_details().listeners = 0
         if isinstance(error, Vetoed):
             failure: EventError = EventVetoed(handle.event_name, name, reason=error.reason)
         else:
@@ -195,7 +198,7 @@ class SpecialDispatch:
 
     def _keep_context(self, handle: DispatchHandle) -> None:
         """Keep the dispatcher's context for the listeners that run in it."""
-        details = handle.ensure_details()
+        details = handle._ensure_details()
         if details.context is None:
             details.context = copy_context()
             details.context.run(finder.set, self._intake.delivery)

@@ -9,6 +9,9 @@ or in `bus.errors`. An unseen error is logged when its handle is garbage, or whe
 The `ErrorLog` limits the rate of equal ones.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import inspect
@@ -69,7 +72,7 @@ class Supervisor:
 
         A veto is not a failure: it is only recorded on the handle.
         """
-        details = handle.add_error(error)
+        details = handle._add_error(error)
         if isinstance(error, EventVetoed):
             log(logger, logging.INFO, "%s", error)
             return

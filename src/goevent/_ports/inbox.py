@@ -10,6 +10,9 @@ listener is done. Every path out of a delivery must lead there, even errors and 
 durable driver would otherwise wait for ever, or deliver the event again.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import secrets
@@ -214,7 +217,7 @@ class BusInbox:
         if headers := envelope.headers:
             handle.headers.update(headers)
         if deliveries > 1:
-            handle.ensure_details().deliveries = deliveries
+            handle._ensure_details().deliveries = deliveries
 
     # -- failures
 
@@ -243,14 +246,14 @@ class BusInbox:
     # -- settlements
 
     def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
-        if handle.route.unheard:
+        if handle._route.unheard:
             self._settle(name, settle, listeners=0)
-        elif handle.details is None and handle.left <= 0:
+        elif handle._details is None and handle._left <= 0:
             self._settle(name, settle)
         else:
             # The lambda must not refer to the handle, because the handle refers to the lambda.
-            count = len(handle.route.listeners)
-            handle.when_done(lambda errors: self._settle(name, settle, *errors, listeners=count))
+            count = len(handle._route.listeners)
+            handle._when_done(lambda errors: self._settle(name, settle, *errors, listeners=count))
 
     def _settle(
         self, name: str, settle: Settle | None, *errors: EventError, listeners: int = 1

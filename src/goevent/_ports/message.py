@@ -4,6 +4,9 @@ The publisher makes one for each event that it hands to the driver. It is encode
 driver asks for the bytes, because a driver such as `MemoryDriver` hands objects over.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
@@ -81,9 +84,9 @@ class OutgoingMessage(msgspec.Struct, eq=False):
             seq: The number of the message among those of its origin on its channel.
         """
         handle, name = self._handle, self.event_name
-        details = handle.details
+        details = handle._details
         if not isinstance(details, HandleDetails):
-            handle.details = details = HandleDetails(details, id=handle.route.kernel.ids.draw())
+            handle._details = details = HandleDetails(details, id=handle._route.kernel.ids.draw())
         return Envelope(
             event_name=name,
             event_type=name,

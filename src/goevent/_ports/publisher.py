@@ -15,6 +15,9 @@ the scheduler take events from the mailbox and await `Driver.publish`. While one
 event is posted, because it would overtake.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
@@ -112,7 +115,7 @@ class EventPublisher:
     def _hand_over(self, handle: DispatchHandle) -> bool:
         """Hand an event to `publish_nowait`; return False if the driver refuses it for now."""
         self.posted[handle] = None
-        message = PostedMessage(handle.route.name, handle, self._encoding, self)
+        message = PostedMessage(handle._route.name, handle, self._encoding, self)
         try:
             self._publish_nowait(message, message.replied)  # type: ignore[misc]
         except trio.WouldBlock:
@@ -136,10 +139,10 @@ class EventPublisher:
         if delivery is None:
             raise RuntimeError("the publisher runs only as the listener of its actor")
         handle = delivery.handle
-        message = OutgoingMessage(handle.route.name, handle, self._encoding)
+        message = OutgoingMessage(handle._route.name, handle, self._encoding)
         failure: BaseException | None = None
         try:
-            handle.ensure_details().receipt = await self._driver.publish(message)
+            handle._ensure_details().receipt = await self._driver.publish(message)
         except GoEventError:
             raise
         except BaseException as error:
@@ -192,12 +195,12 @@ class PostedMessage(OutgoingMessage, eq=False):
         if isinstance(result, Exception):
             publisher.failed(handle, result)
         else:
-            details = handle.details
+            details = handle._details
             if not isinstance(details, HandleDetails):
-                details = handle.ensure_details()
+                details = handle._ensure_details()
             details.receipt = result
-            handle.left = left = handle.left - 1
+            handle._left = left = handle._left - 1
             if not left:
-                handle.wake()
+                handle._wake()
         if publisher.waiting or not posted:
             publisher.post_waiting()
