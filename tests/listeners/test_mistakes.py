@@ -608,6 +608,17 @@ def test_a_misspelled_scheme_comes_with_the_nearest_one(driver: str, meant: str)
     assert message.endswith(f"; did you mean {meant!r}?")
 
 
+@pytest.mark.parametrize(
+    ("driver", "scheme"),
+    [("nats:/secret@localhost", "nats"), ("localhost:6379", "redis"), ("", "redis")],
+)
+def test_a_url_without_its_scheme_says_how_one_begins(driver: str, scheme: str) -> None:
+    message = message_of(lambda: GoEvent(driver), UnknownDriverError)
+    assert message.startswith("no driver for a text that is no URL and no name is installed")
+    assert message.endswith(f"; a URL begins with its scheme: {scheme}://")
+    assert "secret" not in message
+
+
 async def test_close_checks_its_timeout_before_it_closes(bus: GoEvent) -> None:
     for timeout, kind, message in (
         ("soon", TypeError, "timeout must be a number of seconds, not 'soon'"),

@@ -53,11 +53,15 @@ def find_driver(driver: str | Driver) -> Driver:
     if scheme not in installed:
         known = sorted({"memory", *installed})
         # A text that is not a scheme may contain a password, so it is not shown.
-        shown = repr(scheme) if SCHEME.fullmatch(scheme) else "a text that is no URL and no name"
+        shown, hint = repr(scheme), did_you_mean(scheme, known)
+        if not SCHEME.fullmatch(scheme):
+            shown = "a text that is no URL and no name"
+            start = scheme.partition(":")[0]
+            hint = f"; a URL begins with its scheme: {start if start in known else 'redis'}://"
         raise UnknownDriverError(
             f"no driver for {shown} is installed (there is: {', '.join(known)}); a driver comes in "
             f'a package with an entry point in the group "{ENTRY_POINT_GROUP}"'
-            f"{did_you_mean(scheme, known)}"
+            f"{hint}"
         )
     return load(installed[scheme]).from_url(driver)
 
