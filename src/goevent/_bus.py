@@ -678,6 +678,9 @@ class GoEvent:
         """Forget the failures in `errors`; `error_count` stays."""
         self._dispatcher.check_thread()
         self._supervisor.clear()
+        for actor in self._router.listeners():
+            if actor.last_error is not None:
+                actor.last_error = actor.last_error.as_text()
 
     def on_error(self, callback: C) -> C:
         """Call a function for every failure from now on; usable as a decorator.

@@ -180,6 +180,11 @@ class LedgerBook:
         self._unregistered += unsettled
 
     @property
+    def has_leftovers(self) -> bool:
+        """True if there are unregistered listeners, or replaced routes, that are not folded."""
+        return bool(self._unregistered) or self._router.has_retired
+
+    @property
     def unregistered(self) -> Collection[Actor]:
         """The unregistered listeners that may still have deliveries."""
         return self._unregistered

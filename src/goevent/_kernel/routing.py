@@ -374,6 +374,11 @@ class Router:
 
     # -- counters
 
+    @property
+    def has_retired(self) -> bool:
+        """True if there are replaced routes whose counts are not folded."""
+        return bool(self._retired)
+
     def fold(self) -> None:
         """Move the counts of replaced routes to their listeners, while no dispatch is under way."""
         for route in self._retired:

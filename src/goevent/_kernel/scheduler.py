@@ -93,6 +93,8 @@ class Scheduler:
         surplus: True if there may be more workers than listeners.
         clock: The clock for the age of events and for timeouts.
         now: The time of the last dispatch that read the clock.
+        tidy: Called before a worker parks, to forget unregistered listeners that had an event when
+            they left; None if there are none.
         side_tasks: The tasks beside the workers that do the work of listeners.
         threads: The ids of the threads that do the work of listeners.
     """
@@ -102,6 +104,7 @@ class Scheduler:
         self.awake: int = 0
         self.suspended: int = 0
         self.surplus: bool = False
+        self.tidy: Callable[[], None] | None = None
         # While workers are awake, a dispatch takes `now` and does not read the clock. Reading it
         # costs a third of a dispatch, and each event would need a float of its own.
         self.clock: Callable[[], float] = perf_counter
@@ -365,9 +368,13 @@ class Scheduler:
                 if late:
                     late = False
                     await checkpoint()
+            if self.tidy is not None:
+                self.tidy()
             if self.surplus:
                 self.surplus = False
                 return None
+            # A parked worker must keep nothing of its last listener alive.
+            actor = mail = call = result = None  # type: ignore[assignment]
             self.awake -= 1
             self._idle.append(worker)
             if self._quiet_waiters:

@@ -65,7 +65,7 @@ class Worker:
 
     Attributes:
         actor: The actor of the running listener; None between two listeners.
-        last_actor: The actor of the listener that ran last.
+        last_actor: The actor of the listener that ran last in this step; None while parked.
         has_suspended: True if the listener of the actor has suspended since its turn began.
         slice_end: When the worker has to yield to Trio.
         park_request: The request with which the worker parks, for `park`.
@@ -155,6 +155,8 @@ class Worker:
                 scheduler.backpressure.nudge(actor.listener)
             if scheduler.ready and not scheduler.awake:
                 scheduler.wake_workers()
+        else:
+            self.last_actor = None  # a parked worker must not keep it alive
         return trap
 
     def throw(self, error: Any, *old_style: Any) -> Any:

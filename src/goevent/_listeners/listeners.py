@@ -71,6 +71,9 @@ class Listeners:
         if actor.active:
             self._deactivate(actor)
             self._backpressure.leave_out(actor)
+            self._scheduler.tidy = self._tidy
+            if actor.inline:
+                trio.lowlevel.current_trio_token().run_sync_soon(self._tidy, idempotent=True)
 
     def _deactivate(self, actor: Actor) -> None:
         actor.active = False
@@ -129,5 +132,19 @@ class Listeners:
 
     def _fold_ledger(self) -> None:
         # A dispatch in progress may still count on the routes that have just been dropped.
+        if self._intake.busy:
+            # It may be an inline call, after which no worker parks.
+            trio.lowlevel.current_trio_token().run_sync_soon(self._tidy, idempotent=True)
+        else:
+            self._ledger.fold()
+        self._scheduler.tidy = self._tidy if self._ledger.has_leftovers else None
+
+    def _tidy(self) -> None:
+        """Forget unregistered listeners that have finished, and the routes that led to them.
+
+        Otherwise their functions and objects would live until the next registration.
+        """
         if not self._intake.busy:
             self._ledger.fold()
+        if not self._ledger.has_leftovers:
+            self._scheduler.tidy = None

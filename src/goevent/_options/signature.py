@@ -7,6 +7,7 @@ whose annotation does not fit its events.
 from __future__ import annotations
 
 import inspect
+import re
 import types
 import typing
 from typing import TYPE_CHECKING, Any, Protocol, get_type_hints, runtime_checkable
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._events.registry import EventRegistry
+
+
+IDENTIFIER = re.compile(r"\w+")
 
 
 @runtime_checkable
@@ -195,9 +199,8 @@ def accepted_types(
         if not isinstance(function, types.FunctionType | types.MethodType):
             function = type(function).__call__
         try:
-            annotation = get_type_hints(function, localns=dict(frame.f_locals)).get(
-                parameter.name, Any
-            )
+            hints = get_type_hints(function, localns=locals_for(function, frame))
+            annotation = hints.get(parameter.name, Any)
         except NameError:
             # The name was imported for type checkers only, and they will check it.
             return None
@@ -208,6 +211,21 @@ def accepted_types(
     ):
         return None
     return tuple(members)
+
+
+def locals_for(function: Any, frame: types.FrameType) -> dict[str, Any]:
+    """Return the local variables of a frame, if the annotations of a function name one of them.
+
+    Reading them makes Python keep a copy of all of them, for as long as the frame runs. That of the
+    main function runs as long as the program, and would keep every listener object alive.
+    """
+    code = frame.f_code
+    annotations: dict[str, Any] = getattr(function, "__annotations__", {})
+    named = {name for each in annotations.values() for name in IDENTIFIER.findall(str(each))}
+    local = {*code.co_varnames, *code.co_cellvars, *code.co_freevars}
+    if code.co_flags & inspect.CO_OPTIMIZED and not named & local:
+        return {}
+    return {**frame.f_locals}
 
 
 def frame_above(depth: int) -> types.FrameType:

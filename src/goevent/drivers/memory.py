@@ -137,6 +137,7 @@ class MemoryDriver:
                     # The bus may have unsubscribed while the event was in the inbox.
                     if self.wants(envelope.event_name):
                         await inbox.deliver(envelope)
+                    del envelope  # an idle driver must not keep the last event alive
                 self._drained.set()
                 await trio.sleep_forever()
             finally:
