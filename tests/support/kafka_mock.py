@@ -59,6 +59,7 @@ def library() -> Any:
         ("rd_kafka_mock_topic_create", "i", "psii"),
         ("rd_kafka_mock_topic_delete", "i", "ps"),
         ("rd_kafka_mock_topic_set_error", "", "psi"),
+        ("rd_kafka_mock_partition_delete_records", "i", "psil"),
         ("rd_kafka_mock_clear_request_errors", "", "pi"),
         ("rd_kafka_mock_push_request_errors_array", "", "pizp"),
         ("rd_kafka_mock_broker_set_down", "i", "pi"),
@@ -67,7 +68,7 @@ def library() -> Any:
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", "", "pi"),
     ):
         kinds: dict[str, Any] = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int}
-        kinds |= {"z": ctypes.c_size_t, "": None}
+        kinds |= {"z": ctypes.c_size_t, "l": ctypes.c_int64, "": None}
         function = getattr(lib, name)
         function.restype = kinds[result]
         function.argtypes = [kinds[each] for each in arguments]
@@ -121,6 +122,13 @@ class KafkaMock:
     def refuse_topic(self, topic: str, error: int) -> None:
         """Have the metadata of a topic tell an error; 0 for none."""
         self._lib.rd_kafka_mock_topic_set_error(self._cluster, topic.encode(), error)
+
+    def delete_records(self, topic: str, partition: int, before: int) -> None:
+        """Delete the records of a partition in front of an offset, as retention does."""
+        deleted = self._lib.rd_kafka_mock_partition_delete_records(
+            self._cluster, topic.encode(), partition, before
+        )
+        assert deleted == 0
 
     def down(self) -> None:
         """Close all connections and accept no more."""

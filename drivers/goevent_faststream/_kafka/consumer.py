@@ -210,6 +210,10 @@ class KafkaConsumer:
         starts: Mapping[int, int] = {}
         if new:
             starts = await start_offsets(self._member, new, self._start)
+        known = points.keys() - {*new}
+        firsts: Mapping[int, int] = {}
+        if known:
+            firsts = await self._member.first_offsets(known)
         begin: dict[int, int] = {}
         for number, committed in points.items():
             point = committed or CommitPoint(starts[number])
@@ -226,10 +230,29 @@ class KafkaConsumer:
             self._ready.extend(partition.ready())
             begin[number] = partition.position
         self._given_up.clear()
+        self._report_deleted(begin, firsts)
         self._has_ready.set()
         self._has_changed.set()
         self._has_joined.set()
         return begin
+
+    def _report_deleted(self, begin: Mapping[int, int], firsts: Mapping[int, int]) -> None:
+        """Report records that the topic has deleted before the group read them.
+
+        The client would skip them in silence.
+
+        Args:
+            begin: Where the group reads on in each partition.
+            firsts: The first record of each partition that the group has read before.
+        """
+        for number, first in firsts.items():
+            deleted = first - begin[number]
+            if deleted > 0:
+                text = (
+                    f"Kafka: {deleted} records of {self.topic}-{number} were deleted before the "
+                    "group had read them: the topic keeps records for too short a time"
+                )
+                self._host.report(DriverError(text), self.name)
 
     async def revoked(self, partitions: Collection[int]) -> None:
         """Give partitions up: wait a little for listeners, and commit."""

@@ -164,6 +164,25 @@ async def test_right_that_is_taken_away_is_reported_once_until_it_is_back(
 
 
 @both_clients
+async def test_records_that_were_deleted_unread_are_reported(scheme: str) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC, 1)
+        first = bus_on(mock, scheme)
+        seen = first.seen()
+        async with first:
+            await accepted(first, 1)
+            await until(lambda: seen)
+        async with FastStreamBus(f"{scheme}://{mock.addr}") as sender:
+            await accepted(sender, *range(2, 8))
+        mock.delete_records(TOPIC, 0, 5)
+        again = bus_on(mock, scheme)
+        seen = again.seen()
+        async with again:
+            await until(lambda: numbers(seen) == [6, 7])
+            assert again.count_reports("4 records of goevent.order.paid-0 were deleted") == 1
+
+
+@both_clients
 async def test_publish_finds_a_topic_again_that_was_deleted(scheme: str) -> None:
     async with kafka_mock() as mock, bus_on(mock, scheme) as bus:
         await accepted(bus, 1)
