@@ -36,7 +36,7 @@ from .errors import RABBIT_ERRORS, REFUSALS, to_driver_error
 from .names import binding_key
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitDelivery, RabbitReceiver
-from .repairs import Repairs
+from .repairs import NOTICE_SECONDS, Repairs
 from .topology import (
     ServerObject,
     checked_key,
@@ -128,9 +128,9 @@ class RabbitFanOutAdapter:
         """Create whatever is missing; look only for the exchange, unless the repair is full."""
         repairs, exchange = self._repairs, self._exchange
         is_lost = await is_missing(self._connection.request, exchange)
-        if is_lost:
+        if repairs.report_losses([exchange] if is_lost and exchange.is_declared else []):
             self._publisher.exchange_was_lost()
-        repairs.report_losses([exchange] if is_lost and exchange.is_declared else [])
+            await asyncio.sleep(NOTICE_SECONDS)
         if not is_full and not is_lost:
             return
         exists = await repairs.attempt("exchange", self._ensure_exchange)

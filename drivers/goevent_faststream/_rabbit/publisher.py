@@ -3,11 +3,13 @@
 The middlewares of the broker run around each publish.
 
 Theory of operation: An event that no queue takes is accepted, because nobody may listen to it yet.
-There are two exceptions, and for these events the publisher asks the server to return a message
-that no queue takes. If this bus itself subscribes to the name, a queue or a binding must have been
-deleted: the publisher has the adapter declare everything again, and publishes the event again. If
-the exchange for events was deleted, the bindings of all buses went with it, and each bus renews its
-own at its next check. Until then an event that no queue takes is published again.
+If this bus itself subscribes to the name, however, a queue or a binding must have been deleted. The
+server returns such an event, and the publisher has the adapter declare everything again, and
+publishes the event again.
+
+If the exchange for events was deleted, the bindings of all buses went with it. Each bus renews its
+own at its next check. A publisher that notices the loss waits for that time before it publishes
+anything, because an event would reach only those buses that have bound again.
 """
 
 from __future__ import annotations
@@ -27,20 +29,20 @@ from pamqp.commands import Basic
 from goevent import DriverError
 from goevent.drivers import Receipt
 
-from .._adapter.contract import Outgoing
+from .._adapter.contract import Outgoing, Result
 from .._adapter.properties import split_properties
 from .connection import RabbitConnection
 from .errors import to_driver_error
 from .names import key_error
 from .publish_channel import MAX_HEADER_NAME_BYTES, PublishChannel, PublishFailure, RabbitMessage
-from .repairs import CHECK_SECONDS, CHECKS_PER_REPAIR
+from .repairs import CHECK_SECONDS
 
 PERSISTENT_DELIVERY_MODE = 2
-REPUBLISH_PAUSE_SECONDS = 0.25
-REBINDING_SECONDS = 2 * CHECKS_PER_REPAIR * CHECK_SECONDS  # until each bus has bound again
+REBINDING_SECONDS = 3 * CHECK_SECONDS  # until each bus has noticed a loss and has bound again
+LONGEST_REPUBLISH_SECONDS = 2 * REBINDING_SECONDS
 MAX_REMEMBERED_NAMES = 10_000
 
-Unrouted = dict[Outgoing, PublishFailure]
+Unrouted = dict[Outgoing, PublishFailure | None]
 """Events that no queue has taken, in order, each with its failure."""
 
 
@@ -69,13 +71,16 @@ class RabbitPublisher:
         self._ensure = ensure
         self._channel = PublishChannel(connection.publishing, patient=False)
         self._wanted: dict[str, bool] = {}
-        self._rebinding_until = 0.0
+        self.reset()
 
     def reset(self) -> None:
         """Start anew on another event loop."""
         self._channel.reset()
         self._wanted.clear()
-        self._rebinding_until = 0.0
+        # Clear while other buses bind again. Waiting bursts keep their order.
+        self._bound = asyncio.Event()
+        self._bound.set()
+        self._timer: asyncio.TimerHandle | None = None
 
     def subscriptions_changed(self) -> None:
         """Ask anew which names this bus subscribes to."""
@@ -83,19 +88,53 @@ class RabbitPublisher:
 
     def exchange_was_lost(self) -> None:
         """Note that the exchange for events was deleted, and the bindings of all buses with it."""
-        self._rebinding_until = asyncio.get_running_loop().time() + REBINDING_SECONDS
+        if self._timer is not None:
+            self._timer.cancel()
+        self._bound.clear()
+        self._timer = asyncio.get_running_loop().call_later(REBINDING_SECONDS, self._bound.set)
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish events in order, and report the result of each."""
-        allowed: list[Outgoing] = []
+        left: Unrouted = {}
         for outgoing in burst:
             if (text := self._limit_error(outgoing)) is not None:
                 outgoing.done(DriverError(text))
             else:
-                allowed.append(outgoing)
-        unrouted = await self._publish_once(allowed)
-        if unrouted:
-            await self._publish_again(unrouted)
+                left[outgoing] = None
+        loop = asyncio.get_running_loop()
+        latest = loop.time() + LONGEST_REPUBLISH_SECONDS
+        is_sending = is_repaired = False
+        try:
+            while left:
+                await self._bound.wait()
+                is_sending = True
+                left = await self._publish_once(left)
+                is_sending = False
+                is_missing = any(each and each.is_exchange_missing for each in left.values())
+                if not left or (is_repaired and not (is_missing and loop.time() < latest)):
+                    break
+                await self._ensure()
+                is_repaired = True
+        except DriverError as error:
+            for outgoing in left:
+                outgoing.done(error)
+        except asyncio.CancelledError:
+            # Each event is answered, even at the end of the bus.
+            for outgoing in () if is_sending else left:
+                outgoing.done(DriverError("the bus has ended before the broker replied"))
+            raise
+        else:
+            for outgoing, failure in left.items():
+                outgoing.done(self._last_result(outgoing, failure))
+
+    def _last_result(self, outgoing: Outgoing, failure: PublishFailure | None) -> Result:
+        """Return the result of an event that no queue has taken in the end."""
+        if failure is not None and failure.is_exchange_missing:
+            return failure.error
+        if self._wants(outgoing.name):
+            text = f"no queue takes {outgoing.name!r}, to which this bus subscribes"
+            return DriverError(f"RabbitMQ: {text}")
+        return Receipt(id=outgoing.id)
 
     def _limit_error(self, outgoing: Outgoing) -> str | None:
         """Return the text of the error for an event that AMQP cannot carry, or None."""
@@ -121,39 +160,6 @@ class RabbitPublisher:
             await self._channel.publish([self._message(each, now, unrouted) for each in burst])
         return unrouted
 
-    async def _publish_again(self, unrouted: Unrouted) -> None:
-        """Publish events again until a queue takes them, or until no bus can be expected to."""
-        loop = asyncio.get_running_loop()
-        latest = loop.time() + REBINDING_SECONDS
-        try:
-            while True:
-                # Before the repair, which may find that all buses have to bind again.
-                is_last = loop.time() >= min(latest, self._rebinding_until)
-                await self._ensure()
-                unrouted = await self._publish_once(unrouted)
-                if not unrouted:
-                    return
-                if is_last and loop.time() >= min(latest, self._rebinding_until):
-                    break
-                await asyncio.sleep(REPUBLISH_PAUSE_SECONDS)
-        except DriverError as error:
-            for outgoing in unrouted:
-                outgoing.done(error)
-            return
-        except asyncio.CancelledError:
-            # Each event is answered, even at the end of the bus.
-            for outgoing in unrouted:
-                outgoing.done(DriverError("the bus has ended before the broker replied"))
-            raise
-        for outgoing, failure in unrouted.items():
-            if failure.is_exchange_missing:
-                outgoing.done(failure.error)
-            elif self._wants(outgoing.name):
-                text = f"no queue takes {outgoing.name!r}, to which this bus subscribes"
-                outgoing.done(DriverError(f"RabbitMQ: {text}"))
-            else:
-                outgoing.done(Receipt(id=outgoing.id))
-
     def _wants(self, name: str) -> bool:
         is_wanted = self._wanted.get(name)
         if is_wanted is None:
@@ -161,12 +167,6 @@ class RabbitPublisher:
                 self._wanted.clear()
             is_wanted = self._wanted[name] = self._is_wanted(name)
         return is_wanted
-
-    def _is_mandatory(self, name: str) -> bool:
-        if self._wants(name):
-            return True
-        until = self._rebinding_until
-        return bool(until) and asyncio.get_running_loop().time() < until
 
     def _message(self, outgoing: Outgoing, now: datetime, unrouted: Unrouted) -> RabbitMessage:
         content_type, correlation_id, headers = split_properties(outgoing)
@@ -183,7 +183,7 @@ class RabbitPublisher:
                 headers={**headers} or None,
             ),
             partial(self._finish, outgoing, unrouted),
-            self._is_mandatory(outgoing.name),
+            self._wants(outgoing.name),
         )
 
     async def _publish_with_middlewares(self, outgoing: Outgoing, unrouted: Unrouted) -> None:
@@ -194,7 +194,7 @@ class RabbitPublisher:
             _publish_type=PublishType.PUBLISH,
             exchange=RabbitExchange(self._exchange, declare=False),
             routing_key=self._prefix + outgoing.name,
-            mandatory=self._is_mandatory(outgoing.name),
+            mandatory=self._wants(outgoing.name),
             persist=True,
             headers={**headers},
             correlation_id=correlation_id,
@@ -224,7 +224,8 @@ class RabbitPublisher:
         if failure is None:
             outgoing.done(Receipt(id=outgoing.id))
         elif failure.is_unrouted:
-            if failure.is_exchange_missing:
+            # If it is known already, perhaps nobody can create it, and the wait must end.
+            if failure.is_exchange_missing and self._bound.is_set():
                 self.exchange_was_lost()
             unrouted[outgoing] = failure
         else:

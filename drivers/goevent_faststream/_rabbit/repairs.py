@@ -5,16 +5,15 @@ and at each sign of a loss, one run at a time.
 
 Theory of operation: A repair declares, binds and consumes everything that the bus needs. All of it
 changes nothing where nothing is missing. The server tells whether an exchange or queue exists, but
-not whether a binding does. So a quick check looks for exchanges and queues every second, and every
-few seconds a full repair also makes all bindings again. The steps of a repair are independent: one
-that the server refuses is reported once, and is not tried again for a while, since the server would
-refuse it again.
+not whether a binding does. So every second a quick check looks for exchanges and queues, and a full
+repair also makes all bindings again, every second too if it is short. The steps of a repair are
+independent: one that the server refuses is reported once, and is not tried again for a while, since
+the server would refuse it again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from functools import partial
@@ -28,10 +27,12 @@ from .errors import RABBIT_ERRORS, REFUSALS, to_driver_error
 from .topology import ServerObject, loss_report
 
 CHECK_SECONDS = 1.0
-CHECKS_PER_REPAIR = 3
+# A deleted exchange is created again only after each bus has had the time to notice the loss: a bus
+# that finds it there again publishes, although others have not bound again yet.
+NOTICE_SECONDS = 1.2 * CHECK_SECONDS
 REFUSED_RETRY_SECONDS = 30.0
-# A check of thousands of queues takes long, and must not be all that the bus does.
-PAUSE_PER_CHECK = 10
+# Hundreds of bindings take long, and must not be all that the bus and the server work on.
+PAUSE_PER_REPAIR = 30
 
 
 class Repairs:
@@ -68,14 +69,15 @@ class Repairs:
 
     async def _run_regularly(self) -> None:
         loop = asyncio.get_running_loop()
-        pause = CHECK_SECONDS
-        for count in itertools.count(1):
-            await asyncio.sleep(pause)
+        next_full = 0.0
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
             await self._connection.wait_until_up(timeout=float("inf"))
             began = loop.time()
-            is_full = count % CHECKS_PER_REPAIR == 0
+            is_full = began >= next_full
             await self.run_quietly(partial(self.run_now, is_full=is_full))
-            pause = max(CHECK_SECONDS, PAUSE_PER_CHECK * (loop.time() - began))
+            if is_full:
+                next_full = loop.time() + PAUSE_PER_REPAIR * (loop.time() - began)
 
     async def run_quietly(self, run: Callable[[], Awaitable[None]] | None = None) -> None:
         """Repair; an error is reported, unless the connection is lost.
@@ -118,11 +120,16 @@ class Repairs:
 
     # -- steps of a repair
 
-    def report_losses(self, lost: Sequence[ServerObject], *, is_complete: bool = True) -> None:
+    def report_losses(
+        self, lost: Sequence[ServerObject], *, is_complete: bool = True
+    ) -> list[ServerObject]:
         """Report exchanges and queues that are missing, each once until it is there again.
 
         Args:
             is_complete: Whether these are all that are missing now.
+
+        Returns:
+            Those that are reported.
         """
         new = [each for each in lost if str(each) not in self._lost]
         if is_complete:
@@ -130,6 +137,7 @@ class Repairs:
         self._lost.update(str(each) for each in lost)
         if new:
             self._connection.host.report(loss_report(new))
+        return new
 
     def forget_refusals(self) -> None:
         """Try all steps again: the connection is new, and the server perhaps another one."""
@@ -147,8 +155,9 @@ class Repairs:
         except REFUSALS as error:
             # What is missing may be there at the next check.
             is_final = not isinstance(error, ChannelNotFoundEntity)
+            if is_final or step in self._refused_until:
+                self._connection.report_once(step, to_driver_error(error), event_name)
             self._refused_until[step] = now + (REFUSED_RETRY_SECONDS if is_final else 0.0)
-            self._connection.report_once(step, to_driver_error(error), event_name)
             return False
         self._refused_until.pop(step, None)
         self._connection.resolve(step)

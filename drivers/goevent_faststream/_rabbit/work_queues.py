@@ -29,7 +29,7 @@ from .connection import RabbitConnection
 from .errors import RABBIT_ERRORS, to_driver_error
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitReceiver
-from .repairs import Repairs
+from .repairs import NOTICE_SECONDS, Repairs
 from .settler import RabbitSettler
 from .topology import GroupTopology, ServerObject, is_deleted, is_missing
 
@@ -165,9 +165,9 @@ class RabbitWorkQueuesAdapter:
         """Create whatever is missing; make the bindings again only if the repair is full."""
         lost, repairs = await self._find_lost(), self._repairs
         events, *_ = self._topology.objects
-        if events in lost:
+        if events in repairs.report_losses([each for each in lost if each.is_declared]):
             self._publisher.exchange_was_lost()
-        repairs.report_losses([each for each in lost if each.is_declared])
+            await asyncio.sleep(NOTICE_SECONDS)
         if not is_full and not lost:
             return
         names = {each.name for each in lost}
