@@ -23,7 +23,7 @@ from goevent import (
 )
 from goevent_redis import RedisConfig, RedisDriver
 from goevent_redis._link.link import Link
-from tests.support.limits import PROMPT_SECONDS
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_server import RedisServer
 
 E = TypeVar("E", bound=Exception)
@@ -46,6 +46,16 @@ class Deep(Event, name="order.item.added", registry=REGISTRY):
 
 class User(Event, name="user.created", registry=REGISTRY):
     n: int = 0
+
+
+def patient_config(port: int) -> RedisConfig:
+    """Return the config for a server of this machine that may be too busy to answer soon."""
+    return RedisConfig(
+        addr=f"127.0.0.1:{port}",
+        dial_timeout=HANG_SECONDS,
+        read_timeout=HANG_SECONDS,
+        write_timeout=HANG_SECONDS,
+    )
 
 
 async def until(check: Callable[[], object], seconds: float = PROMPT_SECONDS) -> None:

@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from tests.support.proxied_cases import ProxiedCases
+from tests.support.redis_buses import patient_config
 from tests.support.redis_server import redis_server
 
 from goevent import Driver
-from goevent_redis import RedisConfig, RedisDriver
+from goevent_redis import RedisDriver
 
 
 class TestRedisDriver(ProxiedCases):
@@ -21,4 +22,4 @@ class TestRedisDriver(ProxiedCases):
             yield server.port
 
     def make_driver(self, port: int, group: str) -> Driver:
-        return RedisDriver(RedisConfig(addr=f"127.0.0.1:{port}"))
+        return RedisDriver(patient_config(port))

@@ -6,10 +6,11 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from tests.support.proxied_cases import ProxiedCases
+from tests.support.redis_buses import patient_config
 from tests.support.streams_buses import streams_server
 
 from goevent import Driver
-from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
+from goevent_redis import RedisStreamsDriver, StreamsConfig
 
 
 class TestRedisStreamsDriver(ProxiedCases):
@@ -23,7 +24,7 @@ class TestRedisStreamsDriver(ProxiedCases):
 
     def make_driver(self, port: int, group: str) -> Driver:
         return RedisStreamsDriver(
-            RedisConfig(addr=f"127.0.0.1:{port}"),
+            patient_config(port),
             StreamsConfig(group=group, publish_timeout=0.5, partitions=self.partitions),
         )
 
