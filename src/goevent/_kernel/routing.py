@@ -213,6 +213,10 @@ class Router:
 
     def named(self, name: str) -> Route:
         """Return the route of a name, built now if there is none."""
+        # Special dispatch asks for each event, so the usual case comes first, here and in `_cache`.
+        route = self.by_name.get(name)
+        if route is not None and route.generation == self._generation:
+            return route
         route = self._valid_route(name)
         if route is not None:
             return route
@@ -229,11 +233,11 @@ class Router:
 
     def _cache(self, cls: type, name: str) -> Route:
         """Return the route for events of a class, found by class from now on."""
-        route = self._valid_route(name)
-        if route is None:
-            route = self._build(name)
-        self._unregistered.pop(name, None)
-        self.by_name[name] = route
+        route = self.by_name.get(name)
+        if route is None or route.generation != self._generation:
+            route = self._valid_route(name) or self._build(name)
+            self._unregistered.pop(name, None)
+            self.by_name[name] = route
         if cls not in route.types:
             route.types = (*route.types, cls)
         if not route.special:
