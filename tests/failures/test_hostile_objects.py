@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -374,3 +376,105 @@ async def test_veto_with_hostile_code_is_a_veto(caplog: pytest.LogCaptureFixture
         handle = await bus.dispatch(Ping(1))
     assert [type(error) for error in handle.errors] == [EventVetoed]
     assert "its __str__ raised ZeroDivisionError" in handle.errors[0].reason
+
+
+@dataclass(unsafe_hash=True)
+class Mutable:
+    """An event that changes its own hash while it is a key."""
+
+    n: int
+
+
+REGISTRY.register_as("test.mutable", Mutable)
+
+
+async def test_key_that_changes_while_its_event_runs_keeps_the_order_and_ends_no_bus() -> None:
+    bus = make()
+    ran: list[tuple[str, int]] = []
+
+    async def change(event: Mutable) -> None:
+        n, event.n = event.n, event.n + 100
+        ran.append(("begin", n))
+        await trio.lowlevel.checkpoint()
+        ran.append(("end", n))
+
+    bus.subscribe(change, "test.mutable", ordering_key=lambda event: event)
+    async with bus:
+        for n in (1, 1, 2, 1):
+            bus.dispatch_nowait(Mutable(n))
+        await bus.wait()
+        ledger = await bus.close()
+    assert ledger.completed == 4
+    assert [entry for entry in ran if entry[1] == 1] == [("begin", 1), ("end", 1)] * 3
+
+
+class KeyOnce:
+    """A key that is hashed and compared a few times only."""
+
+    def __init__(self, times: int) -> None:
+        self.times = times
+
+    def _count(self) -> None:
+        self.times -= 1
+        if self.times < 0:
+            refuse()
+
+    def __hash__(self) -> int:
+        self._count()
+        return 1
+
+    def __eq__(self, other: object) -> bool:
+        self._count()
+        return self is other
+
+
+@pytest.mark.parametrize("times", [0, 1, 2, 3, 5])
+async def test_key_that_fails_later_ends_no_bus(times: int) -> None:
+    bus = make()
+    ran: list[Ping] = []
+
+    async def note(event: Ping) -> None:
+        await trio.lowlevel.checkpoint()
+        ran.append(event)
+
+    keys = [KeyOnce(times) for _ in range(5)]
+
+    def key_of(event: Ping) -> KeyOnce:
+        return keys[event.n % 5]
+
+    registration = bus.subscribe(note, Ping, ordering_key=key_of)
+    async with bus:
+        handles = [await bus.dispatch(Ping(n)) for n in range(20)]
+        await bus.wait()
+        registration.unregister()
+        assert await goes_on(bus)
+        ledger = await bus.close()
+    failed = sum(len(handle.errors) for handle in handles)
+    assert adds_up(ledger)
+    assert (ledger.failed, len(ran)) == (failed, 20 - failed)
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [(1, Decimal(1)), (Decimal(1), 1), (True, 1), ((1, 2), (1, 2)), ("a", Text("a")), (1.0, 1)],
+)
+async def test_equal_keys_of_different_types_are_one_key(one: object, other: object) -> None:
+    bus = make()
+    running, most = 0, 0
+
+    async def note(event: Ping) -> None:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await trio.lowlevel.checkpoint()
+        running -= 1
+
+    bus.subscribe(note, Ping, ordering_key=lambda event: other if event.n % 2 else one)
+    async with bus:
+        for n in range(6):
+            await bus.dispatch(Ping(n))
+    assert (most, bus.snapshot().ledger.completed) == (1, 6)

@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
     from .._handle import DispatchHandle
 
-PLAIN_KEY_TYPES = frozenset((str, int, bytes, tuple, NoneType))
-"""The types of most keys, which need no check."""
+PLAIN_KEY_TYPES = frozenset((str, int, bytes, float, bool, NoneType))
+"""The types of most keys. They are no results of `async def`, and their code is Python's own."""
 
 
 class MailboxLane(Protocol):
@@ -102,6 +102,16 @@ class SharedMailbox(deque["DispatchHandle"], Generic[L]):
         return self.needed_for_room
 
 
+class StableKey:
+    """Stands for a key whose class has code of its own; it is equal to itself only."""
+
+    __slots__ = ("hash", "key")
+
+    def __init__(self, key: Any, hashed: int) -> None:
+        self.key = key
+        self.hash: int = hashed
+
+
 class KeyedMailbox(Generic[L]):
     """The mailbox of a listener with several lanes and an order per key.
 
@@ -128,6 +138,8 @@ class KeyedMailbox(Generic[L]):
         self._refuse = refuse
         # The keys of all events that are queued or in flight, by age.
         self._keys: OrderedDict[DispatchHandle, Any] = OrderedDict()
+        # The stable keys in use, by their hashes.
+        self._stable: dict[int, list[StableKey]] = {}
         # The first event of each key is runnable or in flight; the others wait here.
         self._order: KeyedFifo[Any, DispatchHandle] = KeyedFifo()
 
@@ -139,10 +151,9 @@ class KeyedMailbox(Generic[L]):
     def append(self, handle: DispatchHandle, /) -> None:
         try:
             key = self._key_of(handle.event)
-            if type(key) not in PLAIN_KEY_TYPES:
-                refuse_unrun(key, "it", AS_DEF)
             # Here and not in `add`: a frame in the traceback would lead back to the handle.
-            hash(key)
+            if type(key) not in PLAIN_KEY_TYPES or self._stable:
+                key = self._stable_key(key)
             is_first = self._order.add(key, handle)
         # Raised by `ordering_key`, or by the hash or the comparison of a key.
         except Exception as error:  # noqa: BLE001 - it is reported
@@ -156,9 +167,15 @@ class KeyedMailbox(Generic[L]):
         """Let the next event of the same key run; called when one has ended, or was dropped."""
         # A cleared mailbox knows the key of an event in flight, but not that of one it gave up.
         if handle in self._keys:
-            following = self._order.pop(self._keys.pop(handle))
+            key = self._keys.pop(handle)
+            following = self._order.pop(key)
             if following is not None:
                 self.runnable.append(following)
+            elif type(key) is StableKey:
+                equal_hashes = self._stable[key.hash]
+                equal_hashes.remove(key)
+                if not equal_hashes:
+                    del self._stable[key.hash]
 
     def popleft(self) -> DispatchHandle:
         """Take out the event that has waited longest."""
@@ -180,6 +197,7 @@ class KeyedMailbox(Generic[L]):
         self._order = KeyedFifo()
         for handle, key in self._keys.items():
             self._order.add(key, handle)
+        self._keep_stable_keys()
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
         """Keep only the given ones of the queued events; `key_of` is not called again for them."""
@@ -190,6 +208,35 @@ class KeyedMailbox(Generic[L]):
             self._keys[handle] = key = keys[handle]
             if self._order.add(key, handle):
                 self.runnable.append(handle)
+        self._keep_stable_keys()
+
+    def _stable_key(self, key: Any) -> Any:
+        """Return the key that stands for all equal keys while one of them is in use.
+
+        The code of a key runs here only, once for each event: its hash may change with its event,
+        and its comparison may fail.
+        """
+        if type(key) not in PLAIN_KEY_TYPES:
+            refuse_unrun(key, "it", AS_DEF)
+        hashed = hash(key)
+        for stable in self._stable.get(hashed, ()):
+            if stable.key is key or stable.key == key:
+                return stable
+        if type(key) in PLAIN_KEY_TYPES:
+            return key
+        if self._order.first(key) is not None:
+            # An equal plain key is in use, as 1 for Decimal(1).
+            return next(plain for plain in self._keys.values() if plain == key)
+        new = StableKey(key, hashed)
+        self._stable.setdefault(hashed, []).append(new)
+        return new
+
+    def _keep_stable_keys(self) -> None:
+        """Forget the stable keys that no event has any more."""
+        self._stable = {}
+        for key in dict.fromkeys(self._keys.values()):
+            if type(key) is StableKey:
+                self._stable.setdefault(key.hash, []).append(key)
 
     @property
     def needed_for_room(self) -> tuple[L, ...]:
