@@ -28,8 +28,9 @@ import trio
 from trio.lowlevel import TrioToken, current_trio_token, enable_ki_protection, in_trio_task
 
 from ._config import Config
-from ._errors import DriverError
+from ._errors import BusForked, DriverError
 from ._foreign import raise_unchanged
+from ._handle import DispatchHandle
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.ledger import Ledger, LedgerBook
 from ._kernel.supervisor import Supervisor
@@ -38,7 +39,7 @@ from ._ports.inbox import BusInbox
 from ._ports.publisher import EventPublisher
 from ._ports.subscriptions import Subscriptions
 from ._ports.threads import ThreadPort
-from ._trio_internals import freeze_tasks
+from ._trio_internals import fail_waits, freeze_tasks, runs_inside
 from .drivers.contract import Driver
 from .drivers.error_mapping import driver_errors, first_error
 
@@ -221,6 +222,7 @@ class Session:
                 await self._quiet()
         finally:
             await self._stop()
+        self._dispatcher.check_process()  # the fork may have come meanwhile
         return self.ledger
 
     async def _stop_receiving(self) -> None:
@@ -289,6 +291,11 @@ class Session:
         """Leave the bus to the parent: this process is a fork of it; see `forks`."""
         self._dispatcher.fork()
         self._inbox.fork()
+        # A `SystemExit` of a listener that has forked must leave `async with bus` alone.
+        fails_waits = in_trio_task() and not runs_inside(self._nursery)
+        if fails_waits:
+            # Before the mailboxes are emptied, which would make room.
+            self._dispatcher.backpressure.refuse(BusForked, inside_too=True)
         actors = [*self._router.listeners(), *self._ledger_book.unregistered]
         self._scheduler.fork(actors)
         self._supervisor.fork()
@@ -296,9 +303,17 @@ class Session:
             self._publisher.fork()
         if self._nursery is not None:
             freeze_tasks(self._nursery)
+        if fails_waits:
+            self._scheduler.wake_quiet_waiters()
+            fail_waits(self._waits_for_handle, BusForked)
         # Last: the bus is safe from here on, even if the driver raises.
         if (fork := getattr(self._driver, "fork", None)) is not None:
             fork()
+
+    def _waits_for_handle(self, sleep_data: object) -> bool:
+        return isinstance(sleep_data, DispatchHandle) and (
+            sleep_data.route.kernel is self._dispatcher
+        )
 
     def _give_up(self) -> None:
         """Take no more events, and settle those that no listener will run as abandoned."""

@@ -29,8 +29,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
+import outcome
 from trio._core._run import GLOBAL_RUN_CONTEXT
-from trio.lowlevel import Abort, wait_task_rescheduled
+from trio.lowlevel import Abort, reschedule, wait_task_rescheduled
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -150,12 +151,7 @@ def freeze_tasks(nursery: Nursery) -> None:
     `finally` blocks may run. The running task, in which the fork was made, and the tasks around it
     are left out.
     """
-    task: Task | None = getattr(RUNNING, "task", None)
-    left_out: set[Task] = set()
-    while task is not None:
-        left_out.add(task)
-        parent = task.parent_nursery
-        task = None if parent is None else parent.parent_task
+    left_out = {task for task, _ in _enclosing()}
     frozen: list[Task] = []
     nurseries = [nursery]
     while nurseries:
@@ -173,6 +169,31 @@ def freeze_tasks(nursery: Nursery) -> None:
             child._next_send_fn = child.coro.send
     keep_for_good(frozen)
     _forget_waiters(frozen)
+
+
+def runs_inside(nursery: Nursery | None) -> bool:
+    """Tell whether the running task is one of a nursery, or of a nursery within it."""
+    return any(nursery is around for _, around in _enclosing() if around is not None)
+
+
+def _enclosing() -> Generator[tuple[Task, Nursery | None]]:
+    """Yield the running task, if there is one, and the tasks around it, each with its nursery."""
+    task: Task | None = getattr(RUNNING, "task", None)
+    while task is not None:
+        yield task, task.parent_nursery
+        task = None if task.parent_nursery is None else task.parent_nursery.parent_task
+
+
+def fail_waits(chosen: Callable[[object], bool], error: Callable[[], Exception]) -> None:
+    """Raise an error in parked tasks, in a fork of their process, because nothing would wake them.
+
+    Args:
+        chosen: Tells by the `custom_sleep_data` of a task whether to raise the error there.
+        error: Makes the error for one task.
+    """
+    for task in [*RUNNING.runner.tasks]:
+        if chosen(task.custom_sleep_data):
+            reschedule(task, outcome.Error(error()))
 
 
 def keep_for_good(kept: object) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import math
 import multiprocessing
 import os
 import signal
@@ -359,6 +360,49 @@ def test_a_child_that_leaves_the_block_ends_and_the_parent_works_on(
                 await handle.wait()
             await wait_all_tasks_blocked()
         assert seen == [*range(1, 30)]
+
+    run_and_leave(main)
+
+
+WAITS: dict[str, Callable[[GoEvent, DispatchHandle], Awaitable[object]]] = {
+    "handle.wait": lambda _, handle: handle.wait(),
+    "bus.wait": lambda bus, _: bus.wait(),
+    "dispatch": lambda bus, _: bus.dispatch(Job(3)),
+    "close": lambda bus, _: bus.close(math.inf),
+}
+
+
+@pytest.mark.parametrize("wait", WAITS)
+def test_a_wait_that_is_under_way_fails_in_the_child_and_goes_on_in_the_parent(wait: str) -> None:
+    async def main() -> None:
+        bus, gate = make_bus(), trio.Event()
+        outcomes: list[str] = []
+
+        @bus.listener(Job, mailbox=1)
+        async def listen(event: Job) -> None:
+            await gate.wait()
+
+        async def use(bus: GoEvent, handle: DispatchHandle) -> None:
+            try:
+                await WAITS[wait](bus, handle)
+                outcomes.append("returned")
+            except BusForked as error:
+                outcomes.append(str(error))
+
+        async with bus, trio.open_nursery() as nursery:
+            handle = await bus.dispatch(Job(1))
+            await wait_all_tasks_blocked()
+            await bus.dispatch(Job(2))
+            nursery.start_soon(use, bus, handle)
+            await wait_all_tasks_blocked()
+            pid = fork()
+            if pid == 0:
+                await wait_all_tasks_blocked()
+                os._exit(7 if "belongs to the parent" in "".join(outcomes) else 1)
+            assert await until_exit(pid) == 7
+            assert outcomes == []
+            gate.set()
+        assert outcomes == ["returned"]
 
     run_and_leave(main)
 

@@ -22,6 +22,7 @@ from .errors import (
     ConnectionBroken,
     ConnectRefused,
     ConnectTimeout,
+    LinkClosed,
     NoPermission,
     RedisLinkError,
     ReplyTimeout,
@@ -57,6 +58,7 @@ class RedisConnection:
         self.config = config
         self.server = ServerIdentity()
         self.usable = True
+        self._is_forked = False
         self._replies: deque[Any] = deque()
 
     def send_now(self, data: bytes) -> int:
@@ -100,6 +102,7 @@ class RedisConnection:
     ) -> list[Any]:
         """Send commands in one piece and return their replies; error replies are returned, too."""
         data = b"".join(map(pack, commands))
+        self._check_process()
         if not self.usable:
             raise ConnectionBroken("the connection is closed", maybe_executed=False)
         limit = self.config.read_timeout if timeout is None else timeout
@@ -120,6 +123,7 @@ class RedisConnection:
         try:
             await self.stream.send_all(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            self._check_process()
             raise broken_connection(self.config, error) from error
 
     async def _reply(self) -> Any:
@@ -127,6 +131,7 @@ class RedisConnection:
             try:
                 chunk = await self.stream.receive_some(MAX_READ_BYTES)
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+                self._check_process()
                 raise broken_connection(self.config, error) from error
             if not chunk:
                 raise broken_connection(self.config, None)
@@ -141,6 +146,27 @@ class RedisConnection:
         """Close the connection at once, without waiting for the server."""
         self.usable = False
         await _close(self.stream)
+
+    def is_readable(self) -> bool:
+        """Tell whether the socket has bytes, or the end of the stream, to read at once."""
+        socket = _socket_of(self.stream)
+        return socket is not None and socket.is_readable()
+
+    def fork(self) -> None:
+        """Use the connection no more: this process is a fork of the one that owns it.
+
+        A task that waits for a reply would take it from the parent, so its wait fails. The server
+        notices nothing, because the parent has a descriptor of its own for the same connection.
+        """
+        self.usable, self._is_forked = False, True
+        socket = _socket_of(self.stream)
+        # In another thread than that of the run loop no task waits, and none ever runs again.
+        if socket is not None and trio.lowlevel.in_trio_run():
+            socket.close()
+
+    def _check_process(self) -> None:
+        if self._is_forked:
+            raise LinkClosed("the connection belongs to the parent of this process")
 
 
 def broken_connection(config: RedisConfig, error: BaseException | None) -> ConnectionBroken:
@@ -190,6 +216,13 @@ async def open_connection(config: RedisConfig) -> RedisConnection:
             if not finished:
                 await _close(stream)
     raise timed_out
+
+
+def _socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
+    """Return the socket below a stream and its TLS; None if the stream has none."""
+    if isinstance(stream, trio.SSLStream):
+        return _socket_of(cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream)
+    return stream.socket if isinstance(stream, trio.SocketStream) else None
 
 
 async def _close(stream: trio.abc.Stream) -> None:

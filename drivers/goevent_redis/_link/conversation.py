@@ -231,6 +231,16 @@ class Conversation:
                 stack.callback(pending[slot].fail, self._failure(reason, sent=slot < sent))
             stack.callback(self._on_end, reason)
 
+    def fork(self, error: Callable[[], LinkClosed]) -> None:
+        """Fail the waits for replies, which the parent of this process receives.
+
+        The callbacks of other requests belong to the parent, too, and are not called.
+        """
+        pending, self._pending = self._pending, deque()
+        for request in pending:
+            if isinstance(request, CommandRequest):
+                request.fail(error())
+
     def _failure(self, reason: Exception, *, sent: bool) -> ConnectionBroken:
         kind = ReplyTimeout if isinstance(reason, ReplyTimeout) else ConnectionBroken
         consequence = "may have been executed" if sent else "was not sent"

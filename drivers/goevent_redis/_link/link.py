@@ -317,11 +317,18 @@ class Link:
 
     def fork(self) -> None:
         """Refuse all requests: this process is a fork of the one that owns the connection."""
-        self._running, self._is_forked, self._conversation = False, True, None
+        conversation, self._conversation = self._conversation, None
+        self._running, self._is_forked = False, True
+        # In another thread than that of the run loop no task runs again.
+        if trio.lowlevel.in_trio_run():
+            if conversation is not None:
+                conversation.fork(_of_the_parent)
+            self._notify_changed()
+            self._queue.wake_all()
 
     def _check_running(self) -> None:
         if self._is_forked:
-            raise LinkClosed("the link belongs to the parent of this process")
+            raise _of_the_parent()
         if not self._running:
             raise LinkClosed("the link is not open")
 
@@ -448,3 +455,7 @@ class Link:
 def _pack(command: Encodable, args: tuple[Encodable, ...], extend: Extend | None) -> bytes:
     more = extend() if extend is not None else None
     return pack((command, *args, *more)) if more else pack((command, *args))
+
+
+def _of_the_parent() -> LinkClosed:
+    return LinkClosed("the link belongs to the parent of this process")

@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
-from typing import cast
 
 import trio
 
@@ -65,6 +64,7 @@ class Pool:
         self._idle: deque[IdleConnection] = (
             deque()
         )  # the one that was used last is at the right end
+        self._lent: set[RedisConnection] = set()
         self._permits = trio.CapacityLimiter(config.pool_size)
         self._running = False
         self._is_forked = False
@@ -106,9 +106,11 @@ class Pool:
             raise PoolTimeout(f"none of {self.config.pool_size} connections was free in time")
         try:
             connection = await self._get()
+            self._lent.add(connection)
             try:
                 yield connection
             finally:
+                self._lent.discard(connection)
                 # A pool that has ended keeps no connection open.
                 if connection.usable and self._running:
                     self._idle.append(IdleConnection(connection, trio.current_time()))
@@ -182,6 +184,8 @@ class Pool:
     def fork(self) -> None:
         """Lend no more connections: this process is a fork of the one that owns them."""
         self._running, self._is_forked = False, True
+        for connection in self._lent:
+            connection.fork()
 
     def _check_running(self) -> None:
         if self._is_forked:
@@ -193,7 +197,7 @@ class Pool:
 async def _is_alive(connection: RedisConnection, idle_for: float) -> bool:
     """Return True if an idle connection can be lent; close it if not."""
     # No reply is due. Unread bytes are the end of the stream, or an unexpected reply.
-    alive = not _is_readable(connection.stream)
+    alive = not connection.is_readable()
     if alive and idle_for > PING_AFTER_IDLE_SECONDS:
         try:
             await connection.call("PING")
@@ -202,9 +206,3 @@ async def _is_alive(connection: RedisConnection, idle_for: float) -> bool:
     if not alive:
         await connection.aclose()
     return alive
-
-
-def _is_readable(stream: trio.abc.Stream) -> bool:
-    if isinstance(stream, trio.SSLStream):
-        return _is_readable(cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream)
-    return isinstance(stream, trio.SocketStream) and stream.socket.is_readable()

@@ -256,6 +256,12 @@ class Scheduler:
             for lane in actor.lanes:
                 lane.mail.clear()
 
+    def wake_quiet_waiters(self) -> None:
+        """Let the tasks that wait in `quiet` look again."""
+        waiters, self._quiet_waiters = self._quiet_waiters, []
+        for task in waiters:
+            reschedule(task, WAKE_UP)
+
     # -- the workers
 
     def _wake_one(self) -> None:
@@ -287,9 +293,7 @@ class Scheduler:
             if not self.awake and self.open:
                 self.wake_workers()
         elif self._quiet_waiters and not (self.open and (self.awake or self.suspended)):
-            waiters, self._quiet_waiters = self._quiet_waiters, []
-            for task in waiters:
-                reschedule(task, WAKE_UP)
+            self.wake_quiet_waiters()
 
     def abort_park(self, worker: Worker, _: object) -> Abort:
         """Let Trio cancel a parked worker; no dispatch may wake it any more."""

@@ -191,3 +191,59 @@ async def test_a_child_sends_no_end_of_tls() -> None:
                 await handle.wait()
                 assert handle.errors == ()
             assert proxy.dials == 1
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_reply_that_a_borrowed_connection_waits_for_stays_with_the_parent(tls: bool) -> None:
+    parent = os.getpid()
+    status = 97
+
+    async def wait_for_job(client: Any, outcomes: list[str]) -> None:
+        try:
+            outcomes.append(str(await client.blpop("jobs", 60)))
+        except LinkClosed as error:
+            outcomes.append(str(error))
+
+    async def main() -> None:
+        nonlocal status
+        context, client_context = tls_contexts()
+        async with redis_server() as server, fault_proxy(server.port, context) as proxy:
+            secure = RedisConfig(
+                url=f"rediss://{proxy.addr.replace('127.0.0.1', 'localhost')}", tls=client_context
+            )
+            driver = RedisDriver(secure if tls else RedisConfig(addr=server.addr))
+            outcomes: list[str] = []
+            try:
+                async with Bus(driver), trio.open_nursery() as nursery:
+                    nursery.start_soon(wait_for_job, driver.client, outcomes)
+                    await until(lambda: b"blpop" in server_commands(server))
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.alarm(CHILD_SECONDS)
+                        await until(lambda: outcomes != [])
+                        status = 0 if "belongs to the parent" in outcomes[0] else 96
+                        return
+                    with trio.fail_after(HANG_SECONDS):
+                        ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+                    assert os.waitstatus_to_exitcode(ended[1]) == 0
+                    await driver.client.rpush("jobs", "mow")
+                    await until(lambda: outcomes != [])
+                    assert outcomes == ["(b'jobs', b'mow')"]
+            finally:
+                if os.getpid() != parent:
+                    os._exit(status)
+
+    try:
+        trio.run(main)
+    finally:
+        if os.getpid() != parent:
+            os._exit(98)
+
+
+def server_commands(server: RedisServer) -> bytes:
+    """Return the commands that the clients of a server have sent last."""
+    client: Any = redis.Redis(port=server.port)
+    try:
+        return b" ".join(str(each["cmd"]).encode() for each in client.client_list())
+    finally:
+        client.close()
