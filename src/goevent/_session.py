@@ -312,7 +312,7 @@ class Session:
 
     def _waits_for_handle(self, sleep_data: object) -> bool:
         return isinstance(sleep_data, DispatchHandle) and (
-            sleep_data.route.kernel is self._dispatcher
+            sleep_data._route.kernel is self._dispatcher
         )
 
     def _give_up(self) -> None:
