@@ -66,6 +66,7 @@ class RabbitFanOutAdapter:
             exchange.name,
             self._prefix,
             is_wanted=lambda name: self._subscribed.match(name) is not None,
+            is_durable=False,
             ensure=self._repairs.run,
         )
         self._deliveries = DeliveryQueue(self._connection, self._on_delivered)

@@ -70,7 +70,6 @@ class RabbitMessage:
         exchange: The exchange; the empty one routes to the queue that the routing key names.
         properties: Its AMQP properties.
         on_result: Called with None once the server has confirmed the message, or with a failure.
-        is_mandatory: It fails if no queue takes it.
     """
 
     exchange: str
@@ -78,7 +77,6 @@ class RabbitMessage:
     body: bytes
     properties: Any
     on_result: Callable[[PublishFailure | None], object]
-    is_mandatory: bool = True
 
 
 class PublishChannel:
@@ -101,8 +99,8 @@ class PublishChannel:
         # Held while messages are written, so that batches keep their order.
         self._order = asyncio.Lock()
         self._channel: Any = None
-        # The mandatory messages that are on their way, and those of them that were returned.
-        self._mandatory: dict[tuple[str, str, str | None], list[asyncio.Future[Any]]] = {}
+        # The messages that are on their way, and those of them that were returned.
+        self._on_the_way: dict[tuple[str, str, str | None], list[asyncio.Future[Any]]] = {}
         self._returned: set[asyncio.Future[Any]] = set()
         self._alone: RabbitMessage | None = None
         self._proven_keys: set[tuple[str, str]] = set()
@@ -210,7 +208,7 @@ class PublishChannel:
             publish = Basic.Publish(
                 exchange=message.exchange,
                 routing_key=message.routing_key,
-                mandatory=message.is_mandatory,
+                mandatory=True,
             )
             header = ContentHeader(body_size=len(body), properties=message.properties)
             frames = [marshal(publish, channel.number), marshal(header, channel.number)]
@@ -229,8 +227,7 @@ class PublishChannel:
     def _register(self, message: RabbitMessage, channel: Any) -> asyncio.Future[Any]:
         confirm: asyncio.Future[Any] = channel.create_future()
         confirm.add_done_callback(partial(self._on_confirm, message))
-        if message.is_mandatory:
-            self._mandatory.setdefault(_return_key(message), []).append(confirm)
+        self._on_the_way.setdefault(_return_key(message), []).append(confirm)
         channel.delivery_tag += 1
         channel.confirmations[channel.delivery_tag] = confirm
         return confirm
@@ -258,20 +255,19 @@ class PublishChannel:
         await channel._read_content(frame, header)
         key = frame.exchange, frame.routing_key, header.properties.message_id
         # The server returns messages in the order of their publishes.
-        for confirm in self._mandatory.get(key, ()):
+        for confirm in self._on_the_way.get(key, ()):
             if confirm not in self._returned:
                 self._returned.add(confirm)
                 break
 
     def _on_confirm(self, message: RabbitMessage, confirm: asyncio.Future[Any]) -> None:
         failure = self._failure(message, confirm)
-        if message.is_mandatory:
-            self._returned.discard(confirm)
-            key = _return_key(message)
-            same = self._mandatory.pop(key)
-            if len(same) > 1:
-                same.remove(confirm)
-                self._mandatory[key] = same
+        self._returned.discard(confirm)
+        key = _return_key(message)
+        same = self._on_the_way.pop(key)
+        if len(same) > 1:
+            same.remove(confirm)
+            self._on_the_way[key] = same
         if message is self._alone:
             self._alone = None
             if failure is None:

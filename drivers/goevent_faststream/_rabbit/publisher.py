@@ -2,10 +2,13 @@
 
 The middlewares of the broker run around each publish.
 
-Theory of operation: An event that no queue takes is accepted, because nobody may listen to it yet.
-If this bus itself subscribes to the name, however, a queue or a binding must have been deleted. The
-server returns such an event, and the publisher has the adapter declare everything again, and
-publishes the event again.
+Theory of operation: The server returns an event that no queue takes. It is accepted, because nobody
+may listen to it yet. If this bus itself subscribes to the name, however, a queue or a binding must
+have been deleted: the publisher has the adapter declare everything again, and publishes the event
+again. If a queue has taken an earlier event of the name, a queue or a binding of another bus may
+have been deleted: the publisher holds back the events of this name until the other bus has made it
+again. If still no queue takes the event, it has no receivers. This is an error for a bus with a
+group, because durable queues stay when their bus closes.
 
 If the exchange for events was deleted, the bindings of all buses went with it. Each bus renews its
 own at its next check. A publisher that notices the loss waits for that time before it publishes
@@ -51,6 +54,7 @@ class RabbitPublisher:
 
     Args:
         is_wanted: Tells whether this bus subscribes to an event name.
+        is_durable: The bus has a group. An event that no queue takes any more is an error.
         ensure: Declares everything that the bus needs again.
     """
 
@@ -62,21 +66,29 @@ class RabbitPublisher:
         prefix: str,
         *,
         is_wanted: Callable[[str], bool],
+        is_durable: bool,
         ensure: Callable[[], Awaitable[object]],
     ) -> None:
         self._broker = broker
         self._exchange = exchange
         self._prefix = prefix
         self._is_wanted = is_wanted
+        self._is_durable = is_durable
         self._ensure = ensure
         self._channel = PublishChannel(connection.publishing, patient=False)
         self._wanted: dict[str, bool] = {}
+        # The names that a queue has taken; False once no queue takes them any more.
+        self._routed: dict[str, bool] = {}
+        # The names that wait until another bus has made its queue and binding again.
+        self._held: dict[str, asyncio.Event] = {}
         self.reset()
 
     def reset(self) -> None:
         """Start anew on another event loop."""
         self._channel.reset()
         self._wanted.clear()
+        self._routed.clear()
+        self._held.clear()
         # Clear while other buses bind again. Waiting bursts keep their order.
         self._bound = asyncio.Event()
         self._bound.set()
@@ -107,12 +119,15 @@ class RabbitPublisher:
         try:
             while left:
                 await self._bound.wait()
+                if self._held:
+                    await self._wait_for_names({each.name for each in left})
                 is_sending = True
                 left = await self._publish_once(left)
                 is_sending = False
                 is_missing = any(each and each.is_exchange_missing for each in left.values())
                 if not left or (is_repaired and not (is_missing and loop.time() < latest)):
                     break
+                self._hold({each.name for each in left if not self._wants(each.name)})
                 await self._ensure()
                 is_repaired = True
         except DriverError as error:
@@ -134,7 +149,7 @@ class RabbitPublisher:
         if self._wants(outgoing.name):
             text = f"no queue takes {outgoing.name!r}, to which this bus subscribes"
             return DriverError(f"RabbitMQ: {text}")
-        return Receipt(id=outgoing.id)
+        return self._no_receivers(outgoing)
 
     def _limit_error(self, outgoing: Outgoing) -> str | None:
         """Return the text of the error for an event that AMQP cannot carry, or None."""
@@ -183,7 +198,6 @@ class RabbitPublisher:
                 headers={**headers} or None,
             ),
             partial(self._finish, outgoing, unrouted),
-            self._wants(outgoing.name),
         )
 
     async def _publish_with_middlewares(self, outgoing: Outgoing, unrouted: Unrouted) -> None:
@@ -194,7 +208,7 @@ class RabbitPublisher:
             _publish_type=PublishType.PUBLISH,
             exchange=RabbitExchange(self._exchange, declare=False),
             routing_key=self._prefix + outgoing.name,
-            mandatory=self._wants(outgoing.name),
+            mandatory=True,
             persist=True,
             headers={**headers},
             correlation_id=correlation_id,
@@ -216,20 +230,60 @@ class RabbitPublisher:
             else:
                 self._finish(outgoing, unrouted, failure)
         else:
-            outgoing.done(Receipt(id=outgoing.id))
+            self._finish(outgoing, unrouted, None)
 
     def _finish(
         self, outgoing: Outgoing, unrouted: Unrouted, failure: PublishFailure | None
     ) -> None:
+        name = outgoing.name
         if failure is None:
+            if not self._routed.get(name):
+                self._note_routed(name)
             outgoing.done(Receipt(id=outgoing.id))
-        elif failure.is_unrouted:
+        elif not failure.is_unrouted:
+            outgoing.done(failure.error)
+        elif failure.is_exchange_missing:
             # If it is known already, perhaps nobody can create it, and the wait must end.
-            if failure.is_exchange_missing and self._bound.is_set():
+            if self._bound.is_set():
                 self.exchange_was_lost()
             unrouted[outgoing] = failure
+        elif self._wants(name) or self._routed.get(name):
+            unrouted[outgoing] = failure
         else:
-            outgoing.done(failure.error)
+            outgoing.done(self._no_receivers(outgoing))
+
+    def _note_routed(self, name: str) -> None:
+        if len(self._routed) >= MAX_REMEMBERED_NAMES:
+            self._routed.clear()
+        self._routed[name] = True
+
+    def _hold(self, names: Iterable[str]) -> None:
+        """Hold back the events of names until other buses have bound again."""
+        new = {name: asyncio.Event() for name in names if name not in self._held}
+        self._held |= new
+
+        def release() -> None:
+            for name, gate in new.items():
+                self._held.pop(name, None)
+                gate.set()
+
+        if new:
+            asyncio.get_running_loop().call_later(REBINDING_SECONDS, release)
+
+    async def _wait_for_names(self, names: Iterable[str]) -> None:
+        for gate in [self._held[name] for name in names if name in self._held]:
+            await gate.wait()
+
+    def _no_receivers(self, outgoing: Outgoing) -> Result:
+        """Return the result of an event that no queue takes, and that waits for none."""
+        name = outgoing.name
+        if name not in self._routed:
+            return Receipt(id=outgoing.id, receivers=0)
+        self._routed[name] = False
+        if not self._is_durable:
+            return Receipt(id=outgoing.id, receivers=0)
+        text = f"no queue takes {name!r} any more: the queue of a group or its binding was deleted"
+        return DriverError(f"RabbitMQ: {text}")
 
 
 class _InnermostPublish:
@@ -271,7 +325,6 @@ class _InnermostPublish:
                     message.body,
                     message.properties,
                     self._on_result,
-                    bool(command.publish_options.get("mandatory")),
                 )
             ]
         )

@@ -76,6 +76,7 @@ class RabbitWorkQueuesAdapter:
             exchange.name,
             prefix,
             is_wanted=lambda name: self._subscribed.match(name) is not None,
+            is_durable=True,
             ensure=self._repairs.run,
         )
         self._settler = RabbitSettler(

@@ -125,6 +125,56 @@ async def test_event_of_another_bus_is_kept_until_the_group_has_bound_again(
         await until(lambda: len({*numbers(seen)}) == 11)
 
 
+@pytest.mark.parametrize("lost", ["queue", "binding of a queue", "binding of a group"])
+async def test_event_of_another_bus_is_kept_although_its_queue_was_deleted(
+    node: RabbitNode, lost: str
+) -> None:
+    sandbox = node.sandbox()
+    bus, sender = sandbox.bus(), sandbox.bus(None)
+    seen = bus.seen()
+    async with opened(bus, sender):
+        await accepted(sender, 1)
+        await until(lambda: seen)
+        await delete(sandbox, DELETED[lost])
+        await accepted(sender, 2)
+        await until(lambda: 2 in numbers(seen))
+
+
+@pytest.mark.parametrize("group", [None, "mail"])
+async def test_event_whose_queue_is_gone_for_good_is_told_to_its_sender(
+    node: RabbitNode, group: str | None
+) -> None:
+    sandbox = node.sandbox()
+    bus, sender = sandbox.bus(), sandbox.bus(group)
+    bus.seen()
+    async with opened(sender):
+        async with opened(bus):
+            await accepted(sender, 1)
+        await delete(sandbox, DELETED["queue"])
+        for n in (2, 3):
+            handle = await sender.dispatch(Paid(n=n))
+            await handle.wait()
+            if group is None:
+                # It may be that the bus that listened is gone, as buses without a group go.
+                assert not handle.errors
+                assert handle.receivers == 0
+            else:
+                (error,) = handle.errors
+                assert "no queue takes 'order.paid' any more" in str(error)
+        other = sandbox.bus()
+        seen = other.seen()
+        async with opened(other):
+            await accepted(sender, 4)
+            await until(lambda: numbers(seen) == [4])
+
+
+async def test_event_that_nobody_has_listened_to_has_no_receivers(node: RabbitNode) -> None:
+    sandbox = node.sandbox()
+    async with sandbox.bus(None) as sender:
+        (handle,) = await accepted(sender, 1)
+        assert handle.receivers == 0
+
+
 @pytest.mark.parametrize("lost", ["exchange", "bindings", "queue"])
 async def test_bus_without_a_group_listens_again_after_a_loss(node: RabbitNode, lost: str) -> None:
     sandbox = node.sandbox()
