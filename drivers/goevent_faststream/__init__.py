@@ -17,6 +17,7 @@ from goevent.drivers import (
     DeadLetter as DeadLetter,
     DeadLetters as DeadLetters,
     publish_names as _publish_names,
+    suggest_options as _suggest_options,
 )
 
 from ._adapter.contract import Arrival as Arrival
@@ -44,3 +45,4 @@ __all__ = [
     "Mapping",
 ]
 _publish_names(globals())
+_suggest_options(FastStreamDriver, config=BrokerConfig, keyword="config")

@@ -4,7 +4,10 @@
 used without a bus.
 """
 
-from goevent.drivers import publish_names as _publish_names
+from goevent.drivers import (
+    publish_names as _publish_names,
+    suggest_options as _suggest_options,
+)
 
 from ._link.client import RedisClient as RedisClient
 from ._link.config import RedisConfig as RedisConfig
@@ -71,3 +74,9 @@ __all__ = [
     "WrongServer",
 ]
 _publish_names(globals())
+# Here and not in the link, which knows no goevent.
+_suggest_options(RedisConfig)
+_suggest_options(RedisDriver, config=RedisConfig)
+_suggest_options(RedisStreamsDriver, config=StreamsConfig, keyword="streams")
+_suggest_options(Link, config=RedisConfig)
+_suggest_options(Pool, config=RedisConfig)

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from ._events.registry import EventRegistry, check_registry, default_registry
@@ -21,7 +22,7 @@ from .drivers.discovery import check_driver
 MAX_NESTING_LIMIT = 150
 
 
-@suggest_options
+@partial(suggest_options, config=ListenerOptions, keyword="listener")
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
     """The settings of a bus, as Go's `goevent.Config`.

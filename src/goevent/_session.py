@@ -311,9 +311,10 @@ class Session:
             fork()
 
     def _waits_for_handle(self, sleep_data: object) -> bool:
-        return isinstance(sleep_data, DispatchHandle) and (
-            sleep_data._route.kernel is self._dispatcher
-        )
+        if not isinstance(sleep_data, DispatchHandle):
+            return False
+        route = sleep_data._route  # pyright: ignore[reportPrivateUsage]
+        return route.kernel is self._dispatcher
 
     def _give_up(self) -> None:
         """Take no more events, and settle those that no listener will run as abandoned."""

@@ -34,6 +34,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
         >>> did_you_mean("colour", ["timeout", "thread"])
         ''
     """
+    best = nearest(name, known)
+    return f"; did you mean {best!r}?" if best else ""
+
+
+def nearest(name: object, known: Iterable[str]) -> str:
+    """Return the known name that is nearest to an unknown one, or an empty text if none is near."""
     if not isinstance(name, str) or not 0 < len(name) <= MAX_COMPARED_CHARS:
         return ""
     wanted = name.casefold()
@@ -49,7 +55,7 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
         similarity = matcher.ratio()
         if similarity > best_similarity or (not best and similarity == best_similarity):
             best, best_similarity = candidate, similarity
-    return f"; did you mean {best!r}?" if best else ""
+    return best
 
 
 def unknown_option(owner: str, name: str, known: Iterable[str]) -> TypeError:
@@ -59,7 +65,7 @@ def unknown_option(owner: str, name: str, known: Iterable[str]) -> TypeError:
     return TypeError(f"{owner} has no option {name!r}{hint}")
 
 
-def suggest_options(target: T, *, config: type | None = None) -> T:
+def suggest_options(target: T, *, config: type | None = None, keyword: str | None = None) -> T:
     """Have a class or a function refuse unknown keyword arguments with a suggestion.
 
     The decorated target keeps its signature. It pays one comparison of its keywords per call.
@@ -68,6 +74,7 @@ def suggest_options(target: T, *, config: type | None = None) -> T:
         target: The class or the function.
         config: The class of the settings that the target takes as one object. Its options are not
             those of the target, but callers may mistake them for it.
+        keyword: The parameter of the target for this object; None if it comes first.
 
     Example:
         >>> @suggest_options
@@ -80,10 +87,10 @@ def suggest_options(target: T, *, config: type | None = None) -> T:
     """
     if isinstance(target, type):
         cls = cast("Any", target)
-        cls.__init__ = _checked(cls.__init__, cls.__name__, skipped=1, config=config)
+        cls.__init__ = _checked(cls.__init__, cls.__name__, 1, config, keyword)
         return target
     function = cast("Callable[..., Any]", target)
-    return cast("T", _checked(function, function.__name__, skipped=0, config=config))
+    return cast("T", _checked(function, function.__name__, 0, config, keyword))
 
 
 def missing_members(candidate: object, protocol: type) -> str:
@@ -94,7 +101,11 @@ def missing_members(candidate: object, protocol: type) -> str:
 
 
 def _checked(
-    function: Callable[..., Any], owner: str, skipped: int, config: type | None
+    function: Callable[..., Any],
+    owner: str,
+    skipped: int,
+    config: type | None,
+    keyword: str | None,
 ) -> Callable[..., Any]:
     """Return a function that checks its arguments; the first `skipped` ones are not the user's."""
     parameters = [*inspect.signature(function).parameters.values()][skipped:]
@@ -106,9 +117,15 @@ def _checked(
     def checked(*args: Any, **given: Any) -> Any:
         if not given.keys() <= known:
             unknown = next(name for name in given if name not in known)
-            if config is not None and unknown in inspect.signature(config).parameters:
-                example = f"{owner}({config.__name__}({unknown}=...))"
-                raise TypeError(f"{owner} has no option {unknown!r}; write {example}")
+            if config is not None:
+                inner = [*inspect.signature(config).parameters]
+                call = f"{keyword}={config.__name__}" if keyword else config.__name__
+                if unknown in inner:
+                    example = f"{owner}({call}({unknown}=...))"
+                    raise TypeError(f"{owner} has no option {unknown!r}; write {example}")
+                if not did_you_mean(unknown, options) and (near := nearest(unknown, inner)):
+                    example = f"{owner}({call}({near}=...))"
+                    raise TypeError(f"{owner} has no option {unknown!r}; did you mean {example}?")
             raise unknown_option(owner, unknown, options)
         if by_keyword_only and len(args) > skipped:
             example = f"{owner}({options[0]}=...)"

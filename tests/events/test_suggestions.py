@@ -11,6 +11,8 @@ import pytest
 
 from goevent import (
     Config,
+    EventRegistry,
+    GoEvent,
     ListenerOptions,
     MemoryDriver,
     MemoryHub,
@@ -18,6 +20,7 @@ from goevent import (
     Retry,
     Supervision,
     register_event_type,
+    upcast,
 )
 from goevent.drivers import DurableConfig, did_you_mean, suggest_options
 from goevent.middleware import Deduplicate, LogEvents, RateLimit
@@ -81,6 +84,26 @@ UNKNOWN_OPTIONS: list[tuple[Callable[..., Any], str, str]] = [
     (RateLimit, "brust", "RateLimit has no option 'brust'; did you mean 'burst'?"),
     (Deduplicate, "windows", "Deduplicate has no option 'windows'; did you mean 'window'?"),
     (LogEvents, "payloads", "LogEvents has no option 'payloads'; did you mean 'payload'?"),
+    (
+        Config,
+        "retry",
+        "Config has no option 'retry'; write Config(listener=ListenerOptions(retry=...))",
+    ),
+    (
+        Config,
+        "mailboxes",
+        (
+            "Config has no option 'mailboxes'; did you mean "
+            "Config(listener=ListenerOptions(mailbox=...))?"
+        ),
+    ),
+    (
+        GoEvent,
+        "close_timout",
+        "GoEvent has no option 'close_timout'; did you mean GoEvent(Config(close_timeout=...))?",
+    ),
+    (EventRegistry, "stric", "EventRegistry has no option 'stric'; did you mean 'strict'?"),
+    (upcast, "too", "upcast has no option 'too'; did you mean 'to'?"),
     (DurableConfig, "groups", "DurableConfig has no option 'groups'; did you mean 'group'?"),
 ]
 

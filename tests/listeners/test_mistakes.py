@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import pytest
@@ -69,10 +69,21 @@ class Nothing:
     pass
 
 
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(function)
+    def call(*args: Any) -> Any:
+        return function(*args)
+
+    return call
+
+
 class Service:
     def on_paid(self, event: Any) -> None: ...
     def lonely(self) -> None: ...
     async def later(self, event: Any) -> None: ...
+
+    @decorated
+    def wrapped(self, event: Any) -> None: ...
 
     @classmethod
     def of_the_class(cls, event: Any) -> None: ...
@@ -274,6 +285,13 @@ MISTAKEN_SUBSCRIPTIONS: list[tuple[tuple[Any, ...], str]] = [
         ),
     ),
     (
+        (Service.wrapped, Paid),
+        (
+            "Service.wrapped is a method, and nothing says of which object: register it where "
+            "there is one, bus.subscribe(self.wrapped, Paid)"
+        ),
+    ),
+    (
         (vars(Service)["of_the_class"], Paid),
         (
             "Service.of_the_class is a method, and nothing says of which class: register it where "
@@ -376,6 +394,20 @@ NO_LISTENERS: list[tuple[Any, str]] = [
         ),
     ),
     (
+        partial(note),
+        (
+            "a listener must be an object with event_name and on_event, and an object of partial "
+            "is a function: register it with bus.subscribe(it, ...) or @bus.listener(...)"
+        ),
+    ),
+    (
+        Service().on_paid,
+        (
+            "a listener must be an object with event_name and on_event, and Service.on_paid is a "
+            "function: register it with bus.subscribe(self.on_paid, ...) or @bus.listener(...)"
+        ),
+    ),
+    (
         Needs,
         (
             "Needs needs arguments: register an object of it, or a function without arguments that "
@@ -474,6 +506,7 @@ MISTAKEN_TYPES: list[tuple[Callable[..., Any], str]] = [
     (partial(untyped_event, name="a.b"), f"Event takes a name and a payload: {EXAMPLE}"),
     (partial(untyped_event, "a.b", order_id=7), f"Event takes a name and a payload: {EXAMPLE}"),
     (partial(untyped_event, 7), "an event name is a str, not int"),
+    (partial(untyped_event, Paid), "an event name is a str, not the class Paid"),
     (partial(untyped_event, "a.b", 7), "the payload of an event is a mapping, not int"),
 ]
 

@@ -7,6 +7,9 @@ made. The alphabet has no wildcard of any broker, so a name can never act as a p
 from __future__ import annotations
 
 import re
+from typing import cast
+
+from .._foreign import name_of, type_name
 
 MAX_NAME_BYTES = 255
 # The part of a refused name that an error message shows.
@@ -24,11 +27,18 @@ def validate_name(name: str) -> str:
             not allowed. The message shows the place.
     """
     if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-        raise TypeError(f"an event name is a str, not {type(name).__name__}")
+        raise not_a_name(name)
     # The alphabet is ASCII, so the number of characters is the number of bytes once a name matches.
     if len(name) <= MAX_NAME_BYTES and _NAME.fullmatch(name):
         return name
     raise ValueError(explain_invalid("event name", name))
+
+
+def not_a_name(given: object) -> TypeError:
+    """Return the error for an object that is given in place of an event name."""
+    if issubclass(type(given), type):
+        return TypeError(f"an event name is a str, not the class {name_of(cast('type', given))}")
+    return TypeError(f"an event name is a str, not {type_name(given)}")
 
 
 def is_name(text: object) -> bool:

@@ -27,7 +27,7 @@ from .event_types import (
     own_name,
     python_to_wire,
 )
-from .names import validate_name
+from .names import not_a_name, validate_name
 from .value_rules import ValueRules, convert
 
 MAX_EXCERPT_CHARS = 120
@@ -41,6 +41,7 @@ class UnknownEventError(GoEventError, LookupError):
     """No class is registered under the event name."""
 
 
+@suggest_options
 class EventRegistry:
     """Maps event names to classes.
 
@@ -292,7 +293,7 @@ class EventRegistry:
             UnknownEventError: There is none.
         """
         if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise TypeError(f"an event name is a str, not {type(name).__name__}")
+            raise not_a_name(name)
         cls = self._types.get(name)
         if cls is None:
             raise self.unknown(name)
@@ -416,6 +417,7 @@ def upcast(
 ) -> Callable[[Callable[[Any], New]], Callable[[Any], New]]: ...
 
 
+@suggest_options
 def upcast(
     old: type[Any] | str, *, to: type[Any]
 ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:

@@ -152,8 +152,11 @@ def check_owner(handler: object, events: tuple[object, ...]) -> None:
     if not isinstance(handler, types.FunctionType):
         return
     owner, _, _ = handler.__qualname__.rpartition(".")
-    names = handler.__code__.co_varnames
-    first = names[0] if names and handler.__code__.co_argcount else ""
+    try:
+        # Of the function below, if a decorator has wrapped it with `functools.wraps`.
+        first = next(iter(inspect.signature(handler).parameters), "")
+    except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
+        return
     if owner and not owner.endswith("<locals>") and first in ("self", "cls"):
         raise method_without_object(handler, first, events)
 
@@ -180,12 +183,13 @@ def not_a_listener(candidate: object) -> TypeError:
                 f"{name} needs arguments: register an object of it, or a function without "
                 "arguments that makes one"
             )
-    elif isinstance(candidate, types.FunctionType | types.MethodType | types.BuiltinFunctionType):
-        name = short_name(candidate)
-        return TypeError(
-            f"a listener must be an object with event_name and on_event, and {name} is a function: "
-            f"register it with bus.subscribe({name}, ...) or @bus.listener(...)"
-        )
+    elif isinstance(candidate, types.FunctionType | types.BuiltinFunctionType):
+        return function_as_object(short_name(candidate), short_name(candidate))
+    elif isinstance(candidate, types.MethodType):
+        owner = "cls" if is_class(candidate.__self__) else "self"
+        return function_as_object(short_name(candidate), f"{owner}.{candidate.__name__}")
+    elif len(missing) == len(LISTENER_MEMBERS) and callable(candidate):
+        return function_as_object(f"an object of {short_name(type(candidate))}", "it")
     else:
         cls = type(candidate)
         name = f"the {cls.__name__}" if cls.__module__ == "builtins" else short_name(cls)
@@ -194,6 +198,14 @@ def not_a_listener(candidate: object) -> TypeError:
     return TypeError(
         "a listener must be an object with event_name and on_event, or a class of such objects; "
         f"{name} has no {' and no '.join(missing) or 'such object'}"
+    )
+
+
+def function_as_object(name: str, argument: str) -> TypeError:
+    """Return the error for a function that is given in place of a listener object."""
+    return TypeError(
+        f"a listener must be an object with event_name and on_event, and {name} is a function: "
+        f"register it with bus.subscribe({argument}, ...) or @bus.listener(...)"
     )
 
 
