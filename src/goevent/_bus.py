@@ -13,7 +13,7 @@ from datetime import datetime
 from functools import cached_property, partial, update_wrapper
 from threading import get_ident
 from types import TracebackType
-from typing import Any, Self, TypeVar, Unpack, cast, overload
+from typing import Any, NoReturn, Self, TypeVar, Unpack, cast, overload
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -882,6 +882,10 @@ class GoEvent:
         for each in ours:
             self._supervisor.record_unraised(each)
         return own
+
+    def __reduce__(self) -> NoReturn:
+        # Otherwise pickle names the first part of the bus that it cannot write.
+        raise TypeError("a bus stays in its process: make a bus of its own in the other process")
 
     def __repr__(self) -> str:
         return f"<GoEvent {self._dispatcher.state}, {len(self._router.listeners())} listener(s)>"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import math
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 import time
@@ -552,6 +554,12 @@ def test_multiprocessing_works_with_every_start_method(method: str) -> None:
         process.join(HANG_SECONDS)
         assert process.exitcode == 0
     assert [queue.get() for _ in processes] == [[1, 2], [1, 2]]
+
+
+@pytest.mark.parametrize("duplicate", [pickle.dumps, copy.copy, copy.deepcopy])
+def test_a_bus_cannot_be_sent_to_another_process(duplicate: Callable[[object], object]) -> None:
+    with pytest.raises(TypeError, match="make a bus of its own in the other process"):
+        duplicate(make_bus())
 
 
 def test_the_error_is_a_runtime_error_with_a_text() -> None:
