@@ -308,8 +308,10 @@ def load_adapter_module(mapping: Mapping) -> AdapterModule:
     try:
         return cast("AdapterModule", import_module(mapping.module))
     except ImportError as error:
+        # FastStream's own text names an extra of FastStream, and its cause names the package.
+        missing = error.__cause__ or error
         raise DriverError(
-            f"{mapping.schemes[0]}:// needs a package that is not installed ({error}): "
+            f"{mapping.schemes[0]}:// needs a package that is not installed ({missing}): "
             f'pip install "goevent[{mapping.extra}]"'
         ) from error
 

@@ -23,16 +23,31 @@ def test_objects_that_are_no_broker_or_address_are_refused() -> None:
         mapping_for_scheme("gopher")
 
 
-def test_missing_extra_is_named() -> None:
+@pytest.mark.parametrize(
+    ("url", "package", "extra"),
+    [
+        ("nats://localhost", "faststream", "nats"),
+        ("nats://localhost", "nats", "nats"),
+        ("nats+js://localhost?group=g", "nats", "nats"),
+        ("amqp://localhost", "aio_pika", "rabbit"),
+        ("kafka://localhost", "aiokafka", "kafka"),
+        ("kafka+confluent://localhost", "confluent_kafka", "confluent"),
+        ("mqtt://localhost", "zmqtt", "mqtt"),
+    ],
+)
+def test_a_missing_package_and_its_extra_are_named(url: str, package: str, extra: str) -> None:
     script = (
-        "import sys; sys.modules['faststream'] = None\n"
+        f"import sys; sys.modules[{package!r}] = None\n"
         "from goevent import GoEvent\n"
-        "try: GoEvent('nats://localhost')\n"
+        f"try: GoEvent({url!r})\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
     ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    assert ran.stdout.startswith("DriverError")
-    assert 'pip install "goevent[nats]"' in ran.stdout
+    (line,) = ran.stdout.splitlines()
+    assert line.startswith("DriverError")
+    assert package in line
+    assert line.endswith(f'pip install "goevent[{extra}]"')
+    assert line.count("pip install") == 1
 
 
 def test_every_row_of_the_table_has_its_module() -> None:
