@@ -152,7 +152,7 @@ class KafkaAdapter:
             for name, subscribed_name in wanted.items():
                 consumer = self._consumers.get(name)
                 if consumer is None:
-                    topic = await self._publisher.topic(name)
+                    topic = (await self._publisher.topic(name)).topic
                     start = "earliest" if is_new else self._config.start
                     consumer = KafkaConsumer(
                         self._broker,

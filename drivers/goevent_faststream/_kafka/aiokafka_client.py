@@ -10,6 +10,10 @@ from typing import Any
 
 from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.admin import NewTopic  # type: ignore[import-untyped]
+from aiokafka.admin.config_resource import (  # type: ignore[import-untyped]
+    ConfigResource,
+    ConfigResourceType,
+)
 from aiokafka.conn import CloseReason  # type: ignore[import-untyped]
 from aiokafka.errors import KafkaConnectionError  # type: ignore[import-untyped]
 from aiokafka.protocol.metadata import MetadataRequest  # type: ignore[import-untyped]
@@ -32,6 +36,7 @@ from .aiokafka_requests import (
     to_driver_error,
 )
 from .client import (
+    LIMIT_REQUEST_SECONDS,
     REQUEST_SECONDS,
     Answer,
     GroupMember,
@@ -41,6 +46,7 @@ from .client import (
     missing_topic,
     publish_by_broker,
 )
+from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
 from .url import read_kafka_url
 
 AIOKAFKA_CONNECT_SECONDS = 8.0
@@ -95,7 +101,12 @@ class AiokafkaClient:
 
     Args:
         topic: The settings with which missing topics are created; None leaves them to the broker.
+
+    Attributes:
+        limits: The limits in the settings of the producer, once it is open.
     """
+
+    limits: ClientLimits
 
     def __init__(self, broker: KafkaBroker, topic: Topic | None) -> None:
         self._broker: Any = broker
@@ -118,6 +129,11 @@ class AiokafkaClient:
             login = find_login_error(self._producer.client)
             raise await self._requests.run(login) or error from error.__cause__
         producer = self._producer
+        self.limits = ClientLimits(
+            producer._max_request_size,
+            producer._message_accumulator._batch_size,
+            compresses=bool(producer._compression_type),
+        )
         # The client reconnects and does not report it. Only the producer's connections are watched:
         # the pings keep them busy, while a broker closes an idle connection without being lost.
         on_closed = producer.client._on_connection_closed
@@ -234,7 +250,46 @@ class AiokafkaClient:
         except Exception as error:  # noqa: BLE001 - a middleware may raise any exception
             answer(outgoing, to_driver_error(error))
             return
-        future.add_done_callback(partial(answer_sent, outgoing, answer, _receipt, to_driver_error))
+        future.add_done_callback(
+            partial(answer_sent, outgoing, answer, _receipt, self._batch_error)
+        )
+
+    def _batch_error(self, error: BaseException) -> DriverError:
+        """Return the error of a batch that was not written, and make the next ones acceptable.
+
+        aiokafka counts the records of a refused batch as written, so the broker would refuse all
+        later batches of the partition, because their sequence numbers leave a gap. The numbers
+        begin anew with another producer id. The sender asks for it before it sends the next batch;
+        batches under way keep the old one. A batch that the sender has taken before this call is
+        refused as well, and the publisher sends its events again.
+        """
+        manager = self._producer and self._producer._txn_manager
+        if manager and manager.has_pid() and isinstance(error, errors.BrokerResponseError):
+            manager.__init__(manager.transactional_id, manager.transaction_timeout_ms)
+        return to_driver_error(error)
+
+    async def max_message_bytes(self, topic: str) -> int | None:
+        """Return the largest batch that a topic takes; None if the broker does not tell."""
+        admin = self._broker.config.broker_config.admin.admin_client
+        resource = ConfigResource(ConfigResourceType.TOPIC, topic, {LIMIT_OF_TOPIC: None})
+        try:
+            responses = await self._requests.run(
+                admin.describe_configs([resource]), LIMIT_REQUEST_SECONDS
+            )
+        except (DriverError, NotImplementedError):
+            # It lacks the right or knows no such request; or another request has failed, too.
+            return None
+        for response in responses:
+            for _, _, _, _, entries in response.resources:
+                for name, value, *_ in entries or ():
+                    if name == LIMIT_OF_TOPIC:
+                        return parse_limit(value)
+        return None
+
+    async def flush(self) -> None:
+        """Return when no event is under way, or after a time limit."""
+        with suppress(DriverError):
+            await self._requests.run(self._producer.flush())
 
     async def write(
         self, topic: str, key: bytes | None, value: bytes, headers: Mapping[str, str]
@@ -242,7 +297,10 @@ class AiokafkaClient:
         """Write a record; returns when the broker has it."""
         pairs = [(name, text.encode()) for name, text in headers.items()]
         written = self._producer.send_and_wait(topic, value, key, headers=pairs)
-        await self._requests.run(written)
+        try:
+            await self._requests.run(written)
+        except DriverError as error:
+            raise self._batch_error(error.__cause__ or error) from error.__cause__
 
     def join(
         self, topic: str, group: str, session_seconds: float, listener: RebalanceListener

@@ -14,6 +14,7 @@ from goevent import DriverError
 from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.errors import map_error
 from .client import REQUEST_SECONDS
+from .limits import BatchRefusedError, BatchTooLargeError
 
 T = TypeVar("T")
 
@@ -36,11 +37,18 @@ UNREACHABLE = (
     OSError,
     TimeoutError,
 )
+TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 CLIENT_ERRORS = (errors.KafkaError, OSError, TimeoutError)
 
 
 def to_driver_error(error: BaseException) -> DriverError:
     """Return the `DriverError` for an error of aiokafka."""
+    if isinstance(error, (*TOO_LARGE, errors.OutOfOrderSequenceNumber)):
+        # A batch is out of order if the one before it was refused.
+        kind = BatchTooLargeError if isinstance(error, TOO_LARGE) else BatchRefusedError
+        refused = kind(f"Kafka: {error}")
+        refused.__cause__ = error
+        return refused
     text = f"the server rejects the login: {error}" if isinstance(error, LOGIN_ERRORS) else ""
     return map_error("Kafka", error, UNREACHABLE, text=text)
 

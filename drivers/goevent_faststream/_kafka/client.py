@@ -16,11 +16,14 @@ from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing
 from .._adapter.properties import split_properties
+from .limits import ClientLimits
 from .offsets import CommitPoint, KafkaRecord
 
 Answer = Callable[[Outgoing, Receipt | Exception], None]
 
 REQUEST_SECONDS = 5.0
+# For a limit, which events can do without.
+LIMIT_REQUEST_SECONDS = 2.0
 # How long a broker may wait for the first record of a fetch.
 FETCH_WAIT_MILLISECONDS = 250
 HEARTBEATS_PER_SESSION = 4
@@ -118,6 +121,19 @@ class KafkaClient(Protocol):
 
     async def ensure_topic(self, topic: str) -> None:
         """Create a topic if it is missing."""
+        ...
+
+    @property
+    def limits(self) -> ClientLimits:
+        """The limits in the client's settings."""
+        ...
+
+    async def max_message_bytes(self, topic: str) -> int | None:
+        """Return the largest batch that a topic takes; None if the broker does not tell."""
+        ...
+
+    async def flush(self) -> None:
+        """Return when no event is under way, or after a time limit."""
         ...
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:

@@ -14,7 +14,11 @@ from functools import partial
 from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
-from confluent_kafka.admin import NewTopic  # type: ignore[attr-defined]
+from confluent_kafka.admin import (  # type: ignore[attr-defined]
+    ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
+    NewTopic,  # pyright: ignore[reportPrivateImportUsage]
+    ResourceType,  # pyright: ignore[reportPrivateImportUsage]
+)
 from faststream.confluent import KafkaBroker, Topic
 
 from goevent import DriverError
@@ -26,6 +30,7 @@ from .._adapter.properties import all_headers
 from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .client import (
+    LIMIT_REQUEST_SECONDS,
     REQUEST_SECONDS,
     Answer,
     GroupMember,
@@ -37,11 +42,14 @@ from .client import (
 )
 from .confluent_errors import LOGIN_CODES, call_blocking, to_driver_error
 from .confluent_member import ConfluentMember
+from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
 from .url import read_kafka_url
 
 CONFLUENT_CONNECT_SECONDS = 5.0
 CONFLUENT_FLUSH_SECONDS = 0.4
 CONFLUENT_PING_SECONDS = 2.0
+# The defaults of librdkafka.
+CONFLUENT_REQUEST_BYTES = CONFLUENT_BATCH_BYTES = 1_000_000
 # A topic that cannot be created either.
 REFUSED_TOPIC_CODES = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION)
 # An event is accepted when all replicas in sync have it, and then it is there once.
@@ -77,13 +85,19 @@ class ConfluentClient:
 
     Args:
         topic: The settings with which missing topics are created; None leaves them to the broker.
+
+    Attributes:
+        limits: The limits in the settings of the producer, once it is open.
     """
+
+    limits: ClientLimits
 
     def __init__(self, broker: KafkaBroker, topic: Topic | None) -> None:
         self._broker: Any = broker
         self._topic_settings = topic
         self._producer: Any = None
         self._known_topic = ""
+        self._has_controller = False
         self._delivered: deque[tuple[Outgoing, Answer, Receipt | Exception]] = deque()
         self._loop_called = False
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -121,6 +135,14 @@ class ConfluentClient:
             "log_level": 0,
             "error_cb": on_error,
         } | users_options
+        options = connection.producer_config
+        max_request_bytes = int(options.get("message.max.bytes", CONFLUENT_REQUEST_BYTES))
+        codec = options.get("compression.type") or options.get("compression.codec")
+        self.limits = ClientLimits(
+            max_request_bytes,
+            min(max_request_bytes, int(options.get("batch.size", CONFLUENT_BATCH_BYTES))),
+            compresses=codec not in (None, "none"),
+        )
         self._delivered.clear()
         self._loop_called = False
         self._login_error = None
@@ -177,6 +199,7 @@ class ConfluentClient:
 
     async def _exists(self, topic: str) -> bool:
         found = await call_blocking(self._client.list_topics, topic, timeout=REQUEST_SECONDS)
+        self._has_controller = found.controller_id in found.brokers
         error = found.topics[topic].error
         if error is not None and error.code() in REFUSED_TOPIC_CODES:
             raise to_driver_error(error)
@@ -195,6 +218,29 @@ class ConfluentClient:
                 code = cause.code() if isinstance(cause, KafkaError) else None
                 if code != KafkaError.TOPIC_ALREADY_EXISTS:
                     raise to_driver_error(error) from error
+
+    async def max_message_bytes(self, topic: str) -> int | None:
+        """Return the largest batch that a topic takes; None if the broker does not tell."""
+        if not self._has_controller:
+            # The client would wait for one.
+            return None
+        resource = ConfigResource(ResourceType.TOPIC, topic)
+        try:
+            asked = self._settings.admin.client.describe_configs(
+                [resource], request_timeout=LIMIT_REQUEST_SECONDS
+            )
+            async with asyncio.timeout(LIMIT_REQUEST_SECONDS + 1):
+                found = await asyncio.wrap_future(asked[resource])
+        except (KafkaException, TimeoutError):
+            # It lacks the right or knows no such request; or another request has failed, too.
+            return None
+        entry = found.get(LIMIT_OF_TOPIC)
+        return None if entry is None else parse_limit(entry.value)
+
+    async def flush(self) -> None:
+        """Return when no event is under way, or after a time limit."""
+        with suppress(DriverError):
+            await call_blocking(self._client.flush, REQUEST_SECONDS)
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
         """Send an event; `answer` is called with its result."""

@@ -10,6 +10,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from goevent import DriverConnectionError, DriverError
 
+from .limits import BatchTooLargeError
+
 T = TypeVar("T")
 
 LOGIN_CODES = {
@@ -17,6 +19,7 @@ LOGIN_CODES = {
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
 }
+TOO_LARGE_CODES = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 UNREACHABLE_CODES = {
     *LOGIN_CODES,
     KafkaError._TRANSPORT,
@@ -41,6 +44,7 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
     if isinstance(error, DriverError):
         return error
     cause = error.args[0] if isinstance(error, KafkaException) and error.args else error
+    kind: type[DriverError] = DriverError
     if isinstance(cause, KafkaError):
         text, is_unreachable = cause.str(), cause.code() in UNREACHABLE_CODES
         if cause.code() == KafkaError._FATAL:
@@ -49,12 +53,15 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
                 "; the client sends nothing more, for instance because this user lacks the right "
                 "IdempotentWrite to the cluster (cluster authorization)"
             )
+        if cause.code() in TOO_LARGE_CODES:
+            kind = BatchTooLargeError
         if cause.code() in LOGIN_CODES:
             text = f"the server rejects the login: {text}"
     else:
         text = str(cause) or type(cause).__name__
         is_unreachable = isinstance(cause, (OSError, TimeoutError))
-    kind = DriverConnectionError if is_unreachable else DriverError
+    if is_unreachable:
+        kind = DriverConnectionError
     mapped = kind(f"Kafka: {text}")
     mapped.__cause__ = error if isinstance(error, BaseException) else None
     return mapped

@@ -10,11 +10,17 @@ from typing import Any
 from goevent import DriverConnectionError, Receipt
 from goevent_faststream._adapter.contract import Outgoing, Result
 from goevent_faststream._kafka.client import Answer
+from goevent_faststream._kafka.limits import ClientLimits
 from goevent_faststream._kafka.publisher import KafkaPublisher
 
 
 class FakePublishClient:
     """A client that answers if its topic is not `mute`."""
+
+    limits = ClientLimits(1_000_000, 16_384, compresses=False)
+
+    async def max_message_bytes(self, topic: str) -> int | None:
+        """Return None: the broker tells no limit."""
 
     async def ensure_topic(self, topic: str) -> None:
         """Do nothing: every topic exists."""
