@@ -23,6 +23,7 @@ from aiokafka.consumer.group_coordinator import GroupCoordinator  # type: ignore
 from goevent_faststream._kafka.aiokafka_client import AiokafkaClient
 from goevent_faststream._kafka.confluent_client import ConfluentClient
 from tests.support.brokers import missing
+from tests.support.limits import HANG_SECONDS
 
 # API keys of Kafka's protocol, and its error codes.
 PRODUCE, FETCH, OFFSET_COMMIT, OFFSET_FETCH, JOIN_GROUP = 0, 1, 8, 9, 11
@@ -171,6 +172,26 @@ async def _assign_late(leader: Any, response: Any, perform: Any = _PERFORM_ASSIG
     if len(assignment) > 1:
         await asyncio.sleep(LEADER_DELAY_SECONDS)
     return assignment
+
+
+async def read_records(mock: KafkaMock, topic: str, count: int) -> list[Any]:
+    """Return the records of a topic; waits until there are so many."""
+    import confluent_kafka
+
+    def read() -> list[Any]:
+        settings = {"bootstrap.servers": mock.addr, "group.id": "all", "log_level": 0}
+        consumer = confluent_kafka.Consumer(settings | {"auto.offset.reset": "earliest"})
+        known = consumer.list_topics(topic, timeout=HANG_SECONDS).topics[topic].partitions
+        consumer.assign([confluent_kafka.TopicPartition(topic, each, 0) for each in known])
+        found: list[Any] = []
+        while len(found) < count:
+            message = consumer.poll(10)
+            assert message is not None, f"{len(found)} of {count} in {topic}"
+            found.append(message)
+        consumer.close()
+        return found
+
+    return await trio.to_thread.run_sync(read)
 
 
 def one_partition(mock: KafkaMock, monkeypatch: pytest.MonkeyPatch) -> None:

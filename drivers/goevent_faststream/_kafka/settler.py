@@ -16,12 +16,14 @@ from goevent.drivers import Action, jittered
 from .._adapter.contract import Decision
 from .._adapter.dead_letters import (
     DEAD_LETTER_RETRY_SECONDS,
+    DETAILS_HEADER,
     dead_letter_headers,
     report_dead_letter,
 )
 from .client import KafkaClient
 from .connection import KafkaConnection
 from .consumer import KafkaConsumer
+from .limits import BatchTooLargeError
 from .offsets import KafkaRecord
 from .topics import DEAD_LETTER_SUFFIX
 
@@ -79,6 +81,9 @@ class KafkaSettler:
                 await self._client.write(topic, record.key, record.value, headers)
                 break
             except DriverError as error:
+                if isinstance(error, BatchTooLargeError) and headers.pop(DETAILS_HEADER, ""):
+                    # The event itself was not too large, so try it without the traceback.
+                    continue
                 if not is_reported:
                     self._connection.host.report(error, arrival.name)
                 is_reported = True

@@ -19,7 +19,7 @@ import pytest
 import trio
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import check_backlog
-from tests.support.kafka_mock import KafkaMock, kafka_mock
+from tests.support.kafka_mock import KafkaMock, kafka_mock, read_records
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import REGISTRY, Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import free_port
@@ -45,25 +45,6 @@ def bus_on(
         settings["group"] = group
     query = "&".join(f"{name}={value}" for name, value in settings.items())
     return FastStreamBus(f"{scheme}://{mock.addr}?{query}")
-
-
-async def read_records(mock: KafkaMock, topic: str, count: int) -> list[Any]:
-    """Return the records of a topic; waits until there are so many."""
-
-    def read() -> list[Any]:
-        settings = {"bootstrap.servers": mock.addr, "group.id": "all", "log_level": 0}
-        consumer = confluent_kafka.Consumer(settings | {"auto.offset.reset": "earliest"})
-        known = consumer.list_topics(topic, timeout=HANG_SECONDS).topics[topic].partitions
-        consumer.assign([confluent_kafka.TopicPartition(topic, each, 0) for each in known])
-        found: list[Any] = []
-        while len(found) < count:
-            message = consumer.poll(10)
-            assert message is not None, f"{len(found)} of {count} in {topic}"
-            found.append(message)
-        consumer.close()
-        return found
-
-    return await trio.to_thread.run_sync(read)
 
 
 async def write_records(mock: KafkaMock, topic: str, *bodies: bytes) -> None:

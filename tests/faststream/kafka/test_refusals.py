@@ -24,6 +24,7 @@ from tests.support.kafka_mock import (
     UNKNOWN_TOPIC,
     KafkaMock,
     kafka_mock,
+    read_records,
 )
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import Paid, numbers, until
@@ -180,6 +181,32 @@ async def test_records_that_were_deleted_unread_are_reported(scheme: str) -> Non
         async with again:
             await until(lambda: numbers(seen) == [6, 7])
             assert again.count_reports("4 records of goevent.order.paid-0 were deleted") == 1
+
+
+@both_clients
+async def test_dead_letter_that_is_too_large_is_written_without_its_traceback(
+    scheme: str,
+) -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC, 1)
+        bus = FastStreamBus(f"{scheme}://{mock.addr}?group=shop&claim_idle=1.2&max_deliveries=1")
+        gate = trio.Event()
+
+        async def fail(event: Paid) -> None:
+            await gate.wait()
+            raise ValueError("no")
+
+        bus.subscribe(fail, Paid)
+        async with bus:
+            await accepted(bus, 1)
+            mock.refuse(PRODUCE, MESSAGE_TOO_LARGE, 1)
+            gate.set()
+            await until_reports(bus, "is a dead letter", 1)
+            (letter,) = await read_records(mock, f"{TOPIC}..dead", 1)
+            assert bus.count_reports("ize") == 0
+        headers = dict(letter.headers())
+        assert b"no" in headers["goevent-reason"]
+        assert "goevent-details" not in headers
 
 
 @both_clients
