@@ -112,7 +112,8 @@ class SpecialDispatch:
         chosen = self._chosen_route(handle)
         if not self._admission.commit(chosen, handle):
             raise no_room(chosen)
-        self._note_listeners(handle, chosen)
+        if chosen is not handle._route:
+            self._note_listeners(handle, chosen)
         self._inline_calls.call_all(chosen, handle)
 
     async def dispatch(self, handle: DispatchHandle, *, arrived: bool = False) -> DispatchHandle:
@@ -139,7 +140,8 @@ class SpecialDispatch:
                     raise nested_too_deep(len(enclosing_dispatches.get()))
                 if not self._admission.commit(chosen, handle):
                     chosen = await self._admission.wait_for_room(chosen, handle, arrived=arrived)
-                self._note_listeners(handle, chosen)
+                if chosen is not handle._route:
+                    self._note_listeners(handle, chosen)
                 brought = True
                 if chosen.awaits:
                     await self._await_all(chosen, handle)
@@ -150,9 +152,7 @@ class SpecialDispatch:
         return handle
 
     def _note_listeners(self, handle: DispatchHandle, chosen: Route) -> None:
-        """Note on the handle which listeners got the event, if some did not want it."""
-        if chosen is handle._route:
-            return
+        """Note on the handle which listeners got the event, because some did not want it."""
         if chosen.unheard:
             # The event has listeners, although none wanted it. Without any, a durable driver would
             # give it to another bus.
