@@ -368,6 +368,25 @@ async def test_on_error_may_dispatch_and_register(bus: GoEvent) -> None:
     assert seen == [Boom(2)]
 
 
+async def test_on_error_that_causes_the_next_failure_lets_other_tasks_run(bus: GoEvent) -> None:
+    told: list[EventError] = []
+    others_ran = False
+
+    @bus.on_error
+    async def again(error: EventError) -> None:
+        told.append(error)
+        if not others_ran and len(told) < 50_000:
+            bus.dispatch_nowait(Boom(len(told)))
+
+    subscribe_failing(bus, "inline", lambda: ValueError("again"))
+    await bus.dispatch(Boom(0))
+    await trio.sleep(0)
+    await trio.sleep(0)
+    others_ran = True
+    await wait_all_tasks_blocked()
+    assert 0 < len(told) < 50_000
+
+
 async def test_on_error_gets_no_failure_from_before_its_registration(
     bus: GoEvent, log: list[logging.LogRecord]
 ) -> None:

@@ -19,6 +19,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -36,6 +37,8 @@ OnError = Callable[[EventError], Any]
 MAX_LOGGED_ERRORS = 10_000
 MAX_LIVE_ERRORS = 100
 """The newest errors, which keep their exceptions; older ones are kept as text."""
+CALLBACK_SLICE_SECONDS = 0.001
+"""How long the supervisor runs callbacks between two yields to Trio."""
 
 logger = logging.getLogger("goevent")
 
@@ -162,9 +165,14 @@ class Supervisor:
         task_status.started()
         try:
             while True:
+                slice_end = perf_counter() + CALLBACK_SLICE_SECONDS
                 while self._mail:
                     self._busy = True
                     await self._run_callbacks(self._mail.popleft())
+                    # A callback may itself dispatch an event that fails, and so on for ever.
+                    if self._mail and perf_counter() > slice_end:
+                        await trio.lowlevel.checkpoint()
+                        slice_end = perf_counter() + CALLBACK_SLICE_SECONDS
                 self._busy = False
                 self._log_lost()
                 self._flushed.unpark_all()
