@@ -6,10 +6,11 @@ that they write, and refuse it on the side of the sender.
 
 Theory of operation. There are two tests. The *type check* is a function that is made for each class
 and looks at the types of the values: `type(event.order) is int`. If all of them are exactly those
-of the annotations, the event will be read back as it is, and the check was the only price. It may
-be wrong in one direction only: a value of another type may be fine, such as an integer for a
-`float`. Only then the codec reads what it has written, and `check_same` compares the two events. A
-reader makes a list of each array, so a tuple in place of a list counts as equal.
+of the annotations, the event will be read back as it is, and the check was the only price. An
+integer in place of a `float` passes, too. The check may be wrong in one direction only: a value of
+another type may be fine, such as a tuple for a `list`. Only then the codec reads what it has
+written, and `check_same` compares the two events. A reader makes a list of each array, so a tuple
+in place of a list counts as equal.
 
 Some classes get no type check, because to write and to read them runs code of the user, such as
 `__post_init__`, or because the types do not tell enough, such as a union of structs with a
@@ -35,6 +36,9 @@ from msgspec import UNSET, ValidationError, convert, inspect
 from .value_rules import INT64_MAX, INT64_MIN, WireFormatError
 
 TypeCheck = Callable[[Any], bool]
+
+MAX_EXACT = 2**53
+"""The largest integer up to which every one is a float of the same value."""
 
 _SCALARS = (str, int, float, bool, bytes, type(None), UUID, datetime, date, Decimal, enum.Enum)
 # No value of these types has a rule of its own.
@@ -216,8 +220,10 @@ class _TypeCheckSource:
                 within = f"{INT64_MIN} <= {value} <= {INT64_MAX}"
                 return both(self._is_exactly(int, value), within, *self._bounds(node, value))
             case inspect.FloatType() if node.multiple_of is None:
-                finite = f"-1e999 < {value} < 1e999"
-                return both(self._is_exactly(float, value), finite, *self._bounds(node, value))
+                finite = f"{self._is_exactly(float, value)} and -1e999 < {value} < 1e999"
+                # An integer is read as a float. Up to this limit the two are equal.
+                whole = f"{self._is_exactly(int, value)} and -{MAX_EXACT} <= {value} <= {MAX_EXACT}"
+                return both(f"({finite} or {whole})", *self._bounds(node, value))
             case inspect.StrType():
                 tests = [self._is_exactly(str, value), *lengths(node, value)]
                 if node.pattern is not None:
@@ -309,10 +315,11 @@ class _TypeCheckSource:
         """Return an expression that tests several values against one node."""
         if isinstance(node, inspect.AnyType):
             return ""
+        check = self._function("item", node, lambda: self._test(node, "value"))
         if node == inspect.FloatType():
             types = self._constant({float})
-            return f"{types}.issuperset(map(type, {values})) and all(map(isfinite, {values}))"
-        check = self._function("item", node, lambda: self._test(node, "value"))
+            quick = f"{types}.issuperset(map(type, {values})) and all(map(isfinite, {values}))"
+            return f"({quick} or all(map({check}, {values})))"
         return f"all(map({check}, {values}))"
 
 
