@@ -151,9 +151,11 @@ class KeyedMailbox(Generic[L]):
     def append(self, handle: DispatchHandle, /) -> None:
         try:
             key = self._key_of(handle.event)
-            # Here and not in `add`: a frame in the traceback would lead back to the handle.
             if type(key) not in PLAIN_KEY_TYPES or self._stable:
-                key = self._stable_key(key)
+                if type(key) not in PLAIN_KEY_TYPES:
+                    refuse_unrun(key, "it", AS_DEF)
+                # The hash here and not there: a frame in the traceback would lead to the handle.
+                key = self._stable_key(key, hash(key))
             is_first = self._order.add(key, handle)
         # Raised by `ordering_key`, or by the hash or the comparison of a key.
         except Exception as error:  # noqa: BLE001 - it is reported
@@ -210,15 +212,12 @@ class KeyedMailbox(Generic[L]):
                 self.runnable.append(handle)
         self._keep_stable_keys()
 
-    def _stable_key(self, key: Any) -> Any:
+    def _stable_key(self, key: Any, hashed: int) -> Any:
         """Return the key that stands for all equal keys while one of them is in use.
 
-        The code of a key runs here only, once for each event: its hash may change with its event,
-        and its comparison may fail.
+        The code of a key runs in `append` and here only, once for each event: its hash may change
+        with its event, and its comparison may fail.
         """
-        if type(key) not in PLAIN_KEY_TYPES:
-            refuse_unrun(key, "it", AS_DEF)
-        hashed = hash(key)
         for stable in self._stable.get(hashed, ()):
             if stable.key is key or stable.key == key:
                 return stable
