@@ -56,7 +56,8 @@ class GoEvent:
     Register listeners at any time. Dispatch events inside `async with bus`. When the block ends,
     the listeners have `Config.close_timeout` seconds to finish; after an exception they are
     cancelled at once. A bus may be opened again after it has closed. All methods belong to the
-    thread on which the bus is open, except `dispatch_from_thread`.
+    thread on which the bus is open, except `dispatch_from_thread`. In a fork of its process, the
+    methods of an open bus raise `BusForked`.
 
     Args:
         config: A `Config`, or only its driver: a URL, a name or a driver object.

@@ -2,6 +2,7 @@
 
 `adapter` is the entry: the table of brokers loads it by name, and the loop side of the bridge calls
 its adapter on the asyncio loop. `connection` keeps one client at a time, `subscription` recognises
-messages that the server sends again, `topics` translates names, and `publisher` sends. Nothing in
-this room knows Trio, listeners or envelopes.
+messages that the server sends again, `topics` translates names, and `publisher` sends. `limits` has
+the limits that the server announces, and `reason_codes` its refusals in words. Nothing in this room
+knows Trio, listeners or envelopes.
 """

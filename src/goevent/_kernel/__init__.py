@@ -10,11 +10,11 @@ From an event's dispatch to its end:
 - `intake`, `dispatcher`, `special_dispatch`: take an event, and bring it to the listeners of its
   route; `inline_calls` and `inline_async` run the inline ones, and `reentrancy` refuses calls from
   inside listeners that could never end (`waits_for_graph`).
-- `routing`: the route of each event name.
+- `routing`, `route`: the route of each event name.
 - `admission`, `backpressure`: put the event into all mailboxes of the route, or have it wait.
 - `actor`, `mailbox`: a listener with its events, its lanes and its counters.
 - `scheduler`, `worker`, `timeouts`, `context`: run the listeners that have mailboxes.
-- `failures`, `recovery`, `supervisor`: count, retry and record failed deliveries.
+- `failures`, `recovery`, `supervisor`, `error_log`: count, retry, record and log failed deliveries.
 - `ledger`: adds the counters up.
 
 Imports point one way: `mailbox`, `actor`, `backpressure` and `scheduler` know nothing of dispatch.

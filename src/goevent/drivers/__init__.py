@@ -12,6 +12,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `memory`: the default driver, and the hub that joins the buses of one process.
 - `url`: the parts of a URL, and the check of its options.
 - `discovery`: finds the driver that a URL or a name stands for.
+- `error_mapping`: makes a `DriverError` of every exception that leaves a driver.
 - `packaging`: lets public classes name the package that users import them from.
 """
 
