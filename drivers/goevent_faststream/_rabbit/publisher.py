@@ -42,7 +42,7 @@ from .repairs import CHECK_SECONDS
 
 PERSISTENT_DELIVERY_MODE = 2
 REBINDING_SECONDS = 3 * CHECK_SECONDS  # until each bus has noticed a loss and has bound again
-LONGEST_REPUBLISH_SECONDS = 2 * REBINDING_SECONDS
+MAX_REPUBLISH_SECONDS = 2 * REBINDING_SECONDS
 MAX_REMEMBERED_NAMES = 10_000
 
 Unrouted = dict[Outgoing, PublishFailure | None]
@@ -114,7 +114,7 @@ class RabbitPublisher:
             else:
                 left[outgoing] = None
         loop = asyncio.get_running_loop()
-        latest = loop.time() + LONGEST_REPUBLISH_SECONDS
+        latest = loop.time() + MAX_REPUBLISH_SECONDS
         is_sending = is_repaired = False
         try:
             while left:

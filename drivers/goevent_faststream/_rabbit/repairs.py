@@ -31,8 +31,9 @@ CHECK_SECONDS = 1.0
 # that finds it there again publishes, although others have not bound again yet.
 NOTICE_SECONDS = 1.2 * CHECK_SECONDS
 REFUSED_RETRY_SECONDS = 30.0
-# Hundreds of bindings take long, and must not be all that the bus and the server work on.
-PAUSE_PER_REPAIR = 30
+# The pause after a full repair, in durations of the repair: hundreds of bindings take long, and
+# must not be all that the bus and the server work on.
+PAUSE_RATIO = 30
 
 
 class Repairs:
@@ -77,7 +78,7 @@ class Repairs:
             is_full = began >= next_full
             await self.run_quietly(partial(self.run_now, is_full=is_full))
             if is_full:
-                next_full = loop.time() + PAUSE_PER_REPAIR * (loop.time() - began)
+                next_full = loop.time() + PAUSE_RATIO * (loop.time() - began)
 
     async def run_quietly(self, run: Callable[[], Awaitable[None]] | None = None) -> None:
         """Repair; an error is reported, unless the connection is lost.
@@ -153,7 +154,7 @@ class Repairs:
         try:
             await work()
         except REFUSALS as error:
-            # What is missing may be there at the next check.
+            # A missing object may be there at the next check.
             is_final = not isinstance(error, ChannelNotFoundEntity)
             if is_final or step in self._refused_until:
                 self._connection.report_once(step, to_driver_error(error), event_name)
