@@ -32,7 +32,7 @@ def save(document: Mapping[str, Any], path: Path = FIGURES) -> None:
 
 
 def reduced(suite: str, document: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the part of `figures.json` for what a suite has written with `--json`."""
+    """Return the part of `figures.json` that holds the figures of a suite's `--json`."""
     if suite == "kernel":
         medians: Medians = {}
         for row in document["results"]:

@@ -126,10 +126,10 @@ class Adapter(Protocol):
     A method that fails raises a `DriverError`: the adapter maps the errors of its client. All
     methods but `open` and `close` may run concurrently.
 
-    Whatever the broker refuses reaches the caller who asked for it: `done` of the event, or the
-    error of `subscribe`. A refusal that no call waits for any more, as that of a subscription which
-    the adapter renews, is one report to the host, with its reason and the event name. The adapter
-    repeats no request that can only be refused again, and goes on with the others.
+    A refusal by the broker goes to the request that it answers: to `done` of the event, or out of
+    `subscribe` as its error. A refusal that no call waits for any more, as that of a subscription
+    which the adapter renews, is one report to the host, with its reason and the event name. The
+    adapter repeats no request that can only be refused again, and goes on with the others.
     """
 
     @property

@@ -279,7 +279,7 @@ class JetStreamAdapter:
         task.add_done_callback(self._tasks.remove)
 
     async def _restore(self) -> None:
-        """Create what is missing, and consume the event names that appeared meanwhile."""
+        """Create the missing objects, and consume the event names that appeared meanwhile."""
         await self._restore_part(self._stream.ensure())
         for consumer in [*self._consumers.values()]:
             await self._restore_part(consumer.look_after())

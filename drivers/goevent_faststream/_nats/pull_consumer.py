@@ -15,7 +15,7 @@ renews that deadline for all events that the bus holds, three times in each peri
 their listeners take.
 
 If the durable consumer or its stream is deleted, the next pull ends with such a status, or the
-periodic look at the consumer does not find it. `_ensure` then creates what is missing. In the same
+periodic look at the consumer does not find it. `_ensure` then creates the missing one. In the same
 stream, the consumer begins again behind the events that the group has finished, as far as this bus
 knows; an event may come twice, and none is missed. In a new stream it begins with the first event.
 An event of the stream before that this bus still holds cannot be acknowledged any more: its number
@@ -334,7 +334,7 @@ class JetStreamConsumer:
             self._host.report(DriverError(text), self.name)
         is_paused = bool(info.paused)
         if is_paused and not self._is_paused:
-            until = info.config.pause_until or "somebody resumes it"
+            until = info.config.pause_until or "an operator resumes it"
             self._host.report(DriverError(f"NATS: {name} is paused until {until}"), self.name)
         self._is_paused = is_paused
 
@@ -437,7 +437,7 @@ class JetStreamConsumer:
         return DriverError(f"NATS: the stream {self._context.stream.name!r} was deleted again")
 
     def _restart_position(self) -> str | datetime:
-        """Return the start of a consumer that misses no event which somebody has not finished."""
+        """Return the start of a consumer that misses no unfinished event."""
         if self._others_pending:
             position = self._ack_floor
         elif self.held:

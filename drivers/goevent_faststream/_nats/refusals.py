@@ -1,9 +1,9 @@
 """The refusals of a NATS server, and the requests that they belong to.
 
 A server that refuses a request sends an error line (`-ERR`) without an id of the request. Most of
-these lines name the subject. A connection owns one `Refusals`; whoever sends a request that the
+these lines name the subject. A connection owns one `Refusals`. The sender of a request that the
 server may refuse waits here under the subject of the request, and gets the refusal at once instead
-of no answer. A refusal that nobody waits for is reported, once for each connection.
+of no answer. A refusal that no request waits for is reported, once for each connection.
 
 The server sends an error line before the PONG of a PING that followed the refused request. So a
 subscription that is not refused when its PONG arrives is accepted.

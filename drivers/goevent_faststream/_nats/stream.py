@@ -116,8 +116,8 @@ class EventStream:
                 )
             subjects, config = [*address.subjects] or subjects, address.config
         elif before is not None:
-            # Somebody may have chosen other settings than goevent does. The server marks what is
-            # its own in the metadata, and does not accept that.
+            # An operator may have chosen other settings than goevent does. The server marks its
+            # own entries in the metadata, and does not accept them.
             metadata = before.metadata or {}
             own = {name: text for name, text in metadata.items() if not name.startswith("_nats.")}
             subjects, config = before.subjects or subjects, replace(before, metadata=own or None)
@@ -146,7 +146,7 @@ class EventStream:
 
 
 async def create_or_find(create: Callable[[], Awaitable[T]], find: Callable[[], Awaitable[T]]) -> T:
-    """Create something, or return what another bus has created meanwhile, with other settings.
+    """Create an object, or find the one that another bus has created with other settings.
 
     Raises:
         APIError: The server refuses to create it, and nobody else has.

@@ -311,7 +311,7 @@ class RabbitConnection:
             self.host.report(error, event_name)
 
     def resolve(self, key: str) -> None:
-        """Note that what failed works again, so that its next error is reported."""
+        """Note that a failed step works again, so that its next error is reported."""
         self._reported.pop(key, None)
 
     def _on_blocked(self, reason: str | None) -> None:

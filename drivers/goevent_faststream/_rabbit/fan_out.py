@@ -6,8 +6,8 @@ bound to the same exchange. A message that several of these bindings match comes
 so copies need no filter here.
 
 The exchange and the bindings may be deleted while the bus runs. The adapter looks for the exchange
-every few seconds, and binds the queue again, which changes nothing if the binding exists. If the
-queue is deleted, the server cancels its consumer.
+every second, and binds the queue again, which changes nothing if the binding exists. If the queue
+is deleted, the server cancels its consumer.
 
 The server sends at most `prefetch` unacknowledged messages. An event is acknowledged as soon as it
 is delivered to the bus: the acknowledgement only makes room for the next message. Acknowledgements
@@ -126,7 +126,7 @@ class RabbitFanOutAdapter:
             await self._ensure_exchange()
 
     async def _repair(self, is_full: bool) -> None:
-        """Create whatever is missing; look only for the exchange, unless the repair is full."""
+        """Create the missing objects; look only for the exchange, unless the repair is full."""
         repairs, exchange = self._repairs, self._exchange
         is_lost = await is_missing(self._connection.request, exchange)
         if repairs.report_losses([exchange] if is_lost and exchange.is_declared else []):

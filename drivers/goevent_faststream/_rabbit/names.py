@@ -78,7 +78,7 @@ def check_name(kind: str, name: str, max_bytes: int, setting: str) -> None:
     """Check a name of AMQP.
 
     Args:
-        kind: What has the name, for the error.
+        kind: The kind of object that has the name, for the error.
         setting: The settings that the name is made of, for the error.
 
     Raises:

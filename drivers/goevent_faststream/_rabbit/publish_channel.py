@@ -170,7 +170,7 @@ class PublishChannel:
                         written.append(self._register(message, channel))
                 await channel.write_queue.put(ChannelFrame(b"".join(payloads), should_close=False))
         except (TimeoutError, DriverError, *RABBIT_ERRORS) as error:
-            # The channel was closed after `wait_until_writable`. What is registered fails with it.
+            # The channel was closed after `wait_until_writable`. Its registered confirms fail.
             if isinstance(error, DriverError):
                 failure = PublishFailure(error)
             elif isinstance(error, TimeoutError):

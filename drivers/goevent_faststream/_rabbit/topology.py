@@ -1,8 +1,8 @@
 """The exchanges and queues of RabbitMQ: the exchange for events, and the topology of one group.
 
 Both adapters send events to one topic exchange. `work_queues` owns a `GroupTopology`. Both adapters
-declare everything again on each new connection, at each sign of a loss and every few seconds, since
-exchanges, queues and bindings may be gone by then. Declaring what exists changes nothing.
+declare everything again on each new connection, at each sign of a loss and every second, since
+exchanges, queues and bindings may be gone by then. To declare one that exists changes nothing.
 
 Theory of operation: A group has one durable queue for each event name that it listens to, and one
 queue for all its patterns. Each event must reach exactly one of them, even if several names and

@@ -3,8 +3,8 @@
 `RabbitWorkQueuesAdapter` owns the subscriptions of its bus: it consumes a queue of the group as
 long as a name or pattern of the bus needs it. `topology` decides which queue gets an event, and
 `settler` carries out the decision about a message after its listeners. On each new connection, at
-each sign of a loss and every few seconds the adapter looks for its exchanges and queues, and
-declares and binds everything again.
+each sign of a loss and every second the adapter looks for its exchanges and queues, and declares
+and binds everything again.
 """
 
 from __future__ import annotations
@@ -163,7 +163,7 @@ class RabbitWorkQueuesAdapter:
         return lost
 
     async def _repair(self, is_full: bool) -> None:
-        """Create whatever is missing; make the bindings again only if the repair is full."""
+        """Create the missing objects; make the bindings again only if the repair is full."""
         lost, repairs = await self._find_lost(), self._repairs
         events, *_ = self._topology.objects
         if events in repairs.report_losses([each for each in lost if each.is_declared]):

@@ -75,7 +75,7 @@ _PYDANTIC_OVERRIDES = (
     "model_validate",
     "model_validate_json",
 )
-# They change neither what is written nor what is read.
+# They change neither the written nor the read event.
 _PYDANTIC_SETTINGS = {"frozen", "extra", "title", "validate_assignment"}
 # They run when an event is read, and may change it or refuse it.
 _INITIALISERS = ("__post_init__", "__attrs_pre_init__", "__attrs_post_init__")
@@ -146,7 +146,7 @@ def _fields_of(node: inspect.Type) -> list[tuple[str, inspect.Type]]:
 
 
 class _TypeCheckSource:
-    """The source of one type check: an expression, and functions for what is nested.
+    """The source of one type check: an expression, and functions for nested types.
 
     Args:
         allowed: The nodes that the class may have; empty for all.
@@ -155,7 +155,7 @@ class _TypeCheckSource:
     def __init__(self, allowed: tuple[type[inspect.Type], ...] = ()) -> None:
         self._allowed = allowed
         self._functions: list[str] = []
-        # The names of the functions, by what they test and the id of the node.
+        # The names of the functions, by the kind of test and the id of the node.
         self._names: dict[tuple[str, int], str] = {}
         self._globals: dict[str, Any] = {
             "ValidationError": ValidationError,

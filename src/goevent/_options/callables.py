@@ -69,7 +69,7 @@ def functions_in(handler: object) -> Iterator[Any]:
             pending.append(getattr(found, "__wrapped__", None))
         if not isinstance(found, types.FunctionType | types.BuiltinFunctionType | type):
             call = class_attribute(found, "__call__")
-            # An async `__call__` decides, whatever the object wraps.
+            # An async `__call__` decides, not the function that the object wraps.
             if is_async(found):
                 return
             if isinstance(call, (types.FunctionType, partial, *METHODS)):

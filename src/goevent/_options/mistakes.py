@@ -1,7 +1,7 @@
 """Mistakes: the error messages for objects that are no listener, no event and no event name.
 
 Registration and dispatch call this module once they know that an object is wrong. It finds out
-which mistake led there, and says what to write instead.
+which mistake led there, and names the correct call.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Results: refuses what a function of the application has returned in place of running.
+"""Results: refuses a coroutine, awaitable or generator that a call returned in place of running.
 
 A call of a `def` that returns a coroutine or a generator has not run the code of it. The kernel
-ignores what a listener returns, so such a listener would look completed. Everything that calls a
+ignores the result of a listener, so such a listener would look completed. Everything that calls a
 function of the application checks its result here, unless it is None.
 """
 
@@ -24,7 +24,7 @@ def refuse_unrun(result: object, source: str = "the listener", remedy: str = IN_
     Args:
         result: The object that a function has returned.
         source: The function, for the error message.
-        remedy: What to write in place of a function that returns an awaitable.
+        remedy: The advice for a function that returns an awaitable.
 
     Raises:
         TypeError: The result is an awaitable or a generator.

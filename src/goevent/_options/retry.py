@@ -104,7 +104,7 @@ def jittered_pause(backoff: float, max_backoff: float, jitter: float, failures: 
 
 
 def is_one_of(error: Exception, types: ExceptionTypes) -> bool:
-    """Tell whether an exception is of some classes, whatever code its own class has."""
+    """Tell whether an exception is of some classes, without running code of its own class."""
     if issubclass(type(error), types):
         return True
     try:

@@ -272,8 +272,8 @@ class Driver(Protocol):
     same time, and may cancel each of them. A driver object serves one bus at a time, which may open
     and close many times.
 
-    A method that fails raises a `DriverError` with the reason. Whatever the broker refuses reaches
-    the caller who asked for it: a refused publish is the error of `publish`, a refused subscription
+    A method that fails raises a `DriverError` with the reason. A refusal by the broker goes to the
+    request that it answers: a refused publish is the error of `publish`, a refused subscription
     that of `subscribe`. If no call waits for the answer any more, as after a reconnection, the
     driver reports the refusal once. It repeats no request that can only be refused again. Any other
     exception of a method becomes a `DriverError`, with the exception as its cause.
