@@ -101,7 +101,7 @@ class ListenerOptions:
             Others are not counted. It runs during dispatch, before the mailbox, so it must be
             quick.
         once: True unregisters the listener with its first event.
-        name: The name of the listener in errors and snapshots; its qualified name by default.
+        name: The name of the listener in errors and snapshots; its own name by default.
 
     Raises:
         TypeError: An option has the wrong type.
