@@ -68,6 +68,9 @@ class KafkaAdapter:
         self._publisher = KafkaPublisher(client, self._connection, self._prefix, timeout)
         self._settler = KafkaSettler(client, self._connection, config.group or "")
         self._consumers: dict[str, KafkaConsumer] = {}
+        # The stops of consumers that no name needs any more. A cancelled call must not leave a
+        # member behind: it would keep its partitions, and nobody would read them.
+        self._leaving: set[asyncio.Task[None]] = set()
         self._patterns: dict[str, Callable[[str], object]] = {}
         # One change of the consumers at a time.
         self._changing = asyncio.Lock()
@@ -105,7 +108,8 @@ class KafkaAdapter:
         self._consumers.clear()
         self._publisher.close()
         try:
-            await asyncio.gather(*(each.stop(lost=lost, wait=False) for each in consumers))
+            stops = (each.stop(lost=lost, wait=False) for each in consumers)
+            await asyncio.gather(*stops, *self._leaving)
         finally:
             await self._connection.close()
 
@@ -178,7 +182,11 @@ class KafkaAdapter:
                 if not consumer.subscribed_names:
                     unused.append(self._consumers.pop(consumer.name))
             lost = not self._connection.is_up
-            await asyncio.gather(*(each.stop(lost=lost) for each in unused))
+            leaving = [asyncio.create_task(each.stop(lost=lost)) for each in unused]
+            for task in leaving:
+                self._leaving.add(task)
+                task.add_done_callback(self._leaving.discard)
+            await asyncio.gather(*map(asyncio.shield, leaving))
 
     async def stop_receiving(self) -> None:
         """Deliver no more; the bus stays in its groups, to commit the events of its listeners."""
