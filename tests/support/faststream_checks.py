@@ -90,6 +90,16 @@ def recording_middleware() -> tuple[type[BaseMiddleware[Any, Any]], list[str]]:
     return RecordingMiddleware, calls
 
 
+class EnlargingMiddleware(BaseMiddleware[Any, Any]):
+    """A middleware of FastStream that adds 5,000 bytes to the event with the number 2."""
+
+    async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
+        """Publish the message, enlarged if it is that of the event."""
+        if b'"n":2' in cmd.body:
+            cmd.body += b" " * 5000
+        return await call_next(cmd)
+
+
 def driver_threads() -> list[str]:
     """Return the names of the running threads of goevent's drivers."""
     return [each.name for each in threading.enumerate() if each.name.startswith("goevent-")]

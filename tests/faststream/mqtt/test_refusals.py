@@ -8,7 +8,7 @@ import pytest
 import trio
 from faststream.mqtt import MQTTBroker
 from tests.support.faststream_buses import FastStreamBus, accepted
-from tests.support.faststream_checks import recording_middleware
+from tests.support.faststream_checks import EnlargingMiddleware
 from tests.support.mqtt_script import ScriptedMqttServer, scripted_mqtt_server
 from tests.support.mqtt_server import mqtt_server
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
@@ -227,16 +227,8 @@ async def test_whole_packet_counts_for_the_maximum_packet_size() -> None:
 
 
 async def test_message_that_a_middleware_makes_too_large_fails_alone() -> None:
-    middleware, _ = recording_middleware()
-
-    class Enlarging(middleware):  # type: ignore[valid-type,misc]
-        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
-            if b'"n":2' in cmd.body:
-                cmd.body += b" " * 5000
-            return await super().publish_scope(call_next, cmd)
-
     async with mqtt_server("max_packet_size 2000") as server:
-        broker = MQTTBroker(server.url(), middlewares=[Enlarging], logger=None)
+        broker = MQTTBroker(server.url(), middlewares=[EnlargingMiddleware], logger=None)
         async with FastStreamBus(FastStreamDriver(broker)) as bus:
             await accepted(bus, 1)
             assert isinstance(error_of(await outcome(bus, Paid(n=2))), EncodeError)

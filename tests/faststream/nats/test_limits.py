@@ -10,7 +10,7 @@ from nats.js import api
 from tests.faststream.nats.test_jetstream import bus_on, dead_letters
 from tests.faststream.nats.test_losses import STREAM, on_js
 from tests.support.faststream_buses import FastStreamBus, accepted
-from tests.support.faststream_checks import recording_middleware
+from tests.support.faststream_checks import EnlargingMiddleware
 from tests.support.nats_server import nats_server
 from tests.support.redis_buses import Paid, numbers, opened, until
 
@@ -95,16 +95,8 @@ async def test_limit_that_the_server_announces_later_is_used() -> None:
 
 @pytest.mark.parametrize("group", [None, "shop"])
 async def test_message_that_a_middleware_makes_too_large_fails_alone(group: str | None) -> None:
-    middleware, _ = recording_middleware()
-
-    class Enlarging(middleware):  # type: ignore[valid-type,misc]
-        async def publish_scope(self, call_next: Any, cmd: Any) -> Any:
-            if b'"n":2' in cmd.body:
-                cmd.body += b" " * 5000
-            return await super().publish_scope(call_next, cmd)
-
     async with nats_server(config="max_payload: 4000") as server:
-        broker = NatsBroker(server.url, middlewares=[Enlarging], logger=None)
+        broker = NatsBroker(server.url, middlewares=[EnlargingMiddleware], logger=None)
         bus = FastStreamBus(FastStreamDriver(broker, BrokerConfig(group=group)))
         async with bus:
             await accepted(bus, 1)
