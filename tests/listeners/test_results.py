@@ -227,6 +227,62 @@ async def test_middleware_sees_the_failure_of_a_listener_that_did_not_run() -> N
     assert seen == [TypeError] * 5
 
 
+class Yields:
+    """Middleware that yields an object, and so does not await it."""
+
+    def __init__(self, function: Callable[[Any], object]) -> None:
+        self.function = function
+
+    def around_call(self, delivery: Delivery) -> Iterator[Any]:
+        yield self.function(delivery)
+
+
+class YieldsAsync(Yields):
+    """Async middleware that does the same."""
+
+    async def around_call(  # type: ignore[override]
+        self, delivery: Delivery
+    ) -> AsyncIterator[Any]:
+        yield self.function(delivery)
+
+
+class Returns(Yields):
+    """Middleware that returns an object below its yield."""
+
+    def around_call(self, delivery: Delivery) -> Generator[Any, Any, Any]:
+        yield
+        return self.function(delivery)
+
+
+@pytest.mark.parametrize("middleware", [Yields, YieldsAsync, Returns])
+@pytest.mark.parametrize("result", UNRUN)
+async def test_code_that_middleware_does_not_await_fails_the_event(
+    middleware: type[Yields], result: str
+) -> None:
+    function, text = UNRUN[result]
+    bus = make(middleware=(cast("Any", middleware(function)),))
+    ran: list[Ping] = []
+    bus.subscribe(ran.append, Ping, async_=True)
+    async with bus:
+        handle = await bus.dispatch(Ping(1))
+        await handle.wait()
+    [error] = handle.errors
+    assert (error.listener, len(ran)) == (middleware.__name__, int(middleware is Returns))
+    assert f"the hook {text}" in error.reason
+    gc.collect()
+
+
+@pytest.mark.parametrize("middleware", [Yields, YieldsAsync, Returns])
+async def test_middleware_may_yield_and_return_other_objects(middleware: type[Yields]) -> None:
+    bus = make(middleware=(cast("Any", middleware(lambda delivery: "x")),))
+    ran: list[Ping] = []
+    bus.subscribe(ran.append, Ping, async_=True)
+    async with bus:
+        handle = await bus.dispatch(Ping(1))
+        await handle.wait()
+    assert (handle.errors, ran) == ((), [Ping(1)])
+
+
 @pytest.mark.parametrize("suspends", [False, True])
 async def test_recorder_sees_the_failure_of_a_listener_that_did_not_run(suspends: bool) -> None:
     bus = make()
@@ -527,7 +583,7 @@ async def test_factory_that_does_not_run_at_a_restart_is_reported() -> None:
         await run()
 
 
-@pytest.mark.parametrize("result", ["coroutine", "generator"])
+@pytest.mark.parametrize("result", ["coroutine", "generator", "async generator"])
 async def test_deduplication_key_that_did_not_run_fails_the_dispatch(result: str) -> None:
     function, _ = UNRUN[result]
     bus = make(middleware=(Deduplicate(cast("Any", functools.partial(function))),))

@@ -34,6 +34,7 @@ from .._foreign import (
     text_of,
     traceback_of,
 )
+from .results import refuse_unrun
 
 if TYPE_CHECKING:
     from .._delivery import Delivery
@@ -260,9 +261,15 @@ def check_swallowed(error: BaseException) -> None:
 def begin(generator: Any) -> None:
     """Run the part of a sync hook above its yield."""
     try:
-        next(generator)
+        yielded = next(generator)
     except StopIteration:
         raise RuntimeError("generator didn't yield") from None
+    if yielded is not None:
+        try:
+            refuse_unrun(yielded, "the hook")
+        except TypeError:
+            generator.close()
+            raise
 
 
 def finish(generator: Any, error: BaseException | None) -> None:
@@ -281,6 +288,8 @@ def finish(generator: Any, error: BaseException | None) -> None:
             generator.throw(error)
     except StopIteration as end:
         swallowed = error is not None and end is not error
+        if error is None and end.value is not None:
+            refuse_unrun(end.value, "the hook")
     except BaseException as raised:
         if error is None or not is_same(raised, error):
             raise
@@ -296,9 +305,15 @@ def finish(generator: Any, error: BaseException | None) -> None:
 async def begin_async(generator: Any) -> None:
     """Run the part of an async hook above its yield."""
     try:
-        await anext(generator)
+        yielded = await anext(generator)
     except StopAsyncIteration:
         raise RuntimeError("generator didn't yield") from None
+    if yielded is not None:
+        try:
+            refuse_unrun(yielded, "the hook")
+        except TypeError:
+            await generator.aclose()
+            raise
 
 
 async def finish_async(generator: Any, error: BaseException | None) -> None:

@@ -108,7 +108,11 @@ class Deduplicate:
         if callable(self._key):
             found = self._key(event)
             # Each of these is a key that no other event has.
-            if inspect.isawaitable(found) or inspect.isgenerator(found):
+            if (
+                inspect.isawaitable(found)
+                or inspect.isgenerator(found)
+                or inspect.isasyncgen(found)
+            ):
                 if inspect.iscoroutine(found):
                     found.close()
                 raise TypeError("key must be a `def` that returns the key, without `yield`")
