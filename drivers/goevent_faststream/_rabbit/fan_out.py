@@ -65,7 +65,9 @@ class RabbitFanOutAdapter:
             self._connection,
             exchange.name,
             self._prefix,
-            is_wanted=lambda name: self._subscribed.match(name) is not None,
+            is_wanted=lambda name: (
+                not self._is_stopping and self._subscribed.match(name) is not None
+            ),
             is_durable=False,
             ensure=self._repairs.run,
         )
@@ -234,6 +236,7 @@ class RabbitFanOutAdapter:
             self._is_stopping = True
             # The queue is deleted with its consumer.
             tag, self._queue, self._consumer_tag = self._consumer_tag, "", ""
+            self._publisher.subscriptions_changed()
         if self._connection.is_up and tag:
             try:
                 await self._connection.consume_channel.basic_cancel(tag)

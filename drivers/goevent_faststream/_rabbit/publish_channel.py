@@ -270,7 +270,8 @@ class PublishChannel:
             self._on_the_way[key] = same
         if message is self._alone:
             self._alone = None
-            if failure is None:
+            if failure is None or (failure.is_unrouted and not failure.is_exchange_missing):
+                # The server has returned a message only after it had accepted it.
                 self._prove(message)
         message.on_result(failure)
 

@@ -13,10 +13,11 @@ from tests.support.faststream_checks import recording_middleware
 from tests.support.limits import HANG_SECONDS
 from tests.support.rabbit_node import RabbitNode
 from tests.support.rabbit_server import RabbitSandbox, with_channel
-from tests.support.redis_buses import Paid, numbers, opened, until
+from tests.support.redis_buses import Paid, User, numbers, opened, until
 
-from goevent import current_delivery
+from goevent import DispatchHandle, current_delivery
 from goevent_faststream import BrokerConfig, FastStreamDriver
+from goevent_faststream._rabbit.publish_channel import PublishChannel
 
 Delete = Callable[[Any, RabbitSandbox], Awaitable[object]]
 
@@ -173,6 +174,48 @@ async def test_event_that_nobody_has_listened_to_has_no_receivers(node: RabbitNo
     async with sandbox.bus(None) as sender:
         (handle,) = await accepted(sender, 1)
         assert handle.receivers == 0
+
+
+async def test_events_that_nobody_listens_to_are_not_written_one_by_one(
+    node: RabbitNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = PublishChannel._runs  # pyright: ignore[reportPrivateUsage]
+    alone: list[bool] = []
+
+    def noted(channel: PublishChannel, messages: Any) -> Any:
+        for run, is_alone in runs(channel, messages):
+            alone.append(is_alone)
+            yield run, is_alone
+
+    monkeypatch.setattr(PublishChannel, "_runs", noted)
+    async with node.sandbox().bus(None) as bus:
+        await accepted(bus, 0)
+        await accepted(bus, *range(1, 20))
+    assert sum(alone) == 1
+
+
+async def test_closing_bus_dispatches_to_names_of_its_own_without_an_error(
+    node: RabbitNode,
+) -> None:
+    bus = node.sandbox().bus(None)
+    started, closing = trio.Event(), trio.Event()
+    handles: list[DispatchHandle] = []
+
+    async def listen(event: Paid) -> None:
+        started.set()
+        await closing.wait()
+        for _ in range(20):
+            await trio.sleep(0.02)
+            handles.append(await bus.dispatch(User(n=event.n)))
+
+    bus.subscribe(listen, Paid)
+    bus.seen(User)
+    async with bus:
+        await bus.dispatch(Paid(n=1))
+        await started.wait()
+        closing.set()
+    assert len(handles) == 20
+    assert not bus.reports
 
 
 @pytest.mark.parametrize("lost", ["exchange", "bindings", "queue"])
