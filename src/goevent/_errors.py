@@ -246,15 +246,14 @@ class ListenerTimeout(GoEventError, trio.TooSlowError):
 class Veto(PortableError):
     """Middleware raises it above its `yield` to keep an event from the listeners.
 
+    Its argument is the reason in one line, which appears on the handle of the event.
+
     Example:
         >>> class OnlyOrders:
         ...     def around_dispatch(self, handle: DispatchHandle):
         ...         if not handle.event_name.startswith("order."):
         ...             raise Veto("not an order")
         ...         yield
-
-    Args:
-        reason: The reason in one line. It appears on the handle of the event.
     """
 
 
