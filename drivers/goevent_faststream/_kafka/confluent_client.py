@@ -185,7 +185,12 @@ class ConfluentClient:
     async def topics(self) -> Collection[str]:
         """Return the names of all topics."""
         found = await call_blocking(self._client.list_topics, timeout=REQUEST_SECONDS)
-        return set(found.topics)
+        # A broker answers for a name that no topic may have, too.
+        return {
+            name
+            for name, topic in found.topics.items()
+            if topic.error is None or topic.error.code() != KafkaError.TOPIC_EXCEPTION
+        }
 
     async def ensure_topic(self, topic: str) -> None:
         """Create a topic if it is missing."""

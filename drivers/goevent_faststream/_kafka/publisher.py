@@ -31,7 +31,7 @@ from .limits import (
     event_bytes,
     not_utf8,
 )
-from .topics import topic_of
+from .topics import colliding_topic, topic_of
 
 # On top of the publish timeout, so that the client's own, more exact error comes first.
 ANSWER_GRACE_SECONDS = 0.5
@@ -95,7 +95,18 @@ class KafkaPublisher:
         found = self._topics.get(name)
         if found is None:
             topic = topic_of(self._prefix, name)
-            await self._client.ensure_topic(topic)
+            try:
+                await self._client.ensure_topic(topic)
+            except DriverConnectionError:
+                raise
+            except DriverError as error:
+                other = colliding_topic(topic, await self._client.topics())
+                if other is None:
+                    raise
+                raise DriverError(
+                    f"{error}. There is a topic {other!r}, and Kafka creates none whose name "
+                    "differs from it only in '.' and '_': rename one of the events"
+                ) from error
             found = self._topics[name] = PublishedTopic(topic)
         return found
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Collection
 
 MAX_TOPIC_CHARS = 249
 # No event name has an empty segment, so no event's topic ends like this.
@@ -61,6 +62,17 @@ def name_of(prefix: str, topic: str) -> str | None:
     if not topic.startswith(prefix) or ".." in topic or topic.startswith("__"):
         return None
     return topic.removeprefix(prefix) or None
+
+
+def colliding_topic(topic: str, topics: Collection[str]) -> str | None:
+    """Return an existing topic that keeps Kafka from creating a topic, or None.
+
+    Kafka creates no topic whose name differs from another one only in "." and "_".
+    """
+    if topic in topics:
+        return None
+    same = topic.replace(".", "_")
+    return next((each for each in sorted(topics) if each.replace(".", "_") == same), None)
 
 
 def consumer_group(group: str, topic: str) -> str:

@@ -184,6 +184,16 @@ async def test_records_that_were_deleted_unread_are_reported(scheme: str) -> Non
 
 
 @both_clients
+async def test_topic_that_collides_with_another_one_is_refused_with_its_name(scheme: str) -> None:
+    async with kafka_mock() as mock, FastStreamBus(f"{scheme}://{mock.addr}") as bus:
+        mock.topic("goevent.order_paid")
+        mock.refuse_topic(TOPIC, INVALID_TOPIC)
+        error = await refused(bus)
+        assert "There is a topic 'goevent.order_paid'" in str(error)
+        assert not isinstance(error, DriverConnectionError)
+
+
+@both_clients
 async def test_dead_letter_that_is_too_large_is_written_without_its_traceback(
     scheme: str,
 ) -> None:
