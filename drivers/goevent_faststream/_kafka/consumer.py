@@ -128,6 +128,8 @@ class KafkaConsumer:
         self._rejoin_pause = JOIN_RETRY_SECONDS
         self._is_delivering, self._is_stopped = True, False
         self._unread = 0
+        # The highest number of a partition with a commit point of the group, as far as known.
+        self._highest_committed = -1
         self._tasks: list[asyncio.Task[None]] = []
         self._failure: DriverError | None = None
         self._member = self._new_member()
@@ -208,9 +210,10 @@ class KafkaConsumer:
         """Take partitions with their commit points; return the offsets to read from."""
         new = [partition for partition, point in points.items() if point is None]
         starts: Mapping[int, int] = {}
-        if new:
-            starts = await start_offsets(self._member, new, self._start)
         known = points.keys() - {*new}
+        self._highest_committed = max(self._highest_committed, *known, -1)
+        if new:
+            starts = await self._new_starts(new)
         firsts: Mapping[int, int] = {}
         if known:
             firsts = await self._member.first_offsets(known)
@@ -235,6 +238,22 @@ class KafkaConsumer:
         self._has_changed.set()
         self._has_joined.set()
         return begin
+
+    async def _new_starts(self, partitions: Collection[int]) -> Mapping[int, int]:
+        """Return where the group begins in partitions without a commit point.
+
+        `start` is for a new group. A partition that was added to the topic of an older group is
+        read from its first record: it may have records from before the group knew of it.
+        """
+        highest = self._highest_committed
+        added = [each for each in partitions if -1 < highest < each]
+        others = [each for each in partitions if each not in added]
+        starts: dict[int, int] = {}
+        if added:
+            starts.update(await start_offsets(self._member, added, "earliest"))
+        if others:
+            starts.update(await start_offsets(self._member, others, self._start))
+        return starts
 
     def _report_deleted(self, begin: Mapping[int, int], firsts: Mapping[int, int]) -> None:
         """Report records that the topic has deleted before the group read them.
@@ -483,6 +502,7 @@ class KafkaConsumer:
                 self._commit_backoff, self._commit_refusal = 0.0, ""
             for each, point in changed.items():
                 each.committed = point
+                self._highest_committed = max(self._highest_committed, each.partition)
             return True
 
     # -- the work of the group

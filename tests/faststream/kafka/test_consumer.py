@@ -45,6 +45,10 @@ class RefusingMember:
         """Return 0 for all partitions."""
         return dict.fromkeys(partitions, 0)
 
+    async def end_offsets(self, partitions: Collection[int]) -> Mapping[int, int]:
+        """Return 7 for all partitions."""
+        return dict.fromkeys(partitions, 7)
+
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
         """Accept the commit if `accepts`."""
         self.commits += 1
@@ -71,5 +75,36 @@ def test_commits_to_a_group_that_refuses_them_back_off() -> None:
         await consumer.stop()
         assert consumer.backlog().pending == 0
         await joined
+
+    asyncio.run(main())
+
+
+def test_added_partition_is_read_from_its_first_record() -> None:
+    async def main() -> None:
+        member = RefusingMember()
+        member.accepts = True
+        client: Any = FakeGroupClient(member)
+        broker: Any = SimpleNamespace(middlewares=())
+        host: Any = SimpleNamespace()
+        topic = EventTopic("order", "order", "latest")
+
+        def new_consumer() -> KafkaConsumer:
+            return KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic)
+
+        consumer = new_consumer()
+        joined = asyncio.get_running_loop().create_task(consumer.start())
+        # A new group begins at the end.
+        assert await consumer.assigned({0: None, 1: None}) == {0: 7, 1: 7}
+        await joined
+        while not member.commits:
+            await asyncio.sleep(COMMIT_PAUSE_SECONDS)
+        # The number of an added partition is higher than the others, also if it comes alone.
+        assert await consumer.assigned({2: None}) == {2: 0}
+        # A deleted group begins as a new one does.
+        assert await consumer.assigned({0: None, 1: None}) == {0: 7, 1: 7}
+        await consumer.stop()
+        restarted = new_consumer()
+        points = {0: CommitPoint(3), 1: None}
+        assert await restarted.assigned(points) == {0: 3, 1: 0}
 
     asyncio.run(main())
