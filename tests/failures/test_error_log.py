@@ -12,7 +12,7 @@ from tests.support.checks import adds_up
 from tests.support.events import REGISTRY, Ping, Pong
 from trio.testing import MockClock
 
-from goevent import Config, EventError, GoEvent
+from goevent import Config, EventError, GoEvent, Supervision
 from goevent._kernel import error_log
 from goevent._kernel.error_log import MAX_BURST_REPORTS, SECONDS_PER_REPORT
 
@@ -214,3 +214,34 @@ def test_report_after_the_end_of_the_event_loop_is_written(lines: Any) -> None:
     trio.run(run)
     bus._supervisor.log(EventError("test.ping", "late", KeyError(1)))  # pyright: ignore[reportPrivateUsage]
     assert lines()[-1] == "nobody handled: late failed on 'test.ping': KeyError: 1"
+
+
+def test_report_after_the_end_of_a_bus_silences_no_later_opening(lines: Any) -> None:
+    bus = make()
+
+    @bus.listener(Ping, async_=True, supervision=Supervision("escalate"))
+    def fail(event: Ping) -> None:
+        raise ValueError(event.n)
+
+    async def run() -> None:
+        async with bus:
+            await trio.sleep(1_000)
+            await bus.dispatch(Ping(1))
+            try:
+                await trio.sleep_forever()
+            finally:
+                # The error of the body leaves the bus, so the other one is written at its end.
+                raise KeyError
+
+    async def run_again() -> None:
+        async with bus:
+            await bus.dispatch(Ping(2))
+
+    with pytest.raises(KeyError):
+        trio.run(run, clock=MockClock(autojump_threshold=0))
+    assert len(lines()) == 1
+    bus.unregister_listeners_for_event(Ping)
+    bus.subscribe(fail, Ping, async_=True)
+    # The clock of this run is behind that of the first one.
+    trio.run(run_again, clock=MockClock(autojump_threshold=0))
+    assert [line for line in lines() if "ValueError: 2" in line]

@@ -96,7 +96,8 @@ class EqualReports:
 
     def take_token(self, now: float) -> bool:
         """Take a token for one report; return False if there is none."""
-        gained = (now - self._updated) / SECONDS_PER_REPORT
+        # The clock of the next event loop may be behind that of the last one.
+        gained = max(0.0, now - self._updated) / SECONDS_PER_REPORT
         tokens = min(MAX_BURST_REPORTS, self._tokens + gained)
         self._updated = now
         self._tokens = tokens - 1 if tokens >= 1 else tokens
