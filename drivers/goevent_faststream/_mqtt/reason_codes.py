@@ -12,6 +12,7 @@ MIN_FAILURE_CODE = 0x80
 SESSION_TAKEN_OVER = 0x8E
 
 REASON_TEXTS = {
+    0x00: "normal disconnection",
     0x04: "disconnect with the will message",
     0x80: "unspecified error",
     0x81: "malformed packet",

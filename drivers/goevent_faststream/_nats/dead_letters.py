@@ -15,7 +15,7 @@ from urllib.parse import unquote
 from nats import errors
 from nats.js import api, errors as js_errors
 
-from goevent import DriverError
+from goevent import DriverConnectionError, DriverError
 from goevent.drivers import DeadLetter
 
 from .._adapter.contract import Decision
@@ -113,6 +113,16 @@ class JetStreamDeadLetters:
             )
             self._connection.host.report(DriverError(f"{text} created again"))
         self._was_used = True
+
+    def write_error(self, error: Exception) -> DriverError:
+        """Return the `DriverError` for a failed write, with the name of the stream."""
+        failure = to_driver_error(error)
+        if isinstance(failure, DriverConnectionError):
+            return failure
+        reason = str(failure).removeprefix("NATS: ")
+        named = DriverError(f"NATS: the stream {self._stream!r} takes no dead letters: {reason}")
+        named.__cause__ = error
+        return named
 
     def forget_stream(self) -> None:
         """Look for the stream again before the next use: a write has failed."""

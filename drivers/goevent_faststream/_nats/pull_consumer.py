@@ -260,6 +260,7 @@ class JetStreamConsumer:
             return False
         except (errors.Error, OSError) as error:
             raise stream_error(error, stream.name) from error
+        stream.refuse_unstored(self._subject)
         self._adopt(info)
         return True
 

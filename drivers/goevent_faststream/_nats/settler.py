@@ -8,8 +8,10 @@ its event end, or a crash between the two would lose the event.
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import datetime
 
 from nats import errors
 
@@ -25,6 +27,10 @@ from .released import ReleasedDeliveries, released_key
 from .stream import EventStream
 
 MAX_DEAD_LETTER_RETRY_SECONDS = 30.0  # while the server refuses a dead letter
+MAX_UNWRITTEN_DEAD_LETTERS = 1000
+
+EventKey = tuple[str, int, datetime | None]
+"""A durable consumer, a sequence and the creation of its stream."""
 
 
 class JetStreamSettler:
@@ -43,6 +49,9 @@ class JetStreamSettler:
         self._released = released
         self._retry_seconds = DEAD_LETTER_RETRY_SECONDS
         self._failure = ""  # the last reported one; empty after a success
+        # The deliveries and the verdict of events whose dead letter could not be written. They come
+        # again, and a later verdict would only say that they came too often.
+        self._unwritten: OrderedDict[EventKey, tuple[int, Verdict]] = OrderedDict()
 
     async def settle(self, decisions: Sequence[Decision]) -> None:
         """Carry out decisions; an event comes again if its decision cannot be sent."""
@@ -113,11 +122,18 @@ class JetStreamSettler:
         """Write a dead letter, and then end the deliveries of its event."""
         arrival = decision.arrival
         delivery: JetStreamDelivery = arrival.raw
+        key = delivery.consumer.durable, delivery.sequence, delivery.stream_created
+        if (unwritten := self._unwritten.pop(key, None)) is not None:
+            arrival.deliveries, verdict = unwritten
+            decision = replace(decision, verdict=verdict)
         try:
             await self._connection.run_while_connected(self._dead_letters.write(decision))
         except (errors.Error, OSError, DriverError) as error:
+            self._unwritten[key] = arrival.deliveries, decision.verdict
+            if len(self._unwritten) > MAX_UNWRITTEN_DEAD_LETTERS:
+                self._unwritten.popitem(last=False)
             self._dead_letters.forget_stream()
-            self._report_once(to_driver_error(error), arrival.name)
+            self._report_once(self._dead_letters.write_error(error), arrival.name)
             if self._is_current(delivery):
                 await delivery.message.nak(delay=self._retry_seconds)
             self._retry_seconds = min(MAX_DEAD_LETTER_RETRY_SECONDS, 2 * self._retry_seconds)

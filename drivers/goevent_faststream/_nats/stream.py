@@ -138,6 +138,17 @@ class EventStream:
                 f"subject {subject!r}; change the stream's subjects or the prefix"
             )
 
+    def refuse_unstored(self, subject: str) -> None:
+        """Refuse a subject of which the stream can never hold a message, however it gets them.
+
+        Raises:
+            DriverError: No subject of the stream matches.
+        """
+        config = self._config
+        # Such a stream also holds messages of other subjects than those that it listens to.
+        if config and not (config.mirror or config.sources or config.subject_transform):
+            self.refuse_subject(subject)
+
     def report_failure(self, error: DriverError, event_name: str = "") -> None:
         """Report that the stream cannot be used, once until `ensure` has succeeded."""
         if str(error) != self._last_failure:

@@ -273,9 +273,14 @@ async def test_dead_letter_that_cannot_be_written_is_reported_once_and_written_l
             await until(lambda: bus.count_reports("overlap"))
             await trio.sleep(2.5)  # the bus tries again meanwhile
             assert bus.count_reports("overlap") == 1
+            assert bus.count_reports(f"the stream {dead!r} takes no dead letters") == 1
             await delete_stream(server, "other")
             await until(lambda: bus.count_reports("is a dead letter"))
-        assert len(await dead_letters(server)) == 1
+        # The server has delivered the event several times; its listener ran once.
+        assert bus.count_reports("is a dead letter after 1 deliveries") == 1
+        ((_, _, headers),) = await dead_letters(server)
+        assert "no 1" in headers["goevent-reason"]
+        assert headers["goevent-deliveries"] == "1"
 
 
 async def test_consumer_that_begins_at_the_latest_misses_nothing_after_its_loss() -> None:

@@ -11,7 +11,7 @@ from faststream.nats import NatsBroker
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import gated_listener, recording_middleware
 from tests.support.limits import HANG_SECONDS
-from tests.support.nats_server import NatsServer, nats_server
+from tests.support.nats_server import NatsServer, nats_server, with_client
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 
 from goevent import DriverError, Event, GoEvent
@@ -279,6 +279,18 @@ async def test_bus_that_may_not_consume_fails_ready_and_publishes(denied: str) -
         with pytest.raises(DriverError, match="Permissions Violation"):
             await bus.subscribe(lambda _: None, Paid).ready()
         await accepted(bus, 1)
+
+
+async def test_listener_whose_events_the_stream_does_not_store_fails_ready() -> None:
+    async with nats_server() as server:
+
+        async def add_stream(client: Any) -> None:
+            await client.jetstream().add_stream(name="jobs", subjects=["other.>"])
+
+        await with_client(server, add_stream)
+        async with FastStreamBus(f"nats+js://{server.addr}?group=shop&stream=jobs") as bus:
+            with pytest.raises(DriverError, match=r"stores other\.>, and not the subject"):
+                await bus.subscribe(lambda _: None, Paid).ready()
 
 
 async def test_refused_acknowledgements_are_reported_once() -> None:
