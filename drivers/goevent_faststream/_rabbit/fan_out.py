@@ -65,9 +65,7 @@ class RabbitFanOutAdapter:
             self._connection,
             exchange.name,
             self._prefix,
-            is_wanted=lambda name: (
-                not self._is_stopping and self._subscribed.match(name) is not None
-            ),
+            is_wanted=self._wants,
             is_durable=False,
             ensure=self._repairs.run,
         )
@@ -83,6 +81,10 @@ class RabbitFanOutAdapter:
         self._queue = ""
         self._consumer_tag = ""
         self._is_stopping = False
+
+    def _wants(self, name: str) -> bool:
+        """Tell whether this bus still listens to an event name."""
+        return not self._is_stopping and self._subscribed.match(name) is not None
 
     @property
     def capabilities(self) -> Capabilities:
