@@ -195,6 +195,13 @@ def test_percent_escapes_that_are_no_unicode_are_refused(scheme: str) -> None:
         assert "s3cr3t" not in all_texts(caught.value)
 
 
+@pytest.mark.parametrize("scheme", SCHEMES)
+@pytest.mark.parametrize("address", ["host:65536", "[::1]:99999", "a:1,b:70000"])
+def test_port_that_does_not_exist_is_refused(scheme: str, address: str) -> None:
+    with pytest.raises(ValueError, match="has a port above 65535"):
+        GoEvent(f"{scheme}://{address}?group=a")
+
+
 @pytest.mark.parametrize("scheme", ["redis", "redis+streams"])
 async def test_empty_password_is_a_password(scheme: str) -> None:
     server = RedisServer(("user default off", "user app on nopass ~* &* +@all"))

@@ -184,8 +184,8 @@ def refusal(error: Exception, action: str) -> DriverError:
         mapped = DriverConnectionError(f"Redis: {error}")
     elif str(error).startswith("WRONGTYPE"):
         mapped = DriverError(
-            f"Redis refuses to {action}: a key holds something else than this bus expects; the "
-            "event name has partitions, and all buses that use it need the same "
+            f"Redis refuses to {action}: a key holds something else than this bus expects; "
+            "either the event name has partitions, and all buses that use it need the same "
             "StreamsConfig(partitions=...), or another program has written a key that begins with "
             f"RedisConfig.channel_prefix: {error}"
         )

@@ -21,6 +21,7 @@ from .._suggestions import did_you_mean
 # A name, an IPv4 address or an IPv6 address in brackets, and a port.
 _ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.]+(%[\w.-]+)?\]|[^\[\]:@\s]*)(:[0-9]{0,5})?")
 _OPTION_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_]*")
+MAX_PORT = 65_535
 _NEVER_IN_URL = re.compile(r"[\x00-\x1f\x7f#]")
 
 
@@ -93,6 +94,8 @@ def read_driver_url(url: str, *, broker: str = "") -> DriverUrl:
     is_cut = address and ("@" in path or (not at and _has_at_sign_in_a_name(query)))
     if is_cut or not all(map(_ADDRESS.fullmatch, address.split(","))):
         raise _unreadable(scheme, broker)
+    if any(map(_has_too_large_port, address.split(","))):
+        raise ValueError(f"{_subject(broker)} has a port above {MAX_PORT}")
     user, colon, password = login.partition(":")
     decoded = _decode(user), _decode(password)
     if None in decoded:
@@ -106,6 +109,12 @@ def read_driver_url(url: str, *, broker: str = "") -> DriverUrl:
         query,
         broker,
     )
+
+
+def _has_too_large_port(address: str) -> bool:
+    found = _ADDRESS.fullmatch(address)
+    port = "" if found is None else (found[3] or "").removeprefix(":")
+    return bool(port) and int(port) > MAX_PORT
 
 
 def check_url_options(
