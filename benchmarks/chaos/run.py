@@ -26,6 +26,8 @@ FREEZE_SECONDS = 1.5 * CLAIM_IDLE_SECONDS
 SETTLE_SECONDS = 60.0
 """The limit until nothing is pending after the last kill."""
 
+MAX_WRITE_DELAY_SECONDS = 5.0
+
 
 def main(arguments: list[str]) -> int:
     """Run the command line; the exit code is 1 if a promise was broken."""
@@ -167,6 +169,7 @@ class ChaosRun:
             time.sleep(max(0.0, due - time.monotonic()))
             place = random.randrange(len(self._consumers))
             if kill == "server":
+                self._await_writes()
                 self._server.kill()
                 self._server.start()
             elif kill == "freeze":
@@ -179,6 +182,20 @@ class ChaosRun:
                 self._consumers[place].kill()
                 self._consumers[place].wait()
                 self._consumers[place] = self._worker("consume")
+
+    def _await_writes(self) -> None:
+        """Wait until the server writes to its append-only file before it replies.
+
+        With `everysec`, a server delays its writes for up to two seconds while the disk is busy
+        with the last fsync. A kill in that time loses accepted events; that is the server's promise
+        and not ours.
+        """
+        with redis.Redis(port=self._server.port) as client:
+            deadline = time.monotonic() + MAX_WRITE_DELAY_SECONDS
+            while client.info("persistence").get("aof_pending_bio_fsync"):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.005)
 
     def _settle(self, deadline: float) -> int:
         """Wait until everything is acknowledged; return the number of entries that are not."""

@@ -160,8 +160,9 @@ async def test_refused_exchange_fails_on_the_handle_and_events_still_arrive(
         await allow(node, sandbox, write=f"^{sandbox.exchange}:.*$")
         with trio.fail_after(HANG_SECONDS):
             errors = tuple[Any, ...]()
-            # A channel of the server remembers the user's rights for some time.
             while not errors:
+                # A channel of the server remembers the user's rights until it has been idle.
+                await trio.sleep(1.5)
                 handle = await bus.dispatch(Paid(n=2))
                 await handle.wait()
                 errors = handle.errors
