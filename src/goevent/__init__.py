@@ -81,7 +81,7 @@ from .drivers.contract import (
 from .drivers.memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
 from .drivers.packaging import publish_names as _publish_names
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "AnyEvent",
