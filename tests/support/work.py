@@ -12,9 +12,7 @@ def count_instructions(call: Callable[[], object]) -> int:
     """Return how many instructions of Python a call executes, in all functions that it calls."""
     # Python 3.12 traces no instructions in the first call for which a process asks for them.
     _traced(lambda: None)
-    count = _traced(call)
-    assert count > 0
-    return count
+    return _traced(call)
 
 
 def _traced(call: Callable[[], object]) -> int:
