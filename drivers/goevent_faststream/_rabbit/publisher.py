@@ -127,7 +127,14 @@ class RabbitPublisher:
                 is_missing = any(each and each.is_exchange_missing for each in left.values())
                 if not left or (is_repaired and not (is_missing and loop.time() < latest)):
                     break
-                self._hold({each.name for each in left if not self._wants(each.name)})
+                # A lost exchange holds back all names already.
+                self._hold(
+                    {
+                        each.name
+                        for each, failure in left.items()
+                        if not (self._wants(each.name) or (failure and failure.is_exchange_missing))
+                    }
+                )
                 await self._ensure()
                 is_repaired = True
         except DriverError as error:
