@@ -10,6 +10,7 @@ import pytest
 from goevent import DriverConnectionError
 from goevent_faststream._adapter.backlogs import make_backlog
 from goevent_faststream._adapter.connection_tasks import ConnectionTasks
+from goevent_faststream._adapter.connectivity import Connectivity
 from goevent_faststream._adapter.subscribed_names import SubscribedNames
 
 
@@ -57,6 +58,35 @@ def test_shielded_request_continues_when_its_caller_is_cancelled() -> None:
         reply.set()
         await asyncio.sleep(0)
         assert done == [1]
+
+    asyncio.run(main())
+
+
+def test_wait_for_a_connection_is_counted_from_the_request_and_not_from_the_loss() -> None:
+    async def main() -> None:
+        loop, now = asyncio.get_running_loop(), 0.0
+        loop.time = lambda: now  # type: ignore[method-assign]
+        connectivity = Connectivity("NATS", wait_seconds=5)
+        connectivity.mark_up()
+        connectivity.mark_down("for the test")
+        now = 100.0
+        first = asyncio.create_task(connectivity.wait_until_up())
+        deadline = connectivity.deadline()
+        await asyncio.sleep(0)
+        now = 104.0
+        second = asyncio.create_task(connectivity.wait_until_up())
+        await asyncio.sleep(0)
+        assert not first.done()
+        now = 106.0
+        with pytest.raises(DriverConnectionError, match="no connection for 5 s: for the test"):
+            await first
+        # A request that waited in a queue meanwhile does not begin anew.
+        with pytest.raises(DriverConnectionError):
+            await connectivity.wait_until_up(deadline)
+        assert not second.done()
+        connectivity.mark_up()
+        await second
+        await connectivity.wait_until_up(deadline)
 
     asyncio.run(main())
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
 from collections.abc import AsyncGenerator, Sequence
@@ -91,6 +92,16 @@ class MqttServer:
                 return True
         except OSError:
             return False
+
+    def freeze(self) -> None:
+        """Stop the server as it is: its connections stay open, and it answers nothing."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def kill(self) -> None:
         """Kill the server."""

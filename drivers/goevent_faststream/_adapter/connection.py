@@ -33,7 +33,7 @@ class BrokerConnection:
 
     Args:
         broker_name: The name of the broker in error texts.
-        wait_seconds: How long a caller waits for a lost connection, counted from its loss.
+        wait_seconds: How long a caller waits for a lost connection.
     """
 
     def __init__(self, broker_name: str, wait_seconds: float) -> None:
@@ -54,16 +54,21 @@ class BrokerConnection:
         """True while there is a connection that is ready for use."""
         return self._connectivity.is_up
 
-    async def wait_until_up(self, *, timeout: float | None = None) -> None:
+    def deadline(self) -> float:
+        """Return the loop's time at which a request that begins now stops waiting."""
+        return self._connectivity.deadline()
+
+    async def wait_until_up(self, deadline: float | None = None) -> None:
         """Wait until there is a connection.
 
         Args:
-            timeout: Seconds from the loss of the connection, in place of `wait_seconds`.
+            deadline: The end of the wait, from `deadline` at the beginning of the request; None
+                counts from now.
 
         Raises:
             DriverConnectionError: There was no connection in time.
         """
-        await self._connectivity.wait_until_up(timeout)
+        await self._connectivity.wait_until_up(deadline)
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         """Run a coroutine in a task that ends with the connection."""

@@ -26,7 +26,7 @@ class Connectivity:
 
     Args:
         broker: The name of the broker in error texts.
-        wait_seconds: How long a caller waits for a connection, counted from its loss.
+        wait_seconds: How long a caller waits for a connection.
     """
 
     def __init__(self, broker: str, wait_seconds: float) -> None:
@@ -37,7 +37,6 @@ class Connectivity:
         self._up = asyncio.Event()
         self._is_lost = False
         self._is_closing = False
-        self._lost_at = 0.0
         self._reason = ""
 
     @property
@@ -95,8 +94,6 @@ class Connectivity:
         self._reason = reason
         if not self._up.is_set():
             return False
-        # The time of the loss and not of a call: all waiting callers give up together.
-        self._lost_at = asyncio.get_running_loop().time()
         self._up.clear()
         if self._is_closing:
             return False
@@ -104,23 +101,28 @@ class Connectivity:
         self._on_changed(False, reason)
         return True
 
-    async def wait_until_up(self, seconds: float | None = None) -> None:
+    def deadline(self) -> float:
+        """Return the loop's time at which a request that begins now stops waiting."""
+        return asyncio.get_running_loop().time() + self._wait_seconds
+
+    async def wait_until_up(self, deadline: float | None = None) -> None:
         """Wait until there is a connection.
 
         Args:
-            seconds: How long to wait, in place of `wait_seconds`; counted from the loss, too.
+            deadline: The end of the wait, from `deadline` at the beginning of the request. A
+                request that waits several times, or in a queue, passes the same one each time.
+                None counts from now, and infinity waits for as long as it takes.
 
         Raises:
             DriverConnectionError: There was no connection in time.
         """
         if self._up.is_set():
             return
-        seconds = self._wait_seconds if seconds is None else seconds
         try:
-            async with asyncio.timeout_at(self._lost_at + seconds):
+            async with asyncio.timeout_at(self.deadline() if deadline is None else deadline):
                 await self._up.wait()
         except TimeoutError:
-            text = f"{self._broker}: there has been no connection for {seconds:g} s"
+            text = f"{self._broker}: there has been no connection for {self._wait_seconds:g} s"
             raise DriverConnectionError(
                 f"{text}: {self._reason}" if self._reason else text
             ) from None

@@ -38,6 +38,13 @@ def connection_lost(broker: str) -> DriverConnectionError:
     return DriverConnectionError(f"{broker}: the connection was lost before the server replied")
 
 
+def may_have_arrived(error: DriverConnectionError) -> DriverConnectionError:
+    """Return the error of an event that was sent, and that the broker may have accepted."""
+    uncertain = DriverConnectionError(f"{error}; the event may have arrived")
+    uncertain.__cause__ = error.__cause__
+    return uncertain
+
+
 def no_server(broker: str, seconds: float) -> DriverConnectionError:
     """Return the error of a first connection that was not there in time."""
     return DriverConnectionError(f"{broker}: no server answers within {seconds:g} s")

@@ -122,6 +122,7 @@ class KafkaPublisher:
         sent, answer = self._sent, self._answer
         loop = asyncio.get_running_loop()
         until = loop.time() + self._timeout + ANSWER_GRACE_SECONDS
+        deadline = self._connection.deadline()
         sent.update(dict.fromkeys(burst, until))
         if self._timer is None:
             # One timer for all events. A timer for each burst would hold its events until it
@@ -131,7 +132,7 @@ class KafkaPublisher:
             for outgoing in burst:
                 try:
                     if not self._connection.is_up:
-                        await self._connection.wait_until_up()
+                        await self._connection.wait_until_up(deadline)
                     topic = self._topics.get(outgoing.name) or await self.topic(outgoing.name)
                     if not topic.has_room(outgoing):
                         await self._wait_for_turn(topic, outgoing)

@@ -103,7 +103,7 @@ class MqttConnection(BrokerConnection):
     """The connection of one broker object.
 
     Args:
-        wait_seconds: How long a caller waits for a lost connection, counted from its loss.
+        wait_seconds: How long a caller waits for a lost connection.
         prefetch: How many messages the server may send without an acknowledgement.
         session_seconds: How long the server keeps messages while there is no connection.
 
@@ -221,11 +221,14 @@ class MqttConnection(BrokerConnection):
             broker._connection = None
             broker.config.disconnect()
 
-    async def acquire_window(self, max_count: int) -> tuple[asyncio.Semaphore, int]:
+    async def acquire_window(
+        self, max_count: int, deadline: float
+    ) -> tuple[asyncio.Semaphore, int]:
         """Wait until the server accepts at least one more message.
 
         Args:
             max_count: The largest number of messages to send.
+            deadline: The end of the wait for a connection.
 
         Returns:
             A semaphore, and the number of messages that may be sent now. The caller releases the
@@ -235,7 +238,7 @@ class MqttConnection(BrokerConnection):
             DriverConnectionError: There was no connection in time.
         """
         while True:
-            await self.wait_until_up()
+            await self.wait_until_up(deadline)
             window, count = self._window, 1
             await window.acquire()
             # Another connection may have replaced the one that this task waited for.

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,11 +23,11 @@ from faststream.mqtt import MQTTBroker
 from zmqtt._internal.packets.publish import Publish
 from zmqtt._internal.state import QoS1Flight
 
-from goevent import DriverError, EncodeError, GoEventError
+from goevent import DriverConnectionError, DriverError, EncodeError, GoEventError
 
 from .._adapter.connectivity import REPLY_SECONDS
 from .._adapter.contract import Outgoing, Result, publish_each
-from .._adapter.errors import connection_lost, no_answer
+from .._adapter.errors import connection_lost, may_have_arrived
 from .._adapter.properties import split_properties
 from .connection import QOS, MqttConnection, rejected_event, to_driver_error
 from .limits import MAX_TEXT_BYTES, OversizedPacket
@@ -55,12 +55,15 @@ class MqttPublisher:
             return
         pending: list[asyncio.Future[Any]] = []
         sent = 0
+        deadline = self._connection.deadline()
         try:
             # The window may be smaller than the burst. The lock keeps the next burst behind the
             # parts of this one.
             async with self._send_lock:
                 while sent < len(burst):
-                    window, count = await self._connection.acquire_window(len(burst) - sent)
+                    window, count = await self._connection.acquire_window(
+                        len(burst) - sent, deadline
+                    )
                     part = burst[sent : sent + count]
                     futures = [_pending_reply(window, outgoing) for outgoing in part]
                     pending += futures
@@ -89,11 +92,14 @@ class MqttPublisher:
                 except Exception as error:  # noqa: BLE001 - the client's own
                     # It must not take the other events with it.
                     future.set_exception(_event_error(outgoing, error))
+        except Exception as error:  # noqa: BLE001 - the client's own
+            _fail(futures, to_driver_error(error))
+            return
+        try:
             await protocol._transport.write(bytes(data))
         except Exception as error:  # noqa: BLE001 - the client's own
-            for future in futures:
-                if not future.done():
-                    future.set_exception(to_driver_error(error))
+            # A part of the data may have been sent.
+            _fail(futures, _error_after_send(error))
 
     def _encode(self, protocol: Any, outgoing: Outgoing, future: asyncio.Future[Any]) -> bytes:
         """Return the packet of an event, whose PUBACK ends the wait of a future."""
@@ -133,7 +139,7 @@ class MqttPublisher:
     async def _publish_with_middlewares(self, outgoing: Outgoing) -> Result:
         # FastStream's publish takes no content type. A receiver without one tries JSON.
         _, correlation_id, headers = split_properties(outgoing)
-        window, _ = await self._connection.acquire_window(1)
+        window, _ = await self._connection.acquire_window(1, self._connection.deadline())
         try:
             self._connection.limits.refuse_qos(QOS)
             async with asyncio.timeout(REPLY_SECONDS):
@@ -144,6 +150,8 @@ class MqttPublisher:
                     headers=headers,
                     correlation_id=correlation_id,
                 )
+        except (TimeoutError, zmqtt.MQTTDisconnectedError) as error:
+            return _error_after_send(error)
         except Exception as error:  # noqa: BLE001 - the client's, or a middleware's own
             return _event_error(outgoing, error)
         finally:
@@ -164,18 +172,31 @@ def _report_result(
     window.release()
     error: BaseException | None
     is_silent = future.cancelled()
-    error = no_answer("MQTT", REPLY_SECONDS) if is_silent else future.exception()
+    error = TimeoutError() if is_silent else future.exception()
     if isinstance(error, GoEventError):
         outgoing.done(error)
     elif isinstance(error, Exception):
-        outgoing.done(to_driver_error(error))
+        outgoing.done(_error_after_send(error))
     elif error is not None:
-        outgoing.done(connection_lost("MQTT"))
+        outgoing.done(may_have_arrived(connection_lost("MQTT")))
     elif (answer := future.result()).reason_code >= MIN_FAILURE_CODE:
         text = None if answer.properties is None else answer.properties.reason_string
         outgoing.done(rejected_event(answer.reason_code, text))
     else:
         outgoing.done(None)
+
+
+def _fail(futures: Iterable[asyncio.Future[Any]], error: Exception) -> None:
+    """End the waits that have not ended yet."""
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
+
+
+def _error_after_send(error: Exception) -> DriverError:
+    """Return the error of an event that was sent, or perhaps sent."""
+    mapped = to_driver_error(error)
+    return may_have_arrived(mapped) if isinstance(mapped, DriverConnectionError) else mapped
 
 
 def _event_error(outgoing: Outgoing, error: Exception) -> Exception:

@@ -93,7 +93,7 @@ class NatsConnection(BrokerConnection):
     """The connection of one broker object.
 
     Args:
-        wait_seconds: How long a caller waits for a lost connection, counted from its loss.
+        wait_seconds: How long a caller waits for a lost connection.
 
     Attributes:
         losses: How often the connection was lost.
@@ -258,13 +258,13 @@ class NatsConnection(BrokerConnection):
                 with suppress(errors.Error, OSError):
                     await client.close()
 
-    async def wait_until_up(self, *, timeout: float | None = None) -> None:
+    async def wait_until_up(self, deadline: float | None = None) -> None:
         """Wait until there is a connection."""
         if self._connectivity.is_up and not self.client.is_connected:
             # The client calls back a moment after it notices the loss. A publish in between would
             # go into its buffer.
             await self._on_disconnected()
-        await super().wait_until_up(timeout=timeout)
+        await super().wait_until_up(deadline)
 
     def size_error(
         self, event_name: str, body: bytes, headers: Mapping[str, str], limit: int | None = None

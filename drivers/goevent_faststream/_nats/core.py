@@ -201,11 +201,12 @@ class NatsAdapter:
         # FastStream's publish costs five times as much as the client's, which does the same as long
         # as there are no middlewares.
         has_middlewares = bool(self._broker.middlewares)
+        deadline = connection.deadline()
         async with self._publish_lock:
             for outgoing in burst:
                 try:
                     if not connection.is_up:
-                        await connection.wait_until_up()
+                        await connection.wait_until_up(deadline)
                     error = connection.size_error(outgoing.name, outgoing.body, outgoing.headers)
                     if error is not None:
                         outgoing.done(error)

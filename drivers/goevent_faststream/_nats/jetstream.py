@@ -252,7 +252,7 @@ class JetStreamAdapter:
         while True:
             renewals = [consumer.renewal_seconds for consumer in self._consumers.values()]
             await asyncio.sleep(min(LOOK_AFTER_SECONDS, self._config.claim_idle / 3, *renewals))
-            await self._connection.wait_until_up(timeout=float("inf"))
+            await self._connection.wait_until_up(float("inf"))
             for consumer in [*self._consumers.values()]:
                 # If the server cannot answer, the task that pulls from the consumer reports that.
                 try:

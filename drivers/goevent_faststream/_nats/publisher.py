@@ -195,7 +195,7 @@ class JetStreamPublisher:
         headers = {**outgoing.headers, MESSAGE_ID_HEADER: outgoing.id}
         while True:
             try:
-                await self._connection.wait_until_up()
+                await self._connection.wait_until_up(deadline)
                 size_error = self._connection.size_error(
                     outgoing.name, outgoing.body, headers, self._stream.max_message_bytes
                 )

@@ -360,7 +360,7 @@ class JetStreamConsumer:
         """Send pull requests for as many events as there is room for, until cancelled."""
         host = self._host
         while True:
-            await self._connection.wait_until_up(timeout=float("inf"))
+            await self._connection.wait_until_up(float("inf"))
             await host.wait_for_capacity()
             try:
                 await self._pull_once(min(self._max_pull_events, self._capacity()))

@@ -79,7 +79,7 @@ class RabbitConnection:
     """The two connections of one broker object.
 
     Args:
-        wait_seconds: How long a caller waits for a lost connection, counted from its loss.
+        wait_seconds: How long a caller waits for a lost connection.
 
     Raises:
         ValueError: The name of the virtual host is too long.
@@ -182,16 +182,16 @@ class RabbitConnection:
         """True while deliveries can come."""
         return self._consuming.is_up
 
-    async def wait_until_up(self, *, timeout: float | None = None) -> None:
+    async def wait_until_up(self, deadline: float | None = None) -> None:
         """Wait until deliveries can come.
 
         Args:
-            timeout: Seconds from the loss of the connection, in place of `wait_seconds`.
+            deadline: The end of the wait for the connection; None counts from now.
 
         Raises:
             DriverConnectionError: There was no connection in time.
         """
-        await self._consuming.wait_until_up(timeout=timeout)
+        await self._consuming.wait_until_up(deadline)
         await self._is_ready.wait()
 
     def start(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:

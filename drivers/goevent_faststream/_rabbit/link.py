@@ -156,17 +156,18 @@ class RabbitLink(BrokerConnection):
 
     # -- the server's block
 
-    async def wait_until_writable(self, *, patient: bool = False) -> None:
+    async def wait_until_writable(self, deadline: float, *, patient: bool = False) -> None:
         """Wait until there is a connection and the server reads from it.
 
         Args:
+            deadline: The end of the wait for a connection.
             patient: Wait for as long as the server blocks the connection.
 
         Raises:
             DriverConnectionError: There was no connection in time.
             DriverError: The server blocks the connection, and has not stopped in time.
         """
-        await self.wait_until_up()
+        await self.wait_until_up(deadline)
         while self.blocked_reason is not None:
             error = self.blocked_error()
             until = None if patient else self._blocked_at + self._wait_seconds
@@ -175,7 +176,7 @@ class RabbitLink(BrokerConnection):
                     await self._unblocked.wait()
             except TimeoutError:
                 raise error from None
-            await self.wait_until_up()
+            await self.wait_until_up(None if patient else deadline)
 
     def blocked_error(self) -> DriverError:
         """Return the error of a publish that the server has blocked."""

@@ -111,6 +111,7 @@ class PublishChannel:
         """Publish messages in order, and return when each one has its result."""
         sent: list[asyncio.Future[Any]] = []
         until = asyncio.get_running_loop().time() + REPLY_SECONDS
+        deadline = self._link.deadline()
         async with self._order:
             if not self._patient and asyncio.get_running_loop().time() > until:
                 # Earlier messages had no answer, so these would have none, either.
@@ -119,11 +120,11 @@ class PublishChannel:
                 return
             for run, is_alone in self._runs(messages):
                 if not is_alone:
-                    sent += await self._write(run)
+                    sent += await self._write(run, deadline)
                     continue
                 await self._wait_for(self._unconfirmed())
                 (self._alone,) = run
-                await self._wait_for(await self._write(run))
+                await self._wait_for(await self._write(run, deadline))
         await self._wait_for(sent)
 
     def _runs(
@@ -147,7 +148,9 @@ class PublishChannel:
         """Return the confirms of the messages that are on their way."""
         return [] if self._channel is None else [*self._channel.confirmations.values()]
 
-    async def _write(self, messages: Sequence[RabbitMessage]) -> list[asyncio.Future[Any]]:
+    async def _write(
+        self, messages: Sequence[RabbitMessage], deadline: float
+    ) -> list[asyncio.Future[Any]]:
         """Write messages, as one piece; return their confirms.
 
         A message that cannot be written gets its result here.
@@ -156,7 +159,7 @@ class PublishChannel:
         payloads: list[bytes] = []
         rest = iter(messages)
         try:
-            await self._link.wait_until_writable(patient=self._patient)
+            await self._link.wait_until_writable(deadline, patient=self._patient)
             channel = await self._open_channel()
             # All messages of one piece get consecutive delivery tags: the writer takes a piece as
             # a whole, and the lock keeps other publishers away from the channel's counter.

@@ -73,7 +73,7 @@ class Repairs:
         next_full = 0.0
         while True:
             await asyncio.sleep(CHECK_SECONDS)
-            await self._connection.wait_until_up(timeout=float("inf"))
+            await self._connection.wait_until_up(float("inf"))
             began = loop.time()
             is_full = began >= next_full
             await self.run_quietly(partial(self.run_now, is_full=is_full))

@@ -26,6 +26,7 @@ from tests.support.worker_process import at_work
 
 from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent_faststream import BrokerConfig, FastStreamDriver
+from goevent_faststream._mqtt import publisher as publisher_module
 from goevent_faststream._mqtt.topics import covering_filters, event_name_of, topic_of
 
 GROUPS = [None, "shop"]
@@ -210,6 +211,49 @@ async def test_publish_during_an_outage_fails_in_time_with_a_connection_error(
             await check_failing_publish(bus)
             await until(lambda: bus.count_reports("is lost"))
             assert not bus.driver.snapshot().connected
+
+
+async def test_publish_late_in_an_outage_waits_as_long_as_an_early_one() -> None:
+    async with mqtt_server() as server:
+        bus = server.bus(publish_timeout=3)
+        async with bus:
+            await accepted(bus, 1)
+            server.kill()
+            await check_failing_publish(bus)
+            handle = await bus.dispatch(Paid(n=3))
+            await server.start()
+            await handle.wait()
+            assert not handle.errors
+
+
+@pytest.mark.parametrize("has_middlewares", [False, True])
+async def test_event_without_an_answer_of_a_frozen_server_may_have_arrived(
+    monkeypatch: pytest.MonkeyPatch, has_middlewares: bool
+) -> None:
+    monkeypatch.setattr(publisher_module, "REPLY_SECONDS", 0.5)
+    middleware, _ = recording_middleware()
+    async with mqtt_server() as server:
+        options = {"middlewares": [middleware]} if has_middlewares else {}
+        broker: Any = MQTTBroker(server.url(), logger=None, **options)
+        config = BrokerConfig(publish_timeout=0.5)
+        sender, receiver = FastStreamBus(FastStreamDriver(broker, config)), server.bus()
+        seen = receiver.seen()
+        async with opened(receiver), sender:
+            await accepted(sender, 1)
+            await until(lambda: seen)
+            server.freeze()
+            handle = await sender.dispatch(Paid(n=2))
+            await handle.wait()
+            assert "the event may have arrived" in str(handle.errors[0])
+            # It has.
+            server.thaw()
+            await until(lambda: numbers(seen) == [1, 2])
+            server.kill()
+            await until(lambda: not sender.driver.snapshot().connected)
+            unsent = await sender.dispatch(Paid(n=3))
+            await unsent.wait()
+            assert "no connection for 0.5 s" in str(unsent.errors[0])
+            assert "may have" not in str(unsent.errors[0])
 
 
 async def test_silent_server_is_noticed_and_the_connection_replaced() -> None:
