@@ -233,8 +233,8 @@ async def test_event_without_an_answer_of_a_frozen_server_may_have_arrived(
     monkeypatch.setattr(publisher_module, "REPLY_SECONDS", 0.5)
     middleware, _ = recording_middleware()
     async with mqtt_server() as server:
-        options = {"middlewares": [middleware]} if has_middlewares else {}
-        broker: Any = MQTTBroker(server.url(), logger=None, **options)
+        middlewares = [middleware] if has_middlewares else []
+        broker = MQTTBroker(server.url(), middlewares=middlewares, logger=None)
         config = BrokerConfig(publish_timeout=0.5)
         sender, receiver = FastStreamBus(FastStreamDriver(broker, config)), server.bus()
         seen = receiver.seen()
