@@ -170,6 +170,8 @@ def _default(name: str, having: Sequence[OptionSet]) -> str:
     if name == "prefix":
         return "of the broker"
     values = dict.fromkeys(_shown(getattr(each.config, name)) for each in having)
+    if name.endswith("_bytes"):
+        values = dict.fromkeys(f"{int(value) >> 20} MiB" for value in values)
     return " or ".join(values)
 
 

@@ -26,8 +26,8 @@ class BrokerConfig(DurableConfig):
     """The settings of a bus on a broker; each field is an option of the driver's URL, too.
 
     The fields of `goevent.drivers.DurableConfig` apply where the broker is durable: `group`,
-    `prefetch`, `start`, `max_deliveries`, `backoff`, `max_backoff`, `claim_idle` and
-    `publish_timeout`. A broker refuses a setting that it cannot honour. Times are in seconds.
+    `prefetch`, `prefetch_bytes`, `start`, `max_deliveries`, `backoff`, `max_backoff`, `claim_idle`
+    and `publish_timeout`. A broker refuses a setting that it cannot honour. Times are in seconds.
 
     Attributes:
         prefix: The beginning of the broker's own names of events, or "" for none. None takes the

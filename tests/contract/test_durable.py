@@ -92,6 +92,7 @@ def test_undecodable_event_is_a_dead_letter_at_its_first_delivery() -> None:
     [
         ({"group": "a b"}, "group must be letters"),
         ({"prefetch": 0}, "prefetch must be a whole number"),
+        ({"prefetch_bytes": 0}, "prefetch_bytes must be a whole number"),
         ({"max_deliveries": True}, "max_deliveries must be a whole number"),
         ({"backoff": -1.0}, "backoff must be a number of seconds"),
         ({"max_backoff": 0}, "max_backoff must be a number of seconds above 0"),

@@ -92,10 +92,11 @@ class AdapterHost(Protocol):
     """The bridge, as an adapter sees it; every method is called on the loop side."""
 
     async def deliver(self, arrival: Arrival) -> None:
-        """Deliver an arrival to the bus; waits while the bus holds `prefetch` of them.
+        """Deliver an arrival to the bus; waits while the bus holds enough of them.
 
-        This wait is the back-pressure: an adapter must not receive more while it lasts. Sequential
-        calls keep their order.
+        Enough are `prefetch` arrivals, or `prefetch_bytes` of their bodies. This wait is the
+        back-pressure: an adapter must not receive more while it lasts. Sequential calls keep their
+        order.
         """
         ...
 

@@ -17,15 +17,21 @@ from goevent import DriverConnectionError, DriverError
 from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, failed_publish
 from .queues import ToTrioQueue
 
-UNLIMITED_CAPACITY = 1 << 30
+UNLIMITED_CAPACITY = 1 << 50
 SETTLE_ON_CLOSE_SECONDS = 0.75
 
 
 @dataclass(frozen=True, slots=True)
 class Freed:
-    """A request to free the capacity of `count` arrivals, of a broker that expects no verdicts."""
+    """A request to free capacity, of a broker that expects no verdicts.
 
-    count: int
+    Attributes:
+        arrivals: The number of arrivals.
+        body_bytes: The size of bodies in bytes. A large one is freed later than its arrival.
+    """
+
+    arrivals: int
+    body_bytes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,8 @@ class LoopSide:
     Args:
         broker: The name of the broker in reports.
         prefetch: The largest number of arrivals that the bus holds.
+        prefetch_bytes: The largest size of their bodies together. An arrival is delivered while
+            they are below it, so that one of any size passes.
 
     Attributes:
         connected: Whether the broker can be reached; Trio's thread may read it.
@@ -66,6 +74,7 @@ class LoopSide:
         adapter: Adapter,
         broker: str,
         prefetch: int,
+        prefetch_bytes: int,
         arrivals: ToTrioQueue[Arrival],
         notices: ToTrioQueue[LoopNotice],
     ) -> None:
@@ -73,6 +82,7 @@ class LoopSide:
         self._adapter = adapter
         self._broker = broker
         self._capacity = prefetch
+        self._free_bytes = prefetch_bytes
         self._arrivals = arrivals
         self._notices = notices
         self._waiting: deque[asyncio.Future[None]] = deque()
@@ -85,20 +95,23 @@ class LoopSide:
     async def deliver(self, arrival: Arrival) -> None:
         """Post an arrival once there is capacity for it."""
         # A delivery that waits goes first, or arrivals would change their order.
-        if self._capacity <= 0 or self._waiting:
+        if self._capacity <= 0 or self._free_bytes <= 0 or self._waiting:
             await self._wait_in_order()
         self._capacity -= 1
+        self._free_bytes -= len(arrival.body)
         self._arrivals.post(arrival)
+        if self._waiting:
+            self._wake_first_waiting()
 
     def capacity(self) -> int:
         """Return how many arrivals can be delivered without waiting."""
-        return 0 if self._waiting else max(0, self._capacity)
+        return 0 if self._waiting or self._free_bytes <= 0 else max(0, self._capacity)
 
     async def wait_for_capacity(self) -> None:
         """Wait until one more arrival can be delivered without waiting."""
         if self.capacity() <= 0:
             await self._wait_in_order()
-            self._wake_waiting()
+            self._wake_first_waiting()
 
     def report(self, error: Exception, event_name: str = "") -> None:
         """Report an error to the supervisor."""
@@ -121,22 +134,23 @@ class LoopSide:
         self._notices.post(LoopFailure(error))
 
     async def _wait_in_order(self) -> None:
-        while self._capacity <= 0:
-            future = asyncio.get_running_loop().create_future()
-            self._waiting.append(future)
-            try:
-                await future
-            except asyncio.CancelledError:
-                self._waiting.remove(future)
-                # The wake-up may have been sent to this future already: pass it to the next one.
-                self._wake_waiting()
-                raise
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(future)
+        try:
+            await future
+        except asyncio.CancelledError:
             self._waiting.remove(future)
+            # It may have been woken already: pass the wake-up to the next one.
+            self._wake_first_waiting()
+            raise
+        self._waiting.remove(future)
 
-    def _wake_waiting(self) -> None:
-        for future in list(self._waiting)[: self._capacity]:
-            if not future.done():
-                future.set_result(None)
+    def _wake_first_waiting(self) -> None:
+        """Wake the first delivery that waits, if there is capacity; it wakes the next one."""
+        if self._waiting and self._capacity > 0 and self._free_bytes > 0:
+            first = self._waiting[0]
+            if not first.done():
+                first.set_result(None)
 
     # -- requests of the Trio side
 
@@ -150,15 +164,17 @@ class LoopSide:
             elif isinstance(request, Decision):
                 self._decisions.append(request)
                 self._capacity += 1
+                self._free_bytes += len(request.arrival.body)
             else:
-                self._capacity += request.count
+                self._capacity += request.arrivals
+                self._free_bytes += request.body_bytes
         if outgoing:
             self._start(self._publish(outgoing))
         # One call of `settle` at a time; a call under way takes up the new decisions afterwards.
         if self._decisions and not self._settling.locked():
             self._start(self.settle_all())
         if self._waiting:
-            self._wake_waiting()
+            self._wake_first_waiting()
 
     async def _publish(self, outgoing: list[Outgoing]) -> None:
         try:
@@ -176,7 +192,8 @@ class LoopSide:
                 that does not answer must not keep the bus open.
         """
         self._capacity += UNLIMITED_CAPACITY
-        self._wake_waiting()
+        self._free_bytes += UNLIMITED_CAPACITY
+        self._wake_first_waiting()
         if settle and self.connected:
             try:
                 async with asyncio.timeout(SETTLE_ON_CLOSE_SECONDS):

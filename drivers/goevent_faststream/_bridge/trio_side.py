@@ -40,6 +40,9 @@ SECONDS_BETWEEN_YIELDS = 0.0005
 CONNECT_TIMEOUT_SECONDS = 10.0
 CALL_TIMEOUT_SECONDS = 10.0
 CLOSE_SECONDS = 1.8
+# Where a broker expects no verdicts, the bytes of a smaller event count until a mailbox has it: the
+# mailbox bounds the number of its events, and to follow each one takes time.
+MAX_SMALL_BODY_BYTES = 16 << 10
 
 
 class TrioSide:
@@ -61,7 +64,9 @@ class TrioSide:
         token = trio.lowlevel.current_trio_token()
         self._arrivals: ToTrioQueue[Arrival] = ToTrioQueue(token)
         self._notices: ToTrioQueue[LoopNotice] = ToTrioQueue(token)
-        self._loop_side = LoopSide(adapter, broker, config.prefetch, self._arrivals, self._notices)
+        self._loop_side = LoopSide(
+            adapter, broker, config.prefetch, config.prefetch_bytes, self._arrivals, self._notices
+        )
         self._loop_thread = LoopThread(
             f"goevent-{broker}-loop", self._loop_side.report, adapter.close
         )
@@ -71,7 +76,7 @@ class TrioSide:
         self._is_drained = False
         self._is_delivering = False
         self._delivered = trio.lowlevel.ParkingLot()
-        self._freed = 0
+        self._freed_arrivals = self._freed_bytes = 0
 
     @property
     def connected(self) -> bool:
@@ -304,7 +309,13 @@ class TrioSide:
         if self._durable and arrival.deliveries > self._config.max_deliveries:
             self._settle(arrival, EXHAUSTED)
             return
-        settle = partial(self._settled, arrival) if self._durable else None
+        settle: Callable[[Settlement], None] | None = None
+        body_bytes = 0
+        if self._durable:
+            settle = partial(self._settled, arrival)
+        elif (body_bytes := len(arrival.body)) > MAX_SMALL_BODY_BYTES:
+            settle = partial(self._free_large, body_bytes)
+            body_bytes = 0
         deliveries = arrival.deliveries
         try:
             envelope = self._format.read(arrival, self._inbox)
@@ -317,13 +328,21 @@ class TrioSide:
             self._post_freed()
             await self._inbox.deliver(envelope, settle, deliveries=deliveries)
         if not self._durable:
-            self._freed += 1
+            self._freed_arrivals += 1
+            self._freed_bytes += body_bytes
 
     def _post_freed(self) -> None:
         # One request for a slice of work, because these brokers expect no verdicts one by one.
-        if self._freed and self._to_loop is not None:
-            freed, self._freed = self._freed, 0
-            self._to_loop.post(Freed(freed))
+        if (self._freed_arrivals or self._freed_bytes) and self._to_loop is not None:
+            freed = Freed(self._freed_arrivals, self._freed_bytes)
+            self._freed_arrivals = self._freed_bytes = 0
+            self._to_loop.post(freed)
+
+    def _free_large(self, body_bytes: int, _: Settlement) -> None:
+        """Free the bytes of a large event whose listeners are done with it."""
+        self._freed_bytes += body_bytes
+        if not self._is_delivering:
+            self._post_freed()
 
     # -- settlements
 
@@ -337,7 +356,8 @@ class TrioSide:
         if self._durable:
             self._to_loop.post(Decision(arrival, decided))
         else:
-            self._freed += 1
+            self._freed_arrivals += 1
+            self._freed_bytes += len(arrival.body)
 
 
 def _first(group: BaseExceptionGroup[DriverError]) -> DriverError:

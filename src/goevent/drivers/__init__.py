@@ -9,6 +9,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `durable`: the settings of every durable driver, and its verdicts on events.
 - `dead_letters`: the events that a group has given up.
 - `keyed_fifo`: a queue per key, for events that keep an order.
+- `read_watchdog`: notices a reader that gets no answer any more.
 - `memory`: the default driver, and the hub that joins the buses of one process.
 - `url`: the parts of a URL, and the check of its options.
 - `discovery`: finds the driver that a URL or a name stands for.
@@ -59,6 +60,10 @@ from .durable import (
 from .keyed_fifo import KeyedFifo as KeyedFifo
 from .memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
 from .packaging import publish_names as publish_names
+from .read_watchdog import (
+    READ_SILENCE_SECONDS as READ_SILENCE_SECONDS,
+    ReadWatchdog as ReadWatchdog,
+)
 from .url import (
     DriverUrl as DriverUrl,
     check_url_options as check_url_options,
@@ -72,6 +77,7 @@ __all__ = [
     "EXHAUSTED",
     "MAX_DETAILS_CHARS",
     "MAX_REASON_CHARS",
+    "READ_SILENCE_SECONDS",
     "RELEASE",
     "Action",
     "Backlog",
@@ -88,6 +94,7 @@ __all__ = [
     "MemoryDriver",
     "MemoryHub",
     "Message",
+    "ReadWatchdog",
     "Receipt",
     "Settlement",
     "Verdict",

@@ -65,6 +65,8 @@ class DurableConfig:
         group: The consumer group, usually the name of the service. One bus of each group gets each
             event. A bus without a group can only publish.
         prefetch: The largest number of events that the bus holds, received and not settled.
+        prefetch_bytes: The largest size of these events together, in bytes of their bodies. The
+            event that reaches the limit is still received, so one of any size passes.
         start: Where a new group begins to read: "earliest", "latest", behind an event with the
             broker's id, or at a time. An existing group continues where it was.
         max_deliveries: The number of failed deliveries after which an event becomes a dead letter.
@@ -81,6 +83,7 @@ class DurableConfig:
 
     group: str | None = None
     prefetch: int = 500
+    prefetch_bytes: int = 32 << 20
     start: str | datetime = "earliest"
     max_deliveries: int = 5
     backoff: float = 0.5
@@ -91,6 +94,7 @@ class DurableConfig:
     def __post_init__(self) -> None:
         check_name("group", self.group)
         check_count("prefetch", self.prefetch)
+        check_count("prefetch_bytes", self.prefetch_bytes)
         check_count("max_deliveries", self.max_deliveries)
         check_seconds("backoff", self.backoff, zero=True)
         check_seconds("max_backoff", self.max_backoff)

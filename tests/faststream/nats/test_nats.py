@@ -22,7 +22,7 @@ from tests.support.faststream_checks import (
 )
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.nats_server import nats_server
-from tests.support.redis_buses import Deep, User, numbers, opened, until
+from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import fault_proxy
 
 from goevent import DriverError, DriverInUse
@@ -210,6 +210,13 @@ def test_keyboard_interrupt_ends_the_bus_and_its_thread() -> None:
     assert not driver_threads()
 
 
+def has_no_capacity(bus: FastStreamBus) -> bool:
+    """Tell whether the loop side of an open bus holds back arrivals."""
+    trio_side = bus.driver._trio_side  # pyright: ignore[reportPrivateUsage]
+    assert trio_side is not None
+    return trio_side._loop_side.capacity() == 0  # pyright: ignore[reportPrivateUsage]
+
+
 async def test_slow_listener_holds_back_the_loop_side() -> None:
     async with nats_server() as server:
         sender = FastStreamBus(server.url)
@@ -217,13 +224,27 @@ async def test_slow_listener_holds_back_the_loop_side() -> None:
         gate, done = gated_listener(receiver, mailbox=5)
         async with opened(sender, receiver):
             await accepted(sender, *range(200))
-            trio_side = receiver.driver._trio_side  # pyright: ignore[reportPrivateUsage]
-            assert trio_side is not None
-            loop_side = trio_side._loop_side  # pyright: ignore[reportPrivateUsage]
-            await until(lambda: loop_side.capacity() == 0)
+            await until(lambda: has_no_capacity(receiver))
             gate.set()
             await until(lambda: len(done) == 200)
         assert done == [*range(200)]
+
+
+async def test_bytes_of_large_events_in_a_mailbox_hold_back_the_loop_side() -> None:
+    async with nats_server() as server:
+        sender = FastStreamBus(server.url)
+        receiver = FastStreamBus(f"{server.url}?prefetch_bytes=250000")
+        gate, done = gated_listener(receiver)
+        async with opened(sender, receiver):
+            for n in range(20):
+                handle = await sender.dispatch(Paid(n=n, text="x" * 100_000))
+                await handle.wait()
+            await until(lambda: has_no_capacity(receiver))
+            await until(lambda: receiver.snapshot().ledger.accepted >= 3)
+            assert receiver.snapshot().ledger.accepted == 3
+            gate.set()
+            await until(lambda: len(done) == 20)
+        assert done == [*range(20)]
 
 
 async def test_bus_without_a_server_does_not_open() -> None:
