@@ -27,6 +27,7 @@ from goevent.drivers import (
 
 from .._link.client import RedisClient
 from .._link.config import URL_OPTIONS, RedisConfig
+from .._link.connectivity import Connected
 from .._link.conversation import Conversation
 from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer, shown_cause
 from .._link.link import Link
@@ -35,7 +36,8 @@ from .._link.resp import pack_prefix
 from .._link.server import ServerIdentity, check_identity, usable_event_size
 from .._link.service import ConnectionReports, running_link_and_pool
 from .channels import Channels
-from .receiver import MARKS_CHANNEL_NAME, PubSubReceiver
+from .marks import MARKS_CHANNEL_NAME
+from .receiver import PubSubReceiver
 from .sequencer import PublishSequencer
 
 MAX_CHANNELS_PER_COMMAND = 1000
@@ -183,17 +185,24 @@ class RedisDriver:
             self._held,
             Channels(prefix),
             inbox,
+            on_question=sequencer.asked,
             max_event_size=self._config.max_event_size,
         )
         reports = ConnectionReports(
             lambda text: inbox.report(DriverConnectionError(text)),
             "; events that other buses dispatched meanwhile have not arrived",
         )
+
+        def connected(event: Connected) -> None:
+            reports.connected(event)
+            if event.count > 1:
+                sequencer.connected_again()
+
         link = Link(
             self._config,
             on_push=receiver.push,
             on_connect=self._prepare,
-            on_connected=reports.connected,
+            on_connected=connected,
             on_disconnected=reports.disconnected,
         )
         try:
@@ -206,12 +215,13 @@ class RedisDriver:
                     async with trio.open_nursery() as nursery:
                         nursery.start_soon(receiver.run)
                         nursery.start_soon(sequencer.run, link)
+                        nursery.start_soon(sequencer.answer, link)
                         nursery.start_soon(self._watch_master, link)
                         task_status.started()
                 finally:
                     deadline = trio.current_time() + FINAL_MARKS_SECONDS
                     with trio.CancelScope(shield=True, deadline=deadline):
-                        await sequencer.announce_marks(link)
+                        await sequencer.announce_all(link)
         except redis_errors.RedisError as error:
             raise self._to_driver_error(error) from shown_cause(error)
         finally:

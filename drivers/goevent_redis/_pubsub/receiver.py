@@ -17,12 +17,14 @@ are three sets of channels. The driver wants those in `wanted`. The server has c
 `held`. Those in `counted` were confirmed before the message that is being handed over.
 
 *Gaps.* The gap detector gets the origin and the number of each message that has arrived, even if
-the message is refused.
+the message is refused. Marks stand in the queue like messages, because they count what came before
+them. They are never dropped: while the queue is full, one note at its end takes all of them.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
@@ -33,7 +35,8 @@ from goevent import DecodeError, DriverError, Envelope, GapDetected
 from goevent.drivers import Inbox
 
 from .channels import Channels
-from .gaps import GapDetector
+from .gaps import MAX_TRACKED_SEQUENCES, GapDetector
+from .marks import MARKS_CHANNEL_NAME, MergedMarks, SequenceMarks, decode_marks
 
 MAX_QUEUED_BYTES = 32 << 20
 """The size of the queue of messages that wait for slow listeners."""
@@ -47,9 +50,6 @@ DELIVERY_SLICE_SECONDS = 0.0002
 MAX_CACHED_ROUTES = 10_000
 """The number of channels, with their globs, whose event name is remembered."""
 
-MARKS_CHANNEL_NAME = "$marks"
-"""The channel of the announced sequence numbers; no event can have this name."""
-
 # The kinds of the notes in the queue. A confirmation has the kind of its push frame.
 _NEW_CONNECTION = b"$new-connection"
 _GLOB = b"$glob"
@@ -57,13 +57,8 @@ _FORGET = b"$forget"
 _STOP = b"$stop"
 _REACHED = b"$reached"
 _ENVELOPE = b"$envelope"
-
-
-class SequenceMarks(msgspec.Struct):
-    """The highest sequence numbers that a publisher has used, by event name."""
-
-    origin: str
-    marks: dict[str, int]
+_MARKS = b"$marks"
+_MERGED_MARKS = b"$merged-marks"
 
 
 class RefusedEnvelope(msgspec.Struct):
@@ -81,6 +76,7 @@ class PubSubReceiver:
         held: The subscriptions that the server has confirmed; the receiver changes them.
         counted: The subscriptions that decide which messages count; the receiver changes them.
         inbox: The bus.
+        on_question: Called when another bus asks for the marks of this one.
         max_queued_bytes: The size of the queue, roughly.
         max_event_size: The largest event, in bytes.
     """
@@ -92,6 +88,7 @@ class PubSubReceiver:
         counted: Channels,
         inbox: Inbox,
         *,
+        on_question: Callable[[], None] = lambda: None,
         max_queued_bytes: int = MAX_QUEUED_BYTES,
         max_event_size: int = 1 << 20,
     ) -> None:
@@ -99,14 +96,18 @@ class PubSubReceiver:
         self._held = held
         self._counted = counted
         self._inbox = inbox
+        self._on_question = on_question
         self._max_queued_bytes = self._free_bytes = max_queued_bytes
         self._max_event_size = max_event_size
         # The queue: the frames of the batch that is being handed over, then the batches of later
         # reads of the socket, each with its bytes.
         self._frames: deque[Any] = deque()
         self._batches: deque[tuple[int, list[Any]]] = deque()
-        # Messages since the queue became full. It counts as full until half of it is free.
-        self._dropped = 0
+        # It counts as full until half of it is free.
+        self._full = False
+        self._dropped = 0  # events since it became full
+        # The note at the end of a full queue that takes all marks.
+        self._merged_marks: MergedMarks | None = None
         self._stopped = False
         self._idle = False  # the task waits for messages
         self._gaps = GapDetector()
@@ -115,7 +116,6 @@ class PubSubReceiver:
         self._names: dict[bytes | tuple[bytes, bytes], str | None] = {}
         self._names_version = wanted.version  # the version of `wanted` that `_names` is for
         self._arrived = trio.Event()
-        self._marks_decoder = msgspec.json.Decoder(SequenceMarks)
         self._refused_decoder = msgspec.json.Decoder(RefusedEnvelope)
         self._marks_channel = wanted.channel(MARKS_CHANNEL_NAME).encode()
 
@@ -133,6 +133,11 @@ class PubSubReceiver:
                 if at_once:
                     self._hand_over_nowait(frame)
                     at_once = not self._batches and perf_counter() < slice_end
+                elif frame[1] == self._marks_channel:
+                    # What came before them is in the queue first.
+                    self._enqueue(batch)
+                    batch = []
+                    self._enqueue_marks(frame[-1])
                 else:
                     batch.append(frame)
             else:
@@ -182,15 +187,14 @@ class PubSubReceiver:
                     if perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
                         slice_end = perf_counter() + DELIVERY_SLICE_SECONDS
-                if self._dropped:
-                    # The queue was empty and one read was larger than all of it.
-                    self._report_dropped()
+                # If it is full now, one read was larger than all of the empty queue.
+                self._end_full()
                 self._idle = True
                 await self._arrived.wait()
                 self._idle = False
         finally:
             self._idle = False
-            self._report_dropped()
+            self._end_full()
             while self._frames or self._next_batch():
                 self._abandon(self._frames.popleft())
 
@@ -209,8 +213,8 @@ class PubSubReceiver:
         # be of any length.
         size = sum([len(frame[-1]) + len(frame[-2]) for frame in batch])
         size += MESSAGE_OVERHEAD_BYTES * len(batch)
-        if size > self._free_bytes or self._dropped:
-            self._drop(len(batch))
+        if size > self._free_bytes or self._full:
+            self._drop(batch)
             return
         self._free_bytes -= size
         self._batches.append((size, batch))
@@ -236,17 +240,47 @@ class PubSubReceiver:
             (self._held.add if kind == b"subscribe" else self._held.remove)([name])
             self._note(kind, name)
 
-    def _drop(self, count: int) -> None:
-        self._dropped += count
-        if self._dropped == count:
+    def _enqueue_marks(self, data: bytes) -> None:
+        """Queue the marks of another bus, and answer its question at once."""
+        announced = self._decode_marks(data)
+        if announced is None or not announced.marks:
+            return
+        size = len(data) + MESSAGE_OVERHEAD_BYTES
+        if size <= self._free_bytes and not self._full:
+            self._free_bytes -= size
+            self._batches.append((size, [(_MARKS, announced)]))
+            self._arrived.set()
+            return
+        self._full = True
+        if self._merged_marks is None:
+            self._merged_marks = MergedMarks(MAX_TRACKED_SEQUENCES)
+            self._note(_MERGED_MARKS, self._merged_marks)
+        self._merged_marks.add(announced)
+
+    def _drop(self, batch: list[Any]) -> None:
+        self._full = True
+        # Each event counts once, and neither an echo of this bus nor another program's message.
+        count = sum(map(self._is_event_for_us, batch))
+        if count and not self._dropped:
             self._inbox.report(
                 DriverError(
                     f"the listeners are too slow: {self._max_queued_bytes >> 20} MiB of messages "
                     "wait for them, and further messages are dropped"
                 )
             )
+        self._dropped += count
 
-    def _report_dropped(self) -> None:
+    def _is_event_for_us(self, frame: Any) -> bool:
+        """Tell whether a message that just arrives would reach a listener."""
+        glob = frame[1] if frame[0] == b"pmessage" else None
+        name = self._find_name(frame[-2], glob, self._held)
+        return name is not None and not self._is_own(self._decode_refused(frame[-1]).origin)
+
+    def _end_full(self) -> None:
+        """Take messages again, and report how many were dropped."""
+        self._full = False
+        # Marks that come now stand behind the messages that come now.
+        self._merged_marks = None
         if self._dropped:
             count, self._dropped = self._dropped, 0
             self._inbox.report(
@@ -262,8 +296,8 @@ class PubSubReceiver:
         size, frames = self._batches.popleft()
         self._frames.extend(frames)
         self._free_bytes += size
-        if self._dropped and self._free_bytes > self._max_queued_bytes // 2:
-            self._report_dropped()
+        if self._full and self._free_bytes > self._max_queued_bytes // 2:
+            self._end_full()
         return True
 
     def _abandon(self, frame: Any) -> None:
@@ -275,21 +309,32 @@ class PubSubReceiver:
                 self._inbox.lost(name)
         elif kind == _ENVELOPE:
             self._inbox.lost(frame[1].event_name)
-        else:
+        elif kind not in (_MARKS, _MERGED_MARKS):
             self._apply_note(kind, frame[1])
 
     def _envelope_of(self, frame: Any) -> Envelope | None:
         """Return the envelope of a message; None if no listener gets it."""
         if (name := self._name_of(frame)) is not None:
             return self._decode(name, frame[-1])
-        if frame[0] == b"message" and frame[1] == self._marks_channel and not self._stopped:
-            self._compare_marks(frame[-1])
+        if frame[0] == b"message" and frame[1] == self._marks_channel:
+            announced = self._decode_marks(frame[-1])
+            if announced is not None:
+                self._compare_marks(announced)
         return None
 
     def _apply_note(self, kind: bytes, value: Any) -> None:
         """Apply a note or a confirmation."""
         if kind == _REACHED:
             value.set()
+            return
+        if kind == _MARKS:
+            self._compare_marks(value)
+            return
+        if kind == _MERGED_MARKS:
+            if value is self._merged_marks:
+                self._merged_marks = None
+            for announced in value.all():
+                self._compare_marks(announced)
             return
         self._names.clear()
         if kind == b"subscribe":
@@ -319,21 +364,22 @@ class PubSubReceiver:
         except KeyError:
             if len(names) >= MAX_CACHED_ROUTES:
                 names.clear()
-            name = self._find_name(frame[-2], None if route is frame[1] else frame[1])
+            glob = None if route is frame[1] else frame[1]
+            name = None if self._stopped else self._find_name(frame[-2], glob, self._counted)
             # A listener that is unregistered now gets nothing, although the message counted when
             # the server sent it.
             names[route] = name = name if name and self._wanted.covers(name) else None
             return name
 
-    def _find_name(self, channel: bytes, glob: bytes | None) -> str | None:
+    def _find_name(self, channel: bytes, glob: bytes | None, held: Channels) -> str | None:
+        """Return the event name of a message; None if it does not count with subscriptions."""
         try:
-            name = self._counted.name(channel.decode())
+            name = held.name(channel.decode())
         except UnicodeDecodeError:
             return None  # an event's channel is text, so this one came by a glob
-        if name is None or name == MARKS_CHANNEL_NAME or self._stopped:
+        if name is None or name == MARKS_CHANNEL_NAME:
             return None
-        counts = self._counted.counts(name, None if glob is None else glob.decode())
-        return name if counts else None
+        return name if held.counts(name, None if glob is None else glob.decode()) else None
 
     def _decode(self, name: str, data: bytes) -> Envelope | None:
         try:
@@ -377,19 +423,28 @@ class PubSubReceiver:
         if missing:
             self._report_gap(origin, name, missing)
 
-    def _compare_marks(self, data: bytes) -> None:
-        """Compare a publisher's highest numbers with the numbers that have arrived."""
+    def _decode_marks(self, data: bytes) -> SequenceMarks | None:
+        """Return the marks of another bus; None for our own, and for others than marks."""
         try:
-            announced = self._marks_decoder.decode(data)
+            announced = decode_marks(data)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             self._inbox.report(DecodeError(MARKS_CHANNEL_NAME, str(error)))
-            return
+            return None
         if self._is_own(announced.origin):
+            return None
+        if announced.asks:
+            self._on_question()
+        return announced
+
+    def _compare_marks(self, announced: SequenceMarks) -> None:
+        """Compare a publisher's highest numbers with the numbers that have arrived."""
+        if self._stopped:
             return
+        origin, after = announced.origin, announced.after
         for name, number in announced.marks.items():
-            missing = self._gaps.highest_announced(announced.origin, name, number)
+            missing = self._gaps.highest_announced(origin, name, number, after)
             if missing:
-                self._report_gap(announced.origin, name, missing)
+                self._report_gap(origin, name, missing)
 
     def _report_gap(self, origin: str, name: str, missing: int) -> None:
         self._inbox.report(GapDetected(origin, self._counted.channel(name), missing), name)

@@ -1,8 +1,9 @@
 """The sequencer: numbers for published messages, and announcements of the highest numbers.
 
-The driver asks it for each message that it publishes, and runs it as a task. Other buses detect
-gaps by the numbers. Every `MARKS_INTERVAL_SECONDS` the sequencer announces the highest numbers, the
-marks, on a channel of their own, so other buses also notice that the last messages were lost.
+The driver asks it for each message that it publishes, and runs its two tasks. Other buses detect
+gaps by the numbers. `MARKS_INTERVAL_SECONDS` after new messages the sequencer announces the highest
+numbers, the marks, on a channel of their own, so other buses also notice that the last messages
+were lost.
 
 Theory of operation
 -------------------
@@ -12,10 +13,19 @@ cancelled before takes no number, and numbers leave in order.
 Each connection has an origin and numbers of its own. When a connection breaks, its last messages
 may have been sent or not, and nothing can tell which. So the marks of a lost connection only count
 messages that the server has accepted. They are kept, and announced over a later connection.
+
+A bus that was away has missed the marks of that time. So it asks for them when it is connected
+again, and every other bus announces all its marks once more, those of its lost connections, too. A
+bus that has just connected again, and one that closes, announces all of them unasked. So a mark is
+heard at last, and buses that are idle send nothing.
+
+The marks of a connection name the origins of the connections before it (`after`). A subscriber that
+has heard one of these was there before the numbers began, so all numbers from 1 on were for it.
 """
 
 from __future__ import annotations
 
+import random
 from collections import deque
 from collections.abc import Callable
 from typing import Any, ClassVar
@@ -31,6 +41,7 @@ from .._link.conversation import Conversation
 from .._link.errors import RedisLinkError
 from .._link.link import Link
 from .._link.resp import complete_command
+from .marks import SequenceMarks, encode_marks
 
 MARKS_INTERVAL_SECONDS = 5.0
 """The time between new messages and the announcement of their numbers."""
@@ -38,7 +49,13 @@ MARKS_INTERVAL_SECONDS = 5.0
 MAX_MARKS_PER_MESSAGE = 1000
 
 MAX_LOST_CONNECTIONS = 100
-"""The number of lost connections whose marks are kept for a later announcement."""
+"""The number of lost connections whose marks are kept for later announcements."""
+
+MAX_KEPT_MARKS = 10_000
+"""The number of marks of lost connections that are kept: subscribers do not remember more."""
+
+ANSWER_PAUSE_SECONDS = 0.5
+"""The longest pause before an answer: buses that lost the same server ask at about one time."""
 
 NO_RECEIVERS = Receipt(receivers=0)
 
@@ -89,20 +106,18 @@ class SequenceTable:
     def take_marks(self) -> dict[str, int]:
         """Return the highest number of each name that was used since the last call."""
         marks: dict[str, int] = {}
-        for sequence in self._unannounced():
-            marks[sequence.name] = sequence.announced = sequence.last
+        for sequence in self._sequences.values():
+            if sequence.last > sequence.announced:
+                marks[sequence.name] = sequence.announced = sequence.last
         return marks
 
-    def accepted_marks(self) -> dict[str, int]:
-        """Return the marks of `take_marks`, limited to the numbers that the server has accepted."""
-        return {
-            sequence.name: sequence.accepted
-            for sequence in self._unannounced()
-            if sequence.accepted
-        }
+    def all_marks(self) -> dict[str, int]:
+        """Return the highest number of each name."""
+        return {each.name: each.last for each in self._sequences.values() if each.last}
 
-    def _unannounced(self) -> list[MessageSequence]:
-        return [each for each in self._sequences.values() if each.last > each.announced]
+    def accepted_marks(self) -> dict[str, int]:
+        """Return the highest number of each name that the server is known to have accepted."""
+        return {each.name: each.accepted for each in self._sequences.values() if each.accepted}
 
 
 class PublishSequencer:
@@ -128,10 +143,12 @@ class PublishSequencer:
         self._command_prefix = command_prefix
         self._to_receipt = to_receipt
         self._table = SequenceTable(command_prefix)
-        # The origins of lost connections, with their marks.
-        self._kept_marks: deque[tuple[str, dict[str, int]]] = deque(maxlen=MAX_LOST_CONNECTIONS)
+        # The origins of lost connections, with their marks; the oldest first.
+        self._kept_marks: deque[tuple[str, dict[str, int]]] = deque()
         self._news = trio.Event()
         self._has_news = False  # the same as `_news.is_set()`, which is slower
+        self._to_tell = trio.Event()
+        self._was_away = False  # this bus has to ask for the marks of the others
         self._refusal_reported = False
 
     def start_connection(self) -> None:
@@ -174,47 +191,97 @@ class PublishSequencer:
         while True:
             await self._news.wait()
             await trio.sleep(MARKS_INTERVAL_SECONDS)
-            await self.announce_marks(link)
+            # Before the announcement: a message that is published during it is news again.
+            self._news, self._has_news = trio.Event(), False
+            # Without a connection, `start_connection` keeps the marks for the next one.
+            if link.connected:
+                await self._announce(link, self._table, self._table.take_marks())
 
-    async def announce_marks(self, link: Link) -> None:
-        """Announce the highest numbers that were not announced yet, if there is a connection."""
-        if not link.connected:
-            return  # `start_connection` keeps the marks for the next connection
-        # Before the announcement: a message that is published during it is news again.
-        self._news, self._has_news = trio.Event(), False
-        await self._announce_kept_marks(link)
-        # Before the call, which may end on another connection: then these are the marks to keep.
-        origin, accepted = self._inbox.origin, self._table.accepted_marks()
-        if not await self._announce(link, origin, self._table.take_marks()):
-            self._keep_marks(origin, accepted)
+    def asked(self) -> None:
+        """Announce all marks soon, because another bus has asked for them."""
+        self._to_tell.set()
 
-    async def _announce_kept_marks(self, link: Link) -> None:
-        while self._kept_marks:
-            origin, marks = self._kept_marks.popleft()
-            if not await self._announce(link, origin, marks):
-                self._keep_marks(origin, marks)
+    def connected_again(self) -> None:
+        """Announce all marks soon, and ask for those of the others."""
+        self._was_away = True
+        self._to_tell.set()
+
+    async def answer(self, link: Link) -> None:
+        """Announce all marks whenever `asked` or `connected_again` was called; until cancelled."""
+        while True:
+            await self._to_tell.wait()
+            await trio.sleep(random.uniform(0, ANSWER_PAUSE_SECONDS))  # noqa: S311
+            self._to_tell = trio.Event()
+            await self.announce_all(link)
+
+    async def announce_all(self, link: Link) -> None:
+        """Announce all marks, if there is a connection, and ask for those of others if needed."""
+        # If the connection breaks meanwhile, the next one begins with all of this again.
+        was_away, self._was_away = self._was_away, False
+        after: list[str] = []
+        for origin, marks in list(self._kept_marks):
+            if not await self._send_marks(link, origin, marks, after):
                 return
+            after.append(origin)
+        await self._announce(link, self._table, self._table.all_marks(), asks=was_away)
 
-    async def _announce(self, link: Link, origin: str, marks: dict[str, int]) -> bool:
-        """Announce marks; return False if the connection broke meanwhile."""
+    async def _announce(
+        self, link: Link, table: SequenceTable, marks: dict[str, int], *, asks: bool = False
+    ) -> None:
+        """Announce marks of the present connection."""
+        origin, after = self._inbox.origin, [origin for origin, _ in self._kept_marks]
+        await self._send_marks(link, origin, marks, after, table=table, asks=asks)
+
+    async def _send_marks(
+        self,
+        link: Link,
+        origin: str,
+        marks: dict[str, int],
+        after: list[str],
+        *,
+        table: SequenceTable | None = None,
+        asks: bool = False,
+    ) -> bool:
+        """Send marks; return False if the connection broke meanwhile.
+
+        Args:
+            after: The origins of the connections before this one.
+            table: The table of the marks, which must not be sent over a later connection: then
+                they would count messages that the server has not accepted.
+            asks: Ask other buses for their marks.
+        """
         items = list(marks.items())
-        for start in range(0, len(items), MAX_MARKS_PER_MESSAGE):
-            piece = dict(items[start : start + MAX_MARKS_PER_MESSAGE])
-            data = msgspec.json.encode({"origin": origin, "marks": piece})
+        pieces = [
+            dict(items[start : start + MAX_MARKS_PER_MESSAGE])
+            for start in range(0, len(items), MAX_MARKS_PER_MESSAGE)
+        ]
+        for piece in pieces or ([{}] if asks else []):
+            message = SequenceMarks(origin, piece, after, asks)
+
+            def encode(message: SequenceMarks = message) -> tuple[bytes]:
+                if table is not None and table is not self._table:
+                    message = SequenceMarks(origin, {}, asks=message.asks)
+                return (encode_marks(message),)
+
             try:
-                await link.execute("PUBLISH", self._channel, data)
+                await link.execute("PUBLISH", self._channel, extend=encode)
             except RedisLinkError:
                 return False
             except redis_errors.RedisError as error:
                 self._report_refusal(error)
+            asks = False
         return True
 
     def _keep_marks(self, origin: str, marks: dict[str, int]) -> None:
-        """Keep the marks of a lost connection for the next announcement."""
-        if marks:
-            self._kept_marks.append((origin, marks))
-            self._has_news = True
-            self._news.set()
+        """Keep the marks of a lost connection for later announcements."""
+        if not marks:
+            return
+        kept = self._kept_marks
+        kept.append((origin, marks))
+        count = sum(len(each) for _, each in kept)
+        while len(kept) > MAX_LOST_CONNECTIONS or (count > MAX_KEPT_MARKS and len(kept) > 1):
+            _, oldest = kept.popleft()
+            count -= len(oldest)
 
     def _report_refusal(self, error: Exception) -> None:
         if not self._refusal_reported:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from hypothesis import given, strategies as st
 
 from goevent_redis._pubsub.gaps import GapDetector
+from goevent_redis._pubsub.marks import MergedMarks, SequenceMarks
 from goevent_redis._pubsub.sequencer import MessageSequence, SequenceTable
 
 
@@ -88,10 +89,46 @@ def test_the_marks_of_a_broken_connection_count_accepted_messages_only() -> None
     table.of("a").accept(2)
     table.of("a").accept(1)
     assert table.accepted_marks() == {"a": 2}
+    # An announcement may have been lost, so it changes nothing.
     table.take_marks()
-    assert table.accepted_marks() == {}
-    table.of("a").accept(3)
-    assert table.accepted_marks() == {}  # the mark was announced already
+    assert table.accepted_marks() == {"a": 2}
+    assert table.all_marks() == {"a": 3, "b": 1}
+
+
+def test_a_subscriber_that_knew_the_publisher_before_has_missed_its_first_numbers() -> None:
+    gaps = GapDetector()
+    gaps.message_arrived("old", "a", 1)
+    gaps.message_arrived("old", "b", 1)
+    assert gaps.message_arrived("new", "a", 6) == 0
+    assert gaps.highest_announced("new", "a", 8, ["older", "old"]) == 5 + 2
+    assert gaps.highest_announced("new", "a", 8, ["older", "old"]) == 0
+    # Nothing of this one has arrived at all.
+    assert gaps.highest_announced("new", "b", 3, ["older", "old"]) == 3
+    assert gaps.message_arrived("new", "b", 4) == 0
+    # It did not know this channel when the numbers began.
+    assert gaps.message_arrived("new", "c", 6) == 0
+    assert gaps.highest_announced("new", "c", 6, ["old"]) == 0
+
+
+def test_a_new_subscriber_has_missed_no_first_numbers() -> None:
+    gaps = GapDetector()
+    gaps.message_arrived("old", "a", 1)
+    gaps.forget(lambda channel: channel == "a")
+    assert gaps.message_arrived("new", "a", 6) == 0
+    assert gaps.highest_announced("new", "a", 6, ["old"]) == 0
+
+
+def test_merged_marks_keep_the_latest_of_each_publisher_and_name() -> None:
+    merged = MergedMarks(3)
+    merged.add(SequenceMarks("one", {"a": 1, "b": 1}))
+    merged.add(SequenceMarks("two", {"a": 5}))
+    merged.add(SequenceMarks("one", {"a": 2}, ["zero"]))
+    assert [*merged.all()] == [
+        SequenceMarks("two", {"a": 5}),
+        SequenceMarks("one", {"a": 2, "b": 1}, ["zero"]),
+    ]
+    merged.add(SequenceMarks("three", {"a": 7}))
+    assert [each.origin for each in merged.all()] == ["one", "three"]
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=60))
