@@ -69,6 +69,8 @@ class Arrival:
         deliveries: The number of deliveries, including this one; 1 if the broker does not count.
         id: The broker's id of the message.
         raw: The adapter's own data, which it needs to settle the message.
+        is_repeat: Whether the message may have been delivered before without being counted. Its
+            listeners see it as redelivered, and `deliveries` alone decides when it is given up.
     """
 
     name: str
@@ -78,6 +80,7 @@ class Arrival:
     deliveries: int = 1
     id: str = ""
     raw: Any = None
+    is_repeat: bool = False
 
 
 @dataclass(frozen=True, slots=True)

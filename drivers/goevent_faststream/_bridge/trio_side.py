@@ -316,7 +316,8 @@ class TrioSide:
         elif (body_bytes := len(arrival.body)) > MAX_SMALL_BODY_BYTES:
             settle = partial(self._free_large, body_bytes)
             body_bytes = 0
-        deliveries = arrival.deliveries
+        # A repeat that the broker did not count must not look new.
+        deliveries = max(2, arrival.deliveries) if arrival.is_repeat else arrival.deliveries
         try:
             envelope = self._format.read(arrival, self._inbox)
         except DecodeError as error:

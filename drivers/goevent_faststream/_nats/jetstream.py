@@ -270,6 +270,7 @@ class JetStreamAdapter:
 
     def _on_down(self) -> None:
         self._publisher.connection_lost()
+        self._stream.connection_lost()
         for consumer in self._consumers.values():
             consumer.end_pull()
 

@@ -21,6 +21,13 @@ knows; an event may come twice, and none is missed. In a new stream it begins wi
 An event of the stream before that this bus still holds cannot be acknowledged any more: its number
 may stand for another event by now.
 
+A server that was killed may have forgotten deliveries and acknowledgements. It then delivers events
+as if for the first time. An event is a repeat if its sequence is not above the highest one that the
+consumer has had, or if it was in the stream when the connection came back, since another bus may
+have had it. A repeat that this bus has acknowledged is acknowledged again without running. The
+listeners of another one see it as redelivered; its deliveries are counted as far as this bus or the
+server remembers them.
+
 A consumer of that name may exist with other settings than this module needs. Then no event is
 pulled, and the error names the setting.
 """
@@ -100,6 +107,12 @@ class JetStreamDelivery(NamedTuple):
     released: int
     stream_created: datetime | None
 
+    @property
+    def stored(self) -> datetime:
+        """The time at which the stream stored the event."""
+        stored: datetime = self.message.metadata.timestamp
+        return stored
+
 
 class JetStreamConsumer:
     """One durable consumer of the group, for one event name.
@@ -140,7 +153,10 @@ class JetStreamConsumer:
         self._max_pull_events = MAX_PULL_EVENTS
         self._pull_expiry = PULL_EXPIRY_SECONDS
         self._created: datetime | None = None
-        self._highest_sequence = 0
+        self._highest_sequence = 0  # of the events that this bus has had
+        # Up to here, events run again although this bus has acknowledged them: somebody has created
+        # the consumer anew.
+        self._rewound_sequence = 0
         self._ack_floor = 0  # everything up to here is acknowledged, as last read
         self._others_pending = 0  # events that other buses of the group held, as last read
         self._is_paused = False
@@ -248,6 +264,7 @@ class JetStreamConsumer:
                 refuses it.
         """
         js, stream = self._js, self._context.stream
+        was_missing = False
         try:
             try:
                 info = await js.consumer_info(stream.name, self.durable)
@@ -256,12 +273,13 @@ class JetStreamConsumer:
                     lambda: js.add_consumer(stream.name, self._settings(start)),
                     lambda: js.consumer_info(stream.name, self.durable),
                 )
+                was_missing = True
         except js_errors.NotFoundError:
             return False
         except (errors.Error, OSError) as error:
             raise stream_error(error, stream.name) from error
         stream.refuse_unstored(self._subject)
-        self._adopt(info)
+        self._adopt(info, was_missing=was_missing)
         return True
 
     def _settings(self, start: str | datetime) -> api.ConsumerConfig:
@@ -284,15 +302,21 @@ class JetStreamConsumer:
             config.opt_start_seq = int(start) + 1
         return config
 
-    def _adopt(self, info: Any) -> None:
-        """Take the settings and figures of the durable consumer, as the server shows them."""
+    def _adopt(self, info: Any, *, was_missing: bool = False) -> None:
+        """Take the settings and figures of the durable consumer, as the server shows them.
+
+        Args:
+            was_missing: This bus has just created it again, behind the finished events.
+        """
         self._refuse_other_settings(info.config)
         stream_created = self._context.stream.created
         if stream_created != self.stream_created:
             # The numbers of the stream before mean nothing in this one.
             self.stream_created = stream_created
             self.held = {}
-            self._highest_sequence = 0
+            self._highest_sequence = self._rewound_sequence = 0
+        elif self._created not in (None, info.created) and not was_missing:
+            self._rewound_sequence = self._highest_sequence
         self._created = info.created
         waits = [
             info.config.ack_wait,
@@ -363,12 +387,24 @@ class JetStreamConsumer:
             await self._connection.wait_until_up(float("inf"))
             await host.wait_for_capacity()
             try:
+                if not self._context.stream.is_seen:
+                    await self._see_stream()
                 await self._pull_once(min(self._max_pull_events, self._capacity()))
                 if self._is_missing:
                     await self._restore()
                 self._failures, self._failure = 0, ""
             except (errors.Error, OSError, DriverError) as error:
                 await asyncio.sleep(self._note_failure(to_driver_error(error)))
+
+    async def _see_stream(self) -> None:
+        """Read the last sequence of the stream after a reconnect, before the first new event."""
+        try:
+            await self._context.stream.ensure()
+        except DriverConnectionError:
+            raise
+        except DriverError as error:
+            # The rights may be gone. All events count as delivered before then.
+            self._context.stream.report_failure(error)
 
     def _note_failure(self, error: DriverError) -> float:
         """Report a failure once until a pull has succeeded; return the pause before the next try.
@@ -500,24 +536,42 @@ class JetStreamConsumer:
         metadata = message.metadata
         sequence, deliveries, released = metadata.sequence.stream, metadata.num_delivered, 0
         held = self.held.get(sequence)
-        if held is not None and held.raw.message.metadata.timestamp == metadata.timestamp:
+        if held is not None and held.raw.stored == metadata.timestamp:
             # The bus still works on this event, which a new consumer delivers from the start.
             held.raw = held.raw._replace(message=message)
             return
+        stream, is_repeat = self._context.stream, False
+        if sequence <= self._highest_sequence or sequence <= stream.last_before_reconnect:
+            if self._has_acknowledged(sequence, metadata.timestamp):
+                await message.ack()
+                return
+            is_repeat = deliveries == 1 or sequence <= stream.last_before_reconnect
         if deliveries > 1:
             released = await self._context.released.count(self.durable, released_key(message))
+        deliveries = max(1, deliveries - released)
+        if is_repeat:
+            # A server that has forgotten its own count begins at one.
+            known = stream.settlements.deliveries(sequence, metadata.timestamp)
+            deliveries = max(deliveries, known + 1)
         arrival = Arrival(
             self.name,
             next(iter(self.subscribed_names), self.name),
             message.data,
             headers,
-            max(1, deliveries - released),
+            deliveries,
             str(sequence),
             JetStreamDelivery(self, sequence, message, released, self.stream_created),
+            is_repeat,
         )
         self.held[sequence] = arrival
         self._highest_sequence = max(self._highest_sequence, sequence)
         await self._host.deliver(arrival)
+
+    def _has_acknowledged(self, sequence: int, stored: datetime) -> bool:
+        """Tell whether this bus has acknowledged an event that need not run again."""
+        return sequence > self._rewound_sequence and (
+            self._context.stream.settlements.is_acknowledged(sequence, stored)
+        )
 
     def forget(self, arrival: Arrival) -> None:
         """Forget an event that the bus no longer holds."""

@@ -63,18 +63,28 @@ class JetStreamSettler:
                 if delivery.stream_created is not self._stream.created:
                     await self._settle_of_lost_stream(decision)
                 elif verdict.action is Action.ACK:
+                    # First, because the event may come again while this waits.
+                    self._stream.settlements.add(delivery.sequence, delivery.stored)
                     await delivery.message.ack()
                 elif verdict.action is Action.DEAD_LETTER:
                     await self._dead_letter(decision)
                 elif verdict.action is Action.RETRY:
+                    self._count(decision, arrival.deliveries)
                     await delivery.message.nak(delay=verdict.after)
                 else:
+                    self._count(decision, arrival.deliveries - (not verdict.started))
                     await delivery.message.nak()
             except (errors.Error, OSError) as error:
                 self._connection.host.report(to_driver_error(error), arrival.name)
             finally:
                 # Even if the server has no decision: it redelivers an event without signs of life.
                 delivery.consumer.forget(arrival)
+
+    def _count(self, decision: Decision, deliveries: int) -> None:
+        """Remember the deliveries of an event that is returned."""
+        delivery: JetStreamDelivery = decision.arrival.raw
+        if deliveries:
+            self._stream.settlements.count(delivery.sequence, delivery.stored, deliveries)
 
     async def _settle_of_lost_stream(self, decision: Decision) -> None:
         """Settle an event whose number may stand for another event by now."""
@@ -140,5 +150,6 @@ class JetStreamSettler:
             return
         self._retry_seconds, self._failure = DEAD_LETTER_RETRY_SECONDS, ""
         if self._is_current(delivery):
+            self._stream.settlements.add(delivery.sequence, delivery.stored)
             await delivery.message.term()
         report_dead_letter(self._connection.host, decision)

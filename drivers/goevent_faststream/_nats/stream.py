@@ -27,9 +27,12 @@ from goevent import DriverConnectionError, DriverError
 
 from .._adapter.errors import connection_lost
 from .connection import NatsConnection, to_driver_error
+from .settlements import RememberedSettlements
 from .subjects import subject_matches
 
 T = TypeVar("T")
+
+MAX_SEQUENCE = 1 << 64  # above every sequence of a stream
 
 
 class EventStream:
@@ -43,6 +46,9 @@ class EventStream:
         prefix: The beginning of the events' subjects.
         created: The time of creation; None before the first `ensure`.
         max_message_bytes: The stream's limit of a message with its headers; None without one.
+        settlements: The settlements of this bus in this life of the stream.
+        last_before_reconnect: The last sequence in the stream when the connection came back. The
+            server may have forgotten deliveries of the events up to there.
     """
 
     def __init__(
@@ -52,6 +58,9 @@ class EventStream:
         self.prefix = prefix
         self.created: datetime | None = None
         self.max_message_bytes: int | None = None
+        self.settlements = RememberedSettlements()
+        self.last_before_reconnect = 0
+        self._losses = 0  # of the connection, when the last sequence was read
         self._connection = connection
         self._address = address
         self._config: api.StreamConfig | None = None  # as last seen
@@ -61,7 +70,18 @@ class EventStream:
     def reset(self) -> None:
         """Forget the stream: the bus opens anew."""
         self.created = self._ensuring = self._config = None
+        self.settlements = RememberedSettlements()
+        self.last_before_reconnect, self._losses = 0, self._connection.losses
         self._last_failure = ""
+
+    def connection_lost(self) -> None:
+        """Count every event as delivered before, until the stream is seen again."""
+        self.last_before_reconnect = MAX_SEQUENCE
+
+    @property
+    def is_seen(self) -> bool:
+        """True if the stream was seen on the present connection."""
+        return self._losses == self._connection.losses
 
     async def ensure(self) -> None:
         """Create the stream if it is missing, and read its limits; calls share one attempt.
@@ -93,6 +113,12 @@ class EventStream:
         if before != info.created:
             # Only then: deliveries of the same stream are recognised by this very object.
             self.created = info.created
+            # The numbers of the stream before mean nothing in this one.
+            self.settlements = RememberedSettlements()
+            self.last_before_reconnect = 0
+        elif not self.is_seen:
+            self.last_before_reconnect = info.state.last_seq
+        self._losses = self._connection.losses
         self._config = info.config
         limit = info.config.max_msg_size
         self.max_message_bytes = limit if limit is not None and limit >= 0 else None
