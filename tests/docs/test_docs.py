@@ -208,7 +208,7 @@ def test_schemes_that_pages_name_exist(page: Path) -> None:
 def test_extras_that_pages_name_exist(page: Path) -> None:
     project = tomllib.loads(text_of(ROOT / "pyproject.toml"))["project"]
     extras = project["optional-dependencies"]
-    for named in re.findall(r"(?:goevent|\.)\[([\w,]+)\]", text_of(page)):
+    for named in re.findall(r"(?:goevent|\.)\[([\w,-]+)\]", text_of(page)):
         assert set(named.split(",")) <= set(extras), named
 
 
