@@ -35,7 +35,7 @@ SUITES = {
     "redis": "benchmarks.brokers.pubsub.suite",
     "streams": "benchmarks.brokers.streams.suite",
     "brokers": "benchmarks.brokers.faststream.suite",
-    "chaos": "benchmarks.chaos.run",
+    "chaos": "benchmarks.chaos.command",
     "docs": "benchmarks.report.pages",
 }
 """The suites with a command line of their own, each with the module of its `main`."""

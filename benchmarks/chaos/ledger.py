@@ -1,15 +1,32 @@
 """The ledger of a run: it compares the accepted events with the processed ones."""
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 MAX_DUPLICATE_SHARE = 0.25
 """The most duplicates, as a share of the accepted events."""
 
+NANOSECONDS_PER_SECOND = 1_000_000_000
+
 Time = tuple[int, int, int]
 """The end and the beginning of processing, by a clock that all processes share; the number."""
+
+
+class Interruption(NamedTuple):
+    """A kill or a freeze.
+
+    Attributes:
+        kind: The kind, such as "consumer" or "server".
+        began: Its time in nanoseconds, by the clock that all processes share.
+        ended: When the server answered again, or the process was started or thawed.
+    """
+
+    kind: str
+    began: int
+    ended: int
 
 
 @dataclass
@@ -18,7 +35,8 @@ class Counts:
 
     Attributes:
         accepted: The number of events that the server has accepted.
-        refused: The number of events that the producers know to be refused.
+        refused: The number of events whose handle had an error, by the class of the error.
+        perhaps: The events among these that were processed all the same, by the class.
         lost: The events that were accepted and never processed.
         duplicates: The number of repeated processings.
         unflagged: The events with a repeated processing that had no flag.
@@ -27,12 +45,17 @@ class Counts:
             key, or that began before the event in front of them was processed.
         reports: The number of reports of consumers and producers, by class.
         samples: One report of each class.
-        pending: The number of entries that were still pending at the end.
-        settled_in: Seconds from the last kill until nothing was pending.
+        recoveries: Seconds of each recovery, by the kind of interruption; see `recoveries`.
+        cpu_while_down: The CPU of the busiest consumer and producer during an outage, in percent of
+            one core.
+        peak_mib: The largest resident set of a consumer, in MiB.
+        pending: The number of events that the group had not acknowledged at the end.
+        settled_in: Seconds from the last interruption until nothing was pending.
     """
 
     accepted: int = 0
-    refused: int = 0
+    refused: Counter[str] = field(default_factory=Counter[str])
+    perhaps: Counter[str] = field(default_factory=Counter[str])
     lost: list[int] = field(default_factory=list[int])
     duplicates: int = 0
     unflagged: list[int] = field(default_factory=list[int])
@@ -40,18 +63,29 @@ class Counts:
     overtaken: list[int] = field(default_factory=list[int])
     reports: Counter[str] = field(default_factory=Counter[str])
     samples: dict[str, str] = field(default_factory=dict[str, str])
+    recoveries: dict[str, list[float]] = field(default_factory=dict[str, list[float]])
+    cpu_while_down: dict[str, float] = field(default_factory=dict[str, float])
+    peak_mib: float = 0.0
     pending: int = 0
     settled_in: float = 0.0
 
-    def complaints(self, *, ordered: bool = False) -> list[str]:
-        """Return the broken promises."""
+    def complaints(self, *, durable: bool = True, ordered: bool = False) -> list[str]:
+        """Return the broken promises.
+
+        Args:
+            durable: No accepted event may be lost, and repeats have a flag. Otherwise no event may
+                be repeated.
+            ordered: The events of a key have an order.
+        """
         found: list[str] = []
         if not self.accepted:
             found.append("nothing was accepted")
-        if self.lost:
+        if self.lost and durable:
             found.append(f"{len(self.lost)} accepted events are lost, such as {self.lost[:5]}")
         if self.unflagged:
             found.append(f"{len(self.unflagged)} duplicates without a flag: {self.unflagged[:5]}")
+        if self.duplicates and not durable:
+            found.append(f"{self.duplicates} duplicates of events that arrive at most once")
         if self.duplicates > MAX_DUPLICATE_SHARE * self.accepted:
             found.append(f"{self.duplicates} duplicates of {self.accepted} events")
         if ordered and self.overtaken:
@@ -61,35 +95,61 @@ class Counts:
         return found
 
 
-def read(files: Iterable[Path]) -> Counts:
+def read(files: Iterable[Path], interruptions: Sequence[Interruption] = ()) -> Counts:
     """Return the counts from the records of all processes."""
-    accepted: set[int] = set()
+    accepted: dict[int, int] = {}
+    refused: dict[int, str] = {}
     runs: dict[int, list[bool]] = defaultdict(list)
     times: dict[str, list[Time]] = defaultdict(list)
+    done: dict[int, int] = {}
     counts = Counts()
     for path in files:
         for line in path.read_text().splitlines():
             match line.split():
-                case ["accepted", n, _]:
-                    accepted.add(int(n))
-                case ["refused", *_]:
-                    counts.refused += 1
-                case ["done", n, deliveries, retried, key, began, ended]:
-                    runs[int(n)].append(int(deliveries) > 1 or retried == "1")
-                    times[key].append((int(ended), int(began), int(n)))
+                case ["accepted", n, at, *_]:
+                    accepted[int(n)] = int(at)
+                case ["refused", n, kind, *_]:
+                    refused[int(n)] = kind
+                case ["done", n, flagged, key, began, ended]:
+                    number = int(n)
+                    runs[number].append(flagged == "1")
+                    times[key].append((int(ended), int(began), number))
+                    done[number] = min(int(ended), done.get(number, int(ended)))
                 case ["report", kind, *text]:
                     counts.reports[kind] += 1
                     counts.samples.setdefault(kind, " ".join(text))
                 case _:
                     pass
     counts.accepted = len(accepted)
-    counts.lost = sorted(accepted - runs.keys())
+    counts.refused = Counter(refused.values())
+    counts.perhaps = Counter(kind for n, kind in refused.items() if n in runs)
+    counts.lost = sorted(accepted.keys() - runs.keys())
     counts.duplicates = sum(len(flags) - 1 for flags in runs.values())
     # All processings of an event except one must have the flag.
     counts.unflagged = sorted(n for n, flags in runs.items() if flags.count(False) > 1)
     counts.keys = len(times)
     counts.overtaken = sorted(n for each in times.values() for n in overtaken(each))
+    for interruption in interruptions:
+        seconds = recovery(interruption, accepted, done)
+        counts.recoveries.setdefault(interruption.kind, []).append(seconds)
     return counts
+
+
+def recovery(interruption: Interruption, accepted: dict[int, int], done: dict[int, int]) -> float:
+    """Return the seconds from the end of an interruption until the group had recovered from it.
+
+    By then all events that were accepted before it had been processed, and one that was accepted
+    after its end, too. Lost events do not count; they are counted as lost.
+
+    Args:
+        accepted: The time at which each event was accepted.
+        done: The time at which each event had been processed for the first time.
+    """
+    both = accepted.keys() & done.keys()
+    before = (done[n] for n in both if accepted[n] < interruption.began)
+    after = (done[n] for n in both if accepted[n] > interruption.ended)
+    last = max(max(before, default=0), min(after, default=0))
+    return max(0, last - interruption.ended) / NANOSECONDS_PER_SECOND
 
 
 def overtaken(times: list[Time]) -> list[int]:

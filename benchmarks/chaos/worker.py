@@ -1,34 +1,37 @@
 """A producer or a consumer of the run, in a process of its own that may be killed at any time.
 
-It records each event in a line of a file, without a buffer.
+It knows its driver by a URL only. It records each event in a line of a file, without a buffer.
 """
 
+import argparse
 import logging
 import os
 import random
 import signal
-import sys
 import time
 
 import trio
 
+from benchmarks.chaos.servers.contract import EVENT_NAME
 from goevent import Config, DispatchHandle, Event, EventError, GoEvent, current_delivery
-from goevent_redis import RedisConfig, RedisStreamsDriver, StreamsConfig
 
-GROUP = "chaos"
-CLAIM_IDLE_SECONDS = 3.0
 PRODUCER_TASKS = 16
 ACCOUNTS_PER_PRODUCER = 25
+LISTENER_TASKS = 32
+
+MAX_CATCH_UP_SECONDS = 1.0
+"""After an outage, a producer publishes the events of the last second faster, and not all."""
 
 FAILURE_SHARE = 0.01
-"""The share of ordered events that fail and are retried."""
+"""The share of events that fail and are retried, on durable drivers."""
 
 
-class Paid(Event, name="order.paid", key="account"):
+class Paid(Event, name=EVENT_NAME, key="account"):
     """The event."""
 
     n: int = 0
     account: str = ""
+    text: str = ""
 
 
 class Record:
@@ -42,82 +45,112 @@ class Record:
         os.write(self._file, (" ".join(map(str, words)) + "\n").encode())
 
 
-def _bus(addr: str, group: str | None, record: Record, partitions: int) -> GoEvent:
-    streams = StreamsConfig(
-        group=group,
-        claim_idle=CLAIM_IDLE_SECONDS,
-        backoff=0.1,
-        publish_timeout=60.0,
-        max_deliveries=1000,
-        partitions=partitions,
-    )
-    bus = GoEvent(Config(driver=RedisStreamsDriver(RedisConfig(addr=addr), streams)))
+def _bus(url: str, record: Record) -> GoEvent:
+    bus = GoEvent(Config(driver=url))
 
     def note(error: EventError) -> None:
-        record.write("report", type(error.__cause__).__name__, str(error)[:300].replace("\n", " "))
+        # A failure by chance is no report of the driver.
+        if not isinstance(error.error, ByChance):
+            kind, text = type(error.error).__name__, str(error)[:300].replace("\n", " ")
+            record.write("report", kind, text)
 
     bus.on_error(note)
     return bus
 
 
+class ByChance(Exception):
+    """The failure of a listener, which the run draws by lot."""
+
+
 async def produce(
-    addr: str, path: str, partitions: int, first: int, count: int, rate: float
+    url: str, record: Record, *, ordered: bool, first: int, count: int, rate: float, text: str
 ) -> None:
     """Publish events, `rate` in a second, and record the accepted ones."""
-    record = Record(path)
-    bus = _bus(addr, None, record, partitions)
+    bus = _bus(url, record)
     due = trio.current_time()
     numbers = iter(range(first, first + count))
 
     async def note(n: int, handle: DispatchHandle) -> None:
         await handle.wait()
-        record.write("refused" if handle.errors else "accepted", n, handle.receipt)
+        if handle.errors:
+            error = handle.errors[0].error
+            record.write("refused", n, type(error).__name__, time.monotonic_ns(), error)
+        else:
+            record.write("accepted", n, time.monotonic_ns(), handle.receivers)
 
     async def work() -> None:
         nonlocal due
         for n in numbers:
-            due += 1 / rate
+            due = max(due + 1 / rate, trio.current_time() - MAX_CATCH_UP_SECONDS)
             await trio.sleep_until(due)
-            handle = await bus.dispatch(Paid(n=n, account=f"{first}-{n % ACCOUNTS_PER_PRODUCER}"))
-            if partitions > 1:  # many events in flight, which must not overtake each other
+            account = f"{first}-{n % ACCOUNTS_PER_PRODUCER}"
+            handle = await bus.dispatch(Paid(n=n, account=account, text=text))
+            if ordered:  # many events in flight, which must not overtake each other
                 nursery.start_soon(note, n, handle)
             else:
                 await note(n, handle)
 
     async with bus, trio.open_nursery() as nursery:
-        for _ in range(1 if partitions > 1 else PRODUCER_TASKS):
+        for _ in range(1 if ordered else PRODUCER_TASKS):
             nursery.start_soon(work)
     record.write("end")
 
 
-async def consume(addr: str, path: str, partitions: int) -> None:
+async def consume(url: str, record: Record, *, fails: bool) -> None:
     """Process events until a SIGTERM, and record the processed ones."""
-    record = Record(path)
-    bus = _bus(addr, GROUP, record, partitions)
+    bus = _bus(url, record)
 
     async def work(event: Paid) -> None:
         began = time.monotonic_ns()
         delivery = current_delivery()
-        if partitions > 1 and random.random() < FAILURE_SHARE:
-            raise ValueError("a failure by chance")
+        if fails and random.random() < FAILURE_SHARE:
+            raise ByChance
         await trio.sleep(random.random() * 0.01)
-        retried = int("goevent-retried" in delivery.headers)
-        fields = (event.n, delivery.deliveries, retried, event.account)
-        record.write("done", *fields, began, time.monotonic_ns())
+        flagged = int(delivery.redelivered or "goevent-retried" in delivery.headers)
+        record.write("done", event.n, flagged, event.account, began, time.monotonic_ns())
 
-    bus.subscribe(work, Paid, concurrency=32)
+    registration = bus.subscribe(work, Paid, concurrency=LISTENER_TASKS)
     with trio.open_signal_receiver(signal.SIGTERM) as signals:
         async with bus:
+            await registration.ready()
             record.write("ready")
             await anext(signals)
     record.write("end")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Run the command line of one process."""
+    parser = argparse.ArgumentParser()
+    roles = parser.add_subparsers(dest="role", required=True)
+    for role in ("produce", "consume"):
+        sub = roles.add_parser(role)
+        sub.add_argument("url")
+        sub.add_argument("record", type=Record)
+        if role == "produce":
+            sub.add_argument("--ordered", action="store_true")
+            sub.add_argument("--first", type=int, required=True)
+            sub.add_argument("--count", type=int, required=True)
+            sub.add_argument("--rate", type=float, required=True)
+            sub.add_argument("--bytes", type=int, default=0)
+        else:
+            sub.add_argument("--fails", action="store_true")
+    chosen = parser.parse_args()
     logging.disable()
-    role, addr, path, partitions, *rest = sys.argv[1:]
-    if role == "produce":
-        first, count, rate = rest
-        trio.run(produce, addr, path, int(partitions), int(first), int(count), float(rate))
+    if chosen.role == "produce":
+        trio.run(
+            lambda: produce(
+                chosen.url,
+                chosen.record,
+                ordered=chosen.ordered,
+                first=chosen.first,
+                count=chosen.count,
+                rate=chosen.rate,
+                text="x" * chosen.bytes,
+            )
+        )
     else:
-        trio.run(consume, addr, path, int(partitions))
+        trio.run(lambda: consume(chosen.url, chosen.record, fails=chosen.fails))
+
+
+if __name__ == "__main__":
+    main()

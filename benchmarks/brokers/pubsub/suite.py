@@ -19,7 +19,8 @@ from benchmarks.brokers.harness import (
     run_rounds,
     suite_parser,
 )
-from benchmarks.brokers.redis_server import NO_OUTPUT_LIMIT, BenchmarkServer
+from benchmarks.brokers.redis_server import NO_OUTPUT_LIMIT, redis_server
+from benchmarks.brokers.server_process import ServerProcess
 from benchmarks.report.brokers import show_pubsub, write_figures
 
 FASTSTREAM, REDIS_ASYNCIO = "FastStream", "redis.asyncio"
@@ -68,7 +69,7 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     rounds, effort = number_of_rounds(chosen), QUICK if chosen.quick else FULL
     contenders = [each for each in CONTENDERS if each.is_installed()]
-    with BenchmarkServer(None, NO_OUTPUT_LIMIT) as server:
+    with redis_server(None, NO_OUTPUT_LIMIT) as server:
         place = Place("redis", server.addr)
         figures = run_rounds(rounds, dict.fromkeys(JOBS, contenders), partial(_take, place, effort))
         show_pubsub(figures, JOBS, [each.name for each in contenders], rounds)
@@ -121,7 +122,7 @@ def _show_names(place: Place) -> None:
     )
 
 
-def _show_redis_benchmark(server: BenchmarkServer, effort: PubSubEffort) -> None:
+def _show_redis_benchmark(server: ServerProcess, effort: PubSubEffort) -> None:
     """Show the figure of the server's own tool, with 64 requests in flight on one connection."""
     tool = shutil.which("redis-benchmark")
     if tool is None:

@@ -13,7 +13,7 @@ from benchmarks.brokers.harness import (
     run_rounds,
     suite_parser,
 )
-from benchmarks.brokers.redis_server import BenchmarkServer
+from benchmarks.brokers.redis_server import redis_server
 from benchmarks.report.brokers import show_streams, write_figures
 
 FASTSTREAM, REDIS_ASYNCIO = "faststream", "redis_asyncio"
@@ -63,5 +63,5 @@ def _take(
     figures: BrokerFigures,
 ) -> Measured:
     count = (EVENTS if contender.name == SUBJECT else PEER_EVENTS)[job]
-    with BenchmarkServer(fsync) as server:
+    with redis_server(fsync) as server:
         return measure(contender, job, Place("redis", server.addr), count // part)

@@ -1,14 +1,10 @@
-"""Workers in processes of their own are killed and frozen; a small chaos run."""
+"""Workers in processes of their own are killed and frozen."""
 
 from __future__ import annotations
 
-import json
 import signal
-import sys
 from contextlib import AbstractAsyncContextManager
-from pathlib import Path
 
-import pytest
 import trio
 from tests.support.limits import HANG_SECONDS
 from tests.support.partition_buses import (
@@ -22,7 +18,7 @@ from tests.support.partition_buses import (
     until_partitions_settled,
 )
 from tests.support.redis_buses import opened
-from tests.support.redis_server import RedisServer, server_program
+from tests.support.redis_server import RedisServer
 from tests.support.streams_buses import (
     StreamsBus,
     command_client,
@@ -32,8 +28,6 @@ from tests.support.streams_buses import (
     until_settled,
 )
 from tests.support.worker_process import WorkerProcess, at_work
-
-ROOT = Path(__file__).parents[3]
 
 
 def working(
@@ -135,77 +129,3 @@ async def test_events_of_a_killed_owner_are_taken_over_in_order() -> None:
     together = moves[0] + moves[1]
     assert in_order(together, 40, 4)
     assert {deliveries for _, n, deliveries in together if n < 4} == {2}
-
-
-@pytest.mark.parametrize("fsync", ["always", "everysec"])
-async def test_chaos_loses_no_event_and_flags_repeats(fsync: str) -> None:
-    # Skips the test if there is no server.
-    server_program()
-    scale = "--events 800 --rate 400 --consumer-kills 3 --server-kills 2 --json"
-    command = [sys.executable, "-m", "benchmarks", "chaos", "--fsync", fsync, *scale.split()]
-    done = await trio.run_process(command, cwd=ROOT, capture_stdout=True, check=False)
-    counts = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 0, done.stdout.decode()
-    assert counts["accepted"] == 800
-    assert not counts["lost"]
-    assert not counts["unflagged"]
-    assert not counts["pending"]
-
-
-async def test_chaos_keeps_the_order_of_each_key() -> None:
-    # Skips the test if there is no server.
-    server_program()
-    scale = "--events 800 --rate 200 --consumer-kills 2 --server-kills 1 --freezes 1 --json"
-    scale += " --partitions 8 --fsync everysec"
-    command = [sys.executable, "-m", "benchmarks", "chaos", *scale.split()]
-    done = await trio.run_process(command, cwd=ROOT, capture_stdout=True, check=False)
-    counts = json.loads(done.stdout.splitlines()[-1])
-    assert done.returncode == 0, done.stdout.decode()
-    assert (counts["accepted"], counts["keys"]) == (800, 100)
-    assert not counts["lost"] + counts["unflagged"] + counts["overtaken"]
-    assert not counts["pending"]
-
-
-@pytest.mark.parametrize(
-    ("done", "overtaken"),
-    [
-        (["1 1 2", "2 3 4", "3 5 6"], []),
-        # Repeats of a prefix overtake nothing.
-        (["1 1 2", "2 3 4", "1 5 6", "2 7 8", "3 9 10"], []),
-        # The third event comes too early, and the second one too late.
-        (["1 1 2", "3 3 4", "2 5 6"], [2, 3]),
-        # The second event begins before the first one ends.
-        (["1 1 4", "2 3 5"], [2]),
-    ],
-)
-async def test_ledger_of_the_chaos_finds_overtaken_events(
-    tmp_path: Path, done: list[str], overtaken: list[int]
-) -> None:
-    program = (
-        "import sys; from pathlib import Path; from benchmarks.chaos.ledger import read;"
-        "counts = read(Path(sys.argv[1]).iterdir());"
-        "print(counts.overtaken, len(counts.complaints(ordered=True)) > len(counts.complaints()))"
-    )
-    runs = [each.split() for each in done]
-    for number, book in enumerate((runs[::2], runs[1::2])):
-        lines = [f"done {n} 1 0 a {began} {ended}\n" for n, began, ended in book]
-        (tmp_path / f"consume-{number}").write_text("".join(lines))
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    said = await trio.run_process(command, cwd=ROOT, capture_stdout=True)
-    assert said.stdout.decode().strip() == f"{overtaken} {bool(overtaken)}"
-
-
-async def test_ledger_of_the_chaos_finds_lost_events_and_unflagged_repeats(
-    tmp_path: Path,
-) -> None:
-    program = (
-        "import sys; from pathlib import Path; from benchmarks.chaos.ledger import read;"
-        "counts = read(Path(sys.argv[1]).iterdir());"
-        "print(counts.lost, counts.unflagged, counts.duplicates, len(counts.complaints()))"
-    )
-    (tmp_path / "produce-1").write_text("accepted 1 1-0\naccepted 2 2-0\naccepted 3 3-0\n")
-    (tmp_path / "consume-1").write_text("ready\ndone 1 1 0 a 1 2\ndone 2 1 0 a 2 3\n")
-    (tmp_path / "consume-2").write_text("done 1 2 0 a 3 4\ndone 2 1 0 a 4 5\n")
-    command = [sys.executable, "-c", program, str(tmp_path)]
-    done = await trio.run_process(command, cwd=ROOT, capture_stdout=True)
-    assert done.stdout.decode().strip() == "[3] [2] 2 3"

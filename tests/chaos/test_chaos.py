@@ -1,0 +1,78 @@
+"""A small chaos run over each broker: no accepted event is lost, and repeats are marked."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+from tests.support.brokers import missing
+from tests.support.limits import SUBPROCESS_SECONDS
+
+ROOT = Path(__file__).parents[2]
+NOT_HERE_EXIT_CODE = 3
+
+STREAMS_SCALE = "--events 800 --rate 400 --consumer-kills 3 --server-kills 2"
+PARTITIONS_SCALE = "--events 800 --rate 200 --consumer-kills 2 --server-kills 1 --freezes 1"
+
+
+async def chaos(
+    directory: Path, driver: str, options: str = "--quick --rate 200"
+) -> dict[str, Any]:
+    """Run the command for a driver; return its counts, which keep all promises."""
+    file = directory / "counts.json"
+    words = ["--driver", driver, "--json", str(file), *options.split()]
+    with trio.fail_after(SUBPROCESS_SECONDS):
+        done = await trio.run_process(
+            [sys.executable, "-m", "benchmarks", "chaos", *words],
+            cwd=ROOT,
+            capture_stdout=True,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+    output = done.stdout.decode()
+    if done.returncode == NOT_HERE_EXIT_CODE:
+        missing(output.strip())
+    assert done.returncode == 0, output
+    counts: dict[str, Any] = json.loads(file.read_text())[driver]
+    return counts
+
+
+@pytest.mark.parametrize("driver", ["streams", "streams+always"])
+async def test_streams_lose_no_event_and_flag_repeats(tmp_path: Path, driver: str) -> None:
+    counts = await chaos(tmp_path, driver, f"--quick {STREAMS_SCALE}")
+    assert counts["accepted"] == 800
+    assert not counts["lost"] + counts["unflagged"]
+    assert not counts["pending"]
+
+
+async def test_partitions_keep_the_order_of_each_key(tmp_path: Path) -> None:
+    counts = await chaos(tmp_path, "streams+partitions", f"--quick {PARTITIONS_SCALE}")
+    assert (counts["accepted"], counts["keys"]) == (800, 100)
+    assert not counts["lost"] + counts["unflagged"] + counts["overtaken"]
+    assert not counts["pending"]
+
+
+async def test_jetstream_loses_no_event_and_flags_repeats(tmp_path: Path) -> None:
+    counts = await chaos(tmp_path, "jetstream", "--quick --rate 200 --server-kills 0")
+    assert counts["accepted"] == 400
+    assert not counts["lost"] + counts["unflagged"]
+    assert not counts["pending"]
+
+
+async def test_rabbitmq_loses_no_event_and_flags_repeats(tmp_path: Path) -> None:
+    counts = await chaos(tmp_path, "rabbitmq")
+    # The producers know of each event that is missing here.
+    assert counts["accepted"] + sum(counts["refused"].values()) == 400
+    assert not counts["lost"] + counts["unflagged"]
+    assert not counts["pending"]
+
+
+async def test_mqtt_repeats_no_event(tmp_path: Path) -> None:
+    counts = await chaos(tmp_path, "mqtt")
+    assert counts["accepted"] + sum(counts["refused"].values()) == 400
+    assert counts["duplicates"] == 0
