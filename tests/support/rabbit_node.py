@@ -6,6 +6,7 @@ own, as on the server at the default port.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -72,7 +73,7 @@ class RabbitNode:
     def start(self) -> None:
         """Start the server, and wait until it accepts connections."""
         program = _program("rabbitmq-server")
-        (self.directory / "plugins").write_text("[].")
+        (self.directory / "plugins").write_text("[rabbitmq_shovel].")
         settings = f"max_message_size = {self.max_message_bytes}\n"
         (self.directory / "rabbitmq.conf").write_text(settings)
         self._process = subprocess.Popen(
@@ -131,6 +132,24 @@ class RabbitNode:
     async def block_publishers(self, *, blocked: bool = True) -> None:
         """Let the server run out of memory, as it sees it, or end that."""
         await self.ctl("set_vm_memory_high_watermark", "0.00001" if blocked else "0.4")
+
+    async def move_messages(self, source: str, destination: dict[str, str]) -> None:
+        """Move the messages of a queue by a shovel, as the management page does; it ends by itself.
+
+        Args:
+            destination: The settings of the shovel that say where they go.
+        """
+        settings = {
+            "src-protocol": "amqp091",
+            "src-uri": "amqp://",
+            "src-queue": source,
+            "src-delete-after": "queue-length",
+            "dest-protocol": "amqp091",
+            "dest-uri": "amqp://",
+            "dest-add-forward-headers": False,
+            **destination,
+        }
+        await self.ctl("set_parameter", "shovel", uuid.uuid4().hex, json.dumps(settings))
 
     def sandbox(self) -> RabbitSandbox:
         """Return names for one test; they are deleted with the server."""

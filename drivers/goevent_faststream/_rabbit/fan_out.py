@@ -73,7 +73,7 @@ class RabbitFanOutAdapter:
         self._receiver = RabbitReceiver(
             broker,
             self._prefix,
-            is_wanted=_accept_all,
+            is_wanted=self._accept,
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
         )
@@ -251,6 +251,15 @@ class RabbitFanOutAdapter:
 
     # -- receiving
 
+    def _accept(self, arrival: Arrival) -> bool:
+        """Accept each arrival but a dead letter of a group, which has no other receivers.
+
+        Nothing is returned to the queue, so nothing comes a second time.
+        """
+        if arrival.raw.group:
+            self._connection.start(self._acknowledge(arrival))
+        return not arrival.raw.group
+
     def _on_passed(self, arrival: Arrival) -> None:
         via = self._subscribed.match(arrival.name)
         if via is None:
@@ -296,8 +305,3 @@ class RabbitFanOutAdapter:
 async def _declare_queue(channel: Any) -> str:
     reply = await channel.queue_declare("", exclusive=True, auto_delete=True)
     return str(reply.queue)
-
-
-def _accept_all(_: Arrival) -> bool:
-    """Accept each arrival: nothing is returned to the queue, so nothing comes a second time."""
-    return True

@@ -18,7 +18,13 @@ from aio_pika import IncomingMessage
 from faststream.rabbit import RabbitBroker, RabbitQueue
 
 from .._adapter.contract import Arrival
-from .._adapter.dead_letters import DELIVERIES_HEADER
+from .._adapter.dead_letters import (
+    DELIVERIES_HEADER,
+    DETAILS_HEADER,
+    GROUP_HEADER,
+    ID_HEADER,
+    REASON_HEADER,
+)
 from .._adapter.middlewares import MiddlewareChain
 from .._adapter.properties import merge_headers
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS
@@ -26,9 +32,26 @@ from .connection import RabbitConnection
 
 # A copy of a message is routed by the name of its queue, so its event name travels in a header.
 EVENT_NAME_HEADER = "goevent-name"
+# The deliveries before a copy. A dead letter has none: an operator who moves it back begins anew.
+EARLIER_DELIVERIES_HEADER = "goevent-earlier-deliveries"
 # A quorum queue adds its own counters to the headers of the publisher.
 DELIVERY_COUNT_HEADER = "x-delivery-count"
-SERVER_HEADERS = (DELIVERY_COUNT_HEADER, "x-acquired-count")
+# The queues and the routing keys of a message that the server itself has dead-lettered.
+DEATH_HEADER = "x-death"
+
+# The headers of copies and dead letters. Listeners do not see them, and no new copy keeps them.
+OWN_HEADERS = frozenset(
+    (
+        EVENT_NAME_HEADER,
+        EARLIER_DELIVERIES_HEADER,
+        DELIVERIES_HEADER,
+        REASON_HEADER,
+        DETAILS_HEADER,
+        ID_HEADER,
+        GROUP_HEADER,
+    )
+)
+_HIDDEN_HEADERS = OWN_HEADERS | {DELIVERY_COUNT_HEADER, "x-acquired-count"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,6 +64,8 @@ class RabbitDelivery:
         queue: The queue that the consumer reads.
         redelivered: Whether the server had delivered the message before, to any consumer.
         properties: The message's AMQP properties.
+        group: The only group that wants the message, or empty. It is a dead letter of this group,
+            which an operator has published to the exchange for events again.
     """
 
     channel: Any
@@ -48,6 +73,7 @@ class RabbitDelivery:
     queue: str
     redelivered: bool
     properties: Any
+    group: str
 
 
 class RabbitReceiver:
@@ -59,6 +85,7 @@ class RabbitReceiver:
         on_passed: Called with each arrival that has passed the middlewares. Its `via` is empty.
         on_stopped: Called with each arrival that has not passed, and with the error if a middleware
             raised one.
+        queues_count: Whether the queues count how often a message was returned.
     """
 
     def __init__(
@@ -69,12 +96,14 @@ class RabbitReceiver:
         is_wanted: Callable[[Arrival], bool],
         on_passed: Callable[[Arrival], object],
         on_stopped: Callable[[Arrival, Exception | None], Awaitable[None]],
+        queues_count: bool = False,
     ) -> None:
         self._broker = broker
         self._prefix = prefix
         self._is_wanted = is_wanted
         self._on_passed = on_passed
         self._on_stopped = on_stopped
+        self._queues_count = queues_count
         self._middlewares = MiddlewareChain()
 
     async def open(self) -> None:
@@ -84,11 +113,15 @@ class RabbitReceiver:
     def _make_subscriber(self) -> Any:
         return self._broker.subscriber(RabbitQueue("goevent", declare=False), **SUBSCRIBER_OPTIONS)
 
-    def consumer(self, queue: str) -> Callable[[Any], Awaitable[None]]:
-        """Return the callback for the messages of a queue."""
+    def consumer(self, queue: str, event_name: str = "") -> Callable[[Any], Awaitable[None]]:
+        """Return the callback for the messages of a queue.
+
+        Args:
+            event_name: The name of all events in the queue, or empty if it holds several.
+        """
 
         async def on_message(message: Any) -> None:
-            arrival = self._arrival(message, queue)
+            arrival = self._arrival(message, queue, event_name)
             # Before the middlewares, which may await and so change the order.
             if not self._is_wanted(arrival):
                 return
@@ -110,30 +143,58 @@ class RabbitReceiver:
         except Exception as error:  # noqa: BLE001 - a middleware's own
             await self._on_stopped(arrival, error)
 
-    def _arrival(self, message: Any, queue: str) -> Arrival:
+    def _arrival(self, message: Any, queue: str, event_name: str) -> Arrival:
         properties, delivery = message.header.properties, message.delivery
         headers: dict[str, Any] = properties.headers or {}
+        redelivered = bool(delivery.redelivered)
+        # The default exchange, whose name is empty, routes to one queue: the sender has chosen it.
+        group = headers.get(GROUP_HEADER) if delivery.exchange else None
         name = headers.get(EVENT_NAME_HEADER)
         if name is None:
-            name = delivery.routing_key.removeprefix(self._prefix)
-        redelivered = bool(delivery.redelivered)
+            name = event_name or self._routed_name(delivery, headers)
         return Arrival(
-            str(name),
+            header_text(name),
             "",
             message.body,
             merge_headers(
                 {
                     key: header_text(value)
                     for key, value in headers.items()
-                    if key not in SERVER_HEADERS
+                    if key not in _HIDDEN_HEADERS
                 },
                 properties.content_type,
                 properties.correlation_id,
             ),
-            count_deliveries(headers, redelivered),
+            count_deliveries(headers, redelivered, queues_count=self._queues_count),
             properties.message_id or "",
-            RabbitDelivery(message.channel, delivery.delivery_tag, queue, redelivered, properties),
+            RabbitDelivery(
+                message.channel,
+                delivery.delivery_tag,
+                queue,
+                redelivered,
+                properties,
+                "" if group is None else header_text(group),
+            ),
         )
+
+    def _routed_name(self, delivery: Any, headers: dict[str, Any]) -> str:
+        """Return the event name of a message by its routing key."""
+        key: str = delivery.routing_key
+        if not delivery.exchange and DEATH_HEADER in headers:
+            # The server has dead-lettered it, and an operator has moved it back.
+            key = _first_routing_key(headers[DEATH_HEADER]) or key
+        return key.removeprefix(self._prefix)
+
+
+def _first_routing_key(deaths: Any) -> str:
+    """Return the routing key of a message before the server dead-lettered it, or "".
+
+    Args:
+        deaths: The value of the server's header; the first death is the last one in it.
+    """
+    first = deaths[-1] if isinstance(deaths, list) and deaths else None
+    keys = first.get("routing-keys") if isinstance(first, dict) else None
+    return header_text(keys[0]) if isinstance(keys, list) and keys else ""
 
 
 def header_text(value: Any) -> str:
@@ -141,16 +202,22 @@ def header_text(value: Any) -> str:
     return value.decode(errors="replace") if isinstance(value, bytes | bytearray) else str(value)
 
 
-def count_deliveries(headers: dict[str, Any], redelivered: bool) -> int:
+def count_deliveries(headers: dict[str, Any], redelivered: bool, *, queues_count: bool) -> int:
     """Return how often a message was delivered, this time included.
 
     A quorum queue counts how often a message was returned; a classic queue only says that it was.
-    A copy that a bus has published carries the deliveries before it in `DELIVERIES_HEADER`.
+    A copy that a bus has published carries the deliveries before it. A dead letter that an operator
+    has moved back was not delivered before: neither the counter of the queue that it comes from nor
+    that of a copy which the server has dead-lettered says anything about it.
     """
-    counter = headers.get(DELIVERY_COUNT_HEADER)
-    returns = counter if isinstance(counter, int) else int(redelivered)
-    before_copy = headers.get(DELIVERIES_HEADER)
-    return 1 + returns + (before_copy if isinstance(before_copy, int) else 0)
+    returns = int(redelivered)
+    if queues_count and redelivered:
+        counter = headers.get(DELIVERY_COUNT_HEADER)
+        returns = counter if isinstance(counter, int) else returns
+    earlier = headers.get(EARLIER_DELIVERIES_HEADER)
+    if not isinstance(earlier, int) or DEATH_HEADER in headers:
+        earlier = 0
+    return 1 + returns + earlier
 
 
 class DeliveryQueue:

@@ -55,12 +55,22 @@ from .connection import RabbitConnection
 from .errors import RABBIT_ERRORS, to_driver_error
 from .publish_channel import PublishChannel, PublishFailure, RabbitMessage
 from .publisher import PERSISTENT_DELIVERY_MODE
-from .receiver import DELIVERY_COUNT_HEADER, EVENT_NAME_HEADER, RabbitDelivery, header_text
+from .receiver import (
+    DEATH_HEADER,
+    DELIVERY_COUNT_HEADER,
+    EARLIER_DELIVERIES_HEADER,
+    EVENT_NAME_HEADER,
+    OWN_HEADERS,
+    RabbitDelivery,
+    header_text,
+)
 from .topology import GroupTopology
 
 MAX_REMEMBERED_EVENTS = 10_000  # acknowledged events whose acknowledgement may get lost
 COPIES_PER_BATCH = 100  # the server confirms the first copies while later ones are written
 MAX_COPIED_HEADER_BYTES = 100_000  # of the 128 KiB of a frame; the rest is for our own headers
+# The queue counts a copy anew, and the server has not dead-lettered it.
+_DROPPED_HEADERS = OWN_HEADERS | {DELIVERY_COUNT_HEADER, DEATH_HEADER}
 
 
 class RabbitSettler:
@@ -188,6 +198,9 @@ class RabbitSettler:
             if verdict.action is Action.ACK:
                 # Even without a connection: the message comes again and must not run again.
                 self._remember(arrival)
+            else:
+                # A dead letter of this event was moved back, after another one that was finished.
+                self._acknowledged.pop(_key(arrival), None)
             is_orphan = arrival in self._orphans
             if not is_orphan and not self._can_settle(arrival):
                 # The server has the message, and delivers it again as an ordinary one.
@@ -336,7 +349,7 @@ class RabbitSettler:
         for arrival in held:
             delivery: RabbitDelivery = arrival.raw
             headers = {
-                DELIVERIES_HEADER: arrival.deliveries + added_deliveries,
+                EARLIER_DELIVERIES_HEADER: arrival.deliveries + added_deliveries,
                 EVENT_NAME_HEADER: arrival.name,
             }
             message = _copy("", delivery.queue, arrival, headers, failures)
@@ -437,9 +450,11 @@ def _copy(
 def _copied_properties(properties: Any, headers: dict[str, Any]) -> Any:
     """Return the AMQP properties for a copy of a message, with more headers."""
     changed = copy(properties)
-    kept: dict[str, Any] = {**(properties.headers or {})}
-    # The queue counts the copy anew.
-    kept.pop(DELIVERY_COUNT_HEADER, None)
+    kept: dict[str, Any] = {
+        name: value
+        for name, value in (properties.headers or {}).items()
+        if name not in _DROPPED_HEADERS
+    }
     changed.headers = {**_encodable(kept), **headers}
     changed.delivery_mode = PERSISTENT_DELIVERY_MODE
     return changed

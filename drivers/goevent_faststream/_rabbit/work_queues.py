@@ -86,9 +86,10 @@ class RabbitWorkQueuesAdapter:
         self._receiver = RabbitReceiver(
             broker,
             prefix,
-            is_wanted=self._settler.accept,
+            is_wanted=self._accept,
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
+            queues_count=self._topology.counts_deliveries,
         )
         self._queues: dict[str, ConsumedQueue] = {}
         self._is_stopping = False
@@ -197,7 +198,8 @@ class RabbitWorkQueuesAdapter:
                 break
 
     async def _consume(self, queue: ConsumedQueue) -> None:
-        on_message = self._receiver.consumer(queue.queue)
+        event_name = "" if queue.name == PATTERNS else queue.name
+        on_message = self._receiver.consumer(queue.queue, event_name)
         queue.consumer_tag = await self._connection.consume(queue.queue, on_message)
 
     async def _on_consumer_cancelled(self, frame: Any) -> None:
@@ -295,17 +297,29 @@ class RabbitWorkQueuesAdapter:
 
     # -- receiving
 
+    def _accept(self, arrival: Arrival) -> bool:
+        """Note an arrival; return whether its listeners have to run."""
+        if not self._settler.accept(arrival):
+            return False
+        if arrival.raw.group in ("", self._config.group):
+            return True
+        # A dead letter of another group, which got it from the exchange, too.
+        self._connection.start(self._settler.settle_quietly(Decision(arrival, ACK)))
+        return False
+
     def _on_passed(self, arrival: Arrival) -> None:
-        name, is_from_patterns = arrival.name, arrival.raw.queue == self._topology.names.patterns
+        name, queue = arrival.name, arrival.raw.queue
+        is_from_patterns = queue == self._topology.names.patterns
         if not is_from_patterns and name in self._subscribed:
             arrival.via = name
         else:
             arrival.via = self._subscribed.match(name) or ""
-        if arrival.via or not is_from_patterns:
+        if arrival.via or queue == self._topology.queue(name).name:
+            # Without a listener the bus releases it.
             self._deliveries.add(arrival)
         else:
-            # Another version of the service has bound the patterns queue to this name, and may
-            # still run. The event fails here, so that a bus of that version gets it.
+            # Another version of the service has bound the queue to this name, and may still run.
+            # The event fails here, so that a bus of that version gets it.
             reason = "no listener of this bus matches it"
             self._connection.start(self._fail(arrival, reason, reported=False))
 

@@ -240,10 +240,17 @@ def test_no_two_names_share_a_queue() -> None:
 
 
 def test_deliveries_are_the_counts_of_the_queue_and_of_goevent() -> None:
-    assert count_deliveries({}, False) == 1
-    assert count_deliveries({}, True) == 2
-    assert count_deliveries({"x-delivery-count": 3}, True) == 4
-    assert count_deliveries({"x-delivery-count": 0, "goevent-deliveries": 2}, False) == 3
+    def count(headers: dict[str, Any], redelivered: bool, queues_count: bool = True) -> int:
+        return count_deliveries(headers, redelivered, queues_count=queues_count)
+
+    assert count({}, False) == 1
+    assert count({}, True) == 2
+    assert count({"x-delivery-count": 3}, True) == 4
+    assert count({"x-delivery-count": 3}, True, queues_count=False) == 2
+    assert count({"x-delivery-count": 3, "goevent-deliveries": 5}, False) == 1
+    assert count({"goevent-earlier-deliveries": 2}, False) == 3
+    assert count({"x-delivery-count": 1, "goevent-earlier-deliveries": 2}, True) == 4
+    assert count({"x-death": [{}], "goevent-earlier-deliveries": 2}, False) == 1
 
 
 async def test_routing_key_that_is_too_long_is_refused() -> None:
