@@ -32,14 +32,19 @@ from .connection import (
 )
 from .dead_letters import JetStreamDeadLetters
 from .publisher import JetStreamPublisher
+from .pull_budget import PullBudget
 from .pull_consumer import JetStreamConsumer, JetStreamContext
 from .released import ReleasedDeliveries
 from .settler import JetStreamSettler
 from .stream import EventStream
-from .subjects import check_prefix, check_stream_name, covering_subject
+from .subjects import check_prefix, check_stream_name, consumer_name, covering_subject
 
 DEFAULT_STREAM = "goevent-js"
 LOOK_AFTER_SECONDS = 1.0
+# The looks at consumers on the server in this time, above which the consumers take turns.
+MAX_BUSY_LOOKS = 100
+MAX_IDLE_LOOKS = 10
+STARTS_AT_ONCE = 32
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
@@ -82,13 +87,15 @@ class JetStreamAdapter:
         released = ReleasedDeliveries(connection, name)
         self._dead_letters = JetStreamDeadLetters(connection, stream, config.group or "")
         self._settler = JetStreamSettler(connection, stream, self._dead_letters, released)
-        self._context = JetStreamContext(broker, connection, config, stream, released)
+        self._budget = PullBudget(config.prefetch_bytes)
+        self._context = JetStreamContext(broker, connection, config, stream, released, self._budget)
         self._consumers: dict[str, JetStreamConsumer] = {}
         self._pattern_subscriptions: dict[str, Any] = {}
         # Held while consumers are created or stopped: a name may come from `subscribe` and from a
         # pattern's subscription at the same time, and must have one consumer.
         self._consumers_lock = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
+        self._turn = 0  # of the looks at the consumers
 
     @property
     def capabilities(self) -> Capabilities:
@@ -120,6 +127,8 @@ class JetStreamAdapter:
         self._consumers.clear()
         self._pattern_subscriptions.clear()
         self._stream.reset()
+        self._budget.open(host)
+        self._turn = 0
         await self._connection.open(host)
         try:
             await self._stream.ensure()
@@ -142,11 +151,11 @@ class JetStreamAdapter:
         """Consume names and patterns; returns when the durable consumers exist."""
         await self._connection.wait_until_up()
         try:
+            async with self._consumers_lock:
+                await self._start_consumers([name for name in names if "*" not in name])
             for name in names:
                 if "*" in name:
                     await self._subscribe_pattern(name)
-                else:
-                    await self._consume(name, name)
         except DriverError:
             await self.unsubscribe(names)
             raise
@@ -196,16 +205,30 @@ class JetStreamAdapter:
 
     async def _consume(self, name: str, subscribed_name: str, *, is_new_name: bool = False) -> None:
         async with self._consumers_lock:
-            consumer = self._consumers.get(name)
-            if consumer is None:
-                consumer = JetStreamConsumer(self._context, name)
-                await consumer.start(self._capacity_per_consumer, is_new_name=is_new_name)
-                self._consumers[name] = consumer
-            consumer.subscribed_names[subscribed_name] = None
+            await self._start_consumer(name, subscribed_name, is_new_name=is_new_name)
 
-    def _capacity_per_consumer(self) -> int:
-        """Return how many events one consumer may ask for."""
-        return max(1, self._connection.host.capacity() // max(1, len(self._consumers)))
+    async def _start_consumers(self, names: Sequence[str]) -> None:
+        """Consume exact names, several at a time: each one takes several round trips."""
+        await self._stream.check_room_for_consumers(
+            [consumer_name(self._config.group or "", name) for name in names]
+        )
+        for first in range(0, len(names), STARTS_AT_ONCE):
+            starts = [self._start_consumer(n, n) for n in names[first : first + STARTS_AT_ONCE]]
+            results = await asyncio.gather(*starts, return_exceptions=True)
+            for error in results:
+                if error is not None:
+                    raise error
+
+    async def _start_consumer(
+        self, name: str, subscribed_name: str, *, is_new_name: bool = False
+    ) -> None:
+        consumer = self._consumers.get(name)
+        if consumer is None:
+            consumer = JetStreamConsumer(self._context, name)
+            await consumer.start(is_new_name=is_new_name)
+            self._consumers[name] = consumer
+            self._budget.consumers = len(self._consumers)
+        consumer.subscribed_names[subscribed_name] = None
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Stop consuming names and patterns; their durable consumers stay and collect events."""
@@ -220,6 +243,7 @@ class JetStreamAdapter:
                         consumer.subscribed_names.pop(name, None)
                     if not consumer.subscribed_names:
                         del self._consumers[consumer.name]
+                        self._budget.consumers = len(self._consumers)
                         await consumer.stop()
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
@@ -250,17 +274,36 @@ class JetStreamAdapter:
     async def _look_after(self) -> None:
         """Renew the deadlines of held events and read the backlogs, until cancelled."""
         while True:
-            renewals = [consumer.renewal_seconds for consumer in self._consumers.values()]
+            consumers = [*self._consumers.values()]
+            renewals = [consumer.renewal_seconds for consumer in consumers]
             await asyncio.sleep(min(LOOK_AFTER_SECONDS, self._config.claim_idle / 3, *renewals))
             await self._connection.wait_until_up(float("inf"))
-            for consumer in [*self._consumers.values()]:
-                # If the server cannot answer, the task that pulls from the consumer reports that.
-                try:
-                    await consumer.look_after()
-                except (errors.Error, OSError, DriverConnectionError):
-                    pass
-                except DriverError as refusal:
-                    self._connection.refusals.report_once(str(refusal), refusal)
+            for consumer in consumers:
+                await self._look_after_part(consumer.renew())
+            for consumer in self._consumers_to_look_at():
+                await self._look_after_part(consumer.look())
+
+    async def _look_after_part(self, work: Coroutine[Any, Any, None]) -> None:
+        # If the server cannot answer, the task that pulls from the consumer reports that.
+        try:
+            await work
+        except (errors.Error, OSError, DriverConnectionError):
+            pass
+        except DriverError as refusal:
+            self._connection.refusals.report_once(str(refusal), refusal)
+
+    def _consumers_to_look_at(self) -> list[JetStreamConsumer]:
+        """Return the consumers whose turn it is: busy ones often, and the others in rotation.
+
+        Each look is a request. A thousand idle consumers would keep the server and the bus busy.
+        """
+        busy, idle = list[JetStreamConsumer](), list[JetStreamConsumer]()
+        for consumer in self._consumers.values():
+            (busy if consumer.is_busy else idle).append(consumer)
+        self._turn += 1
+        return _rotated(busy, MAX_BUSY_LOOKS, self._turn) + _rotated(
+            idle, MAX_IDLE_LOOKS, self._turn
+        )
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return the group's backlogs, as last read."""
@@ -283,7 +326,7 @@ class JetStreamAdapter:
         """Create the missing objects, and consume the event names that appeared meanwhile."""
         await self._restore_part(self._stream.ensure())
         for consumer in [*self._consumers.values()]:
-            await self._restore_part(consumer.look_after())
+            await self._restore_part(consumer.look())
         for pattern in [*self._pattern_subscriptions]:
             await self._restore_part(self._consume_existing(pattern, compile_pattern(pattern)))
 
@@ -297,6 +340,14 @@ class JetStreamAdapter:
             # it if that lasts.
             if not isinstance(failure, DriverConnectionError):
                 self._stream.report_failure(failure)
+
+
+def _rotated(consumers: list[JetStreamConsumer], count: int, turn: int) -> list[JetStreamConsumer]:
+    """Return at most `count` consumers; later turns return others."""
+    if len(consumers) <= count:
+        return consumers
+    start = turn * count % len(consumers)
+    return (consumers[start:] + consumers[:start])[:count]
 
 
 def _prefix_of(stream: JStream) -> str:

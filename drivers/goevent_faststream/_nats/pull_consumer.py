@@ -3,12 +3,8 @@
 The adapter makes one `JetStreamConsumer` for each event name of the group; all buses of the group
 share the durable consumer on the server.
 
-Theory of operation: A task sends one pull request at a time, for as many events as the bus has room
-for. The server answers on an inbox, to which this module subscribes itself, since the `fetch` of
-nats-py loses messages that arrive while it is cancelled; an inbox can be drained instead. A pull
-ends when all requested messages have arrived, when the server says that it has expired, or when the
-connection is lost. A message on the inbox is either an event or such a status of the pull; the
-reply subject tells them apart.
+Theory of operation: A task sends one pull request at a time (`pulls`), for as many events as the
+bus has room for (`pull_budget`).
 
 The server delivers an event again after `claim_idle` without a sign of life. `look_after` therefore
 renews that deadline for all events that the bus holds, three times in each period, however long
@@ -35,10 +31,6 @@ pulled, and the error names the setting.
 from __future__ import annotations
 
 import asyncio
-import json
-import re
-from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -56,22 +48,15 @@ from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
 from .connection import NatsConnection, to_driver_error
 from .dead_letters import REPLAY_GROUP_HEADER
+from .pull_budget import PullBudget
+from .pulls import PULL_RETRY_SECONDS, Pulls
 from .released import ReleasedDeliveries, released_key
-from .stream import EventStream, create_or_find, stream_error
+from .stream import MAX_CONSUMERS_CODE, EventStream, create_or_find, stream_error
 from .subjects import consumer_name
 
-MAX_PULL_EVENTS = 250
-PULL_EXPIRY_SECONDS = 10.0  # the server ends a pull that it could not fill in this time
-PULL_RETRY_SECONDS = 0.5
 MAX_PULL_RETRY_SECONDS = 15.0  # between two attempts while the server refuses the pull
 MAX_QUIET_FAILURES = 3  # of a server that gives no reason, as while it starts; then it is reported
-EVENT_REPLY_PREFIX = "$JS.ACK."  # the reply subject of an event; a status has another one
-NANOSECONDS_PER_SECOND = 1_000_000_000
-# The statuses that end a pull in the usual course of things: no messages, and the end of its time.
-ENDED_PULL_STATUSES = ("404", "408")
-ENDED_PULL_TEXTS = ("Batch Completed", "Leadership Change", "Server Shutdown")
-_BATCH_LIMIT = re.compile(r"Exceeded MaxRequestBatch of (\d+)")
-_EXPIRY_LIMIT = re.compile(r"Exceeded MaxRequestExpires of ")
+MAX_INFO_AGE_SECONDS = 2.0  # of the figures of other buses, to tell that they hold no events
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +66,7 @@ class JetStreamContext:
     Attributes:
         stream: The stream that holds the events.
         released: The store of released deliveries.
+        budget: The room for events.
     """
 
     broker: NatsBroker
@@ -88,6 +74,7 @@ class JetStreamContext:
     config: BrokerConfig
     stream: EventStream
     released: ReleasedDeliveries
+    budget: PullBudget
 
 
 class JetStreamDelivery(NamedTuple):
@@ -99,6 +86,7 @@ class JetStreamDelivery(NamedTuple):
         message: The message of nats-py, which can be acknowledged.
         released: How often the event was released before.
         stream_created: The creation of the stream that the event comes from.
+        stored: The time at which the stream stored the event.
     """
 
     consumer: JetStreamConsumer
@@ -106,12 +94,7 @@ class JetStreamDelivery(NamedTuple):
     message: Any
     released: int
     stream_created: datetime | None
-
-    @property
-    def stored(self) -> datetime:
-        """The time at which the stream stored the event."""
-        stored: datetime = self.message.metadata.timestamp
-        return stored
+    stored: datetime
 
 
 class JetStreamConsumer:
@@ -138,26 +121,23 @@ class JetStreamConsumer:
         self.stream_created: datetime | None = None
         self._context = context
         self._connection = context.connection
-        self._inbox = ""
-        self._inbox_subscription: Any = None
+        self._budget = context.budget
+        self._pulls = Pulls(
+            context.connection, context.stream.name, self.durable, context.budget, self._receive
+        )
         self._subscriber: Any = None
-        self._capacity: Callable[[], int] = int
-        self._outstanding = 0  # messages that the current pull may still bring
-        self._pull_ended = asyncio.Event()
-        self._is_missing = False
-        self._refusal: DriverError | None = None  # of the current pull
+        self._is_received = False  # the event that is passing the middlewares
         self._failure = ""  # the last reported one; empty after a success
         self._failures = 0  # since the last success
         self._next_attempt = 0.0
         self._restoring = asyncio.Lock()
-        self._max_pull_events = MAX_PULL_EVENTS
-        self._pull_expiry = PULL_EXPIRY_SECONDS
         self._created: datetime | None = None
         self._highest_sequence = 0  # of the events that this bus has had
         # Up to here, events run again although this bus has acknowledged them: somebody has created
         # the consumer anew.
         self._rewound_sequence = 0
         self._ack_floor = 0  # everything up to here is acknowledged, as last read
+        self._looked_at = 0.0  # on the loop's clock
         self._others_pending = 0  # events that other buses of the group held, as last read
         self._is_paused = False
         self._has_reported_max_deliver = False
@@ -174,17 +154,12 @@ class JetStreamConsumer:
     def _subject(self) -> str:
         return self._context.stream.prefix + self.name
 
-    @property
-    def _pull_subject(self) -> str:
-        return f"$JS.API.CONSUMER.MSG.NEXT.{self._context.stream.name}.{self.durable}"
-
     # -- the durable consumer
 
-    async def start(self, capacity: Callable[[], int], *, is_new_name: bool) -> None:
+    async def start(self, *, is_new_name: bool) -> None:
         """Create the durable consumer if it is missing, and begin to pull.
 
         Args:
-            capacity: Returns how many events a pull may ask for.
             is_new_name: The event name appeared while the group was listening. The consumer then
                 begins with the first event of that name, since `start` is meant for older events.
 
@@ -192,42 +167,18 @@ class JetStreamConsumer:
             DriverError: The server refuses the consumer or its use, or it has other settings.
         """
         self._host = self._connection.host
-        self._capacity = capacity
         start = "earliest" if is_new_name else self._context.config.start
         if not await self._ensure(start):
             await self._context.stream.ensure()
             if not await self._ensure(start):
                 raise self._stream_deleted()
-        await self._subscribe_inbox()
+        if self._context.broker.middlewares:
+            # Only then: FastStream's consume costs many times as much as all the rest.
+            self._pulls.receive = self._consume_with_middlewares
+        await self._pulls.open()
         if self._context.broker.middlewares:
             await self._make_subscriber()
         self.task = asyncio.get_running_loop().create_task(self._pull())
-
-    async def _subscribe_inbox(self) -> None:
-        """Subscribe to the inbox, and see whether the user may pull.
-
-        Raises:
-            DriverError: The server refuses the subscription or the pull.
-        """
-        client = self._connection.client
-        self._inbox = client.new_inbox()
-        refusals, refused = self._connection.refusals, list[DriverError]()
-        with (
-            refusals.waiting(self._inbox, refused.append),
-            refusals.waiting(self._pull_subject, refused.append),
-        ):
-            subscription = await client.subscribe(self._inbox, cb=self._on_inbox_message)
-            try:
-                # The server ignores a pull request without a reply subject, but checks the right.
-                await client.publish(self._pull_subject)
-                await self._connection.flush()
-                if refused:
-                    raise refused[0]
-            except BaseException:
-                with suppress(errors.Error, OSError):
-                    await subscription.unsubscribe()
-                raise
-        self._inbox_subscription = subscription
 
     async def _make_subscriber(self) -> None:
         """Make a subscriber of FastStream, around which the broker's middlewares run."""
@@ -242,12 +193,13 @@ class JetStreamConsumer:
         )
 
         async def on_message(message: Any) -> None:
+            self._is_received = True
             await self._receive(message.raw_message)
 
         adopt_subscriber(broker, subscriber, on_message)
         # A subscriber with a subscription makes none of its own; it handles the messages that it is
         # given.
-        subscriber.subscription = self._inbox_subscription
+        subscriber.subscription = self._pulls.subscription
         await subscriber.start()
 
     async def _ensure(self, start: str | datetime) -> bool:
@@ -277,6 +229,8 @@ class JetStreamConsumer:
         except js_errors.NotFoundError:
             return False
         except (errors.Error, OSError) as error:
+            if isinstance(error, js_errors.APIError) and error.err_code == MAX_CONSUMERS_CODE:
+                raise stream.too_many_consumers(error.description or "") from error
             raise stream_error(error, stream.name) from error
         stream.refuse_unstored(self._subject)
         self._adopt(info, was_missing=was_missing)
@@ -324,6 +278,7 @@ class JetStreamConsumer:
             self._context.config.claim_idle,
         ]
         self._renewal_seconds = min(wait for wait in waits if wait) / 3
+        self._looked_at = asyncio.get_running_loop().time()
         self._lag, self._pending = info.num_pending, info.num_ack_pending
         self._ack_floor = info.ack_floor.stream_seq if info.ack_floor else 0
         self._others_pending = max(0, self._pending - len(self.held))
@@ -369,28 +324,26 @@ class JetStreamConsumer:
         The durable consumer stays on the server.
         """
         self.task.cancel()
-        subscription, self._inbox_subscription = self._inbox_subscription, None
-        if subscription is not None:
-            if self._subscriber is not None:
-                self._subscriber.subscription = None
-            # If the connection is lost, no more events arrive, and those that were lost on their
-            # way come again.
-            with suppress(DriverConnectionError):
-                await self._connection.run_while_connected(subscription.drain())
+        if self._subscriber is not None:
+            self._subscriber.subscription = None
+        await self._pulls.drain()
 
     # -- pulling
 
     async def _pull(self) -> None:
         """Send pull requests for as many events as there is room for, until cancelled."""
-        host = self._host
         while True:
             await self._connection.wait_until_up(float("inf"))
-            await host.wait_for_capacity()
+            if not self._budget.has_room:
+                self._pulls.pause()
+                await self._budget.wait_for_room()
             try:
                 if not self._context.stream.is_seen:
                     await self._see_stream()
-                await self._pull_once(min(self._max_pull_events, self._capacity()))
-                if self._is_missing:
+                await self._pulls.pull()
+                if (silence := self._pulls.silence()) is not None:
+                    self._host.report(silence, self.name)
+                if self._pulls.is_consumer_missing:
                     await self._restore()
                 self._failures, self._failure = 0, ""
             except (errors.Error, OSError, DriverError) as error:
@@ -423,30 +376,6 @@ class JetStreamConsumer:
             self._context.stream.report_failure(error, self.name)
         return pause
 
-    async def _pull_once(self, count: int) -> None:
-        self._outstanding, self._pull_ended = count, asyncio.Event()
-        self._refusal = None
-        expires = int(self._pull_expiry * NANOSECONDS_PER_SECOND)
-        with self._connection.refusals.waiting(self._pull_subject, self._refuse_pull):
-            await self._connection.client.publish(
-                self._pull_subject,
-                json.dumps({"batch": count, "expires": expires}).encode(),
-                reply=self._inbox,
-            )
-            try:
-                async with asyncio.timeout(self._pull_expiry + 1):
-                    await self._pull_ended.wait()
-            except TimeoutError:
-                # In a cluster the consumer's leader may have gone, and the pull with it. The next
-                # request reaches the new leader.
-                pass
-        if self._refusal is not None:
-            raise self._refusal
-
-    def _refuse_pull(self, error: DriverError) -> None:
-        self._refusal = error
-        self._pull_ended.set()
-
     async def _restore(self) -> None:
         """Create the stream and the durable consumer again, if they are missing."""
         async with self._restoring:
@@ -454,7 +383,7 @@ class JetStreamConsumer:
 
     async def _restore_now(self) -> None:
         stream, before, created = self._context.stream, self.stream_created, self._created
-        self._is_missing = False
+        self._pulls.is_consumer_missing = False
         await stream.ensure()
         is_same_stream = stream.created == before
         start = self._restart_position() if is_same_stream else "earliest"
@@ -475,7 +404,8 @@ class JetStreamConsumer:
 
     def _restart_position(self) -> str | datetime:
         """Return the start of a consumer that misses no unfinished event."""
-        if self._others_pending:
+        age_seconds = asyncio.get_running_loop().time() - self._looked_at
+        if self._others_pending or age_seconds > MAX_INFO_AGE_SECONDS:
             position = self._ack_floor
         elif self.held:
             position = min(self.held) - 1
@@ -489,40 +419,17 @@ class JetStreamConsumer:
 
     def end_pull(self) -> None:
         """End the current pull: its connection is lost."""
-        self._pull_ended.set()
+        self._pulls.end()
 
     # -- receiving
 
-    async def _on_inbox_message(self, message: Any) -> None:
-        """Receive an event, or the status that ends the pull."""
-        if message.reply.startswith(EVENT_REPLY_PREFIX):
-            self._outstanding -= 1
-            if self._outstanding <= 0:
-                self._pull_ended.set()
-            if self._subscriber is None:
-                # FastStream's consume costs many times as much as all the rest, and without
-                # middlewares it achieves nothing here.
-                await self._receive(message)
-            else:
-                await self._subscriber.consume(message)
-            return
-        headers: dict[str, str] = message.headers or {}
-        await self._on_status(headers.get("Status", ""), headers.get("Description", ""))
-        self._pull_ended.set()
-
-    async def _on_status(self, status: str, description: str) -> None:
-        if status == "503" or "Deleted" in description:
-            self._is_missing = True
-            # The server needs a moment to forget a deleted consumer.
-            await asyncio.sleep(PULL_RETRY_SECONDS)
-        elif limit := _BATCH_LIMIT.match(description):
-            self._max_pull_events = max(1, int(limit[1]))
-        elif _EXPIRY_LIMIT.match(description) and self._pull_expiry > PULL_RETRY_SECONDS:
-            # Its limit is written as Go writes durations, so it is found by halving.
-            self._pull_expiry /= 2
-        elif status not in ENDED_PULL_STATUSES and description not in ENDED_PULL_TEXTS:
-            text = f"NATS: the server refuses to deliver: {description or 'no reason'} ({status})"
-            self._refusal = DriverError(text)
+    async def _consume_with_middlewares(self, message: Any) -> None:
+        self._is_received = False
+        try:
+            await self._subscriber.consume(message)
+        finally:
+            if not self._is_received:
+                self._budget.give_back(len(message.data))
 
     async def _receive(self, message: Any) -> None:
         """Deliver an event that has passed the broker's middlewares, if there are any."""
@@ -531,6 +438,7 @@ class JetStreamConsumer:
             REPLAY_GROUP_HEADER in headers
             and headers[REPLAY_GROUP_HEADER] != self._context.config.group
         ):
+            self._budget.give_back(len(message.data))
             await message.ack()
             return
         metadata = message.metadata
@@ -539,10 +447,12 @@ class JetStreamConsumer:
         if held is not None and held.raw.stored == metadata.timestamp:
             # The bus still works on this event, which a new consumer delivers from the start.
             held.raw = held.raw._replace(message=message)
+            self._budget.give_back(len(message.data))
             return
         stream, is_repeat = self._context.stream, False
         if sequence <= self._highest_sequence or sequence <= stream.last_before_reconnect:
             if self._has_acknowledged(sequence, metadata.timestamp):
+                self._budget.give_back(len(message.data))
                 await message.ack()
                 return
             is_repeat = deliveries == 1 or sequence <= stream.last_before_reconnect
@@ -560,11 +470,15 @@ class JetStreamConsumer:
             headers,
             deliveries,
             str(sequence),
-            JetStreamDelivery(self, sequence, message, released, self.stream_created),
+            JetStreamDelivery(
+                self, sequence, message, released, self.stream_created, metadata.timestamp
+            ),
             is_repeat,
         )
         self.held[sequence] = arrival
-        self._highest_sequence = max(self._highest_sequence, sequence)
+        if sequence > self._highest_sequence:
+            self._highest_sequence = sequence
+        self._lag = metadata.num_pending
         await self._host.deliver(arrival)
 
     def _has_acknowledged(self, sequence: int, stored: datetime) -> bool:
@@ -575,6 +489,7 @@ class JetStreamConsumer:
 
     def forget(self, arrival: Arrival) -> None:
         """Forget an event that the bus no longer holds."""
+        self._budget.give_back(len(arrival.body))
         # Another event may have its number by now.
         if self.held.get(arrival.raw.sequence) is arrival:
             del self.held[arrival.raw.sequence]
@@ -586,13 +501,25 @@ class JetStreamConsumer:
         """The seconds between two renewals of the deadlines of held events."""
         return self._renewal_seconds
 
-    async def look_after(self) -> None:
-        """Renew the deadlines of the events that the bus holds, and look at the consumer."""
+    @property
+    def is_busy(self) -> bool:
+        """Whether the figures of the consumer may change without an event for this bus.
+
+        A pull under way shows that no event waits, and is answered if the consumer is deleted.
+        """
+        return bool(self.held or self._lag or self._pending) or not self._pulls.is_under_way
+
+    async def renew(self) -> None:
+        """Renew the deadlines of the events that the bus holds, if it is time to."""
         now = asyncio.get_running_loop().time()
-        if now >= self._next_renewal:
+        if self.held and now >= self._next_renewal:
             self._next_renewal = now + self._renewal_seconds
             for arrival in [*self.held.values()]:
                 await arrival.raw.message.in_progress()
+
+    async def look(self) -> None:
+        """Look at the consumer on the server, and create it again if it is missing."""
+        now = asyncio.get_running_loop().time()
         try:
             info = await self._js.consumer_info(self._context.stream.name, self.durable)
         except js_errors.NotFoundError:

@@ -14,7 +14,7 @@ numbers of the stream before mean nothing: `created` is kept beside each of them
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from datetime import datetime
 from typing import Any, TypeVar
@@ -32,6 +32,9 @@ from .subjects import subject_matches
 
 T = TypeVar("T")
 
+MAX_CONSUMERS = 100_000
+MAX_CONSUMERS_CODE = 10026  # JetStream: maximum consumers limit reached
+CONSUMERS_PER_PAGE = 256
 MAX_SEQUENCE = 1 << 64  # above every sequence of a stream
 
 
@@ -133,7 +136,9 @@ class EventStream:
 
     async def _create(self, js: Any) -> Any:
         address, before = self._address, self._config
-        subjects, config = [f"{self.prefix}>"], api.StreamConfig(name=self.name)
+        subjects = [f"{self.prefix}>"]
+        # A server that has a limit for streams without one of their own would refuse further names.
+        config = api.StreamConfig(name=self.name, max_consumers=MAX_CONSUMERS)
         if address is not None:
             if not address.declare:
                 raise DriverError(
@@ -147,8 +152,73 @@ class EventStream:
             metadata = before.metadata or {}
             own = {name: text for name, text in metadata.items() if not name.startswith("_nats.")}
             subjects, config = before.subjects or subjects, replace(before, metadata=own or None)
+        try:
+            return await create_or_find(
+                lambda: js.add_stream(config, subjects=subjects), lambda: js.stream_info(self.name)
+            )
+        except js_errors.APIError as error:
+            if error.err_code != MAX_CONSUMERS_CODE or config.max_consumers != MAX_CONSUMERS:
+                raise
+        # The account has a lower limit, which then is that of the stream.
+        config = replace(config, max_consumers=None)
         return await create_or_find(
             lambda: js.add_stream(config, subjects=subjects), lambda: js.stream_info(self.name)
+        )
+
+    async def check_room_for_consumers(self, consumers: Sequence[str]) -> None:
+        """Refuse to create more consumers than the stream or the account may have.
+
+        Args:
+            consumers: The names of durable consumers, which may exist already.
+
+        Raises:
+            DriverError: They are too many; none is created then.
+        """
+        if len(consumers) <= 1:
+            # Its own creation tells.
+            return
+        js: Any = self._connection.client.jetstream()
+        try:
+            info = await js.stream_info(self.name)
+            limits = [info.config.max_consumers, await self._account_limit(js)]
+            limit = min((each for each in limits if each and each > 0), default=None)
+            if limit is None or info.state.consumer_count + len(consumers) <= limit:
+                return
+            missing = {*consumers} - await self._consumer_names(js)
+        except (errors.Error, OSError, DriverError):
+            # They are only asked for a better error; the creation itself reports what is wrong.
+            return
+        room = max(0, limit - info.state.consumer_count)
+        if len(missing) > room:
+            raise self.too_many_consumers(
+                f"{len(missing)} more consumers are needed, and the limit of {limit} leaves room "
+                f"for {room}"
+            )
+
+    async def _account_limit(self, js: Any) -> int | None:
+        try:
+            limit: int = (await js.account_info()).limits.max_consumers
+        except DriverError:
+            # The user may not ask for it.
+            return None
+        return limit
+
+    async def _consumer_names(self, js: Any) -> set[str]:
+        """Return the names of all consumers of the stream."""
+        names, offset = set[str](), 0
+        while True:
+            page = await js.consumers_info(self.name, offset=offset)
+            names.update(info.name for info in page)
+            offset += len(page)
+            if len(page) < CONSUMERS_PER_PAGE:
+                return names
+
+    def too_many_consumers(self, reason: str) -> DriverError:
+        """Return the error of a consumer that is one too many."""
+        return DriverError(
+            f"NATS: the stream {self.name!r} takes no more consumers, of which each group has one "
+            f"for each name: {reason}; raise max_consumers of the stream (nats stream edit "
+            f"{self.name} --max-consumers), of the account, or default_max_consumers of the server"
         )
 
     def refuse_subject(self, subject: str) -> None:
