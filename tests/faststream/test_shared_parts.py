@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from goevent import DriverConnectionError
+from goevent import DriverConnectionError, compile_pattern
 from goevent_faststream._adapter.backlogs import make_backlog
 from goevent_faststream._adapter.connection_tasks import ConnectionTasks
 from goevent_faststream._adapter.connectivity import Connectivity
@@ -26,6 +26,20 @@ def test_first_subscribed_name_that_matches_is_found() -> None:
     subscribed.clear()
     assert subscribed.match("order.paid") is None
     assert [*subscribed] == []
+
+
+def test_all_names_and_patterns_that_match_are_found_in_order() -> None:
+    subscribed = SubscribedNames()
+    patterns = ("order.**", "order.paid", "*.paid", "user.*", "**", "order.paid")
+    for pattern in patterns:
+        subscribed.add(pattern)
+    names = ("order.paid", "user.paid", "order", "order.", ".paid", "order..paid", "user.", "", ".")
+    for _ in range(2):
+        for name in names:
+            tests = [each for each in dict.fromkeys(patterns) if compile_pattern(each)(name)]
+            assert [*subscribed.matching(name)] == tests
+    assert subscribed.remove("*.paid")
+    assert [*subscribed.matching("order.paid")] == ["order.**", "order.paid", "**"]
 
 
 def test_backlog_tells_the_age_of_the_oldest_event() -> None:

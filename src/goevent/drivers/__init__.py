@@ -11,12 +11,14 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `keyed_fifo`: a queue per key, for events that keep an order.
 - `read_watchdog`: notices a reader that gets no answer any more.
 - `memory`: the default driver, and the hub that joins the buses of one process.
+- `PatternTrie`: finds those of many patterns that a name matches.
 - `url`: the parts of a URL, and the check of its options.
 - `discovery`: finds the driver that a URL or a name stands for.
 - `error_mapping`: makes a `DriverError` of every exception that leaves a driver.
 - `packaging`: lets public classes name the package that users import them from.
 """
 
+from .._events.patterns import PatternTrie as PatternTrie
 from .._suggestions import did_you_mean as did_you_mean, suggest_options as suggest_options
 from .contract import (
     Backlog as Backlog,
@@ -94,6 +96,7 @@ __all__ = [
     "MemoryDriver",
     "MemoryHub",
     "Message",
+    "PatternTrie",
     "ReadWatchdog",
     "Receipt",
     "Settlement",
