@@ -93,7 +93,7 @@ class KafkaAdapter:
         self._consumers.clear()
         self._patterns.clear()
         self._publisher.open()
-        await self._connection.open(host)
+        await self._connection.open(host, self._publisher.producer_failed)
         create = asyncio.get_running_loop().create_task
         self._tasks = [create(self._connection.watch()), create(self._watch_topics())]
 

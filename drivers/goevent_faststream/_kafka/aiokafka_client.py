@@ -24,11 +24,19 @@ from goevent.drivers import Receipt
 
 from .._adapter.connection import checked_broker
 from .._adapter.contract import Adapter, Outgoing
-from .._adapter.errors import not_connected
+from .._adapter.errors import no_answer, not_connected
 from .._adapter.properties import all_headers
 from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .aiokafka_member import AiokafkaMember
+from .aiokafka_producer import (
+    NoProducerIdError,
+    ProducerInProgress,
+    UrlKafkaBroker,
+    close_producer,
+    set_unset_options,
+    watch_tasks,
+)
 from .aiokafka_requests import (
     CLIENT_ERRORS,
     AiokafkaRequests,
@@ -39,61 +47,52 @@ from .client import (
     LIMIT_REQUEST_SECONDS,
     REQUEST_SECONDS,
     Answer,
+    Failed,
     GroupMember,
+    ProducerFailedError,
     RebalanceListener,
     answer_sent,
+    check_producer_settings,
     member_options,
     missing_topic,
     publish_by_broker,
+    record_receipt,
 )
 from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
 from .url import read_kafka_url
 
 AIOKAFKA_CONNECT_SECONDS = 8.0
-AIOKAFKA_FLUSH_SECONDS = 0.4
+AIOKAFKA_RENEW_SECONDS = 4.0
 AIOKAFKA_STOP_SECONDS = 0.4
 # The replicas of a topic that neither the broker creates by itself nor a `Topic` describes.
 MAX_DEFAULT_REPLICAS = 3
 # At the end of the bus, for requests under way, one of which may be connecting.
 LAST_REQUESTS_SECONDS = 0.6
-AIOKAFKA_PRODUCER_OPTIONS = {
-    # An event is accepted when all replicas in sync have it, and then it is there once.
-    "acks": "all",
-    "enable_idempotence": True,
-    "request_timeout_ms": 10_000,
-}
 
 
 def make_broker(url: str) -> KafkaBroker:
     """Return FastStream's broker for a `kafka://` URL."""
     servers, security = read_kafka_url(url, context=True)
-    return KafkaBroker(
-        servers, security=security, client_id="goevent", logger=None, apply_types=False
+    return UrlKafkaBroker(
+        servers,
+        security=security,
+        client_id="goevent",
+        # An event that is accepted is there once.
+        enable_idempotence=True,
+        logger=None,
+        apply_types=False,
     )
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return the adapter for a broker that uses aiokafka."""
     kafka = checked_broker(broker, KafkaBroker)
+    check_producer_settings(kafka._connection_kwargs, "transactional_id")
+    if kafka.config.broker_config.consumer_only:
+        raise ValueError("a Kafka broker with consumer_only=True cannot publish")
     topic = check_address(address, Topic)
     prefix = None if topic is None else topic.name
     return KafkaAdapter(kafka, AiokafkaClient(kafka, topic), config, prefix)
-
-
-class ProducerInProgress:
-    """Stands in for FastStream's producer while it connects, and keeps the client's producer.
-
-    FastStream forgets a client whose connecting fails or is cancelled, and so would not close it.
-    """
-
-    def __init__(self, producer: Any) -> None:
-        self.native: Any = None
-        self.producer = producer
-
-    async def connect(self, native: Any, **options: Any) -> None:
-        """Connect, as the producer of FastStream does."""
-        self.native = native
-        await self.producer.connect(native, **options)
 
 
 class AiokafkaClient:
@@ -112,23 +111,60 @@ class AiokafkaClient:
         self._broker: Any = broker
         self._topic_settings = topic
         self._producer: Any = None
+        self._broken: Callable[[str], None] = _ignore
+        self._failed: Failed = _ignore
         self._requests = AiokafkaRequests()
         # Kept, because the broker composes its middlewares each time that it is asked.
         self._has_middlewares = False
 
-    async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
+    async def open(
+        self, publish_timeout: float, broken: Callable[[str], None], failed: Failed
+    ) -> DriverError | None:
         """Connect."""
         self._requests = AiokafkaRequests()
+        self._broken, self._failed = broken, failed
         self._has_middlewares = bool(self._broker.middlewares)
-        self._broker._connection_kwargs.update(AIOKAFKA_PRODUCER_OPTIONS)
+        set_unset_options(self._broker._connection_kwargs)
         try:
-            await self._requests.run(self._connect(), AIOKAFKA_CONNECT_SECONDS)
+            return await self._requests.run(self._start(), AIOKAFKA_CONNECT_SECONDS)
         except DriverError as error:
             if self._producer is None or not isinstance(error.__cause__, KafkaConnectionError):
                 raise
             login = find_login_error(self._producer.client)
             raise await self._requests.run(login) or error from error.__cause__
-        producer = self._producer
+
+    async def _start(self) -> DriverError | None:
+        report: DriverError | None = None
+        try:
+            await self._connect()
+        except NoProducerIdError as error:
+            if not isinstance(self._broker, UrlKafkaBroker):
+                raise
+            await close_producer(self._producer, flush=False)
+            options: dict[str, Any] = self._broker._connection_kwargs
+            options["enable_idempotence"] = False
+            await self._connect()
+            report = DriverError(
+                "Kafka: the broker gives no producer ids, so an event that the client has to send "
+                "again may be there twice"
+            )
+            report.__cause__ = error.__cause__
+        await self._broker.start()
+        return report
+
+    async def _connect(self) -> None:
+        """Connect with a new producer; if this fails, it is kept to be closed."""
+        settings = self._broker.config.broker_config
+        settings.producer = in_progress = ProducerInProgress(settings.producer)
+        try:
+            await self._broker.connect()
+        finally:
+            settings.producer = in_progress.producer
+            self._producer = in_progress.native
+        self._watch(self._producer)
+
+    def _watch(self, producer: Any) -> None:
+        """Watch the connections and the tasks of a producer."""
         self.limits = ClientLimits(
             producer._max_request_size,
             producer._message_accumulator._batch_size,
@@ -141,21 +177,33 @@ class AiokafkaClient:
         def closed(connection: Any, reason: Any) -> None:
             on_closed(connection, reason)
             if reason in (CloseReason.CONNECTION_BROKEN, CloseReason.CONNECTION_TIMEOUT):
-                broken(f"{connection.host}:{connection.port} has closed it")
+                self._broken(f"{connection.host}:{connection.port} has closed it")
 
         producer.client._on_connection_closed = closed
         for connection in producer.client._conns.values():
             connection._on_close_cb = closed
+        watch_tasks(producer, self._failed)
 
-    async def _connect(self) -> None:
-        broker, settings = self._broker, self._broker.config.broker_config
-        settings.producer = in_progress = ProducerInProgress(settings.producer)
+    async def renew(self) -> None:
+        """Replace the producer."""
+        # `_renew` has a time limit of its own, and is over before this one.
+        await self._requests.run(self._renew(), 2 * AIOKAFKA_RENEW_SECONDS)
+
+    async def _renew(self) -> None:
+        old = self._producer
+        # FastStream connects only if it has no connection. It keeps the administrator.
+        self._broker._connection = None
         try:
-            await broker.connect()
-        finally:
-            settings.producer = in_progress.producer
-            self._producer = in_progress.native
-        await broker.start()
+            async with asyncio.timeout(AIOKAFKA_RENEW_SECONDS):
+                await self._connect()
+        except BaseException as error:
+            unfinished, self._producer = self._producer, old
+            if unfinished is not None and unfinished is not old:
+                await close_producer(unfinished, flush=False)
+            if isinstance(error, TimeoutError):
+                raise no_answer("Kafka", AIOKAFKA_RENEW_SECONDS) from error
+            raise
+        await close_producer(old, flush=False)
 
     async def close(self, *, lost: bool) -> None:
         """Disconnect; events that cannot be sent within a moment are given up."""
@@ -164,16 +212,7 @@ class AiokafkaClient:
         admin = broker.config.broker_config.admin
         self._producer = None
         if producer is not None:
-            if not lost:
-                with suppress(*CLIENT_ERRORS):
-                    async with asyncio.timeout(AIOKAFKA_FLUSH_SECONDS):
-                        await producer.flush()
-            # The producer's own `stop` waits for all unsent events and closes nothing until then.
-            producer._closed = True
-            if producer._sender is not None and producer._sender.sender_task is not None:
-                producer._sender.sender_task.cancel()
-                await asyncio.gather(producer._sender.sender_task, return_exceptions=True)
-            await producer.client.close()
+            await close_producer(producer, flush=not lost)
         if admin.admin_client is not None:
             with suppress(*CLIENT_ERRORS):
                 await admin.admin_client.close()
@@ -247,6 +286,8 @@ class AiokafkaClient:
                 future = await self._producer.send(
                     topic, outgoing.body, key, headers=all_headers(outgoing)
                 )
+        except ProducerFailedError:
+            raise
         except Exception as error:  # noqa: BLE001 - a middleware may raise any exception
             answer(outgoing, to_driver_error(error))
             return
@@ -264,7 +305,8 @@ class AiokafkaClient:
         refused as well, and the publisher sends its events again.
         """
         manager = self._producer and self._producer._txn_manager
-        if manager and manager.has_pid() and isinstance(error, errors.BrokerResponseError):
+        uses_numbers = isinstance(error, (errors.BrokerResponseError, errors.ProducerFenced))
+        if manager and manager.has_pid() and uses_numbers:
             manager.__init__(manager.transactional_id, manager.transaction_timeout_ms)
         return to_driver_error(error)
 
@@ -312,4 +354,11 @@ class AiokafkaClient:
 
 
 def _receipt(written: Any) -> Receipt:
-    return Receipt(id=f"{written.topic}-{written.partition}@{written.offset}")
+    # There is no record of an event that the broker need not confirm.
+    return (
+        record_receipt(written.topic, written.partition, written.offset) if written else Receipt()
+    )
+
+
+def _ignore(_: object) -> None:
+    """Ignore a change of a client that is not open."""

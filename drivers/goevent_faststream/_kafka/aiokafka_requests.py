@@ -37,14 +37,23 @@ UNREACHABLE = (
     OSError,
     TimeoutError,
 )
+# The broker does not accept the producer id or the sequence numbers of a batch.
+SEQUENCE_ERRORS = (
+    errors.OutOfOrderSequenceNumber,
+    errors.UnknownProducerId,
+    errors.InvalidProducerIdMapping,
+    errors.InvalidProducerEpoch,
+    errors.ProducerFenced,
+)
 TOO_LARGE = (errors.MessageSizeTooLargeError, errors.RecordListTooLargeError)
 CLIENT_ERRORS = (errors.KafkaError, OSError, TimeoutError)
 
 
 def to_driver_error(error: BaseException) -> DriverError:
     """Return the `DriverError` for an error of aiokafka."""
-    if isinstance(error, (*TOO_LARGE, errors.OutOfOrderSequenceNumber)):
-        # A batch is out of order if the one before it was refused.
+    if isinstance(error, (*TOO_LARGE, *SEQUENCE_ERRORS)):
+        # A batch is out of order if the one before it was refused, or if the broker has forgotten
+        # its producers.
         kind = BatchTooLargeError if isinstance(error, TOO_LARGE) else BatchRefusedError
         refused = kind(f"Kafka: {error}")
         refused.__cause__ = error

@@ -20,6 +20,7 @@ from .limits import ClientLimits
 from .offsets import CommitPoint, KafkaRecord
 
 Answer = Callable[[Outgoing, Receipt | Exception], None]
+Failed = Callable[[DriverError], None]
 
 REQUEST_SECONDS = 5.0
 # For a limit, which events can do without.
@@ -27,6 +28,10 @@ LIMIT_REQUEST_SECONDS = 2.0
 # How long a broker may wait for the first record of a fetch.
 FETCH_WAIT_MILLISECONDS = 250
 HEARTBEATS_PER_SESSION = 4
+
+
+class ProducerFailedError(DriverError):
+    """The producer of a client can send nothing more, and has to be replaced."""
 
 
 class RebalanceListener(Protocol):
@@ -88,14 +93,28 @@ class GroupMember(Protocol):
 class KafkaClient(Protocol):
     """The connection to a cluster, and its producer."""
 
-    async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
+    async def open(
+        self, publish_timeout: float, broken: Callable[[str], None], failed: Failed
+    ) -> DriverError | None:
         """Connect.
 
         Args:
             broken: Called on the loop, with the reason, when a connection breaks.
+            failed: Called on the loop, with the reason, when the producer can send nothing more.
+
+        Returns:
+            The report of a promise that cannot be kept with this broker, if there is one.
 
         Raises:
             DriverConnectionError: No broker answers.
+        """
+        ...
+
+    async def renew(self) -> None:
+        """Replace the producer; what the old one has not sent is given up.
+
+        Raises:
+            DriverError: There is no new producer, and the old one stays.
         """
         ...
 
@@ -140,6 +159,9 @@ class KafkaClient(Protocol):
         """Send an event; `answer` is called with its result, which may be after this returns.
 
         Sequential calls keep the order of each key.
+
+        Raises:
+            ProducerFailedError: The producer takes no events. This one was not sent.
         """
         ...
 
@@ -169,6 +191,22 @@ class TopicSettings(Protocol):
 
 
 # -- the same for both clients
+
+
+def check_producer_settings(settings: Mapping[str, Any], transactional_id: str) -> None:
+    """Check that goevent can publish with the producer of a broker object.
+
+    Args:
+        transactional_id: The name of the setting that makes a producer transactional.
+
+    Raises:
+        ValueError: It publishes in transactions only.
+    """
+    if settings.get(transactional_id) is not None:
+        raise ValueError(
+            f"a Kafka broker with {transactional_id} publishes in transactions only, and goevent "
+            "begins none"
+        )
 
 
 def member_options(group: str, client_id: str | None, session_seconds: float) -> dict[str, Any]:
@@ -230,6 +268,13 @@ async def publish_by_broker(broker: Any, topic: str, key: bytes | None, outgoing
         headers={**outgoing.headers},
         correlation_id=split_properties(outgoing).correlation_id,
         no_confirm=True,
+    )
+
+
+def record_receipt(topic: str, partition: int, offset: int | None) -> Receipt:
+    """Return the receipt of a record; its id is empty if the broker has not told its offset."""
+    return (
+        Receipt() if offset is None or offset < 0 else Receipt(id=f"{topic}-{partition}@{offset}")
     )
 
 

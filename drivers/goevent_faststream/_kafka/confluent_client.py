@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Collection, Generator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -20,6 +20,7 @@ from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ResourceType,  # pyright: ignore[reportPrivateImportUsage]
 )
 from faststream.confluent import KafkaBroker, Topic
+from faststream.confluent.helpers.client import AsyncConfluentProducer
 
 from goevent import DriverError
 from goevent.drivers import Receipt
@@ -33,14 +34,18 @@ from .client import (
     LIMIT_REQUEST_SECONDS,
     REQUEST_SECONDS,
     Answer,
+    Failed,
     GroupMember,
+    ProducerFailedError,
     RebalanceListener,
     answer_sent,
+    check_producer_settings,
     member_options,
     missing_topic,
     publish_by_broker,
+    record_receipt,
 )
-from .confluent_errors import LOGIN_CODES, call_blocking, to_driver_error
+from .confluent_errors import LOGIN_CODES, call_blocking, is_fatal, to_driver_error
 from .confluent_member import ConfluentMember
 from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
 from .url import read_kafka_url
@@ -48,12 +53,15 @@ from .url import read_kafka_url
 CONFLUENT_CONNECT_SECONDS = 5.0
 CONFLUENT_FLUSH_SECONDS = 0.4
 CONFLUENT_PING_SECONDS = 2.0
+REASON_SECONDS = 1.0
 # The defaults of librdkafka.
 CONFLUENT_REQUEST_BYTES = CONFLUENT_BATCH_BYTES = 1_000_000
 # A topic that cannot be created either.
 REFUSED_TOPIC_CODES = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.TOPIC_EXCEPTION)
-# An event is accepted when all replicas in sync have it, and then it is there once.
-CONFLUENT_PRODUCER_OPTIONS = {"acks": -1, "enable_idempotence": True}
+FASTSTREAM_REQUEST_MILLISECONDS = 40_000
+# The two names of the option for the requests under way on one connection.
+IN_FLIGHT = ("max.in.flight.requests.per.connection", "max.in.flight")
+CONNECTION_LOST_CODES = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
 
 
 def make_broker(url: str) -> KafkaBroker:
@@ -65,6 +73,8 @@ def make_broker(url: str) -> KafkaBroker:
         client_id="goevent",
         # As Java's client and aiokafka: all writers of a topic must agree on a key's partition.
         partitioner="murmur2_random",
+        # An event that is accepted is there once.
+        enable_idempotence=True,
         logger=None,
         apply_types=False,
     )
@@ -75,9 +85,62 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     # aiokafka's broker has the same name, so the text says which of them is meant.
     if not isinstance(broker, KafkaBroker):
         raise TypeError(f"the broker must be a KafkaBroker of faststream.confluent, not {broker!r}")
+    options = broker.config.broker_config.connection_config.producer_config
+    check_producer_settings(options, "transactional.id")
     topic = check_address(address, Topic)
     prefix = None if topic is None else topic.name
     return KafkaAdapter(broker, ConfluentClient(broker, topic), config, prefix)
+
+
+class WatchedProducer:
+    """A client's producer that tells its failure.
+
+    The client raises a fatal error once, when it is polled, and not through its error callback.
+    FastStream polls, and ignores the errors.
+
+    Args:
+        failed: Called with the fatal error.
+    """
+
+    def __init__(self, producer: Any, failed: Callable[[KafkaException], None]) -> None:
+        self._producer = producer
+        self._failed = failed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._producer, name)
+
+    def poll(self, seconds: float) -> int:
+        """Poll, as the client's producer does."""
+        return self._watched(self._producer.poll, seconds)
+
+    def flush(self, *seconds: float) -> int:
+        """Flush, as the client's producer does."""
+        return self._watched(self._producer.flush, *seconds)
+
+    def _watched(self, function: Callable[..., int], *args: float) -> int:
+        try:
+            return function(*args)
+        except KafkaException as error:
+            if is_fatal(error.args[0]):
+                self._failed(error)
+            raise
+
+
+class NewProducer:
+    """Stands in for FastStream's producer until that gets the client's producer.
+
+    Args:
+        use: Called with the client's producer before anything polls it.
+    """
+
+    def __init__(self, producer: Any, use: Callable[[AsyncConfluentProducer], None]) -> None:
+        self.producer = producer
+        self._use = use
+
+    def connect(self, native: AsyncConfluentProducer, **options: Any) -> None:
+        """Connect, as the producer of FastStream does."""
+        self._use(native)
+        self.producer.connect(native, **options)
 
 
 class ConfluentClient:
@@ -96,12 +159,19 @@ class ConfluentClient:
         self._broker: Any = broker
         self._topic_settings = topic
         self._producer: Any = None
+        self._watched: Any = None
         self._known_topic = ""
         self._has_controller = False
         self._delivered: deque[tuple[Outgoing, Answer, Receipt | Exception]] = deque()
         self._loop_called = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._login_error: KafkaError | None = None
+        self._broken: Callable[[str], None] = _ignore
+        self._failed: Failed = _ignore
+        # Why the producer has failed.
+        self._failure: DriverError | None = None
+        self._has_failed = asyncio.Event()
+        self._users_error_cb = self._settings.connection_config.config.get("error_cb", _ignore)
         # Kept, because the broker composes its middlewares each time that it is asked.
         self._has_middlewares = False
 
@@ -109,32 +179,25 @@ class ConfluentClient:
     def _settings(self) -> Any:
         return self._broker.config.broker_config
 
-    async def open(self, publish_timeout: float, broken: Callable[[str], None]) -> None:
+    async def open(
+        self, publish_timeout: float, broken: Callable[[str], None], failed: Failed
+    ) -> DriverError | None:
         """Connect."""
-        loop = self._loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
+        self._has_failed = asyncio.Event()
+        self._broken, self._failed = broken, failed
         self._has_middlewares = bool(self._broker.middlewares)
-
-        def on_error(error: Any) -> None:
-            if error.code() in LOGIN_CODES:
-                self._login_error = error
-            if error.code() in (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN):
-                # The loop may have ended.
-                with suppress(RuntimeError):
-                    loop.call_soon_threadsafe(broken, error.str())
-
         connection = self._settings.connection_config
-        connection.raw_producer_config.update(CONFLUENT_PRODUCER_OPTIONS)
-        connection.raw_producer_config["request_timeout_ms"] = int(REQUEST_SECONDS * 1000)
-        users_options = {**connection.config}
-        users_options.pop("error_cb", None)
+        raw = connection.raw_producer_config
+        if raw["request_timeout_ms"] == FASTSTREAM_REQUEST_MILLISECONDS:
+            raw["request_timeout_ms"] = int(REQUEST_SECONDS * 1000)
         connection.config = {
             "delivery.timeout.ms": int(publish_timeout * 1000),
             "socket.keepalive.enable": True,
             "socket.timeout.ms": 10_000,
             # The client would write to stderr before its errors can be looked at.
             "log_level": 0,
-            "error_cb": on_error,
-        } | users_options
+        } | connection.config
         options = connection.producer_config
         max_request_bytes = int(options.get("message.max.bytes", CONFLUENT_REQUEST_BYTES))
         codec = options.get("compression.type") or options.get("compression.codec")
@@ -145,25 +208,109 @@ class ConfluentClient:
         )
         self._delivered.clear()
         self._loop_called = False
-        self._login_error = None
-        await self._broker.start()
-        # Clients that are made from here on are group members; the errors of one client suffice.
-        connection.config["error_cb"] = _ignore_error
-        self._producer = self._settings.producer._producer.producer.producer
+        settings = self._settings
+        settings.producer = stand_in = NewProducer(settings.producer, self._use)
         try:
-            await call_blocking(self._producer.list_topics, timeout=CONFLUENT_CONNECT_SECONDS)
+            with self._producer_options():
+                await self._broker.start()
+        finally:
+            settings.producer = stand_in.producer
+        await self._check(self._producer)
+        return None
+
+    @contextmanager
+    def _producer_options(self) -> Generator[None]:
+        """Add options of a producer to those of the clients that are made inside the block."""
+        self._login_error = None
+        connection = self._settings.connection_config
+        users_options = connection.config
+        options: dict[str, Any] = {"error_cb": self._on_error}
+        is_idempotent = connection.producer_config.get("enable.idempotence")
+        if not is_idempotent and not users_options.keys() & {*IN_FLIGHT}:
+            # Or a batch that is sent again could come behind later events of its key.
+            options[IN_FLIGHT[0]] = 1
+        connection.config = users_options | options
+        try:
+            yield
+        finally:
+            # Clients that are made from here on are group members; the errors of one client
+            # suffice.
+            connection.config = {"error_cb": _ignore} | users_options
+
+    def _use(self, fast_producer: AsyncConfluentProducer) -> None:
+        """Publish with a producer of FastStream from here on."""
+        self._producer = producer = fast_producer.producer
+        self._failure = None
+        self._has_failed.clear()
+        self._watched = WatchedProducer(producer, partial(self._tell_failure, producer))
+        fast_producer.producer = cast("Any", self._watched)
+
+    def _on_error(self, error: Any) -> None:
+        """Take an error of a producer; called in the thread that polls it."""
+        self._users_error_cb(error)
+        if error.code() in LOGIN_CODES:
+            self._login_error = error
+        if error.code() in CONNECTION_LOST_CODES:
+            self._call_soon(self._broken, error.str())
+
+    def _tell_failure(self, producer: Any, error: KafkaException) -> None:
+        """Pass on that a producer has failed; called in the thread that polls it."""
+        self._call_soon(self._fail, producer, to_driver_error(error))
+
+    def _call_soon(self, function: Callable[..., None], *args: object) -> None:
+        # The loop may have ended.
+        with suppress(RuntimeError):
+            if self._loop is not None:
+                self._loop.call_soon_threadsafe(function, *args)
+
+    def _fail(self, producer: Any, error: DriverError) -> None:
+        if producer is self._producer and self._failure is None:
+            self._failure = error
+            self._has_failed.set()
+            self._failed(error)
+
+    async def _reason(self, error: DriverError) -> ProducerFailedError:
+        """Return why the producer has failed; the client tells it once, to its poller."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REASON_SECONDS):
+                await self._has_failed.wait()
+        return ProducerFailedError(str(self._failure or error))
+
+    async def _check(self, producer: Any) -> None:
+        """Return when a broker has answered a producer."""
+        try:
+            await call_blocking(producer.list_topics, timeout=CONFLUENT_CONNECT_SECONDS)
         except DriverError:
             # The client tells the reason to the callback, and then raises that it has no answer.
             if self._login_error is None:
                 raise
             raise to_driver_error(self._login_error) from None
 
+    async def renew(self) -> None:
+        """Replace the producer."""
+        settings = self._settings
+        producer = settings.producer
+        old = producer._producer.producer
+        with self._producer_options():
+            new = AsyncConfluentProducer(logger=settings.logger, config=settings.connection_config)
+        old_state = self._producer, self._watched, self._failure
+        self._use(new)
+        try:
+            await self._check(self._producer)
+        except BaseException:
+            self._producer, self._watched, self._failure = old_state
+            await _stop(new)
+            raise
+        producer.connect(new, producer.serializer, producer.codec)
+        await _stop(old)
+
     async def close(self, *, lost: bool) -> None:
         """Disconnect; events that cannot be sent within a moment are given up."""
         producer, self._producer = self._producer, None
         if producer is not None:
             if not lost:
-                await asyncio.to_thread(producer.flush, CONFLUENT_FLUSH_SECONDS)
+                with suppress(DriverError):
+                    await call_blocking(producer.flush, CONFLUENT_FLUSH_SECONDS)
             # Unsent events would keep the client from ending.
             producer.purge()
         with suppress(KafkaException):
@@ -245,10 +392,12 @@ class ConfluentClient:
     async def flush(self) -> None:
         """Return when no event is under way, or after a time limit."""
         with suppress(DriverError):
-            await call_blocking(self._client.flush, REQUEST_SECONDS)
+            await call_blocking(self._watched.flush, REQUEST_SECONDS)
 
     async def send(self, topic: str, outgoing: Outgoing, answer: Answer) -> None:
         """Send an event; `answer` is called with its result."""
+        if self._failure is not None:
+            raise ProducerFailedError(str(self._failure))
         key = None if outgoing.key is None else outgoing.key.encode()
         try:
             if self._has_middlewares:
@@ -264,8 +413,11 @@ class ConfluentClient:
                     headers=all_headers(outgoing),
                     on_delivery=partial(self._on_delivery, outgoing, answer, self._loop),
                 )
-        except Exception as error:  # noqa: BLE001 - a middleware may raise any exception
-            answer(outgoing, to_driver_error(error))
+        except Exception as error:
+            failure = to_driver_error(error)
+            if isinstance(failure, ProducerFailedError):
+                raise await self._reason(failure) from error
+            answer(outgoing, failure)
 
     def _on_delivery(
         self,
@@ -331,8 +483,17 @@ class ConfluentClient:
 
 
 def _receipt(message: Any) -> Receipt:
-    return Receipt(id=f"{message.topic()}-{message.partition()}@{message.offset()}")
+    return record_receipt(message.topic(), message.partition(), message.offset())
 
 
-def _ignore_error(_: Any) -> None:
-    """Ignore an error that the producer has, too; without a callback it would be logged."""
+async def _stop(producer: AsyncConfluentProducer) -> None:
+    """Stop a producer, and give up what it has not sent."""
+    # Unsent events would keep it from ending.
+    producer.producer.purge()
+    # It may raise the failure of the producer once more.
+    with suppress(KafkaException):
+        await producer.stop()
+
+
+def _ignore(_: object) -> None:
+    """Ignore a change of a client that is not open."""

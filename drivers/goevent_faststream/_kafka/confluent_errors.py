@@ -10,7 +10,8 @@ from confluent_kafka import KafkaError, KafkaException
 
 from goevent import DriverConnectionError, DriverError
 
-from .limits import BatchTooLargeError
+from .client import ProducerFailedError
+from .limits import BatchRefusedError, BatchTooLargeError
 
 T = TypeVar("T")
 
@@ -19,6 +20,16 @@ LOGIN_CODES = {
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
 }
+# The broker does not accept the producer id or the sequence numbers of a batch.
+SEQUENCE_CODES = {
+    KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
+    KafkaError.UNKNOWN_PRODUCER_ID,
+    KafkaError.INVALID_PRODUCER_ID_MAPPING,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+    KafkaError.PRODUCER_FENCED,
+}
+# A producer that fails gives its events up before it tells so.
+GIVEN_UP_CODES = {KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT}
 TOO_LARGE_CODES = {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.RECORD_LIST_TOO_LARGE}
 UNREACHABLE_CODES = {
     *LOGIN_CODES,
@@ -29,10 +40,13 @@ UNREACHABLE_CODES = {
     KafkaError._TIMED_OUT_QUEUE,
     KafkaError._RESOLVE,
     KafkaError._WAIT_COORD,
-    KafkaError._PURGE_QUEUE,
-    KafkaError._PURGE_INFLIGHT,
     KafkaError.REQUEST_TIMED_OUT,
 }
+
+
+def is_fatal(error: KafkaError) -> bool:
+    """Return whether the client does nothing more after an error."""
+    return bool(error.fatal()) or error.code() == KafkaError._FATAL
 
 
 def to_driver_error(error: BaseException | KafkaError) -> DriverError:
@@ -47,14 +61,13 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
     kind: type[DriverError] = DriverError
     if isinstance(cause, KafkaError):
         text, is_unreachable = cause.str(), cause.code() in UNREACHABLE_CODES
-        if cause.code() == KafkaError._FATAL:
-            # The client tells the reason only once, to its log.
-            text += (
-                "; the client sends nothing more, for instance because this user lacks the right "
-                "IdempotentWrite to the cluster (cluster authorization)"
-            )
-        if cause.code() in TOO_LARGE_CODES:
+        if is_fatal(cause) or cause.code() in GIVEN_UP_CODES:
+            kind, is_unreachable = ProducerFailedError, False
+            text = f"the producer has failed: {text}"
+        elif cause.code() in TOO_LARGE_CODES:
             kind = BatchTooLargeError
+        elif cause.code() in SEQUENCE_CODES:
+            kind = BatchRefusedError
         if cause.code() in LOGIN_CODES:
             text = f"the server rejects the login: {text}"
     else:

@@ -13,7 +13,7 @@ from goevent import DriverConnectionError
 from .._adapter.connection import BrokerConnection
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import no_answer
-from .client import KafkaClient
+from .client import Failed, KafkaClient
 
 KAFKA_CONNECT_SECONDS = 8.0  # until a broker must have answered when the bus opens
 PING_PAUSE_SECONDS = 1.0
@@ -34,8 +34,11 @@ class KafkaConnection(BrokerConnection):
         self._wait_seconds = wait_seconds
         self._broken = asyncio.Event()
 
-    async def open(self, host: AdapterHost) -> None:
+    async def open(self, host: AdapterHost, producer_failed: Failed) -> None:
         """Connect.
+
+        Args:
+            producer_failed: Called when the client's producer can send nothing more.
 
         Raises:
             DriverConnectionError: No broker answers.
@@ -44,13 +47,17 @@ class KafkaConnection(BrokerConnection):
         self._broken = asyncio.Event()
         try:
             async with asyncio.timeout(KAFKA_CONNECT_SECONDS):
-                await self._client.open(self._wait_seconds, self._connection_broke)
+                report = await self._client.open(
+                    self._wait_seconds, self._connection_broke, producer_failed
+                )
                 await self._client.ping()
         except TimeoutError:
             raise DriverConnectionError(
                 f"Kafka: no broker answers within {KAFKA_CONNECT_SECONDS:g} s"
             ) from None
         self._connectivity.mark_up()
+        if report is not None:
+            host.report(report)
 
     async def close(self) -> None:
         """Disconnect."""

@@ -1,7 +1,11 @@
 """The publisher to Kafka: it sends a whole burst before the first answer comes.
 
-Each event is answered exactly once: by the broker's receipt, by an error, or when its time is over.
-A late receipt is ignored then, and the event may have been written.
+Each event is answered exactly once: by the broker's receipt, by an error, or when its time is over,
+which begins with the publish. The error of an event that the client has got says that it may have
+arrived, unless the broker has refused it. A late receipt is ignored.
+
+*Failed producers.* A client may report that its producer can send nothing more. The events that the
+producer has are answered, `renewal` replaces it, and later events go through the new one.
 
 *Large events.* A broker refuses a whole batch that is too large for its topic. An event that is too
 large by itself fails before it is sent. If the topic takes less than the client puts into a batch,
@@ -17,12 +21,14 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from goevent import DriverConnectionError, DriverError, EncodeError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing
-from .client import KafkaClient
+from .._adapter.errors import may_have_arrived
+from .client import KafkaClient, ProducerFailedError
 from .connection import KafkaConnection
 from .limits import (
     BatchRefusedError,
@@ -31,6 +37,7 @@ from .limits import (
     event_bytes,
     not_utf8,
 )
+from .renewal import ProducerRenewal
 from .topics import colliding_topic, topic_of
 
 # On top of the publish timeout, so that the client's own, more exact error comes first.
@@ -53,6 +60,8 @@ class KafkaPublisher:
         self._connection = connection
         self._prefix = prefix
         self._timeout = timeout
+        self._renewal = ProducerRenewal(client, connection)
+        self._renewing: asyncio.Task[None] | None = None
         self._order = asyncio.Lock()
         self._topics: dict[str, PublishedTopic] = {}
         # The events of refused batches, until each was sent alone, and the task that does so.
@@ -61,17 +70,22 @@ class KafkaPublisher:
         self._alone: Outgoing | None = None
         # Set when an event was answered that a sender waits for.
         self._answered = asyncio.Event()
-        # The events without an answer and their deadlines, the oldest first.
+        # The events without an answer and their deadlines, the oldest first: those that wait here,
+        # and those that the client has got.
+        self._waiting: dict[Outgoing, float] = {}
         self._sent: dict[Outgoing, float] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def open(self) -> None:
         """Begin on a new loop."""
         self._order = asyncio.Lock()
+        self._renewal.open()
+        self._renewing = None
         self._topics.clear()
         self._refused.clear()
         self._sending_alone = self._alone = None
         self._answered = asyncio.Event()
+        self._waiting.clear()
         self._sent.clear()
         self._timer = None
 
@@ -80,10 +94,11 @@ class KafkaPublisher:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
-        if self._sending_alone is not None:
-            self._sending_alone.cancel()
+        for task in (self._sending_alone, self._renewing):
+            if task is not None:
+                task.cancel()
         error = DriverConnectionError("Kafka: the bus has ended before the broker replied")
-        for outgoing in [*self._sent]:
+        for outgoing in [*self._sent, *self._waiting]:
             self._answer(outgoing, error)
 
     async def topic(self, name: str) -> PublishedTopic:
@@ -119,11 +134,11 @@ class KafkaPublisher:
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish a burst; raises nothing."""
-        sent, answer = self._sent, self._answer
-        loop = asyncio.get_running_loop()
-        until = loop.time() + self._timeout + ANSWER_GRACE_SECONDS
-        deadline = self._connection.deadline()
-        sent.update(dict.fromkeys(burst, until))
+        waiting, sent, answer = self._waiting, self._sent, self._answer
+        renewal, loop = self._renewal, asyncio.get_running_loop()
+        deadline = loop.time() + self._timeout
+        until = deadline + ANSWER_GRACE_SECONDS
+        waiting.update(dict.fromkeys(burst, until))
         if self._timer is None:
             # One timer for all events. A timer for each burst would hold its events until it
             # fires, long after they were answered.
@@ -133,16 +148,78 @@ class KafkaPublisher:
                 try:
                     if not self._connection.is_up:
                         await self._connection.wait_until_up(deadline)
+                    if renewal.failure is not None:
+                        await self._renew()
                     topic = self._topics.get(outgoing.name) or await self.topic(outgoing.name)
                     if not topic.has_room(outgoing):
                         await self._wait_for_turn(topic, outgoing)
                     # It may have expired during one of the waits above.
-                    if outgoing in sent:
+                    if waiting.pop(outgoing, None) is not None:
+                        sent[outgoing] = until
                         await self._client.send(topic.topic, outgoing, answer)
+                except ProducerFailedError as error:
+                    await self._send_renewed(outgoing, error)
                 except (DriverError, EncodeError) as error:
                     answer(outgoing, error)
                 except UnicodeEncodeError as error:
                     answer(outgoing, not_utf8(outgoing.name, error))
+
+    # -- a failed producer
+
+    def producer_failed(self, error: DriverError) -> None:
+        """Replace the producer, which can send nothing more; called by the client."""
+        self._renewal.failed(error)
+        self._answered.set()
+        if self._renewing is None:
+            self._renewing = asyncio.create_task(self._renew_until_it_works())
+
+    async def _renew_until_it_works(self) -> None:
+        """Replace the producer also if no event comes: dead letters need it, too."""
+        while self._renewal.failure is not None:
+            await asyncio.sleep(self._renewal.seconds_left())
+            async with self._order:
+                # An event that comes during the pause gets the error; `renewal` has reported it.
+                with suppress(DriverError):
+                    await self._renew()
+        self._renewing = None
+
+    async def _renew(self) -> None:
+        """Replace the producer if it has failed, and answer the events that it has.
+
+        Raises:
+            DriverError: There is no other producer now.
+        """
+        failure = self._renewal.failure
+        if failure is None:
+            return
+        for outgoing in [*self._sent]:
+            if outgoing not in self._refused:
+                self._answer(outgoing, DriverConnectionError(str(failure)))
+        await self._renewal.renew()
+
+    async def _send_renewed(self, outgoing: Outgoing, error: ProducerFailedError) -> None:
+        """Send an event that the failed producer has not taken through the next one."""
+        until = self._sent.pop(outgoing, None)
+        if until is None:
+            return
+        self._waiting[outgoing] = until
+        if self._renewal.failure is None:
+            self.producer_failed(error)
+        try:
+            await self._renew()
+            topic = await self.topic(outgoing.name)
+            if self._waiting.pop(outgoing, None) is not None:
+                self._sent[outgoing] = until
+                await self._client.send(topic.topic, outgoing, self._answer)
+        except ProducerFailedError as failure:
+            # The new one has failed, too.
+            if self._sent.pop(outgoing, None) is not None:
+                self._waiting[outgoing] = until
+            self._answer(outgoing, DriverError(f"{failure}; the event was not sent"))
+        except (DriverError, EncodeError) as failure:
+            self._answer(outgoing, failure)
+
+    # -- the size of events
 
     async def _wait_for_turn(self, topic: PublishedTopic, outgoing: Outgoing) -> None:
         """Wait until an event fits into one batch with those of its topic that are under way.
@@ -162,44 +239,64 @@ class KafkaPublisher:
         if topic.max_bytes is None or not topic.is_narrow:
             return
         while topic.pending and topic.pending_bytes + size > topic.max_bytes:
-            self._answered.clear()
-            await self._answered.wait()
-        if outgoing in self._sent:
+            await self._wait_for_answer()
+        if outgoing in self._waiting:
             topic.add(outgoing, size)
 
+    # -- answers
+
     def _answer(self, outgoing: Outgoing, result: Receipt | Exception) -> None:
-        if outgoing not in self._sent:
+        is_sent = outgoing in self._sent
+        if not is_sent and self._waiting.pop(outgoing, None) is None:
             return
         topic = self._topics.get(outgoing.name)
         if topic is not None and topic.pending:
             topic.remove(outgoing)
             self._answered.set()
         if not isinstance(result, Receipt):
+            if isinstance(result, ProducerFailedError) and is_sent:
+                # The client reports the failure with its reason, and `_renew` answers the event.
+                return
             if isinstance(result, BatchRefusedError) and outgoing is not self._alone:
                 self._refused.append(outgoing)
                 if self._sending_alone is None:
                     self._sending_alone = asyncio.create_task(self._send_refused())
                 return
-            result = self._failed(outgoing, topic, result)
+            result = self._failed(outgoing, topic, result, is_sent=is_sent)
+        elif not self._renewal.is_proven:
+            self._renewal.prove()
         if outgoing is self._alone:
             self._alone = None
             self._answered.set()
-        del self._sent[outgoing]
+        if is_sent:
+            del self._sent[outgoing]
         outgoing.done(result)
 
     def _failed(
-        self, outgoing: Outgoing, topic: PublishedTopic | None, error: Exception
+        self, outgoing: Outgoing, topic: PublishedTopic | None, error: Exception, *, is_sent: bool
     ) -> Exception:
         """Return the error of an event that is not sent again."""
         # The topic may be gone; the next event looks for it, and creates it.
         if topic is not None and not topic.pending and not isinstance(error, EncodeError):
-            del self._topics[outgoing.name]
+            self._topics.pop(outgoing.name, None)
         if isinstance(error, BatchTooLargeError):
             return DriverError(
                 f"{error}; the topic {topic_of(self._prefix, outgoing.name)!r} does not take the "
                 f"{event_bytes(outgoing)} bytes of this event, with key and headers"
             )
+        if is_sent and isinstance(error, DriverConnectionError):
+            return may_have_arrived(error)
         return error
+
+    async def _wait_for_answer(self) -> None:
+        """Wait until an event is answered; a failed producer answers none."""
+        if self._renewal.failure is not None:
+            # The events have their answers in any case, and the next one is told the error.
+            with suppress(DriverError):
+                await self._renew()
+            return
+        self._answered.clear()
+        await self._answered.wait()
 
     async def _send_refused(self) -> None:
         """Send the events of refused batches again, each one alone."""
@@ -213,6 +310,7 @@ class KafkaPublisher:
                 if outgoing not in self._sent:
                     continue
                 try:
+                    await self._renew()
                     topic = await self.topic(outgoing.name)
                     await self._ask_for_limit(topic, began)
                     error = topic.size_error(
@@ -223,20 +321,27 @@ class KafkaPublisher:
                     if outgoing in self._sent:
                         self._alone = outgoing
                         await self._client.send(topic.topic, outgoing, self._answer)
-                        while self._alone is outgoing:
-                            self._answered.clear()
-                            await self._answered.wait()
+                except ProducerFailedError as error:
+                    await self._send_renewed(outgoing, error)
                 except (DriverError, EncodeError) as error:
                     self._answer(outgoing, error)
+                while self._alone is outgoing:
+                    await self._wait_for_answer()
             self._sending_alone = None
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer the events whose time is over, and set the timer for the next one."""
         self._timer = None
-        late = f"Kafka: no answer within {self._timeout:g} s; perhaps the event is written later"
-        now = loop.time()
-        for outgoing, until in [*self._sent.items()]:
-            if until > now:
-                self._timer = loop.call_at(until, self._expire, loop)
-                break
-            self._answer(outgoing, DriverConnectionError(late))
+        now, following = loop.time(), float("inf")
+        seconds = f"{self._timeout:g} s"
+        for events, text in (
+            (self._waiting, f"Kafka: the event was not sent within {seconds}"),
+            (self._sent, f"Kafka: no answer within {seconds}"),
+        ):
+            for outgoing, until in [*events.items()]:
+                if until > now:
+                    following = min(following, until)
+                    break
+                self._answer(outgoing, DriverConnectionError(text))
+        if following < float("inf"):
+            self._timer = loop.call_at(following, self._expire, loop)
