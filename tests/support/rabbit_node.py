@@ -101,6 +101,16 @@ class RabbitNode:
         except OSError:
             return False
 
+    def freeze(self) -> None:
+        """Stop the server as it is: its connections stay open, and it answers nothing."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        assert self._process is not None
+        os.killpg(self._process.pid, signal.SIGCONT)
+
     def kill(self) -> None:
         """Kill the server and its helpers."""
         if self._process is not None:

@@ -36,6 +36,7 @@ from goevent.drivers import read_driver_url
 
 from .._adapter.connectivity import DISCONNECT_SECONDS, REPLY_SECONDS
 from .._adapter.contract import AdapterHost
+from .client_log import ClientSilence
 from .errors import RABBIT_ERRORS, to_driver_error
 from .link import RECONNECT_PAUSE_SECONDS, MakeConnection, RabbitLink
 from .names import MAX_VIRTUAL_HOST_CHARS
@@ -106,6 +107,9 @@ class RabbitConnection:
         self._consuming.on_refused = self._on_refused
         self._is_publishing_loss_reported = False
         self._reported: dict[str, str] = {}
+        self._silence = ClientSilence()
+        # The reasons why this outage lasts.
+        self._connect_failures: set[str] = set()
 
     async def open(self, host: AdapterHost) -> None:
         """Start the broker, connect twice, and declare everything.
@@ -116,6 +120,7 @@ class RabbitConnection:
         """
         tolerate_invalid_properties()
         show_close_reasons()
+        self._silence.begin()
         self._reset()
         opened = await asyncio.gather(
             self._consuming.open(host, self._connect),
@@ -138,6 +143,7 @@ class RabbitConnection:
         self._refused_queues: set[str] = set()
         self._is_publishing_loss_reported = False
         self._reported.clear()
+        self._connect_failures.clear()
 
     async def _connect(self, make: MakeConnection) -> object:
         broker: Any = self.broker
@@ -165,6 +171,7 @@ class RabbitConnection:
             broker._connection, broker._channel = None, None
             broker.config.disconnect()
             await asyncio.gather(self._consuming.close(), self.publishing.close())
+            self._silence.end()
 
     # -- the connection for deliveries, as adapters use it
 
@@ -261,7 +268,7 @@ class RabbitConnection:
 
     async def _set_up(self) -> None:
         """Set up the consume channel of a new connection."""
-        self.resolve("connection")
+        self._connect_failures.clear()
         await self._open_consume_channel(is_new=True)
 
     async def _open_consume_channel(self, *, is_new: bool) -> None:
@@ -321,11 +328,13 @@ class RabbitConnection:
             self.host.report(self.publishing.blocked_error())
 
     def _on_refused(self, error: DriverError) -> None:
-        self.report_once("connection", error)
+        if str(error) not in self._connect_failures:
+            self._connect_failures.add(str(error))
+            self.host.report(error)
 
     def _on_publishing_refused(self, error: DriverError) -> None:
         if self._consuming.is_up:
-            self.report_once("connection for publishes", error)
+            self._on_refused(error)
 
     def _on_publishing_changed(self, connected: bool, reason: str) -> None:
         if not connected:
@@ -344,7 +353,7 @@ class RabbitConnection:
 
     def _report_publishing_return(self) -> None:
         self._is_publishing_loss_reported = False
-        self.resolve("connection for publishes")
+        self._connect_failures.clear()
         self.host.report(DriverConnectionError("RabbitMQ: the connection for publishes is back"))
 
 

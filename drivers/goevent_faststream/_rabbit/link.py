@@ -26,7 +26,7 @@ from aiormq.exceptions import ConnectionClosed
 from goevent import DriverError
 
 from .._adapter.connection import BrokerConnection
-from .._adapter.connectivity import DISCONNECT_SECONDS, FIRST_CONNECTION_SECONDS
+from .._adapter.connectivity import DISCONNECT_SECONDS, FIRST_CONNECTION_SECONDS, REPLY_SECONDS
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, no_server, not_connected
 from .errors import RABBIT_ERRORS, is_refused_connection, to_driver_error
@@ -42,34 +42,31 @@ class RabbitLink(BrokerConnection):
     """One of the connections of a bus.
 
     Args:
-        wait_seconds: How long a caller waits for a lost or blocked connection, counted from the
-            loss or the block.
+        wait_seconds: How long a caller waits for a lost or blocked connection.
 
     Attributes:
         on_connect: Called on each new connection to set it up; then it is up.
-        on_refused: Called with the error of each reconnect that the server refuses.
+        on_refused: Called with the error of each reconnect that fails.
         on_blocked: Called with the server's reason when it blocks the connection, and with None
             when it reads from it again.
-        on_blocked_long: Each called when the connection has been blocked for `wait_seconds`.
         blocked_reason: The server's reason while it has blocked the connection, or None.
     """
 
     def __init__(self, wait_seconds: float) -> None:
         super().__init__("RabbitMQ", wait_seconds)
-        self._wait_seconds = wait_seconds
         self.on_connect: Callable[[], Awaitable[None]] = _do_nothing
         self.on_refused: Callable[[DriverError], object] = _ignore
         self.on_blocked: Callable[[str | None], object] = _ignore
-        self.on_blocked_long: list[Callable[[], object]] = []
         self.blocked_reason: str | None = None
-        self._blocked_at = 0.0
         # Each set while the link is in that state.
         self._blocked = asyncio.Event()
         self._unblocked = asyncio.Event()
-        self._blocked_timer: asyncio.TimerHandle | None = None
         self._client: RobustConnection | None = None
         self._starting: asyncio.Task[object] | None = None
         self._pause_seconds = RECONNECT_PAUSE_SECONDS
+        self._is_checking = False
+        # Why this side closes the connection, until it is closed.
+        self._given_up_reason = ""
 
     async def open(
         self,
@@ -93,6 +90,7 @@ class RabbitLink(BrokerConnection):
         # The client's connect task ends only when its connection is closed, so `close` needs this
         # object even if nothing ever answers.
         self._client = None
+        self._is_checking, self._given_up_reason = False, ""
         self._starting = asyncio.get_running_loop().create_task(connect(self._make_client))
         await asyncio.wait({self._starting}, timeout=FIRST_CONNECTION_SECONDS)
         if not self._starting.done():
@@ -105,7 +103,7 @@ class RabbitLink(BrokerConnection):
         await self._set_up()
 
     def _make_client(self, *args: Any, **kwargs: Any) -> RobustConnection:
-        self._client = RobustConnection(*args, **kwargs)
+        self._client = _Client(*args, **kwargs)
         return self._client
 
     @property
@@ -160,8 +158,8 @@ class RabbitLink(BrokerConnection):
         """Wait until there is a connection and the server reads from it.
 
         Args:
-            deadline: The end of the wait for a connection.
-            patient: Wait for as long as the server blocks the connection.
+            deadline: The end of the wait.
+            patient: Wait for as long as the server blocks the connection, even beyond `deadline`.
 
         Raises:
             DriverConnectionError: There was no connection in time.
@@ -170,9 +168,8 @@ class RabbitLink(BrokerConnection):
         await self.wait_until_up(deadline)
         while self.blocked_reason is not None:
             error = self.blocked_error()
-            until = None if patient else self._blocked_at + self._wait_seconds
             try:
-                async with asyncio.timeout_at(until):
+                async with asyncio.timeout_at(None if patient else deadline):
                     await self._unblocked.wait()
             except TimeoutError:
                 raise error from None
@@ -195,9 +192,6 @@ class RabbitLink(BrokerConnection):
         is_new = self.blocked_reason is None
         self.blocked_reason = frame.reason or "it gives no reason"
         if is_new and not self._connectivity.is_closing:
-            loop = asyncio.get_running_loop()
-            self._blocked_at = loop.time()
-            self._blocked_timer = loop.call_later(self._wait_seconds, self._on_wait_over)
             self._unblocked.clear()
             self._blocked.set()
             self.on_blocked(self.blocked_reason)
@@ -206,15 +200,8 @@ class RabbitLink(BrokerConnection):
         if self._mark_unblocked():
             self.on_blocked(None)
 
-    def _on_wait_over(self) -> None:
-        for callback in self.on_blocked_long:
-            callback()
-
     def _mark_unblocked(self) -> bool:
         was_blocked, self.blocked_reason = self.blocked_reason is not None, None
-        if self._blocked_timer is not None:
-            self._blocked_timer.cancel()
-            self._blocked_timer = None
         self._blocked.clear()
         self._unblocked.set()
         return was_blocked
@@ -224,15 +211,20 @@ class RabbitLink(BrokerConnection):
     def _on_closed(self, _: object = None, error: BaseException | None = None) -> None:
         # The next connection is not blocked until it publishes.
         self._mark_unblocked()
-        if not is_refused_connection(error):
-            self._connectivity.mark_down(_server_reason(error))
+        given_up, self._given_up_reason = self._given_up_reason, ""
+        is_refused = is_refused_connection(error)
+        if not isinstance(error, Exception) or (self.is_up and not is_refused):
+            self._connectivity.mark_down(given_up or _server_reason(error))
             return
-        # A reconnect was refused. The reason may go away, but not within a second.
-        refusal = to_driver_error(error)  # type: ignore[arg-type]
-        self._connectivity.mark_down(str(refusal).removeprefix("RabbitMQ: "))
-        if self._client is not None:
+        # A reconnect has failed.
+        failure = to_driver_error(error)
+        self._connectivity.mark_down(str(failure).removeprefix("RabbitMQ: "))
+        if self._client is None or self._connectivity.is_closing:
+            return
+        if is_refused:
+            # The reason may go away, but not within a second.
             self._client.reconnect_interval = max(self._pause_seconds, REFUSED_PAUSE_SECONDS)
-            self.on_refused(refusal)
+        self.on_refused(failure)
 
     def _on_reconnected(self, *_: object) -> None:
         if not self._connectivity.is_closing:
@@ -254,17 +246,51 @@ class RabbitLink(BrokerConnection):
         transport: Any = None if self._client is None else self._client.transport
         return transport is not None and not transport.connection.is_closed
 
-    async def reconnect(self) -> None:
-        """Close the connection below the client's, which makes the client reconnect."""
+    async def reconnect(self, reason: str = "") -> None:
+        """Close the connection below the client's, which makes the client reconnect.
+
+        Args:
+            reason: The reason, for the report of the lost connection.
+        """
         transport = self._connected.transport
         if transport is not None:
-            # This error also ends the channels; its type tells it from an error of the server.
+            # The client may replace this error by another one, without the reason.
+            self._given_up_reason = reason
+            # It also ends the channels; its type tells it from an error of the server.
             with suppress(*RABBIT_ERRORS):
-                await transport.connection.close(ConnectionError("the channel was closed"))
+                await transport.connection.close(ConnectionError("the connection was given up"))
+
+    async def check(self) -> None:
+        """Open a channel and close it; if the server does not answer, reconnect."""
+        if self._is_checking or not self.is_up:
+            return
+        self._is_checking = True
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                await (await self.open_channel(confirms=False)).close()
+        except TimeoutError:
+            # A server that blocks the connection reads nothing from it.
+            if self.is_up and self.blocked_reason is None:
+                await self.reconnect(f"no answer within {REPLY_SECONDS:g} s")
+        except (DriverError, *RABBIT_ERRORS):
+            # The connection is lost, and the client reconnects.
+            pass
+        finally:
+            self._is_checking = False
+
+
+class _Client(RobustConnection):
+    """A connection of aio-pika that waits for no handshake for ever.
+
+    A server that accepts connections and says nothing would otherwise keep it from trying again.
+    """
+
+    async def connect(self, timeout: Any = None) -> None:
+        await super().connect(REPLY_SECONDS if timeout is None else timeout)
 
 
 def _server_reason(error: BaseException | None) -> str:
-    """Return the server's own reason for closing a connection; empty if it gave none."""
+    """Return the reason for the loss of a connection; empty if the server gave none."""
     return str(error.args[-1]) if isinstance(error, ConnectionClosed) and error.args else ""
 
 
