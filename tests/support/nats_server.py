@@ -88,6 +88,16 @@ class NatsServer:
         assert self._process is not None
         self._process.send_signal(number)
 
+    def freeze(self) -> None:
+        """Stop the running server; returns when it does nothing any more."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        self.signal(signal.SIGCONT)
+
     def wipe(self) -> None:
         """Delete the data of JetStream; the server must not run."""
         shutil.rmtree(self.directory / "jetstream", ignore_errors=True)

@@ -316,6 +316,32 @@ class NatsConnection(BrokerConnection):
         if losses != self.losses or not self.client.is_connected:
             raise connection_lost("NATS")
 
+    def would_wait(self, size: int) -> bool:
+        """Tell whether the client would wait for the server before it has sent a message."""
+        client = self._client
+        limit: int = client._max_pending_size
+        pending: int = client._pending_data_size
+        return 0 < limit < pending + size + MAX_HEADER_LINES_BYTES
+
+    async def send_in_time(self, publish: Coroutine[Any, Any, object], deadline: float) -> bool:
+        """Await a publish of the client that would wait; return False if it was not sent in time.
+
+        The client waits for ten seconds. It swallows the cancellation of that wait, and has the
+        message in its buffer then.
+
+        Args:
+            deadline: The end of the wait, on the loop's clock.
+        """
+        if asyncio.get_running_loop().time() >= deadline:
+            publish.close()
+            return False
+        try:
+            async with asyncio.timeout_at(deadline):
+                await publish
+        except TimeoutError:
+            return False
+        return True
+
     async def _retry_subscriptions(self) -> None:
         """Send refused subscriptions again from time to time, while the connection lasts.
 

@@ -3,9 +3,11 @@
 Theory of operation: NATS does not reply to a publish. `NatsAdapter` therefore sends a PING behind
 the events that it has published; the PONG says that the server has taken all of them. One PING is
 under way at a time, and events that are published meanwhile wait for the next one. An event that
-was sent on an earlier connection fails: a later PONG says nothing about it. If the server refuses
-an event, its error line names the subject and comes before that PONG; the first event of that
-subject that waits fails with it. A subscription is confirmed by a PONG in the same way.
+was sent on an earlier connection fails: a later PONG says nothing about it. So does an event that
+waits for longer than `publish_timeout`, counted from its publish. Both may have arrived. If the
+server refuses an event, its error line names the subject and comes before that PONG; the first
+event of that subject that waits fails with it. A subscription is confirmed by a PONG in the same
+way.
 
 A bus that subscribes to a name and to patterns may receive a message once for each subscription
 that matches it. `OverlapFilter` lets one of these copies through.
@@ -22,7 +24,7 @@ from typing import Any
 from faststream.nats import NatsBroker
 from nats import errors
 
-from goevent import DriverError
+from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.connection import checked_broker
@@ -34,7 +36,7 @@ from .._adapter.contract import (
     Decision,
     Outgoing,
 )
-from .._adapter.errors import connection_lost
+from .._adapter.errors import connection_lost, may_have_arrived, no_answer
 from .._adapter.overlap import OverlapFilter
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
@@ -68,11 +70,13 @@ class SentEvent:
 
     Attributes:
         losses: The number of connections that were lost before it was sent.
+        deadline: The end of its wait, on the loop's clock.
         refusal: The server's refusal of the event.
     """
 
     outgoing: Outgoing
     losses: int
+    deadline: float
     refusal: DriverError | None = None
 
 
@@ -83,6 +87,7 @@ class NatsAdapter:
         self._broker = broker
         self._prefix = DEFAULT_SUBJECT_PREFIX if config.prefix is None else config.prefix
         check_prefix(self._prefix)
+        self._publish_timeout = config.publish_timeout
         self._connection = NatsConnection(broker, config.publish_timeout)
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
@@ -91,6 +96,7 @@ class NatsAdapter:
         self._unconfirmed: list[SentEvent] = []
         self._confirming: list[SentEvent] = []
         self._is_confirming = False
+        self._expiry: asyncio.TimerHandle | None = None
 
     @property
     def capabilities(self) -> Capabilities:
@@ -107,10 +113,13 @@ class NatsAdapter:
         self._publish_lock = asyncio.Lock()
         self._subscriptions.clear()
         self._unconfirmed, self._confirming, self._is_confirming = [], [], False
+        self._expiry = None
         await self._connection.open(host)
 
     async def close(self) -> None:
         """Disconnect."""
+        if self._expiry is not None:
+            self._expiry.cancel()
         self._subscriptions.clear()
         await self._connection.close()
 
@@ -197,41 +206,74 @@ class NatsAdapter:
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish events; one PONG confirms all that were sent before its PING."""
+        deadline = self._connection.deadline()
+        if self._publish_lock.locked():
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await self._publish_lock.acquire()
+            except TimeoutError:
+                await self._fail_unsent(burst, deadline)
+                return
+        else:
+            await self._publish_lock.acquire()
+        try:
+            await self._send(burst, deadline)
+        finally:
+            self._publish_lock.release()
+        if self._unconfirmed:
+            if self._expiry is None:
+                self._plan_expiry()
+            if not self._is_confirming:
+                self._is_confirming = True
+                try:
+                    while self._unconfirmed:
+                        await self._confirm()
+                finally:
+                    self._is_confirming = False
+
+    async def _send(self, burst: Sequence[Outgoing], deadline: float) -> None:
+        """Send events, and answer those that cannot be sent."""
         prefix, connection = self._prefix, self._connection
         # FastStream's publish costs five times as much as the client's, which does the same as long
         # as there are no middlewares.
         has_middlewares = bool(self._broker.middlewares)
-        deadline = connection.deadline()
-        async with self._publish_lock:
-            for outgoing in burst:
-                try:
-                    if not connection.is_up:
-                        await connection.wait_until_up(deadline)
-                    error = connection.size_error(outgoing.name, outgoing.body, outgoing.headers)
-                    if error is not None:
-                        outgoing.done(error)
-                        continue
-                    if has_middlewares:
-                        await self._publish_with_middlewares(outgoing)
-                    else:
-                        await connection.client.publish(
-                            prefix + outgoing.name,
-                            outgoing.body,
-                            headers={**outgoing.headers} if outgoing.headers else None,
-                        )
-                except DriverError as failure:
-                    outgoing.done(failure)
-                except Exception as failure:  # noqa: BLE001 - the client's, or a middleware's own
-                    outgoing.done(to_driver_error(failure))
-                else:
-                    self._unconfirmed.append(SentEvent(outgoing, connection.losses))
-        if self._unconfirmed and not self._is_confirming:
-            self._is_confirming = True
+        for index, outgoing in enumerate(burst):
             try:
-                while self._unconfirmed:
-                    await self._confirm()
-            finally:
-                self._is_confirming = False
+                if not connection.is_up:
+                    await connection.wait_until_up(deadline)
+                error = connection.size_error(outgoing.name, outgoing.body, outgoing.headers)
+                if error is not None:
+                    outgoing.done(error)
+                    continue
+                if has_middlewares:
+                    publishing = self._publish_with_middlewares(outgoing)
+                else:
+                    publishing = connection.client.publish(
+                        prefix + outgoing.name,
+                        outgoing.body,
+                        headers={**outgoing.headers} if outgoing.headers else None,
+                    )
+                if not connection.would_wait(len(outgoing.body)):
+                    await publishing
+                elif not await connection.send_in_time(publishing, deadline):
+                    await self._fail_unsent(burst[index:], deadline)
+                    return
+            except DriverError as failure:
+                outgoing.done(failure)
+            except Exception as failure:  # noqa: BLE001 - the client's, or a middleware's own
+                outgoing.done(to_driver_error(failure))
+            else:
+                self._unconfirmed.append(SentEvent(outgoing, connection.losses, deadline))
+
+    async def _fail_unsent(self, burst: Sequence[Outgoing], deadline: float) -> None:
+        """Answer events that could not be sent in time."""
+        error: DriverConnectionError = no_answer("NATS", self._publish_timeout)
+        try:
+            await self._connection.wait_until_up(deadline)
+        except DriverConnectionError as no_connection:
+            error = no_connection
+        for outgoing in burst:
+            outgoing.done(error)
 
     async def _publish_with_middlewares(self, outgoing: Outgoing) -> None:
         await self._broker.publish(
@@ -248,6 +290,8 @@ class NatsAdapter:
         result: DriverError | None = None
         try:
             await self._connection.flush()
+        except DriverConnectionError as error:
+            result = may_have_arrived(error)
         except DriverError as error:
             result = error
         except (errors.Error, OSError) as error:
@@ -255,18 +299,42 @@ class NatsAdapter:
         self._confirming = []
         losses = self._connection.losses
         for event in sent:
+            if event.outgoing.is_done:
+                continue
             if event.refusal is not None:
                 event.outgoing.done(event.refusal)
             elif result is None and event.losses != losses:
                 # The PONG says nothing about an event that was sent on an earlier connection.
-                event.outgoing.done(connection_lost("NATS"))
+                event.outgoing.done(may_have_arrived(connection_lost("NATS")))
             else:
                 event.outgoing.done(result)
+
+    def _plan_expiry(self) -> None:
+        """Plan the call of `_expire` for the event that has waited for the longest.
+
+        One timer serves all events, since a timer for each one would cost too much.
+        """
+        self._expiry = None
+        for event in (*self._confirming, *self._unconfirmed):
+            if not event.outgoing.is_done:
+                loop = asyncio.get_running_loop()
+                self._expiry = loop.call_at(event.deadline, self._expire)
+                return
+
+    def _expire(self) -> None:
+        """Answer the events that have waited for their time, while the server is silent."""
+        now = asyncio.get_running_loop().time()
+        for event in (*self._confirming, *self._unconfirmed):
+            if event.deadline <= now and not event.outgoing.is_done:
+                no_pong = may_have_arrived(no_answer("NATS", self._publish_timeout))
+                event.outgoing.done(event.refusal or no_pong)
+        self._plan_expiry()
 
     def _on_event_refused(self, subject: str, error: DriverError) -> bool:
         """Give a refusal to the first event of its subject; the server refuses them in order."""
         for event in (*self._confirming, *self._unconfirmed):
-            if event.refusal is None and self._prefix + event.outgoing.name == subject:
+            is_waiting = event.refusal is None and not event.outgoing.is_done
+            if is_waiting and self._prefix + event.outgoing.name == subject:
                 event.refusal = error
                 return True
         return False

@@ -7,8 +7,9 @@ event by the subject.
 
 If the acknowledgement of an event does not come in time, FastStream publishes the event again, and
 repeatedly until `publish_timeout`. The server may have stored it the first time. Each event carries
-its id as `Nats-Msg-Id`, and JetStream drops the second event of an id. A broker with middlewares
-always publishes through FastStream, since its middlewares run there.
+its id as `Nats-Msg-Id`, and JetStream drops the second event of an id. If the last attempt has no
+answer either, the error says that the event may have arrived. A broker with middlewares always
+publishes through FastStream, since its middlewares run there.
 
 An event that the server refuses fails at once, and alone. The stream refuses it in its
 acknowledgement, for instance because it is full. Missing rights come as an error line.
@@ -18,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -29,15 +31,13 @@ from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Receipt
 
 from .._adapter.contract import Outgoing, Result, publish_each
+from .._adapter.errors import may_have_arrived, no_answer
 from .connection import NatsConnection, api_error, to_driver_error
 from .stream import EventStream
 
 ACKNOWLEDGEMENT_SECONDS = 2.0  # for one attempt
 RETRY_PAUSE_SECONDS = 0.1
-TEMPORARY_ERRORS = (
-    DriverConnectionError,
-    errors.TimeoutError,
-)
+TEMPORARY_ERRORS = (DriverConnectionError, TimeoutError)
 MESSAGE_ID_HEADER = api.Header.MSG_ID.value
 UNAVAILABLE_CODE = 10008  # JetStream is temporarily unavailable, for instance without a leader
 
@@ -54,11 +54,13 @@ class PublishBatch:
 
     Attributes:
         pending: The events without an acknowledgement, by their reply subjects.
+        unavailable: The events that no server could store when they came.
         finished: Set when waiting any longer is pointless.
     """
 
     def __init__(self) -> None:
         self.pending: dict[str, Outgoing] = {}
+        self.unavailable: list[Outgoing] = []
         self.finished = asyncio.Event()
 
 
@@ -92,30 +94,39 @@ class JetStreamPublisher:
 
     async def publish(self, burst: Sequence[Outgoing]) -> None:
         """Publish events in order, and report the result of each."""
+        deadline = self._connection.deadline()
         if self._broker.middlewares:
-            await publish_each(burst, self._publish_until_accepted)
+            await publish_each(burst, partial(self._publish_until_accepted, deadline=deadline))
             return
         batch = PublishBatch()
-        unconfirmed: list[Outgoing] = []
+        unsent: list[Outgoing] = []
         for outgoing in burst:
-            if not await self._send(outgoing, batch):
-                unconfirmed.append(outgoing)
+            if not await self._send(outgoing, batch, deadline):
+                unsent.append(outgoing)
         if batch.pending:
+            now = asyncio.get_running_loop().time()
             try:
-                async with asyncio.timeout(ACKNOWLEDGEMENT_SECONDS):
+                async with asyncio.timeout_at(min(now + ACKNOWLEDGEMENT_SECONDS, deadline)):
                     await batch.finished.wait()
             except TimeoutError:
                 # The events without an acknowledgement are published again below. The server
                 # drops those that it has stored.
                 pass
-            unconfirmed += batch.pending.values()
             for reply_subject in batch.pending:
                 self._batches.pop(reply_subject, None)
-        if unconfirmed:
+        unsent += batch.unavailable
+        uncertain = [*batch.pending.values()]
+        if uncertain or unsent:
             # These may overtake events of later batches, because JetStream promises no order.
-            await publish_each(unconfirmed, self._publish_until_accepted)
+            again = {*uncertain}
+            await publish_each(
+                [*unsent, *uncertain],
+                lambda outgoing: self._publish_until_accepted(
+                    outgoing, deadline=deadline, was_sent=outgoing in again
+                ),
+            )
 
-    async def _send(self, outgoing: Outgoing, batch: PublishBatch) -> bool:
+    async def _send(self, outgoing: Outgoing, batch: PublishBatch, deadline: float) -> bool:
         """Send an event without awaiting its acknowledgement; return False if it was not sent.
 
         An event that is too large fails here, and needs no other attempt.
@@ -136,17 +147,22 @@ class JetStreamPublisher:
         batch.pending[reply_subject] = outgoing
         self._batches[reply_subject] = batch
         try:
-            await connection.client.publish(
+            publishing = connection.client.publish(
                 self._prefix + outgoing.name,
                 outgoing.body,
                 reply=reply_subject,
                 headers=headers,
             )
+            if not connection.would_wait(len(outgoing.body)):
+                await publishing
+                return True
+            if await connection.send_in_time(publishing, deadline):
+                return True
         except (errors.Error, OSError):
-            self._batches.pop(reply_subject, None)
-            # Without a refusal that came meanwhile.
-            return batch.pending.pop(reply_subject, None) is None
-        return True
+            pass
+        self._batches.pop(reply_subject, None)
+        # Without a refusal that came meanwhile.
+        return batch.pending.pop(reply_subject, None) is None
 
     async def _on_acknowledgement(self, message: Any) -> None:
         batch = self._batches.pop(message.subject, None)
@@ -160,6 +176,7 @@ class JetStreamPublisher:
             acknowledgement = None
         error = None if acknowledgement is None else acknowledgement.error
         if acknowledgement is None or (error and error.get("err_code") == UNAVAILABLE_CODE):
+            batch.unavailable.append(batch.pending.pop(message.subject))
             batch.finished.set()
             return
         self._finish(
@@ -188,10 +205,16 @@ class JetStreamPublisher:
         for batch in [*self._batches.values()]:
             batch.finished.set()
 
-    async def _publish_until_accepted(self, outgoing: Outgoing) -> Result:
-        """Publish one event, repeatedly until the server accepts it or the time is up."""
+    async def _publish_until_accepted(
+        self, outgoing: Outgoing, *, deadline: float, was_sent: bool = False
+    ) -> Result:
+        """Publish one event, repeatedly until the server accepts it or the time is up.
+
+        Args:
+            deadline: The end of the time, on the loop's clock.
+            was_sent: The event was sent before, and the server has not answered.
+        """
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._timeout
         headers = {**outgoing.headers, MESSAGE_ID_HEADER: outgoing.id}
         while True:
             try:
@@ -201,26 +224,44 @@ class JetStreamPublisher:
                 )
                 if size_error is not None:
                     return size_error
-                accepted: Any = await self._connection.run_while_connected(
-                    self._broker.publish(
-                        outgoing.body,
-                        self._prefix + outgoing.name,
-                        headers=headers,
-                        stream=self._stream.name,
-                        correlation_id=outgoing.id,
-                        timeout=ACKNOWLEDGEMENT_SECONDS,
-                    )
+                seconds = min(ACKNOWLEDGEMENT_SECONDS, deadline - loop.time())
+                if seconds <= 0:
+                    raise no_answer("NATS", self._timeout)
+                publishing = self._broker.publish(
+                    outgoing.body,
+                    self._prefix + outgoing.name,
+                    headers=headers,
+                    stream=self._stream.name,
+                    correlation_id=outgoing.id,
+                    timeout=seconds,
                 )
+                was_sent_before, was_sent = was_sent, True
+                # The client itself may wait for a server that takes no more bytes.
+                async with asyncio.timeout_at(deadline):
+                    accepted: Any = await self._connection.run_while_connected(publishing)
                 return Receipt(id=str(accepted.seq))
             except js_errors.NoStreamResponseError as error:
+                # It is an answer: the event was not stored.
+                was_sent = was_sent_before
                 if (failure := await self._no_stream(outgoing, error, deadline)) is not None:
-                    return failure
+                    return self._uncertain(failure) if was_sent else failure
             except TEMPORARY_ERRORS as error:
                 if loop.time() + RETRY_PAUSE_SECONDS > deadline:
-                    return to_driver_error(error)
+                    failure = to_driver_error(
+                        no_answer("NATS", self._timeout)
+                        if isinstance(error, TimeoutError)
+                        else error
+                    )
+                    return self._uncertain(failure) if was_sent else failure
                 await asyncio.sleep(RETRY_PAUSE_SECONDS)
             except Exception as error:  # noqa: BLE001 - the server's, or a middleware's own
                 return to_driver_error(error)
+
+    def _uncertain(self, failure: DriverError) -> DriverError:
+        """Return the failure of an event that was sent and not answered."""
+        if isinstance(failure, DriverConnectionError):
+            return may_have_arrived(failure)
+        return failure
 
     async def _no_stream(
         self, outgoing: Outgoing, error: Exception, deadline: float
@@ -229,8 +270,11 @@ class JetStreamPublisher:
         loop = asyncio.get_running_loop()
         failure = to_driver_error(error)
         try:
-            await self._stream.ensure()
+            async with asyncio.timeout_at(deadline):
+                await self._stream.ensure()
             self._stream.refuse_subject(self._prefix + outgoing.name)
+        except TimeoutError:
+            return failure
         except DriverConnectionError as unavailable:
             failure = unavailable
         except DriverError as refusal:
