@@ -34,7 +34,7 @@ last commit writes all partitions again, and not only those that changed.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -48,6 +48,7 @@ from .._adapter.contract import AdapterHost, Arrival
 from .._config import BrokerConfig
 from .client import GroupMember, KafkaClient, start_offsets
 from .flow_control import PartitionFlow
+from .history import PartitionHistory
 from .middlewares import KafkaMiddlewares
 from .offsets import (
     NOTHING_COMMITTED,
@@ -116,6 +117,7 @@ class KafkaConsumer:
         self._flow = PartitionFlow(max(MIN_UNSETTLED_RECORDS, 4 * config.prefetch))
         self._partitions: dict[int, PartitionOffsets] = {}
         self._given_up: dict[int, PartitionOffsets] = {}
+        self._histories: defaultdict[int, PartitionHistory] = defaultdict(PartitionHistory)
         self._ready: deque[KafkaRecord] = deque()
         # Set when records are ready; set when there is room for more of them.
         self._has_ready, self._has_room = asyncio.Event(), asyncio.Event()
@@ -223,7 +225,7 @@ class KafkaConsumer:
             partition = self._given_up.pop(number, None)
             # Only an unchanged commit point proves that no other member has read on.
             if partition is None or partition.committed != point:
-                partition = PartitionOffsets(number, point)
+                partition = PartitionOffsets(number, point, self._histories[number])
                 if committed is None:
                     # Commit the start itself, or the next member would begin elsewhere.
                     partition.committed = NOTHING_COMMITTED
@@ -245,15 +247,29 @@ class KafkaConsumer:
         `start` is for a new group. A partition that was added to the topic of an older group is
         read from its first record: it may have records from before the group knew of it.
         """
+        starts = await self._kept_starts(partitions)
         highest = self._highest_committed
-        added = [each for each in partitions if -1 < highest < each]
-        others = [each for each in partitions if each not in added]
-        starts: dict[int, int] = {}
+        added = [each for each in partitions if -1 < highest < each and each not in starts]
+        others = [each for each in partitions if each not in added and each not in starts]
         if added:
             starts.update(await start_offsets(self._member, added, "earliest"))
         if others:
             starts.update(await start_offsets(self._member, others, self._start))
         return starts
+
+    async def _kept_starts(self, partitions: Collection[int]) -> dict[int, int]:
+        """Return where this bus was in partitions whose commit points the broker has forgotten.
+
+        A group that begins at the first record reads all again, and `history` knows the repeats.
+        """
+        if self._start == "earliest":
+            return {}
+        kept = {each: self._given_up[each].base for each in partitions if each in self._given_up}
+        if not kept:
+            return {}
+        ends = await self._member.end_offsets([*kept])
+        # A topic that was created again is shorter.
+        return {each: base for each, base in kept.items() if base <= ends[each]}
 
     def _report_deleted(self, begin: Mapping[int, int], firsts: Mapping[int, int]) -> None:
         """Report records that the topic has deleted before the group read them.
@@ -357,10 +373,13 @@ class KafkaConsumer:
             text = f"the partition {self.topic}-{record.partition} has begun anew"
             self._host.report(DriverError(text), self.name)
             partition.is_assigned = False
-            partition = PartitionOffsets(record.partition, CommitPoint(record.offset))
+            history = self._histories[record.partition]
+            partition = PartitionOffsets(record.partition, CommitPoint(record.offset), history)
             self._partitions[record.partition] = partition
         if partition.add(record):
             self._ready.append(record)
+        elif record.state is RecordState.SETTLED:
+            self._has_changed.set()
 
     async def _wait_for_room(self) -> bool:
         """Return whether more may be read, after a short wait if not."""
@@ -418,6 +437,7 @@ class KafkaConsumer:
                 record.deliveries,
                 f"{self.topic}-{record.partition}@{record.offset}",
                 (self, record),
+                record.is_repeat,
             )
         )
 

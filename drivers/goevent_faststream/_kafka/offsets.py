@@ -22,6 +22,10 @@ delivered, as runs of equal marks: `goevent/1:1x1,8xs,` says that the first reco
 once, and that the next eight are settled. The member that takes the partition over, even after a
 crash, skips the settled records and continues the count of the deliveries of the others.
 
+A broker that was killed may go back to an older commit point, whose note does not know what came
+later. So `history` remembers what this bus has had: what it has settled is settled again without
+running, and other records are marked as repeats.
+
 Records with the same key run one after another. Each key has a queue of its records; only the first
 may be delivered, and a settled record makes the next one ready.
 """
@@ -37,6 +41,8 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from goevent.drivers import Backlog, KeyedFifo
+
+from .history import PartitionHistory, Recollection
 
 # Brokers take 4096 characters of metadata, unless they are configured otherwise.
 MAX_NOTE_CHARS = 2000
@@ -84,6 +90,7 @@ class KafkaRecord:
         published: The time of the record, in Unix seconds.
         raw: The client's own record.
         deliveries: How often it was delivered.
+        is_repeat: This bus may have had it, and `deliveries` does not count that.
         offsets: The partition that it was added to.
     """
 
@@ -96,11 +103,20 @@ class KafkaRecord:
     raw: Any
     deliveries: int = 0
     state: RecordState = RecordState.READY
+    is_repeat: bool = False
     offsets: PartitionOffsets = field(init=False, repr=False)
+
+    @property
+    def time(self) -> int:
+        """The time of the record in milliseconds; negative if it has none."""
+        return round(self.published * 1000)
 
 
 class PartitionOffsets:
     """The records of one partition between the committed offset and the position.
+
+    Args:
+        history: What this bus has had of the partition before; None for nothing.
 
     Attributes:
         base: The offset that may be committed: everything below it is settled.
@@ -110,13 +126,16 @@ class PartitionOffsets:
         records: The records from the first unsettled one on, in the order of the partition.
     """
 
-    def __init__(self, partition: int, start: CommitPoint) -> None:
+    def __init__(
+        self, partition: int, start: CommitPoint, history: PartitionHistory | None = None
+    ) -> None:
         self.partition = partition
         self.base = self.position = start.offset
         self.is_assigned = True
         self.committed = start
         self.records: deque[KafkaRecord] = deque()
         self._marks = read_note(start)
+        self._history = PartitionHistory() if history is None else history
         self._order: KeyedFifo[bytes, KafkaRecord] = KeyedFifo()
 
     def add(self, record: KafkaRecord) -> bool:
@@ -129,12 +148,15 @@ class PartitionOffsets:
         record.offsets = self
         self.position = record.offset + 1
         mark = self._marks.pop(record.offset, 0)
+        known = self._history.had(record.offset, record.time)
         self.records.append(record)
-        if mark == _SETTLED:
+        if mark == _SETTLED or known is Recollection.SETTLED:
             record.state = RecordState.SETTLED
+            self._history.settled(record.offset, record.time)
             self._advance()
             return False
         record.deliveries = mark
+        record.is_repeat = known is Recollection.REPEAT
         return record.key is None or self._order.add(record.key, record)
 
     def settle(self, record: KafkaRecord) -> KafkaRecord | None:
@@ -142,6 +164,7 @@ class PartitionOffsets:
         if record.state is RecordState.SETTLED:
             return None
         record.state = RecordState.SETTLED
+        self._history.settled(record.offset, record.time)
         self._advance()
         if record.key is None:
             return None

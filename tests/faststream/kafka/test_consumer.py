@@ -29,6 +29,7 @@ class RefusingMember:
     def __init__(self) -> None:
         self.commits = 0
         self.accepts = False
+        self.end = 7
 
     async def start(self) -> None:
         """Join."""
@@ -46,8 +47,8 @@ class RefusingMember:
         return dict.fromkeys(partitions, 0)
 
     async def end_offsets(self, partitions: Collection[int]) -> Mapping[int, int]:
-        """Return 7 for all partitions."""
-        return dict.fromkeys(partitions, 7)
+        """Return the same end for all partitions, at first 7."""
+        return dict.fromkeys(partitions, self.end)
 
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
         """Accept the commit if `accepts`."""
@@ -106,5 +107,29 @@ def test_added_partition_is_read_from_its_first_record() -> None:
         restarted = new_consumer()
         points = {0: CommitPoint(3), 1: None}
         assert await restarted.assigned(points) == {0: 3, 1: 0}
+
+    asyncio.run(main())
+
+
+def test_commit_point_that_the_broker_has_forgotten_is_where_the_bus_was() -> None:
+    async def main() -> None:
+        member = RefusingMember()
+        member.accepts = True
+        client: Any = FakeGroupClient(member)
+        broker: Any = SimpleNamespace(middlewares=())
+        topic = EventTopic("order", "order", "latest")
+        host: Any = SimpleNamespace()
+        consumer = KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic)
+        joined = asyncio.get_running_loop().create_task(consumer.start())
+        assert await consumer.assigned({0: None}) == {0: 7}
+        await joined
+        consumer.lost([0])
+        member.end = 12
+        assert await consumer.assigned({0: None}) == {0: 7}
+        consumer.lost([0])
+        # The topic was created again.
+        member.end = 3
+        assert await consumer.assigned({0: None}) == {0: 3}
+        await consumer.stop()
 
     asyncio.run(main())
