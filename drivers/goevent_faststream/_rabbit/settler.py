@@ -33,6 +33,7 @@ from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from copy import copy
 from functools import partial
+from itertools import islice
 from typing import Any
 
 from pamqp.encode import field_table
@@ -106,6 +107,8 @@ class RabbitSettler:
         # Events that the bus still holds although their connection is lost.
         self._without_delivery: dict[tuple[str, str], Arrival] = {}
         self._acknowledged: OrderedDict[tuple[str, str], None] = OrderedDict()
+        # The tags of this channel whose frames may still wait for room in the client's queue.
+        self._unwritten: set[int] = set()
 
     def reset(self) -> None:
         """Forget everything: the bus opens again."""
@@ -115,6 +118,7 @@ class RabbitSettler:
         self._orphans.clear()
         self._without_delivery.clear()
         self._acknowledged.clear()
+        self._unwritten = set()
         self._is_stopping = False
 
     def connection_lost(
@@ -142,6 +146,8 @@ class RabbitSettler:
             if id(arrival) not in finished
         )
         self.held.clear()
+        # A new set: the next channel uses the same tags for other messages.
+        self._unwritten = set()
 
     def queue_deleted(self, queue: str) -> None:
         """Note that a queue was deleted: the messages of it that the bus holds are orphans."""
@@ -270,18 +276,23 @@ class RabbitSettler:
         """Acknowledge messages, by one frame for all that came before the first held message."""
         if not tags:
             return
-        channel = self._connection.consume_channel
+        channel, unwritten = self._connection.consume_channel, self._unwritten
         for tag in tags:
             self.held.pop(tag, None)
         # A multiple acknowledgement covers all smaller tags, so it must end before the first
-        # message that is still held.
-        first_held = next(iter(self.held), None)
-        before = [tag for tag in tags if first_held is None or tag < first_held]
+        # message that is still held. The client's queue is bounded, and a frame that waits for room
+        # in it may be overtaken: an acknowledgement that covered a message whose return is not
+        # written yet would lose that message.
+        firsts = [*unwritten, *islice(self.held, 1)]
+        first_open = min(firsts) if firsts else None
+        before = [tag for tag in tags if first_open is None or tag < first_open]
+        unwritten.update(tags)
         if before:
             await channel.basic_ack(max(before), multiple=True, wait=False)
         for tag in tags:
-            if first_held is not None and tag > first_held:
+            if first_open is not None and tag > first_open:
                 await channel.basic_ack(tag, wait=False)
+        unwritten.difference_update(tags)
 
     async def _acknowledge_stored(self, stored: Sequence[Arrival]) -> None:
         """Acknowledge messages whose copies or dead letters the server has confirmed."""
@@ -332,8 +343,11 @@ class RabbitSettler:
             await self._return_counted(delayed)
 
     async def _requeue(self, arrival: Arrival) -> None:
-        self.held.pop(arrival.raw.tag, None)
-        await arrival.raw.channel.basic_nack(arrival.raw.tag, requeue=True, wait=False)
+        tag, unwritten = arrival.raw.tag, self._unwritten
+        self.held.pop(tag, None)
+        unwritten.add(tag)
+        await arrival.raw.channel.basic_nack(tag, requeue=True, wait=False)
+        unwritten.discard(tag)
 
     async def _replace_by_copies(
         self, arrivals: Sequence[Arrival], *, added_deliveries: int

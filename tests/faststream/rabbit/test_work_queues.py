@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
+import aiormq
 import pytest
 import trio
 from faststream.rabbit import RabbitBroker, RabbitQueue
@@ -38,6 +40,43 @@ async def test_failed_event_is_redelivered_until_it_is_a_dead_letter() -> None:
         assert headers["goevent-id"] == handles[3].id
         assert message.header.properties.delivery_mode == 2
         assert await sandbox.take_messages(sandbox.queue()) == []
+
+
+async def test_failed_event_is_not_lost_if_acknowledgements_overtake_its_return(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The client's queue holds ten frames. A frame that waits for room may be overtaken.
+    returned, acknowledged = list[int](), asyncio.Event()
+    nack, ack = aiormq.Channel.basic_nack, aiormq.Channel.basic_ack
+
+    async def late_nack(self: Any, tag: int, **options: Any) -> None:
+        returned.append(tag)
+        await acknowledged.wait()
+        await nack(self, tag, **options)
+
+    async def noted_ack(self: Any, tag: int, **options: Any) -> None:
+        await ack(self, tag, **options)
+        acknowledged.set()
+
+    monkeypatch.setattr(aiormq.Channel, "basic_nack", late_nack)
+    monkeypatch.setattr(aiormq.Channel, "basic_ack", noted_ack)
+    async with rabbit_sandbox() as sandbox:
+        bus, tries = sandbox.bus(backoff=0.001), list[tuple[int, int]]()
+
+        async def work(event: Paid) -> None:
+            deliveries = current_delivery().deliveries
+            tries.append((event.n, deliveries))
+            if (event.n, deliveries) == (1, 1):
+                raise ValueError
+            await until(lambda: returned)
+
+        bus.subscribe(work, Paid, concurrency=3)
+        async with bus:
+            await accepted(bus, 1, 2, 3)
+            await until(lambda: len(tries) == 4)
+            await until(lambda: bus.backlogs()[0].pending == 0)
+        assert sorted(tries) == [(1, 1), (1, 2), (2, 1), (3, 1)]
+        assert [str(report.error) for report in bus.reports if report.listener == "driver"] == []
 
 
 async def test_dead_letter_without_a_confirm_is_reported_and_written_again(
