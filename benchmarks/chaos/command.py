@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--events", type=int)
     parser.add_argument("--rate", type=float, default=100.0, help="events per second, together")
     parser.add_argument("--event-bytes", type=int, default=0, help="the size of each event's text")
+    parser.add_argument("--failures", type=float, default=0.01, help="the share of failing events")
     parser.add_argument("--producers", type=int, default=4)
     parser.add_argument("--consumers", type=int, default=4)
     parser.add_argument("--consumer-kills", type=int, help="kill -9 of consumers")
@@ -90,6 +91,7 @@ def _plan(chosen: argparse.Namespace) -> ChaosPlan:
         consumers=chosen.consumers,
         kills=kills | {kind: count for kind, count in counts.items() if count is not None},
         event_bytes=chosen.event_bytes,
+        failure_share=chosen.failures,
     )
 
 

@@ -44,6 +44,7 @@ class ChaosPlan:
         rate: Events per second of all producers together.
         kills: How many interruptions of each kind there are; `ChaosRun` has the kinds.
         event_bytes: The size of the text in each event.
+        failure_share: The share of events that fail, on durable drivers.
     """
 
     events: int
@@ -52,6 +53,7 @@ class ChaosPlan:
     consumers: int
     kills: Mapping[str, int]
     event_bytes: int = 0
+    failure_share: float = 0.01
 
 
 class ChaosRun:
@@ -216,7 +218,8 @@ class ChaosRun:
 
     def _consumer(self) -> subprocess.Popen[bytes]:
         url = self._url(group=GROUP, **self._driver.options)
-        return self._worker("consume", url, *(["--fails"] if self._driver.durable else []))
+        share = self._plan.failure_share if self._driver.durable else 0.0
+        return self._worker("consume", url, "--failure-share", str(share))
 
     def _producer(self, first: int, count: int) -> subprocess.Popen[bytes]:
         plan = self._plan

@@ -22,9 +22,6 @@ LISTENER_TASKS = 32
 MAX_CATCH_UP_SECONDS = 1.0
 """After an outage, a producer publishes the events of the last second faster, and not all."""
 
-FAILURE_SHARE = 0.01
-"""The share of events that fail and are retried, on durable drivers."""
-
 
 class Paid(Event, name=EVENT_NAME, key="account"):
     """The event."""
@@ -96,14 +93,19 @@ async def produce(
     record.write("end")
 
 
-async def consume(url: str, record: Record, *, fails: bool) -> None:
-    """Process events until a SIGTERM, and record the processed ones."""
+async def consume(url: str, record: Record, *, failure_share: float) -> None:
+    """Process events until a SIGTERM, and record the processed ones.
+
+    Args:
+        failure_share: The share of events that fail; a durable driver delivers them again.
+    """
     bus = _bus(url, record)
 
     async def work(event: Paid) -> None:
         began = time.monotonic_ns()
         delivery = current_delivery()
-        if fails and random.random() < FAILURE_SHARE:
+        if random.random() < failure_share:
+            record.write("failed", event.n, delivery.deliveries, began)
             raise ByChance
         await trio.sleep(random.random() * 0.01)
         flagged = int(delivery.redelivered or "goevent-retried" in delivery.headers)
@@ -133,7 +135,7 @@ def main() -> None:
             sub.add_argument("--rate", type=float, required=True)
             sub.add_argument("--bytes", type=int, default=0)
         else:
-            sub.add_argument("--fails", action="store_true")
+            sub.add_argument("--failure-share", type=float, default=0.0)
     chosen = parser.parse_args()
     logging.disable()
     if chosen.role == "produce":
@@ -149,7 +151,7 @@ def main() -> None:
             )
         )
     else:
-        trio.run(lambda: consume(chosen.url, chosen.record, fails=chosen.fails))
+        trio.run(lambda: consume(chosen.url, chosen.record, failure_share=chosen.failure_share))
 
 
 if __name__ == "__main__":
