@@ -11,11 +11,14 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import trio
+from faststream.kafka import KafkaBroker
 
+from goevent_faststream import FastStreamDriver
+from tests.support.faststream_buses import FastStreamBus
 from tests.support.kafka_mock import kafka_mock
 from tests.support.kafka_server import noida_server, tansu_server
 from tests.support.redis_server import FaultProxy
@@ -23,9 +26,6 @@ from tests.support.redis_server import FaultProxy
 
 class KafkaFeature(Enum):
     """A part of Kafka that not every broker of the tests has."""
-
-    AIOKAFKA_PRODUCER_ID = auto()
-    """aiokafka gets an id for its idempotent producer."""
 
     COMMIT_METADATA = auto()
     """A commit keeps the text that a member writes beside its offset."""
@@ -37,7 +37,7 @@ class KafkaFeature(Enum):
     """A record that was accepted survives that the broker is killed."""
 
 
-class TopicMaker(Protocol):
+class TopicCreator(Protocol):
     """Creates a topic."""
 
     def __call__(self, name: str, partitions: int = 1, *, exist_ok: bool = False) -> None: ...
@@ -49,15 +49,35 @@ class RunningKafka:
 
     Attributes:
         addr: The address for clients.
-        topic: Creates a topic.
+        session_seconds: A session timeout, as `claim_idle`, that it takes and a test can wait for.
+        create_topic: Creates a topic; blocks.
         down: Closes all connections and accepts no more.
         up: Accepts connections again; records and commits are still there.
+        has_producer_ids: aiokafka gets an id for an idempotent producer.
     """
 
     addr: str
-    topic: TopicMaker
+    session_seconds: float
+    create_topic: TopicCreator
     down: Callable[[], Awaitable[None]]
     up: Callable[[], Awaitable[None]]
+    has_producer_ids: bool = True
+
+    async def topic(self, name: str, partitions: int = 1) -> None:
+        """Create a topic."""
+        await trio.to_thread.run_sync(self.create_topic, name, partitions)
+
+    def bus(self, scheme: str, group: str | None = "shop", **options: Any) -> FastStreamBus:
+        """Return a bus with short pauses and a short session timeout."""
+        settings = {"backoff": 0.02, "claim_idle": self.session_seconds, **options}
+        if group is not None:
+            settings["group"] = group
+        query = "&".join(f"{name}={value}" for name, value in settings.items())
+        driver = FastStreamDriver.from_url(f"{scheme}://{self.addr}?{query}")
+        if scheme == "kafka" and not self.has_producer_ids:
+            broker = KafkaBroker(self.addr, enable_idempotence=False, logger=None)
+            driver = FastStreamDriver(broker, driver.config)
+        return FastStreamBus(driver)
 
 
 @dataclass(frozen=True)
@@ -66,14 +86,11 @@ class KafkaBrokerKind:
 
     Attributes:
         run: Runs it inside a `with` block.
-        session_seconds: A session timeout, as `claim_idle`, that it takes and that a test can wait
-            for.
         lacks: What it cannot do, and the reason.
     """
 
     name: str
     run: Callable[[], AbstractAsyncContextManager[RunningKafka]]
-    session_seconds: float
     lacks: Mapping[KafkaFeature, str]
 
     def needs(self, *features: KafkaFeature) -> None:
@@ -93,7 +110,7 @@ async def _mock() -> AsyncGenerator[RunningKafka]:
         async def up() -> None:
             mock.up()
 
-        yield RunningKafka(mock.addr, mock.topic, down, up)
+        yield RunningKafka(mock.addr, 1.2, mock.topic, down, up)
 
 
 @asynccontextmanager
@@ -108,7 +125,16 @@ async def _tansu() -> AsyncGenerator[RunningKafka]:
             proxy.refuse()
             proxy.reset()
 
-        yield RunningKafka(proxy.addr, server.topic, down, proxy.accept)
+        yield RunningKafka(
+            proxy.addr,
+            # A member joins after half of it, or after 3 seconds.
+            session_seconds=1.2,
+            create_topic=server.topic,
+            down=down,
+            up=proxy.accept,
+            # It answers version 0 of InitProducerId with error -1.
+            has_producer_ids=False,
+        )
         nursery.cancel_scope.cancel()
 
 
@@ -116,14 +142,14 @@ async def _tansu() -> AsyncGenerator[RunningKafka]:
 async def _noida() -> AsyncGenerator[RunningKafka]:
     async with noida_server() as server:
         stop = partial(trio.to_thread.run_sync, server.stop)
-        yield RunningKafka(server.addr, server.topic, stop, server.start)
+        # Like Kafka, it refuses a shorter session timeout.
+        yield RunningKafka(server.addr, 6.0, server.topic, stop, server.start)
 
 
 KAFKA_BROKERS: Mapping[str, KafkaBrokerKind] = {
     "mock": KafkaBrokerKind(
         "the mock",
         _mock,
-        1.2,
         {
             KafkaFeature.DURABLE_COMMITS: "has no process to kill",
             KafkaFeature.DURABLE_RECORDS: "has no process to kill",
@@ -132,9 +158,7 @@ KAFKA_BROKERS: Mapping[str, KafkaBrokerKind] = {
     "tansu": KafkaBrokerKind(
         "tansu",
         _tansu,
-        1.2,  # a member joins after half of it, or after 3 seconds
         {
-            KafkaFeature.AIOKAFKA_PRODUCER_ID: "answers aiokafka's InitProducerId with error -1",
             KafkaFeature.COMMIT_METADATA: "drops the metadata of commits",
             KafkaFeature.DURABLE_COMMITS: "keeps everything in memory",
             KafkaFeature.DURABLE_RECORDS: "keeps everything in memory",
@@ -143,7 +167,6 @@ KAFKA_BROKERS: Mapping[str, KafkaBrokerKind] = {
     "noida": KafkaBrokerKind(
         "noida-db",
         _noida,
-        6.0,  # it refuses less, as Kafka does
         {
             KafkaFeature.DEAD_MEMBERS_LEAVE: "never removes a member that has died",
             KafkaFeature.DURABLE_COMMITS: "writes groups to its files only when it is stopped",

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 import trio
@@ -176,12 +176,19 @@ async def _assign_late(leader: Any, response: Any, perform: Any = _PERFORM_ASSIG
     return assignment
 
 
-async def read_records(mock: KafkaMock, topic: str, count: int) -> list[Any]:
+class Addressed(Protocol):
+    """A broker at an address."""
+
+    @property
+    def addr(self) -> str: ...
+
+
+async def read_records(broker: Addressed, topic: str, count: int) -> list[Any]:
     """Return the records of a topic; waits until there are so many."""
     import confluent_kafka
 
     def read() -> list[Any]:
-        settings = {"bootstrap.servers": mock.addr, "group.id": "all", "log_level": 0}
+        settings = {"bootstrap.servers": broker.addr, "group.id": "all", "log_level": 0}
         consumer = confluent_kafka.Consumer(settings | {"auto.offset.reset": "earliest"})
         known = consumer.list_topics(topic, timeout=HANG_SECONDS).topics[topic].partitions
         consumer.assign([confluent_kafka.TopicPartition(topic, each, 0) for each in known])

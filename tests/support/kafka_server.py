@@ -15,6 +15,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import trio
 
@@ -145,7 +146,7 @@ class KafkaServer:
             NewTopic,  # pyright: ignore[reportPrivateImportUsage]
         )
 
-        admin = AdminClient({"bootstrap.servers": self.addr, "log_level": 0})
+        admin: Any = AdminClient({"bootstrap.servers": self.addr, "log_level": 0})
         created = admin.create_topics([NewTopic(name, partitions, 1)])
         try:
             created[name].result(HANG_SECONDS)

@@ -1,9 +1,10 @@
-"""A fixture of all Kafka tests."""
+"""Fixtures of all Kafka tests."""
 
 import threading
 from collections.abc import Generator
 
 import pytest
+from tests.support.kafka_brokers import KAFKA_BROKERS, KafkaBrokerKind
 from tests.support.limits import HANG_SECONDS
 
 
@@ -20,3 +21,11 @@ def _threads_end() -> Generator[None]:
     for thread in started:
         thread.join(HANG_SECONDS)
     assert not [each.name for each in started if each.is_alive()]
+
+
+@pytest.fixture(params=[*KAFKA_BROKERS.values()], ids=[*KAFKA_BROKERS])
+def kind(request: pytest.FixtureRequest) -> KafkaBrokerKind:
+    """Run the test on each of the brokers."""
+    kind = request.param
+    assert isinstance(kind, KafkaBrokerKind)
+    return kind

@@ -1,4 +1,4 @@
-"""Durable events on Kafka with both clients of FastStream, on librdkafka's mock."""
+"""Durable events on Kafka with both clients of FastStream, on the mock and on real brokers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import pytest
 import trio
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import check_backlog
-from tests.support.kafka_mock import KafkaMock, kafka_mock, read_records
+from tests.support.kafka_brokers import KafkaBrokerKind, KafkaFeature, RunningKafka
+from tests.support.kafka_mock import read_records
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import REGISTRY, Deep, Paid, User, numbers, opened, until
 from tests.support.redis_server import free_port
@@ -36,22 +37,11 @@ class OrderMoved(Event, name="order.moved", key="order", registry=REGISTRY):
     n: int = 0
 
 
-def bus_on(
-    mock: KafkaMock, scheme: str, group: str | None = "shop", **options: object
-) -> FastStreamBus:
-    """Return a bus with short pauses and a short session timeout."""
-    settings: dict[str, object] = {"backoff": 0.02, "claim_idle": 1.2, **options}
-    if group is not None:
-        settings["group"] = group
-    query = "&".join(f"{name}={value}" for name, value in settings.items())
-    return FastStreamBus(f"{scheme}://{mock.addr}?{query}")
-
-
-async def write_records(mock: KafkaMock, topic: str, *bodies: bytes) -> None:
+async def write_records(server: RunningKafka, topic: str, *bodies: bytes) -> None:
     """Write records as a foreign producer."""
 
     def write() -> None:
-        producer = confluent_kafka.Producer({"bootstrap.servers": mock.addr, "log_level": 0})
+        producer = confluent_kafka.Producer({"bootstrap.servers": server.addr, "log_level": 0})
         for body in bodies:
             producer.produce(topic, body)
         assert producer.flush(5) == 0
@@ -59,12 +49,12 @@ async def write_records(mock: KafkaMock, topic: str, *bodies: bytes) -> None:
     await trio.to_thread.run_sync(write)
 
 
-async def commit_point(mock: KafkaMock, group: str, topic: str) -> tuple[int, str]:
+async def commit_point(server: RunningKafka, group: str, topic: str) -> tuple[int, str]:
     """Return the committed offset and its metadata, of the first partition of a topic."""
 
     def ask() -> tuple[int, str]:
         consumer = confluent_kafka.Consumer(
-            {"bootstrap.servers": mock.addr, "group.id": group, "log_level": 0}
+            {"bootstrap.servers": server.addr, "group.id": group, "log_level": 0}
         )
         (found,) = consumer.committed(
             [confluent_kafka.TopicPartition(topic, 0)], timeout=HANG_SECONDS
@@ -117,17 +107,19 @@ def _no_thread_is_left() -> Generator[None]:
 
 
 @both_clients
-async def test_receipt_is_the_partition_and_offset_of_the_record(scheme: str) -> None:
-    async with kafka_mock() as mock, bus_on(mock, scheme, None) as bus:
-        mock.topic(TOPIC)
+async def test_receipt_is_the_partition_and_offset_of_the_record(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server, server.bus(scheme, None) as bus:
+        await server.topic(TOPIC)
         handles = await accepted(bus, 1, 2)
         assert [handle.receipt for handle in handles] == [f"{TOPIC}-0@0", f"{TOPIC}-0@1"]
 
 
 @both_clients
-async def test_bus_without_a_group_can_only_publish(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        bus = bus_on(mock, scheme, None)
+async def test_bus_without_a_group_can_only_publish(scheme: str, kind: KafkaBrokerKind) -> None:
+    async with kind.run() as server:
+        bus = server.bus(scheme, None)
         registration = bus.subscribe(print, Paid)
         with pytest.raises(UnsupportedError, match="group"):
             async with bus:
@@ -136,41 +128,45 @@ async def test_bus_without_a_group_can_only_publish(scheme: str) -> None:
 
 @both_clients
 async def test_after_a_kill_the_unsettled_event_is_redelivered_and_the_settled_are_not(
-    scheme: str,
+    scheme: str, kind: KafkaBrokerKind
 ) -> None:
-    async with kafka_mock() as mock:
-        mock.topic(TOPIC)
+    kind.needs(KafkaFeature.COMMIT_METADATA, KafkaFeature.DEAD_MEMBERS_LEAVE)
+    async with kind.run() as server:
+        await server.topic(TOPIC)
+        place = (f"shop.{TOPIC}", TOPIC)
         said: list[str] = []
-        url = f"{scheme}://{mock.addr}?group=shop&claim_idle=1.2"
-        async with bus_on(mock, scheme, None) as sender, worker(url, said) as process:
+        url = f"{scheme}://{server.addr}?group=shop&claim_idle={server.session_seconds}"
+        async with server.bus(scheme, None) as sender, worker(url, said) as process:
             await until(lambda: "ready" in said, 20)
             await accepted(sender, *range(1, 10))
             await until(lambda: {f"done {n}" for n in range(2, 10)} <= {*said})
             with trio.fail_after(HANG_SECONDS):
-                while (await commit_point(mock, f"shop.{TOPIC}", TOPIC))[1] != "goevent/1:1x1,8xs,":
+                while await commit_point(server, *place) != (0, "goevent/1:1x1,8xs,"):
                     pass
             process.kill()
-            assert await commit_point(mock, f"shop.{TOPIC}", TOPIC) == (0, "goevent/1:1x1,8xs,")
-            receiver = bus_on(mock, scheme)
+            assert await commit_point(server, *place) == (0, "goevent/1:1x1,8xs,")
+            receiver = server.bus(scheme)
             tries = receiver.tries(fail=lambda event: False)
             async with receiver:
                 await accepted(sender, 10)
                 await until(lambda: (10, 1) in tries, 20)
                 await until(lambda: not any(b.lag or b.pending for b in receiver.backlogs()))
         assert tries == [(1, 2), (10, 1)]
-        assert await commit_point(mock, f"shop.{TOPIC}", TOPIC) == (10, "")
+        assert await commit_point(server, *place) == (10, "")
 
 
 @both_clients
-async def test_failed_event_is_retried_until_it_is_a_dead_letter(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        bus = bus_on(mock, scheme, max_deliveries=3)
+async def test_failed_event_is_retried_until_it_is_a_dead_letter(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server:
+        bus = server.bus(scheme, max_deliveries=3)
         tries = bus.tries(fail=lambda event: event.n == 13)
         async with bus:
             await accepted(bus, 12, 13)
             await until(lambda: bus.count_reports("is a dead letter after 3 deliveries"))
         assert sorted(tries) == [(12, 1), (13, 1), (13, 2), (13, 3)]
-        (letter,) = await read_records(mock, f"{TOPIC}..dead", 1)
+        (letter,) = await read_records(server, f"{TOPIC}..dead", 1)
         headers = {name: value.decode() for name, value in letter.headers()}
         assert b'"n":13' in letter.value()
         assert "no 13" in headers["goevent-reason"]
@@ -182,26 +178,30 @@ async def test_failed_event_is_retried_until_it_is_a_dead_letter(scheme: str) ->
 
 
 @both_clients
-async def test_undecodable_record_is_a_dead_letter_at_once(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        mock.topic(TOPIC)
-        await write_records(mock, TOPIC, b"{nonsense", b"")
-        bus = bus_on(mock, scheme)
+async def test_undecodable_record_is_a_dead_letter_at_once(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server:
+        await server.topic(TOPIC)
+        await write_records(server, TOPIC, b"{nonsense", b"")
+        bus = server.bus(scheme)
         seen = bus.seen()
         async with bus:
             await accepted(bus, 1)
             await until(lambda: seen and len(bus.reports) >= 2)
-        letters = await read_records(mock, f"{TOPIC}..dead", 2)
+        letters = await read_records(server, f"{TOPIC}..dead", 2)
         assert sorted(letter.value() or b"" for letter in letters) == [b"", b"{nonsense"]
         assert numbers(seen) == [1]
-        assert (await commit_point(mock, f"shop.{TOPIC}", TOPIC))[0] == 3
+        assert (await commit_point(server, f"shop.{TOPIC}", TOPIC))[0] == 3
 
 
 @both_clients
-async def test_failing_event_holds_back_its_key_and_no_other(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        mock.topic("goevent.order.moved")
-        bus = bus_on(mock, scheme, backoff=0.2)
+async def test_failing_event_holds_back_its_key_and_no_other(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server:
+        await server.topic("goevent.order.moved")
+        bus = server.bus(scheme, backoff=0.2)
         ran: list[tuple[str, int]] = []
 
         async def move(event: OrderMoved) -> None:
@@ -222,12 +222,12 @@ async def test_failing_event_holds_back_its_key_and_no_other(scheme: str) -> Non
 
 @both_clients
 async def test_two_buses_of_a_group_share_partitions_and_each_key_stays_in_order(
-    scheme: str,
+    scheme: str, kind: KafkaBrokerKind
 ) -> None:
-    async with kafka_mock() as mock:
-        buses = [bus_on(mock, scheme) for _ in range(2)]
+    async with kind.run() as server:
+        buses = [server.bus(scheme) for _ in range(2)]
         seen = [bus.seen(OrderMoved) for bus in buses]
-        async with bus_on(mock, scheme, None) as sender, opened(*buses):
+        async with server.bus(scheme, None) as sender, opened(*buses):
             await until(lambda: all(bus.backlogs() for bus in buses))
 
             async def send(first: int) -> None:
@@ -246,18 +246,20 @@ async def test_two_buses_of_a_group_share_partitions_and_each_key_stays_in_order
 
 
 @both_clients
-async def test_snapshot_tells_the_backlog(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        mock.topic(TOPIC)
-        bus = bus_on(mock, scheme, prefetch=2)
+async def test_snapshot_tells_the_backlog(scheme: str, kind: KafkaBrokerKind) -> None:
+    async with kind.run() as server:
+        await server.topic(TOPIC)
+        bus = server.bus(scheme, prefetch=2)
         await check_backlog(bus)
 
 
 @both_clients
-async def test_slow_listener_pauses_reading_and_its_bus_stays_in_the_group(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        mock.topic(TOPIC)
-        bus = bus_on(mock, scheme, prefetch=2)
+async def test_slow_listener_pauses_reading_and_its_bus_stays_in_the_group(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server:
+        await server.topic(TOPIC)
+        bus = server.bus(scheme, prefetch=2)
         gate, begun = trio.Event(), list[int]()
 
         async def slow(event: Paid) -> None:
@@ -276,10 +278,12 @@ async def test_slow_listener_pauses_reading_and_its_bus_stays_in_the_group(schem
 
 
 @both_clients
-async def test_bus_that_ends_while_it_unsubscribes_leaves_its_groups(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        mock.topic(TOPIC)
-        bus, begun = bus_on(mock, scheme), list[int]()
+async def test_bus_that_ends_while_it_unsubscribes_leaves_its_groups(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server:
+        await server.topic(TOPIC)
+        bus, begun = server.bus(scheme), list[int]()
 
         async def hang(event: Paid) -> None:
             begun.append(event.n)
@@ -294,18 +298,20 @@ async def test_bus_that_ends_while_it_unsubscribes_leaves_its_groups(scheme: str
                 registration.unregister()
                 await until(lambda: not bus.backlogs())
                 scope.cancel()
-        again = bus_on(mock, scheme)
+        again = server.bus(scheme)
         seen = again.seen()
         async with again:
             await until(lambda: _has(seen, 1))
 
 
 @both_clients
-async def test_pattern_receives_from_existing_and_new_topics(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        bus = bus_on(mock, scheme)
+async def test_pattern_receives_from_existing_and_new_topics(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server:
+        bus = server.bus(scheme)
         exact, pattern = bus.seen("order.paid"), bus.seen("order.**")
-        async with bus_on(mock, scheme, None) as sender:
+        async with server.bus(scheme, None) as sender:
             await accepted(sender, 1)
             async with bus:
                 await accepted(sender, 2)
@@ -317,15 +323,15 @@ async def test_pattern_receives_from_existing_and_new_topics(scheme: str) -> Non
 
 
 @both_clients
-async def test_start_applies_to_a_new_group_only(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        mock.topic(TOPIC)
-        async with bus_on(mock, scheme, None) as sender:
+async def test_start_applies_to_a_new_group_only(scheme: str, kind: KafkaBrokerKind) -> None:
+    async with kind.run() as server:
+        await server.topic(TOPIC)
+        async with server.bus(scheme, None) as sender:
             await accepted(sender, 1, 2, 3)
             soon = (datetime.now(UTC) + timedelta(hours=1)).isoformat()
             wanted = {"earliest": [1, 2, 3], "latest": [], "2": [3], soon: []}
             for number, (start, before) in enumerate(wanted.items()):
-                bus = bus_on(mock, scheme, f"g{number}", start=start)
+                bus = server.bus(scheme, f"g{number}", start=start)
                 seen = bus.seen()
                 async with bus:
                     (handle,) = await accepted(sender, 10 + number)
@@ -339,21 +345,23 @@ async def test_start_applies_to_a_new_group_only(scheme: str) -> None:
 
 
 @both_clients
-async def test_outage_is_reported_once_and_no_accepted_event_is_lost(scheme: str) -> None:
-    async with kafka_mock() as mock:
-        mock.topic(TOPIC)
-        bus = bus_on(mock, scheme, publish_timeout=1)
+async def test_outage_is_reported_once_and_no_accepted_event_is_lost(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    async with kind.run() as server:
+        await server.topic(TOPIC)
+        bus = server.bus(scheme, publish_timeout=1)
         seen = bus.seen()
         async with bus:
             await accepted(bus, 1)
             await until(lambda: seen)
-            mock.down()
+            await server.down()
             await until(lambda: not bus.driver.snapshot().connected)
             with trio.fail_after(HANG_SECONDS):
                 handle = await bus.dispatch(Paid(n=2))
                 await handle.wait()
             assert isinstance(handle.errors[0].__cause__, DriverConnectionError)
-            mock.up()
+            await server.up()
             await until(lambda: bus.driver.snapshot().connected)
             await accepted(bus, 3)
             await until(lambda: 3 in numbers(seen), 20)
@@ -372,8 +380,10 @@ async def test_wrong_address_fails_in_time_and_shows_no_password(scheme: str) ->
 
 
 @both_clients
-async def test_middlewares_of_the_broker_run_in_both_directions(scheme: str) -> None:
-    kind = faststream.kafka if scheme == "kafka" else faststream.confluent
+async def test_middlewares_of_the_broker_run_in_both_directions(
+    scheme: str, kind: KafkaBrokerKind
+) -> None:
+    module = faststream.kafka if scheme == "kafka" else faststream.confluent
     ran: list[str] = []
 
     class RecordingMiddleware(faststream.BaseMiddleware):
@@ -385,9 +395,9 @@ async def test_middlewares_of_the_broker_run_in_both_directions(scheme: str) -> 
             ran.append("publish")
             return await call_next(cmd)
 
-    async with kafka_mock() as mock:
-        broker = kind.KafkaBroker(mock.addr, middlewares=[RecordingMiddleware], logger=None)
-        config = BrokerConfig(group="shop", claim_idle=1.2)
+    async with kind.run() as server:
+        broker = module.KafkaBroker(server.addr, middlewares=[RecordingMiddleware], logger=None)
+        config = BrokerConfig(group="shop", claim_idle=server.session_seconds)
         bus = FastStreamBus(FastStreamDriver(broker, config))
         seen = bus.seen()
         async with bus:
@@ -398,13 +408,13 @@ async def test_middlewares_of_the_broker_run_in_both_directions(scheme: str) -> 
 
 @both_clients
 async def test_address_sets_the_prefix_and_forbids_the_creation_of_topics(
-    scheme: str,
+    scheme: str, kind: KafkaBrokerKind
 ) -> None:
-    kind = faststream.kafka if scheme == "kafka" else faststream.confluent
-    async with kafka_mock() as mock:
-        mock.topic("shop.order.paid", 3)
-        address = kind.Topic("shop.", declare=False)
-        broker = kind.KafkaBroker(mock.addr, logger=None)
+    module = faststream.kafka if scheme == "kafka" else faststream.confluent
+    async with kind.run() as server:
+        await server.topic("shop.order.paid", 3)
+        address = module.Topic("shop.", declare=False)
+        broker = module.KafkaBroker(server.addr, logger=None)
         driver = FastStreamDriver(broker, BrokerConfig(publish_timeout=2), address=address)
         async with FastStreamBus(driver) as bus:
             (handle,) = await accepted(bus, 1)
