@@ -7,14 +7,15 @@ wait for a reply of a lost connection would wait for ever, so they are cancelled
 The server's error lines go to `Refusals`, except those after which the server disconnects. The
 client would close for ever at most of them, so this module handles them in its place.
 
-Defects of the client are patched for each connection, at the end of this file.
+Defects of the client are patched for each connection (`client_patches`), and a task of it that has
+ended is replaced (`client_tasks`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -22,7 +23,6 @@ from faststream.nats import NatsBroker
 from faststream.nats.security import NatsToken, NatsUserPassword
 from faststream.security import BaseSecurity
 from nats import errors
-from nats.aio.transport import TcpTransport
 from nats.js import errors as js_errors
 
 from goevent import DriverConnectionError, DriverError, EncodeError
@@ -36,6 +36,16 @@ from .._adapter.connectivity import (
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 from .._adapter.formats import MAX_HEADERS_BYTES
+from .client_patches import (
+    close_within_a_second,
+    message_bytes,
+    refuse_large,
+    refuse_large_messages,
+    send_pings_in_order,
+    tolerate_undecodable_messages,
+    use_plain_writes,
+)
+from .client_tasks import ClientTasks
 from .refusals import Refusals, read_refusal
 
 T = TypeVar("T")
@@ -96,6 +106,7 @@ class NatsConnection(BrokerConnection):
         wait_seconds: How long a caller waits for a lost connection.
 
     Attributes:
+        jetstream: The context of JetStream with the broker's own options; untyped, as `client`.
         losses: How often the connection was lost.
         refusals: The requests that wait for a refusal of the server.
         on_down: Called when the connection is lost.
@@ -105,11 +116,13 @@ class NatsConnection(BrokerConnection):
     def __init__(self, broker: NatsBroker, wait_seconds: float) -> None:
         super().__init__("NATS", wait_seconds)
         self.broker = broker
+        self.jetstream: Any = None
         self.losses = 0
         self.refusals = Refusals(self._report)
         self.on_down: Callable[[], object] = _do_nothing
         self.on_up: Callable[[], object] = _do_nothing
         self._client: Any = None
+        self._client_tasks: ClientTasks | None = None
         self._starting: asyncio.Task[None] | None = None
         # The server's last reason for ending or refusing a connection.
         self._reason = ""
@@ -151,28 +164,38 @@ class NatsConnection(BrokerConnection):
             self._starting.result()
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
-        self._client = client = self.broker.connection
+        broker: Any = self.broker
+        self._client = client = broker.connection
+        self.jetstream = client.jetstream(**broker.config.js_options)
         self._reconnect_pause = client.options["reconnect_time_wait"]
+        self._client_tasks = ClientTasks(client, self._on_task_ended, self._on_reconnection_failed)
+        self._client_tasks.watch()
         self._add_callbacks(client)
-        _use_plain_writes(client)
-        _tolerate_undecodable_messages(client)
-        _send_pings_in_order(client)
+        use_plain_writes(client)
+        close_within_a_second(client)
+        tolerate_undecodable_messages(client)
+        send_pings_in_order(client)
         self._take_error_lines(client)
         self._take_refused_requests(client)
         self._take_new_limits(client)
         if self.broker.middlewares:
             # They may change a message after its size was compared.
-            _refuse_large_messages(client)
+            refuse_large_messages(client)
         self._connectivity.mark_up()
         self.start(self._retry_subscriptions())
 
     def _add_callbacks(self, client: Any) -> None:
         """Add this connection's callbacks to those that the broker was configured with."""
-        client._disconnected_cb = _call_both(self._on_disconnected, client._disconnected_cb)
-        client._reconnected_cb = _call_both(self._on_reconnected, client._reconnected_cb)
-        client._closed_cb = _call_both(self._on_closed, client._closed_cb)
-        client._error_cb = _call_both(self._on_error, client._error_cb)
-        client._lame_duck_mode_cb = _call_both(self._on_lame_duck, client._lame_duck_mode_cb)
+        callbacks: dict[str, Callable[..., Awaitable[None]]] = {
+            "_disconnected_cb": self._on_disconnected,
+            "_reconnected_cb": self._on_reconnected,
+            "_closed_cb": self._on_closed,
+            "_error_cb": self._on_error,
+            "_lame_duck_mode_cb": self._on_lame_duck,
+        }
+        for name, callback in callbacks.items():
+            both = _call_both(callback, getattr(client, name), self._on_callback_failed)
+            setattr(client, name, both)
 
     def _take_error_lines(self, client: Any) -> None:
         """Handle the server's error lines in place of the client, which would close at most."""
@@ -199,7 +222,7 @@ class NatsConnection(BrokerConnection):
             if not client._resp_sub_prefix:
                 await client._init_request_sub()
             inbox = f"{client._resp_sub_prefix.decode()}*"
-            _refuse_large(client, args[0] if args else b"", options.get("headers"))
+            refuse_large(client, args[0] if args else b"", options.get("headers"))
             if (earlier := self.refusals.subscription(inbox)) is not None:
                 raise earlier
             refusal: asyncio.Future[DriverError] = asyncio.get_running_loop().create_future()
@@ -310,7 +333,7 @@ class NatsConnection(BrokerConnection):
             await self.run_while_connected(self.client.flush(timeout=REPLY_SECONDS))
         except errors.FlushTimeoutError as error:
             # TCP may take minutes to notice that a silent server is gone.
-            await self.client.force_reconnect()
+            await self._reconnect()
             raise no_answer("NATS", REPLY_SECONDS) from error
         # If its reader has ended, the client returns at once, without a PONG.
         if losses != self.losses or not self.client.is_connected:
@@ -342,6 +365,22 @@ class NatsConnection(BrokerConnection):
             return False
         return True
 
+    def start_vital(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine in a task without which the bus would be deaf; its caller cancels it.
+
+        If it fails, the bus closes with the error.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        task.add_done_callback(self._on_vital_done)
+        return task
+
+    def _on_vital_done(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None and not self._connectivity.is_closing:
+            failure = DriverError(f"NATS: a task of the driver has failed: {error!r}")
+            failure.__cause__ = error
+            self.host.fail(failure)
+
     async def _retry_subscriptions(self) -> None:
         """Send refused subscriptions again from time to time, while the connection lasts.
 
@@ -357,7 +396,13 @@ class NatsConnection(BrokerConnection):
 
     # -- callbacks of the client
 
+    def _on_callback_failed(self, error: Exception) -> None:
+        reason = f"a callback of the broker object has failed: {error!r}"
+        self.refusals.report_once(reason, DriverError(f"NATS: {reason}"))
+
     async def _on_disconnected(self, *_: Any) -> None:
+        if self._client_tasks is not None:
+            self._client_tasks.watch_reconnection()
         if not self._connectivity.mark_down(self._reason):
             return
         self._reason = ""
@@ -371,13 +416,45 @@ class NatsConnection(BrokerConnection):
             return
         self._reason = ""
         self.client.options["reconnect_time_wait"] = self._reconnect_pause
+        if self._client_tasks is not None:
+            self._client_tasks.watch()
         self._connectivity.mark_up()
         self.start(self._retry_subscriptions())
         self.on_up()
 
     async def _on_closed(self, *_: Any) -> None:
         if not self._connectivity.is_closing:
-            self.host.fail(DriverConnectionError("NATS: the client has given up reconnecting"))
+            # With the broker's own limit of attempts, or without `allow_reconnect`.
+            reason = self._reason or str(self.client.last_error or "").removeprefix("nats: ")
+            text = "NATS: the client has closed, as the broker's settings say"
+            self.host.fail(DriverConnectionError(f"{text}: {reason}" if reason else text))
+
+    def _on_task_ended(self, name: str, error: BaseException | None) -> None:
+        if self._connectivity.is_closing:
+            return
+        text = f"NATS: the client's {name} has ended"
+        reason = f"{error!r}" if error is not None else "its reason is in the log of nats"
+        self.refusals.report_once(text, DriverError(f"{text} ({reason}); it connects again"))
+        self.start(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        """Replace the connection, or close the client if its settings allow no other one."""
+        client = self.client
+        if client.options["allow_reconnect"]:
+            await client.force_reconnect()
+        else:
+            await client.close()
+
+    def _on_reconnection_failed(self, error: BaseException) -> None:
+        if self._connectivity.is_closing or self._client_tasks is None:
+            return
+        if isinstance(error, Exception):
+            self._on_failed_attempt(error)
+        self.start(self._connect_again(self._client_tasks))
+
+    async def _connect_again(self, client_tasks: ClientTasks) -> None:
+        await asyncio.sleep(self.client.options["reconnect_time_wait"])
+        client_tasks.reconnect()
 
     async def _on_lame_duck(self) -> None:
         text = "NATS: the server is about to shut down (lame duck mode)"
@@ -415,8 +492,10 @@ class NatsConnection(BrokerConnection):
         # A caller that waits for the connection gets the reason, too.
         self._connectivity.mark_down(str(reason).removeprefix("NATS: "))
         options: dict[str, Any] = self.client.options
-        options["reconnect_time_wait"] = min(
-            MAX_REFUSED_PAUSE_SECONDS, 2 * options["reconnect_time_wait"]
+        # The broker's own pause may be a longer one.
+        options["reconnect_time_wait"] = max(
+            self._reconnect_pause,
+            min(MAX_REFUSED_PAUSE_SECONDS, 2 * options["reconnect_time_wait"]),
         )
         self.refusals.report_once(str(reason), reason)
 
@@ -438,14 +517,6 @@ def to_driver_error(error: Exception) -> DriverError:
     return map_error("NATS", error, UNREACHABLE_ERRORS, text=text)
 
 
-def message_bytes(body: bytes, headers: Mapping[str, str]) -> int:
-    """Return the bytes of a message as the server counts them for its `max_payload`."""
-    if not headers:
-        return len(body)
-    lines = sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
-    return len(body) + len("NATS/1.0\r\n") + lines + len("\r\n")
-
-
 def api_error(fields: Mapping[str, Any]) -> DriverError:
     """Return the `DriverError` for the error in a reply of JetStream."""
     return DriverError(
@@ -454,105 +525,24 @@ def api_error(fields: Mapping[str, Any]) -> DriverError:
 
 
 def _call_both(
-    first: Callable[..., Awaitable[None]], second: Callable[..., Awaitable[object]] | None
+    first: Callable[..., Awaitable[None]],
+    second: Callable[..., Awaitable[object]] | None,
+    on_failed: Callable[[Exception], object],
 ) -> Callable[..., Awaitable[None]]:
     async def call(*args: Any) -> None:
         await first(*args)
         if second is not None:
-            # FastStream raises a refused login out of the client's task that reconnects, which
-            # would then end without a word.
-            with suppress(errors.Error):
+            # An exception would end the task of the client that calls. FastStream raises a refused
+            # login, which is reported already.
+            try:
                 await second(*args)
+            except errors.Error:
+                pass
+            except Exception as error:  # noqa: BLE001 - the user's own
+                on_failed(error)
 
     return call
 
 
 def _do_nothing() -> None:
     """Do nothing: the adapter set no callback."""
-
-
-# -- patches of the client
-
-
-def _use_plain_writes(client: Any) -> None:
-    """Make the client notice a lost connection as an `OSError` of its next `drain`.
-
-    Since Python 3.12, `writelines` of asyncio raises an `AttributeError` or a `TypeError` on a lost
-    connection, and `write` does not: https://github.com/python/cpython/issues/136234
-    """
-    transport = client._transport  # the client keeps this object for all its connections
-    if isinstance(transport, TcpTransport):
-        stream: Any = transport
-
-        def write(lines: Sequence[bytes]) -> None:
-            stream.write(b"".join(lines))
-
-        stream.writelines = write
-
-
-def _tolerate_undecodable_messages(client: Any) -> None:
-    """Make the client accept a message whose subject or headers it cannot decode.
-
-    Without this, the client's reader ends silently at such a message, from any sender, and the bus
-    receives nothing until a PING stays unanswered.
-    """
-    process_headers, process_message = client._process_headers, client._process_msg
-
-    async def headers_or_none(data: bytes) -> dict[str, str] | None:
-        try:
-            headers: dict[str, str] | None = await process_headers(data)
-        except (ValueError, LookupError):
-            return None
-        return headers
-
-    async def process(sid: int, subject: bytes, *rest: bytes) -> None:
-        if not subject.isascii():
-            subject = subject.decode(errors="replace").encode()
-        await process_message(sid, subject, *rest)
-
-    client._process_headers, client._process_msg = headers_or_none, process
-
-
-def _send_pings_in_order(client: Any) -> None:
-    """Make the client send a PING behind the messages that it has buffered.
-
-    The client writes a PING past its buffer. Its PONG would then say nothing about these messages.
-    A PING must not go through the buffer: the client keeps its buffer for the next connection, on
-    which the surplus PONG would confirm messages that the server does not have yet.
-    """
-    send_ping = client._send_ping
-
-    async def send_buffer_and_ping(future: asyncio.Future[Any] | None = None) -> None:
-        if client.is_connected and client._pending:
-            client._transport.writelines(client._pending[:])
-            client._pending, client._pending_data_size = [], 0
-        await send_ping(future)
-
-    client._send_ping = send_buffer_and_ping
-
-
-def _refuse_large_messages(client: Any) -> None:
-    """Make the client compare a message with its headers with the server's limit."""
-    publish = client.publish
-
-    async def publish_if_small(
-        subject: str, payload: bytes = b"", reply: str = "", headers: Any = None
-    ) -> None:
-        _refuse_large(client, payload, headers)
-        await publish(subject, payload, reply, headers)
-
-    client.publish = publish_if_small
-
-
-def _refuse_large(client: Any, body: bytes, headers: Mapping[str, str] | None) -> None:
-    """Refuse a message that the server would end the connection for.
-
-    Raises:
-        DriverError: It is larger than the server's limit.
-    """
-    size = message_bytes(body, headers or {})
-    if size > client.max_payload:
-        raise DriverError(
-            f"NATS: {size} bytes with the headers are above the limit of {client.max_payload}, "
-            "the server's max_payload"
-        )

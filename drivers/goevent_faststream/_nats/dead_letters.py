@@ -66,7 +66,7 @@ class JetStreamDeadLetters:
 
     @property
     def _js(self) -> Any:
-        return self._connection.client.jetstream()
+        return self._connection.jetstream
 
     # -- for the settler
 

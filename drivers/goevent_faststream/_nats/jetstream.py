@@ -114,7 +114,7 @@ class JetStreamAdapter:
 
     @property
     def _js(self) -> Any:
-        return self._connection.client.jetstream()
+        return self._connection.jetstream
 
     async def open(self, host: AdapterHost) -> None:
         """Connect, and create the stream if it is missing.
@@ -135,7 +135,7 @@ class JetStreamAdapter:
             await self._publisher.open()
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
-        self._tasks = [asyncio.get_running_loop().create_task(self._look_after())]
+        self._tasks = [self._connection.start_vital(self._look_after())]
 
     async def close(self) -> None:
         """Disconnect; events that the bus still holds come again."""
@@ -318,7 +318,7 @@ class JetStreamAdapter:
             consumer.end_pull()
 
     def _on_up(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._restore())
+        task = self._connection.start_vital(self._restore())
         self._tasks.append(task)
         task.add_done_callback(self._tasks.remove)
 

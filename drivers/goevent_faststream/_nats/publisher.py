@@ -217,6 +217,7 @@ class JetStreamPublisher:
         loop = asyncio.get_running_loop()
         headers = {**outgoing.headers, MESSAGE_ID_HEADER: outgoing.id}
         while True:
+            was_sent_before = was_sent
             try:
                 await self._connection.wait_until_up(deadline)
                 size_error = self._connection.size_error(
@@ -235,7 +236,7 @@ class JetStreamPublisher:
                     correlation_id=outgoing.id,
                     timeout=seconds,
                 )
-                was_sent_before, was_sent = was_sent, True
+                was_sent = True
                 # The client itself may wait for a server that takes no more bytes.
                 async with asyncio.timeout_at(deadline):
                     accepted: Any = await self._connection.run_while_connected(publishing)

@@ -148,7 +148,7 @@ class JetStreamConsumer:
 
     @property
     def _js(self) -> Any:
-        return self._connection.client.jetstream()
+        return self._connection.jetstream
 
     @property
     def _subject(self) -> str:
@@ -178,7 +178,7 @@ class JetStreamConsumer:
         await self._pulls.open()
         if self._context.broker.middlewares:
             await self._make_subscriber()
-        self.task = asyncio.get_running_loop().create_task(self._pull())
+        self.task = self._connection.start_vital(self._pull())
 
     async def _make_subscriber(self) -> None:
         """Make a subscriber of FastStream, around which the broker's middlewares run."""

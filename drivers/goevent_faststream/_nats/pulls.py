@@ -77,7 +77,8 @@ class Pulls:
         budget: PullBudget,
         receive: Callable[[Any], Awaitable[object]],
     ) -> None:
-        self.subject = f"$JS.API.CONSUMER.MSG.NEXT.{stream}.{durable}"
+        self.subject = ""
+        self._consumer = f"{stream}.{durable}"
         self.receive = receive
         self.subscription: Any = None
         self.is_under_way = False
@@ -109,6 +110,8 @@ class Pulls:
             DriverError: The server refuses the subscription or the pull.
         """
         client = self._connection.client
+        prefix = self._connection.jetstream._prefix
+        self.subject = f"{prefix}.CONSUMER.MSG.NEXT.{self._consumer}"
         self._inbox = client.new_inbox()
         refusals, refused = self._connection.refusals, list[DriverError]()
         with (

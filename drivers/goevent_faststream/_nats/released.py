@@ -45,7 +45,7 @@ class ReleasedDeliveries:
 
     async def count(self, consumer: str, key: str) -> int:
         """Return how often the buses of a consumer released an event; 0 if it cannot be read."""
-        js: Any = self._connection.client.jetstream()
+        js: Any = self._connection.jetstream
         subject = f"{self._stream}.{consumer}.{key}"
         try:
             message = await self._connection.run_while_connected(
@@ -68,7 +68,7 @@ class ReleasedDeliveries:
 
     async def _store(self, released: Sequence[tuple[str, str, int]]) -> None:
         client: Any = self._connection.client
-        js = client.jetstream()
+        js = self._connection.jetstream
         if not self._stream_exists:
             await self._ensure_stream(js)
         *others, last = (

@@ -102,7 +102,7 @@ class EventStream:
         ensuring.result()
 
     async def _ensure(self) -> None:
-        js: Any = self._connection.client.jetstream()
+        js: Any = self._connection.jetstream
         is_created_here = False
         try:
             try:
@@ -177,7 +177,7 @@ class EventStream:
         if len(consumers) <= 1:
             # Its own creation tells.
             return
-        js: Any = self._connection.client.jetstream()
+        js: Any = self._connection.jetstream
         try:
             info = await js.stream_info(self.name)
             limits = [info.config.max_consumers, await self._account_limit(js)]

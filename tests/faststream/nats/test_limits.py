@@ -16,7 +16,7 @@ from tests.support.redis_buses import Paid, numbers, opened, until
 
 from goevent import EncodeError, JsonCodec
 from goevent_faststream import BrokerConfig, FastStreamDriver
-from goevent_faststream._nats.connection import message_bytes
+from goevent_faststream._nats.client_patches import message_bytes
 from goevent_faststream._nats.subjects import subject_matches
 
 URLS = ["nats://{}", "nats+js://{}?group=shop"]
