@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Mapping
 from urllib.parse import quote
 
 from goevent.drivers import dead_letter_report, in_one_line
@@ -17,6 +18,9 @@ from .contract import AdapterHost, Decision
 REASON_HEADER, DETAILS_HEADER = "goevent-reason", "goevent-details"
 ID_HEADER, DELIVERIES_HEADER = "goevent-id", "goevent-deliveries"
 GROUP_HEADER, CONSUMER_HEADER = "goevent-group", "goevent-consumer"
+# An event that is published again reaches all groups. This header names the one group that wants
+# it; the others acknowledge the event without running it.
+REPLAY_GROUP_HEADER = "goevent-for"
 
 DEAD_LETTER_RETRY_SECONDS = 1.0  # until a dead letter that could not be written is tried again
 
@@ -33,6 +37,11 @@ def dead_letter_headers(decision: Decision, group: str) -> dict[str, str]:
         GROUP_HEADER: group,
         CONSUMER_HEADER: f"{socket.gethostname()}:{os.getpid()}",
     }
+
+
+def address_of(headers: Mapping[str, str]) -> str:
+    """Return the group that a dead letter is for which was copied back; empty for every group."""
+    return headers.get(REPLAY_GROUP_HEADER) or headers.get(GROUP_HEADER, "")
 
 
 def report_dead_letter(host: AdapterHost, decision: Decision) -> None:

@@ -45,6 +45,7 @@ from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Backlog, jittered
 
 from .._adapter.contract import AdapterHost, Arrival
+from .._adapter.dead_letters import address_of
 from .._config import BrokerConfig
 from .client import GroupMember, KafkaClient, start_offsets
 from .flow_control import PartitionFlow
@@ -416,6 +417,10 @@ class KafkaConsumer:
                     self._has_room.set()
                 # Its partition may have been revoked while it was ready.
                 if not record.offsets.is_assigned or record.state is not RecordState.READY:
+                    continue
+                if record.headers and address_of(record.headers) not in ("", self._config.group):
+                    # A dead letter of another group, which was copied back to the topic.
+                    self.settle(record)
                     continue
                 record.state = RecordState.DELIVERED
                 record.deliveries += 1

@@ -2,7 +2,8 @@
 
 A dead letter goes to the topic `<topic>..dead`, with the key and the bytes of the event; its
 headers are those of `dead_letters` beside the event's own. Kafka cannot delete single records, so
-goevent shows no dead letters there: they are read like any other topic.
+goevent shows no dead letters there: they are read like any other topic. One that is copied back to
+the topic of the event with its headers runs in the group that they name, as a new event.
 """
 
 from __future__ import annotations

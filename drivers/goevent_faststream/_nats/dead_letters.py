@@ -26,6 +26,7 @@ from .._adapter.dead_letters import (
     GROUP_HEADER,
     ID_HEADER,
     REASON_HEADER,
+    REPLAY_GROUP_HEADER,
     dead_letter_headers,
 )
 from .connection import NatsConnection, to_driver_error
@@ -36,9 +37,6 @@ T = TypeVar("T")
 STORE_SECONDS = 5.0
 MISSING_MESSAGE_TEXTS = ("no message found", "message deleted")
 
-# A replayed event is published to all groups again. This header names the one group that wants it;
-# the others acknowledge the event without running it.
-REPLAY_GROUP_HEADER = "goevent-for"
 _DEAD_LETTER_HEADERS = frozenset(
     (
         REASON_HEADER,

@@ -44,10 +44,10 @@ from goevent.drivers import Backlog, jittered
 
 from .._adapter.backlogs import make_backlog
 from .._adapter.contract import AdapterHost, Arrival
+from .._adapter.dead_letters import REPLAY_GROUP_HEADER
 from .._adapter.subscribers import SUBSCRIBER_OPTIONS, adopt_subscriber
 from .._config import BrokerConfig
 from .connection import NatsConnection, to_driver_error
-from .dead_letters import REPLAY_GROUP_HEADER
 from .pull_budget import PullBudget
 from .pulls import PULL_RETRY_SECONDS, Pulls
 from .released import ReleasedDeliveries, released_key
