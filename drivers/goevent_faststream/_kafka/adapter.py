@@ -207,19 +207,27 @@ class KafkaAdapter:
     # -- watching
 
     async def _watch_topics(self) -> None:
-        """Look for new topics, and measure the work of the group, until cancelled."""
+        """Look for new topics, and after the consumers, until cancelled."""
+        refusal = ""
         while True:
             await asyncio.sleep(DISCOVERY_PAUSE_SECONDS)
+            consumers = [*self._consumers.values()]
+            if not self._connection.is_up:
+                for consumer in consumers:
+                    consumer.pause_watch()
+                continue
             try:
                 if self._patterns:
                     await self._discover(is_new=True)
-                for consumer in [*self._consumers.values()]:
-                    await consumer.measure_unread()
+                refusal = ""
             except DriverConnectionError:
                 # `connection` reports it.
                 continue
             except DriverError as error:
-                self._connection.host.report(error)
+                if refusal != str(error):
+                    refusal = str(error)
+                    self._connection.host.report(error)
+            await asyncio.gather(*(consumer.look() for consumer in consumers))
 
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return the work in the partitions that this bus has, as last seen."""

@@ -59,6 +59,7 @@ from .client import (
     record_receipt,
 )
 from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
+from .refusals import Membership
 from .url import read_kafka_url
 
 AIOKAFKA_CONNECT_SECONDS = 8.0
@@ -344,13 +345,15 @@ class AiokafkaClient:
         except DriverError as error:
             raise self._batch_error(error.__cause__ or error) from error.__cause__
 
-    def join(
-        self, topic: str, group: str, session_seconds: float, listener: RebalanceListener
-    ) -> GroupMember:
+    def join(self, membership: Membership, listener: RebalanceListener) -> GroupMember:
         """Return a new member of a group."""
         settings = self._broker.config.broker_config
-        options = member_options(group, settings.client_id, session_seconds)
-        return AiokafkaMember(settings.builder(**options), topic, listener)
+        options = member_options(membership, settings.client_id)
+        try:
+            consumer = settings.builder(**options)
+        except (*CLIENT_ERRORS, ValueError) as error:
+            raise to_driver_error(error) from error
+        return AiokafkaMember(consumer, membership, listener)
 
 
 def _receipt(written: Any) -> Receipt:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from aiokafka import (  # type: ignore[import-untyped]
     ConsumerRebalanceListener,
@@ -15,11 +15,26 @@ from aiokafka import (  # type: ignore[import-untyped]
     errors,
 )
 
-from goevent import DriverError
+from goevent import DriverConnectionError, DriverError
 
 from .aiokafka_requests import CLIENT_ERRORS, AiokafkaRequests, to_driver_error
-from .client import RebalanceListener
+from .client import REQUEST_SECONDS, RebalanceListener
 from .offsets import CommitPoint, KafkaRecord
+from .refusals import (
+    FETCH,
+    FIND_COORDINATOR,
+    HEARTBEAT,
+    JOIN_GROUP,
+    LIST_OFFSETS,
+    OFFSET_FETCH,
+    SYNC_GROUP,
+    TOPIC_FORBIDDEN,
+    Membership,
+    ReadRefusedError,
+    Refusal,
+)
+
+T = TypeVar("T")
 
 AIOKAFKA_LEAVE_SECONDS = 0.4
 JOIN_SECONDS = 30.0
@@ -28,21 +43,39 @@ COMMIT_REFUSALS = (
     errors.IllegalStateError,
     errors.RebalanceInProgressError,
 )
+# The requests of a member by their API keys.
+_REQUESTS = {
+    1: FETCH,
+    2: LIST_OFFSETS,
+    9: OFFSET_FETCH,
+    10: FIND_COORDINATOR,
+    11: JOIN_GROUP,
+    12: HEARTBEAT,
+    14: SYNC_GROUP,
+}
 
 
 class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     """A member of a group.
 
+    aiokafka only logs many refusals, and raises others without their codes. So the member reads the
+    error codes in the broker's answers itself.
+
     Args:
         consumer: The client's consumer, made by FastStream.
     """
 
-    def __init__(self, consumer: Any, topic: str, listener: RebalanceListener) -> None:
+    def __init__(self, consumer: Any, membership: Membership, listener: RebalanceListener) -> None:
         self._consumer = consumer
-        self._topic = topic
+        self._membership = membership
+        self._topic = membership.topic
         self._listener = listener
         self._requests = AiokafkaRequests()
         self._failure: DriverError | None = None
+        # The last refusal of each request that has not succeeded since.
+        self._refusals: dict[str, Refusal] = {}
+        self._send = consumer._client.send
+        consumer._client.send = self._send_watched
 
     def _topic_partitions(self, partitions: Collection[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, each) for each in partitions]
@@ -51,7 +84,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Join the group."""
         self._consumer.subscribe([self._topic], listener=self)
         # The client's start waits until the member has its partitions.
-        await self._requests.run(self._consumer.start(), JOIN_SECONDS)
+        await self._run(self._consumer.start(), JOIN_SECONDS)
 
     async def stop(self) -> None:
         """Leave the group."""
@@ -66,6 +99,74 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
             with suppress(*CLIENT_ERRORS):
                 async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS / 6):
                     await part.close()
+
+    # -- answers of the broker
+
+    async def _send_watched(self, node: int, request: Any, **options: Any) -> Any:
+        response = await self._send(node, request, **options)
+        name = _REQUESTS.get(response.API_KEY)
+        if name is not None:
+            self._take_codes(name, [*_error_codes(name, response)])
+        if name in (HEARTBEAT, FIND_COORDINATOR):
+            # The client may drop a heartbeat task that has failed, and asyncio would report it.
+            heartbeats = self._consumer._coordinator._heartbeat_task
+            if heartbeats is not None:
+                heartbeats.remove_done_callback(_retrieve)
+                heartbeats.add_done_callback(_retrieve)
+        return response
+
+    def _take_codes(self, name: str, codes: list[int]) -> None:
+        refused = next(filter(None, codes), 0)
+        if refused:
+            refusal = Refusal(name, refused, errors.for_code(refused).__name__)
+            self._refusals[name] = refusal
+            self._listener.refused(refusal)
+        elif codes and name in self._refusals:
+            del self._refusals[name]
+            self._listener.works(name)
+
+    async def _run(self, work: Coroutine[Any, Any, T], seconds: float = REQUEST_SECONDS) -> T:
+        """Return the result of a request.
+
+        Raises:
+            DriverError: It has failed, or was not answered in time.
+        """
+        try:
+            return await self._requests.run(work, seconds)
+        except DriverError as error:
+            raise self._explained(error) from error.__cause__
+
+    def _explained(self, error: DriverError) -> DriverError:
+        """Return the refusal that has caused an error, if there was one, or the error itself."""
+        cause = error.__cause__
+        if isinstance(error, ReadRefusedError) or isinstance(cause, errors.KafkaConnectionError):
+            return error
+        refusals = [*self._refusals.values()]
+        # aiokafka repeats requests whose refusal passes, until there is no more time.
+        lasting = [each for each in refusals if not each.passes]
+        if not lasting and not isinstance(error, DriverConnectionError):
+            return error
+        return next(
+            (ReadRefusedError(each, self._membership) for each in lasting or refusals), error
+        )
+
+    def _check_tasks(self) -> None:
+        """Raise the error of a task of the client without which it does not read.
+
+        Raises:
+            DriverError: It has ended, and the client does not start it again.
+        """
+        consumer = self._consumer
+        for task in (
+            consumer._fetcher._fetch_task,
+            consumer._coordinator._coordination_task,
+            consumer._client._sync_task,
+        ):
+            if task is not None and task.done():
+                reason = None if task.cancelled() else task.exception()
+                raise DriverError(
+                    f"Kafka: a task of the client has ended: {reason!r}; the group is joined again"
+                ) from reason
 
     # -- rebalances; called by aiokafka
 
@@ -91,7 +192,13 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         except (DriverError, *CLIENT_ERRORS) as error:
             # aiokafka would only log an exception, and read from a position of its own choice.
             # The next `read` raises it.
-            self._failure = DriverError(f"Kafka: partitions could not be taken over: {error}")
+            mapped = error if isinstance(error, DriverError) else to_driver_error(error)
+            explained = self._explained(mapped)
+            if not isinstance(explained, ReadRefusedError):
+                text = f"Kafka: partitions could not be taken over: {explained}"
+                explained = type(explained)(text)
+            explained.__cause__ = error
+            self._failure = explained
 
     # -- called by the consumer
 
@@ -99,10 +206,14 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Return up to `count` records; waits `seconds` for the first one."""
         if self._failure is not None:
             raise self._failure
+        self._check_tasks()
         try:
             found = await self._consumer.getmany(timeout_ms=seconds * 1000, max_records=count)
+        except errors.TopicAuthorizationFailedError as error:
+            refusal = Refusal(FETCH, TOPIC_FORBIDDEN)
+            raise ReadRefusedError(refusal, self._membership) from error
         except CLIENT_ERRORS as error:
-            raise to_driver_error(error) from error
+            raise self._explained(to_driver_error(error)) from error
         return [
             KafkaRecord(
                 raw.partition,
@@ -116,6 +227,13 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
             for records in found.values()
             for raw in records
         ]
+
+    def reached(self, partition: int) -> int:
+        """Return the offset up to which a partition is read, as far as known."""
+        subscription = self._consumer._subscription.subscription
+        assignment = subscription and subscription.assignment
+        state = assignment and assignment.state_value(TopicPartition(self._topic, partition))
+        return state.position if state and state.has_valid_position else 0
 
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
         """Commit; return False if the group refuses it."""
@@ -134,19 +252,19 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     async def first_offsets(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets of the first records that partitions hold."""
         parts = self._topic_partitions(partitions)
-        found = await self._requests.run(self._consumer.beginning_offsets(parts))
+        found = await self._run(self._consumer.beginning_offsets(parts))
         return {part.partition: offset for part, offset in found.items()}
 
     async def end_offsets(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets behind the last records of partitions."""
         parts = self._topic_partitions(partitions)
-        found = await self._requests.run(self._consumer.end_offsets(parts))
+        found = await self._run(self._consumer.end_offsets(parts))
         return {part.partition: offset for part, offset in found.items()}
 
     async def offsets_at(self, partitions: Collection[int], time: datetime) -> dict[int, int]:
         """Return the offsets of the first records since a time."""
         times = dict.fromkeys(self._topic_partitions(partitions), int(time.timestamp() * 1000))
-        found = await self._requests.run(self._consumer.offsets_for_times(times))
+        found = await self._run(self._consumer.offsets_for_times(times))
         return {part.partition: at.offset for part, at in found.items() if at}
 
     def pause(self, partitions: Collection[int]) -> None:
@@ -159,3 +277,20 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Read partitions again."""
         with suppress(errors.IllegalStateError):
             self._consumer.resume(*self._topic_partitions(partitions))
+
+
+def _retrieve(task: asyncio.Task[Any]) -> None:
+    """Take the exception of a task; the refusal that it tells of is known already."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _error_codes(request: str, response: Any) -> Iterator[int]:
+    """Yield the error codes in an answer, the zeros too."""
+    if request not in (FETCH, LIST_OFFSETS, OFFSET_FETCH):
+        yield response.error_code
+        return
+    for _, partitions in response.topics:
+        for partition in partitions:
+            # The code is the last field of an offset, and the second one of the others.
+            yield partition[-1 if request == OFFSET_FETCH else 1]

@@ -18,6 +18,7 @@ from .._adapter.contract import Outgoing
 from .._adapter.properties import split_properties
 from .limits import ClientLimits
 from .offsets import CommitPoint, KafkaRecord
+from .refusals import Membership, Refusal
 
 Answer = Callable[[Outgoing, Receipt | Exception], None]
 Failed = Callable[[DriverError], None]
@@ -47,6 +48,14 @@ class RebalanceListener(Protocol):
 
     def lost(self, partitions: Collection[int]) -> None:
         """Forget partitions that another member has already."""
+        ...
+
+    def refused(self, refusal: Refusal) -> None:
+        """Take note of a refusal that the member does not raise."""
+        ...
+
+    def works(self, request: str) -> None:
+        """Take note that the broker has answered a request without an error."""
         ...
 
 
@@ -79,6 +88,14 @@ class GroupMember(Protocol):
 
     async def offsets_at(self, partitions: Collection[int], time: datetime) -> Mapping[int, int]:
         """Return the offsets of the first records since a time, of partitions that have some."""
+        ...
+
+    def reached(self, partition: int) -> int:
+        """Return the offset up to which a partition is read, as far as known.
+
+        It is behind the last record, if no event follows: transactions end with records that the
+        client hides.
+        """
         ...
 
     def pause(self, partitions: Collection[int]) -> None:
@@ -171,13 +188,11 @@ class KafkaClient(Protocol):
         """Write a record that is not an event; returns when the broker has it."""
         ...
 
-    def join(
-        self, topic: str, group: str, session_seconds: float, listener: RebalanceListener
-    ) -> GroupMember:
+    def join(self, membership: Membership, listener: RebalanceListener) -> GroupMember:
         """Return a new member of a group.
 
-        Args:
-            session_seconds: How long the member may be silent before its partitions go to others.
+        Raises:
+            DriverError: The client refuses the settings.
         """
         ...
 
@@ -209,10 +224,11 @@ def check_producer_settings(settings: Mapping[str, Any], transactional_id: str) 
         )
 
 
-def member_options(group: str, client_id: str | None, session_seconds: float) -> dict[str, Any]:
+def member_options(membership: Membership, client_id: str | None) -> dict[str, Any]:
     """Return the options of a group member, in FastStream's words."""
+    session_seconds = membership.claim_idle
     return {
-        "group_id": group,
+        "group_id": membership.group,
         "client_id": client_id,
         "enable_auto_commit": False,
         "auto_offset_reset": "earliest",

@@ -10,7 +10,10 @@ import asyncio
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
+from copy import copy
+from dataclasses import replace
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, cast
 
 from confluent_kafka import KafkaError, KafkaException
@@ -46,8 +49,9 @@ from .client import (
     record_receipt,
 )
 from .confluent_errors import LOGIN_CODES, call_blocking, is_fatal, to_driver_error
-from .confluent_member import ConfluentMember
+from .confluent_member import ConfluentMember, GroupLog
 from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
+from .refusals import Membership
 from .url import read_kafka_url
 
 CONFLUENT_CONNECT_SECONDS = 5.0
@@ -62,6 +66,9 @@ FASTSTREAM_REQUEST_MILLISECONDS = 40_000
 # The two names of the option for the requests under way on one connection.
 IN_FLIGHT = ("max.in.flight.requests.per.connection", "max.in.flight")
 CONNECTION_LOST_CODES = (KafkaError._TRANSPORT, KafkaError._ALL_BROKERS_DOWN)
+
+# A member is told when it reaches the end of a partition, even behind records that it does not see.
+CONFLUENT_MEMBER_OPTIONS = {"enable.partition.eof": True}
 
 
 def make_broker(url: str) -> KafkaBroker:
@@ -469,17 +476,27 @@ class ConfluentClient:
         if failure is not None:
             raise to_driver_error(failure)
 
-    def join(
-        self, topic: str, group: str, session_seconds: float, listener: RebalanceListener
-    ) -> GroupMember:
+    def join(self, membership: Membership, listener: RebalanceListener) -> GroupMember:
         """Return a new member of a group."""
         settings = self._settings
-        consumer = settings.builder(
-            partitions=(),
-            allow_auto_create_topics=True,
-            **member_options(group, settings.client_id, session_seconds),
-        ).consumer
-        return ConfluentMember(consumer, settings.admin.client, topic, listener)
+        shared, log = settings.connection_config, None
+        config = copy(shared)
+        config.config = CONFLUENT_MEMBER_OPTIONS | shared.config
+        builder = replace(settings.builder, config=config)
+        if not shared.config.get("log_level") and "debug" not in shared.config:
+            # The user wants no log, so the member may have it.
+            log = GroupLog()
+            config.config |= {"log_level": 7, "debug": "cgrp"}
+            builder.logger = SimpleNamespace(logger=SimpleNamespace(logger=log))
+        try:
+            consumer = builder(
+                partitions=(),
+                allow_auto_create_topics=True,
+                **member_options(membership, settings.client_id),
+            ).consumer
+        except KafkaException as error:
+            raise to_driver_error(error) from error
+        return ConfluentMember(consumer, settings.admin.client, membership, listener, log)
 
 
 def _receipt(message: Any) -> Receipt:

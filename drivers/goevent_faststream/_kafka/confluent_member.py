@@ -16,6 +16,8 @@ inside the callback, and there is no deadlock.
 from __future__ import annotations
 
 import asyncio
+import logging
+import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -29,8 +31,24 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 from goevent import DriverError
 
 from .client import REQUEST_SECONDS, RebalanceListener
-from .confluent_errors import to_driver_error
+from .confluent_errors import UNREACHABLE_CODES, to_driver_error
 from .offsets import CommitPoint, KafkaRecord
+from .refusals import (
+    FENCED_INSTANCE,
+    FETCH,
+    FIND_COORDINATOR,
+    HEARTBEAT,
+    JOIN_GROUP,
+    LIST_OFFSETS,
+    MEMBERSHIP,
+    OFFSET_FETCH,
+    PASSING,
+    REMEDIES,
+    SYNC_GROUP,
+    Membership,
+    ReadRefusedError,
+    Refusal,
+)
 
 T = TypeVar("T")
 
@@ -41,6 +59,49 @@ COMMIT_REFUSAL_CODES = {
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.REBALANCE_IN_PROGRESS,
 }
+# The client tells some refusals only to its log.
+_LOGGED_REFUSAL = re.compile(
+    r"(?P<request>(?i:JoinGroup response|SyncGroup error|FindCoordinator response error"
+    r"|Heartbeat error response|session timed out))"
+    r".*?(?P<error>\bBroker: [^():]+|Unknown broker error)"
+)
+_LOGGED_REQUESTS = {
+    "joingroup response": JOIN_GROUP,
+    "syncgroup error": SYNC_GROUP,
+    "findcoordinator response error": FIND_COORDINATOR,
+    "heartbeat error response": HEARTBEAT,
+    "session timed out": HEARTBEAT,
+}
+# The parts of the client's error texts that tell the request.
+_FAILURES = (
+    ("JoinGroup", JOIN_GROUP),
+    ("FindCoordinator", FIND_COORDINATOR),
+    ("committed offsets", OFFSET_FETCH),
+    ("logical offset", LIST_OFFSETS),
+)
+_CODES = {KafkaError(code).str(): code for code in (*PASSING, *REMEDIES)}
+
+
+class GroupLog(logging.Handler):
+    """The log of one group member: it keeps no line, and looks for refusals in them.
+
+    Attributes:
+        refused: Called with each refusal, in the thread that polls the client.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refused: Callable[[Refusal], None] | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look for a refusal in a line."""
+        found = _LOGGED_REFUSAL.search(record.getMessage())
+        if found is None or self.refused is None:
+            return
+        error = found["error"].strip()
+        if error in _CODES:
+            request = _LOGGED_REQUESTS[found["request"].lower()]
+            self.refused(Refusal(request, _CODES[error], error))
 
 
 class ConfluentMember:
@@ -49,13 +110,26 @@ class ConfluentMember:
     Args:
         consumer: The client's consumer, made by FastStream.
         admin: The client's administrator, which has a connection of its own.
+        log: The log of the consumer; None if the user has one.
     """
 
-    def __init__(self, consumer: Any, admin: Any, topic: str, listener: RebalanceListener) -> None:
+    def __init__(
+        self,
+        consumer: Any,
+        admin: Any,
+        membership: Membership,
+        listener: RebalanceListener,
+        log: GroupLog | None,
+    ) -> None:
         self._consumer = consumer
         self._admin = admin
-        self._topic = topic
+        self._membership = membership
+        self._topic = topic = membership.topic
         self._listener = listener
+        # The ends of partitions that the client has reached.
+        self._reached: dict[int, int] = {}
+        if log is not None:
+            log.refused = self._refused
         self._loop = asyncio.get_running_loop()
         self._jobs: SimpleQueue[Callable[[], object] | None] = SimpleQueue()
         # The client commits and closes without a time limit, and nothing can interrupt it; if the
@@ -164,7 +238,9 @@ class ConfluentMember:
             begin = self._run_on_loop(self._assigned([each.partition for each in partitions])) or {}
         except DriverError as error:
             # The next `read` raises it.
-            self._failure = DriverError(f"Kafka: partitions could not be taken over: {error}")
+            if not isinstance(error, ReadRefusedError):
+                error = type(error)(f"Kafka: partitions could not be taken over: {error}")
+            self._failure = error
             return
         self._consumer.assign([TopicPartition(self._topic, n, at) for n, at in begin.items()])
 
@@ -178,7 +254,13 @@ class ConfluentMember:
         points: dict[int, CommitPoint | None] = {}
         if partitions:
             parts = self._topic_partitions(partitions)
-            for each in await self._call(self._consumer.committed, parts, timeout=REQUEST_SECONDS):
+            try:
+                found = await self._call(self._consumer.committed, parts, timeout=REQUEST_SECONDS)
+            except DriverError as error:
+                raise self._explained(OFFSET_FETCH, error) from error.__cause__
+            for each in found:
+                if each.error is not None:
+                    raise ReadRefusedError(_refusal(OFFSET_FETCH, each.error), self._membership)
                 # A negative offset means that nothing is committed.
                 is_committed = each.offset >= 0
                 points[each.partition] = (
@@ -204,7 +286,68 @@ class ConfluentMember:
         if first is None:
             return ()
         others = self._consumer.consume(count - 1, 0) if count > 1 else ()
-        return [_record(each) for each in (first, *others) if _is_record(each)]
+        return [_record(each) for each in (first, *others) if self._is_record(each)]
+
+    def _is_record(self, raw: Any) -> bool:
+        """Return True for a record; otherwise take note of the error.
+
+        Raises:
+            DriverError: The client does not recover from it by itself.
+        """
+        error = raw.error()
+        if error is None:
+            return True
+        code = error.code()
+        if code == KafkaError._PARTITION_EOF:
+            self._reached[raw.partition()] = raw.offset()
+            return False
+        if error.fatal() or code == KafkaError._FATAL:
+            raise self._fatal(error.str())
+        if code < KafkaError.UNKNOWN or code in UNREACHABLE_CODES:
+            # An error of the client itself, as a lost connection, which the pings report.
+            return False
+        request = next((name for text, name in _FAILURES if text in error.str()), FETCH)
+        refusal = Refusal(request, code, KafkaError(code).str())
+        if request == FETCH:
+            self._tell(refusal)
+            return False
+        self._refused(refusal)
+        if self._failure is not None:
+            raise self._failure
+        return False
+
+    def _fatal(self, text: str) -> DriverError:
+        """Return the error of a consumer that does nothing more."""
+        for known, code in _CODES.items():
+            if known in text:
+                return ReadRefusedError(Refusal(MEMBERSHIP, code, known), self._membership)
+        return DriverError(f"Kafka: the consumer has failed: {text}")
+
+    def _refused(self, refusal: Refusal) -> None:
+        """Take note of a refusal by the group; the next `read` raises it, unless it passes."""
+        if refusal.passes or refusal.request == HEARTBEAT:
+            # A fenced member gets a fatal error, too.
+            if refusal.code != FENCED_INSTANCE:
+                self._tell(refusal)
+        else:
+            self._failure = ReadRefusedError(refusal, self._membership)
+
+    def _tell(self, refusal: Refusal) -> None:
+        # The loop may have ended.
+        with suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._listener.refused, refusal)
+
+    def _explained(self, request: str, error: DriverError) -> DriverError:
+        """Return a refusal in place of an error that the broker has answered a request with."""
+        cause = error.__cause__
+        found = cause.args[0] if isinstance(cause, KafkaException) and cause.args else None
+        if not isinstance(found, KafkaError) or found.code() < KafkaError.UNKNOWN:
+            return error
+        return ReadRefusedError(_refusal(request, found), self._membership)
+
+    def reached(self, partition: int) -> int:
+        """Return the offset up to which a partition is read, as far as known."""
+        return self._reached.get(partition, 0)
 
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
         """Commit; return False if the group refuses it."""
@@ -241,7 +384,8 @@ class ConfluentMember:
             futures = self._admin.list_offsets(wanted, request_timeout=REQUEST_SECONDS)
             found = await asyncio.gather(*map(asyncio.wrap_future, futures.values()))
         except (KafkaException, ValueError) as error:
-            raise to_driver_error(error) from error
+            mapped = to_driver_error(error)
+            raise self._explained(LIST_OFFSETS, mapped) from error
         return {part.partition: at.offset for part, at in zip(futures, found, strict=True)}
 
     async def offsets_at(self, partitions: Collection[int], time: datetime) -> dict[int, int]:
@@ -267,17 +411,8 @@ def _do_nothing() -> None:
     """Do nothing: a job that only wakes the thread."""
 
 
-def _is_record(raw: Any) -> bool:
-    error = raw.error()
-    if error is None:
-        return True
-    if error.fatal() or error.code() in (
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
-    ):
-        raise KafkaException(error)
-    # The client recovers from other errors by itself, and the pings report a lost connection.
-    return False
+def _refusal(request: str, error: KafkaError) -> Refusal:
+    return Refusal(request, error.code(), KafkaError(error.code()).str())
 
 
 def _record(raw: Any) -> KafkaRecord:

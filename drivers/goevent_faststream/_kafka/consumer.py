@@ -59,6 +59,8 @@ from .offsets import (
     RecordState,
     backlog_of,
 )
+from .reading import ReadingWatch
+from .refusals import FETCH, LIST_OFFSETS, Membership, ReadRefusedError, Refusal
 from .topics import consumer_group
 
 MAX_RECORDS_PER_READ = 250
@@ -113,8 +115,10 @@ class KafkaConsumer:
         self.subscribed_names: dict[str, None] = {}
         self._client, self._host, self._config = client, host, config
         self._start = source.start
-        self._group = consumer_group(config.group or "", source.topic)
-        self._middlewares = KafkaMiddlewares(broker, source.topic, self._group, self._deliver)
+        group = consumer_group(config.group or "", source.topic)
+        self._membership = Membership(source.topic, group, config.claim_idle)
+        self._watch = ReadingWatch(self._membership, self._report)
+        self._middlewares = KafkaMiddlewares(broker, source.topic, group, self._deliver)
         self._flow = PartitionFlow(max(MIN_UNSETTLED_RECORDS, 4 * config.prefetch))
         self._partitions: dict[int, PartitionOffsets] = {}
         self._given_up: dict[int, PartitionOffsets] = {}
@@ -126,19 +130,26 @@ class KafkaConsumer:
         self._has_joined, self._has_settled = asyncio.Event(), asyncio.Event()
         self._committing = asyncio.Lock()
         self._commit_backoff = 0.0
-        # The refusals that were reported, until reading or committing works again.
-        self._read_refusal = self._commit_refusal = ""
+        # The refusal of commits that was reported, until they work again.
+        self._commit_refusal = ""
         self._rejoin_pause = JOIN_RETRY_SECONDS
         self._is_delivering, self._is_stopped = True, False
         self._unread = 0
+        # The positions at the last look.
+        self._looked_at: dict[int, int] = {}
         # The highest number of a partition with a commit point of the group, as far as known.
         self._highest_committed = -1
         self._tasks: list[asyncio.Task[None]] = []
+        # The last failure to join, which `start` raises; later ones are reported.
         self._failure: DriverError | None = None
+        self._is_starting = True
         self._member = self._new_member()
 
     def _new_member(self) -> GroupMember:
-        return self._client.join(self.topic, self._group, self._config.claim_idle, self)
+        return self._client.join(self._membership, self)
+
+    def _report(self, error: DriverError) -> None:
+        self._host.report(error, self.name)
 
     # -- start and stop
 
@@ -154,13 +165,23 @@ class KafkaConsumer:
             create(self._deliver_ready()),
             create(self._commit_changes()),
         ]
+        for task in self._tasks:
+            task.add_done_callback(self._task_done)
         # Another member may keep the group waiting; asking again would only prolong the wait.
         with suppress(TimeoutError):
             async with asyncio.timeout(JOIN_WAIT_SECONDS):
                 await self._has_joined.wait()
+        self._is_starting = False
         if self._failure is not None:
             await self.stop(lost=True)
             raise self._failure
+
+    def _task_done(self, task: asyncio.Task[None]) -> None:
+        """Close the bus if a task has failed: it would be deaf without a word."""
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failure = DriverError(f"the consumer of {self.name!r} has failed: {error!r}")
+            failure.__cause__ = error
+            self._host.fail(failure)
 
     def stop_delivering(self) -> None:
         """Deliver no more. Records that listeners have are still committed when they end."""
@@ -237,6 +258,9 @@ class KafkaConsumer:
             begin[number] = partition.position
         self._given_up.clear()
         self._report_deleted(begin, firsts)
+        self._looked_at.clear()
+        self._failure = None
+        self._watch.joined(points)
         self._has_ready.set()
         self._has_changed.set()
         self._has_joined.set()
@@ -312,7 +336,21 @@ class KafkaConsumer:
             if partition is not None:
                 partition.is_assigned = False
                 self._given_up[number] = partition
+        if not self._partitions:
+            self._watch.joining()
         self._has_room.set()
+
+    def refused(self, refusal: Refusal) -> None:
+        """Take note of a refusal that the member does not raise."""
+        if self._is_starting:
+            # `start` raises it.
+            self._watch.note(refusal)
+        else:
+            self._watch.refused(refusal)
+
+    def works(self, request: str) -> None:
+        """Take note that the broker has answered a request without an error."""
+        self._watch.works(request)
 
     async def _wait_for_listeners(self, partitions: Collection[PartitionOffsets]) -> None:
         """Wait a little until listeners have ended; records of the others come again."""
@@ -328,21 +366,25 @@ class KafkaConsumer:
         """Read as a member of the group, and join again after a failure."""
         failures = 0
         while True:
+            self._watch.joining()
             try:
                 await self._member.start()
                 await self._read()
             except DriverError as error:
-                failures += 1
-                if self._has_joined.is_set():
+                refusal = error.refusal if isinstance(error, ReadRefusedError) else None
+                if refusal is not None and (refusal.passes or not self._is_starting):
+                    self._watch.refused(refusal)
+                elif self._is_starting:
+                    failures += 1
+                    if not isinstance(error, DriverConnectionError) or failures == JOIN_ATTEMPTS:
+                        self._failure = error
+                    if failures == JOIN_ATTEMPTS:
+                        self._has_joined.set()
+                        return
+                else:
+                    self._watch.failed("a new member", error)
+                if not self._is_starting:
                     self._rejoin_pause = min(2 * self._rejoin_pause, MAX_REJOIN_PAUSE_SECONDS)
-                    if self._read_refusal != str(error):
-                        self._read_refusal = str(error)
-                        self._host.report(error, self.name)
-                elif failures == JOIN_ATTEMPTS:
-                    # `start` raises it.
-                    self._failure = error
-                    self._has_joined.set()
-                    return
             self.lost([*self._partitions])
             await self._member.stop()
             await asyncio.sleep(jittered(self._rejoin_pause))
@@ -355,17 +397,24 @@ class KafkaConsumer:
                     await self._read_nothing()
                     continue
                 self._flow.adjust(self._member, self._partitions)
-                for record in await self._member.read(MAX_RECORDS_PER_READ, READ_WAIT_SECONDS):
+                records = await self._member.read(MAX_RECORDS_PER_READ, READ_WAIT_SECONDS)
+                for record in records:
                     self._add(record)
+                if records:
+                    self._watch.read()
+                    self._rejoin_pause = JOIN_RETRY_SECONDS
                 if self._ready:
                     self._has_ready.set()
             except DriverConnectionError:
                 # `connection` reports it.
                 await asyncio.sleep(READ_RETRY_SECONDS)
+            except ReadRefusedError as error:
+                if error.refusal.request != FETCH:
+                    raise
+                # The member has told it when it came. The client fetches again by itself.
+                await asyncio.sleep(READ_RETRY_SECONDS)
 
     def _add(self, record: KafkaRecord) -> None:
-        if self._read_refusal:
-            self._read_refusal, self._rejoin_pause = "", JOIN_RETRY_SECONDS
         partition = self._partitions.get(record.partition)
         if partition is None:
             return
@@ -532,11 +581,36 @@ class KafkaConsumer:
 
     # -- the work of the group
 
-    async def measure_unread(self) -> None:
-        """Ask the broker how many records of this member's partitions are unread."""
+    async def look(self) -> None:
+        """Measure the unread records, and report what keeps this member from reading them."""
+        if not self._is_delivering:
+            return
         partitions = {**self._partitions}
-        ends = await self._member.end_offsets([*partitions])
-        self._unread = sum(max(0, end - partitions[n].position) for n, end in ends.items())
+        try:
+            ends = await self._member.end_offsets([*partitions])
+        except DriverConnectionError:
+            # `connection` reports it.
+            return
+        except DriverError as error:
+            self._watch.failed(LIST_OFFSETS, error)
+            ends = {}
+        else:
+            if ends:
+                self._watch.works(LIST_OFFSETS)
+        unread, is_stuck = 0, False
+        for number, end in ends.items():
+            position = partitions[number].position
+            behind = max(0, end - max(position, self._member.reached(number)))
+            unread += behind
+            if behind and self._looked_at.get(number) == position:
+                is_stuck = is_stuck or not self._flow.is_paused(number)
+            self._looked_at[number] = position
+        self._unread = unread
+        self._watch.look(is_stuck=is_stuck)
+
+    def pause_watch(self) -> None:
+        """Report no silence for now: there is no connection, which is reported already."""
+        self._watch.pause()
 
     def backlog(self) -> Backlog:
         """Return the work in this member's partitions, as last seen."""

@@ -28,6 +28,10 @@ class PartitionFlow:
         """Record that a partition is assigned anew: clients do not keep its pause."""
         self._paused.discard(partition)
 
+    def is_paused(self, partition: int) -> bool:
+        """Return whether a partition is paused."""
+        return partition in self._paused
+
     def pause(self, member: GroupMember, partitions: set[int]) -> None:
         """Pause partitions."""
         new = partitions - self._paused

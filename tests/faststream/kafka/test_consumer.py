@@ -50,6 +50,10 @@ class RefusingMember:
         """Return the same end for all partitions, at first 7."""
         return dict.fromkeys(partitions, self.end)
 
+    def reached(self, partition: int) -> int:
+        """Return 0: nothing is known."""
+        return 0
+
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
         """Accept the commit if `accepts`."""
         self.commits += 1
