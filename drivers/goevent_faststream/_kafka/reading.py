@@ -15,7 +15,7 @@ import asyncio
 from collections.abc import Callable, Collection
 
 from goevent import DriverConnectionError, DriverError
-from goevent.drivers import ReadWatchdog
+from goevent.drivers import READ_SILENCE_SECONDS, ReadWatchdog
 
 from .refusals import (
     FETCH,
@@ -48,7 +48,9 @@ class ReadingWatch:
     def __init__(self, membership: Membership, report: Callable[[DriverError], None]) -> None:
         self.membership = membership
         self._report = report
-        self._watchdog = ReadWatchdog(f"the topic {membership.topic!r}")
+        self._watchdog = ReadWatchdog(
+            f"the topic {membership.topic!r} of Kafka", limit_seconds=READ_SILENCE_SECONDS
+        )
         self.join_seconds = membership.claim_idle + JOIN_SECONDS
         # The reported texts, each with the request of its kind and the time when it came last.
         self._reported: dict[str, tuple[str, float]] = {}
