@@ -213,7 +213,11 @@ class RabbitConnection:
     def _on_task_done(self, task: asyncio.Task[Any]) -> None:
         error = None if task.cancelled() else task.exception()
         if error is not None and not isinstance(error, (DriverError, *RABBIT_ERRORS)):
-            self.host.fail(DriverError(f"the driver for RabbitMQ has failed: {error!r}"))
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """End the bus: this package has a defect."""
+        self.host.fail(DriverError(f"the driver for RabbitMQ has failed: {error!r}"))
 
     async def run_shielded(self, work: Coroutine[Any, Any, T]) -> T:
         """Await a coroutine that continues if the caller is cancelled.
@@ -234,7 +238,36 @@ class RabbitConnection:
             if channel is None or channel.is_closed:
                 channel = await self._consuming.open_channel(confirms=False)
                 self._request_channel = channel
-            return await work(channel)
+            try:
+                return await work(channel)
+            except (TimeoutError, asyncio.CancelledError):
+                # The client uses this channel no more, and does not count it as closed.
+                self._request_channel = None
+                raise
+
+    async def check(self) -> None:
+        """Look whether the consume channel answers; if it does not, reconnect.
+
+        A server that sends nothing for a while is no sign: there may be no events.
+        """
+        channel = self.consume_channel
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                await channel.flow(active=True)
+        except TimeoutError:
+            if self._consuming.is_up:
+                await self.reconnect(f"no answer within {REPLY_SECONDS:g} s")
+        except RABBIT_ERRORS as error:
+            # If the channel is closed, the callback for that opens it again.
+            if self._consuming.is_up and not channel.is_closed:
+                await self.reconnect(str(error))
+
+    async def reconnect(self, reason: str) -> None:
+        """Close the connection for deliveries, so that the client connects again.
+
+        The server returns all unacknowledged messages.
+        """
+        await self._consuming.reconnect(reason)
 
     async def consume(self, queue: str, on_message: Callable[[Any], Awaitable[None]]) -> str:
         """Consume a queue on the consume channel; return the consumer's tag.
@@ -298,8 +331,13 @@ class RabbitConnection:
             self._is_ready.clear()
             self.start(self._reopen_consume_channel())
             return
-        self.host.report(to_driver_error(error))
-        self.start(self._consuming.reconnect())
+        reason = str((error.args and error.args[-1]) or "")
+        if "acknowledgement" in reason and "timed out" in reason:
+            reason += (
+                "; a listener takes longer than the server's consumer_timeout: raise that, or make "
+                "its listeners end sooner"
+            )
+        self.start(self._consuming.reconnect(reason))
 
     async def _reopen_consume_channel(self) -> None:
         try:

@@ -76,6 +76,7 @@ class RabbitFanOutAdapter:
             is_wanted=self._accept,
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
+            on_failed=self._connection.fail,
         )
         # The queue of this bus; both are empty until it subscribes to something.
         self._queue = ""

@@ -85,6 +85,7 @@ class RabbitReceiver:
         on_passed: Called with each arrival that has passed the middlewares. Its `via` is empty.
         on_stopped: Called with each arrival that has not passed, and with the error if a middleware
             raised one.
+        on_failed: Called with an error that nothing above explains.
         queues_count: Whether the queues count how often a message was returned.
     """
 
@@ -96,6 +97,7 @@ class RabbitReceiver:
         is_wanted: Callable[[Arrival], bool],
         on_passed: Callable[[Arrival], object],
         on_stopped: Callable[[Arrival, Exception | None], Awaitable[None]],
+        on_failed: Callable[[Exception], object],
         queues_count: bool = False,
     ) -> None:
         self._broker = broker
@@ -103,6 +105,7 @@ class RabbitReceiver:
         self._is_wanted = is_wanted
         self._on_passed = on_passed
         self._on_stopped = on_stopped
+        self._on_failed = on_failed
         self._queues_count = queues_count
         self._middlewares = MiddlewareChain()
 
@@ -121,14 +124,17 @@ class RabbitReceiver:
         """
 
         async def on_message(message: Any) -> None:
-            arrival = self._arrival(message, queue, event_name)
-            # Before the middlewares, which may await and so change the order.
-            if not self._is_wanted(arrival):
-                return
-            if self._middlewares.is_active:
-                await self._run_middlewares(message, arrival)
-            else:
-                self._on_passed(arrival)
+            try:
+                arrival = self._arrival(message, queue, event_name)
+                # Before the middlewares, which may await and so change the order.
+                if not self._is_wanted(arrival):
+                    return
+                if self._middlewares.is_active:
+                    await self._run_middlewares(message, arrival)
+                else:
+                    self._on_passed(arrival)
+            except Exception as error:  # noqa: BLE001 - the client would only log it
+                self._on_failed(error)
 
         return on_message
 

@@ -76,6 +76,7 @@ class Repairs:
             await self._connection.wait_until_up(float("inf"))
             began = loop.time()
             is_full = began >= next_full
+            await self._connection.check()
             await self.run_quietly(partial(self.run_now, is_full=is_full))
             if is_full:
                 next_full = loop.time() + PAUSE_RATIO * (loop.time() - began)

@@ -160,6 +160,16 @@ class RabbitSettler:
                 del self._without_delivery[key]
                 self._orphans.add(arrival)
 
+    def queue_recovered(self, queue: str) -> None:
+        """Note that a queue was not deleted after all: the server delivers its messages again."""
+        for arrival in [each for each in self._orphans if each.raw.queue == queue]:
+            self._orphans.discard(arrival)
+            timer = self._delayed.pop(arrival, None)
+            if timer is not None:
+                timer.cancel()
+            else:
+                self._without_delivery[_key(arrival)] = arrival
+
     def accept(self, arrival: Arrival) -> bool:
         """Note an arrival, in the server's order; return whether its listeners have to run."""
         delivery: RabbitDelivery = arrival.raw

@@ -19,7 +19,15 @@ from aiormq.exceptions import ChannelClosed, ChannelNotFoundEntity
 from faststream.rabbit import RabbitBroker, RabbitExchange, RabbitQueue
 
 from goevent import DriverError
-from goevent.drivers import ACK, RELEASE, Backlog, Capabilities, retry_or_dead_letter
+from goevent.drivers import (
+    ACK,
+    READ_SILENCE_SECONDS,
+    RELEASE,
+    Backlog,
+    Capabilities,
+    ReadWatchdog,
+    retry_or_dead_letter,
+)
 
 from .._adapter.backlogs import make_backlog
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
@@ -45,10 +53,12 @@ class ConsumedQueue:
         queue: Its name in RabbitMQ.
         consumer_tag: The tag of this bus's consumer; empty if there is none.
         lag: The number of messages that are ready for any consumer, as last read.
+        watchdog: Notices that the server sends this bus none of them.
     """
 
     name: str
     queue: str
+    watchdog: ReadWatchdog
     consumer_tag: str = ""
     lag: int | None = None
 
@@ -89,9 +99,12 @@ class RabbitWorkQueuesAdapter:
             is_wanted=self._accept,
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
+            on_failed=self._connection.fail,
             queues_count=self._topology.counts_deliveries,
         )
         self._queues: dict[str, ConsumedQueue] = {}
+        # The queues that a message has come from since the last check.
+        self._served: set[str] = set()
         self._is_stopping = False
 
     @property
@@ -170,6 +183,7 @@ class RabbitWorkQueuesAdapter:
         if events in repairs.report_losses([each for each in lost if each.is_declared]):
             self._publisher.exchange_was_lost()
             await asyncio.sleep(NOTICE_SECONDS)
+        await self._look_after_consumers()
         if not is_full and not lost:
             return
         names = {each.name for each in lost}
@@ -197,21 +211,61 @@ class RabbitWorkQueuesAdapter:
                 # The consume channel may be closed; on the next one, this queue is left out.
                 break
 
+    async def _look_after_consumers(self) -> None:
+        """Report a queue whose messages the server does not send, and consume it again."""
+        served, self._served = self._served, set()
+        now = asyncio.get_running_loop().time()
+        for queue in self._queues.values():
+            if (
+                not queue.lag
+                or not queue.consumer_tag
+                or queue.queue in served
+                or self._count_held(queue) >= self._config.prefetch
+            ):
+                queue.watchdog.read(now)
+                continue
+            reason = (
+                f"it holds {queue.lag} events, and the server sends this bus none; perhaps another "
+                "consumer has it alone (x-single-active-consumer) or before others (x-priority)"
+            )
+            silence = queue.watchdog.silence(now, reason=reason)
+            if silence is not None:
+                self._connection.host.report(silence, queue.name)
+                await self._cancel_consumer(queue)
+                queue.consumer_tag = ""
+                again = partial(self._consume, queue)
+                await self._repairs.attempt(f"queue {queue.name}", again, queue.name)
+
+    def _count_held(self, queue: ConsumedQueue) -> int:
+        return sum(each.raw.queue == queue.queue for each in self._settler.held.values())
+
     async def _consume(self, queue: ConsumedQueue) -> None:
         event_name = "" if queue.name == PATTERNS else queue.name
         on_message = self._receiver.consumer(queue.queue, event_name)
         queue.consumer_tag = await self._connection.consume(queue.queue, on_message)
 
     async def _on_consumer_cancelled(self, frame: Any) -> None:
-        """Create a queue again: it was deleted, so the server has cancelled its consumer."""
+        """Note that the server has cancelled a consumer, most likely with the queue."""
         tag = frame.consumer_tag
         queue = next((each for each in self._queues.values() if each.consumer_tag == tag), None)
         if queue is not None:
             queue.consumer_tag = ""
+            # At once: a message that is returned to a deleted queue would be lost.
             self._settler.queue_deleted(queue.queue)
-            needed = ServerObject("queue", queue.queue)
+            self._connection.start(
+                self._repairs.run_quietly(partial(self._replace_consumer, queue))
+            )
+
+    async def _replace_consumer(self, queue: ConsumedQueue) -> None:
+        needed = ServerObject("queue", queue.queue)
+        if await is_missing(self._connection.request, needed):
             self._repairs.report_losses([needed], is_complete=False)
-            self._connection.start(self._repairs.run_quietly())
+            await self._repairs.run()
+            return
+        # The queue has failed and is back, with the messages that this bus holds.
+        self._settler.queue_recovered(queue.queue)
+        text = f"the server has cancelled the consumer of the queue {queue.queue!r}"
+        await self._connection.reconnect(text)
 
     # -- subscriptions
 
@@ -241,7 +295,9 @@ class RabbitWorkQueuesAdapter:
         await self._repairs.insist(bind, partial(self._topology.declare, request))
         name = PATTERNS if "*" in pattern else pattern
         if name not in self._queues:
-            queue = ConsumedQueue(name, self._topology.queue(pattern).name)
+            queue_name = self._topology.queue(pattern).name
+            watchdog = ReadWatchdog(f"the queue {queue_name!r}", limit_seconds=READ_SILENCE_SECONDS)
+            queue = ConsumedQueue(name, queue_name, watchdog)
             await self._consume(queue)
             self._queues[name] = queue
 
@@ -299,6 +355,7 @@ class RabbitWorkQueuesAdapter:
 
     def _accept(self, arrival: Arrival) -> bool:
         """Note an arrival; return whether its listeners have to run."""
+        self._served.add(arrival.raw.queue)
         if not self._settler.accept(arrival):
             return False
         if arrival.raw.group in ("", self._config.group):
