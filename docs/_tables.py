@@ -14,7 +14,7 @@ from goevent import Capabilities, Driver, MemoryDriver, MemoryHub, UnsupportedEr
 from goevent.drivers import DurableConfig
 from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver, Mapping
 from goevent_redis import RedisDriver, RedisStreamsDriver, StreamsConfig
-from goevent_redis._link.config import URL_OPTIONS
+from goevent_redis._tls import REDIS_URL_OPTIONS
 
 PAGE = Path(__file__).parent / "brokers" / "choosing-a-broker.md"
 
@@ -134,7 +134,7 @@ class OptionSet(NamedTuple):
 
 def option_sets() -> Iterator[OptionSet]:
     """Return the options of every scheme."""
-    client = [name for name in URL_OPTIONS if name != "prefix"]
+    client = [name for name in REDIS_URL_OPTIONS if name != "prefix"]
     yield OptionSet("redis", ["prefix"], client, StreamsConfig)
     streams = ["prefix", *(field.name for field in fields(StreamsConfig))]
     yield OptionSet("redis+streams", streams, client, StreamsConfig)

@@ -12,6 +12,7 @@ from importlib import import_module
 from typing import Protocol, cast
 
 from goevent import DriverError, UnknownDriverError, UnsupportedError
+from goevent.drivers import TLS_OPTIONS
 
 from ._adapter.contract import Adapter
 from ._config import BrokerConfig
@@ -84,7 +85,7 @@ _DURABLE_SETTINGS = ("start", "max_deliveries", "backoff", "max_backoff", "claim
 
 _KAFKA = Mapping(
     title="Kafka",
-    schemes=("kafka",),
+    schemes=("kafka", "kafka+tls"),
     module="goevent_faststream._kafka.aiokafka_client",
     broker="faststream.kafka",
     durable=True,
@@ -102,20 +103,20 @@ _KAFKA = Mapping(
         "written to the topic {prefix}{name}..dead, and its event is then settled"
     ),
     address="Topic, for the prefix and the settings of created topics",
-    url_options=("sasl", "tls"),
+    url_options=("sasl", "tls", *TLS_OPTIONS),
     refused={"stream": "Kafka has no streams; each event name has a topic"},
 )
 
 _AIO_PIKA_OPTIONS = (
-    *("auth", "cadata", "cafile", "capath", "certfile", "keyfile", "no_verify_ssl"),
-    *("fail_fast", "happy_eyeballs_delay", "heartbeat", "interleave", "name", "timeout"),
-    "reconnect_interval",
+    *("auth", "fail_fast", "happy_eyeballs_delay", "heartbeat", "interleave", "name"),
+    *("reconnect_interval", "timeout"),
+    *TLS_OPTIONS,
 )
 
 MAPPINGS: tuple[Mapping, ...] = (
     Mapping(
         title="NATS",
-        schemes=("nats",),
+        schemes=("nats", "nats+tls"),
         module="goevent_faststream._nats.core",
         broker="faststream.nats",
         durable=False,
@@ -128,6 +129,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         patterns="* is *, ** is >; the driver drops events that > matches and ** does not",
         settles="nothing: at most once",
         address="none",
+        url_options=TLS_OPTIONS,
         refused=dict.fromkeys(
             ("group", "stream", *_DURABLE_SETTINGS),
             "core NATS has no groups and no streams: all buses get all events; nats+js:// has it",
@@ -135,7 +137,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     ),
     Mapping(
         title="NATS JetStream",
-        schemes=("nats+js",),
+        schemes=("nats+js", "nats+js+tls"),
         module="goevent_faststream._nats.jetstream",
         broker="faststream.nats",
         durable=True,
@@ -151,6 +153,7 @@ MAPPINGS: tuple[Mapping, ...] = (
             "{stream}-dead, then +TERM"
         ),
         address="JStream",
+        url_options=TLS_OPTIONS,
     ),
     Mapping(
         title="RabbitMQ",
@@ -218,7 +221,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         ),
         settles="PUBACK as soon as the bus has the event: at most once, even in a group",
         address="none",
-        url_options=("client_id", "keepalive", "version"),
+        url_options=("client_id", "keepalive", "version", *TLS_OPTIONS),
         refused={
             "stream": "MQTT has no streams: it keeps nothing",
             **dict.fromkeys(
@@ -230,7 +233,7 @@ MAPPINGS: tuple[Mapping, ...] = (
     replace(
         _KAFKA,
         title="Kafka with librdkafka",
-        schemes=("kafka+confluent",),
+        schemes=("kafka+confluent", "kafka+confluent+tls"),
         module="goevent_faststream._kafka.confluent_client",
         broker="faststream.confluent",
         extra="confluent",

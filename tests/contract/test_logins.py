@@ -97,7 +97,10 @@ def login_of(user: str | None, password: str | None) -> str:
 def all_texts(error: BaseException) -> str:
     texts = traceback.format_exception(error)
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()
+    # The chains of some clients lead in a circle.
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         texts += [str(link), repr(link), repr(link.args)]
         link = link.__cause__ or link.__context__
     return "\n".join(texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from goevent import DriverConnectionError, DriverError
+from goevent.drivers import explain_tls, find_tls_failure
 
 
 def map_error(
@@ -22,6 +23,9 @@ def map_error(
     if isinstance(error, DriverError):
         return error
     kind = DriverConnectionError if isinstance(error, unreachable) else DriverError
+    failure = find_tls_failure(error)
+    if failure is not None:
+        kind, text = DriverConnectionError, explain_tls(failure)
     # Some errors of clients have no text, and only their class names the cause.
     mapped = kind(f"{broker}: {text or str(error) or type(error).__name__}")
     mapped.__cause__ = error

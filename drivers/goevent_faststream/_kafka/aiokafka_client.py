@@ -73,10 +73,10 @@ LAST_REQUESTS_SECONDS = 0.6
 
 def make_broker(url: str) -> KafkaBroker:
     """Return FastStream's broker for a `kafka://` URL."""
-    servers, security = read_kafka_url(url, context=True)
+    parsed = read_kafka_url(url, context=True)
     return UrlKafkaBroker(
-        servers,
-        security=security,
+        parsed.servers,
+        security=parsed.security,
         client_id="goevent",
         # An event that is accepted is there once.
         enable_idempotence=True,

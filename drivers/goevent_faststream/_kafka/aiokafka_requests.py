@@ -10,9 +10,11 @@ from aiokafka import errors  # type: ignore[import-untyped]
 from aiokafka.conn import create_conn  # type: ignore[import-untyped]
 
 from goevent import DriverError
+from goevent.drivers import find_tls_failure
 
 from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.errors import map_error
+from .._adapter.tls import probe_tls, tls_error
 from .client import REQUEST_SECONDS
 from .limits import BatchRefusedError, BatchTooLargeError
 
@@ -63,7 +65,7 @@ def to_driver_error(error: BaseException) -> DriverError:
 
 
 async def find_login_error(client: Any) -> DriverError | None:
-    """Return the error of the login, if that is why a client has found no broker.
+    """Return the error of the login or of TLS, if that is why a client has found no broker.
 
     aiokafka logs the reason and raises an error without it, so this connects once more.
     """
@@ -80,11 +82,15 @@ async def find_login_error(client: Any) -> DriverError | None:
                 sasl_plain_username=client._sasl_plain_username,
                 sasl_plain_password=client._sasl_plain_password,
             )
-        except LOGIN_ERRORS as error:
-            return to_driver_error(error)
-        except CLIENT_ERRORS:
+        except CLIENT_ERRORS as error:
+            if isinstance(error, LOGIN_ERRORS) or find_tls_failure(error) is not None:
+                return to_driver_error(error)
             continue
         connection.close()
+        if client._ssl_context is not None:
+            failure = await probe_tls(host, port, client._ssl_context)
+            if failure is not None:
+                return tls_error("Kafka", failure)
     return None
 
 

@@ -7,6 +7,7 @@ function of it that waits: those run in threads.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Mapping
 from contextlib import contextmanager, suppress
@@ -26,11 +27,12 @@ from faststream.confluent import KafkaBroker, Topic
 from faststream.confluent.helpers.client import AsyncConfluentProducer
 
 from goevent import DriverError
-from goevent.drivers import Receipt
+from goevent.drivers import Receipt, TlsSettings
 
 from .._adapter.contract import Adapter, Outgoing
 from .._adapter.errors import not_connected
 from .._adapter.properties import all_headers
+from .._adapter.tls import probe_tls, tls_error
 from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .client import (
@@ -72,11 +74,13 @@ CONFLUENT_MEMBER_OPTIONS = {"enable.partition.eof": True}
 
 
 def make_broker(url: str) -> KafkaBroker:
-    """Return FastStream's broker for a `kafka+confluent://` URL."""
-    servers, security = read_kafka_url(url, context=False)
+    """Return FastStream's broker for a `kafka+confluent://` or `kafka+confluent+tls://` URL."""
+    parsed = read_kafka_url(url, context=False)
+    config: Any = None if parsed.tls is None else _tls_options(parsed.tls)
     return KafkaBroker(
-        servers,
-        security=security,
+        parsed.servers,
+        config=config,
+        security=parsed.security,
         client_id="goevent",
         # As Java's client and aiokafka: all writers of a topic must agree on a key's partition.
         partitioner="murmur2_random",
@@ -85,6 +89,23 @@ def make_broker(url: str) -> KafkaBroker:
         logger=None,
         apply_types=False,
     )
+
+
+def _tls_options(tls: TlsSettings) -> dict[str, Any]:
+    """Return the client's options for TLS.
+
+    Raises:
+        ValueError: A file has no certificate or key that can be used.
+    """
+    # The client would tell this later, and not name the option.
+    tls.context()
+    options: dict[str, Any] = {
+        "ssl.ca.location": tls.cafile,
+        "ssl.certificate.location": tls.certfile,
+        "ssl.key.location": tls.keyfile or tls.certfile,
+        "ssl.endpoint.identification.algorithm": "https" if tls.check_hostname else "none",
+    }
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
@@ -289,6 +310,9 @@ class ConfluentClient:
             await call_blocking(producer.list_topics, timeout=CONFLUENT_CONNECT_SECONDS)
         except DriverError:
             # The client tells the reason to the callback, and then raises that it has no answer.
+            failure = await self._find_tls_failure(self._settings.connection_config.producer_config)
+            if failure is not None:
+                raise tls_error("Kafka", failure) from None
             if self._login_error is None:
                 raise
             raise to_driver_error(self._login_error) from None
@@ -310,6 +334,23 @@ class ConfluentClient:
             raise
         producer.connect(new, producer.serializer, producer.codec)
         await _stop(old)
+
+    async def _find_tls_failure(self, options: Mapping[str, Any]) -> ssl.SSLError | None:
+        """Return why TLS fails, if it is used; the client does not tell it."""
+        if "ssl" not in str(options.get("security.protocol")).lower():
+            return None
+        tls = TlsSettings(
+            options.get("ssl.ca.location"),
+            options.get("ssl.certificate.location"),
+            options.get("ssl.key.location"),
+            check_hostname=options.get("ssl.endpoint.identification.algorithm") != "none",
+        )
+        for address in str(options["bootstrap.servers"]).split(","):
+            host, _, port = address.rpartition(":")
+            failure = await probe_tls(host.strip("[]"), int(port), tls.context())
+            if failure is not None:
+                return failure
+        return None
 
     async def close(self, *, lost: bool) -> None:
         """Disconnect; events that cannot be sent within a moment are given up."""

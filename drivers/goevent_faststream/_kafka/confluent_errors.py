@@ -16,6 +16,7 @@ from .limits import BatchRefusedError, BatchTooLargeError
 T = TypeVar("T")
 
 LOGIN_CODES = {
+    KafkaError._SSL,
     KafkaError._AUTHENTICATION,
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
@@ -68,7 +69,9 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
             kind = BatchTooLargeError
         elif cause.code() in SEQUENCE_CODES:
             kind = BatchRefusedError
-        if cause.code() in LOGIN_CODES:
+        if cause.code() == KafkaError._SSL:
+            text = f"TLS fails: {text}"
+        elif cause.code() in LOGIN_CODES:
             text = f"the server rejects the login: {text}"
     else:
         text = str(cause) or type(cause).__name__

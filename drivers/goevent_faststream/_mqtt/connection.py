@@ -21,18 +21,19 @@ from __future__ import annotations
 
 import asyncio
 import re
+import ssl
 import uuid
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
 import zmqtt
 from faststream.mqtt import MQTTBroker
 from zmqtt._internal.packets.publish import Publish
 
 from goevent import DriverConnectionError, DriverError
-from goevent.drivers import jittered
+from goevent.drivers import jittered, read_tls
 
 from .._adapter.connection import BrokerConnection
 from .._adapter.connectivity import (
@@ -42,6 +43,7 @@ from .._adapter.connectivity import (
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
+from .._adapter.tls import probe_tls, tls_error
 from .limits import OversizedPacket, ServerLimits, filter_error, limits_of
 from .reason_codes import SESSION_TAKEN_OVER, reason_text
 from .subscription import make_message
@@ -83,20 +85,29 @@ def make_broker(url: str) -> MQTTBroker:
     Raises:
         ValueError: The URL is malformed.
     """
-    plain, _, _ = url.partition("?")
+    plain, _, query = url.partition("?")
+    scheme = plain.partition("://")[0]
+    given = dict(parse_qsl(query, keep_blank_values=True))
+    tls = read_tls(given, scheme=scheme, is_tls=scheme == "mqtts")
+    context = tls and tls.context()
     options: dict[str, Any] = {"keepalive": KEEPALIVE_SECONDS}
     try:
-        for name, value in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        for name, value in given.items():
             options[name] = URL_OPTIONS[name](value)
         if options.get("version", "5.0") not in ("5.0", "3.1.1"):
             raise ValueError
-        return MQTTBroker(plain, logger=None, apply_types=False, **options)
+        broker = MQTTBroker(plain, logger=None, apply_types=False, **options)
     except (KeyError, ValueError):
         # The original error may show the password, so it must not be the cause.
         raise ValueError(
             "MQTT: the URL has to be mqtt://user:password@host:port, with no options but "
             f"goevent's and {', '.join(URL_OPTIONS)}"
         ) from None
+    if context is not None:
+        # As `security` it would hide the login in the URL.
+        untyped: Any = broker
+        untyped._connection_kwargs["tls"] = context
+    return broker
 
 
 class MqttConnection(BrokerConnection):
@@ -173,7 +184,16 @@ class MqttConnection(BrokerConnection):
         except TimeoutError as error:
             raise no_server("MQTT", FIRST_CONNECTION_SECONDS) from error
         except MQTT_ERRORS as error:
-            raise to_driver_error(error) from error
+            raise await self._first_error(error) from error
+
+    async def _first_error(self, error: Exception) -> DriverError:
+        """Return the error of the first connection; clients do not tell all failures of TLS."""
+        options, mapped = self._options, to_driver_error(error)
+        if isinstance(options["tls"], ssl.SSLContext) and "login" not in str(mapped):
+            failure = await probe_tls(options["host"], options["port"], options["tls"])
+            if failure is not None:
+                return tls_error("MQTT", failure)
+        return mapped
 
     async def _connect(self) -> None:
         async with asyncio.timeout(FIRST_CONNECTION_SECONDS):

@@ -20,13 +20,13 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from faststream.nats import NatsBroker
-from faststream.nats.security import NatsToken, NatsUserPassword
+from faststream.nats.security import NatsSecurity, NatsToken, NatsUserPassword
 from faststream.security import BaseSecurity
 from nats import errors
 from nats.js import errors as js_errors
 
 from goevent import DriverConnectionError, DriverError, EncodeError
-from goevent.drivers import read_driver_url
+from goevent.drivers import read_driver_url, read_tls
 
 from .._adapter.connection import BrokerConnection
 from .._adapter.connectivity import (
@@ -47,6 +47,7 @@ from .client_patches import (
 )
 from .client_tasks import ClientTasks
 from .refusals import Refusals, read_refusal
+from .secure_client import TLS_ERRORS, NoTlsOfferedError, SecureClient
 
 T = TypeVar("T")
 
@@ -66,6 +67,7 @@ UNREACHABLE_ERRORS = (
     errors.NoServersError,
     errors.StaleConnectionError,
     errors.TimeoutError,
+    NoTlsOfferedError,
     OSError,
 )
 
@@ -74,20 +76,23 @@ _LOGIN_REFUSAL = re.compile("authorization violation|authentication|user .* expi
 
 
 def make_broker(url: str) -> NatsBroker:
-    """Return FastStream's broker for a `nats://` URL.
+    """Return FastStream's broker for a `nats://` or `nats+tls://` URL.
 
     Raises:
-        ValueError: The URL has a path.
+        ValueError: The URL has a path, or an option of TLS that cannot be used.
     """
     parsed = read_driver_url(url)
+    is_tls = parsed.scheme.endswith("+tls")
+    settings = read_tls(dict(parsed.options), scheme=parsed.scheme, is_tls=is_tls)
+    context = settings.context() if settings is not None else None
     if parsed.path.strip("/"):
         raise ValueError("a NATS URL is nats://user:password@host:port, without a path")
-    security: BaseSecurity | None = None
+    security: BaseSecurity | None = NatsSecurity(ssl_context=context) if context else None
     # Not in the URL of the client, which does not decode them.
     if parsed.password is not None:
-        security = NatsUserPassword(parsed.user or "", parsed.password)
+        security = NatsUserPassword(parsed.user or "", parsed.password, ssl_context=context)
     elif parsed.user is not None:
-        security = NatsToken(parsed.user)
+        security = NatsToken(parsed.user, ssl_context=context)
     return NatsBroker(
         f"nats://{parsed.address or 'localhost'}",
         security=security,
@@ -155,6 +160,8 @@ class NatsConnection(BrokerConnection):
         self.refusals.reset()
         self._reason = ""
         self._slow_since.clear()
+        broker: Any = self.broker
+        broker._connect = self._connect_client
         # Cancelling the task would leave its socket open. It may finish late; `close` ends it.
         self._starting = asyncio.get_running_loop().create_task(self.broker.start())
         await asyncio.wait({self._starting}, timeout=FIRST_CONNECTION_SECONDS)
@@ -164,7 +171,6 @@ class NatsConnection(BrokerConnection):
             self._starting.result()
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
-        broker: Any = self.broker
         self._client = client = broker.connection
         self.jetstream = client.jetstream(**broker.config.js_options)
         self._reconnect_pause = client.options["reconnect_time_wait"]
@@ -183,6 +189,15 @@ class NatsConnection(BrokerConnection):
             refuse_large_messages(client)
         self._connectivity.mark_up()
         self.start(self._retry_subscriptions())
+
+    async def _connect_client(self) -> Any:
+        """Connect, in place of the broker."""
+        broker: Any = self.broker
+        options: dict[str, Any] = broker._connection_kwargs
+        client = SecureClient(demands_tls=options.get("tls") is not None)
+        await client.connect_first(**options)
+        broker.config.connect(client)
+        return client
 
     def _add_callbacks(self, client: Any) -> None:
         """Add this connection's callbacks to those that the broker was configured with."""
@@ -484,7 +499,7 @@ class NatsConnection(BrokerConnection):
 
     def _on_failed_attempt(self, error: Exception) -> None:
         """Take the error of an attempt to reconnect; a refusal of the server is reported once."""
-        if isinstance(error, UNREACHABLE_ERRORS):
+        if isinstance(error, UNREACHABLE_ERRORS) and not isinstance(error, TLS_ERRORS):
             return
         # The client forgets this socket without closing it.
         self.client._transport.close()

@@ -24,24 +24,27 @@ import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
+from urllib.parse import urlencode
 
 from aio_pika import connect_robust
 from aiormq.exceptions import ChannelClosed
 from faststream.rabbit import RabbitBroker
+from faststream.security import BaseSecurity
 from yarl import URL
 
 from goevent import DriverConnectionError, DriverError
-from goevent.drivers import read_driver_url
+from goevent.drivers import read_driver_url, read_tls
 
 from .._adapter.connectivity import DISCONNECT_SECONDS, REPLY_SECONDS
 from .._adapter.contract import AdapterHost
+from .._adapter.tls import probe_tls, tls_error
 from .client_log import ClientSilence
 from .errors import RABBIT_ERRORS, to_driver_error
 from .link import RECONNECT_PAUSE_SECONDS, MakeConnection, RabbitLink
 from .names import MAX_VIRTUAL_HOST_CHARS
 from .pamqp_patch import show_close_reasons, tolerate_invalid_properties
 
+AMQPS_PORT = 5671
 HEARTBEAT_SECONDS = 3  # four missed heartbeats reveal a dead connection
 # Losing both connections is one report: that of the connection for deliveries.
 PUBLISHING_LOSS_REPORT_SECONDS = 0.2
@@ -55,15 +58,18 @@ def make_broker(url: str) -> RabbitBroker:
     Raises:
         ValueError: The URL is malformed.
     """
-    if read_driver_url(url).password == "":
+    parsed = read_driver_url(url)
+    if parsed.password == "":
         # The client would send "guest" in its place.
         raise ValueError("RabbitMQ: an empty password is refused by the server")
-    scheme, _, rest = url.partition("://")
+    options = dict(parsed.options)
+    tls = read_tls(options, scheme=parsed.scheme, is_tls=parsed.scheme == "amqps")
+    security = None if tls is None else BaseSecurity(tls.context())
+    options.setdefault("heartbeat", str(HEARTBEAT_SECONDS))
     try:
-        if "heartbeat=" not in urlsplit(url).query:
-            rest += f"{'&' if '?' in rest else '?'}heartbeat={HEARTBEAT_SECONDS}"
         return RabbitBroker(
-            f"{scheme}://{rest}",
+            parsed.with_query(urlencode(options)).text(),
+            security=security,
             reconnect_interval=RECONNECT_PAUSE_SECONDS,
             logger=None,
             apply_types=False,
@@ -130,9 +136,23 @@ class RabbitConnection:
         for error in opened:
             # The client also raises ValueError, for instance on a name that it refuses.
             if isinstance(error, Exception):
-                raise to_driver_error(error) from error
+                raise await self._first_error(error) from error
             if error is not None:
                 raise error
+
+    async def _first_error(self, error: Exception) -> DriverError:
+        """Return the error of the first connection; clients do not tell all failures of TLS."""
+        mapped = to_driver_error(error)
+        broker: Any = self.broker
+        url, context = (
+            URL(broker._connection_kwargs["url"]),
+            broker._connection_kwargs["ssl_context"],
+        )
+        if context is not None and isinstance(mapped, DriverConnectionError):
+            failure = await probe_tls(url.host or "", url.port or AMQPS_PORT, context)
+            if failure is not None:
+                return tls_error("RabbitMQ", failure)
+        return mapped
 
     def _reset(self) -> None:
         # Each opening of a bus has a loop of its own.

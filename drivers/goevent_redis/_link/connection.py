@@ -269,7 +269,12 @@ async def _log_in(connection: RedisConnection) -> None:
         hello, *select_replies = await connection.call_many(*_login(config), timeout=math.inf)
     except RedisLinkError as error:
         # Only the class of the error is used: its text may quote the password.
-        if isinstance(error, ConnectionBroken):
+        broken = error.__cause__
+        if broken is not None and isinstance(broken.__cause__, ssl.SSLError):
+            # With TLS 1.3 a server refuses the client's certificate only after the handshake.
+            failure = TLSFailure(f"{config.where()} ended TLS: {broken.__cause__.reason}")
+            failure.__cause__ = broken.__cause__
+        elif isinstance(error, ConnectionBroken):
             failure = ServerRefused(f"{config.where()} closed the connection during the login")
         else:
             failure = UnsupportedServer(

@@ -26,7 +26,7 @@ from goevent.drivers import (
 )
 
 from .._link.client import RedisClient
-from .._link.config import URL_OPTIONS, RedisConfig
+from .._link.config import RedisConfig
 from .._link.connectivity import Connected
 from .._link.conversation import Conversation
 from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer, shown_cause
@@ -35,6 +35,7 @@ from .._link.pool import Pool
 from .._link.resp import pack_prefix
 from .._link.server import ServerIdentity, check_identity, usable_event_size
 from .._link.service import ConnectionReports, running_link_and_pool
+from .._tls import REDIS_URL_OPTIONS, config_of_url, connection_error
 from .channels import Channels
 from .marks import MARKS_CHANNEL_NAME
 from .receiver import PubSubReceiver
@@ -443,7 +444,7 @@ class RedisDriver:
         """Return the error of the contract for an error of the link or of the server."""
         driver_error: DriverError
         if isinstance(error, RedisLinkError):
-            driver_error = DriverConnectionError(f"Redis: {error}")
+            driver_error = connection_error(error)
         elif isinstance(error, redis_errors.NoPermissionError):
             driver_error = DriverError(
                 f"Redis: {error}; the user needs SUBSCRIBE, PSUBSCRIBE, UNSUBSCRIBE, PUNSUBSCRIBE "
@@ -458,5 +459,5 @@ class RedisDriver:
 
 def _config_of(url: str) -> RedisConfig:
     parsed = read_driver_url(url)
-    check_url_options(parsed, URL_OPTIONS, REFUSED_OPTIONS)
-    return RedisConfig(url=parsed.text())
+    check_url_options(parsed, REDIS_URL_OPTIONS, REFUSED_OPTIONS)
+    return config_of_url(parsed)

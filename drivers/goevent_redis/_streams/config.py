@@ -21,7 +21,8 @@ from goevent.drivers import (
     suggest_options,
 )
 
-from .._link.config import URL_OPTIONS, RedisConfig
+from .._link.config import RedisConfig
+from .._tls import REDIS_URL_OPTIONS, config_of_url
 from .keys import RELEASED
 
 LATEST_SEQUENCE = (1 << 64) - 1
@@ -164,12 +165,12 @@ def read_url(url: str) -> tuple[RedisConfig, StreamsConfig]:
         ValueError: The URL makes no sense; the text of the error holds no password.
     """
     parsed = read_driver_url(url)
-    known = [*URL_OPTIONS, *(field.name for field in fields(StreamsConfig))]
+    known = [*REDIS_URL_OPTIONS, *(field.name for field in fields(StreamsConfig))]
     check_url_options(parsed, known, REFUSED_OPTIONS)
     options, others = read_options(parsed.query, StreamsConfig, positions=_ENTRY_ID)
     scheme = parsed.scheme.removesuffix("+streams")
-    server = replace(parsed, scheme=scheme, query=others).text()
-    return RedisConfig(url=server), StreamsConfig(**options)
+    server = replace(parsed, scheme=scheme, query=others)
+    return config_of_url(server), StreamsConfig(**options)
 
 
 def _milliseconds(time: datetime) -> int:

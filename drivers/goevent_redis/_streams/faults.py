@@ -10,11 +10,12 @@ from __future__ import annotations
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import DriverConnectionError, DriverError
+from goevent import DriverError
 from goevent.drivers import Inbox
 
 from .._link.errors import RedisLinkError
 from .._link.link import Link
+from .._tls import connection_error
 from .config import StreamsConfig, id_before
 from .keys import StreamKeys
 from .scripts import MEND, call
@@ -181,7 +182,7 @@ def refusal(error: Exception, action: str) -> DriverError:
     if isinstance(error, DriverError):
         return error
     if isinstance(error, RedisLinkError):
-        mapped = DriverConnectionError(f"Redis: {error}")
+        mapped = connection_error(error)
     elif str(error).startswith("WRONGTYPE"):
         mapped = DriverError(
             f"Redis refuses to {action}: a key holds something else than this bus expects; "

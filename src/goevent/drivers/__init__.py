@@ -13,6 +13,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `memory`: the default driver, and the hub that joins the buses of one process.
 - `PatternTrie`: finds those of many patterns that a name matches.
 - `url`: the parts of a URL, and the check of its options.
+- `tls`: the options of TLS in a URL, and the reasons for which it fails.
 - `discovery`: finds the driver that a URL or a name stands for.
 - `error_mapping`: makes a `DriverError` of every exception that leaves a driver.
 - `packaging`: lets public classes name the package that users import them from.
@@ -66,6 +67,14 @@ from .read_watchdog import (
     READ_SILENCE_SECONDS as READ_SILENCE_SECONDS,
     ReadWatchdog as ReadWatchdog,
 )
+from .tls import (
+    NO_TLS as NO_TLS,
+    TLS_OPTIONS as TLS_OPTIONS,
+    TlsSettings as TlsSettings,
+    explain_tls as explain_tls,
+    find_tls_failure as find_tls_failure,
+    read_tls as read_tls,
+)
 from .url import (
     DriverUrl as DriverUrl,
     check_url_options as check_url_options,
@@ -79,8 +88,10 @@ __all__ = [
     "EXHAUSTED",
     "MAX_DETAILS_CHARS",
     "MAX_REASON_CHARS",
+    "NO_TLS",
     "READ_SILENCE_SECONDS",
     "RELEASE",
+    "TLS_OPTIONS",
     "Action",
     "Backlog",
     "Capabilities",
@@ -100,6 +111,7 @@ __all__ = [
     "ReadWatchdog",
     "Receipt",
     "Settlement",
+    "TlsSettings",
     "Verdict",
     "check_count",
     "check_name",
@@ -107,6 +119,8 @@ __all__ = [
     "check_url_options",
     "dead_letter_report",
     "did_you_mean",
+    "explain_tls",
+    "find_tls_failure",
     "group_required",
     "in_one_line",
     "in_utc",
@@ -114,6 +128,7 @@ __all__ = [
     "publish_names",
     "read_driver_url",
     "read_options",
+    "read_tls",
     "retry_or_dead_letter",
     "suggest_options",
     "undecodable",
