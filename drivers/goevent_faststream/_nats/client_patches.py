@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from nats import errors
 from nats.aio.transport import TcpTransport
 
 from goevent import DriverError
@@ -41,13 +42,24 @@ def use_plain_writes(client: Any) -> None:
         stream.writelines = write
 
 
-def tolerate_undecodable_messages(client: Any) -> None:
-    """Make the client accept a message whose subject or headers it cannot decode.
+def guard_reader(client: Any, max_pending_bytes: int | None) -> None:
+    """Make the client survive each message, and bound the bytes of those that wait.
 
-    Without this, the client's reader ends silently at such a message, from any sender, and the bus
-    receives nothing until a PING stays unanswered.
+    The client's reader ends silently at a message whose subject or headers it cannot decode, from
+    any sender, and the bus receives nothing until a PING stays unanswered. Such a message is
+    accepted.
+
+    The client has a limit of bytes for each subscription, of 128 MiB. This one is for all of them
+    together. Beyond it the client drops a message, as it does beyond its own limit, and reports a
+    slow consumer. A message passes if no other one waits.
+
+    Args:
+        max_pending_bytes: The limit; None if another one bounds the messages.
     """
     process_headers, process_message = client._process_headers, client._process_msg
+    limit = 1 << 62 if max_pending_bytes is None else max_pending_bytes
+    # The bytes that have arrived since the waiting ones were added up. More cannot wait.
+    arrived = 0
 
     async def headers_or_none(data: bytes) -> dict[str, str] | None:
         try:
@@ -56,10 +68,21 @@ def tolerate_undecodable_messages(client: Any) -> None:
             return None
         return headers
 
-    async def process(sid: int, subject: bytes, *rest: bytes) -> None:
+    async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+        nonlocal arrived
         if not subject.isascii():
             subject = subject.decode(errors="replace").encode()
-        await process_message(sid, subject, *rest)
+        arrived += len(data)
+        if arrived > limit:
+            pending = sum(each._pending_size for each in client._subs.values())
+            arrived = pending + len(data)
+            if arrived > limit and pending and (subscription := client._subs.get(sid)) is not None:
+                arrived = pending
+                await client._error_cb(
+                    errors.SlowConsumerError(subject.decode(), reply.decode(), sid, subscription)
+                )
+                return
+        await process_message(sid, subject, reply, data, headers)
 
     client._process_headers, client._process_msg = headers_or_none, process
 

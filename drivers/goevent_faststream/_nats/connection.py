@@ -38,11 +38,11 @@ from .._adapter.errors import connection_lost, map_error, no_answer, no_server, 
 from .._adapter.formats import MAX_HEADERS_BYTES
 from .client_patches import (
     close_within_a_second,
+    guard_reader,
     message_bytes,
     refuse_large,
     refuse_large_messages,
     send_pings_in_order,
-    tolerate_undecodable_messages,
     use_plain_writes,
 )
 from .client_tasks import ClientTasks
@@ -109,6 +109,8 @@ class NatsConnection(BrokerConnection):
 
     Args:
         wait_seconds: How long a caller waits for a lost connection.
+        max_pending_bytes: The largest size of the messages that wait in the client, beyond which it
+            drops messages; None if the pulls bound them.
 
     Attributes:
         jetstream: The context of JetStream with the broker's own options; untyped, as `client`.
@@ -118,8 +120,11 @@ class NatsConnection(BrokerConnection):
         on_up: Called when the connection is back, with all its subscriptions.
     """
 
-    def __init__(self, broker: NatsBroker, wait_seconds: float) -> None:
+    def __init__(
+        self, broker: NatsBroker, wait_seconds: float, max_pending_bytes: int | None = None
+    ) -> None:
         super().__init__("NATS", wait_seconds)
+        self._max_pending_bytes = max_pending_bytes
         self.broker = broker
         self.jetstream: Any = None
         self.losses = 0
@@ -179,7 +184,7 @@ class NatsConnection(BrokerConnection):
         self._add_callbacks(client)
         use_plain_writes(client)
         close_within_a_second(client)
-        tolerate_undecodable_messages(client)
+        guard_reader(client, self._max_pending_bytes)
         send_pings_in_order(client)
         self._take_error_lines(client)
         self._take_refused_requests(client)

@@ -48,6 +48,9 @@ from .connection import (
 from .subjects import check_prefix, covering_subject
 
 DEFAULT_SUBJECT_PREFIX = "goevent."
+# The messages that wait in the client are lost beyond its limit, so a smaller `prefetch_bytes` does
+# not lower it.
+MIN_PENDING_BYTES = 32 << 20
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
@@ -88,7 +91,9 @@ class NatsAdapter:
         self._prefix = DEFAULT_SUBJECT_PREFIX if config.prefix is None else config.prefix
         check_prefix(self._prefix)
         self._publish_timeout = config.publish_timeout
-        self._connection = NatsConnection(broker, config.publish_timeout)
+        self._connection = NatsConnection(
+            broker, config.publish_timeout, max(MIN_PENDING_BYTES, config.prefetch_bytes)
+        )
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
         self._publish_lock = asyncio.Lock()
@@ -164,7 +169,10 @@ class NatsAdapter:
         else:
             # FastStream's consume costs many times as much as all the rest, and without
             # middlewares it achieves nothing here.
-            subscription = await self._connection.client.subscribe(subject, cb=on_message)
+            # The connection bounds the bytes of all subscriptions together.
+            subscription = await self._connection.client.subscribe(
+                subject, cb=on_message, pending_bytes_limit=0
+            )
         self._subscriptions[pattern] = subscription
 
     async def _subscribe_with_middlewares(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import trio
 from faststream.nats import JStream, NatsBroker
 from nats.js import api
 from tests.faststream.nats.test_jetstream import bus_on, dead_letters
@@ -14,8 +15,9 @@ from tests.support.faststream_checks import EnlargingMiddleware
 from tests.support.nats_server import nats_server
 from tests.support.redis_buses import Paid, numbers, opened, until
 
-from goevent import EncodeError, JsonCodec
+from goevent import EncodeError, Event, JsonCodec
 from goevent_faststream import BrokerConfig, FastStreamDriver
+from goevent_faststream._nats import core as core_module
 from goevent_faststream._nats.client_patches import message_bytes
 from goevent_faststream._nats.subjects import subject_matches
 
@@ -199,3 +201,51 @@ def test_size_of_a_message_is_counted_as_the_server_counts_it() -> None:
     written = "NATS/1.0\r\na: é\r\nlonger: \r\n\r\n".encode()
     assert message_bytes(b"body", {"a": "é", "longer": ""}) == len(written) + 4
     assert message_bytes(b"body", {}) == 4
+
+
+async def test_messages_that_wait_for_a_slow_bus_are_bounded_in_bytes_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    body_bytes, limit = 30_000, 200_000
+    monkeypatch.setattr(core_module, "MIN_PENDING_BYTES", limit)
+    async with nats_server() as server:
+        sender = FastStreamBus(server.url)
+        bus = FastStreamBus(f"{server.url}?prefetch_bytes={limit}")
+        gate = trio.Event()
+        seen: list[str] = []
+
+        async def wait(event: Event) -> None:
+            await gate.wait()
+            seen.append(event.event_name)
+
+        names = [f"name.n{n}" for n in range(5)]
+        bus.subscribe(wait, *names)
+        async with opened(sender, bus):
+            await bus.ready()
+            for _ in range(20):
+                for name in names:
+                    await (await sender.dispatch(Event(name, {"text": "x" * body_bytes}))).wait()
+            await until(lambda: bus.count_reports("are lost, since too many"))
+            adapter: Any = bus.driver._adapter  # pyright: ignore[reportPrivateUsage]
+            subscriptions = adapter._connection.client._subs.values()
+            assert sum(each._pending_size for each in subscriptions) <= limit
+            gate.set()
+            await until(lambda: len(seen) >= limit // body_bytes)
+            before = len(seen)
+            await (await sender.dispatch(Event(names[0], {}))).wait()
+            await until(lambda: len(seen) > before)
+
+
+async def test_message_above_the_limit_of_bytes_passes_alone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core_module, "MIN_PENDING_BYTES", 1000)
+    async with nats_server() as server:
+        bus = FastStreamBus(f"{server.url}?prefetch_bytes=1000")
+        sender = FastStreamBus(server.url)
+        seen = bus.seen()
+        async with opened(sender, bus):
+            await bus.ready()
+            for n in range(3):
+                await (await sender.dispatch(Paid(n=n, text="x" * 5000))).wait()
+                await until(lambda n=n: len(seen) == n + 1)  # type: ignore[misc]
