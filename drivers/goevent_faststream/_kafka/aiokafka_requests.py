@@ -16,7 +16,7 @@ from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.errors import map_error
 from .._adapter.tls import probe_tls, tls_error
 from .client import REQUEST_SECONDS
-from .limits import BatchRefusedError, BatchTooLargeError
+from .limits import BatchTooLargeError, ProducerRefusedError
 
 T = TypeVar("T")
 
@@ -39,7 +39,6 @@ UNREACHABLE = (
     OSError,
     TimeoutError,
 )
-# The broker does not accept the producer id or the sequence numbers of a batch.
 SEQUENCE_ERRORS = (
     errors.OutOfOrderSequenceNumber,
     errors.UnknownProducerId,
@@ -56,7 +55,7 @@ def to_driver_error(error: BaseException) -> DriverError:
     if isinstance(error, (*TOO_LARGE, *SEQUENCE_ERRORS)):
         # A batch is out of order if the one before it was refused, or if the broker has forgotten
         # its producers.
-        kind = BatchTooLargeError if isinstance(error, TOO_LARGE) else BatchRefusedError
+        kind = BatchTooLargeError if isinstance(error, TOO_LARGE) else ProducerRefusedError
         refused = kind(f"Kafka: {error}")
         refused.__cause__ = error
         return refused

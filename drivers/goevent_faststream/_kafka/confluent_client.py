@@ -50,9 +50,10 @@ from .client import (
     publish_by_broker,
     record_receipt,
 )
-from .confluent_errors import LOGIN_CODES, call_blocking, is_fatal, to_driver_error
+from .confluent_errors import LOGIN_CODES, call_blocking, to_driver_error
 from .confluent_member import ConfluentMember, GroupLog
-from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
+from .confluent_producer import NewProducer, WatchedProducer, stop_producer
+from .limits import LIMIT_OF_TOPIC, ClientLimits, ProducerRefusedError, parse_limit
 from .refusals import Membership
 from .url import read_kafka_url
 
@@ -118,57 +119,6 @@ def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapt
     topic = check_address(address, Topic)
     prefix = None if topic is None else topic.name
     return KafkaAdapter(broker, ConfluentClient(broker, topic), config, prefix)
-
-
-class WatchedProducer:
-    """A client's producer that tells its failure.
-
-    The client raises a fatal error once, when it is polled, and not through its error callback.
-    FastStream polls, and ignores the errors.
-
-    Args:
-        failed: Called with the fatal error.
-    """
-
-    def __init__(self, producer: Any, failed: Callable[[KafkaException], None]) -> None:
-        self._producer = producer
-        self._failed = failed
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._producer, name)
-
-    def poll(self, seconds: float) -> int:
-        """Poll, as the client's producer does."""
-        return self._watched(self._producer.poll, seconds)
-
-    def flush(self, *seconds: float) -> int:
-        """Flush, as the client's producer does."""
-        return self._watched(self._producer.flush, *seconds)
-
-    def _watched(self, function: Callable[..., int], *args: float) -> int:
-        try:
-            return function(*args)
-        except KafkaException as error:
-            if is_fatal(error.args[0]):
-                self._failed(error)
-            raise
-
-
-class NewProducer:
-    """Stands in for FastStream's producer until that gets the client's producer.
-
-    Args:
-        use: Called with the client's producer before anything polls it.
-    """
-
-    def __init__(self, producer: Any, use: Callable[[AsyncConfluentProducer], None]) -> None:
-        self.producer = producer
-        self._use = use
-
-    def connect(self, native: AsyncConfluentProducer, **options: Any) -> None:
-        """Connect, as the producer of FastStream does."""
-        self._use(native)
-        self.producer.connect(native, **options)
 
 
 class ConfluentClient:
@@ -330,10 +280,10 @@ class ConfluentClient:
             await self._check(self._producer)
         except BaseException:
             self._producer, self._watched, self._failure = old_state
-            await _stop(new)
+            await stop_producer(new)
             raise
         producer.connect(new, producer.serializer, producer.codec)
-        await _stop(old)
+        await stop_producer(old)
 
     async def _find_tls_failure(self, options: Mapping[str, Any]) -> ssl.SSLError | None:
         """Return why TLS fails, if it is used; the client does not tell it."""
@@ -515,7 +465,11 @@ class ConfluentClient:
             raise to_driver_error(error) from error
         failure = await written
         if failure is not None:
-            raise to_driver_error(failure)
+            refusal = to_driver_error(failure)
+            if isinstance(refusal, ProducerRefusedError):
+                # A later attempt goes through another producer.
+                self._fail(self._producer, ProducerFailedError(str(refusal)))
+            raise refusal
 
     def join(self, membership: Membership, listener: RebalanceListener) -> GroupMember:
         """Return a new member of a group."""
@@ -542,15 +496,6 @@ class ConfluentClient:
 
 def _receipt(message: Any) -> Receipt:
     return record_receipt(message.topic(), message.partition(), message.offset())
-
-
-async def _stop(producer: AsyncConfluentProducer) -> None:
-    """Stop a producer, and give up what it has not sent."""
-    # Unsent events would keep it from ending.
-    producer.producer.purge()
-    # It may raise the failure of the producer once more.
-    with suppress(KafkaException):
-        await producer.stop()
 
 
 def _ignore(_: object) -> None:

@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, KafkaException
 from goevent import DriverConnectionError, DriverError
 
 from .client import ProducerFailedError
-from .limits import BatchRefusedError, BatchTooLargeError
+from .limits import BatchTooLargeError, ProducerRefusedError
 
 T = TypeVar("T")
 
@@ -21,7 +21,6 @@ LOGIN_CODES = {
     KafkaError.SASL_AUTHENTICATION_FAILED,
     KafkaError.UNSUPPORTED_SASL_MECHANISM,
 }
-# The broker does not accept the producer id or the sequence numbers of a batch.
 SEQUENCE_CODES = {
     KafkaError.OUT_OF_ORDER_SEQUENCE_NUMBER,
     KafkaError.UNKNOWN_PRODUCER_ID,
@@ -68,7 +67,7 @@ def to_driver_error(error: BaseException | KafkaError) -> DriverError:
         elif cause.code() in TOO_LARGE_CODES:
             kind = BatchTooLargeError
         elif cause.code() in SEQUENCE_CODES:
-            kind = BatchRefusedError
+            kind = ProducerRefusedError
         if cause.code() == KafkaError._SSL:
             text = f"TLS fails: {text}"
         elif cause.code() in LOGIN_CODES:

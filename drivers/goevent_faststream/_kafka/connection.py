@@ -26,7 +26,13 @@ class KafkaConnection(BrokerConnection):
 
     Args:
         wait_seconds: How long a publish waits for a connection that was lost.
+
+    Attributes:
+        up_since: When the connection came back last, in seconds of the loop's clock.
+        answered_at: When a broker has answered a ping last.
     """
+
+    up_since = answered_at = 0.0
 
     def __init__(self, client: KafkaClient, wait_seconds: float) -> None:
         super().__init__("Kafka", wait_seconds)
@@ -55,7 +61,7 @@ class KafkaConnection(BrokerConnection):
             raise DriverConnectionError(
                 f"Kafka: no broker answers within {KAFKA_CONNECT_SECONDS:g} s"
             ) from None
-        self._connectivity.mark_up()
+        self._mark_up()
         if report is not None:
             host.report(report)
 
@@ -92,8 +98,13 @@ class KafkaConnection(BrokerConnection):
         except DriverConnectionError as error:
             self._mark_down(str(error))
         else:
-            if not self.is_up:
-                self._connectivity.mark_up()
+            self._mark_up()
+
+    def _mark_up(self) -> None:
+        self.answered_at = asyncio.get_running_loop().time()
+        if not self.is_up:
+            self.up_since = self.answered_at
+            self._connectivity.mark_up()
 
     def _mark_down(self, reason: str) -> None:
         # Reports begin with the name of the driver already.

@@ -32,6 +32,10 @@ class BatchRefusedError(DriverError):
     """
 
 
+class ProducerRefusedError(BatchRefusedError):
+    """The broker does not accept the producer id, or the sequence numbers, of a batch."""
+
+
 class BatchTooLargeError(BatchRefusedError):
     """The broker refuses a batch because of its size."""
 

@@ -33,6 +33,7 @@ from .connection import KafkaConnection
 from .limits import (
     BatchRefusedError,
     BatchTooLargeError,
+    ProducerRefusedError,
     PublishedTopic,
     event_bytes,
     not_utf8,
@@ -68,6 +69,8 @@ class KafkaPublisher:
         self._refused: deque[Outgoing] = deque()
         self._sending_alone: asyncio.Task[None] | None = None
         self._alone: Outgoing | None = None
+        # The event that was sent alone twice, because its producer was refused.
+        self._retried: Outgoing | None = None
         # Set when an event was answered that a sender waits for.
         self._answered = asyncio.Event()
         # The events without an answer and their deadlines, the oldest first: those that wait here,
@@ -83,7 +86,7 @@ class KafkaPublisher:
         self._renewing = None
         self._topics.clear()
         self._refused.clear()
-        self._sending_alone = self._alone = None
+        self._sending_alone = self._alone = self._retried = None
         self._answered = asyncio.Event()
         self._waiting.clear()
         self._sent.clear()
@@ -257,23 +260,36 @@ class KafkaPublisher:
             if isinstance(result, ProducerFailedError) and is_sent:
                 # The client reports the failure with its reason, and `_renew` answers the event.
                 return
-            if isinstance(result, BatchRefusedError) and outgoing is not self._alone:
-                self._refused.append(outgoing)
-                if self._sending_alone is None:
-                    self._sending_alone = asyncio.create_task(self._send_refused())
+            if isinstance(result, BatchRefusedError) and self._is_sent_again(outgoing, result):
                 return
-            result = self._failed(outgoing, topic, result, is_sent=is_sent)
-        elif not self._renewal.is_proven:
-            self._renewal.prove()
+            result = self._failed(outgoing, topic, result)
+        else:
+            self._renewal.accepted_until = self._sent.get(outgoing, 0.0)
+            if not self._renewal.is_proven:
+                self._renewal.prove()
         if outgoing is self._alone:
             self._alone = None
             self._answered.set()
-        if is_sent:
-            del self._sent[outgoing]
+        self._sent.pop(outgoing, None)
         outgoing.done(result)
 
+    def _is_sent_again(self, outgoing: Outgoing, refusal: BatchRefusedError) -> bool:
+        """Return whether an event of a refused batch is sent again, alone."""
+        if outgoing is not self._alone:
+            self._refused.append(outgoing)
+            if self._sending_alone is None:
+                self._sending_alone = asyncio.create_task(self._send_refused())
+            return True
+        if outgoing is self._retried or not isinstance(refusal, ProducerRefusedError):
+            return False
+        # Not the event was refused, but the producer: try once more, with another one.
+        self._retried, self._alone = outgoing, None
+        self._refused.appendleft(outgoing)
+        self.producer_failed(ProducerFailedError(str(refusal)))
+        return True
+
     def _failed(
-        self, outgoing: Outgoing, topic: PublishedTopic | None, error: Exception, *, is_sent: bool
+        self, outgoing: Outgoing, topic: PublishedTopic | None, error: Exception
     ) -> Exception:
         """Return the error of an event that is not sent again."""
         # The topic may be gone; the next event looks for it, and creates it.
@@ -284,9 +300,13 @@ class KafkaPublisher:
                 f"{error}; the topic {topic_of(self._prefix, outgoing.name)!r} does not take the "
                 f"{event_bytes(outgoing)} bytes of this event, with key and headers"
             )
-        if is_sent and isinstance(error, DriverConnectionError):
-            return may_have_arrived(error)
-        return error
+        until = self._sent.get(outgoing)
+        if until is None or not isinstance(error, DriverConnectionError):
+            return error
+        if self._renewal.is_silent(until - self._timeout - ANSWER_GRACE_SECONDS, until):
+            text = f"Kafka: the producer gets no event through within {self._timeout:g} s"
+            self.producer_failed(ProducerFailedError(f"{text}, although a broker answers"))
+        return may_have_arrived(error)
 
     async def _wait_for_answer(self) -> None:
         """Wait until an event is answered; a failed producer answers none."""
@@ -305,12 +325,19 @@ class KafkaPublisher:
             # The batches of other events that the client has not sent yet.
             await self._client.flush()
             while self._refused:
+                failure: DriverError | None = None
+                try:
+                    # The refused events are not among those that a failed producer has.
+                    await self._renew()
+                except DriverError as no_producer:
+                    failure = no_producer
                 outgoing = self._refused.popleft()
                 # It may have expired.
                 if outgoing not in self._sent:
                     continue
                 try:
-                    await self._renew()
+                    if failure is not None:
+                        raise failure
                     topic = await self.topic(outgoing.name)
                     await self._ask_for_limit(topic, began)
                     error = topic.size_error(
@@ -327,7 +354,7 @@ class KafkaPublisher:
                     self._answer(outgoing, error)
                 while self._alone is outgoing:
                     await self._wait_for_answer()
-            self._sending_alone = None
+            self._sending_alone = self._retried = None
 
     def _expire(self, loop: asyncio.AbstractEventLoop) -> None:
         """Answer the events whose time is over, and set the timer for the next one."""

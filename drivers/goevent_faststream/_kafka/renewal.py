@@ -2,7 +2,9 @@
 
 A client can stay connected and yet send nothing more: a task of it has ended, or the broker does
 not accept its producer any more. The client reports that, and the publisher replaces the producer
-here before it sends the next event. A new producer may fail at once, too, for instance because the
+here before it sends the next event. A producer that gets no event through within the time of one,
+although a broker answers all the while, has failed as well: clients can wait for ever for a new
+producer id. A new producer may fail at once, too, for instance because the
 user lacks a right; so the pauses between renewals grow until the broker has accepted an event.
 """
 
@@ -13,7 +15,7 @@ import asyncio
 from goevent import DriverError
 
 from .client import KafkaClient
-from .connection import KafkaConnection
+from .connection import PING_PAUSE_SECONDS, KafkaConnection
 
 FIRST_RENEWAL_PAUSE_SECONDS = 0.2
 MAX_RENEWAL_PAUSE_SECONDS = 5.0
@@ -25,6 +27,7 @@ class ProducerRenewal:
     Attributes:
         failure: Why the producer can send nothing more; None while it can.
         is_proven: The broker has accepted an event since the last renewal.
+        accepted_until: The latest deadline of an event that the broker has accepted.
     """
 
     def __init__(self, client: KafkaClient, connection: KafkaConnection) -> None:
@@ -36,6 +39,7 @@ class ProducerRenewal:
         """Begin with a producer that works."""
         self.failure: DriverError | None = None
         self.is_proven = True
+        self.accepted_until = 0.0
         self._reported = ""
         self._pause = self._not_before = 0.0
 
@@ -55,6 +59,21 @@ class ProducerRenewal:
         """Record that the broker has accepted an event."""
         self.is_proven = True
         self._reported, self._pause = "", 0.0
+
+    def is_silent(self, sent_at: float, until: float) -> bool:
+        """Return whether a broker has answered, and the producer has got nothing through.
+
+        Args:
+            sent_at: When the publish of an event without an answer began.
+            until: The deadline of this event.
+        """
+        connection = self._connection
+        return (
+            self.failure is None
+            and self.accepted_until < until
+            and connection.up_since < sent_at
+            and connection.answered_at > sent_at + PING_PAUSE_SECONDS
+        )
 
     def seconds_left(self) -> float:
         """Return the rest of the pause before the next renewal."""
