@@ -95,6 +95,9 @@ class Link:
         buffer_size: Bytes in the write buffer above which requests have to wait. The bytes that are
             with the writer may be as many again.
         patience: Seconds that requests wait for a connection if they do not say otherwise.
+
+    Attributes:
+        up_count: How often the link has been up since it runs.
     """
 
     def __init__(
@@ -124,7 +127,7 @@ class Link:
         self._prepare_scope = trio.CancelScope()  # around `on_connect`
         self._changed = trio.Event()  # replaced whenever the link goes up or down
         self._queue = RequestQueue()
-        self._up_count = 0
+        self.up_count = 0
         self._up_at = self._down_at = -math.inf
 
     # -- sending requests ------------------------------------------------------------------------
@@ -360,7 +363,7 @@ class Link:
         require_trio()
         if self._running:
             raise RuntimeError("the link is running already")
-        self._running, self._up_count, self._reason = True, 0, None
+        self._running, self.up_count, self._reason = True, 0, None
         try:
             await self._stay_connected(task_status)
         finally:
@@ -371,18 +374,18 @@ class Link:
     async def _stay_connected(self, task_status: trio.TaskStatus[None]) -> None:
         dials, delay = 0, 0.0
         while True:
-            up_count = self._up_count
+            up_count = self.up_count
             reason = await self._connect_and_talk(task_status)
-            if not self._up_count:
+            if not self.up_count:
                 raise reason
-            if self._up_count == up_count:
+            if self.up_count == up_count:
                 # The link was not up, so `_go_down` has reported nothing.
                 dials += 1
                 self._reason = reason
                 self._on_disconnected(Disconnected(reason, dials))
             else:
                 dials = 0
-            lived = trio.current_time() - self._up_at if self._up_count > up_count else 0.0
+            lived = trio.current_time() - self._up_at if self.up_count > up_count else 0.0
             if lived >= STABLE_AFTER_SECONDS:
                 delay = 0.0
             else:
@@ -418,20 +421,20 @@ class Link:
             # No checkpoint between the two: the conversation cannot end in between.
             if conversation.reason is None:
                 self._go_up(conversation)
-                if self._up_count == 1:
+                if self.up_count == 1:
                     task_status.started()
         return conversation.reason or LinkClosed("the link was closed")
 
     def _go_up(self, conversation: Conversation) -> None:
         now = trio.current_time()
-        downtime = now - self._down_at if self._up_count else 0.0
+        downtime = now - self._down_at if self.up_count else 0.0
         self._conversation, self._reason, self._up_at = conversation, None, now
-        self._up_count += 1
+        self.up_count += 1
         # Before any task runs: the queued requests were made before those that see the link up.
         self._submit_queued()
         self._queue.wake_all()
         self._notify_changed()
-        self._on_connected(Connected(self._up_count, downtime))
+        self._on_connected(Connected(self.up_count, downtime))
 
     def _go_down(self, reason: Exception) -> None:
         if self._conversation is None:

@@ -36,6 +36,14 @@ def error_reply(text: str) -> redis_errors.RedisError:
     return redis_errors.ResponseError(text.removeprefix("ERR "))
 
 
+def whole_text(error: Exception) -> str:
+    """Return the text of an error reply with its code, which the redis package cuts off."""
+    for code, error_class in _CLASS_BY_CODE.items():
+        if type(error) is error_class:
+            return f"{code} {error}"
+    return str(error)
+
+
 def is_map(reply: object) -> TypeGuard[dict[Any, Any]]:
     """Return True for a map."""
     return isinstance(reply, dict)

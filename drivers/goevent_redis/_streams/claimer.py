@@ -22,6 +22,7 @@ others do the same.
 from __future__ import annotations
 
 import math
+import random
 
 import trio
 from redis import exceptions as redis_errors
@@ -45,6 +46,9 @@ CLAIM_MARGIN_SECONDS = 0.01
 
 MAX_CLAIMED_ENTRIES = 100
 """How many entries are claimed at once from each stream."""
+
+MAX_CLAIMED_STREAMS = 500
+"""Up to how many streams the claimer asks all of them, whether entries are pending or not."""
 
 MAX_HEARTBEAT_ENTRIES = 1000
 """How many entries are in one call of the heartbeat."""
@@ -72,9 +76,10 @@ class Claimer:
         self._woken = trio.Event()
         order.on_retry = self.claim_after
 
-    def claim_after(self, seconds: float) -> None:
-        """Claim after some seconds, when an entry will be free."""
+    def claim_after(self, stream: Stream, seconds: float) -> None:
+        """Claim from a stream after some seconds, when an entry of it will be free."""
         at = trio.current_time() + seconds + CLAIM_MARGIN_SECONDS
+        stream.claim_at = min(stream.claim_at, at)
         self._claim_at = min(self._claim_at, at)
         self._woken.set()
 
@@ -109,22 +114,40 @@ class Claimer:
                 self._rest_until = heartbeat_at + min(CLAIM_REST_SECONDS, self._config.claim_idle)
 
     async def _claim(self) -> None:
+        due, config = self._due(), self._link.config
+        idle_ms = round(self._config.claim_idle * 1000)
+        while due and not self._reader.stopped:
+            if self._held.room < 1 or self._deliverer.has_isolated:
+                return
+            fitting = self._reader.fitting()
+            streams, due = due[:fitting], due[fitting:]
+            room = max(1, min(MAX_CLAIMED_ENTRIES, fitting // len(streams)))
+            max_reply = min(config.max_reply_size // 2, self._held.room_bytes) // len(streams)
+            limits = max_reply, max_entry_bytes(config)
+            args = (self._keys.group, self._consumer, *limits, idle_ms, room)
+            calls: list[ScriptCall] = []
+            for stream in streams:
+                stream.claim_at = math.inf
+                calls.append((CLAIM, (stream.key,), args))
+            for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
+                if isinstance(reply, Exception):
+                    await self._refused(stream, reply)
+                else:
+                    self._claimed(stream, *reply)
+
+    def _due(self) -> list[Stream]:
+        """Return the streams to claim from now."""
+        now = trio.current_time()
         # A stream is claimed from only after its own pending entries were recovered.
         streams = [each for each in self._reader.readable() if not each.unrecovered]
-        free, config = self._held.room, self._link.config
-        if self._reader.stopped or free < 1 or self._deliverer.has_isolated or not streams:
-            return
-        room = max(1, min(MAX_CLAIMED_ENTRIES, free // len(streams)))
-        idle_ms = round(self._config.claim_idle * 1000)
-        max_reply = config.max_reply_size // 2 // len(streams)
-        limits = max_reply, max_entry_bytes(config)
-        args = (self._keys.group, self._consumer, *limits, idle_ms, room)
-        calls: list[ScriptCall] = [(CLAIM, (stream.key,), args) for stream in streams]
-        for stream, reply in zip(streams, await call_many(self._link, calls), strict=True):
-            if isinstance(reply, Exception):
-                await self._refused(stream, reply)
-            else:
-                self._claimed(stream, *reply)
+        if len(streams) > min(MAX_CLAIMED_STREAMS, self._reader.fitting()):
+            # The monitor looks at each of them soon enough to know of pending entries.
+            streams = [
+                each for each in streams if now >= each.claim_at or each.has_pending_of_others
+            ]
+            # Perhaps only the first ones have room.
+            random.shuffle(streams)
+        return streams
 
     def _claimed(
         self,
@@ -138,8 +161,9 @@ class Claimer:
             if entry is not None:
                 self._deliverer.enqueue([entry], as_text(owner) != RELEASED)
         if taken:
+            stream.inspect_at = -math.inf
             # There may be more.
-            self.claim_after(0.0)
+            self.claim_after(stream, 0.0)
 
     async def _send_heartbeat(self) -> None:
         calls: list[tuple[Stream, ScriptCall]] = []
@@ -158,7 +182,8 @@ class Claimer:
         if self._faults.is_gone(error):
             await self._faults.mend(stream)
         elif isinstance(error, redis_errors.RedisError):
-            self._faults.refused(error, f"keep or claim events of {stream.name!r}")
+            action = f"keep or claim events of {stream.name!r}"
+            self._faults.refused(error, action, stream)
 
     # -- the end
 

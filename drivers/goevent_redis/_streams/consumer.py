@@ -53,6 +53,7 @@ class StreamConsumer:
             context, self._deliverer.enqueue, acknowledger.settled, acknowledger.acknowledge
         )
         self._monitor = StreamMonitor(context, self._reader)
+        self._reader.on_wrong_type = self._monitor.inspect_all
         self._subscriptions = StreamSubscriptions(context, self._reader, self._monitor)
         self._owner: Claimer | LeaseKeeper = Claimer(context, self._reader, self._deliverer, order)
         self._tasks = [self._owner.run]
@@ -70,6 +71,7 @@ class StreamConsumer:
         self._owner = keeper = LeaseKeeper(context, reader, order)
         context.held.on_forgotten += [reader.freed, keeper.freed]
         self._monitor = StreamMonitor(context, reader)
+        reader.on_wrong_type = self._monitor.inspect_all
         self._subscriptions = PartitionSubscriptions(context, reader, self._monitor, keeper)
         self._tasks = [order.run, keeper.run]
 
@@ -78,6 +80,7 @@ class StreamConsumer:
         for task in (
             self._reader.run,
             self._reader.nudge,
+            self._reader.watch,
             self._deliverer.run,
             self._acknowledger.run,
             self._monitor.run,

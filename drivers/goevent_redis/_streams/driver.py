@@ -203,7 +203,7 @@ class RedisStreamsDriver:
                 keys=self._keys,
                 config=streams,
                 consumer=_printable(name),
-                held=HeldEntries(streams.prefetch),
+                held=HeldEntries(streams.prefetch, streams.prefetch_bytes),
                 faults=faults,
             )
         )

@@ -10,11 +10,12 @@ from __future__ import annotations
 import trio
 from redis import exceptions as redis_errors
 
-from goevent import DriverError
+from goevent import DriverConnectionError, DriverError
 from goevent.drivers import Inbox
 
 from .._link.errors import RedisLinkError
 from .._link.link import Link
+from .._link.replies import whole_text
 from .._tls import connection_error
 from .config import StreamsConfig, id_before
 from .keys import StreamKeys
@@ -26,6 +27,19 @@ NO_RIGHT_IN_SCRIPT = "The user executing the script can't"
 
 RENEWAL_PAUSE_SECONDS = 1.0
 """The shortest time between two connections that are given up because they lead to a replica."""
+
+MAX_REPORTED_KINDS = 100
+"""How many different refusals are reported while they last."""
+
+CLUSTER_ERRORS = (
+    redis_errors.AskError,
+    redis_errors.ClusterCrossSlotError,
+    redis_errors.ClusterDownError,
+)
+"""The errors of a node of a cluster; `MovedError` is an `AskError`."""
+
+Refusal = tuple[type[Exception], str]
+"""A kind of refusals: the class of the error, and what distinguishes it from others."""
 
 
 class Lost(DriverError):
@@ -86,7 +100,7 @@ class StreamFaults:
         self._mending = trio.Lock()
         # The kinds of refusals that were reported, each with the action whose success ends it; None
         # for the success of any action.
-        self._reported: dict[tuple[type[Exception], str], str | None] = {}
+        self._reported: dict[Refusal, str | None] = {}
         self._renewed_at = -RENEWAL_PAUSE_SECONDS
 
     @staticmethod
@@ -97,14 +111,38 @@ class StreamFaults:
             said.startswith(("NOGROUP", "UNBLOCKED")) or "NOGROUP" in said[:80]
         )
 
-    def refused(self, error: Exception, action: str) -> None:
-        """Report that Redis refuses an action; leave a server that takes no writes."""
-        kind = type(error), str(error).partition(" ")[0]
-        if kind not in self._reported:
-            concerns_action = kind[1] == "WRONGTYPE" or lacks_right(error)
-            self._reported[kind] = action if concerns_action else None
-            self._inbox.report(refusal(error, action))
+    def refused(self, error: Exception, action: str, stream: Stream | None = None) -> None:
+        """Report that Redis refuses an action; leave a server that takes no writes.
+
+        Args:
+            stream: The stream that the action is about, if it is one.
+        """
+        # The first word of a redirection is a number.
+        word = "" if isinstance(error, CLUSTER_ERRORS) else str(error).partition(" ")[0]
+        text, ended_by = word, action if lacks_right(error) else None
+        if word == "WRONGTYPE":
+            # Redis does not name the key, and there may be several.
+            text = f"{word} {action if stream is None else stream.key}"
+            ended_by = action if stream is None else inspecting(stream)
+        event_name = "" if stream is None else stream.name
+        self._report_once((type(error), text), ended_by, refusal(error, action), event_name)
         self.leave_replica(error)
+
+    def cannot_open(self, error: RedisLinkError) -> None:
+        """Report that Redis takes no second connection, without which nothing can be read."""
+        report = DriverConnectionError(
+            "Redis: events are not read, because that needs a connection of its own, and Redis "
+            f"does not open it: {error}"
+        )
+        report.__cause__ = error
+        self._report_once((type(error), ""), None, report, "")
+
+    def _report_once(
+        self, kind: Refusal, ended_by: str | None, report: DriverError, event_name: str
+    ) -> None:
+        if kind not in self._reported and len(self._reported) < MAX_REPORTED_KINDS:
+            self._reported[kind] = ended_by
+            self._inbox.report(report, event_name)
 
     def leave_replica(self, error: Exception) -> None:
         """Connect anew if the server takes no writes: its address may lead elsewhere by now."""
@@ -155,7 +193,7 @@ class StreamFaults:
             except redis_errors.RedisError as error:
                 if isinstance(error, RedisLinkError):
                     raise
-                self.refused(error, f"create the group {self._keys.group!r}")
+                self.refused(error, f"create the group {self._keys.group!r}", stream)
                 stream.refused = True
                 return
         stream.highest_id = max(stream.highest_id, parse_id(highest))
@@ -176,6 +214,11 @@ class StreamFaults:
             )
 
 
+def inspecting(stream: Stream) -> str:
+    """Return the action of the monitor in reports; its success ends the refusals of a stream."""
+    return f"inspect {stream.key}"
+
+
 def refusal(error: Exception, action: str) -> DriverError:
     """Return the error of the driver contract for one of the link or of the server."""
     mapped: DriverError
@@ -190,7 +233,13 @@ def refusal(error: Exception, action: str) -> DriverError:
             "StreamsConfig(partitions=...), or another program has written a key that begins with "
             f"RedisConfig.channel_prefix: {error}"
         )
+    elif isinstance(error, CLUSTER_ERRORS):
+        mapped = DriverError(
+            f"Redis refuses to {action}, because the server is a node of a Redis Cluster, which "
+            "keeps only a part of the keys; give the address of a server without cluster mode: "
+            f"{whole_text(error)}"
+        )
     else:
-        mapped = DriverError(f"Redis refuses to {action}: {error}")
+        mapped = DriverError(f"Redis refuses to {action}: {whole_text(error)}")
     mapped.__cause__ = error
     return mapped

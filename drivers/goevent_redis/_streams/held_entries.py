@@ -1,4 +1,4 @@
-"""The entries that this bus holds, and how much of its prefetch they use."""
+"""The entries that this bus holds, and how much of its prefetch they use: number and bytes."""
 
 from __future__ import annotations
 
@@ -16,22 +16,37 @@ class HeldEntries:
 
     Attributes:
         limit: The prefetch: how many entries the bus may hold.
+        limit_bytes: How large these entries may be together. The entry that exceeds it is held, so
+            that one of any size can be read.
         count: How many it holds.
+        size: Their size in bytes.
         by_handle_id: Held entries by the handle id of their event, if duplicates are looked for.
         on_forgotten: Called whenever an entry is no longer held.
     """
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, limit_bytes: int) -> None:
         self.limit = limit
-        self.count = 0
+        self.limit_bytes = limit_bytes
+        self.count = self.size = 0
         self.by_handle_id: dict[str, Entry] = {}
         self.on_forgotten: list[Callable[[], None]] = []
         self._freed = trio.Event()
 
     @property
     def room(self) -> int:
-        """How many more entries may be read."""
-        return self.limit - self.count
+        """How many more entries may be read, if they are small."""
+        return self.limit - self.count if self.size < self.limit_bytes else 0
+
+    @property
+    def room_bytes(self) -> int:
+        """How many bytes more may be read."""
+        return max(0, self.limit_bytes - self.size)
+
+    def add(self, entry: Entry) -> None:
+        """Hold an entry from now on."""
+        entry.stream.held[entry.id] = entry
+        self.count += 1
+        self.size += entry.size
 
     def forget(self, entry: Entry) -> None:
         """Stop holding an entry."""
@@ -40,6 +55,7 @@ class HeldEntries:
         if held.get(entry.id) is entry:
             del held[entry.id]
             self.count -= 1
+            self.size -= entry.size
             self._freed.set()
             if entry.handle_id and self.by_handle_id.get(entry.handle_id) is entry:
                 del self.by_handle_id[entry.handle_id]
@@ -47,7 +63,8 @@ class HeldEntries:
                 notify()
 
     async def wait_for_room(self, room: int) -> None:
-        """Wait until there is room for `room` entries."""
-        while self.room < room:
+        """Wait until there is room for `room` entries, and for a share of the bytes."""
+        share = self.limit_bytes * room // self.limit
+        while self.room < room or self.room_bytes < share:
             self._freed = trio.Event()
             await self._freed.wait()

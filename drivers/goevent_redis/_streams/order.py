@@ -16,7 +16,7 @@ from typing import Protocol
 from .config import StreamsConfig
 from .lease import Lease
 from .scripts import ScriptCall
-from .stream import Entry
+from .stream import Entry, Stream
 
 
 @dataclass(slots=True, eq=False)
@@ -84,14 +84,15 @@ class CompetingOrder:
     """The order of competing consumers: none.
 
     Attributes:
-        on_retry: Called with the seconds until an entry that failed can be claimed again.
+        on_retry: Called with the stream of an entry that failed, and the seconds until it can be
+            claimed again.
     """
 
     uncounted = 0
 
     def __init__(self, config: StreamsConfig) -> None:
         self._config = config
-        self.on_retry: Callable[[float], None] = lambda _: None
+        self.on_retry: Callable[[Stream, float], None] = lambda *_: None
 
     def may_start(self, entry: Entry) -> bool:
         """Return True: any consumer may begin with any entry."""
@@ -106,7 +107,7 @@ class CompetingOrder:
 
     def retry(self, entry: Entry, after: float) -> ReleasedEntry | None:
         """Release a failed entry; its delivery counts."""
-        self.on_retry(after)
+        self.on_retry(entry.stream, after)
         return self._released(entry, after, entry.deliveries)
 
     def release(self, entry: Entry, after: float = 0.0) -> ReleasedEntry | None:

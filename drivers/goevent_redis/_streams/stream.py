@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ class Stream:
 
     Attributes:
         key: Its key in Redis.
+        encoded_key: The same in bytes.
         name: The name of its events.
         replayed: It holds only events that are replayed for this group. Its entries are deleted
             when they are done.
@@ -34,13 +36,14 @@ class Stream:
         active: It is subscribed to.
         refused: Redis refused to read it the last time. The other streams are read
             without it.
-        unrecovered: The bus has not looked yet for entries that an earlier bus of the same consumer
-            name left pending.
+        unrecovered: There may be pending entries of our own consumer name that we do not hold.
         held: The entries that this bus holds, by id.
         finished: The ids of entries that were done when the group had vanished, and could not be
             acknowledged.
         highest_id: The highest id that the group is known to have delivered.
         backlog: The work of the group, as last seen.
+        inspect_at: When the monitor looks at it again; set to the past when something happens.
+        claim_at: When an entry may be free for a claim, as far as this bus knows.
         warned: A warning about its length was logged.
     """
 
@@ -48,18 +51,31 @@ class Stream:
         self, key: str, name: str, *, replayed: bool = False, partition: int | None = None
     ) -> None:
         self.key = key
+        self.encoded_key = key.encode()
         self.name = name
         self.replayed = replayed
         self.partition = partition
         self.lease: Lease | None = None
         self.active = True
         self.refused = False
-        self.unrecovered = True
+        self.unrecovered = False
         self.held: dict[bytes, Entry] = {}
         self.finished: set[bytes] = set()
         self.highest_id: EntryId = (0, 0)
         self.backlog: Backlog | None = None
+        self.inspect_at = self.claim_at = -math.inf
         self.warned = False
+
+    @property
+    def has_pending_of_others(self) -> bool:
+        """True if other consumers had pending entries when the monitor last looked."""
+        return self.backlog is not None and self.backlog.pending > len(self.held)
+
+    @property
+    def is_quiet(self) -> bool:
+        """True if its group had nothing to do when the monitor last looked."""
+        backlog = self.backlog
+        return backlog is not None and not (backlog.pending or backlog.lag or self.held)
 
     def __repr__(self) -> str:
         return f"<Stream {self.key}, {len(self.held)} held>"
@@ -71,6 +87,7 @@ class Entry(msgspec.Struct, eq=False):
 
     Attributes:
         deliveries: How often it was delivered, including this time.
+        size: The bytes of its fields.
         shown_deliveries: The number that the listeners see. It is the same, or 2 for an entry that
             may have been delivered before the group vanished.
         on_settled: Called when the listeners have ended.
@@ -89,6 +106,7 @@ class Entry(msgspec.Struct, eq=False):
     deliveries: int
     shown_deliveries: int
     on_settled: Callable[[Entry, Settlement], None]
+    size: int
     lease: Lease | None = None
     started: bool = False
     handle_id: str = ""

@@ -122,8 +122,8 @@ async def test_failed_event_that_waits_for_a_retry_keeps_its_place_when_the_part
 
 async def test_long_listener_keeps_its_partition_however_long_it_takes() -> None:
     async with streams_server() as server, command_client(server) as ask:
-        buses = [PartitionedBus(server.addr, claim_idle=0.3) for _ in range(2)]
-        moves = [bus.moves(wait=lambda _: trio.sleep(1.5)) for bus in buses]
+        buses = [PartitionedBus(server.addr, claim_idle=1.0) for _ in range(2)]
+        moves = [bus.moves(wait=lambda _: trio.sleep(4.0)) for bus in buses]
         async with opened(*buses):
             await shared(ask, 2, 2)
             await move(buses[0], 4, 4)

@@ -83,7 +83,7 @@ async def test_key_of_another_type_stops_only_its_own_name() -> None:
                 await publish(bus, n)
                 await until(lambda n=n: n in numbers(seen))  # type: ignore[misc]
                 await trio.sleep(0.1)
-            assert bus.says("WRONGTYPE") == 1
+            assert bus.says("WRONGTYPE") == 1, [str(e) for e in bus.told]
             await ask("DEL", OTHER)
             await bus.dispatch(OrderLost(n=1))
             await until(lambda: lost)

@@ -5,7 +5,9 @@ An actor of the driver, for names with partitions.
 Theory of operation
 -------------------
 
-A few times a second the keeper runs one script for each event name. The script notes that this bus
+A few times a second the keeper runs one script for each event name. If there are hundreds of names,
+those whose partitions are shared out have their turn less often, but within a quarter of
+`claim_idle`; the others are asked for in each round. The script notes that this bus
 is alive and renews its leases. Then it shares the partitions evenly among the live members of the
 group, and grants free ones to this bus, up to its share. It returns the leases that are lost, the
 new leases and the fair share.
@@ -24,7 +26,10 @@ lease again.
 
 from __future__ import annotations
 
+import math
+import random
 import secrets
+from collections.abc import Sequence
 from zlib import crc32
 
 import trio
@@ -53,12 +58,16 @@ from .reader import PartitionReader
 RENEW_INTERVAL_SECONDS = 0.3
 """How often leases are renewed and free partitions are looked for."""
 
+SETTLED_NAMES_PER_SECOND = 200
+"""For how many names whose partitions are shared out this is done per second, if time is enough."""
+
 
 class PartitionShare:
     """The partitions of one event name.
 
     Attributes:
         wanted: The name is subscribed to.
+        renew_at: When its leases are renewed again.
         renewed: Set when Redis has been asked for partitions.
     """
 
@@ -66,6 +75,7 @@ class PartitionShare:
         self.name = name
         self.partitions = partitions
         self.wanted = True
+        self.renew_at = -math.inf
         self.renewed = trio.Event()
 
     @property
@@ -102,24 +112,31 @@ class LeaseKeeper:
 
     # -- from the others
 
-    async def add(self, name: str) -> None:
-        """Take part in the partitions of a name; returns when Redis was asked for some."""
+    async def add(self, names: Sequence[str]) -> None:
+        """Take part in the partitions of names; returns when Redis was asked for some of each."""
+        renewed = [self._add(name) for name in names]
+        self._woken.set()
+        for each in renewed:
+            await each.wait()
+
+    def _add(self, name: str) -> trio.Event:
         share = self._shares.get(name)
         if share is None:
             partitions = [Partition(name, number) for number in range(self._config.partitions)]
             share = self._shares[name] = PartitionShare(name, partitions)
         share.wanted = True
+        share.renew_at = -math.inf
         for partition in share.partitions:
             self._reader.add_partition(self._keys.stream(name, partition.number), partition)
         share.renewed = trio.Event()
-        self._woken.set()
-        await share.renewed.wait()
+        return share.renewed
 
     def remove(self, name: str) -> None:
         """Leave the partitions of a name to other buses."""
         share = self._shares.get(name)
         if share is not None:
             share.wanted = False
+            share.renew_at = -math.inf
             self._drain(share.leases)
             self._woken.set()
 
@@ -127,6 +144,7 @@ class LeaseKeeper:
         """Leave all partitions to other buses, each when its listeners have ended."""
         self._stopped = True
         for share in self._shares.values():
+            share.renew_at = -math.inf
             self._drain(share.leases)
         self._woken.set()
 
@@ -150,19 +168,32 @@ class LeaseKeeper:
                 await self._round()
             except RedisLinkError:
                 await self._link.ready()
+                # The replies are lost.
+                for share in self._shares.values():
+                    share.renew_at = -math.inf
                 continue
             with trio.move_on_after(interval):
                 await self._woken.wait()
 
     async def _round(self) -> None:
-        asked = [(share, share.leases, share.renewed) for share in self._shares.values()]
         # Before the request: the server's record of a lease then ends later than `until`.
-        until = trio.current_time() + self._config.claim_idle
+        now = trio.current_time()
+        until = now + self._config.claim_idle
+        settled_seconds = min(
+            self._config.claim_idle / 4, len(self._shares) / SETTLED_NAMES_PER_SECOND
+        )
+        asked: list[tuple[PartitionShare, list[Lease], trio.Event]] = []
+        for share in self._shares.values():
+            if now >= share.renew_at:
+                # Spread, so that they do not come all at once again. Reset if there is a change.
+                share.renew_at = now + settled_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+                asked.append((share, share.leases, share.renewed))
         calls = [self._renewing(share, leases) for share, leases, _ in asked]
         for (share, leases, renewed), reply in zip(
             asked, await call_many(self._link, calls), strict=True
         ):
             if isinstance(reply, Exception):
+                share.renew_at = -math.inf
                 self._refused(share, reply)
             else:
                 self._renewed(share, leases, until, *reply)
@@ -213,6 +244,9 @@ class LeaseKeeper:
             partition.hold_by(Lease(leases_key, number, fence, until))
         if not share.wanted or self._stopped:
             fair = 0
+        if lost or taken or len(share.leases) != fair:
+            # Partitions move between the buses: look again in the next round.
+            share.renew_at = -math.inf
         # Below 0: the server is out of memory and cannot tell.
         if fair >= 0:
             self._balance(share, fair)
@@ -242,6 +276,8 @@ class LeaseKeeper:
             self._reader.change()
 
     async def _give_away_drained(self) -> None:
+        if not self._draining:
+            return
         ready: list[tuple[Partition, Lease]] = []
         self._draining = False
         for share in self._shares.values():
@@ -300,6 +336,8 @@ class LeaseKeeper:
                 self._held.forget(entry)
         if partition.lease is lease:
             partition.hold_by(None)
+        if (share := self._shares.get(partition.name)) is not None:
+            share.renew_at = -math.inf
         self._order.drop(lease)
         self._reader.change()
 

@@ -10,6 +10,7 @@ it to be. While there is much to read, nothing waits: reads follow each other.
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -112,8 +113,9 @@ class PartitionReader(StreamReader):
         return [each for each in streams if each.lease is not None and each.lease.open]
 
     async def _read_on(self, connection: RedisConnection) -> None:
+        up_count = self._link.up_count
         client = await connection.call("CLIENT", "ID")
-        while not self.stopped and self.readable():
+        while self._goes_on(up_count):
             self._stale = False
             if await self._read_news():
                 continue
@@ -135,22 +137,25 @@ class PartitionReader(StreamReader):
                 await self._wait_for_change(READ_BLOCK_SECONDS)
             self.blocked = None
             self._end()
+        if self._link.up_count != up_count:
+            await connection.aclose()
 
     async def _wait_for_change(self, seconds: float) -> None:
         self._woken = trio.Event()
         with trio.move_on_after(seconds):
-            await self._woken.wait()
+            await self._rest(self._woken.wait)
 
     async def _watch(
         self, connection: RedisConnection, watched: dict[PartitionPosition, Stream]
     ) -> None:
         """Wait until there is news of streams that have none."""
-        positions = {stream.key.encode(): position for position, stream in watched.items()}
+        positions = {stream.encoded_key: position for position, stream in watched.items()}
         block_ms = round(READ_BLOCK_SECONDS * 1000)
         command: list[Any] = ["XREAD", "COUNT", 1, "BLOCK", block_ms, "STREAMS", *positions]
         command += [position.after for position in positions.values()]
         timeout = READ_BLOCK_SECONDS + connection.config.read_timeout
         reply = await connection.call(*command, timeout=timeout)
+        self._succeeded()
         for key in reply or ():
             positions[key].has_news = True
 
@@ -168,12 +173,13 @@ class PartitionReader(StreamReader):
     # -- reading
 
     def _has_room(self, stream: Stream) -> bool:
-        return self._quota - len(stream.held) >= max(1, self._quota // 4)
+        share = self._held.limit_bytes // 4
+        has_bytes = not self._held.size or self._held.room_bytes >= share
+        return has_bytes and self._quota - len(stream.held) >= max(1, self._quota // 4)
 
     async def _read_news(self) -> bool:
         """Read the streams that have news; return False if there was nothing to read."""
-        reads: list[tuple[Stream, PartitionPosition, bool]] = []
-        calls: list[ScriptCall] = []
+        wanted: list[tuple[Stream, PartitionPosition]] = []
         full: dict[Stream, int] = {}
         streams = self.readable()
         self._quota = max(1, self._held.limit // max(1, len(streams)))
@@ -184,38 +190,57 @@ class PartitionReader(StreamReader):
             if not self._has_room(stream):
                 full[stream] = len(stream.held)
                 continue
-            takes_over = bool(position.take_over_from)
-            make = self._taking_over if takes_over else self._reading
-            call = make(stream, position, self._quota - len(stream.held))
-            calls.append(fenced(call, position.lease))
-            reads.append((stream, position, takes_over))
+            wanted.append((stream, position))
         self._flowing = any(self._full.get(stream) != held for stream, held in full.items())
         self._full = full
-        if not calls:
+        if not wanted:
             return False
+        fitting = self.fitting()
+        if len(wanted) > fitting:
+            # The others have their turn in a later round.
+            random.shuffle(wanted)
+            del wanted[fitting:]
+        limits, most = self._limits(len(wanted)), max(1, fitting // len(wanted))
+        reads: list[tuple[Stream, PartitionPosition, bool]] = []
+        calls: list[ScriptCall] = []
+        for stream, position in wanted:
+            takes_over = bool(position.take_over_from)
+            make = self._taking_over if takes_over else self._reading
+            call = make(stream, position, min(most, self._quota - len(stream.held)), limits)
+            calls.append(fenced(call, position.lease))
+            reads.append((stream, position, takes_over))
         replies = await call_many(self._link, calls)
+        # The scripts keep to the limits, so only many first entries of streams could be too large.
+        self._trust(2 * most * len(calls))
         for (stream, position, takes_over), reply in zip(reads, replies, strict=True):
             if isinstance(reply, Exception):
                 await self._refused_read(stream, position.lease, reply)
-            elif takes_over:
+                continue
+            self._succeeded()
+            stream.inspect_at = -math.inf
+            if takes_over:
                 self._took_over(stream, position, *reply)
             else:
                 self._have_read(stream, position, *reply)
         return True
 
-    def _taking_over(self, stream: Stream, position: PartitionPosition, room: int) -> ScriptCall:
+    def _taking_over(
+        self, stream: Stream, position: PartitionPosition, room: int, limits: tuple[int, int]
+    ) -> ScriptCall:
         args = (self._keys.group, self._consumer, RELEASED, position.take_over_from, room)
-        return PARTITION_TAKE_OVER, (stream.key,), (*args, *self._limits, *stream.held)
+        return PARTITION_TAKE_OVER, (stream.key,), (*args, *limits, *stream.held)
 
-    def _reading(self, stream: Stream, position: PartitionPosition, room: int) -> ScriptCall:
-        args = (self._keys.group, self._consumer, position.after, room, *self._limits)
+    def _reading(
+        self, stream: Stream, position: PartitionPosition, room: int, limits: tuple[int, int]
+    ) -> ScriptCall:
+        args = (self._keys.group, self._consumer, position.after, room, *limits)
         return PARTITION_READ, (stream.key,), args
 
-    @property
-    def _limits(self) -> tuple[int, int]:
-        """The largest size of a reply and of an entry, in bytes."""
+    def _limits(self, share: int) -> tuple[int, int]:
+        """Return the largest size of a reply, one of `share`, and of an entry, in bytes."""
         config = self._link.config
-        return config.max_reply_size // 2, max_entry_bytes(config)
+        free = min(config.max_reply_size // 2, self._held.room_bytes)
+        return free // share, max_entry_bytes(config)
 
     def _took_over(
         self,
@@ -261,6 +286,8 @@ class PartitionReader(StreamReader):
             return
         self._faults.succeeded(READ_EVENTS)
         position.has_news = bool(found)
+        if found:
+            self._weight = self._weight * 15 // 16
         entries: list[Entry] = []
         for entry_id, fields in found:
             entry = self.intake(stream, entry_id, fields, 1)

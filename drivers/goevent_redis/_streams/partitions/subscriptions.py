@@ -40,27 +40,27 @@ class PartitionSubscriptions(StreamSubscriptions):
         """Create the groups of all partitions where they do not exist, and ask for a share."""
         new = [name for name in names if name not in self._streams]
         keys, refused = self._keys, None
+        alike: list[str] = []
         found = await call_many(self._link, [establishing(keys, name) for name in new])
         for name, number in zip(new, found, strict=True):
-            try:
-                if isinstance(number, Exception):
-                    raise number
-                if number != keys.partitions:
-                    raise PartitionsDiffer(name, keys.partitions, number)
-                await self._create_groups(name, begin)
-            except PartitionsDiffer as error:
-                refused = error
-                continue
-            # The keeper adds the streams of the partitions to the reader. The stream below only
-            # marks the name as subscribed to.
-            await self._keeper.add(name)
-            self._streams[name] = Stream(keys.stream(name), name)
+            if isinstance(number, Exception):
+                raise number
+            if number == keys.partitions:
+                alike.append(name)
+            else:
+                refused = PartitionsDiffer(name, keys.partitions, number)
+        await self._create_groups(alike, begin)
+        # The keeper adds the streams of the partitions to the reader. The streams below only mark
+        # the names as subscribed to.
+        await self._keeper.add(alike)
+        self._streams.update({name: Stream(keys.stream(name), name) for name in alike})
         if refused is not None:
             raise refused
 
-    async def _create_groups(self, name: str, begin: str) -> None:
+    async def _create_groups(self, names: Sequence[str], begin: str) -> None:
         calls: list[ScriptCall] = [
             (JOIN, (self._keys.stream(name, number), self._keys.marks), (self._keys.group, begin))
+            for name in names
             for number in self._keys.numbers
         ]
         for reply in await call_many(self._link, calls):
