@@ -42,6 +42,8 @@ class ServerProcess:
         command: Returns the command line, for the port and the directory.
         answers: Returns whether the server at a port is ready.
         environment: Returns the environment, for the port and the directory.
+        end_signal: The signal that ends the server. SIGTERM, for a server that loses what it has
+            accepted at a SIGKILL.
 
     Attributes:
         port: The port; it stays the same when the server is started again.
@@ -54,6 +56,7 @@ class ServerProcess:
         *,
         answers: Callable[[int], bool] = accepts_connections,
         environment: Callable[[int, Path], Mapping[str, str]] | None = None,
+        end_signal: signal.Signals = signal.SIGKILL,
     ) -> None:
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="goevent-benchmark-"))
@@ -64,6 +67,7 @@ class ServerProcess:
             raise
         self._environment = environment and environment(self.port, self.directory)
         self._answers = answers
+        self._end_signal = end_signal
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -94,10 +98,11 @@ class ServerProcess:
             time.sleep(0.02)
 
     def kill(self) -> None:
-        """End the server with SIGKILL, as a crash would."""
+        """End the server: with SIGKILL, as a crash would, unless it has another `end_signal`."""
         if self._process is not None:
             with suppress(ProcessLookupError):  # it has ended by itself
-                self._signal(signal.SIGKILL)
+                self._signal(self._end_signal)
+                self.thaw()
             self._process.wait()
             self._process = None
 

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import signal
 import sys
 import time
 from collections.abc import Iterable
@@ -28,7 +29,9 @@ def main(arguments: list[str]) -> int:
     """Run the command line; the exit code is 1 if a promise was broken, and 3 without a broker."""
     chosen = _parser().parse_args(arguments)
     driver = DRIVERS[chosen.driver]
-    plan = _plan(chosen)
+    plan = _plan(chosen, driver)
+    # An end of this process, too, ends its workers and the broker.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     began = time.monotonic()
     try:
         counts = ChaosRun(driver, plan).run(keep=chosen.records)
@@ -75,7 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _plan(chosen: argparse.Namespace) -> ChaosPlan:
+def _plan(chosen: argparse.Namespace, driver: ChaosDriver) -> ChaosPlan:
     events, kills = SIZES[chosen.size or "full"]
     counts = {
         "consumer": chosen.consumer_kills,
@@ -84,19 +87,22 @@ def _plan(chosen: argparse.Namespace) -> ChaosPlan:
         "stall": chosen.stalls,
         "outage": chosen.outages,
     }
+    kills = kills | {kind: count for kind, count in counts.items() if count is not None}
     return ChaosPlan(
         events=chosen.events or events,
         rate=chosen.rate,
         producers=chosen.producers,
         consumers=chosen.consumers,
-        kills=kills | {kind: count for kind, count in counts.items() if count is not None},
+        kills={kind: count for kind, count in kills.items() if kind not in driver.without},
         event_bytes=chosen.event_bytes,
         failure_share=chosen.failures,
     )
 
 
 def _complaints(driver: ChaosDriver, counts: Counts) -> list[str]:
-    return counts.complaints(durable=driver.durable, ordered=driver.ordered)
+    return counts.complaints(
+        durable=driver.durable, flagged=driver.marks_repeats, ordered=driver.ordered
+    )
 
 
 def _show(driver: ChaosDriver, plan: ChaosPlan, counts: Counts, seconds: float) -> None:

@@ -1,10 +1,12 @@
 """The table of drivers that the chaos run knows: what each promises, and what its broker cannot."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from benchmarks.chaos.servers.contract import ChaosServer
 from benchmarks.chaos.servers.jetstream import JetStreamServer
+from benchmarks.chaos.servers.kafka import noida, tansu
 from benchmarks.chaos.servers.mqtt import MqttServer
 from benchmarks.chaos.servers.rabbitmq import RabbitServer
 from benchmarks.chaos.servers.streams import StreamsServer
@@ -17,6 +19,15 @@ _DURABLE = {
     "backoff": 0.1,
     "max_deliveries": MAX_DELIVERIES,
 }
+_KAFKA = {**_DURABLE, "claim_idle": 6.0}  # the shortest session that a Kafka broker accepts
+_KAFKA_LIMITS = (
+    "Kafka counts no deliveries: an event that a bus had after its last commit comes to the next "
+    "bus without a mark; "
+)
+_NOIDA_LIMITS = (
+    f"{_KAFKA_LIMITS}this broker loses its latest records and all commits at a `kill -9`, so it is "
+    "ended with SIGTERM here; it never removes a member that has died, so no consumer is killed"
+)
 _CLAIMING = {**_DURABLE, "claim_idle": CLAIM_IDLE_SECONDS}
 
 
@@ -29,8 +40,10 @@ class ChaosDriver:
         server: Makes the broker; raises `NotHere` if it is not installed.
         options: The options of the URL for a bus of the group.
         publish_timeout: The option of that name, in seconds.
-        durable: The driver promises that no accepted event is lost, and marks repeats.
+        durable: The driver promises that no accepted event is lost.
+        marks_repeats: A durable driver promises that all runs of an event but one are marked.
         ordered: The driver promises the order of each key.
+        without: The kinds of interruption that the broker itself does not survive.
         limits: What the broker itself cannot do, for the table.
     """
 
@@ -39,7 +52,9 @@ class ChaosDriver:
     options: Mapping[str, object] = field(default_factory=lambda: _CLAIMING)
     publish_timeout: float = 10.0
     durable: bool = True
+    marks_repeats: bool = True
     ordered: bool = False
+    without: Collection[str] = ()
     limits: str
 
 
@@ -86,6 +101,35 @@ DRIVERS: dict[str, ChaosDriver] = {
         limits=(
             "at most once: a bus acknowledges an event when it has it, before its listeners run; "
             "without persistence a `kill -9` takes the events and sessions of the server, too"
+        ),
+    ),
+    "kafka": ChaosDriver(
+        title="Kafka, aiokafka, on noida-db",
+        server=partial(noida, "kafka"),
+        options=_KAFKA,
+        marks_repeats=False,
+        ordered=True,
+        without=("consumer",),
+        limits=_NOIDA_LIMITS,
+    ),
+    "kafka+confluent": ChaosDriver(
+        title="Kafka, librdkafka, on noida-db",
+        server=partial(noida, "kafka+confluent"),
+        options=_KAFKA,
+        marks_repeats=False,
+        ordered=True,
+        without=("consumer",),
+        limits=_NOIDA_LIMITS,
+    ),
+    "kafka+confluent+tansu": ChaosDriver(
+        title="Kafka, librdkafka, on tansu",
+        server=partial(tansu, "kafka+confluent"),
+        marks_repeats=False,
+        ordered=True,
+        without=("server", "outage"),
+        limits=(
+            f"{_KAFKA_LIMITS}this broker keeps everything in memory, so its process is never ended "
+            "here; it drops the metadata of commits, and with it the number of deliveries"
         ),
     ),
 }

@@ -69,12 +69,14 @@ class Counts:
     pending: int = 0
     settled_in: float = 0.0
 
-    def complaints(self, *, durable: bool = True, ordered: bool = False) -> list[str]:
+    def complaints(
+        self, *, durable: bool = True, flagged: bool = True, ordered: bool = False
+    ) -> list[str]:
         """Return the broken promises.
 
         Args:
-            durable: No accepted event may be lost, and repeats have a flag. Otherwise no event may
-                be repeated.
+            durable: No accepted event may be lost. Otherwise no event may be repeated.
+            flagged: Repeats have a flag.
             ordered: The events of a key have an order.
         """
         found: list[str] = []
@@ -82,7 +84,7 @@ class Counts:
             found.append("nothing was accepted")
         if self.lost and durable:
             found.append(f"{len(self.lost)} accepted events are lost, such as {self.lost[:5]}")
-        if self.unflagged:
+        if self.unflagged and flagged:
             found.append(f"{len(self.unflagged)} duplicates without a flag: {self.unflagged[:5]}")
         if self.duplicates and not durable:
             found.append(f"{self.duplicates} duplicates of events that arrive at most once")

@@ -94,6 +94,7 @@ class ChaosRun:
 
     def _run(self) -> Counts:
         plan = self._plan
+        self._server.prepare()
         self._consumers = [self._consumer() for _ in range(plan.consumers)]
         self._wait_for_records("consume-*", "ready", plan.consumers)
         each = plan.events // plan.producers

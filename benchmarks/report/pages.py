@@ -13,11 +13,16 @@ from typing import Any
 
 from benchmarks.brokers.faststream.rows import FASTSTREAM, FLUSHING, ROWS
 from benchmarks.core.runner import SUBJECT
+from benchmarks.report.chaos import chaos_limits, chaos_table, reduced_runs
 from benchmarks.report.charts import Bar, Group, chart
 from benchmarks.report.figures import load, reduced, save
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = (ROOT / "README.md", ROOT / "docs/operate/performance.md")
+PAGES = (
+    ROOT / "README.md",
+    ROOT / "docs/operate/performance.md",
+    ROOT / "docs/operate/guarantees-tested.md",
+)
 CHARTS = ROOT / "docs/img/charts"
 PART = re.compile(r"<!-- figures: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
@@ -85,11 +90,22 @@ def main(arguments: list[str]) -> int:
     suites = ("kernel", "redis", "streams", "brokers")
     for suite in suites:
         parser.add_argument(f"--{suite}", type=Path, metavar="FILE", help="its --json, taken anew")
+    parser.add_argument(
+        "--chaos",
+        type=Path,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="replaces its drivers",
+    )
     chosen = vars(parser.parse_args(arguments))
     document = load()
     for suite in suites:
         if (path := chosen[suite]) is not None:
             document[suite] = reduced(suite, json.loads(path.read_text(encoding="utf-8")))
+    for path in chosen["chaos"]:
+        runs = reduced_runs(json.loads(path.read_text(encoding="utf-8")))
+        document["chaos"] = document.get("chaos", {}) | runs
     save(document)
     for page in PAGES:
         page.write_text(written(page.read_text(encoding="utf-8"), document), encoding="utf-8")
@@ -125,6 +141,8 @@ def parts(document: Mapping[str, Any]) -> dict[str, str]:
         "names": _names(kernel),
         "redis": _redis_table(document),
         "brokers": _brokers_table(document["brokers"]["medians"]),
+        "chaos": table(chaos_table(document["chaos"])),
+        "chaos-limits": chaos_limits(document["chaos"]),
     }
 
 

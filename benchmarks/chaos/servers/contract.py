@@ -24,6 +24,10 @@ class ChaosServer(Protocol):
         """The URL of a bus without a group; it has a query already."""
         ...
 
+    def prepare(self) -> None:
+        """Create what a bus does not create as the run needs it; called after the first start."""
+        ...
+
     def await_writes(self) -> None:
         """Wait until the broker has written what it has accepted, if it delays its writes.
 

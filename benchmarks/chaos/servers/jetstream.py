@@ -21,6 +21,9 @@ class JetStreamServer:
         """The URL of a bus without a group."""
         return f"nats+js://{self.process.addr}?stream=chaos"
 
+    def prepare(self) -> None:
+        """Return at once: the buses create what they need."""
+
     def await_writes(self) -> None:
         """Return at once: what the server has written survives the end of its process."""
 

@@ -14,6 +14,9 @@ class MqttServer:
         """The URL of a bus without a group."""
         return f"mqtt://{self.process.addr}?prefix=chaos."
 
+    def prepare(self) -> None:
+        """Return at once: the buses create what they need."""
+
     def await_writes(self) -> None:
         """Return at once: the server writes nothing, and a kill empties it."""
 

@@ -14,6 +14,9 @@ class RabbitServer:
         """The URL of a bus without a group."""
         return f"amqp://guest:guest@{self.process.addr}/?stream=chaos"
 
+    def prepare(self) -> None:
+        """Return at once: the buses create what they need."""
+
     def await_writes(self) -> None:
         """Return at once: a quorum queue writes an event before it confirms it."""
 

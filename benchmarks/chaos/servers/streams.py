@@ -27,6 +27,9 @@ class StreamsServer:
         """The URL of a bus without a group."""
         return f"redis+streams://{self.process.addr}?partitions={self._partitions}"
 
+    def prepare(self) -> None:
+        """Return at once: the buses create what they need."""
+
     def await_writes(self) -> None:
         """Wait until the server writes to its append-only file before it replies.
 
