@@ -12,9 +12,9 @@ not above the highest one had is a repeat, and one that this bus has settled nee
 
 Offsets alone do not tell that. A topic that is deleted and created again gives its offsets to other
 records, and so does a broker that has lost the end of its log. To settle an event without running
-it would lose it, so a settled record is known by its offset and its time, in milliseconds. An
-offset that comes with another time, or with a later time than any record had, belongs to a new
-record, and so do all offsets from there on. A record without a time is never settled unseen.
+it would lose it, so a settled record is known by its offset and its time. An offset that comes with
+another time, or with a later time than any record had, belongs to a new record, and so do all
+offsets from there on. A record without a time is never settled unseen.
 
 The times of the last `MAX_REMEMBERED_RECORDS` settled offsets are kept, eight bytes for each. Older
 ones run again, as repeats.
@@ -26,7 +26,7 @@ from array import array
 from enum import Enum
 
 MAX_REMEMBERED_RECORDS = 20_000
-_NOT_SETTLED = -1
+_NOT_SETTLED = -1.0
 
 
 class Recollection(Enum):
@@ -58,17 +58,18 @@ class PartitionHistory:
         self._newest = _NOT_SETTLED
         self.first = 0
         # The times of the offsets from `first` on.
-        self._times = array("q")
+        self._times = array("d")
 
-    def had(self, offset: int, time: int) -> Recollection:
+    def had(self, offset: int, time: float) -> Recollection:
         """Record that a record is read, and return what is known of it.
 
         Args:
-            time: The time of the record in milliseconds, or a negative number for none.
+            time: The time of the record in Unix seconds, or a negative number for none.
         """
         if offset > self._highest:
             self._highest = offset
-            self._newest = max(self._newest, time)
+            if time > self._newest:
+                self._newest = time
             return Recollection.NEW
         index = offset - self.first
         settled = self._times[index] if 0 <= index < len(self._times) else _NOT_SETTLED
@@ -79,22 +80,22 @@ class PartitionHistory:
             return Recollection.NEW
         return Recollection.REPEAT if settled == _NOT_SETTLED else Recollection.SETTLED
 
-    def settled(self, offset: int, time: int) -> None:
+    def settled(self, offset: int, time: float) -> None:
         """Remember that a record is settled."""
+        times = self._times
+        index, count = offset - self.first, len(times)
         if time < 0:
             return
-        times = self._times
-        index = offset - self.first
-        if index == len(times):
+        if index == count:
             times.append(time)
-        elif 0 <= index < len(times):
+        elif 0 <= index < count:
             times[index] = time
-        elif index > len(times) + self._max_records or not times:
-            self.first, self._times = offset, array("q", [time])
+        elif index > count + self._max_records or not count:
+            self.first, self._times = offset, array("d", [time])
         elif index > 0:
-            times.extend([_NOT_SETTLED] * (index - len(times)))
+            times.extend([_NOT_SETTLED] * (index - count))
             times.append(time)
-        if len(self._times) > 2 * self._max_records:
+        if count > 2 * self._max_records:
             excess = len(self._times) - self._max_records
             del self._times[:excess]
             self.first += excess

@@ -106,11 +106,6 @@ class KafkaRecord:
     is_repeat: bool = False
     offsets: PartitionOffsets = field(init=False, repr=False)
 
-    @property
-    def time(self) -> int:
-        """The time of the record in milliseconds; negative if it has none."""
-        return round(self.published * 1000)
-
 
 class PartitionOffsets:
     """The records of one partition between the committed offset and the position.
@@ -148,11 +143,11 @@ class PartitionOffsets:
         record.offsets = self
         self.position = record.offset + 1
         mark = self._marks.pop(record.offset, 0)
-        known = self._history.had(record.offset, record.time)
+        known = self._history.had(record.offset, record.published)
         self.records.append(record)
         if mark == _SETTLED or known is Recollection.SETTLED:
             record.state = RecordState.SETTLED
-            self._history.settled(record.offset, record.time)
+            self._history.settled(record.offset, record.published)
             self._advance()
             return False
         record.deliveries = mark
@@ -164,7 +159,7 @@ class PartitionOffsets:
         if record.state is RecordState.SETTLED:
             return None
         record.state = RecordState.SETTLED
-        self._history.settled(record.offset, record.time)
+        self._history.settled(record.offset, record.published)
         self._advance()
         if record.key is None:
             return None
