@@ -19,6 +19,7 @@ from .._config import BrokerConfig
 from .client import KafkaClient
 from .connection import KafkaConnection
 from .consumer import EventTopic, KafkaConsumer
+from .flow_control import WaitingBytes
 from .publisher import KafkaPublisher
 from .settler import KafkaSettler
 from .topics import check_prefix, name_of
@@ -68,6 +69,7 @@ class KafkaAdapter:
         self._publisher = KafkaPublisher(client, self._connection, self._prefix, timeout)
         self._settler = KafkaSettler(client, self._connection, config.group or "")
         self._consumers: dict[str, KafkaConsumer] = {}
+        self._waiting = WaitingBytes(config.prefetch_bytes)
         # The stops of consumers that no name needs any more. A cancelled call must not leave a
         # member behind: it would keep its partitions, and nobody would read them.
         self._leaving: set[asyncio.Task[None]] = set()
@@ -91,6 +93,7 @@ class KafkaAdapter:
         """Connect."""
         self._changing = asyncio.Lock()
         self._consumers.clear()
+        self._waiting = WaitingBytes(self._config.prefetch_bytes)
         self._patterns.clear()
         self._publisher.open()
         await self._connection.open(host, self._publisher.producer_failed)
@@ -164,6 +167,7 @@ class KafkaAdapter:
                         self._connection.host,
                         self._config,
                         EventTopic(name, topic, start),
+                        self._waiting,
                     )
                     started.append(consumer)
                     self._consumers[name] = consumer

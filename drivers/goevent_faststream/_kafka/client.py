@@ -29,6 +29,12 @@ LIMIT_REQUEST_SECONDS = 2.0
 # How long a broker may wait for the first record of a fetch.
 FETCH_WAIT_MILLISECONDS = 250
 HEARTBEATS_PER_SESSION = 4
+# The part of `prefetch_bytes` that a member fetches at once.
+FETCH_SHARE = 8
+MIN_FETCH_BYTES = 64 << 10
+# The defaults of both clients.
+MAX_FETCH_BYTES = 50 << 20
+MAX_PARTITION_FETCH_BYTES = 1 << 20
 
 
 class ProducerFailedError(DriverError):
@@ -224,9 +230,18 @@ def check_producer_settings(settings: Mapping[str, Any], transactional_id: str) 
         )
 
 
+def fetch_bytes(prefetch_bytes: int) -> int:
+    """Return the largest answer that a member may ask a broker for.
+
+    A broker answers with the first batch of records even if that is larger.
+    """
+    return min(MAX_FETCH_BYTES, max(MIN_FETCH_BYTES, prefetch_bytes // FETCH_SHARE))
+
+
 def member_options(membership: Membership, client_id: str | None) -> dict[str, Any]:
     """Return the options of a group member, in FastStream's words."""
     session_seconds = membership.claim_idle
+    max_bytes = fetch_bytes(membership.prefetch_bytes)
     return {
         "group_id": membership.group,
         "client_id": client_id,
@@ -235,6 +250,8 @@ def member_options(membership: Membership, client_id: str | None) -> dict[str, A
         "session_timeout_ms": int(session_seconds * 1000),
         "heartbeat_interval_ms": int(session_seconds * 1000 / HEARTBEATS_PER_SESSION),
         "fetch_max_wait_ms": FETCH_WAIT_MILLISECONDS,
+        "fetch_max_bytes": max_bytes,
+        "max_partition_fetch_bytes": min(MAX_PARTITION_FETCH_BYTES, max_bytes),
     }
 
 

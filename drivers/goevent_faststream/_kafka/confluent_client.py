@@ -45,6 +45,7 @@ from .client import (
     RebalanceListener,
     answer_sent,
     check_producer_settings,
+    fetch_bytes,
     member_options,
     missing_topic,
     publish_by_broker,
@@ -476,7 +477,17 @@ class ConfluentClient:
         settings = self._settings
         shared, log = settings.connection_config, None
         config = copy(shared)
-        config.config = CONFLUENT_MEMBER_OPTIONS | shared.config
+        max_bytes = fetch_bytes(membership.prefetch_bytes)
+        options = {
+            **CONFLUENT_MEMBER_OPTIONS,
+            # What the client fetches ahead, of all partitions together.
+            "queued.max.messages.kbytes": max_bytes >> 10,
+            # The client takes no less than the largest record that it may send.
+            "fetch.max.bytes": max(
+                max_bytes, int(shared.config.get("message.max.bytes", CONFLUENT_REQUEST_BYTES))
+            ),
+        }
+        config.config = options | shared.config
         builder = replace(settings.builder, config=config)
         if not shared.config.get("log_level") and "debug" not in shared.config:
             # The user wants no log, so the member may have it.

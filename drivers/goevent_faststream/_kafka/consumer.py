@@ -48,7 +48,7 @@ from .._adapter.contract import AdapterHost, Arrival
 from .._adapter.dead_letters import address_of
 from .._config import BrokerConfig
 from .client import GroupMember, KafkaClient, start_offsets
-from .flow_control import PartitionFlow
+from .flow_control import PartitionFlow, WaitingBytes
 from .history import PartitionHistory
 from .middlewares import KafkaMiddlewares
 from .offsets import (
@@ -110,16 +110,20 @@ class KafkaConsumer:
         host: AdapterHost,
         config: BrokerConfig,
         source: EventTopic,
+        waiting: WaitingBytes,
     ) -> None:
         self.name, self.topic = source.name, source.topic
         self.subscribed_names: dict[str, None] = {}
         self._client, self._host, self._config = client, host, config
         self._start = source.start
         group = consumer_group(config.group or "", source.topic)
-        self._membership = Membership(source.topic, group, config.claim_idle)
+        self._membership = Membership(source.topic, group, config.claim_idle, config.prefetch_bytes)
         self._watch = ReadingWatch(self._membership, self._report)
         self._middlewares = KafkaMiddlewares(broker, source.topic, group, self._deliver)
         self._flow = PartitionFlow(max(MIN_UNSETTLED_RECORDS, 4 * config.prefetch))
+        self._waiting = waiting
+        # The part of this consumer in `_waiting`.
+        self._waiting_bytes = 0
         self._partitions: dict[int, PartitionOffsets] = {}
         self._given_up: dict[int, PartitionOffsets] = {}
         self._histories: defaultdict[int, PartitionHistory] = defaultdict(PartitionHistory)
@@ -212,6 +216,8 @@ class KafkaConsumer:
                 await self._wait_for_listeners(partitions)
             await self._commit_at_last(partitions)
         self._is_stopped = True
+        self._waiting.total -= self._waiting_bytes
+        self._waiting_bytes = 0
         for partition in partitions:
             partition.is_assigned = False
         await self._member.stop()
@@ -253,6 +259,7 @@ class KafkaConsumer:
                     partition.committed = NOTHING_COMMITTED
             partition.is_assigned = True
             self._partitions[number] = partition
+            self._add_waiting(partition.waiting_bytes)
             self._flow.assigned(number)
             self._ready.extend(partition.ready())
             begin[number] = partition.position
@@ -334,6 +341,7 @@ class KafkaConsumer:
         for number in partitions:
             partition = self._partitions.pop(number, None)
             if partition is not None:
+                self._add_waiting(-partition.waiting_bytes)
                 partition.is_assigned = False
                 self._given_up[number] = partition
         if not self._partitions:
@@ -423,17 +431,38 @@ class KafkaConsumer:
             text = f"the partition {self.topic}-{record.partition} has begun anew"
             self._host.report(DriverError(text), self.name)
             partition.is_assigned = False
+            self._add_waiting(-partition.waiting_bytes)
             history = self._histories[record.partition]
             partition = PartitionOffsets(record.partition, CommitPoint(record.offset), history)
             self._partitions[record.partition] = partition
-        if partition.add(record):
+        is_new, is_ready = record.offset >= partition.position, partition.add(record)
+        if is_new:
+            self._count(record, len(record.value))
+        if is_ready:
             self._ready.append(record)
         elif record.state is RecordState.SETTLED:
             self._has_changed.set()
 
+    def _count(self, record: KafkaRecord, body_bytes: int) -> None:
+        """Count the body of a record among those that wait for the bus, or no more."""
+        partition = record.offsets
+        partition.waiting_bytes += body_bytes
+        # The partition may have gone to another member.
+        if self._partitions.get(record.partition) is partition:
+            self._add_waiting(body_bytes)
+
+    def _add_waiting(self, body_bytes: int) -> None:
+        self._waiting_bytes += body_bytes
+        self._waiting.total += body_bytes
+
+    def _may_read(self) -> bool:
+        if len(self._ready) >= MAX_RECORDS_PER_READ:
+            return False
+        return not self._waiting_bytes or self._waiting.total < self._waiting.max_bytes
+
     async def _wait_for_room(self) -> bool:
         """Return whether more may be read, after a short wait if not."""
-        if len(self._ready) < MAX_RECORDS_PER_READ:
+        if self._may_read():
             return True
         self._has_room.clear()
         with suppress(TimeoutError):
@@ -462,11 +491,12 @@ class KafkaConsumer:
                     if not ready:
                         break
                 record = ready.popleft()
-                if len(ready) < MAX_RECORDS_PER_READ:
-                    self._has_room.set()
                 # Its partition may have been revoked while it was ready.
                 if not record.offsets.is_assigned or record.state is not RecordState.READY:
                     continue
+                self._count(record, -len(record.value))
+                if self._may_read():
+                    self._has_room.set()
                 if record.headers and address_of(record.headers) not in ("", self._config.group):
                     # A dead letter of another group, which was copied back to the topic.
                     self.settle(record)
@@ -517,6 +547,7 @@ class KafkaConsumer:
     def retry(self, record: KafkaRecord, pause: float) -> None:
         """Deliver a record again after a pause."""
         record.state = RecordState.PAUSED
+        self._count(record, len(record.value))
         self._has_changed.set()
         self._has_settled.set()
         asyncio.get_running_loop().call_later(pause, self._end_pause, record)

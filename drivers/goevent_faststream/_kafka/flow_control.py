@@ -3,6 +3,10 @@
 A member that does not ask its client for records is removed from its group, so a full bus does not
 stop asking. It pauses partitions, and the client then returns nothing of them. A partition resumes
 when it is half empty, so that it does not change with every record.
+
+The bytes of the records that wait for the bus are bounded together for all members of a bus, and
+the buffers of the clients by their own limits. Both are shares of `prefetch_bytes`, which bounds
+what the bus has.
 """
 
 from __future__ import annotations
@@ -11,6 +15,22 @@ from collections.abc import Mapping
 
 from .client import GroupMember
 from .offsets import PartitionOffsets
+
+WAITING_SHARE = 4
+
+
+class WaitingBytes:
+    """The bytes of the records that wait for the bus, of all its members.
+
+    Attributes:
+        max_bytes: The limit. A member without waiting records may read in any case, so that no
+            topic keeps the others from being read, and an event of any size passes.
+        total: The bytes that wait now.
+    """
+
+    def __init__(self, prefetch_bytes: int) -> None:
+        self.max_bytes = prefetch_bytes // WAITING_SHARE
+        self.total = 0
 
 
 class PartitionFlow:

@@ -106,6 +106,11 @@ class KafkaRecord:
     is_repeat: bool = False
     offsets: PartitionOffsets = field(init=False, repr=False)
 
+    def mark_settled(self) -> None:
+        """Mark the record as done, and free its body: it may stay behind a slow one for long."""
+        self.state = RecordState.SETTLED
+        self.value, self.raw = b"", None
+
 
 class PartitionOffsets:
     """The records of one partition between the committed offset and the position.
@@ -119,6 +124,7 @@ class PartitionOffsets:
         is_assigned: Whether the partition is assigned to this member now.
         committed: The last commit point that this member knows the broker to have.
         records: The records from the first unsettled one on, in the order of the partition.
+        waiting_bytes: The size of the bodies of the records that neither the bus has nor are done.
     """
 
     def __init__(
@@ -129,6 +135,7 @@ class PartitionOffsets:
         self.is_assigned = True
         self.committed = start
         self.records: deque[KafkaRecord] = deque()
+        self.waiting_bytes = 0
         self._marks = read_note(start)
         self._history = PartitionHistory() if history is None else history
         self._order: KeyedFifo[bytes, KafkaRecord] = KeyedFifo()
@@ -146,7 +153,7 @@ class PartitionOffsets:
         known = self._history.had(record.offset, record.published)
         self.records.append(record)
         if mark == _SETTLED or known is Recollection.SETTLED:
-            record.state = RecordState.SETTLED
+            record.mark_settled()
             self._history.settled(record.offset, record.published)
             self._advance()
             return False
@@ -158,7 +165,7 @@ class PartitionOffsets:
         """Mark a record as done; return the next one with its key, which is ready now."""
         if record.state is RecordState.SETTLED:
             return None
-        record.state = RecordState.SETTLED
+        record.mark_settled()
         self._history.settled(record.offset, record.published)
         self._advance()
         if record.key is None:

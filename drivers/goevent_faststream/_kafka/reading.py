@@ -150,7 +150,7 @@ class ReadingWatch:
             self._report(error)
 
     def _report_late(self, seconds: float) -> None:
-        topic, group, _ = self.membership
+        topic, group = self.membership.topic, self.membership.group
         if self._is_member:
             if not self._was_spare:
                 self._was_spare = True

@@ -132,17 +132,19 @@ class Refusal(NamedTuple):
 
 
 class Membership(NamedTuple):
-    """The settings that a refusal may be about.
+    """The settings of a member; refusals may be about them.
 
     Attributes:
         topic: The topic.
         group: Kafka's consumer group.
         claim_idle: The session timeout in seconds.
+        prefetch_bytes: The limit of the bodies that the bus has.
     """
 
     topic: str
     group: str
     claim_idle: float
+    prefetch_bytes: int
 
 
 def refusal_text(refusal: Refusal, membership: Membership) -> str:

@@ -7,9 +7,21 @@ from collections.abc import Collection, Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
+
 from goevent_faststream import BrokerConfig
+from goevent_faststream._adapter.contract import Arrival
 from goevent_faststream._kafka.consumer import COMMIT_PAUSE_SECONDS, EventTopic, KafkaConsumer
-from goevent_faststream._kafka.offsets import CommitPoint
+from goevent_faststream._kafka.flow_control import WAITING_SHARE, WaitingBytes
+from goevent_faststream._kafka.offsets import CommitPoint, KafkaRecord
+
+
+def consumer_on(
+    client: Any, host: Any, topic: EventTopic, max_bytes: int = 1 << 20
+) -> KafkaConsumer:
+    broker: Any = SimpleNamespace(middlewares=())
+    waiting = WaitingBytes(WAITING_SHARE * max_bytes)
+    return KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic, waiting)
 
 
 class FakeGroupClient:
@@ -64,10 +76,9 @@ def test_commits_to_a_group_that_refuses_them_back_off() -> None:
     async def main() -> None:
         member = RefusingMember()
         client: Any = FakeGroupClient(member)
-        broker: Any = SimpleNamespace(middlewares=())
         host: Any = SimpleNamespace()
         topic = EventTopic("order", "order", "earliest")
-        consumer = KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic)
+        consumer = consumer_on(client, host, topic)
         joined = asyncio.get_running_loop().create_task(consumer.start())
         for _ in range(20):
             await consumer.assigned({0: None})
@@ -89,12 +100,11 @@ def test_added_partition_is_read_from_its_first_record() -> None:
         member = RefusingMember()
         member.accepts = True
         client: Any = FakeGroupClient(member)
-        broker: Any = SimpleNamespace(middlewares=())
         host: Any = SimpleNamespace()
         topic = EventTopic("order", "order", "latest")
 
         def new_consumer() -> KafkaConsumer:
-            return KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic)
+            return consumer_on(client, host, topic)
 
         consumer = new_consumer()
         joined = asyncio.get_running_loop().create_task(consumer.start())
@@ -120,10 +130,9 @@ def test_commit_point_that_the_broker_has_forgotten_is_where_the_bus_was() -> No
         member = RefusingMember()
         member.accepts = True
         client: Any = FakeGroupClient(member)
-        broker: Any = SimpleNamespace(middlewares=())
         topic = EventTopic("order", "order", "latest")
         host: Any = SimpleNamespace()
-        consumer = KafkaConsumer(broker, client, host, BrokerConfig(group="g"), topic)
+        consumer = consumer_on(client, host, topic)
         joined = asyncio.get_running_loop().create_task(consumer.start())
         assert await consumer.assigned({0: None}) == {0: 7}
         await joined
@@ -135,5 +144,98 @@ def test_commit_point_that_the_broker_has_forgotten_is_where_the_bus_was() -> No
         member.end = 3
         assert await consumer.assigned({0: None}) == {0: 3}
         await consumer.stop()
+
+    asyncio.run(main())
+
+
+class EndlessMember(RefusingMember):
+    """A member whose partition has an endless number of large records.
+
+    Attributes:
+        record_bytes: The size of each one.
+        paused: The paused partitions.
+    """
+
+    def __init__(self, record_bytes: int) -> None:
+        super().__init__()
+        self.record_bytes = record_bytes
+        self.paused: set[int] = set()
+        self._position = 0
+
+    async def read(self, count: int, seconds: float) -> list[Any]:
+        """Return the next record."""
+        await asyncio.sleep(0)
+        if self.paused:
+            await asyncio.sleep(seconds)
+            return []
+        offset, self._position = self._position, self._position + 1
+        return [KafkaRecord(0, offset, None, bytes(self.record_bytes), {}, 0, None)]
+
+    def pause(self, partitions: Collection[int]) -> None:
+        """Pause partitions."""
+        self.paused |= {*partitions}
+
+    def resume(self, partitions: Collection[int]) -> None:
+        """Resume partitions."""
+        self.paused -= {*partitions}
+
+
+class FullHost:
+    """A host that takes as many arrivals as it is told to.
+
+    Attributes:
+        arrivals: What it has got.
+    """
+
+    def __init__(self) -> None:
+        self.arrivals: list[Arrival] = []
+        self._allowed = 0
+        self._room = asyncio.Event()
+
+    def take(self, count: int) -> None:
+        """Take so many more arrivals."""
+        self._allowed += count
+        self._room.set()
+
+    def capacity(self) -> int:
+        """Return how many more it takes."""
+        return self._allowed - len(self.arrivals)
+
+    async def wait_for_capacity(self) -> None:
+        """Wait until it takes one."""
+        while self.capacity() <= 0:
+            self._room.clear()
+            await self._room.wait()
+
+    async def deliver(self, arrival: Arrival) -> None:
+        """Take an arrival."""
+        self.arrivals.append(arrival)
+
+
+@pytest.mark.parametrize(("record_bytes", "most"), [(1000, 10), (100_000, 1)])
+def test_bytes_that_wait_for_a_full_bus_are_bounded_and_one_record_of_any_size_passes(
+    record_bytes: int, most: int
+) -> None:
+    async def main() -> None:
+        member, host = EndlessMember(record_bytes), FullHost()
+        member.accepts = True
+        client: Any = FakeGroupClient(member)
+        topic = EventTopic("order", "order", "earliest")
+        consumer = consumer_on(client, host, topic, 10_000)
+        joined = asyncio.get_running_loop().create_task(consumer.start())
+        await consumer.assigned({0: CommitPoint(0)})
+        await joined
+        while not member.paused:
+            await asyncio.sleep(0.01)
+        assert consumer.backlog().lag == most
+        host.take(most + 5)
+        while len(host.arrivals) < most + 5:
+            await asyncio.sleep(0.01)
+        for arrival in host.arrivals:
+            consumer.settle(arrival.raw[1])
+            # A record that is done keeps no body, although it may have to stay.
+            assert not arrival.raw[1].value
+        assert {len(arrival.body) for arrival in host.arrivals} == {record_bytes}
+        await consumer.stop(lost=True)
 
     asyncio.run(main())
