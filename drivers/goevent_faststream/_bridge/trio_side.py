@@ -39,6 +39,7 @@ T = TypeVar("T")
 SECONDS_BETWEEN_YIELDS = 0.0005
 CONNECT_TIMEOUT_SECONDS = 10.0
 CALL_TIMEOUT_SECONDS = 10.0
+SECONDS_PER_NAME = 0.05  # that brokers may take for each of many names in one request
 CLOSE_SECONDS = 1.8
 # Where a broker expects no verdicts, the bytes of a smaller event count until a mailbox has it: the
 # mailbox bounds the number of its events, and to follow each one takes time.
@@ -177,7 +178,7 @@ class TrioSide:
         self._names.update(names)
         subscribed = False
         try:
-            await self.call(self._adapter.subscribe, names)
+            await self.call(self._adapter.subscribe, names, more_seconds=_seconds_for(names))
             subscribed = True
         finally:
             if not subscribed:
@@ -186,7 +187,7 @@ class TrioSide:
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Stop receiving them; their waiting arrivals are released, or dropped if not durable."""
         self._names.difference_update(names)
-        await self.call(self._adapter.unsubscribe, names)
+        await self.call(self._adapter.unsubscribe, names, more_seconds=_seconds_for(names))
 
     async def drain(self) -> None:
         """Stop receiving; returns when every arrival is delivered, or released if durable."""
@@ -206,18 +207,27 @@ class TrioSide:
             await self._delivered.park()
         self._is_drained = True
 
-    async def call(self, work: Callable[..., Coroutine[Any, Any, T]], *args: object) -> T:
+    async def call(
+        self,
+        work: Callable[..., Coroutine[Any, Any, T]],
+        *args: object,
+        more_seconds: float = 0.0,
+    ) -> T:
         """Run a method of the adapter on the loop, and return its result.
+
+        Args:
+            more_seconds: How much longer than usual it may take.
 
         Raises:
             DriverConnectionError: It has not returned in time.
         """
+        seconds = CALL_TIMEOUT_SECONDS + more_seconds
         try:
-            with trio.fail_after(CALL_TIMEOUT_SECONDS):
+            with trio.fail_after(seconds):
                 return await self._loop_thread.call(work, *args)
         except trio.TooSlowError:
             raise DriverConnectionError(
-                f"{self._broker} has not answered a request within {CALL_TIMEOUT_SECONDS:g} s"
+                f"{self._broker} has not answered a request within {seconds:g} s"
             ) from None
 
     # -- events to the broker
@@ -359,6 +369,11 @@ class TrioSide:
         else:
             self._freed_arrivals += 1
             self._freed_bytes += len(arrival.body)
+
+
+def _seconds_for(names: Sequence[str]) -> float:
+    """Return how much longer a request about many names may take."""
+    return SECONDS_PER_NAME * len(names)
 
 
 def _first(group: BaseExceptionGroup[DriverError]) -> DriverError:

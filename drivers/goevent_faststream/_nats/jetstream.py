@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import partial
 from typing import Any
 
 from faststream.nats import JStream, NatsBroker
@@ -44,7 +45,7 @@ LOOK_AFTER_SECONDS = 1.0
 # The looks at consumers on the server in this time, above which the consumers take turns.
 MAX_BUSY_LOOKS = 100
 MAX_IDLE_LOOKS = 10
-STARTS_AT_ONCE = 32
+REQUESTS_AT_ONCE = 32
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
@@ -212,12 +213,7 @@ class JetStreamAdapter:
         await self._stream.check_room_for_consumers(
             [consumer_name(self._config.group or "", name) for name in names]
         )
-        for first in range(0, len(names), STARTS_AT_ONCE):
-            starts = [self._start_consumer(n, n) for n in names[first : first + STARTS_AT_ONCE]]
-            results = await asyncio.gather(*starts, return_exceptions=True)
-            for error in results:
-                if error is not None:
-                    raise error
+        await _in_parts([partial(self._start_consumer, name, name) for name in names])
 
     async def _start_consumer(
         self, name: str, subscribed_name: str, *, is_new_name: bool = False
@@ -237,14 +233,17 @@ class JetStreamAdapter:
                 subscription = self._pattern_subscriptions.pop(name, None)
                 if subscription is not None:
                     await subscription.unsubscribe()
+            gone = {*names}
             async with self._consumers_lock:
+                unused: list[JetStreamConsumer] = []
                 for consumer in [*self._consumers.values()]:
-                    for name in names:
-                        consumer.subscribed_names.pop(name, None)
+                    for name in gone.intersection(consumer.subscribed_names):
+                        del consumer.subscribed_names[name]
                     if not consumer.subscribed_names:
                         del self._consumers[consumer.name]
-                        self._budget.consumers = len(self._consumers)
-                        await consumer.stop()
+                        unused.append(consumer)
+                self._budget.consumers = len(self._consumers)
+                await _in_parts([consumer.stop for consumer in unused])
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
 
@@ -254,8 +253,7 @@ class JetStreamAdapter:
             for subscription in self._pattern_subscriptions.values():
                 await subscription.unsubscribe()
             self._pattern_subscriptions.clear()
-            for consumer in self._consumers.values():
-                await consumer.stop()
+            await _in_parts([consumer.stop for consumer in self._consumers.values()])
         except (errors.Error, OSError) as error:
             raise to_driver_error(error) from error
 
@@ -340,6 +338,15 @@ class JetStreamAdapter:
             # it if that lasts.
             if not isinstance(failure, DriverConnectionError):
                 self._stream.report_failure(failure)
+
+
+async def _in_parts(works: Sequence[Callable[[], Coroutine[Any, Any, None]]]) -> None:
+    """Await several requests at a time; the first error is raised when its part has ended."""
+    for first in range(0, len(works), REQUESTS_AT_ONCE):
+        part = [work() for work in works[first : first + REQUESTS_AT_ONCE]]
+        for result in await asyncio.gather(*part, return_exceptions=True):
+            if result is not None:
+                raise result
 
 
 def _rotated(consumers: list[JetStreamConsumer], count: int, turn: int) -> list[JetStreamConsumer]:
