@@ -36,7 +36,12 @@ class ScriptedMqttServer:
         suback_code: Returns the reason code for a topic filter.
         puback_code: Returns the reason code for a topic.
         reason_string: The text beside the reason code of a PUBACK.
+        answers_pings: Whether it answers pings.
+        answers_publishes: Whether it answers publishes.
         filters: The topic filters of all requests to subscribe, in order.
+        unsubscribed: Those of all requests to unsubscribe.
+        requests: The number of filters in each request to subscribe.
+        pings: How often a client has sent a ping.
         connections: How often a client has connected.
     """
 
@@ -45,7 +50,12 @@ class ScriptedMqttServer:
     suback_code: Callable[[str], int] = lambda _: QoS.AT_LEAST_ONCE
     puback_code: Callable[[str], int] = lambda _: SUCCESS
     reason_string: str | None = None
+    answers_pings: bool = True
+    answers_publishes: bool = True
     filters: list[str] = field(default_factory=list[str])
+    unsubscribed: list[str] = field(default_factory=list[str])
+    requests: list[int] = field(default_factory=list[int])
+    pings: int = 0
     connections: int = 0
     port: int = 0
     _streams: dict[trio.abc.Stream, set[str]] = field(
@@ -63,6 +73,11 @@ class ScriptedMqttServer:
         for stream in [*self._streams]:
             await self._send(stream, Disconnect(reason_code=code))
             await stream.aclose()
+
+    @property
+    def now(self) -> set[str]:
+        """The filters that are subscribed to now, on any connection."""
+        return {each for filters in self._streams.values() for each in filters}
 
     def forget_subscriptions(self) -> None:
         """Forget all subscriptions, and keep the connections."""
@@ -96,12 +111,14 @@ class ScriptedMqttServer:
         elif isinstance(packet, Subscribe):
             filters = [request.topic_filter for request in packet.subscriptions]
             self.filters += filters
+            self.requests.append(len(filters))
             codes = [self.suback_code(each) for each in filters]
             self._streams[stream] |= {
                 each for each, code in zip(filters, codes, strict=True) if code < 0x80
             }
             answer = SubAck(packet_id=packet.packet_id, return_codes=tuple(codes))
         elif isinstance(packet, Unsubscribe):
+            self.unsubscribed += packet.topic_filters
             self._streams[stream] -= {*packet.topic_filters}
             codes = [SUCCESS for _ in packet.topic_filters]
             answer = UnsubAck(packet_id=packet.packet_id, reason_codes=tuple(codes))
@@ -113,8 +130,11 @@ class ScriptedMqttServer:
             )
             if code < 0x80:
                 await self._forward(packet)
+            if not self.answers_publishes:
+                answer = None
         elif isinstance(packet, PingReq):
-            answer = PingResp()
+            self.pings += 1
+            answer = PingResp() if self.answers_pings else None
         if answer is not None:
             await self._send(stream, answer)
 

@@ -23,7 +23,7 @@ import asyncio
 import re
 import ssl
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qsl
@@ -31,6 +31,7 @@ from urllib.parse import parse_qsl
 import zmqtt
 from faststream.mqtt import MQTTBroker
 from zmqtt._internal.packets.publish import Publish
+from zmqtt.client import _default_transport_factory
 
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import jittered, read_tls
@@ -44,13 +45,14 @@ from .._adapter.connectivity import (
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
 from .._adapter.tls import probe_tls, tls_error
+from .arrivals import MessageQueue, make_message
+from .keep_alive import KEEPALIVE_SECONDS, keep_alive
 from .limits import OversizedPacket, ServerLimits, filter_error, limits_of
 from .reason_codes import SESSION_TAKEN_OVER, reason_text
-from .subscription import make_message
+from .transport import MqttTransport
 
 QOS = zmqtt.QoS.AT_LEAST_ONCE
 
-KEEPALIVE_SECONDS = 4  # between two PINGREQs; a dead connection is noticed ten seconds later
 RECONNECT_PAUSES_SECONDS = (0.05, 0.25, 1.0)  # the last one repeats
 MAX_REFUSED_PAUSE_SECONDS = 5.0  # while the server refuses the connection
 TAKEN_OVER_PAUSE_SECONDS = 5.0  # after another client has taken over the session
@@ -119,10 +121,13 @@ class MqttConnection(BrokerConnection):
         session_seconds: How long the server keeps messages while there is no connection.
 
     Attributes:
-        on_connect: Called on each new connection to subscribe again; then the connection is up.
+        open_queue: Called on each new connection, before anything arrives on it; returns the queue
+            of its messages.
+        on_connect: Called afterwards to subscribe again; then the connection is up.
         on_down: Called when the connection is lost.
         has_properties: Whether messages have headers and other properties, as in MQTT 5.
         limits: The limits of the server, as it announced them for the current connection.
+        max_unacknowledged: How many messages the server may send without an acknowledgement.
         has_lost_session: The server has forgotten the session of the connection before.
     """
 
@@ -131,17 +136,25 @@ class MqttConnection(BrokerConnection):
     ) -> None:
         super().__init__("MQTT", wait_seconds)
         self.broker = broker
+        self.open_queue: Callable[[], MessageQueue | None] = _make_no_queue
         self.on_connect: Callable[[], Awaitable[None]] = _subscribe_nothing
         self.on_down: Callable[[], object] = _do_nothing
         options: dict[str, Any] = self._options
         self.has_properties = options["version"] == "5.0"
         self._draws_client_id = not options["client_id"]
         options["reconnect"] = zmqtt.ReconnectConfig(enabled=False)
+        self._connect_transport = options.get("transport_factory") or _default_transport_factory
+        options["transport_factory"] = self._make_transport
+        self._keeping_alive: asyncio.Task[None] | None = None
+        self._silence = ""  # why this side has ended the connection
+        self.max_unacknowledged = prefetch
         if self.has_properties:
             options["receive_maximum"] = options["receive_maximum"] or min(
                 prefetch, MAX_WINDOW_MESSAGES
             )
-            if session_seconds and options["clean_session"]:
+            self.max_unacknowledged = options["receive_maximum"]
+            is_session_given = bool(options["session_expiry_interval"])
+            if session_seconds and options["clean_session"] and not is_session_given:
                 options["clean_session"] = False
                 options["session_expiry_interval"] = max(1, int(session_seconds))
         self.limits = ServerLimits()
@@ -196,25 +209,80 @@ class MqttConnection(BrokerConnection):
         return mapped
 
     async def _connect(self) -> None:
+        self._silence = ""
         async with asyncio.timeout(FIRST_CONNECTION_SECONDS):
+            await self.broker.connect()
+            # The client reads nothing before the next await.
+            self._set_up_client()
             await self.broker.start()
+        await self.on_connect()
+        client, loop = self.client, asyncio.get_running_loop()
+        self._connectivity.mark_up()
+        self._connected_at = loop.time()
+        self._keeping_alive = self.start(self._keep_alive(client))
+        client._run_task.add_done_callback(self._on_client_ended)
+
+    def _set_up_client(self) -> None:
         client = self.client
-        inbound = client._protocol.inbound
+        protocol = client._protocol
+        transport: MqttTransport = protocol._transport
+        inbound = protocol.inbound
         # Mosquitto 2.0.11 counts an acknowledgement twice and so exceeds the window that it was
         # told. The client would close the connection for that.
         inbound._receive_maximum = None
         inbound._make_message = make_message
+        # All filters of a continued session are known before its first message, so the client has
+        # to keep none of them until it is subscribed to.
+        inbound.begin_session(session_present=False)
+        # `keep_alive` sends the pings.
+        protocol._effective_keepalive = 0
+        state = protocol._state
+        transport.queue = queue = self.open_queue()
+        transport.awaits_answer = lambda: bool(
+            state.inflight_qos1
+            or state.inflight_qos2_out
+            or state.pending_subs
+            or state.pending_unsubs
+        )
+        if queue is not None:
+            queue.on_room = transport.look_again
         info = client.connection_info
         self.limits = limits = limits_of(info.properties)
         _refuse_large_packets(client._protocol, limits.max_packet_bytes)
         self._window = asyncio.Semaphore(limits.max_unacknowledged or MAX_WINDOW_MESSAGES)
         self.has_lost_session = self._expects_session and not info.session_present
         self._expects_session = bool(info.effective_session_expiry_interval)
-        async with asyncio.timeout(REPLY_SECONDS):
-            await self.on_connect()
-        self._connectivity.mark_up()
-        self._connected_at = asyncio.get_running_loop().time()
-        client._run_task.add_done_callback(self._on_client_ended)
+
+    async def _make_transport(self, host: str, port: int, tls: Any) -> MqttTransport:
+        return MqttTransport(await self._connect_transport(host, port, tls))
+
+    async def _keep_alive(self, client: Any) -> None:
+        """End a connection whose server is silent."""
+        interval = client.connection_info.effective_keepalive
+        silence = await keep_alive(client._protocol, client._protocol._transport, interval)
+        self.end_connection(str(silence))
+
+    def end_connection(self, reason: str) -> None:
+        """End a connection that is of no use any more; another one follows.
+
+        Args:
+            reason: The reason in the report of the lost connection.
+        """
+        if self.is_up:
+            self._silence = reason
+            self.start(self.client._protocol.abort())
+
+    def start_vital(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run a coroutine in a task whose failure ends the bus, which would be deaf without it."""
+        task = self.start(work)
+        task.add_done_callback(self._on_vital_end)
+        return task
+
+    def _on_vital_end(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            failure = DriverError(f"MQTT: the driver has failed: {error!r}")
+            failure.__cause__ = error
+            self.host.fail(failure)
 
     async def close(self) -> None:
         """Disconnect, whether there is a connection or not."""
@@ -255,30 +323,49 @@ class MqttConnection(BrokerConnection):
             semaphore once for each message, when that message has its answer.
 
         Raises:
-            DriverConnectionError: There was no connection in time.
+            DriverConnectionError: There was no connection in time, or no answer to earlier events.
         """
         while True:
             await self.wait_until_up(deadline)
             window, count = self._window, 1
-            await window.acquire()
+            if window.locked():
+                await self._wait_for_answers(window)
+            else:
+                await window.acquire()
             # Another connection may have replaced the one that this task waited for.
             if window is self._window and self.is_up:
-                break
+                client = self.client
+                if not client._protocol._dead:
+                    break
+                # The answers that made room were the loss of the connection, which the client is
+                # about to tell.
+                await asyncio.wait({client._run_task})
         while count < max_count and not window.locked():
             await window.acquire()
             count += 1
         return window, count
 
+    async def _wait_for_answers(self, window: asyncio.Semaphore) -> None:
+        try:
+            async with asyncio.timeout(REPLY_SECONDS):
+                await window.acquire()
+        except TimeoutError:
+            raise no_answer("MQTT", REPLY_SECONDS) from None
+
     # -- callbacks of the client
 
     def _on_client_ended(self, client_task: asyncio.Task[None]) -> None:
+        if self._keeping_alive is not None:
+            self._keeping_alive.cancel()
         # The loss of the connection is reported in place of the error.
         error = None if client_task.cancelled() else client_task.exception()
         code = _disconnect_code(error)
         if code is not None:
             reason = reason_text(code)
+        elif self._silence or error is None or isinstance(error, zmqtt.MQTTDisconnectedError):
+            reason = self._silence
         else:
-            reason = str(error) if isinstance(error, zmqtt.MQTTProtocolError) else ""
+            reason = str(error) or type(error).__name__
         lasted = asyncio.get_running_loop().time() - self._connected_at
         self._short_connections = 0 if lasted > STABLE_SECONDS else self._short_connections + 1
         if not (reason or self._draws_client_id) and (
@@ -377,6 +464,11 @@ def _refuse_large_packets(protocol: Any, limit: int) -> None:
         return data
 
     protocol._encode = encode_if_small
+
+
+def _make_no_queue() -> MessageQueue | None:
+    """Return no queue: the adapter set no callback."""
+    return None
 
 
 async def _subscribe_nothing() -> None:

@@ -55,16 +55,13 @@ class ServerLimits:
     has_wildcards: bool = True
     has_shared_subscriptions: bool = True
 
-    def refuse_filter(self, topic_filter: str) -> None:
-        """Refuse a filter of a kind that the server does not have.
-
-        Raises:
-            DriverError: The server has no such filters.
-        """
+    def filter_refusal(self, topic_filter: str) -> str | None:
+        """Return the reason if the server has no filters of this kind; None if it has."""
         if topic_filter.startswith("$share/") and not self.has_shared_subscriptions:
-            raise filter_error(topic_filter, REASON_TEXTS[0x9E])
+            return REASON_TEXTS[0x9E]
         if not self.has_wildcards and ("+" in topic_filter or "#" in topic_filter):
-            raise filter_error(topic_filter, REASON_TEXTS[0xA2])
+            return REASON_TEXTS[0xA2]
+        return None
 
     def refuse_qos(self, qos: int) -> None:
         """Refuse a quality of service that the server does not have.
@@ -92,6 +89,9 @@ def limits_of(properties: Any) -> ServerLimits:
     )
 
 
-def filter_error(topic_filter: str, reason: str) -> DriverError:
-    """Return the error of a filter that the server refuses."""
-    return DriverError(f"MQTT: the server refuses the subscription to {topic_filter!r}: {reason}")
+def filter_error(topic_filter: str, reason: str, *, others: int = 0) -> DriverError:
+    """Return the error of a filter that the server refuses, and of others for the same reason."""
+    more = f" and {others} others" if others else ""
+    return DriverError(
+        f"MQTT: the server refuses the subscription to {topic_filter!r}{more}: {reason}"
+    )

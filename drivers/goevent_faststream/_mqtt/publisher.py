@@ -24,6 +24,7 @@ from zmqtt._internal.packets.publish import Publish
 from zmqtt._internal.state import QoS1Flight
 
 from goevent import DriverConnectionError, DriverError, EncodeError, GoEventError
+from goevent.drivers import READ_SILENCE_SECONDS
 
 from .._adapter.connectivity import REPLY_SECONDS
 from .._adapter.contract import Outgoing, Result, publish_each
@@ -33,6 +34,9 @@ from .connection import QOS, MqttConnection, rejected_event, to_driver_error
 from .limits import MAX_TEXT_BYTES, OversizedPacket
 from .reason_codes import MIN_FAILURE_CODE
 from .topics import topic_of
+
+# Until a connection is replaced on which an event has no answer.
+UNANSWERED_SECONDS = READ_SILENCE_SECONDS
 
 
 class MqttPublisher:
@@ -74,8 +78,18 @@ class MqttPublisher:
                 outgoing.done(error)
         if pending:
             _, unanswered = await asyncio.wait(pending, timeout=REPLY_SECONDS)
-            for future in unanswered:
-                future.cancel()
+            if unanswered:
+                for outgoing in burst[:sent]:
+                    if not outgoing.is_done:
+                        outgoing.done(_error_after_send(TimeoutError()))
+                loop = asyncio.get_running_loop()
+                loop.call_later(UNANSWERED_SECONDS - REPLY_SECONDS, self._give_up, unanswered)
+
+    def _give_up(self, unanswered: Iterable[asyncio.Future[Any]]) -> None:
+        """End a connection on which events have no answer: they take up its window for good."""
+        if not all(future.done() for future in unanswered):
+            reason = f"the server has not answered a publish for {UNANSWERED_SECONDS:g} s"
+            self._connection.end_connection(reason)
 
     async def _send(
         self, burst: Sequence[Outgoing], futures: Sequence[asyncio.Future[Any]]
@@ -169,15 +183,16 @@ def _pending_reply(window: asyncio.Semaphore, outgoing: Outgoing) -> asyncio.Fut
 def _report_result(
     window: asyncio.Semaphore, outgoing: Outgoing, future: asyncio.Future[Any]
 ) -> None:
+    # Not earlier: the server counts an event until its answer, even if nobody waits for it.
     window.release()
-    error: BaseException | None
-    is_silent = future.cancelled()
-    error = TimeoutError() if is_silent else future.exception()
-    if isinstance(error, GoEventError):
+    error = None if future.cancelled() else future.exception()
+    if outgoing.is_done:
+        pass
+    elif isinstance(error, GoEventError):
         outgoing.done(error)
     elif isinstance(error, Exception):
         outgoing.done(_error_after_send(error))
-    elif error is not None:
+    elif error is not None or future.cancelled():
         outgoing.done(may_have_arrived(connection_lost("MQTT")))
     elif (answer := future.result()).reason_code >= MIN_FAILURE_CODE:
         text = None if answer.properties is None else answer.properties.reason_string

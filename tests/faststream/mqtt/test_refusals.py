@@ -16,7 +16,11 @@ from zmqtt import ConnAckProperties
 
 from goevent import DispatchHandle, DriverConnectionError, DriverError, EncodeError, Event, GoEvent
 from goevent_faststream import FastStreamDriver
-from goevent_faststream._mqtt import adapter as adapter_module
+from goevent_faststream._mqtt import (
+    adapter as adapter_module,
+    keep_alive as keep_alive_module,
+    publisher as publisher_module,
+)
 from goevent_faststream._mqtt.reason_codes import reason_text
 
 
@@ -280,3 +284,122 @@ async def test_events_after_a_refused_change_of_filters_all_arrive() -> None:
             # Equal events, which must not be taken for copies.
             await accepted(sender, 1, 1, 1, 1)
             await until(lambda: len(seen) == 4)
+
+
+async def test_server_that_answers_no_ping_is_replaced_with_the_reason(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(keep_alive_module, "PING_REPLY_SECONDS", 0.2)
+    async with scripted_mqtt_server() as server:
+        server.answers_pings = False
+        bus = server.bus(keepalive=1)
+        async with bus:
+            await until(lambda: bus.count_reports("answers no ping"))
+            server.answers_pings = True
+            await until(lambda: bus.count_reports("again"))
+            await accepted(bus, 1)
+        assert bus.count_reports("is lost") == bus.count_reports("answers no ping")
+
+
+async def test_connection_on_which_a_publish_has_no_answer_is_replaced(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(publisher_module, "REPLY_SECONDS", 0.2)
+    monkeypatch.setattr(publisher_module, "UNANSWERED_SECONDS", 0.4)
+    async with scripted_mqtt_server() as server:
+        # The window of the server has room for one event.
+        announcing(server, receive_maximum=1)
+        bus = server.bus()
+        async with bus:
+            await accepted(bus, 1)
+            server.answers_publishes = False
+            assert "may have arrived" in str(error_of(await outcome(bus, Paid(n=2))))
+            server.answers_publishes = True
+            # It has no room until the connection is replaced.
+            await accepted(bus, 3)
+        assert bus.count_reports("not answered a publish") == 1
+        assert server.connections == 2
+
+
+async def test_server_that_grants_qos_0_only_is_reported_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(adapter_module, "CHECK_SECONDS", 0.1)
+    async with scripted_mqtt_server() as server:
+        server.suback_code = lambda filter_: 0 if "user" in filter_ else 1
+        bus = server.bus()
+        bus.seen(Paid)
+        async with bus:
+            bus.seen(User)
+            await bus.ready()
+            asked = len(server.filters)
+            await until(lambda: len(server.filters) > asked + 6)
+            assert bus.count_reports("QoS 0 only") == 1
+
+
+NAMES = [f"thing{n}.done" for n in range(300)]
+
+
+async def test_many_names_are_asked_for_in_small_requests_and_one_refusal_is_told_alone() -> None:
+    async with scripted_mqtt_server() as server:
+        server.suback_code = lambda filter_: 0x87 if filter_.endswith("/thing7/done") else 1
+        async with server.bus() as bus:
+            seen = bus.seen(*NAMES)
+            with pytest.raises(DriverError, match="'goevent/thing7/done': not authorized"):
+                await bus.ready()
+            await until(lambda: len(server.now) == len(NAMES) - 1)
+            sender = server.bus()
+            async with sender:
+                for name in (NAMES[0], NAMES[-1]):
+                    await sender.dispatch(Event(name, {}))
+            await until(lambda: len(seen) == 2)
+        assert max(server.requests) == 8
+        assert bus.count_reports("refuses the subscription") == 1
+
+
+async def test_many_refusals_after_a_reconnect_are_one_report() -> None:
+    async with scripted_mqtt_server() as server:
+        bus = server.bus()
+        bus.seen(*NAMES)
+        async with bus:
+            server.suback_code = lambda filter_: 1 if filter_.endswith("/thing7/done") else 0x87
+            await server.disconnect(0x8B)
+            await until(lambda: bus.count_reports("again"))
+            assert bus.count_reports("refuses the subscription") == 1
+            assert bus.count_reports("and 298 others: not authorized (0x87)") == 1
+
+
+async def test_name_that_is_dropped_during_an_outage_is_unsubscribed_afterwards() -> None:
+    async with scripted_mqtt_server() as server:
+        bus = server.bus()
+        bus.seen(Paid)
+        bus.seen(User)
+        async with bus:
+            server.connack_code = 0x88
+            await server.disconnect(0x8B)
+            await until(lambda: bus.count_reports("is lost"))
+            bus.unregister_listeners_for_event("user.created")
+            server.connack_code = 0
+            await until(lambda: bus.count_reports("again"))
+            await until(lambda: "goevent/user/created" in server.unsubscribed)
+            assert server.now == {"goevent/order/paid"}
+
+
+async def test_bus_whose_receiving_fails_ends_with_an_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(_: object) -> None:
+        raise LookupError("for the test")
+
+    monkeypatch.setattr(adapter_module, "_headers_of", fail)
+    async with scripted_mqtt_server() as server, server.bus() as sender:
+
+        async def receive() -> None:
+            async with server.bus() as bus:
+                bus.seen()
+                await bus.ready()
+                await accepted(sender, 1)
+                await trio.sleep_forever()
+
+        with pytest.raises(DriverError, match="for the test"):
+            await receive()
