@@ -73,7 +73,7 @@ async def produce(
             error = handle.errors[0].error
             record.write("refused", n, type(error).__name__, time.monotonic_ns(), error)
         else:
-            record.write("accepted", n, time.monotonic_ns(), handle.receivers)
+            record.write("accepted", n, time.monotonic_ns(), handle.receivers, handle.receipt)
 
     async def work() -> None:
         nonlocal due
