@@ -1,4 +1,4 @@
-"""Producers on noida-db, which checks their sequence numbers and forgets them when it is killed."""
+"""Producers on noida-db: it checks sequence numbers, and forgets producers when it is killed."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ async def publish_error(bus: FastStreamBus, n: int, text: str = "") -> BaseExcep
     return handle.errors[0].error if handle.errors else None
 
 
+async def until_accepted(bus: FastStreamBus) -> None:
+    """Dispatch events until the broker accepts one."""
+    with trio.fail_after(HANG_SECONDS):
+        while (error := await publish_error(bus, 0)) is not None:
+            assert isinstance(error, DriverError)
+            await trio.sleep(0.05)  # the pauses between renewals are longer
+
+
 @both_clients
 async def test_events_behind_a_refused_one_are_accepted(
     scheme: str, monkeypatch: pytest.MonkeyPatch
@@ -69,8 +77,27 @@ async def test_producer_goes_on_after_the_broker_was_killed(scheme: str) -> None
                 await until(lambda: not bus.driver.snapshot().connected)
                 await server.start()
                 await until(lambda: bus.driver.snapshot().connected)
-                with trio.fail_after(HANG_SECONDS):
-                    while (error := await publish_error(bus, 0)) is not None:
-                        assert isinstance(error, DriverError)
-                        await trio.sleep(0.05)  # the pauses between renewals are longer
+                await until_accepted(bus)
                 await accepted(bus, *range(20))
+
+
+@both_clients
+async def test_event_that_a_frozen_broker_has_got_may_have_arrived(scheme: str) -> None:
+    async with noida_server() as server:
+        await trio.to_thread.run_sync(server.topic, TOPIC)
+        async with FastStreamBus(f"{scheme}://{server.addr}?publish_timeout=1") as bus:
+            await accepted(bus, 1)
+            server.freeze()
+            error = await publish_error(bus, 2)
+            assert isinstance(error, DriverConnectionError)
+            assert str(error).endswith("; the event may have arrived")
+            await until(lambda: not bus.driver.snapshot().connected)
+            # This one is never sent. Its own time counts, and not that of the loss.
+            began = trio.current_time()
+            error = await publish_error(bus, 3)
+            assert trio.current_time() - began > 0.9
+            assert isinstance(error, DriverConnectionError)
+            assert "may have arrived" not in str(error)
+            server.thaw()
+            await until(lambda: bus.driver.snapshot().connected)
+            await until_accepted(bus)
