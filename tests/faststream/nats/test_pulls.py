@@ -9,11 +9,11 @@ import pytest
 import trio
 from nats.js import api
 from tests.faststream.nats.test_jetstream import bus_on
-from tests.faststream.nats.test_losses import DURABLE, STREAM, on_js
+from tests.faststream.nats.test_losses import DURABLE, STREAM, add_consumer, on_js
 from tests.support.faststream_buses import accepted
 from tests.support.faststream_checks import gated_listener
 from tests.support.nats_server import NatsServer, nats_server, with_client
-from tests.support.redis_buses import Paid, numbers, until
+from tests.support.redis_buses import Paid, numbers, opened, until
 
 from goevent import DriverError, Event, GoEvent
 from goevent_faststream._nats import pull_budget as pull_budget_module, pulls as pulls_module
@@ -119,6 +119,21 @@ async def test_limit_of_bytes_for_pulls_is_honoured() -> None:
             await dispatch_large(bus, 2, 3, size=15_000)
             await until(lambda: len(seen) == 3)
         assert not bus.reports
+
+
+async def test_refused_pull_is_reported_once_with_the_setting_to_change() -> None:
+    async with nats_server() as server:
+        await add_consumer(server, max_waiting=1)
+        buses = bus_on(server), bus_on(server)
+        seen = [bus.seen() for bus in buses]
+        async with opened(*buses):
+            # One bus pulls, and the other one may not.
+            text = "raise the consumer's max_waiting"
+            await until(lambda: any(bus.count_reports(text) for bus in buses))
+            await accepted(buses[0], *range(20))
+            await until(lambda: sum(map(len, seen)) == 20)
+            await trio.sleep(2)  # the other bus tries again meanwhile
+        assert all(bus.count_reports(text) <= 1 for bus in buses)
 
 
 async def test_server_that_answers_no_pull_is_reported_once_a_silence(
