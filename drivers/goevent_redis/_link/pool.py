@@ -38,10 +38,16 @@ REFILL_PAUSE_SECONDS = 1.0
 
 @dataclass
 class IdleConnection:
-    """A connection that can be lent, and the time at which it became idle."""
+    """A connection that can be lent.
+
+    Attributes:
+        since: When it became idle.
+        renewals: How often the pool had been renewed when it was opened.
+    """
 
     connection: RedisConnection
     since: float
+    renewals: int
 
 
 class Pool:
@@ -68,6 +74,7 @@ class Pool:
         self._permits = trio.CapacityLimiter(config.pool_size)
         self._running = False
         self._is_forked = False
+        self._renewals = 0
         self._refill = trio.Event()
 
     @property
@@ -105,6 +112,7 @@ class Pool:
         if waiting.cancelled_caught:
             raise PoolTimeout(f"none of {self.config.pool_size} connections was free in time")
         try:
+            renewals = self._renewals
             connection = await self._get()
             self._lent.add(connection)
             try:
@@ -112,8 +120,8 @@ class Pool:
             finally:
                 self._lent.discard(connection)
                 # A pool that has ended keeps no connection open.
-                if connection.usable and self._running:
-                    self._idle.append(IdleConnection(connection, trio.current_time()))
+                if connection.usable and self._running and renewals == self._renewals:
+                    self._idle.append(IdleConnection(connection, trio.current_time(), renewals))
                 else:
                     await connection.aclose()
         finally:
@@ -126,11 +134,20 @@ class Pool:
             connection = idle.connection
             self._refill.set()
             # A dead one is closed by the check, and the next one is tried.
-            if await _is_alive(connection, trio.current_time() - idle.since):
+            if idle.renewals != self._renewals:
+                await connection.aclose()
+            elif await _is_alive(connection, trio.current_time() - idle.since):
                 return connection
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_running()
         return await open_connection(self.config)
+
+    def renew(self) -> None:
+        """Lend no connection again that is open by now.
+
+        The address may lead to another server than before, and the old one may live on.
+        """
+        self._renewals += 1
 
     def open(self) -> AbstractAsyncContextManager[Pool]:
         """Run the pool while the body runs.
@@ -175,9 +192,10 @@ class Pool:
             # A connection that is being opened counts, so that borrowers cannot exceed the size.
             self._permits.acquire_on_behalf_of_nowait(owner)
             try:
+                renewals = self._renewals
                 connection = await open_connection(self.config)
                 # At the left end: connections that were used lately are lent first.
-                self._idle.appendleft(IdleConnection(connection, trio.current_time()))
+                self._idle.appendleft(IdleConnection(connection, trio.current_time(), renewals))
             finally:
                 self._permits.release_on_behalf_of(owner)
 

@@ -196,6 +196,7 @@ class RedisDriver:
 
         def connected(event: Connected) -> None:
             reports.connected(event)
+            self._pool.renew()
             if event.count > 1:
                 sequencer.connected_again()
 

@@ -30,6 +30,7 @@ from goevent.drivers import (
 
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
+from .._link.connectivity import Connected
 from .._link.conversation import Conversation
 from .._link.errors import RedisLinkError, shown_cause
 from .._link.link import Link
@@ -172,10 +173,15 @@ class RedisStreamsDriver:
 
     async def _run(self, inbox: Inbox, task_status: trio.TaskStatus[None]) -> None:
         reports = ConnectionReports(lambda text: inbox.report(DriverConnectionError(text)))
+
+        def connected(event: Connected) -> None:
+            reports.connected(event)
+            self._pool.renew()
+
         link = Link(
             self._config,
             on_connect=_check_master,
-            on_connected=reports.connected,
+            on_connected=connected,
             on_disconnected=reports.disconnected,
         )
         try:

@@ -42,12 +42,6 @@ class HeldEntries:
         """How many bytes more may be read."""
         return max(0, self.limit_bytes - self.size)
 
-    def add(self, entry: Entry) -> None:
-        """Hold an entry from now on."""
-        entry.stream.held[entry.id] = entry
-        self.count += 1
-        self.size += entry.size
-
     def forget(self, entry: Entry) -> None:
         """Stop holding an entry."""
         held = entry.stream.held
@@ -62,9 +56,12 @@ class HeldEntries:
             for notify in self.on_forgotten:
                 notify()
 
+    def has_room(self, room: int) -> bool:
+        """Tell whether there is room for `room` entries, and for their share of the bytes."""
+        return self.room >= room and self.room_bytes >= self.limit_bytes * room // self.limit
+
     async def wait_for_room(self, room: int) -> None:
-        """Wait until there is room for `room` entries, and for a share of the bytes."""
-        share = self.limit_bytes * room // self.limit
-        while self.room < room or self.room_bytes < share:
+        """Wait until there is room for `room` entries, and for their share of the bytes."""
+        while not self.has_room(room):
             self._freed = trio.Event()
             await self._freed.wait()

@@ -278,7 +278,7 @@ class StreamReader:
     def _goes_on(self, up_count: int) -> bool:
         """Tell whether to read on, over a connection that was opened at this count of the link."""
         # If the link has a new connection, its address may lead to another server by now. The old
-        # one may live on, as a server that gets no events.
+        # one may live on at a server that gets no events; the pool does not lend it again.
         return not self.stopped and self._link.up_count == up_count and bool(self.readable())
 
     async def _read_on(self, connection: RedisConnection) -> None:
@@ -300,7 +300,7 @@ class StreamReader:
             streams, self._turn = self.readable(), deque()
             # A turn of many streams takes many reads.
             while streams and not self.stopped:
-                await self._rest(self._wait_for_room)
+                await self._wait_for_room(max(1, self._held.limit // 4))
                 if self._stale:
                     break
                 self.blocked = client
@@ -309,11 +309,11 @@ class StreamReader:
                 self._end()
                 if not self._turn:
                     break
-        if self._link.up_count != up_count:
-            await connection.aclose()
 
-    async def _wait_for_room(self) -> None:
-        await self._held.wait_for_room(max(1, self._held.limit // 4))
+    async def _wait_for_room(self, room: int) -> None:
+        # Without a wait this is no rest: a reader that is refused comes here again and again.
+        if not self._held.has_room(room):
+            await self._rest(lambda: self._held.wait_for_room(room))
 
     def fitting(self) -> int:
         """Return how many entries may be read at once; at least 1."""
@@ -405,7 +405,11 @@ class StreamReader:
         entry = Entry(
             stream, entry_id, fields, deliveries, deliveries, self._on_settled, size, stream.lease
         )
-        self._held.add(entry)
+        # Not a method of the two: this is done for each entry.
+        stream.held[entry_id] = entry
+        held = self._held
+        held.count += 1
+        held.size += size
         if entry_id in stream.finished:
             stream.finished.discard(entry_id)
             self._on_finished(entry)
@@ -424,7 +428,7 @@ class StreamReader:
         """Look through our own pending entries for those that we do not hold."""
         left = deque(streams)
         while left and not self.stopped:
-            await self._rest(lambda: self._held.wait_for_room(1))
+            await self._wait_for_room(1)
             part = [left.popleft() for _ in range(min(MAX_RECOVERED_STREAMS, len(left)))]
             calls = [self._recovering(stream, len(part), isolated) for stream in part]
             for stream, reply in zip(part, await call_many(self._link, calls), strict=True):

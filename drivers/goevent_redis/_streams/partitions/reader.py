@@ -109,8 +109,12 @@ class PartitionReader(StreamReader):
 
     def readable(self) -> list[Stream]:
         """Return the streams that can be read at the moment: those with an open lease."""
-        streams = super().readable()
-        return [each for each in streams if each.lease is not None and each.lease.open]
+        now = trio.current_time()
+        return [
+            stream
+            for stream in super().readable()
+            if (lease := stream.lease) is not None and lease.open_at(now)
+        ]
 
     async def _read_on(self, connection: RedisConnection) -> None:
         up_count = self._link.up_count
@@ -137,8 +141,6 @@ class PartitionReader(StreamReader):
                 await self._wait_for_change(READ_BLOCK_SECONDS)
             self.blocked = None
             self._end()
-        if self._link.up_count != up_count:
-            await connection.aclose()
 
     async def _wait_for_change(self, seconds: float) -> None:
         self._woken = trio.Event()
