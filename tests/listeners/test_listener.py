@@ -371,6 +371,22 @@ def test_a_plain_class_is_registered_by_the_first_annotation() -> None:
         bus.listener("listener.elsewhere")(handler)
 
 
+def test_further_name_alone_is_refused_with_the_name_to_listen_to() -> None:
+    registry = EventRegistry()
+
+    class Placed(Event, name="order.placed", registry=registry):
+        n: int
+
+    registry.register_as("order.placed.v2", Placed)
+    bus = GoEvent(Config(registry=registry))
+    with pytest.raises(ValueError, match=r"'order.placed.v2', a further name .* 'order.placed'"):
+        bus.subscribe(lambda _: None, "order.placed.v2")
+    bus.subscribe(lambda _: None, "order.placed.v2", "order.placed")
+    bus.subscribe(lambda _: None, "order.placed.v2", "order.*")
+    bus.subscribe(lambda _: None, "order.placed")
+    bus.subscribe(lambda _: None, "order.**")
+
+
 def test_an_event_class_is_not_registered_under_another_name(closed_bus: GoEvent) -> None:
     def handler(event: Ping) -> None: ...
 

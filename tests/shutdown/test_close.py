@@ -22,6 +22,7 @@ from goevent import (
     EventError,
     GoEvent,
     Ledger,
+    Supervision,
 )
 
 
@@ -1007,6 +1008,30 @@ async def test_an_exception_of_the_cancelled_body_leaves_as_itself(
                 raise MyError
 
     with trio.move_on_after(1), pytest.raises(MyError):
+        await body()
+
+
+@pytest.mark.parametrize("steps", range(8))
+async def test_an_exception_of_the_body_leaves_as_itself_although_a_listener_escalates(
+    steps: int,
+) -> None:
+    bus = GoEvent()
+    handled: list[Exception] = []
+    bus.on_error(handled.append)
+
+    async def fail(event: Job) -> None:
+        raise ValueError(event)
+
+    bus.subscribe(fail, Job, supervision=Supervision("escalate"))
+
+    async def body() -> None:
+        async with bus:
+            await bus.dispatch(Job())
+            for _ in range(steps):
+                await trio.lowlevel.cancel_shielded_checkpoint()
+            raise MyError
+
+    with pytest.raises(MyError):
         await body()
 
 

@@ -95,7 +95,8 @@ class EventRegistry:
         """Register a class under a name, and return the class.
 
         A class may have several names. Its instances are dispatched under the first one, which
-        `name_of` returns; the others are used for decoding only.
+        `name_of` returns; the others are used for decoding only. So a listener of another name has
+        to listen to the first one, too.
 
         Args:
             name: The event name.

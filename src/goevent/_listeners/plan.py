@@ -37,6 +37,7 @@ from .._options.options import (
 from .._options.signature import (
     allow_interrupt,
     check_annotation,
+    check_further_names,
     event_name_of,
     frame_above,
 )
@@ -215,6 +216,7 @@ class ListenerPlanner:
             )
         refuse_generator(handler, name)
         check_annotation(handler, name, names, self._registry, frame)
+        check_further_names(name, names, self._registry)
         suspends = is_async(handler)
         kind, options = resolve(asked, self._default, suspends=suspends, listener=name)
         hooks = self._hooks + hooks_of(options.middleware or (), "around_call")

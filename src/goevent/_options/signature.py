@@ -105,6 +105,27 @@ def allow_interrupt(handler: Callable[[Any], Any]) -> None:
         disable_ki_protection(function)
 
 
+def check_further_names(listener: str, names: tuple[str, ...], registry: EventRegistry) -> None:
+    """Refuse a further name of a class without the name under which its events are dispatched.
+
+    A message under the further name is decoded to the class, and goes to the listeners of the
+    class's own name. A listener of the further name alone would get nothing.
+
+    Raises:
+        ValueError: One of the names is such a name.
+    """
+    for name in names:
+        known = registry.type_of(name)
+        own = None if known is None else registry.name_of(known)
+        if known is None or own is None or own == name:
+            continue
+        if not any(own == each or compile_pattern(each)(own) for each in names):
+            raise ValueError(
+                f"{listener} is registered for {name!r}, a further name of {class_title(known)}, "
+                f"whose events are dispatched as {own!r}: listen to that name, too"
+            )
+
+
 def check_annotation(
     handler: Callable[[Any], Any],
     listener: str,
