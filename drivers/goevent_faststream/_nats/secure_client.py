@@ -53,8 +53,9 @@ class SecureClient(Client):
                 if failures >= len(self._server_pool):
                     raise error
 
+        connect: Any = self.connect
         try:
-            await self.connect(**{**options, "error_cb": end_or_go_on})
+            await connect(**{**options, "error_cb": end_or_go_on})
         except BaseException:
             transport: Any = self._transport
             if transport is not None:
