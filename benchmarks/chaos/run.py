@@ -127,7 +127,8 @@ class ChaosRun:
         """Wait until this many processes have recorded a word."""
         deadline = time.monotonic() + START_SECONDS
         while sum(word in path.read_text() for path in self._records.glob(records)) < count:
-            if time.monotonic() > deadline:
+            workers = (*self._consumers, *self._producers)
+            if time.monotonic() > deadline or any(worker.poll() for worker in workers):
                 raise RuntimeError(f"not all of {records} have recorded {word!r}")
             time.sleep(0.02)
 

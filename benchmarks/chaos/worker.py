@@ -9,15 +9,28 @@ import os
 import random
 import signal
 import time
+from collections.abc import Iterator
+from functools import partial
 
 import trio
 
 from benchmarks.chaos.servers.contract import EVENT_NAME
-from goevent import Config, DispatchHandle, Event, EventError, GoEvent, current_delivery
+from goevent import (
+    Config,
+    DispatchHandle,
+    DriverError,
+    Event,
+    EventError,
+    GoEvent,
+    current_delivery,
+)
 
 PRODUCER_TASKS = 16
 ACCOUNTS_PER_PRODUCER = 25
 LISTENER_TASKS = 32
+
+RESTART_PAUSE_SECONDS = 0.5
+"""Before a worker that could not open its bus tries again, as a supervisor of processes does."""
 
 MAX_CATCH_UP_SECONDS = 1.0
 """After an outage, a producer publishes the events of the last second faster, and not all."""
@@ -60,12 +73,11 @@ class ByChance(Exception):
 
 
 async def produce(
-    url: str, record: Record, *, ordered: bool, first: int, count: int, rate: float, text: str
+    url: str, record: Record, *, ordered: bool, numbers: Iterator[int], rate: float, text: str
 ) -> None:
     """Publish events, `rate` in a second, and record the accepted ones."""
     bus = _bus(url, record)
     due = trio.current_time()
-    numbers = iter(range(first, first + count))
 
     async def note(n: int, handle: DispatchHandle) -> None:
         await handle.wait()
@@ -80,7 +92,7 @@ async def produce(
         for n in numbers:
             due = max(due + 1 / rate, trio.current_time() - MAX_CATCH_UP_SECONDS)
             await trio.sleep_until(due)
-            account = f"{first}-{n % ACCOUNTS_PER_PRODUCER}"
+            account = f"{os.getpid()}-{n % ACCOUNTS_PER_PRODUCER}"
             handle = await bus.dispatch(Paid(n=n, account=account, text=text))
             if ordered:  # many events in flight, which must not overtake each other
                 nursery.start_soon(note, n, handle)
@@ -139,19 +151,25 @@ def main() -> None:
     chosen = parser.parse_args()
     logging.disable()
     if chosen.role == "produce":
-        trio.run(
-            lambda: produce(
-                chosen.url,
-                chosen.record,
-                ordered=chosen.ordered,
-                first=chosen.first,
-                count=chosen.count,
-                rate=chosen.rate,
-                text="x" * chosen.bytes,
-            )
+        work = partial(
+            produce,
+            chosen.url,
+            chosen.record,
+            ordered=chosen.ordered,
+            numbers=iter(range(chosen.first, chosen.first + chosen.count)),
+            rate=chosen.rate,
+            text="x" * chosen.bytes,
         )
     else:
-        trio.run(lambda: consume(chosen.url, chosen.record, failure_share=chosen.failure_share))
+        work = partial(consume, chosen.url, chosen.record, failure_share=chosen.failure_share)
+    while True:
+        try:
+            trio.run(work)
+            break
+        except DriverError as error:
+            # The broker may be down at the moment in which a killed consumer is replaced.
+            chosen.record.write("report", type(error).__name__, "not opened:", error)
+            time.sleep(RESTART_PAUSE_SECONDS)
 
 
 if __name__ == "__main__":
