@@ -116,7 +116,7 @@ async def test_running_member_reports_a_refusal_once_and_recovers(
             mock.refuse(HEARTBEAT, UNKNOWN_MEMBER, 1)
             await until(lambda: bus.count_reports(name))
             # Several attempts are made in this time.
-            await trio.sleep(2)
+            await trio.sleep(1.5)
             assert bus.count_reports(name) == 1
             assert bus.count_reports(remedy) == 1
             mock.allow(request_key)
@@ -135,7 +135,7 @@ async def test_member_whose_heartbeats_are_refused_reports_it_once(scheme: str, 
         async with bus:
             mock.refuse(HEARTBEAT, code)
             await until(lambda: bus.count_reports("refuses Heartbeat"), 20)
-            await trio.sleep(2)
+            await trio.sleep(1.5)
             assert bus.count_reports("refuses Heartbeat") == 1
 
 
@@ -176,7 +176,7 @@ async def test_partition_whose_records_do_not_come_is_reported_once(scheme: str,
                 mock.refuse(FETCH, code)
                 await accepted(bus, 10 * loss)
                 await until(partial(has_reported, bus, "no successful fetch", loss), 20)
-                await trio.sleep(2)
+                await trio.sleep(1.5)
                 assert bus.count_reports("no successful fetch") == loss
                 mock.allow(FETCH)
                 await until(partial(has_seen, seen, 10 * loss), 20)
@@ -209,7 +209,7 @@ async def test_member_too_many_says_so_once(scheme: str) -> None:
         async with opened(*buses):
             text = "more members than the topic has partitions"
             await until(lambda: sum(bus.count_reports(text) for bus in buses), 20)
-            await trio.sleep(2)
+            await trio.sleep(1.5)
             assert sum(bus.count_reports(text) for bus in buses) == 1
             await accepted(buses[0], 1)
             await until(lambda: any(seen))
