@@ -98,7 +98,7 @@ async def tls_proxy(
 
 async def send_alert(secure: trio.SSLStream[Any], stream: trio.SocketStream) -> None:
     """Send the alert of a failed handshake, which Trio keeps to itself."""
-    await stream.send_all(secure._outgoing.read())
+    await stream.send_all(secure._outgoing.read())  # pyright: ignore[reportPrivateUsage]
     await stream.send_eof()
     # To close with unread bytes would reset the connection, and the alert with it.
     with trio.move_on_after(ALERT_SECONDS):

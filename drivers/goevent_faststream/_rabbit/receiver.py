@@ -198,8 +198,8 @@ def _first_routing_key(deaths: Any) -> str:
     Args:
         deaths: The value of the server's header; the first death is the last one in it.
     """
-    first = deaths[-1] if isinstance(deaths, list) and deaths else None
-    keys = first.get("routing-keys") if isinstance(first, dict) else None
+    first: Any = deaths[-1] if isinstance(deaths, list) and deaths else None
+    keys: Any = first.get("routing-keys") if isinstance(first, dict) else None
     return header_text(keys[0]) if isinstance(keys, list) and keys else ""
 
 

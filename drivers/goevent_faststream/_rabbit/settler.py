@@ -474,11 +474,8 @@ def _copy(
 def _copied_properties(properties: Any, headers: dict[str, Any]) -> Any:
     """Return the AMQP properties for a copy of a message, with more headers."""
     changed = copy(properties)
-    kept: dict[str, Any] = {
-        name: value
-        for name, value in (properties.headers or {}).items()
-        if name not in _DROPPED_HEADERS
-    }
+    own: dict[str, Any] = properties.headers or {}
+    kept = {name: value for name, value in own.items() if name not in _DROPPED_HEADERS}
     changed.headers = {**_encodable(kept), **headers}
     changed.delivery_mode = PERSISTENT_DELIVERY_MODE
     return changed

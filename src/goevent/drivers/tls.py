@@ -60,8 +60,8 @@ class TlsSettings:
         Raises:
             ValueError: A file has no certificate or key that can be used.
         """
+        option = "cafile"
         try:
-            option = "cafile"
             context = ssl.create_default_context(cafile=self.cafile)
             option = "certfile" if self.keyfile is None else "certfile or keyfile"
             if self.certfile is not None:
