@@ -198,9 +198,16 @@ def _first_routing_key(deaths: Any) -> str:
     Args:
         deaths: The value of the server's header; the first death is the last one in it.
     """
-    first: Any = deaths[-1] if isinstance(deaths, list) and deaths else None
-    keys: Any = first.get("routing-keys") if isinstance(first, dict) else None
-    return header_text(keys[0]) if isinstance(keys, list) and keys else ""
+    first = _item(deaths, -1)
+    fields: dict[str, Any] = first if isinstance(first, dict) else {}
+    key = _item(fields.get("routing-keys"), 0)
+    return "" if key is None else header_text(key)
+
+
+def _item(items: object, index: int) -> Any:
+    """Return an item of a header's list; None if it is no list or has none."""
+    found: list[Any] = items if isinstance(items, list) else []
+    return found[index] if found else None
 
 
 def header_text(value: Any) -> str:
