@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 from aio_pika import IncomingMessage
 from faststream.rabbit import RabbitBroker, RabbitQueue
@@ -206,7 +206,7 @@ def _first_routing_key(deaths: Any) -> str:
 
 def _item(items: object, index: int) -> Any:
     """Return an item of a header's list; None if it is no list or has none."""
-    found: list[Any] = items if isinstance(items, list) else []
+    found = cast("list[Any]", items) if isinstance(items, list) else None
     return found[index] if found else None
 
 
