@@ -31,7 +31,7 @@ from urllib.parse import parse_qsl
 import zmqtt
 from faststream.mqtt import MQTTBroker
 from zmqtt._internal.packets.publish import Publish
-from zmqtt.client import _default_transport_factory
+from zmqtt.client import _default_transport_factory  # pyright: ignore[reportPrivateUsage]
 
 from goevent import DriverConnectionError, DriverError
 from goevent.drivers import jittered, read_tls
