@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, TypeGuard
 
 from aio_pika import IncomingMessage
 from faststream.rabbit import RabbitBroker, RabbitQueue
@@ -206,8 +206,11 @@ def _first_routing_key(deaths: Any) -> str:
 
 def _item(items: object, index: int) -> Any:
     """Return an item of a header's list; None if it is no list or has none."""
-    found = cast("list[Any]", items) if isinstance(items, list) else None
-    return found[index] if found else None
+    return items[index] if _is_list(items) and items else None
+
+
+def _is_list(value: object) -> TypeGuard[list[Any]]:
+    return isinstance(value, list)
 
 
 def header_text(value: Any) -> str:
