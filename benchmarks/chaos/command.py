@@ -101,7 +101,10 @@ def _plan(chosen: argparse.Namespace, driver: ChaosDriver) -> ChaosPlan:
 
 def _complaints(driver: ChaosDriver, counts: Counts) -> list[str]:
     return counts.complaints(
-        durable=driver.durable, flagged=driver.marks_repeats, ordered=driver.ordered
+        durable=driver.durable,
+        lossless=driver.keeps_accepted,
+        flagged=driver.marks_repeats,
+        ordered=driver.ordered,
     )
 
 

@@ -26,7 +26,9 @@ _KAFKA_LIMITS = (
 )
 _NOIDA_LIMITS = (
     f"{_KAFKA_LIMITS}this broker loses its latest records and all commits at a `kill -9`, so it is "
-    "ended with SIGTERM here; it never removes a member that has died, so no consumer is killed"
+    "ended with SIGTERM here; even then it loses records that it has accepted, also those of a "
+    "plain client, and gives their offsets to others, so losses prove nothing here; it forgets the "
+    "sequences of producers; it never removes a member that has died, so no consumer is killed"
 )
 _CLAIMING = {**_DURABLE, "claim_idle": CLAIM_IDLE_SECONDS}
 
@@ -41,6 +43,7 @@ class ChaosDriver:
         options: The options of the URL for a bus of the group.
         publish_timeout: The option of that name, in seconds.
         durable: The driver promises that no accepted event is lost.
+        keeps_accepted: The broker itself loses nothing that it has accepted when it ends.
         marks_repeats: A durable driver promises that all runs of an event but one are marked.
         ordered: The driver promises the order of each key.
         without: The kinds of interruption that the broker itself does not survive.
@@ -52,6 +55,7 @@ class ChaosDriver:
     options: Mapping[str, object] = field(default_factory=lambda: _CLAIMING)
     publish_timeout: float = 10.0
     durable: bool = True
+    keeps_accepted: bool = True
     marks_repeats: bool = True
     ordered: bool = False
     without: Collection[str] = ()
@@ -107,6 +111,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         title="Kafka, aiokafka, on noida-db",
         server=partial(noida, "kafka"),
         options=_KAFKA,
+        keeps_accepted=False,
         marks_repeats=False,
         ordered=True,
         without=("consumer",),
@@ -116,6 +121,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         title="Kafka, librdkafka, on noida-db",
         server=partial(noida, "kafka+confluent"),
         options=_KAFKA,
+        keeps_accepted=False,
         marks_repeats=False,
         ordered=True,
         without=("consumer",),

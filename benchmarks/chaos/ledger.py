@@ -70,19 +70,25 @@ class Counts:
     settled_in: float = 0.0
 
     def complaints(
-        self, *, durable: bool = True, flagged: bool = True, ordered: bool = False
+        self,
+        *,
+        durable: bool = True,
+        lossless: bool = True,
+        flagged: bool = True,
+        ordered: bool = False,
     ) -> list[str]:
         """Return the broken promises.
 
         Args:
             durable: No accepted event may be lost. Otherwise no event may be repeated.
+            lossless: The broker itself keeps what it has accepted; if not, losses prove nothing.
             flagged: Repeats have a flag.
             ordered: The events of a key have an order.
         """
         found: list[str] = []
         if not self.accepted:
             found.append("nothing was accepted")
-        if self.lost and durable:
+        if self.lost and durable and lossless:
             found.append(f"{len(self.lost)} accepted events are lost, such as {self.lost[:5]}")
         if self.unflagged and flagged:
             found.append(f"{len(self.unflagged)} duplicates without a flag: {self.unflagged[:5]}")
