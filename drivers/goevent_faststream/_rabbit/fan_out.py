@@ -34,6 +34,7 @@ from .._config import BrokerConfig
 from .connection import RabbitConnection
 from .errors import RABBIT_ERRORS, REFUSALS, to_driver_error
 from .names import binding_key
+from .prefetch_window import first_window
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitDelivery, RabbitReceiver
 from .repairs import NOTICE_SECONDS, Repairs
@@ -55,7 +56,8 @@ class RabbitFanOutAdapter:
     def __init__(self, broker: RabbitBroker, config: BrokerConfig, exchange: RabbitExchange):
         self._exchange = exchange_object(exchange)
         self._prefix = config.prefix or ""
-        self._prefetch = config.prefetch
+        # The sizes of the events are not known in advance; most codecs have a limit.
+        self._prefetch = first_window(config.prefetch, config.prefetch_bytes)
         self._connection = RabbitConnection(broker, config.publish_timeout)
         self._connection.on_connect = self._set_up
         self._repairs = Repairs(self._connection, self._repair)

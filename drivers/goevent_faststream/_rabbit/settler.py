@@ -160,6 +160,10 @@ class RabbitSettler:
                 del self._without_delivery[key]
                 self._orphans.add(arrival)
 
+    def held_bytes(self) -> int:
+        """Return the size of the bodies of the held messages."""
+        return sum(len(arrival.body) for arrival in self.held.values())
+
     def queue_recovered(self, queue: str) -> None:
         """Note that a queue was not deleted after all: the server delivers its messages again."""
         for arrival in [each for each in self._orphans if each.raw.queue == queue]:

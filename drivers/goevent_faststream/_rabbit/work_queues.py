@@ -35,6 +35,7 @@ from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import RabbitConnection
 from .errors import RABBIT_ERRORS, to_driver_error
+from .prefetch_window import PrefetchWindow, first_window
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitReceiver
 from .repairs import NOTICE_SECONDS, Repairs
@@ -53,11 +54,13 @@ class ConsumedQueue:
         queue: Its name in RabbitMQ.
         consumer_tag: The tag of this bus's consumer; empty if there is none.
         lag: The number of messages that are ready for any consumer, as last read.
+        window: How many messages the server may send ahead.
         watchdog: Notices that the server sends this bus none of them.
     """
 
     name: str
     queue: str
+    window: PrefetchWindow
     watchdog: ReadWatchdog
     consumer_tag: str = ""
     lag: int | None = None
@@ -105,6 +108,9 @@ class RabbitWorkQueuesAdapter:
         self._queues: dict[str, ConsumedQueue] = {}
         # The queues that a message has come from since the last check.
         self._served: set[str] = set()
+        # The consumed queues by their names in RabbitMQ.
+        self._windows: dict[str, ConsumedQueue] = {}
+        self._fitting: asyncio.Task[None] | None = None
         self._is_stopping = False
 
     @property
@@ -123,6 +129,8 @@ class RabbitWorkQueuesAdapter:
         """
         self._subscribed.clear()
         self._queues.clear()
+        self._windows.clear()
+        self._fitting = None
         self._deliveries.reset()
         self._settler.reset()
         self._publisher.reset()
@@ -144,7 +152,6 @@ class RabbitWorkQueuesAdapter:
         """Declare exchanges and queues, and consume, on a new channel."""
         channel = self._connection.consume_channel
         channel.on_consumer_cancel_callbacks.add(self._on_consumer_cancelled)
-        await channel.basic_qos(prefetch_count=self._config.prefetch)
         if not self._repairs.is_started:
             await self._topology.declare(self._connection.request)
             return
@@ -157,6 +164,7 @@ class RabbitWorkQueuesAdapter:
         self._deliveries.drop(lambda arrival: arrival.raw.queue not in deleted)
         for queue in self._queues.values():
             queue.consumer_tag = ""
+            queue.window.size = self._first_window(len(self._queues))
         await self._repairs.run_now()
 
     async def _find_lost(self) -> list[ServerObject]:
@@ -204,7 +212,7 @@ class RabbitWorkQueuesAdapter:
             if not await repairs.attempt(f"binding {pattern}", bind, pattern):
                 refused.add(self._topology.queue(pattern).name)
         for queue in [*self._queues.values()]:
-            if queue.consumer_tag or queue.queue in refused:
+            if queue.consumer_tag or not queue.window.size or queue.queue in refused:
                 continue
             consume = partial(self._consume, queue)
             if not await repairs.attempt(f"queue {queue.name}", consume, queue.name):
@@ -220,9 +228,10 @@ class RabbitWorkQueuesAdapter:
                 not queue.lag
                 or not queue.consumer_tag
                 or queue.queue in served
-                or self._count_held(queue) >= self._config.prefetch
+                or self._count_held(queue) >= queue.window.size
             ):
                 queue.watchdog.read(now)
+                await self._fit_window(queue, is_idle=queue.queue not in served)
                 continue
             reason = (
                 f"it holds {queue.lag} events, and the server sends this bus none; perhaps another "
@@ -231,15 +240,48 @@ class RabbitWorkQueuesAdapter:
             silence = queue.watchdog.silence(now, reason=reason)
             if silence is not None:
                 self._connection.host.report(silence, queue.name)
-                await self._cancel_consumer(queue)
+                await self._cancel_consumer(queue.consumer_tag)
                 queue.consumer_tag = ""
                 again = partial(self._consume, queue)
                 await self._repairs.attempt(f"queue {queue.name}", again, queue.name)
+
+    # -- the windows of the consumers
+
+    def _first_window(self, queues: int) -> int:
+        return first_window(self._config.prefetch, self._config.prefetch_bytes, queues)
+
+    async def _fit_windows(self, queues: Sequence[ConsumedQueue]) -> None:
+        async with self._repairs.lock:
+            for queue in queues:
+                if self._queues.get(queue.name) is queue and self._connection.is_up:
+                    await self._fit_window(queue)
+
+    async def _fit_window(self, queue: ConsumedQueue, *, is_idle: bool = False) -> None:
+        """Consume a queue with another window if the sizes of its events call for it.
+
+        Args:
+            is_idle: No event has come for a while; the next ones may be much larger.
+        """
+        window, held = queue.window, self._count_held(queue)
+        first = self._first_window(len(self._queues))
+        size = window.fitting(held, self._settler.held_bytes(), len(self._queues))
+        if is_idle and not held and size > first:
+            size = first
+        if size == window.size or bool(window.size) != bool(queue.consumer_tag):
+            return
+        window.size = size
+        tag, queue.consumer_tag = queue.consumer_tag, ""
+        await self._cancel_consumer(tag)
+        if size:
+            again = partial(self._consume, queue)
+            await self._repairs.attempt(f"queue {queue.name}", again, queue.name)
 
     def _count_held(self, queue: ConsumedQueue) -> int:
         return sum(each.raw.queue == queue.queue for each in self._settler.held.values())
 
     async def _consume(self, queue: ConsumedQueue) -> None:
+        # It counts for the consumers of this channel that come after it, each by itself.
+        await self._connection.consume_channel.basic_qos(prefetch_count=queue.window.size)
         event_name = "" if queue.name == PATTERNS else queue.name
         on_message = self._receiver.consumer(queue.queue, event_name)
         queue.consumer_tag = await self._connection.consume(queue.queue, on_message)
@@ -297,7 +339,10 @@ class RabbitWorkQueuesAdapter:
         if name not in self._queues:
             queue_name = self._topology.queue(pattern).name
             watchdog = ReadWatchdog(f"the queue {queue_name!r}", limit_seconds=READ_SILENCE_SECONDS)
-            queue = ConsumedQueue(name, queue_name, watchdog)
+            window = PrefetchWindow(self._config.prefetch, self._config.prefetch_bytes)
+            window.size = self._first_window(len(self._queues) + 1)
+            queue = ConsumedQueue(name, queue_name, window, watchdog)
+            self._windows[queue_name] = queue
             await self._consume(queue)
             self._queues[name] = queue
 
@@ -316,7 +361,8 @@ class RabbitWorkQueuesAdapter:
         for queue in [*self._queues.values()]:
             if not self._is_needed(queue):
                 del self._queues[queue.name]
-                await self._cancel_consumer(queue)
+                self._windows.pop(queue.queue, None)
+                await self._cancel_consumer(queue.consumer_tag)
 
     def _is_needed(self, queue: ConsumedQueue) -> bool:
         if queue.name == PATTERNS:
@@ -325,11 +371,11 @@ class RabbitWorkQueuesAdapter:
         # patterns queue as long as this queue exists.
         return self._subscribed.match(queue.name) is not None
 
-    async def _cancel_consumer(self, queue: ConsumedQueue) -> None:
+    async def _cancel_consumer(self, tag: str) -> None:
         channel = self._connection.consume_channel
-        if self._connection.is_up and queue.consumer_tag and not channel.is_closed:
+        if self._connection.is_up and tag and not channel.is_closed:
             try:
-                await channel.basic_cancel(queue.consumer_tag)
+                await channel.basic_cancel(tag)
             except RABBIT_ERRORS as error:
                 raise to_driver_error(error) from error
 
@@ -343,7 +389,7 @@ class RabbitWorkQueuesAdapter:
             queues = [*self._queues.values()]
             self._queues.clear()
         for queue in queues:
-            await self._cancel_consumer(queue)
+            await self._cancel_consumer(queue.consumer_tag)
         # The client starts one task per message. The tasks of messages that came before the
         # server's answer get their turn now.
         await asyncio.sleep(0)
@@ -355,7 +401,11 @@ class RabbitWorkQueuesAdapter:
 
     def _accept(self, arrival: Arrival) -> bool:
         """Note an arrival; return whether its listeners have to run."""
-        self._served.add(arrival.raw.queue)
+        name = arrival.raw.queue
+        self._served.add(name)
+        queue = self._windows.get(name)
+        if queue is not None and queue.window.arrived(len(arrival.body)) and queue.consumer_tag:
+            self._fit_soon([queue])
         if not self._settler.accept(arrival):
             return False
         if arrival.raw.group in ("", self._config.group):
@@ -403,6 +453,13 @@ class RabbitWorkQueuesAdapter:
     async def settle(self, decisions: Sequence[Decision]) -> None:
         """Acknowledge, return and dead-letter messages."""
         await self._settler.settle(decisions)
+        paused = [queue for queue in self._queues.values() if not queue.window.size]
+        if paused and 2 * self._settler.held_bytes() <= self._config.prefetch_bytes:
+            self._fit_soon(paused)
+
+    def _fit_soon(self, queues: Sequence[ConsumedQueue]) -> None:
+        if self._fitting is None or self._fitting.done():
+            self._fitting = self._connection.start(self._fit_windows(queues))
 
     # -- figures
 
