@@ -617,6 +617,7 @@ class KafkaConsumer:
         if not self._is_delivering:
             return
         partitions = {**self._partitions}
+        ends: Mapping[int, int] = {}
         try:
             ends = await self._member.end_offsets([*partitions])
         except DriverConnectionError:
@@ -624,7 +625,6 @@ class KafkaConsumer:
             return
         except DriverError as error:
             self._watch.failed(LIST_OFFSETS, error)
-            ends = {}
         else:
             if ends:
                 self._watch.works(LIST_OFFSETS)
