@@ -126,6 +126,9 @@ class KafkaConsumer:
         self._waiting_bytes = 0
         self._partitions: dict[int, PartitionOffsets] = {}
         self._given_up: dict[int, PartitionOffsets] = {}
+        # Whether members have lost partitions without a last commit. The others of the group have
+        # probably done so, too, and records that any of them had look new.
+        self._is_interrupted = False
         self._histories: defaultdict[int, PartitionHistory] = defaultdict(PartitionHistory)
         self._ready: deque[KafkaRecord] = deque()
         # Set when records are ready; set when there is room for more of them.
@@ -247,6 +250,9 @@ class KafkaConsumer:
         firsts: Mapping[int, int] = {}
         if known:
             firsts = await self._member.first_offsets(known)
+        repeats: Mapping[int, int] = {}
+        if self._is_interrupted and points:
+            repeats = await self._member.end_offsets([*points])
         begin: dict[int, int] = {}
         for number, committed in points.items():
             point = committed or CommitPoint(starts[number])
@@ -254,6 +260,7 @@ class KafkaConsumer:
             # Only an unchanged commit point proves that no other member has read on.
             if partition is None or partition.committed != point:
                 partition = PartitionOffsets(number, point, self._histories[number])
+                partition.repeats_until = repeats.get(number, 0)
                 if committed is None:
                     # Commit the start itself, or the next member would begin elsewhere.
                     partition.committed = NOTHING_COMMITTED
@@ -264,6 +271,7 @@ class KafkaConsumer:
             self._ready.extend(partition.ready())
             begin[number] = partition.position
         self._given_up.clear()
+        self._is_interrupted = False
         self._report_deleted(begin, firsts)
         self._looked_at.clear()
         self._failure = None
@@ -330,14 +338,19 @@ class KafkaConsumer:
             return
         try:
             await self._wait_for_listeners(owned)
-            await self._commit(owned)
+            self._is_interrupted |= not await self._commit(owned)
         except DriverError as error:
+            self._is_interrupted = True
             self._host.report(error, self.name)
         finally:
-            self.lost(partitions)
+            self._give_up(partitions)
 
     def lost(self, partitions: Collection[int]) -> None:
         """Forget partitions; later verdicts on their records are not committed."""
+        self._is_interrupted |= bool(partitions)
+        self._give_up(partitions)
+
+    def _give_up(self, partitions: Collection[int]) -> None:
         for number in partitions:
             partition = self._partitions.pop(number, None)
             if partition is not None:

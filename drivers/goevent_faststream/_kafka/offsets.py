@@ -121,6 +121,7 @@ class PartitionOffsets:
     Attributes:
         base: The offset that may be committed: everything below it is settled.
         position: The offset to be read next.
+        repeats_until: Records below it may have been delivered by a bus that could not commit that.
         is_assigned: Whether the partition is assigned to this member now.
         committed: The last commit point that this member knows the broker to have.
         records: The records from the first unsettled one on, in the order of the partition.
@@ -132,6 +133,7 @@ class PartitionOffsets:
     ) -> None:
         self.partition = partition
         self.base = self.position = start.offset
+        self.repeats_until = 0
         self.is_assigned = True
         self.committed = start
         self.records: deque[KafkaRecord] = deque()
@@ -158,7 +160,7 @@ class PartitionOffsets:
             self._advance()
             return False
         record.deliveries = mark
-        record.is_repeat = known is Recollection.REPEAT
+        record.is_repeat = known is Recollection.REPEAT or record.offset < self.repeats_until
         return record.key is None or self._order.add(record.key, record)
 
     def settle(self, record: KafkaRecord) -> KafkaRecord | None:

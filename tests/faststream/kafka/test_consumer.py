@@ -239,3 +239,39 @@ def test_bytes_that_wait_for_a_full_bus_are_bounded_and_one_record_of_any_size_p
         await consumer.stop(lost=True)
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("is_clean", [True, False])
+def test_records_may_be_repeats_after_partitions_without_a_last_commit(is_clean: bool) -> None:
+    async def main() -> None:
+        member = RefusingMember()
+        arrived: list[Arrival] = []
+
+        async def deliver(arrival: Arrival) -> None:
+            arrived.append(arrival)
+
+        client: Any = FakeGroupClient(member)
+        host: Any = SimpleNamespace(deliver=deliver, capacity=lambda: 100)
+        consumer = consumer_on(client, host, EventTopic("order", "order", "earliest"))
+        joined = asyncio.get_running_loop().create_task(consumer.start())
+        member.accepts = is_clean
+        assert await consumer.assigned({0: CommitPoint(2)}) == {0: 2}
+        await joined
+        if is_clean:
+            await consumer.revoked([0])
+        else:
+            consumer.lost([0])
+        # Another member has committed meanwhile.
+        await consumer.assigned({0: CommitPoint(5)})
+        for offset in (6, 7):
+            record = KafkaRecord(0, offset, None, b"", {}, 1.0, None)
+            consumer._add(record)  # pyright: ignore[reportPrivateUsage]
+        consumer._has_ready.set()  # pyright: ignore[reportPrivateUsage]
+        while len(arrived) < 2:
+            await asyncio.sleep(0)
+        # The topic ended at 7 when the partition came.
+        assert [each.is_repeat for each in arrived] == [not is_clean, False]
+        member.accepts = True
+        await consumer.stop(wait=False)
+
+    asyncio.run(asyncio.wait_for(main(), 10))

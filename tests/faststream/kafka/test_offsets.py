@@ -75,6 +75,13 @@ def test_record_that_is_read_twice_is_added_once() -> None:
     assert len(partition.records) == 1
 
 
+def test_record_that_another_bus_may_have_had_is_a_repeat() -> None:
+    partition = PartitionOffsets(0, CommitPoint(5))
+    partition.repeats_until = 7
+    records = added(partition, 5, 6, 7)
+    assert [each.is_repeat for each in records] == [True, True, False]
+
+
 @pytest.mark.parametrize("note", ["", "theirs", "goevent/1:x,", "goevent/1:99999999xs,", "1x1,"])
 def test_foreign_note_is_ignored(note: str) -> None:
     assert read_note(CommitPoint(7, note)) == {}
