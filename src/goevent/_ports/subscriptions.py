@@ -13,7 +13,7 @@ changed since the last one, so that a new name costs the same beside thousands o
 
 If the driver raises, the names stay wanted and become *failed*; the task tries all of them again
 after a pause that doubles, unless the driver supports none of them. A batch may have failed because
-of one refused name, so it is tried name by name, unless the connection was lost. `ready` raises the
+of one refused name, so its halves are tried, unless the connection was lost. `ready` raises the
 error of a failed name and otherwise waits until the names it was asked for are confirmed or no
 longer wanted.
 """
@@ -142,9 +142,11 @@ class Subscriptions:
         except GoEventError as error:
             self._in_flight = []
             if len(names) > 1 and not isinstance(error, DriverConnectionError):
-                # One refused name must not keep the others from being subscribed.
-                for name in names:
-                    await self._subscribe([name])
+                # One refused name must not keep the others from being subscribed. Halves, because a
+                # request for each of thousands of names would take long.
+                middle = len(names) // 2
+                await self._subscribe(names[:middle])
+                await self._subscribe(names[middle:])
                 return
             self._failures += 1
             for name in names:
