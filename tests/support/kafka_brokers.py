@@ -31,6 +31,10 @@ class KafkaFeature(Enum):
     """A commit keeps the text that a member writes beside its offset."""
     DEAD_MEMBERS_LEAVE = auto()
     """A member that is silent for its session timeout is removed from its group."""
+    CONCURRENT_WRITES = auto()
+    """A reader misses no batch of a partition to which several producers write."""
+    FETCHES_WAIT = auto()
+    """A fetch that finds nothing is answered after its `max.wait.ms`."""
     DURABLE_COMMITS = auto()
     """A commit survives that the broker is killed."""
     DURABLE_RECORDS = auto()
@@ -160,6 +164,10 @@ KAFKA_BROKERS: Mapping[str, KafkaBrokerKind] = {
         _tansu,
         {
             KafkaFeature.COMMIT_METADATA: "drops the metadata of commits",
+            KafkaFeature.CONCURRENT_WRITES: (
+                "moves the end of a partition before it has written the batch, so a reader that "
+                "follows may miss it while another producer writes"
+            ),
             KafkaFeature.DURABLE_COMMITS: "keeps everything in memory",
             KafkaFeature.DURABLE_RECORDS: "keeps everything in memory",
         },
@@ -169,6 +177,10 @@ KAFKA_BROKERS: Mapping[str, KafkaBrokerKind] = {
         _noida,
         {
             KafkaFeature.DEAD_MEMBERS_LEAVE: "never removes a member that has died",
+            KafkaFeature.FETCHES_WAIT: (
+                "answers an empty fetch at once, so dozens of librdkafka's consumers, which ask "
+                "again at once, leave no time for anything else"
+            ),
             KafkaFeature.DURABLE_COMMITS: "writes groups to its files only when it is stopped",
             KafkaFeature.DURABLE_RECORDS: "writes the latest records to its files a while later",
         },

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from functools import cache
 from pathlib import Path
@@ -203,12 +203,16 @@ async def read_records(broker: Addressed, topic: str, count: int) -> list[Any]:
     return await trio.to_thread.run_sync(read)
 
 
-def one_partition(mock: KafkaMock, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Create topics with one partition, so that the events of a topic are in order."""
+def one_partition(create_topic: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Create topics with one partition, so that the events of a topic are in order.
+
+    Args:
+        create_topic: Creates a topic; it may exist already.
+    """
     for client in (AiokafkaClient, ConfluentClient):
 
         async def ensure_topic(self: Any, topic: str, real: Any = client.ensure_topic) -> None:
-            mock.topic(topic, exist_ok=True)
+            create_topic(topic, exist_ok=True)
             await real(self, topic)
 
         monkeypatch.setattr(client, "ensure_topic", ensure_topic)

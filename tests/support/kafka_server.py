@@ -1,7 +1,9 @@
 """Real Kafka brokers for single tests, which may kill, freeze and restart them.
 
 tansu keeps everything in its memory, and noida-db writes its topics to files. Both come with the
-extra `kafka-brokers`. `tests.support.kafka_brokers` says what each of them cannot do.
+extra `kafka-brokers`. `tests.support.kafka_brokers` says what each of them cannot do. One more
+limit hides no test: tansu tells the end of a partition too low, as the offset after the first
+record of the last batch.
 """
 
 from __future__ import annotations
