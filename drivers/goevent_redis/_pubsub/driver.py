@@ -32,6 +32,7 @@ from .._link.conversation import Conversation
 from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer, shown_cause
 from .._link.link import Link
 from .._link.pool import Pool
+from .._link.replies import whole_text
 from .._link.resp import pack_prefix
 from .._link.server import ServerIdentity, check_identity, usable_event_size
 from .._link.service import ConnectionReports, running_link_and_pool
@@ -453,7 +454,7 @@ class RedisDriver:
                 "own for each pattern of a listener"
             )
         else:
-            driver_error = DriverError(f"Redis: {error}")
+            driver_error = DriverError(f"Redis: {whole_text(error)}")
         driver_error.__cause__ = error
         return driver_error
 

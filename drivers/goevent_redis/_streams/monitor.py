@@ -127,7 +127,7 @@ class StreamMonitor:
         )
         for stream in due:
             # Spread, so that they do not come all at once again.
-            wait = quiet_seconds * random.uniform(0.5, 1.0) if stream.is_quiet else 0.0  # noqa: S311
+            wait = quiet_seconds * random.uniform(0.8, 1.0) if stream.is_quiet else 0.0  # noqa: S311
             stream.inspect_at = now + wait
         return due
 

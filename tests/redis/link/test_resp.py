@@ -14,7 +14,7 @@ from hypothesis import example, given, settings, strategies as st
 from redis import exceptions as redis_errors
 from tests.support.redis_resp import PythonReader, pack_python
 
-from goevent_redis._link.replies import error_reply, is_list, is_map
+from goevent_redis._link.replies import error_reply, is_list, is_map, whole_text
 from goevent_redis._link.resp import Encodable, ReplyReader, pack
 
 Reader = ReplyReader | PythonReader
@@ -279,3 +279,18 @@ def test_an_import_without_a_needed_package_tells_what_to_install(code: str, nee
     *_, last_line = result.stderr.splitlines()
     assert last_line.startswith(f"ImportError: goevent_redis needs {needed}: ")
     assert 'pip install "goevent[redis]"' in last_line
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "MOVED 5 host:1",
+        "ASK 5 host:1",
+        "CROSSSLOT Keys in request don't hash to the same slot",
+        "CLUSTERDOWN Hash slot not served",
+        "OOM command not allowed",
+        "WRONGTYPE Operation against a key",
+    ],
+)
+def test_whole_text_of_an_error_reply_has_its_code(text: str) -> None:
+    assert whole_text(error_reply(text)) == text

@@ -58,7 +58,7 @@ from .reader import PartitionReader
 RENEW_INTERVAL_SECONDS = 0.3
 """How often leases are renewed and free partitions are looked for."""
 
-SETTLED_NAMES_PER_SECOND = 200
+SETTLED_NAMES_PER_SECOND = 100
 """For how many names whose partitions are shared out this is done per second, if time is enough."""
 
 
@@ -186,7 +186,7 @@ class LeaseKeeper:
         for share in self._shares.values():
             if now >= share.renew_at:
                 # Spread, so that they do not come all at once again. Reset if there is a change.
-                share.renew_at = now + settled_seconds * random.uniform(0.5, 1.0)  # noqa: S311
+                share.renew_at = now + settled_seconds * random.uniform(0.8, 1.0)  # noqa: S311
                 asked.append((share, share.leases, share.renewed))
         calls = [self._renewing(share, leases) for share, leases, _ in asked]
         for (share, leases, renewed), reply in zip(
