@@ -86,11 +86,9 @@ def chaos_limits(runs: Mapping[str, Any]) -> str:
     lines: list[str] = []
     for name, driver in DRIVERS.items():
         if name in runs:
-            kills = (
-                f"{n} \N{MULTIPLICATION SIGN} {KINDS[kind]}"
-                for kind, n in runs[name]["kills"].items()
-                if n
-            )
+            counts = runs[name]["kills"]
+            counted = [(title, counts[kind]) for kind, title in KINDS.items() if counts.get(kind)]
+            kills = (f"{n} \N{MULTIPLICATION SIGN} {title}" for title, n in counted)
             promise = "at least once" if driver.durable else "at most once"
             lines.append(
                 f"- **{driver.title}** (`--driver {name}`, {promise}; {runs[name]['when']}): "
