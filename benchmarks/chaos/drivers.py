@@ -135,7 +135,8 @@ DRIVERS: dict[str, ChaosDriver] = {
         without=("server", "outage"),
         limits=(
             f"{_KAFKA_LIMITS}this broker keeps everything in memory, so its process is never ended "
-            "here; it drops the metadata of commits, and with it the number of deliveries"
+            "here; it drops the metadata of commits, and with it the number of deliveries; a "
+            "reader may miss a batch while another producer writes to its partition"
         ),
     ),
 }
