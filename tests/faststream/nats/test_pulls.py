@@ -140,8 +140,7 @@ async def test_server_that_answers_no_pull_is_reported_once_a_silence(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(pull_budget_module, "MIN_PULL_SECONDS", 0.2)
-    monkeypatch.setattr(pulls_module, "ANSWER_SECONDS", 0.3)
-    monkeypatch.setattr(pulls_module, "READ_SILENCE_SECONDS", 1.0)
+    monkeypatch.setattr(pulls_module, "READ_SILENCE_SECONDS", 3.0)
     async with nats_server() as server:
         bus = bus_on(server)
         seen = bus.seen()
@@ -152,12 +151,13 @@ async def test_server_that_answers_no_pull_is_reported_once_a_silence(
             trio_side: Any = bus.driver._trio_side  # pyright: ignore[reportPrivateUsage]
             (consumer,) = adapter._consumers.values()
             inbox, client = consumer._pulls.subscription, adapter._connection.client
-            await trio.sleep(2)  # without events, expired pulls are answers
+            await trio.sleep(4)  # without events, expired pulls are answers
             assert not bus.reports
             # The server forgets the inbox, as if an operator had taken the right to it.
             await trio_side.call(client._send_unsubscribe, inbox._id)
+            await trio_side.call(client.flush)  # behind the last answer
             await until(lambda: bus.count_reports("no successful fetch from the consumer"))
-            await trio.sleep(1.5)  # the silence lasts
+            await trio.sleep(2.5)  # the silence lasts
             assert len(bus.reports) == 1
             await trio_side.call(client._send_subscribe, inbox)
             await accepted(bus, 2)
