@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
+import trio
 from tests.support.faststream_buses import accepted
 from tests.support.kafka_brokers import KafkaBrokerKind
+from tests.support.kafka_server import noida_server
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import numbers, until
 
@@ -28,3 +32,13 @@ async def test_events_arrive_once_at_each_group_also_after_an_outage(
             await accepted(sender, *range(20, 40))
             await until(lambda: all(len(each) == 40 for each in seen), HANG_SECONDS)
         assert [sorted(numbers(each)) for each in seen] == [[*range(40)]] * 2
+
+
+@both_clients
+async def test_example_runs_on_a_real_broker(scheme: str) -> None:
+    async with noida_server() as server:
+        command = [sys.executable, "examples/kafka_orders.py", f"{scheme}://{server.addr}"]
+        with trio.fail_after(HANG_SECONDS):
+            done = await trio.run_process(command, capture_stdout=True)
+    assert b"billed: 40, each order in order: True" in done.stdout
+    assert b"mail gave up after 3 deliveries" in done.stdout
