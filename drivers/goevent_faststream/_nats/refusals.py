@@ -28,7 +28,7 @@ Claim = Callable[[DriverError], object]
 """Takes the refusal of one request."""
 
 
-class Refusal(NamedTuple):
+class NatsRefusal(NamedTuple):
     """One error line after which the connection goes on.
 
     Attributes:
@@ -42,13 +42,13 @@ class Refusal(NamedTuple):
     is_subscription: bool
 
 
-def read_refusal(text: str) -> Refusal | None:
+def read_refusal(text: str) -> NatsRefusal | None:
     """Return the refusal in the text of an error line; None if the server ends the connection."""
     found = _PERMISSION.search(text)
     if found is not None:
-        return Refusal(text, found[2], found[1].lower().startswith("subscription"))
+        return NatsRefusal(text, found[2], found[1].lower().startswith("subscription"))
     if TOO_MANY_SUBSCRIPTIONS_TEXT in text.lower():
-        return Refusal(text, "", is_subscription=True)
+        return NatsRefusal(text, "", is_subscription=True)
     return None
 
 
@@ -87,7 +87,7 @@ class Refusals:
             if not claims:
                 self._claims.pop(subject, None)
 
-    def take(self, refusal: Refusal) -> None:
+    def take(self, refusal: NatsRefusal) -> None:
         """Give a refusal to the requests that it belongs to, or report it."""
         subject, error = refusal.subject, DriverError(f"NATS: {refusal.text}")
         if refusal.is_subscription:
