@@ -88,7 +88,8 @@ def make_broker(url: str) -> KafkaBroker:
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
     """Return the adapter for a broker that uses aiokafka."""
     kafka = checked_broker(broker, KafkaBroker)
-    check_producer_settings(kafka._connection_kwargs, "transactional_id")
+    untyped: Any = kafka
+    check_producer_settings(untyped._connection_kwargs, "transactional_id")
     if kafka.config.broker_config.consumer_only:
         raise ValueError("a Kafka broker with consumer_only=True cannot publish")
     topic = check_address(address, Topic)
@@ -136,13 +137,13 @@ class AiokafkaClient:
 
     async def _start(self) -> DriverError | None:
         report: DriverError | None = None
+        options: dict[str, Any] = self._broker._connection_kwargs
         try:
             await self._connect()
         except NoProducerIdError as error:
             if not isinstance(self._broker, UrlKafkaBroker):
                 raise
             await close_producer(self._producer, flush=False)
-            options: dict[str, Any] = self._broker._connection_kwargs
             options["enable_idempotence"] = False
             await self._connect()
             report = DriverError(

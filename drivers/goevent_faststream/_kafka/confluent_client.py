@@ -15,7 +15,7 @@ from copy import copy
 from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
@@ -222,7 +222,7 @@ class ConfluentClient:
         self._failure = None
         self._has_failed.clear()
         self._watched = WatchedProducer(producer, partial(self._tell_failure, producer))
-        fast_producer.producer = cast("Any", self._watched)
+        fast_producer.producer = self._watched
 
     def _on_error(self, error: Any) -> None:
         """Take an error of a producer; called in the thread that polls it."""
