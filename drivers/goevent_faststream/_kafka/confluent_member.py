@@ -104,6 +104,16 @@ class GroupLog(logging.Handler):
             self.refused(Refusal(request, _CODES[error], error))
 
 
+class DroppedConsumer:
+    """Stands in for a consumer that was let go of: its calls fail as those of a closed one do."""
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def refuse(*_: object, **__: object) -> None:
+            raise RuntimeError("the consumer has failed")
+
+        return refuse
+
+
 class ConfluentMember:
     """A member of a group; it owns the thread that calls its consumer.
 
@@ -121,7 +131,9 @@ class ConfluentMember:
         listener: RebalanceListener,
         log: GroupLog | None,
     ) -> None:
-        self._consumer = consumer
+        self._consumer: Any = consumer
+        # The client does nothing more, not even close.
+        self._has_fatal_error = False
         self._admin = admin
         self._membership = membership
         self._topic = topic = membership.topic
@@ -167,6 +179,11 @@ class ConfluentMember:
             self._close()
 
     def _close(self) -> None:
+        if self._has_fatal_error:
+            # The client refuses to close after a fatal error, and then waits for its own end for
+            # ever, with a thread that runs hot. It ends if nothing refers to it any more.
+            self._consumer = DroppedConsumer()
+            return
         with suppress(KafkaException, RuntimeError):
             self._consumer.close()
 
@@ -318,6 +335,7 @@ class ConfluentMember:
 
     def _fatal(self, text: str) -> DriverError:
         """Return the error of a consumer that does nothing more."""
+        self._has_fatal_error = True
         for known, code in _CODES.items():
             if known in text:
                 return ReadRefusedError(Refusal(MEMBERSHIP, code, known), self._membership)
@@ -325,6 +343,8 @@ class ConfluentMember:
 
     def _refused(self, refusal: Refusal) -> None:
         """Take note of a refusal by the group; the next `read` raises it, unless it passes."""
+        # The log tells it before the client does.
+        self._has_fatal_error |= refusal.code == FENCED_INSTANCE
         if refusal.passes or refusal.request == HEARTBEAT:
             # A fenced member gets a fatal error, too.
             if refusal.code != FENCED_INSTANCE:
