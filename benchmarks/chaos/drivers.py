@@ -26,9 +26,10 @@ _KAFKA_LIMITS = (
 )
 _NOIDA_LIMITS = (
     f"{_KAFKA_LIMITS}this broker loses its latest records and all commits at a `kill -9`, so it is "
-    "ended with SIGTERM here; even then it loses records that it has accepted, also those of a "
-    "plain client, and gives their offsets to others, so losses prove nothing here; it forgets the "
-    "sequences of producers; it never removes a member that has died, so no consumer is killed"
+    "ended with SIGTERM here; it accepts records until it has ended, but does not keep the last "
+    "ones, also not those of plain clients, and gives their offsets to later records, so a loss at "
+    "a restart proves nothing here; it forgets the sequences of producers; it never removes "
+    "a member that has died, so no consumer is killed"
 )
 _CLAIMING = {**_DURABLE, "claim_idle": CLAIM_IDLE_SECONDS}
 
