@@ -137,7 +137,8 @@ DRIVERS: dict[str, ChaosDriver] = {
         limits=(
             f"{_KAFKA_LIMITS}this broker keeps everything in memory, so its process is never ended "
             "here; it drops the metadata of commits, and with it the number of deliveries; a "
-            "reader may miss a batch while another producer writes to its partition"
+            "reader may miss a batch while another producer writes to its partition; it tells the "
+            "end of a partition too low, so the run waits until no more events arrive"
         ),
     ),
 }
