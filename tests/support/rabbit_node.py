@@ -23,6 +23,7 @@ from pathlib import Path
 import trio
 
 from tests.support.brokers import missing
+from tests.support.frozen import freeze_group
 from tests.support.limits import HANG_SECONDS, SUBPROCESS_SECONDS
 from tests.support.rabbit_server import RabbitSandbox
 from tests.support.redis_server import free_port
@@ -30,6 +31,15 @@ from tests.support.redis_server import free_port
 # Debian's programs on the PATH are for root only, and run as another user.
 DEBIAN_PROGRAMS = Path("/usr/lib/rabbitmq/bin")
 MAX_MESSAGE_BYTES = 200_000
+WAIT_FOR_END_OF_SHOVEL = """
+    Wait = fun Wait() ->
+        case rabbit_runtime_parameters:lookup(<<"/">>, <<"shovel">>, <<"%s">>) of
+            not_found -> ok;
+            _ -> timer:sleep(50), Wait()
+        end
+    end,
+    Wait().
+"""
 
 
 def _program(name: str) -> str:
@@ -104,7 +114,7 @@ class RabbitNode:
     def freeze(self) -> None:
         """Stop the server as it is: its connections stay open, and it answers nothing."""
         assert self._process is not None
-        os.killpg(self._process.pid, signal.SIGSTOP)
+        freeze_group(self._process.pid)
 
     def thaw(self) -> None:
         """Let a frozen server go on."""
@@ -144,7 +154,9 @@ class RabbitNode:
         await self.ctl("set_vm_memory_high_watermark", "0.00001" if blocked else "0.4")
 
     async def move_messages(self, source: str, destination: dict[str, str]) -> None:
-        """Move the messages of a queue by a shovel, as the management page does; it ends by itself.
+        """Move the messages of a queue by a shovel, as the management page does.
+
+        Returns when the shovel has ended by itself. Until then it would take one message more.
 
         Args:
             destination: The settings of the shovel that say where they go.
@@ -159,7 +171,10 @@ class RabbitNode:
             "dest-add-forward-headers": False,
             **destination,
         }
-        await self.ctl("set_parameter", "shovel", uuid.uuid4().hex, json.dumps(settings))
+        name = uuid.uuid4().hex
+        await self.ctl("set_parameter", "shovel", name, json.dumps(settings))
+        # The server deletes the parameter after the shovel has closed its connections.
+        await self.ctl("eval", WAIT_FOR_END_OF_SHOVEL % name)
 
     def sandbox(self) -> RabbitSandbox:
         """Return names for one test; they are deleted with the server."""
