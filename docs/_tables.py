@@ -134,10 +134,11 @@ class OptionSet(NamedTuple):
 
 def option_sets() -> Iterator[OptionSet]:
     """Return the options of every scheme."""
-    client = [name for name in REDIS_URL_OPTIONS if name != "prefix"]
-    yield OptionSet("redis", ["prefix"], client, StreamsConfig)
+    pub_sub = ["prefix", "prefetch_bytes"]
+    client = [name for name in REDIS_URL_OPTIONS if name not in pub_sub]
     streams = ["prefix", *(field.name for field in fields(StreamsConfig))]
     yield OptionSet("redis+streams", streams, client, StreamsConfig)
+    yield OptionSet("redis", pub_sub, client, StreamsConfig)
     names = [field.name for field in fields(BrokerConfig)]
     for mapping in MAPPINGS:
         alike = [each for each in MAPPINGS if each.schemes == mapping.schemes]

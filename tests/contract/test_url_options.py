@@ -121,7 +121,18 @@ def test_setting_that_a_broker_cannot_honour_is_refused_in_a_config_too(mapping:
 
 
 def test_pub_sub_refuses_every_option_of_streams_by_its_name() -> None:
-    assert {field.name for field in fields(StreamsConfig)} <= REFUSED_OPTIONS.keys()
+    options = {field.name for field in fields(StreamsConfig)}
+    assert options - REFUSED_OPTIONS.keys() == {"prefetch_bytes"}
+
+
+@pytest.mark.parametrize("scheme", SCHEMES)
+def test_every_scheme_has_the_option_prefetch_bytes(scheme: str) -> None:
+    driver = GoEvent(f"{scheme}://h:1?prefetch_bytes=5000").driver
+    config = driver.config if isinstance(driver, RedisDriver) else settings_of(driver)[0]
+    assert config.prefetch_bytes == 5000
+    for text in ("", "1.5", "many", "0", "-1"):
+        with pytest.raises(ValueError, match="prefetch_bytes"):
+            GoEvent(f"{scheme}://h:1?prefetch_bytes={text}")
 
 
 @pytest.mark.parametrize("name", ["username", "password", "client_name", "prefix"])

@@ -22,6 +22,7 @@ URL_OPTIONS = (
     "client_name",
     "db",
     "password",
+    "prefetch_bytes",
     "prefix",
     "ssl_ca_certs",
     "ssl_cert_reqs",
@@ -78,12 +79,15 @@ class RedisConfig:
         username: The user of the server's access control list.
         url: `redis://`, `rediss://` or `unix://`, as the redis package reads it. Of its options
             `db`, `client_name`, `username`, `password`, `ssl_ca_certs`, `ssl_certfile`,
-            `ssl_keyfile`, `ssl_cert_reqs` and `ssl_check_hostname` are known. The option `prefix`
-            is `channel_prefix`.
+            `ssl_keyfile`, `ssl_cert_reqs`, `ssl_check_hostname` and `prefetch_bytes` are known. The
+            option `prefix` is `channel_prefix`.
         path: The path of the server's unix socket, instead of `addr`.
         client_name: The name that `CLIENT LIST` shows for the connections.
         max_reply_size: The largest reply; the connection to a server that sends a larger one is
             closed.
+        prefetch_bytes: The size of the messages that wait for slow listeners, roughly; pub/sub
+            drops further ones and reports them. The message that reaches the limit is still taken,
+            so one of any size passes. Streams have the field of their own config.
 
     Raises:
         ValueError: A field is out of its range, or the URL and a field contradict each other.
@@ -105,6 +109,7 @@ class RedisConfig:
     path: str | None = None
     client_name: str | None = None
     max_reply_size: int = 64 * MIB
+    prefetch_bytes: int = _DefaultNumber(32 * MIB)
 
     def __post_init__(self) -> None:
         if self.url is not None:
@@ -132,6 +137,7 @@ class RedisConfig:
         _check_whole("pool_size", self.pool_size, 1)
         _check_whole("min_idle_conns", self.min_idle_conns, 0)
         _check_whole("max_reply_size", self.max_reply_size, 1)
+        _check_whole("prefetch_bytes", self.prefetch_bytes, 1)
         if self.min_idle_conns > self.pool_size:
             raise ValueError("min_idle_conns must not be above pool_size")
         if self.max_reply_size < self.max_event_size + 64 * KIB:
@@ -198,6 +204,8 @@ def _read_url(url: str) -> dict[str, Any]:
         in_head = {"username": parts.username, "password": parts.password}
         texts = [name for name in _TEXT_OPTIONS if name in once and not in_head.get(name)]
         options.update({name: once[name] for name in texts})
+        if "prefetch_bytes" in once:
+            options["prefetch_bytes"] = once["prefetch_bytes"]
     if options is None:
         raise ValueError(
             "url must be redis://, rediss:// or unix://, with special characters of user and "
@@ -212,6 +220,8 @@ def _read_url(url: str) -> dict[str, Any]:
     }
     if "prefix" in options:
         fields["channel_prefix"] = options.pop("prefix")
+    if "prefetch_bytes" in options:
+        fields["prefetch_bytes"] = _whole("prefetch_bytes", options.pop("prefetch_bytes"))
     secure = options.pop("connection_class", None) is redis_connection.SSLConnection
     if parts.scheme == "unix":
         fields["path"] = options.pop("path", None)
@@ -257,6 +267,12 @@ def _context_from(options: dict[str, Any]) -> ssl.SSLContext:
     if certificate is not None:
         context.load_cert_chain(certificate, key)
     return context
+
+
+def _whole(name: str, text: str) -> int:
+    with suppress(ValueError):  # its text shows the value
+        return int(text)
+    raise ValueError(f"{name} must be a whole number")
 
 
 def _check_whole(name: str, value: int, least: int) -> None:

@@ -58,7 +58,7 @@ FINAL_MARKS_SECONDS = 0.5
 """The time to announce the last sequence numbers when the bus closes."""
 
 _STREAMS_ONLY = (
-    *(field.name for field in fields(DurableConfig)),
+    *(field.name for field in fields(DurableConfig) if field.name != "prefetch_bytes"),
     *("consumer", "deduplicate", "maxlen", "max_age", "ordered", "partitions", "retention"),
 )
 REFUSED_OPTIONS = {
@@ -188,6 +188,7 @@ class RedisDriver:
             Channels(prefix),
             inbox,
             on_question=sequencer.asked,
+            max_queued_bytes=self._config.prefetch_bytes,
             max_event_size=self._config.max_event_size,
         )
         reports = ConnectionReports(

@@ -6,8 +6,9 @@ events to the bus, in order.
 Theory of operation
 -------------------
 *Back-pressure.* The link never waits for listeners: a listener that publishes waits for a reply
-over the same connection, and would wait for ever. So messages queue here, up to a number of bytes.
-When the queue is full, messages are dropped until it is half empty, and both moments are reported.
+over the same connection, and would wait for ever. So messages queue here, up to a number of bytes;
+the message that reaches it is still taken, so that one of any size passes. When the queue is full,
+messages are dropped until it is half empty, and both moments are reported.
 If nothing is queued and the bus takes a message at once, it does not go through the queue.
 
 *Order.* Whether a message counts depends on the subscriptions at the moment when the server sent
@@ -37,9 +38,6 @@ from goevent.drivers import Inbox
 from .channels import Channels
 from .gaps import MAX_TRACKED_SEQUENCES, GapDetector
 from .marks import MARKS_CHANNEL_NAME, MergedMarks, SequenceMarks, decode_marks
-
-MAX_QUEUED_BYTES = 32 << 20
-"""The size of the queue of messages that wait for slow listeners."""
 
 MESSAGE_OVERHEAD_BYTES = 350
 """The memory that a message takes beside its payload and its channel, roughly."""
@@ -77,7 +75,7 @@ class PubSubReceiver:
         counted: The subscriptions that decide which messages count; the receiver changes them.
         inbox: The bus.
         on_question: Called when another bus asks for the marks of this one.
-        max_queued_bytes: The size of the queue, roughly.
+        max_queued_bytes: The size of the queue, roughly, without its last message.
         max_event_size: The largest event, in bytes.
     """
 
@@ -89,8 +87,8 @@ class PubSubReceiver:
         inbox: Inbox,
         *,
         on_question: Callable[[], None] = lambda: None,
-        max_queued_bytes: int = MAX_QUEUED_BYTES,
-        max_event_size: int = 1 << 20,
+        max_queued_bytes: int,
+        max_event_size: int,
     ) -> None:
         self._wanted = wanted
         self._held = held
@@ -187,8 +185,6 @@ class PubSubReceiver:
                     if perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
                         slice_end = perf_counter() + DELIVERY_SLICE_SECONDS
-                # If it is full now, one read was larger than all of the empty queue.
-                self._end_full()
                 self._idle = True
                 await self._arrived.wait()
                 self._idle = False
@@ -209,16 +205,33 @@ class PubSubReceiver:
     def _enqueue(self, batch: list[Any]) -> None:
         if not batch:
             return
+        if self._full:
+            self._drop(batch)
+            return
         # The channels count, too: a glob brings messages of other buses' channels, whose names may
         # be of any length.
         size = sum([len(frame[-1]) + len(frame[-2]) for frame in batch])
         size += MESSAGE_OVERHEAD_BYTES * len(batch)
-        if size > self._free_bytes or self._full:
-            self._drop(batch)
+        if size > self._free_bytes:
+            self._enqueue_start(batch)
             return
         self._free_bytes -= size
         self._batches.append((size, batch))
         self._arrived.set()
+
+    def _enqueue_start(self, batch: list[Any]) -> None:
+        """Queue messages up to the one that reaches the limit, and drop the others."""
+        count = size = 0
+        while count < len(batch) and size < self._free_bytes:
+            frame = batch[count]
+            size += len(frame[-1]) + len(frame[-2]) + MESSAGE_OVERHEAD_BYTES
+            count += 1
+        if count:
+            self._free_bytes -= size
+            self._batches.append((size, batch[:count]))
+            self._arrived.set()
+        if count < len(batch):
+            self._drop(batch[count:])
 
     def _note(self, kind: bytes, value: Any) -> None:
         # A batch of its own without a size, so that a full queue never drops it.
@@ -264,8 +277,8 @@ class PubSubReceiver:
         if count and not self._dropped:
             self._inbox.report(
                 DriverError(
-                    f"the listeners are too slow: {self._max_queued_bytes >> 20} MiB of messages "
-                    "wait for them, and further messages are dropped"
+                    f"the listeners are too slow: {self._max_queued_bytes:,} bytes of messages "
+                    "(the option prefetch_bytes) wait for them, and further messages are dropped"
                 )
             )
         self._dropped += count

@@ -40,6 +40,8 @@ def test_defaults_are_those_of_the_go_library() -> None:
         ("redis://u:p%23%2F@h", {"username": "u", "password": "p#/", "addr": "h:6379"}),
         ("redis://:p@h?db=3", {"username": None, "password": "p", "db": 3}),
         ("redis://h?client_name=me", {"client_name": "me"}),
+        ("redis://h", {"prefetch_bytes": 32 << 20}),
+        ("redis://h?prefetch_bytes=1000", {"prefetch_bytes": 1000}),
         ("rediss://h", {"addr": "h:6379", "tls": True}),
         ("unix:///run/redis.sock?db=2", {"path": "/run/redis.sock", "db": 2, "tls": None}),
         ("unix://u:p@/run/redis.sock", {"username": "u", "password": "p"}),

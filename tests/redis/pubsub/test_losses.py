@@ -14,6 +14,7 @@ import pytest
 import trio
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import (
+    Bus,
     Deep,
     Paid,
     User,
@@ -30,7 +31,8 @@ from tests.support.redis_server import SMALL_OUTPUT_BUFFER, RedisServer, fault_p
 from tests.support.stopwatch import Stopwatch
 
 from goevent import DriverConnectionError, DriverError, EncodeError, GapDetected
-from goevent_redis._pubsub import receiver, sequencer
+from goevent_redis import RedisDriver
+from goevent_redis._pubsub import sequencer
 
 ORIGIN = "0123456789abcdef" * 2
 
@@ -572,11 +574,9 @@ async def test_events_in_the_queue_of_a_closed_bus_are_reported() -> None:
         assert len(abandoned) == 20
 
 
-async def test_dropped_messages_are_counted_in_the_report(monkeypatch: pytest.MonkeyPatch) -> None:
-    small = {"max_queued_bytes": 10_000, "max_event_size": 1 << 20}
-    monkeypatch.setattr(receiver.PubSubReceiver.__init__, "__kwdefaults__", small)
+async def test_dropped_messages_are_counted_in_the_report() -> None:
     async with redis_server() as server:
-        bus = bus_on(server)
+        bus = bus_on(server, prefetch_bytes=10_000)
         gate, seen = trio.Event(), list[int]()
 
         @bus.listener(Paid, mailbox=1)
@@ -599,13 +599,9 @@ async def test_dropped_messages_are_counted_in_the_report(monkeypatch: pytest.Mo
         assert str(dropped).startswith(f"{bus.missing()} message(s)")
 
 
-async def test_a_message_too_large_for_the_queue_does_not_stop_later_ones(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    small = {"max_queued_bytes": 60_000, "max_event_size": 1 << 20}
-    monkeypatch.setattr(receiver.PubSubReceiver.__init__, "__kwdefaults__", small)
+async def test_a_message_larger_than_the_queue_passes_alone_and_does_not_stop_later_ones() -> None:
     async with redis_server() as server:
-        bus = bus_on(server)
+        bus = bus_on(server, prefetch_bytes=60_000)
         gate, seen = trio.Event(), list[int]()
 
         @bus.listener(Paid, mailbox=1)
@@ -620,25 +616,55 @@ async def test_a_message_too_large_for_the_queue_does_not_stop_later_ones(
                 await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
             client: Any = bus.driver.client
             await client.ping()  # its reply comes after them
-            large = envelope(4, 4)[:-1] + b" " * 100_000 + b"}"
-            await link.execute("PUBLISH", "goevent:order.paid", large)
-            await until(lambda: bus.says("too slow"))
+            for n in (4, 5):
+                large = envelope(n, n)[:-1] + b" " * 100_000 + b"}"
+                await link.execute("PUBLISH", "goevent:order.paid", large)
+            await until(lambda: bus.says("too slow: 60,000 bytes"))
             gate.set()
             await until(lambda: bus.says("were dropped"))
-            batch = [("PUBLISH", "goevent:order.paid", envelope(n, n)) for n in range(5, 105)]
+            batch = [("PUBLISH", "goevent:order.paid", envelope(n, n)) for n in range(6, 106)]
             await link.pipeline(batch)
-            await until(lambda: 104 in seen)
-        assert seen == [1, 2, 3, *range(5, 105)]
+            await until(lambda: 105 in seen)
+        assert seen == [1, 2, 3, 4, *range(6, 106)]
         assert bus.missing() == 1
 
 
-async def test_the_queue_counts_the_bytes_of_channel_names(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    small = {"max_queued_bytes": 60_000, "max_event_size": 1 << 20}
-    monkeypatch.setattr(receiver.PubSubReceiver.__init__, "__kwdefaults__", small)
+async def test_one_read_fills_the_queue_and_only_its_rest_is_dropped() -> None:
+    """The limit holds for messages, not for what one read of the socket happens to bring."""
     async with redis_server() as server:
-        bus = bus_on(server)
+        url = f"redis://{server.addr}?prefetch_bytes=20000"
+        bus = Bus(RedisDriver(url))
+        gate, seen = trio.Event(), list[int]()
+
+        @bus.listener(Paid, mailbox=1)
+        async def _(event: Paid) -> None:
+            await gate.wait()
+            seen.append(event.n)
+
+        async with bus, plain_link(server) as link:
+            for n in range(1, 4):
+                await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
+            client: Any = bus.driver.client
+            await client.ping()
+            padded = [
+                (b"message", b"goevent:order.paid", envelope(n, n)[:-1] + b" " * 4000 + b"}")
+                for n in range(4, 24)
+            ]
+            receiving = bus.driver._receiver
+            assert receiving is not None
+            receiving.push([list(frame) for frame in padded])
+            gate.set()
+            await until(lambda: bus.says("were dropped"))
+            await link.execute("PUBLISH", "goevent:order.paid", envelope(24, 24))
+            await until(lambda: 24 in seen)
+        # Five messages of about 4,550 bytes: the fifth reaches the limit.
+        assert seen == [*range(1, 9), 24]
+        assert bus.missing() == 15
+
+
+async def test_the_queue_counts_the_bytes_of_channel_names() -> None:
+    async with redis_server() as server:
+        bus = bus_on(server, prefetch_bytes=60_000)
         gate = trio.Event()
 
         @bus.listener("order.**", mailbox=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import pytest
 import trio
@@ -25,7 +24,6 @@ from tests.support.redis_server import FaultProxy, fault_proxy, redis_server
 from goevent import DriverError, GapDetected
 from goevent_redis import RedisConfig, RedisDriver
 from goevent_redis._pubsub import sequencer
-from goevent_redis._pubsub.receiver import PubSubReceiver
 
 MARKS = "goevent:$marks"
 
@@ -154,12 +152,9 @@ async def test_a_bus_without_this_publisher_asks_and_is_answered_at_once() -> No
 # -- the inbound limit
 
 
-def small_bus(addr: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Bus, trio.Event, list[int]]:
+def small_bus(addr: str) -> tuple[Bus, trio.Event, list[int]]:
     """Return a bus whose queue is small, the gate of its listener, and what that has seen."""
-    small = {"max_queued_bytes": 10_000, "max_event_size": 1 << 20}
-    defaults: Any = PubSubReceiver.__init__.__kwdefaults__
-    monkeypatch.setattr(PubSubReceiver.__init__, "__kwdefaults__", {**defaults, **small})
-    bus = Bus(RedisDriver(RedisConfig(addr=addr)))
+    bus = Bus(RedisDriver(RedisConfig(addr=addr, prefetch_bytes=10_000)))
     gate, seen = trio.Event(), list[int]()
 
     @bus.listener(Paid, mailbox=1)
@@ -170,11 +165,9 @@ def small_bus(addr: str, monkeypatch: pytest.MonkeyPatch) -> tuple[Bus, trio.Eve
     return bus, gate, seen
 
 
-async def test_marks_are_not_dropped_with_the_events_before_them(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_marks_are_not_dropped_with_the_events_before_them() -> None:
     async with redis_server() as server:
-        bus, gate, seen = small_bus(server.addr, monkeypatch)
+        bus, gate, seen = small_bus(server.addr)
         async with bus, plain_link(server) as link:
             for n in range(1, 101):
                 await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
@@ -190,11 +183,9 @@ async def test_marks_are_not_dropped_with_the_events_before_them(
         assert 0 < len(seen) < 100
 
 
-async def test_echoes_and_foreign_messages_are_not_counted_as_dropped(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_echoes_and_foreign_messages_are_not_counted_as_dropped() -> None:
     async with redis_server() as server:
-        bus, gate, seen = small_bus(server.addr, monkeypatch)
+        bus, gate, seen = small_bus(server.addr)
         both = bus.seen("order.*")
         async with bus, plain_link(server) as link:
             for n in range(1, 101):
