@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
+from faststream.__about__ import SERVICE_NAME
 from faststream.rabbit import RabbitBroker, RabbitExchange
 from faststream.rabbit.parser import AioPikaParser
 from faststream.rabbit.response import RabbitPublishCommand
@@ -72,6 +73,9 @@ class RabbitPublisher:
         self._broker = broker
         self._exchange = exchange
         self._prefix = prefix
+        # The default of FastStream names FastStream, and not the application.
+        app_id = broker.config.app_id
+        self._app_id = None if app_id == SERVICE_NAME else app_id
         self._is_wanted = is_wanted
         self._is_durable = is_durable
         self._ensure = ensure
@@ -202,6 +206,7 @@ class RabbitPublisher:
                 correlation_id=correlation_id,
                 message_id=outgoing.id,
                 timestamp=now,
+                app_id=self._app_id,
                 headers={**headers} or None,
             ),
             partial(self._finish, outgoing, unrouted),
@@ -221,6 +226,7 @@ class RabbitPublisher:
             correlation_id=correlation_id,
             message_id=outgoing.id,
             content_type=content_type,
+            app_id=self._app_id,
         )
         innermost = _InnermostPublish(self._broker, self._channel)
         broker: Any = self._broker

@@ -115,6 +115,28 @@ async def test_publish_to_a_silent_server_fails_in_time() -> None:
         await check_silent_server(bus, proxy, "amqp")
 
 
+@pytest.mark.parametrize("with_middleware", [False, True])
+@pytest.mark.parametrize(("options", "expected"), [({"app_id": "shop-7"}, "shop-7"), ({}, None)])
+async def test_events_carry_the_app_id_that_was_given_to_the_broker(
+    options: dict[str, str], expected: str | None, with_middleware: bool
+) -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus = sandbox.bus()
+        bus.seen()
+        async with bus:
+            pass
+        middlewares = [recording_middleware()[0]] if with_middleware else []
+        url = f"amqp://guest:guest@127.0.0.1:{sandbox.port}/"
+        broker: Any = cast("Any", RabbitBroker)(
+            url, middlewares=middlewares, logger=None, **options
+        )
+        config = BrokerConfig(stream=sandbox.exchange)
+        async with FastStreamBus(FastStreamDriver(broker, config)) as sender:
+            await accepted(sender, 1)
+        (message,) = await sandbox.take_messages(sandbox.queue())
+    assert message.header.properties.app_id == expected
+
+
 async def test_connection_cut_under_load_is_reported_once_and_used_again() -> None:
     async with rabbit_sandbox() as sandbox, fault_proxy(sandbox.port) as proxy:
         sender = sandbox.bus(None, port=proxy.port)
