@@ -22,7 +22,7 @@ from tests.support.kafka_mock import (
 from tests.support.redis_buses import Paid, numbers, opened, until
 
 from goevent import DriverError
-from goevent_faststream._kafka import reading
+from goevent_faststream._kafka import adapter, reading
 
 TOPIC = "goevent.order.paid"
 GROUP = f"'shop.{TOPIC}'"
@@ -79,7 +79,8 @@ def has_seen(seen: list[Any], n: int) -> bool:
 
 @pytest.fixture
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Report after a short time."""
+    """Look often, and report after a short time."""
+    monkeypatch.setattr(adapter, "DISCOVERY_PAUSE_SECONDS", 0.2)
     monkeypatch.setattr(reading, "JOIN_SECONDS", 0.5)
     monkeypatch.setattr(reading, "READ_SILENCE_SECONDS", 2.0)
 
@@ -87,8 +88,14 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @both_clients
 @pytest.mark.parametrize(("request_key", "code", "name", "remedy"), LASTING)
 async def test_bus_with_a_lasting_refusal_does_not_open(
-    scheme: str, request_key: int, code: int, name: str, remedy: str
+    scheme: str,
+    request_key: int,
+    code: int,
+    name: str,
+    remedy: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr("goevent_faststream._kafka.consumer.JOIN_ATTEMPTS", 3)
     async with kafka_mock() as mock:
         mock.topic(TOPIC, 2)
         mock.refuse(request_key, code)
@@ -163,8 +170,11 @@ async def test_passing_refusal_that_lasts_is_the_reason_of_one_report(
 
 @both_clients
 @pytest.mark.usefixtures("_soon")
-@pytest.mark.parametrize("code", [1, 3, 6, 56])
-async def test_partition_whose_records_do_not_come_is_reported_once(scheme: str, code: int) -> None:
+@pytest.mark.parametrize(("code", "losses"), [(1, 1), (3, 1), (6, 1), (56, 2)])
+async def test_partition_whose_records_do_not_come_is_reported_once(
+    scheme: str, code: int, losses: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reading, "READ_SILENCE_SECONDS", 1.0)
     async with kafka_mock() as mock:
         mock.topic(TOPIC, 1)
         bus = bus_on(mock, scheme)
@@ -172,7 +182,7 @@ async def test_partition_whose_records_do_not_come_is_reported_once(scheme: str,
         async with bus:
             await accepted(bus, 1)
             await until(lambda: seen)
-            for loss in (1, 2):
+            for loss in range(1, losses + 1):
                 mock.refuse(FETCH, code)
                 await accepted(bus, 10 * loss)
                 await until(partial(has_reported, bus, "no successful fetch", loss), 20)
@@ -230,10 +240,10 @@ async def test_idle_and_full_buses_report_nothing(scheme: str) -> None:
         bus.subscribe(slow, Paid, concurrency=1000)
         async with bus:
             # Longer than each limit.
-            await trio.sleep(4)
+            await trio.sleep(3)
             await accepted(bus, *range(600))
             await until(lambda: len(begun) == 2)
-            await trio.sleep(4)
+            await trio.sleep(3)
             assert not bus.reports
             gate.set()
             await until(lambda: len(begun) == 600, 20)
