@@ -20,6 +20,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 import trio
@@ -60,7 +61,9 @@ class ToTrioQueue(Generic[T]):
     def _call(self) -> None:
         if not self._called:
             self._called = True
-            self._token.run_sync_soon(self._wake)
+            # Garbage of the loop may be collected, and report something, after the end of Trio.
+            with suppress(trio.RunFinishedError):
+                self._token.run_sync_soon(self._wake)
 
     def _wake(self) -> None:
         self._woken.set()

@@ -212,7 +212,9 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         except errors.TopicAuthorizationFailedError as error:
             refusal = Refusal(FETCH, TOPIC_FORBIDDEN)
             raise ReadRefusedError(refusal, self._membership) from error
-        except CLIENT_ERRORS as error:
+        except Exception as error:
+            # Not only its own errors: the client reads a broker's bytes without checks, such as the
+            # assignment that another member of the group has made.
             raise self._explained(to_driver_error(error)) from error
         return [
             KafkaRecord(

@@ -116,7 +116,10 @@ class AiokafkaRequests:
         """
         try:
             return await self._tasks.run_shielded(work, seconds)
-        except CLIENT_ERRORS as error:
+        except DriverError:
+            raise
+        except Exception as error:
+            # Not only its own errors: the client reads a broker's bytes without checks.
             raise to_driver_error(error) from error
 
     async def close(self, seconds: float) -> None:

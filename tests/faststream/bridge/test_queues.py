@@ -122,3 +122,12 @@ async def test_items_posted_to_an_ended_loop_are_dropped() -> None:
     for n in range(LONG_BURST_ITEMS):
         to_loop.post(n)
     assert received == []
+
+
+def test_post_after_the_end_of_trio_is_dropped() -> None:
+    async def make() -> ToTrioQueue[int]:
+        return ToTrioQueue(trio.lowlevel.current_trio_token())
+
+    queue = trio.run(make)
+    queue.post(1)
+    assert [*queue.items] == [1]
