@@ -198,9 +198,8 @@ def _first_routing_key(deaths: Any) -> str:
     Args:
         deaths: The value of the server's header; the first death is the last one in it.
     """
-    first = _item(deaths, -1)
-    fields: dict[str, Any] = first if isinstance(first, dict) else {}
-    key = _item(fields.get("routing-keys"), 0)
+    death = _item(deaths, -1)
+    key = _item(death.get("routing-keys"), 0) if _is_dict(death) else None
     return "" if key is None else header_text(key)
 
 
@@ -211,6 +210,10 @@ def _item(items: object, index: int) -> Any:
 
 def _is_list(value: object) -> TypeGuard[list[Any]]:
     return isinstance(value, list)
+
+
+def _is_dict(value: object) -> TypeGuard[dict[str, Any]]:
+    return isinstance(value, dict)
 
 
 def header_text(value: Any) -> str:

@@ -92,7 +92,7 @@ class CompetingOrder:
 
     def __init__(self, config: StreamsConfig) -> None:
         self._config = config
-        self.on_retry: Callable[[Stream, float], None] = lambda *_: None
+        self.on_retry: Callable[[Stream, float], None] = _retry_nothing
 
     def may_start(self, entry: Entry) -> bool:
         """Return True: any consumer may begin with any entry."""
@@ -121,3 +121,7 @@ class CompetingOrder:
     def _released(self, entry: Entry, after: float, deliveries: int) -> ReleasedEntry:
         idle = max(0.0, self._config.claim_idle - after)
         return ReleasedEntry(entry, round(idle * 1000), deliveries)
+
+
+def _retry_nothing(stream: Stream, seconds: float) -> None:
+    """Do nothing: no consumer set a callback."""

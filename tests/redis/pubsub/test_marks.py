@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import trio
@@ -139,7 +140,7 @@ async def test_a_bus_without_this_publisher_asks_and_is_answered_at_once() -> No
             await sent(one, Paid())
             await trio.sleep(0.3)
             async with listening(server, told, MARKS):
-                question = {"origin": "f" * 32, "marks": {}, "asks": True}
+                question: dict[str, object] = {"origin": "f" * 32, "marks": {}, "asks": True}
                 for _ in range(20):
                     await link.execute("PUBLISH", MARKS, json.dumps(question))
                 await until(lambda: len(told) == 21)
@@ -173,7 +174,8 @@ async def test_marks_are_not_dropped_with_the_events_before_them() -> None:
                 await link.execute("PUBLISH", "goevent:order.paid", envelope(n, n))
                 await link.execute("PUBLISH", MARKS, marks(n))
             await until(lambda: bus.says("too slow"))
-            await bus.driver.client.ping()
+            client: Any = bus.driver.client
+            await client.ping()
             gate.set()
             await until(lambda: bus.says("were dropped"))
             await until(lambda: len(seen) + bus.missing() == 100)
