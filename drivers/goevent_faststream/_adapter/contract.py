@@ -62,7 +62,8 @@ class Arrival:
 
     Attributes:
         name: The event name.
-        via: The name or pattern, as it was subscribed to, that the message matches.
+        via: The name or pattern, as it was subscribed to, that brought the message. Empty if the
+            message comes once for all that it matches; then any that is left suffices.
         body: The bytes of the message.
         headers: The broker's headers as text. `content-type` and `correlation_id` are among them,
             even if the broker has properties for them.

@@ -74,7 +74,7 @@ class SubscribedNames:
             found.sort(key=self._numbers.__getitem__)
         return found
 
-    def __contains__(self, pattern: str) -> bool:
+    def __contains__(self, pattern: object) -> bool:
         return pattern in self._numbers
 
     def __iter__(self) -> Iterator[str]:

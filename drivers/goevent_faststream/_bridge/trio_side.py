@@ -29,6 +29,7 @@ from goevent.drivers import (
 
 from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result
 from .._adapter.formats import Format
+from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .loop_side import Freed, LoopFailure, LoopNotice, LoopReport, LoopRequest, LoopSide
 from .loop_thread import IslandClosed, LoopThread
@@ -73,7 +74,7 @@ class TrioSide:
         )
         # None until the adapter is open, and again as soon as the bus closes.
         self._to_loop: ToLoopQueue[LoopRequest] | None = None
-        self._names: set[str] = set()
+        self._names = SubscribedNames()
         self._is_drained = False
         self._is_delivering = False
         self._delivered = trio.lowlevel.ParkingLot()
@@ -175,19 +176,24 @@ class TrioSide:
     async def subscribe(self, names: Sequence[str]) -> None:
         """Receive events of names and patterns."""
         # First, because events may arrive before the broker's confirmation does.
-        self._names.update(names)
+        for name in names:
+            self._names.add(name)
         subscribed = False
         try:
             await self.call(self._adapter.subscribe, names, more_seconds=_seconds_for(names))
             subscribed = True
         finally:
             if not subscribed:
-                self._names.difference_update(names)
+                self._forget(names)
 
     async def unsubscribe(self, names: Sequence[str]) -> None:
         """Stop receiving them; their waiting arrivals are released, or dropped if not durable."""
-        self._names.difference_update(names)
+        self._forget(names)
         await self.call(self._adapter.unsubscribe, names, more_seconds=_seconds_for(names))
+
+    def _forget(self, names: Sequence[str]) -> None:
+        for name in names:
+            self._names.remove(name)
 
     async def drain(self) -> None:
         """Stop receiving; returns when every arrival is delivered, or released if durable."""
@@ -312,7 +318,8 @@ class TrioSide:
 
     async def _deliver(self, arrival: Arrival) -> None:
         # It may have been unsubscribed while the message was on its way.
-        if arrival.via not in self._names or (self._durable and self._is_drained):
+        via = arrival.via or self._names.match(arrival.name)
+        if via not in self._names or (self._durable and self._is_drained):
             self._settle(arrival, RELEASE)
             return
         # This may be the event that killed its processes, so no listener gets it again.

@@ -271,10 +271,10 @@ class MqttAdapter:
         # The filter `goevent/#` also matches the topic `goevent`, which is not an event name.
         if message.topic.startswith(self._prefix):
             name = event_name_of(message.topic.removeprefix(self._prefix))
-        via = self._subscribed.match(name) if name else None
+        is_wanted = bool(name) and self._subscribed.match(name) is not None
         # `_is_copy` counts each message that the listeners would get, so it has to be asked last.
-        if via is not None and not message.retain and not self._is_copy(message):
-            arrival = Arrival(name, via, message.payload, _headers_of(message), raw=message)
+        if is_wanted and not message.retain and not self._is_copy(message):
+            arrival = Arrival(name, "", message.payload, _headers_of(message), raw=message)
             if self._middlewares.is_active:
                 await self._run_middlewares(message, arrival)
             else:

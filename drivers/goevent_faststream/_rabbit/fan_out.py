@@ -264,12 +264,10 @@ class RabbitFanOutAdapter:
         return not arrival.raw.group
 
     def _on_passed(self, arrival: Arrival) -> None:
-        via = self._subscribed.match(arrival.name)
-        if via is None:
+        if self._subscribed.match(arrival.name) is None:
             # The binding key of a pattern with `**` is wider than the pattern.
             self._connection.start(self._acknowledge(arrival))
             return
-        arrival.via = via
         self._deliveries.add(arrival)
 
     async def _on_stopped(self, arrival: Arrival, error: Exception | None) -> None:

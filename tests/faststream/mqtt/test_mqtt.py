@@ -16,6 +16,7 @@ from faststream.mqtt import MQTTBroker
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.faststream_checks import (
     check_failing_publish,
+    check_removed_name_takes_no_events,
     check_restarts_under_load,
     check_silent_server,
     driver_threads,
@@ -89,6 +90,14 @@ async def test_late_pattern_neither_repeats_nor_loses_events() -> None:
             stop = True
             await until(lambda: len(seen) >= sent)
         assert sorted(numbers(seen)) == [*range(sent)]
+
+
+@pytest.mark.parametrize(
+    ("kept", "removed"), [("order.paid", "order.*"), ("order.*", "order.paid")]
+)
+async def test_removed_name_takes_no_events_of_another_one(kept: str, removed: str) -> None:
+    async with mqtt_server() as server:
+        await check_removed_name_takes_no_events(server.bus(), server.bus(), kept, removed)
 
 
 async def test_middlewares_of_a_given_broker_run_in_both_directions() -> None:

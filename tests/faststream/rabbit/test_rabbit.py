@@ -15,6 +15,7 @@ from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.faststream_checks import (
     check_failing_publish,
+    check_removed_name_takes_no_events,
     check_silent_server,
     check_single_delivery,
     driver_threads,
@@ -153,6 +154,16 @@ async def test_connection_cut_under_load_is_reported_once_and_used_again() -> No
         for bus in (sender, receiver):
             assert bus.count_reports("connection to amqp is lost") == 3
         assert len(set(numbers(seen))) == len(seen)
+
+
+@pytest.mark.parametrize(
+    ("kept", "removed"), [("order.paid", "order.*"), ("order.*", "order.paid")]
+)
+async def test_removed_name_takes_no_events_of_another_one(kept: str, removed: str) -> None:
+    async with rabbit_sandbox() as sandbox:
+        await check_removed_name_takes_no_events(
+            sandbox.bus(None), sandbox.bus(None), kept, removed
+        )
 
 
 async def test_slow_listener_holds_back_the_server() -> None:
