@@ -15,7 +15,8 @@ from tests.support.redis_buses import numbers, until
 async def test_assignment_that_cannot_be_read_is_asked_for_again(
     nth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    complete = GroupCoordinator._on_join_complete
+    client: Any = GroupCoordinator
+    complete = client._on_join_complete
     joins: list[object] = []
 
     async def complete_or_fail(coordinator: Any, *args: Any) -> None:
@@ -24,7 +25,7 @@ async def test_assignment_that_cannot_be_read_is_asked_for_again(
             raise ValueError("Buffer underrun decoding string")
         await complete(coordinator, *args)
 
-    monkeypatch.setattr(GroupCoordinator, "_on_join_complete", complete_or_fail)
+    monkeypatch.setattr(client, "_on_join_complete", complete_or_fail)
     async with kafka_mock() as mock:
         url = f"kafka://{mock.addr}?group=shop&claim_idle=1.2"
         bus, other = FastStreamBus(url), FastStreamBus(url)
