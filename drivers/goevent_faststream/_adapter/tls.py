@@ -5,9 +5,6 @@ from __future__ import annotations
 import asyncio
 import ssl
 
-from goevent import DriverConnectionError
-from goevent.drivers import explain_tls
-
 PROBE_SECONDS = 1.0
 
 
@@ -29,10 +26,3 @@ async def probe_tls(host: str, port: int, context: ssl.SSLContext) -> ssl.SSLErr
     except (OSError, TimeoutError):
         pass
     return None
-
-
-def tls_error(broker: str, failure: ssl.SSLError) -> DriverConnectionError:
-    """Return the error of a connection whose TLS has failed."""
-    error = DriverConnectionError(f"{broker}: {explain_tls(failure)}")
-    error.__cause__ = failure
-    return error

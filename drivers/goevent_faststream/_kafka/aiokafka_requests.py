@@ -14,7 +14,7 @@ from goevent.drivers import find_tls_failure
 
 from .._adapter.connection_tasks import ConnectionTasks
 from .._adapter.errors import map_error
-from .._adapter.tls import probe_tls, tls_error
+from .._adapter.tls import probe_tls
 from .client import REQUEST_SECONDS
 from .limits import BatchTooLargeError, ProducerRefusedError
 
@@ -89,7 +89,7 @@ async def find_login_error(client: Any) -> DriverError | None:
         if client._ssl_context is not None:
             failure = await probe_tls(host, port, client._ssl_context)
             if failure is not None:
-                return tls_error("Kafka", failure)
+                return to_driver_error(failure)
     return None
 
 

@@ -30,9 +30,9 @@ from goevent import DriverError
 from goevent.drivers import Receipt, TlsSettings
 
 from .._adapter.contract import Adapter, Outgoing
-from .._adapter.errors import not_connected
+from .._adapter.errors import map_error, not_connected
 from .._adapter.properties import all_headers
-from .._adapter.tls import probe_tls, tls_error
+from .._adapter.tls import probe_tls
 from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .client import (
@@ -263,7 +263,7 @@ class ConfluentClient:
             # The client tells the reason to the callback, and then raises that it has no answer.
             failure = await self._find_tls_failure(self._settings.connection_config.producer_config)
             if failure is not None:
-                raise tls_error("Kafka", failure) from None
+                raise map_error("Kafka", failure, ()) from None
             if self._login_error is None:
                 raise
             raise to_driver_error(self._login_error) from None

@@ -44,7 +44,7 @@ from .._adapter.connectivity import (
 )
 from .._adapter.contract import AdapterHost
 from .._adapter.errors import connection_lost, map_error, no_answer, no_server, not_connected
-from .._adapter.tls import probe_tls, tls_error
+from .._adapter.tls import probe_tls
 from .arrivals import MessageQueue, make_message
 from .keep_alive import KEEPALIVE_SECONDS, keep_alive
 from .limits import OversizedPacket, ServerLimits, filter_error, limits_of
@@ -205,7 +205,7 @@ class MqttConnection(BrokerConnection):
         if isinstance(options["tls"], ssl.SSLContext) and "login" not in str(mapped):
             failure = await probe_tls(options["host"], options["port"], options["tls"])
             if failure is not None:
-                return tls_error("MQTT", failure)
+                return to_driver_error(failure)
         return mapped
 
     async def _connect(self) -> None:

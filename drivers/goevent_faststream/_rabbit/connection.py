@@ -37,7 +37,7 @@ from goevent.drivers import read_driver_url, read_tls
 
 from .._adapter.connectivity import DISCONNECT_SECONDS, REPLY_SECONDS
 from .._adapter.contract import AdapterHost
-from .._adapter.tls import probe_tls, tls_error
+from .._adapter.tls import probe_tls
 from .client_log import ClientSilence
 from .errors import RABBIT_ERRORS, to_driver_error
 from .link import RECONNECT_PAUSE_SECONDS, MakeConnection, RabbitLink
@@ -151,7 +151,7 @@ class RabbitConnection:
         if context is not None and isinstance(mapped, DriverConnectionError):
             failure = await probe_tls(url.host or "", url.port or AMQPS_PORT, context)
             if failure is not None:
-                return tls_error("RabbitMQ", failure)
+                return to_driver_error(failure)
         return mapped
 
     def _reset(self) -> None:
