@@ -15,6 +15,7 @@ from benchmarks.brokers.faststream.rows import FASTSTREAM, FLUSHING, ROWS
 from benchmarks.core.runner import SUBJECT
 from benchmarks.report.chaos import chaos_limits, chaos_table, reduced_runs
 from benchmarks.report.charts import Bar, Group, chart
+from benchmarks.report.codec import codec_table
 from benchmarks.report.figures import load, reduced, save
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -87,7 +88,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m benchmarks docs",
         description="Write the figures into the README, the docs and the charts.",
     )
-    suites = ("kernel", "redis", "streams", "brokers")
+    suites = ("kernel", "codec", "redis", "streams", "brokers")
     for suite in suites:
         parser.add_argument(f"--{suite}", type=Path, metavar="FILE", help="its --json, taken anew")
     parser.add_argument(
@@ -131,6 +132,8 @@ def parts(document: Mapping[str, Any]) -> dict[str, str]:
         **tables,
         "peers": _peers(document["kernel"]["packages"]),
         "kernel-run": _run(document["kernel"]),
+        "codec": table(codec_table(document["codec"]["medians"])),
+        "codec-run": _run(document["codec"]),
         "redis-run": _run(document["redis"]),
         "brokers-run": _run(document["brokers"]),
         "memory": (
