@@ -13,7 +13,6 @@ with a socket in it, becomes text, and the rest of the error arrives whole.
 from __future__ import annotations
 
 import copy
-import pickle
 import traceback
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self, TypeVar, cast
@@ -297,6 +296,8 @@ def pack(value: object) -> tuple[Any, ...]:
         name, text = "error", describe(cast("BaseException", value))
     else:
         name, text = "value", describe_value(value)
+    import pickle  # imported here, because a program that pickles has loaded it by then
+
     try:
         data = pickle.dumps(value, pickle.HIGHEST_PROTOCOL)
     except Exception:  # noqa: BLE001 - its own code runs, and may raise anything
@@ -323,6 +324,8 @@ def unpack(packed: tuple[Any, ...]) -> Any:
 
 def load(data: bytes) -> tuple[Any, bool]:
     """Return the value in a pickle, and whether it could be read."""
+    import pickle
+
     try:
         # As trusted as the pickle around it. An unpickler that restricts `find_class` must not
         # allow `restore_error`.

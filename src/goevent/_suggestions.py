@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable
-from difflib import SequenceMatcher
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -44,6 +43,9 @@ def nearest(name: object, known: Iterable[str]) -> str:
         return ""
     wanted = name.casefold()
     best, best_similarity = "", MIN_SIMILARITY
+    # Imported here, because only a mistake needs it.
+    from difflib import SequenceMatcher
+
     # The matcher prepares its second text once for all comparisons.
     matcher = SequenceMatcher(b=wanted, autojunk=False)
     for _, candidate in zip(range(MAX_COMPARED_NAMES), known, strict=False):

@@ -170,6 +170,69 @@ def test_the_types_of_public_classes_can_be_read_where_they_are_public(package: 
             get_type_hints(thing)
 
 
+# Only a driver, a program that makes a mistake, a pickle or a thread needs them.
+LATER = [
+    "importlib.metadata",
+    "email",
+    "zipfile",
+    "difflib",
+    "pickle",
+    "concurrent.futures",
+    "asyncio",
+    "json",
+    "urllib.request",
+    "goevent.drivers.dead_letters",
+    "goevent.drivers.durable",
+    "goevent.drivers.read_watchdog",
+    "goevent.drivers.tls",
+    "goevent.drivers.url",
+    "goevent.middleware",
+    "goevent.testing",
+]
+
+
+def test_importing_goevent_loads_no_module_that_only_some_programs_need() -> None:
+    # A fresh interpreter, without what its start or a dependency loads.
+    code = (
+        "import sys, trio, msgspec; before = {*sys.modules}\n"
+        f"import goevent; print(*({{*sys.modules}} - before).intersection({LATER}))"
+    )
+    assert run_python(code).split() == []
+
+
+def test_names_that_are_imported_later_are_listed_and_are_there() -> None:
+    code = (
+        "import goevent.drivers as drivers\n"
+        "print('DurableConfig' in vars(drivers), {*drivers.__all__} <= {*dir(drivers)})\n"
+        "from goevent.drivers import *\n"
+        "print({*drivers.__all__} - {*globals()}, DurableConfig.__module__, read_tls.__module__)"
+    )
+    listed, found = run_python(code).splitlines()
+    assert listed == "False True"
+    assert found == "set() goevent.drivers goevent.drivers"
+
+
+def test_a_pickle_can_be_the_first_to_need_a_name_that_is_imported_later() -> None:
+    data = pickle.dumps(goevent.drivers.ACK)
+    code = f"import pickle; print(pickle.loads({data!r}) == __import__('goevent').drivers.ACK)"
+    assert run_python(code).split() == ["True"]
+
+
+def test_an_unknown_name_for_drivers_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match=r"'goevent\.drivers' has no attribute 'nothing'"):
+        _ = goevent.drivers.nothing  # type: ignore[attr-defined]
+
+
+def run_python(code: str) -> str:
+    """Return the output of a program in a fresh interpreter."""
+    command = [sys.executable, "-W", "error", "-c", code]
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=SUBPROCESS_SECONDS, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 def test_the_version_is_that_of_the_distribution() -> None:
     assert goevent.__version__ == importlib.metadata.version("goevent")
 

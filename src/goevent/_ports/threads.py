@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from contextvars import Context, copy_context
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import TrioToken
 
 from .._errors import BusClosed
 from .._handle import DispatchHandle
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class ThreadPort:
@@ -47,6 +49,8 @@ class ThreadPort:
             BusClosed: The bus is closed, or closed before it accepted the event.
             Exception: An exception of `dispatch`, unchanged.
         """
+        from concurrent.futures import Future  # imported here: few programs use this port
+
         future: Future[DispatchHandle] = Future()
         with self._lock:
             if not self._open:

@@ -17,7 +17,13 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `discovery`: finds the driver that a URL or a name stands for.
 - `error_mapping`: makes a `DriverError` of every exception that leaves a driver.
 - `packaging`: lets public classes name the package that users import them from.
+
+The bus itself uses only some of these modules. The others are imported with the first use of one of
+their names, so that a program without a broker does not wait for them.
 """
+
+import importlib
+import typing
 
 from .._events.patterns import PatternTrie as PatternTrie
 from .._suggestions import did_you_mean as did_you_mean, suggest_options as suggest_options
@@ -31,55 +37,57 @@ from .contract import (
     Receipt as Receipt,
     Settlement as Settlement,
 )
-from .dead_letters import (
-    DEAD_LETTERS_PER_CALL as DEAD_LETTERS_PER_CALL,
-    DEAD_LETTERS_PER_PAGE as DEAD_LETTERS_PER_PAGE,
-    MAX_REASON_CHARS as MAX_REASON_CHARS,
-    DeadLetter as DeadLetter,
-    DeadLetters as DeadLetters,
-    DeadLetterStore as DeadLetterStore,
-    dead_letter_report as dead_letter_report,
-    in_one_line as in_one_line,
-)
-from .durable import (
-    ACK as ACK,
-    EXHAUSTED as EXHAUSTED,
-    MAX_DETAILS_CHARS as MAX_DETAILS_CHARS,
-    RELEASE as RELEASE,
-    Action as Action,
-    DurableConfig as DurableConfig,
-    Verdict as Verdict,
-    check_count as check_count,
-    check_name as check_name,
-    check_seconds as check_seconds,
-    group_required as group_required,
-    in_utc as in_utc,
-    jittered as jittered,
-    read_options as read_options,
-    retry_or_dead_letter as retry_or_dead_letter,
-    undecodable as undecodable,
-    verdict as verdict,
-)
 from .keyed_fifo import KeyedFifo as KeyedFifo
 from .memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
 from .packaging import publish_names as publish_names
-from .read_watchdog import (
-    READ_SILENCE_SECONDS as READ_SILENCE_SECONDS,
-    ReadWatchdog as ReadWatchdog,
-)
-from .tls import (
-    NO_TLS as NO_TLS,
-    TLS_OPTIONS as TLS_OPTIONS,
-    TlsSettings as TlsSettings,
-    explain_tls as explain_tls,
-    find_tls_failure as find_tls_failure,
-    read_tls as read_tls,
-)
-from .url import (
-    DriverUrl as DriverUrl,
-    check_url_options as check_url_options,
-    read_driver_url as read_driver_url,
-)
+
+if typing.TYPE_CHECKING:
+    from .dead_letters import (
+        DEAD_LETTERS_PER_CALL as DEAD_LETTERS_PER_CALL,
+        DEAD_LETTERS_PER_PAGE as DEAD_LETTERS_PER_PAGE,
+        MAX_REASON_CHARS as MAX_REASON_CHARS,
+        DeadLetter as DeadLetter,
+        DeadLetters as DeadLetters,
+        DeadLetterStore as DeadLetterStore,
+        dead_letter_report as dead_letter_report,
+        in_one_line as in_one_line,
+    )
+    from .durable import (
+        ACK as ACK,
+        EXHAUSTED as EXHAUSTED,
+        MAX_DETAILS_CHARS as MAX_DETAILS_CHARS,
+        RELEASE as RELEASE,
+        Action as Action,
+        DurableConfig as DurableConfig,
+        Verdict as Verdict,
+        check_count as check_count,
+        check_name as check_name,
+        check_seconds as check_seconds,
+        group_required as group_required,
+        in_utc as in_utc,
+        jittered as jittered,
+        read_options as read_options,
+        retry_or_dead_letter as retry_or_dead_letter,
+        undecodable as undecodable,
+        verdict as verdict,
+    )
+    from .read_watchdog import (
+        READ_SILENCE_SECONDS as READ_SILENCE_SECONDS,
+        ReadWatchdog as ReadWatchdog,
+    )
+    from .tls import (
+        NO_TLS as NO_TLS,
+        TLS_OPTIONS as TLS_OPTIONS,
+        TlsSettings as TlsSettings,
+        explain_tls as explain_tls,
+        find_tls_failure as find_tls_failure,
+        read_tls as read_tls,
+    )
+    from .url import (
+        DriverUrl as DriverUrl,
+        check_url_options as check_url_options,
+        read_driver_url as read_driver_url,
+    )
 
 __all__ = [
     "ACK",
@@ -134,4 +142,69 @@ __all__ = [
     "undecodable",
     "verdict",
 ]
-publish_names(globals())
+# The names of the modules that are imported later.
+_LATER = {
+    "dead_letters": (
+        "DEAD_LETTERS_PER_CALL",
+        "DEAD_LETTERS_PER_PAGE",
+        "MAX_REASON_CHARS",
+        "DeadLetter",
+        "DeadLetters",
+        "DeadLetterStore",
+        "dead_letter_report",
+        "in_one_line",
+    ),
+    "durable": (
+        "ACK",
+        "EXHAUSTED",
+        "MAX_DETAILS_CHARS",
+        "RELEASE",
+        "Action",
+        "DurableConfig",
+        "Verdict",
+        "check_count",
+        "check_name",
+        "check_seconds",
+        "group_required",
+        "in_utc",
+        "jittered",
+        "read_options",
+        "retry_or_dead_letter",
+        "undecodable",
+        "verdict",
+    ),
+    "read_watchdog": (
+        "READ_SILENCE_SECONDS",
+        "ReadWatchdog",
+    ),
+    "tls": (
+        "NO_TLS",
+        "TLS_OPTIONS",
+        "TlsSettings",
+        "explain_tls",
+        "find_tls_failure",
+        "read_tls",
+    ),
+    "url": (
+        "DriverUrl",
+        "check_url_options",
+        "read_driver_url",
+    ),
+}
+
+if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module
+
+    def __getattr__(name: str) -> object:
+        for module, names in _LATER.items():
+            if name in names:
+                found = vars(importlib.import_module(f".{module}", __name__))
+                globals().update((each, found[each]) for each in names)
+                publish_names(globals(), names)
+                return globals()[name]
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})
+
+
+publish_names(globals(), [name for name in __all__ if name in globals()])

@@ -2,18 +2,23 @@
 
 A package offers a driver by an entry point in the group `goevent.drivers`, named for the URL
 scheme. `GoEvent` calls `find_driver` with `Config.driver`.
+
+`importlib.metadata` is imported by the first look-up only, because it would take a quarter of the
+time of `import goevent`.
 """
 
 from __future__ import annotations
 
 import re
-from importlib.metadata import EntryPoint, entry_points
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from .._errors import DriverError, UnknownDriverError
 from .._suggestions import did_you_mean, missing_members
 from .contract import Driver
 from .memory import MemoryDriver
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 ENTRY_POINT_GROUP = "goevent.drivers"
 SCHEME = re.compile(r"[a-z][a-z0-9+.-]*")
@@ -49,6 +54,8 @@ def find_driver(driver: str | Driver) -> Driver:
     scheme = driver.partition("://")[0].lower()
     if scheme == "memory":
         return MemoryDriver.from_url(driver)
+    from importlib.metadata import entry_points
+
     installed = {entry.name: entry for entry in entry_points(group=ENTRY_POINT_GROUP)}
     if scheme not in installed:
         known = sorted({"memory", *installed})

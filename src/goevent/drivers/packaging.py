@@ -6,20 +6,21 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from types import FunctionType
 from typing import Any, get_type_hints
 
 
-def publish_names(namespace: Mapping[str, Any]) -> None:
-    """Let the classes and functions in the `__all__` of a package name it as their module.
+def publish_names(namespace: Mapping[str, Any], names: Iterable[str] | None = None) -> None:
+    """Let the public classes and functions of a package name it as their module.
 
     Users then see `goevent.GoEvent` and not `goevent._bus.GoEvent`: in reprs, tracebacks, pickles
     and logs.
 
     Args:
         namespace: The `globals()` of the package.
+        names: The names of these classes and functions; all in its `__all__` by default.
 
     Example:
         ::
@@ -31,7 +32,7 @@ def publish_names(namespace: Mapping[str, Any]) -> None:
     """
     package: str = namespace["__name__"]
     distribution = package.partition(".")[0]
-    for name in namespace["__all__"]:
+    for name in namespace["__all__"] if names is None else names:
         thing = namespace[name]
         if not isinstance(thing, type | FunctionType):
             continue
