@@ -152,21 +152,16 @@ class Scheduler:
         try:
             async with trio.open_nursery() as self._nursery:
                 self.open = True
-                self._nursery.start_soon(self._hold_nursery_open)
-                self._nursery.start_soon(self.timeouts.run, self.clock, self.workers.values)
                 task_status.started()
+                try:
+                    # This task holds the nursery open while there are no workers.
+                    await self.timeouts.run(self.clock, self.workers.values)
+                finally:
+                    self.open = False  # spawn no more: the nursery may be cancelled
         finally:
             self.open = False
             self.ready.clear()
             self._check_idle()
-
-    @enable_ki_protection
-    async def _hold_nursery_open(self) -> None:
-        """Keep the nursery open without workers; stop spawning once it is cancelled."""
-        try:
-            await trio.sleep_forever()
-        finally:
-            self.open = False
 
     # -- for the dispatcher, the listeners and the bus
 
