@@ -10,12 +10,15 @@ writes the state of an error part by part. A part that cannot be written or read
 with a socket in it, becomes text, and the rest of the error arrives whole.
 """
 
+# The functions of this module work on the private parts of its classes.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import copy
 import traceback
-from types import TracebackType
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from types import CodeType, TracebackType
+from typing import Any, ClassVar, Literal, Self, TypeAlias, TypeVar, cast
 
 import trio
 from trio.lowlevel import in_trio_task
@@ -28,6 +31,17 @@ MAX_KEPT_FRAMES = 20
 MAX_REASON_CHARS = 1000
 # The beginning of the reason of an `EventError` whose exception is a `DeadLettered`.
 DEAD_LETTER_REASON = "DeadLettered: "
+
+FrameLine: TypeAlias = tuple[str, int, str]
+"""The file, the line and the function of a frame."""
+KeptFrame: TypeAlias = tuple[CodeType, int]
+"""The code of a frame and the offset of its instruction, from which its line can be found later."""
+ErrorText: TypeAlias = tuple[str, str, int, str, tuple[KeptFrame, ...]]
+"""The event name, the listener, the attempts, the reason and the frames of an `EventError`.
+
+Thousands of them are kept. The garbage collector does not track a tuple of such values, so they
+cost its passes nothing.
+"""
 
 NEEDS_TRIO = (
     "goevent runs on Trio: start the program with `trio.run(main)` or "
@@ -112,7 +126,7 @@ class EventError(GoEventError):
     """
 
     # Ten thousand of these are kept, so they have no instance dictionaries.
-    __slots__ = ("_earlier", "_frames", "_reason", "attempts", "event_name", "listener")
+    __slots__ = ("_earlier", "_frames", "_reason", "_text", "attempts", "event_name", "listener")
 
     outcome: ClassVar[Outcome] = "failed"
 
@@ -132,7 +146,9 @@ class EventError(GoEventError):
         self.__cause__ = error
         self._reason = reason
         self._earlier = earlier
-        self._frames: tuple[tuple[str, int, str], ...] = ()
+        self._frames: tuple[FrameLine, ...] = ()
+        # The result of `text_of`, because two parts of the bus may ask for it.
+        self._text: ErrorText | None = None
 
     @property
     def error(self) -> BaseException | None:
@@ -175,15 +191,16 @@ class EventError(GoEventError):
             reason = f"{reason[:MAX_REASON_CHARS]}..."
         text = type(self)(self.event_name, self.listener, reason=reason)
         text.attempts = self.attempts
-        text._frames = frames_of(traceback_of(self.__cause__))
+        text._frames = frame_lines(kept_frames(traceback_of(self.__cause__)), {})
         return text
 
     def _state(self) -> dict[str, object]:
         state = super()._state()
         # The text stays the same, even if the cause does not arrive.
         state["_reason"] = self.reason
+        state["_text"] = None  # code cannot be pickled
         if self.__cause__ is not None and traceback_of(self.__cause__) is not None:
-            state["_frames"] = frames_of(traceback_of(self.__cause__))
+            state["_frames"] = frame_lines(kept_frames(traceback_of(self.__cause__)), {})
         return state
 
     def __repr__(self) -> str:
@@ -394,17 +411,85 @@ def deep_copy(value: Any, memo: dict[int, Any]) -> Any:
         return value
 
 
-def frames_of(entry: TracebackType | None) -> tuple[tuple[str, int, str], ...]:
-    """Return the file, line and function of the outermost frames of a traceback.
+# -- errors as text
 
-    A frame itself would keep its local variables alive.
+
+def text_of(error: EventError) -> EventError | ErrorText:
+    """Return an error without its live exception; `error_from` makes an error of it again.
+
+    Every failure of a listener becomes text sooner or later, and few of them are ever looked at. So
+    this does only the work that needs the live exception.
     """
-    frames: list[tuple[str, int, str]] = []
+    text = error._text
+    if text is None:
+        cause = error.__cause__
+        if cause is None or type(error) is not EventError:
+            return error.as_text()
+        reason = error._reason or describe(cause)
+        if len(reason) > MAX_REASON_CHARS:
+            reason = f"{reason[:MAX_REASON_CHARS]}..."
+        frames = kept_frames(traceback_of(cause))
+        text = error._text = (error.event_name, error.listener, error.attempts, reason, frames)
+    return text
+
+
+def error_from(text: EventError | ErrorText, lines: dict[tuple[int, int], FrameLine]) -> EventError:
+    """Return the error that `text_of` has made text of.
+
+    Args:
+        text: The text, or the error itself if it never had a live exception.
+        lines: The lines that were found for earlier errors, and are not searched again.
+    """
+    if isinstance(text, EventError):
+        return text
+    event_name, listener, attempts, reason, frames = text
+    error = EventError(event_name, listener, reason=reason)
+    error.attempts = attempts
+    error._frames = frame_lines(frames, lines)
+    return error
+
+
+def kept_frames(entry: TracebackType | None) -> tuple[KeptFrame, ...]:
+    """Return the code and the instruction of the outermost frames of a traceback.
+
+    A frame itself would keep its local variables alive. A line is searched in a table, so that is
+    left to `frame_lines`.
+    """
+    if entry is None:
+        return ()
+    if entry.tb_next is None:  # a listener that raises by itself, without a list
+        return ((entry.tb_frame.f_code, entry.tb_lasti),)
+    frames: list[KeptFrame] = []
     while entry is not None and len(frames) < MAX_KEPT_FRAMES:
-        code = entry.tb_frame.f_code
-        frames.append((code.co_filename, entry.tb_lineno, code.co_name))
+        frames.append((entry.tb_frame.f_code, entry.tb_lasti))
         entry = entry.tb_next
     return tuple(frames)
+
+
+def frame_lines(
+    frames: tuple[KeptFrame, ...], lines: dict[tuple[int, int], FrameLine]
+) -> tuple[FrameLine, ...]:
+    """Return the file, line and function of frames; those in `lines` are not searched again."""
+    found: list[FrameLine] = []
+    for code, offset in frames:
+        # By its id, because the hash of code is made of all its instructions.
+        line = lines.get((id(code), offset))
+        if line is None:
+            line = lines[id(code), offset] = (
+                code.co_filename,
+                line_at(code, offset),
+                code.co_name,
+            )
+        found.append(line)
+    return tuple(found)
+
+
+def line_at(code: CodeType, offset: int) -> int:
+    """Return the line of an instruction, as `tb_lineno` of a traceback tells it."""
+    for start, end, line in code.co_lines():
+        if start <= offset < end and line is not None:
+            return line
+    return code.co_firstlineno
 
 
 # -- reports
@@ -421,7 +506,28 @@ def failure_of(
     if kind is HookFailed:
         failed = cast("HookFailed", error)
         return EventError(event_name, failed.middleware, failed.error, earlier=earlier)
-    return EventError(event_name, listener, error, earlier=earlier)
+    return listener_failed(event_name, listener, error, earlier)
+
+
+# Python's own, because the constructor of a class has no such attribute for type checkers.
+_new_error: Any = BaseException.__new__
+
+
+def listener_failed(
+    event_name: str, listener: str, error: BaseException, earlier: tuple[BaseException, ...] = ()
+) -> EventError:
+    """Return the same as the constructor of `EventError`, which takes twice as long."""
+    # `__new__` sets `args`, so this needs no `__init__` of BaseException.
+    failure: EventError = _new_error(EventError, event_name, listener)
+    failure.event_name = event_name
+    failure.listener = listener
+    failure.attempts = len(earlier) + 1
+    failure.__cause__ = error
+    failure._reason = ""
+    failure._earlier = earlier
+    failure._frames = ()
+    failure._text = None
+    return failure
 
 
 class BusClosed(GoEventError, trio.ClosedResourceError):

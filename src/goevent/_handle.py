@@ -356,10 +356,11 @@ class DispatchHandle:
 
     def _add_error(self, error: EventError) -> HandleDetails:
         """Record the failure of one delivery; return the details that hold it."""
-        details = self._details
-        if not isinstance(details, HandleDetails):
-            self._details = details = HandleDetails(details, errors=[error])
-        elif isinstance(details.errors, list):
+        if self._details is None:
+            self._details = details = HandleDetails(None, errors=[error])
+            return details
+        details = self._ensure_details()
+        if isinstance(details.errors, list):
             details.errors.append(error)
         else:
             details.errors = [error]

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
 from trio.lowlevel import checkpoint, current_task, enable_ki_protection
 
-from .._errors import BusForked, EventError
+from .._errors import BusForked, listener_failed
 from .._foreign import forget_caller
 from .._handle import DispatchHandle, new_handle
 from .._options.results import refuse_unrun
@@ -278,10 +278,26 @@ class Dispatcher(Intake):
         call: Callable[[Any], Any],
         failure: Exception,
     ) -> DispatchHandle:
-        failed = next(i for i, other in enumerate(route.calls) if other is call)
+        calls = route.calls
+        # By identity: to compare functions of the application may run their code.
+        index = 0
+        while calls[index] is not call:
+            index += 1
+        if index < len(calls) - 1:
+            try:
+                return self.run_inline(route, handle, index, failure)
+            finally:
+                del handle, failure
+        # Nothing is left to call, so this does the rest of `run_inline` in fewer steps.
+        owner, self._owner = self._owner, 0
+        actor = route.inline[index]
         try:
-            return self.run_inline(route, handle, failed, failure)
+            self._inline_failed(actor, handle, failure)
+            return handle
         finally:
+            self._owner = owner
+            route.called += 1
+            actor.accepted -= 1
             del handle, failure
 
     def run_inline(
@@ -338,7 +354,7 @@ class Dispatcher(Intake):
 
     def _inline_failed(self, actor: Actor, handle: DispatchHandle, failure: Exception) -> None:
         forget_caller(failure)
-        error = EventError(handle.event_name, actor.name, failure)
+        error = listener_failed(handle._route.name, actor.name, failure)
         actor.accepted += 1
         self._failures.fail(actor, handle, error)
         if actor.recovery is not None:

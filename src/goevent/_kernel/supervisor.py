@@ -24,12 +24,13 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
-from .._errors import DriverError, EventError, EventVetoed
+from .._errors import DriverError, EventError, EventVetoed, error_from, text_of
 from .._foreign import log
 from .._options.results import refuse_unrun
 from .error_log import ErrorLog
 
 if TYPE_CHECKING:
+    from .._errors import ErrorText, FrameLine
     from .._handle import DispatchHandle, HandleDetails
 
 OnError = Callable[[EventError], Any]
@@ -59,9 +60,13 @@ class Supervisor:
         self._error_log = ErrorLog()
         self.unhandled: OnError = self.log
         self.all_seen: Callable[[], None] = ignore_seen
-        self._log: deque[EventError] = deque(maxlen=MAX_LOGGED_ERRORS)
+        # The log: the newest errors with their exceptions, and the older ones as text.
+        self._live: deque[EventError] = deque()
+        self._kept: deque[EventError | ErrorText] = deque(
+            maxlen=MAX_LOGGED_ERRORS - MAX_LIVE_ERRORS
+        )
         self._unseen: dict[weakref.ref[HandleDetails], list[EventError]] = {}
-        self._mail: deque[EventError] = deque()
+        self._mail: deque[EventError | ErrorText] = deque()
         self._lost = 0
         self._busy = False
         self._running = False
@@ -78,37 +83,38 @@ class Supervisor:
         details = handle._add_error(error)
         if isinstance(error, EventVetoed):
             log(logger, logging.INFO, "%s", error)
-            return
-        self._log_error(error)
-        if self.callbacks and self._running:
-            self._pass_on(error)
-        else:
+        elif not self._keep(error):
             # The weak reference tells when the handle is garbage: then nothing can show its errors.
             self._unseen.setdefault(weakref.ref(details, self._log_unseen), []).append(error)
 
     def record_loose(self, error: EventError) -> None:
         """Record a failure that belongs to no dispatch of this bus."""
-        self._log_error(error)
-        if self.callbacks and self._running:
-            self._pass_on(error)
-        else:
+        if not self._keep(error):
             self.unhandled(error)
 
-    def _log_error(self, error: EventError) -> None:
+    def _keep(self, error: EventError) -> bool:
+        """Put a failure into the log; return True if the callbacks will get it too."""
+        # Every failure passes here, so this is one function.
         self.count += 1
-        log = self._log
-        log.append(error)
-        # Each error becomes text once, when there are MAX_LIVE_ERRORS newer ones.
-        if len(log) > MAX_LIVE_ERRORS:
-            log[-MAX_LIVE_ERRORS - 1] = log[-MAX_LIVE_ERRORS - 1].as_text()
-
-    def _pass_on(self, error: EventError) -> None:
-        # A callback that is too slow must not make the bus keep every exception and its frames.
-        if len(self._mail) < MAX_LOGGED_ERRORS:
-            self._mail.append(error if len(self._mail) < MAX_LIVE_ERRORS else error.as_text())
+        live = self._live
+        live.append(error)
+        if len(live) > MAX_LIVE_ERRORS:
+            self._kept.append(text_of(live.popleft()))
+        if not self.callbacks or not self._running:
+            return False
+        mail = self._mail
+        if not mail:
+            mail.append(error)
+            # The supervisor's task waits for mail only when it has none.
             self._mailed.unpark()
+        elif len(mail) < MAX_LIVE_ERRORS:
+            mail.append(error)
+        # A callback that is too slow must not make the bus keep every exception and its frames.
+        elif len(mail) < MAX_LOGGED_ERRORS:
+            mail.append(text_of(error))
         else:
             self._lost += 1
+        return True
 
     # -- errors that the application has looked at
 
@@ -117,11 +123,19 @@ class Supervisor:
         """The newest errors, oldest first; reading them marks all as seen."""
         self._unseen.clear()
         self.all_seen()
-        return tuple(self._log)
+        lines: dict[tuple[int, int], FrameLine] = {}
+        count, kept, live = self.count, tuple(self._kept), tuple(self._live)
+        errors = [error_from(each, lines) for each in kept]
+        # Kept as errors from now on, so that the next look finds the same objects. To make them
+        # may run the garbage collector, and with it code of the application that fails.
+        if self.count == count:
+            self._kept = deque(errors, self._kept.maxlen)
+        return (*errors, *live)
 
     def clear(self) -> None:
         """Forget all errors; `count` stays."""
-        self._log.clear()
+        self._live.clear()
+        self._kept.clear()
         self._unseen.clear()
         self.all_seen()
 
@@ -168,7 +182,7 @@ class Supervisor:
                 slice_end = perf_counter() + CALLBACK_SLICE_SECONDS
                 while self._mail:
                     self._busy = True
-                    await self._run_callbacks(self._mail.popleft())
+                    await self._run_callbacks(error_from(self._mail.popleft(), {}))
                     # A callback may itself dispatch an event that fails, and so on for ever.
                     if self._mail and perf_counter() > slice_end:
                         await trio.lowlevel.checkpoint()
@@ -211,7 +225,7 @@ class Supervisor:
         unseen = [error for errors in self._unseen.values() for error in errors]
         self._unseen.clear()
         for error in (*unseen, *self._mail):
-            self.unhandled(error)
+            self.unhandled(error_from(error, {}))
         self._mail.clear()
         self._log_lost()
         self._error_log.finish()
