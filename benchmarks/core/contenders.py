@@ -77,6 +77,7 @@ _SYNC: tuple[Kind, ...] = ("sync", "raises")
 _NAMES: tuple[Kind, ...] = ("names", "few_names")
 
 _OWN = _because("a distinction that only goevent makes", *OWN)
+_BY_HAND = _because("by hand, async only", *_SYNC, *_NAMES, "idle_names", "come_and_go")
 _NOT_NAMED = _because("has no table of event names", *_NAMES)
 
 
@@ -108,7 +109,7 @@ CONTENDERS: tuple[Contender, ...] = (
         "As pyee, with TrioEventEmitter: one Trio task per event and listener, no order, no bound.",
         cannot={
             **_OWN,
-            **_because("as pyee", *_SYNC, *_NAMES, *_IDLE),
+            **_because("as pyee", *_SYNC, *_NAMES, *_IDLE, "come_and_go"),
         },
     ),
     Contender(
@@ -161,6 +162,7 @@ CONTENDERS: tuple[Contender, ...] = (
             **_OWN,
             **_NOT_NAMED,
             **_because("an actor is never called inline", *_SYNC),
+            **_because("an actor that starts or stops is a thread", "come_and_go"),
             **_because("its listeners block a thread, they do not suspend", "suspend"),
             **_because("10,000 idle listeners would be 10,000 threads", *_IDLE),
         },
@@ -177,6 +179,7 @@ CONTENDERS: tuple[Contender, ...] = (
             **_OWN,
             **_because("keeps a listener once per key", "idle_one_name"),
             **_because("scans all names at each subscription: quadratic", *_NAMES),
+            **_because("removes a listener in a coroutine", "come_and_go"),
         },
     ),
     Contender(
@@ -185,7 +188,7 @@ CONTENDERS: tuple[Contender, ...] = (
         "aiopubsub",
         "As aiopubsub, but Hub.publish() instead of the documented Publisher.publish(): a dict's "
         "entry and a loop of calls, each in a try. Its fastest.",
-        cannot=_only("sync", "wait", "drain", reason="as aiopubsub"),
+        cannot=_only("sync", "raises", "wait", "drain", reason="as aiopubsub"),
     ),
     Contender(
         "lahja",
@@ -216,13 +219,32 @@ CONTENDERS: tuple[Contender, ...] = (
         "bubus",
         "core.peers.bubus",
         "bubus",
-        "Pydantic events with history and results. Every event needs a new object (counted). One "
-        "lock serialises all buses of the process; more than 100 pending events are refused. Has a "
-        "handle (the event).",
+        "Pydantic events with results. Every event needs a new object (counted). One lock "
+        "serialises all buses of the process; more than 100 pending events are refused. Has a "
+        "handle (the event). Its history is set to one event, because each dispatch scans it.",
         cannot={
             **_OWN,
             **_because("runs sync listeners in its queue, never inline", *_SYNC, *_NAMES),
+            **_because("has no way to remove a listener", "come_and_go"),
             **_because("refuses more than 100 pending events", "queued", "queued_shared"),
+            **_because(
+                "needs a new function for each listener, as it warns about equal names", *_IDLE
+            ),
+        },
+    ),
+    Contender(
+        "abxbus",
+        "core.peers.abxbus",
+        "abxbus",
+        "The successor of bubus. Every event needs a new object (counted). Its history and its "
+        "time-outs are switched off: with them an event takes twice as long. Has a handle (the "
+        "event), and runs one event of a bus at a time.",
+        cannot={
+            **_OWN,
+            **_because(
+                "runs sync listeners in its queue, never inline", *_SYNC, *_NAMES, "come_and_go"
+            ),
+            **_because("as bubus: not measured", "queued", "queued_shared"),
             **_because(
                 "needs a new function for each listener, as it warns about equal names", *_IDLE
             ),
@@ -237,6 +259,7 @@ CONTENDERS: tuple[Contender, ...] = (
         cannot={
             **_OWN,
             **_because("no async at all", *_ASYNC, *_IDLE),
+            **_because("a list of functions", "come_and_go"),
         },
     ),
     Contender(
@@ -245,7 +268,7 @@ CONTENDERS: tuple[Contender, ...] = (
         None,
         "By hand: one asyncio task and one unbounded asyncio.Queue per listener, a countdown and a "
         "Future. No errors, no handle, no ledger, no names.",
-        cannot={**_OWN, **_because("by hand, async only", *_SYNC, *_NAMES, "idle_names")},
+        cannot={**_OWN, **_BY_HAND},
     ),
     Contender(
         "trio-channel",
@@ -253,7 +276,7 @@ CONTENDERS: tuple[Contender, ...] = (
         None,
         "By hand: one Trio task and one unbounded memory channel per listener, a countdown and a "
         "trio.Event. No errors, no handle, no ledger, no names.",
-        cannot={**_OWN, **_because("by hand, async only", *_SYNC, *_NAMES, "idle_names")},
+        cannot={**_OWN, **_BY_HAND},
     ),
     Contender(
         "trio-tasks",
@@ -262,7 +285,7 @@ CONTENDERS: tuple[Contender, ...] = (
         "By hand, the least possible on Trio: one task and one deque per listener, parked and "
         "woken by trio.lowlevel, a countdown that wakes the caller. No errors, no handle, no "
         "ledger, no names, no safe cancellation.",
-        cannot={**_OWN, **_because("by hand, async only", *_SYNC, *_NAMES, "idle_names")},
+        cannot={**_OWN, **_BY_HAND},
         quick=True,
     ),
 )

@@ -105,12 +105,11 @@ def reached(goal: Goal, results: Results) -> bool | None:
 
 def _goal_text(goal: Goal) -> str:
     sign = "≥" if goal.at_least else "≤"
-    aim = f" (aim {goal.aim:g})" if goal.aim is not None else ""
-    return f"{sign} {goal.bound:g} {goal.unit}{aim}"
+    return f"{sign} {goal.bound:g} {goal.unit}"
 
 
 def _number(value: float, unit: str) -> str:
-    return f"{value:.2f}" if unit == "x" else f"{value:,.0f}"
+    return f"{value:.2f}" if unit in ("x", "ms") else f"{value:,.0f}"
 
 
 def _goals_table(results: Results) -> Table:

@@ -30,7 +30,9 @@ def sync_listener() -> Callable[[aiopubsub.Key, object], None]:
     return listener
 
 
-def _raising_listener() -> Callable[[aiopubsub.Key, object], None]:
+def raising_listener() -> Callable[[aiopubsub.Key, object], None]:
+    """Make a listener that fails at once."""
+
     def listener(key: aiopubsub.Key, event: object) -> None:
         raise ListenerFailed
 
@@ -172,7 +174,7 @@ async def _idle_names(effort: Effort) -> float:
 
 SCENARIOS: Scenarios = {
     "sync": lambda size, effort: asyncio.run(sync(size, effort, sync_listener)),
-    "raises": lambda size, effort: asyncio.run(sync(size, effort, _raising_listener)),
+    "raises": lambda size, effort: asyncio.run(sync(size, effort, raising_listener)),
     "wait": lambda size, effort: asyncio.run(wait_for_all(size, effort)),
     "suspend": lambda size, effort: asyncio.run(wait_for_all(size, effort, asyncio_pause)),
     "drain": lambda size, effort: asyncio.run(burst_and_drain(size, effort)),

@@ -70,6 +70,24 @@ def _names(size: int, effort: Effort, in_use: int | None = None) -> float:
     return measure(body, effort) / len(order)
 
 
+def _come_and_go(size: int, effort: Effort) -> float:
+    signal, listeners = Signal(), [sync_listener() for _ in range(size)]
+    order = random.Random(7).sample(listeners, size)
+    event = Payload(7)
+
+    def body(count: int) -> float:
+        start = perf_counter()
+        for _ in range(count):
+            for listener in listeners:
+                signal.connect(listener, weak=False)
+            signal.send(event)
+            for listener in order:
+                signal.disconnect(listener)
+        return perf_counter() - start
+
+    return measure(body, effort) / size
+
+
 def _plain() -> Callable[[object], Awaitable[None]]:
     async def listener(event: object) -> None:
         pass
@@ -116,6 +134,7 @@ def _idle_names(size: int, effort: Effort) -> float:
 SCENARIOS: Scenarios = {
     "sync": _sync,
     "raises": _raises,
+    "come_and_go": _come_and_go,
     "names": _names,
     "few_names": lambda size, effort: _names(size, effort, FEW_NAMES),
     "wait": lambda size, effort: asyncio.run(_wait_for_all(size, effort, _plain)),

@@ -1,4 +1,8 @@
-"""bubus: one EventBus; an event is awaited until its handlers are done."""
+"""bubus: one EventBus; an event is awaited until its handlers are done.
+
+The history is one event: each dispatch scans it, and the default of 50 makes that four times as
+slow. Handlers in parallel are slower where none of them suspends.
+"""
 
 import asyncio
 import os
@@ -37,7 +41,7 @@ def _handler(number: int, *, pause: bool) -> Callable[[UserCreated], Awaitable[N
 
 
 async def _wait_for_all(size: int, effort: Effort, *, pause: bool = False) -> float:
-    bus = EventBus("bench")
+    bus = EventBus("bench", max_history_size=1)
     for number in range(size):
         bus.on(UserCreated, _handler(number, pause=pause))
 
@@ -53,7 +57,7 @@ async def _wait_for_all(size: int, effort: Effort, *, pause: bool = False) -> fl
 
 
 async def _burst_and_drain(size: int, effort: Effort) -> float:
-    bus = EventBus("bench")
+    bus = EventBus("bench", max_history_size=1)
     for number in range(size):
         bus.on(UserCreated, _handler(number, pause=False))
 

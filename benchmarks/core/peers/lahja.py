@@ -1,6 +1,7 @@
 """lahja: one AsyncioEndpoint without connections, default broadcast."""
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from time import perf_counter
 from typing import Any
@@ -62,6 +63,25 @@ async def broadcast(
         return await measure_async(body, effort)
 
 
+async def _come_and_go(size: int, effort: Effort) -> float:
+    async with AsyncioEndpoint("bench").run() as endpoint:
+        listeners = [sync_listener() for _ in range(size)]
+        order = random.Random(7).sample(range(size), size)
+        event = UserCreated(7)
+
+        async def body(count: int) -> float:
+            start = perf_counter()
+            for _ in range(count):
+                found = [endpoint.subscribe(UserCreated, listener) for listener in listeners]
+                event.is_bound = False
+                await endpoint.broadcast(event)
+                for number in order:
+                    found[number].unsubscribe()
+            return perf_counter() - start
+
+        return await measure_async(body, effort) / size
+
+
 async def _burst_and_drain(size: int, effort: Effort) -> float:
     countdown, burst = Countdown(), effort.burst
     async with AsyncioEndpoint("bench").run() as endpoint:
@@ -120,6 +140,7 @@ async def _idle_bytes(effort: Effort) -> float:
 SCENARIOS: Scenarios = {
     "sync": lambda size, effort: asyncio.run(broadcast(size, effort, sync_listener)),
     "raises": lambda size, effort: asyncio.run(broadcast(size, effort, raising_listener)),
+    "come_and_go": lambda size, effort: asyncio.run(_come_and_go(size, effort)),
     "wait": lambda size, effort: asyncio.run(broadcast(size, effort, plain)),
     "suspend": lambda size, effort: asyncio.run(broadcast(size, effort, pausing)),
     "drain": lambda size, effort: asyncio.run(_burst_and_drain(size, effort)),

@@ -1,6 +1,7 @@
 """psygnal with its asyncio backend, and its sync signals."""
 
 import asyncio
+import random
 from time import perf_counter
 
 import psygnal
@@ -55,6 +56,24 @@ def _raises(size: int, effort: Effort) -> float:
         return perf_counter() - start
 
     return measure(body, effort)
+
+
+def _come_and_go(size: int, effort: Effort) -> float:
+    signal, listeners = Source().user_created, [sync_listener() for _ in range(size)]
+    order = random.Random(7).sample(listeners, size)
+    event = Payload(7)
+
+    def body(count: int) -> float:
+        start = perf_counter()
+        for _ in range(count):
+            for listener in listeners:
+                signal.connect(listener)
+            signal.emit(event)
+            for listener in order:
+                signal.disconnect(listener)
+        return perf_counter() - start
+
+    return measure(body, effort) / size
 
 
 async def _wait_for_all(size: int, effort: Effort, pause: Pause | None = None) -> float:
@@ -129,6 +148,7 @@ async def _idle_bytes(effort: Effort) -> float:
 SCENARIOS: Scenarios = {
     "sync": _sync,
     "raises": _raises,
+    "come_and_go": _come_and_go,
     "wait": lambda size, effort: asyncio.run(_wait_for_all(size, effort)),
     "suspend": lambda size, effort: asyncio.run(_wait_for_all(size, effort, asyncio_pause)),
     "drain": lambda size, effort: asyncio.run(_burst_and_drain(size, effort)),

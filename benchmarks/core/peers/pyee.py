@@ -73,6 +73,24 @@ def _names(size: int, effort: Effort, in_use: int | None = None) -> float:
     return measure(body, effort) / len(order)
 
 
+def _come_and_go(size: int, effort: Effort) -> float:
+    emitter, listeners = EventEmitter(), [sync_listener() for _ in range(size)]
+    order = random.Random(7).sample(listeners, size)
+    event = Payload(7)
+
+    def body(count: int) -> float:
+        start = perf_counter()
+        for _ in range(count):
+            for listener in listeners:
+                emitter.add_listener(NAME, listener)
+            emitter.emit(NAME, event)
+            for listener in order:
+                emitter.remove_listener(NAME, listener)
+        return perf_counter() - start
+
+    return measure(body, effort) / size
+
+
 async def _wait_for_all(size: int, effort: Effort, pause: Pause | None = None) -> float:
     emitter, countdown = AsyncIOEventEmitter(), Countdown()
     for _ in range(size):
@@ -144,6 +162,7 @@ def _idle_names(size: int, effort: Effort) -> float:
 SCENARIOS: Scenarios = {
     "sync": _sync,
     "raises": _raises,
+    "come_and_go": _come_and_go,
     "names": _names,
     "few_names": lambda size, effort: _names(size, effort, FEW_NAMES),
     "wait": lambda size, effort: asyncio.run(_wait_for_all(size, effort)),

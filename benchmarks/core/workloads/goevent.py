@@ -1,7 +1,12 @@
 """goevent on every workload, by its public API only."""
 
+import os
 import random
+import subprocess
+import sys
 from collections.abc import Awaitable, Callable, Sequence
+from statistics import median
+from tempfile import TemporaryDirectory
 from time import perf_counter
 from types import new_class
 
@@ -103,6 +108,83 @@ async def _raises(size: int, effort: Effort) -> float:
             return perf_counter() - start
 
         return await measure_async(body, effort)
+
+
+async def _come_and_go(size: int, effort: Effort) -> float:
+    bus, event = GoEvent(), UserCreated(user_id=7)
+    listeners = [_sync_listener() for _ in range(size)]
+    order = random.Random(7).sample(range(size), size)
+    async with bus:
+
+        async def body(count: int) -> float:
+            start = perf_counter()
+            for _ in range(count):
+                registrations = [bus.subscribe(listener, UserCreated) for listener in listeners]
+                bus.dispatch_nowait(event)
+                for number in order:
+                    registrations[number].unregister()
+            return perf_counter() - start
+
+        return await measure_async(body, effort) / size
+
+
+async def _snapshot(size: int, effort: Effort) -> float:
+    bus = GoEvent()
+    for _ in range(size):
+        bus.listener(UserCreated)(_async_listener())
+    async with bus:
+        await bus.dispatch(UserCreated(user_id=7))
+        await bus.wait()
+
+        async def body(count: int) -> float:
+            start = perf_counter()
+            for _ in range(count):
+                bus.snapshot()
+            return perf_counter() - start
+
+        return await measure_async(body, effort)
+
+
+async def _open_and_close(effort: Effort) -> float:
+    async def body(count: int) -> float:
+        start = perf_counter()
+        for _ in range(count):
+            async with GoEvent():
+                pass
+        return perf_counter() - start
+
+    return await measure_async(body, effort)
+
+
+IMPORT = """
+import time, trio, msgspec
+start = time.perf_counter()
+import goevent
+print(time.perf_counter() - start)
+"""
+
+
+def _import(effort: Effort) -> float:
+    """Return the median time of `import goevent`, beyond Trio and msgspec, in fresh interpreters.
+
+    Compiled files are used, whatever the environment says: all but the first start of a program
+    have them.
+    """
+    environment = dict(os.environ)
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    with TemporaryDirectory(prefix="goevent-import-") as compiled:
+        environment["PYTHONPYCACHEPREFIX"] = compiled
+        taken: list[float] = []
+        for _ in range(1 + 3 * effort.repeats):
+            child = subprocess.run(
+                [sys.executable, "-c", IMPORT],
+                env=environment,
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            taken.append(float(child.stdout))
+    return median(taken[1:]) * 1e9
 
 
 async def _wait_for_all(
@@ -226,6 +308,10 @@ SCENARIOS: Scenarios = {
     "sync": lambda size, effort: trio.run(_sync, size, effort),
     "sync_await": lambda size, effort: trio.run(_sync_await, size, effort),
     "raises": lambda size, effort: trio.run(_raises, size, effort),
+    "come_and_go": lambda size, effort: trio.run(_come_and_go, size, effort),
+    "snapshot": lambda size, effort: trio.run(_snapshot, size, effort),
+    "open_and_close": lambda _, effort: trio.run(_open_and_close, effort),
+    "import": lambda _, effort: _import(effort),
     "wait": lambda size, effort: trio.run(_wait_for_all, size, effort, _async_listener),
     "suspend": lambda size, effort: trio.run(_wait_for_all, size, effort, _pausing_listener),
     "drain": lambda size, effort: trio.run(_burst_and_drain, size, effort),
