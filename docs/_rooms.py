@@ -24,6 +24,7 @@ NOTES = {
     "_config": "settings of a bus",
     "_options": "settings of a listener, and their checks",
     "drivers": "the contract and tools for drivers",
+    "_batch_handle": "the handles of a batch",
     "_delivery": "the current delivery of a listener",
     "_wire": "the envelope and its codecs",
     "_handle": "DispatchHandle: one dispatched event",

@@ -13,6 +13,7 @@ Example:
     hello Ada
 """
 
+from ._batch_handle import BatchHandle as BatchHandle, BatchInterrupted as BatchInterrupted
 from ._bus import GoEvent as GoEvent
 from ._config import Config as Config
 from ._delivery import Delivery as Delivery, current_delivery as current_delivery
@@ -89,6 +90,8 @@ __all__ = [
     "AroundDelivery",
     "AroundDispatch",
     "Backlog",
+    "BatchHandle",
+    "BatchInterrupted",
     "BusClosed",
     "BusForked",
     "Capabilities",

@@ -7,7 +7,7 @@ while the bus is open.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime
 from functools import cached_property, partial, update_wrapper
@@ -18,6 +18,7 @@ from typing import Any, NoReturn, Self, TypeVar, Unpack, cast, overload
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from ._batch_handle import BatchHandle
 from ._config import Config, check_close_timeout
 from ._errors import BusClosed, DriverError, EventError, require_trio
 from ._events.event import AnyEvent
@@ -25,6 +26,7 @@ from ._events.event_types import short_name
 from ._foreign import leaf_ids, leaves, raise_unchanged
 from ._handle import DispatchHandle
 from ._kernel.actor import Actor
+from ._kernel.batch_dispatch import BatchDispatch
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.failures import Failures
 from ._kernel.ledger import Ledger, LedgerBook, Snapshot, snapshot_of
@@ -84,6 +86,7 @@ class GoEvent:
         self._supervisor = Supervisor()
         self._scheduler = Scheduler(Failures(self._supervisor), config.slow_after)
         self._dispatcher = Dispatcher(config, self._scheduler, self._supervisor)
+        self._batch_dispatch = BatchDispatch(self._dispatcher, self._supervisor)
         self._inbox = BusInbox(self._dispatcher, config.registry, config.codec, self._supervisor)
         self._router = self._dispatcher.router
         self._ledger_book = LedgerBook(self._router)
@@ -562,6 +565,84 @@ class GoEvent:
             ...     await handle.wait()
         """
         return await self._dispatcher.dispatch(event)
+
+    async def dispatch_many(self, events: Iterable[AnyEvent]) -> BatchHandle:
+        """Dispatch many events, and hand them to the broker together.
+
+        Each event goes to the listeners of this bus as `dispatch` brings it, in the order of the
+        batch. A broker gets the events in the same order, as many as possible in one write; its
+        answers come together, too. So a batch costs a fraction of its events by themselves, where
+        there is a broker. Events of other tasks may come between those of a batch.
+
+        The iterable is read to its end, and all events are checked, before the first one is
+        dispatched. If one is not valid, none is dispatched. A batch without events is done at once.
+
+        Always a cancellation point. A cancellation that finds the batch waiting for room in a
+        mailbox, or for an inline `async def`, leaves the earlier events dispatched: then the bus
+        reports a `BatchInterrupted`, which tells their number. In all other cases it finds none of
+        the events dispatched, or all. A long batch yields to other tasks, at least every 200
+        microseconds, and is not cancelled there.
+
+        Args:
+            events: The events, of any names and classes. A mailbox may have room for fewer.
+
+        Returns:
+            The handles of the events.
+
+        Raises:
+            BatchInterrupted: Some events were dispatched, and the next one could not be. The cause
+                is the error that `dispatch` raises for it.
+            BusClosed: The bus is closed, or it is closing and the caller is not one of its
+                listeners.
+            DeadlockError: The caller is a listener that the full mailbox would wait for in turn.
+            DecodeError: The payload of an ad-hoc event does not fit the type that is registered
+                for its name.
+            MailboxFull: A mailbox with `overflow="error"` has no room for all of its events. No
+                listener got any of them.
+            NestingError: Inline listeners dispatch too deep inside each other.
+            RuntimeError: The bus is not open yet, or this is not its thread.
+            TypeError: This is not an iterable, or one of the objects is not an event.
+            UnknownEventError: The name of an ad-hoc event has no type, and the registry is strict.
+
+        Example:
+            >>> bus = GoEvent()
+            >>> async with bus:
+            ...     batch = await bus.dispatch_many(
+            ...         Event("order.paid", {"order_id": order_id}) for order_id in range(100)
+            ...     )
+            ...     await batch.wait()
+        """
+        return await self._batch_dispatch.dispatch(events)
+
+    def dispatch_many_nowait(self, events: Iterable[AnyEvent]) -> BatchHandle:
+        """Dispatch many events as `dispatch_many`, without waiting for anything.
+
+        Args:
+            events: The events. No mailbox may be too small for its share of them; that of events
+                for the broker holds 1,024.
+
+        Returns:
+            The handles of the events.
+
+        Raises:
+            BatchInterrupted: Some events were dispatched, and the next one could not be: an inline
+                listener has dispatched into a mailbox, for example. The cause is the error that
+                `dispatch_nowait` raises for it.
+            MailboxFull: A mailbox with `overflow="error"` has no room for all of its events. No
+                listener got any of them.
+            TypeError: This is not an iterable, one of the objects is not an event, or an inline
+                `async def` would have to be awaited.
+            trio.WouldBlock: `dispatch_many` would have to wait for room. No listener got any of the
+                events.
+
+        All other errors are those of `dispatch_nowait`.
+
+        Example:
+            >>> bus = GoEvent()
+            >>> async with bus:
+            ...     batch = bus.dispatch_many_nowait([Event("order.paid"), Event("order.shipped")])
+        """
+        return self._batch_dispatch.dispatch_nowait(events)
 
     def dispatch_from_thread(self, event: AnyEvent) -> DispatchHandle:
         """Dispatch from a thread other than the bus's; blocks that thread where `dispatch` waits.

@@ -29,6 +29,8 @@ PUBLIC = [
     "AroundDelivery",
     "AroundDispatch",
     "Backlog",
+    "BatchHandle",
+    "BatchInterrupted",
     "BusClosed",
     "BusForked",
     "Capabilities",

@@ -88,6 +88,9 @@ class Admission:
             DeadlockError: The caller is a listener that the full mailbox waits for in turn.
             MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
         """
+        if route.publisher is not None:
+            # The wait may be for the answers to events of the same batch.
+            route.publisher.release()
         actor = self._reentrancy.calling_actor()
         waiter = WaitingDispatch(self._backpressure, route, handle, actor, arrived, self._admit)
         with self._reentrancy.guard_room_wait(waiter, actor):

@@ -24,7 +24,12 @@ from threading import get_ident
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, overload
 
-from trio.lowlevel import checkpoint, current_task, enable_ki_protection
+from trio.lowlevel import (
+    checkpoint,
+    checkpoint_if_cancelled,
+    current_task,
+    enable_ki_protection,
+)
 
 from .._errors import BusForked, listener_failed
 from .._foreign import forget_caller
@@ -191,9 +196,7 @@ class Dispatcher(Intake):
         if yields:
             await self._yield_to_trio()
             start = perf_counter()
-            if get_ident() == self.home_thread:
-                self._yield_at = start + YIELD_INTERVAL_SECONDS
-                self._running = vars(RUNNING)
+            self._note_yield(start)
         handle = None
         try:
             handle = self._dispatch_at_once(event)
@@ -204,6 +207,23 @@ class Dispatcher(Intake):
             if perf_counter() - start > self.slow_after:
                 self.warn_if_slow(self.router.find(event)[0], perf_counter() - start)
         return await self._dispatch_slowly(event)
+
+    async def take_turn(self) -> None:
+        """Yield to other tasks if it is time to; always a cancellation point.
+
+        Raises:
+            RuntimeError: The caller is not a Trio task on the thread of the open bus.
+        """
+        if perf_counter() > self._yield_at:
+            await self._yield_to_trio()
+            self._note_yield(perf_counter())
+        else:
+            await checkpoint_if_cancelled()
+
+    def _note_yield(self, now: float) -> None:
+        if get_ident() == self.home_thread:
+            self._yield_at = now + YIELD_INTERVAL_SECONDS
+            self._running = vars(RUNNING)
 
     async def _yield_to_trio(self) -> None:
         """Yield, unless Trio has scheduled a task since a dispatch yielded last.

@@ -40,6 +40,18 @@ class RoutePublisher(Protocol):
         """Take an event; never waits."""
         ...
 
+    def post_all(self, handles: Sequence[DispatchHandle]) -> None:
+        """Take events in order, all of them in the same step."""
+        ...
+
+    def hold(self) -> None:
+        """Hold back the events that are posted from now on, until `release` is called."""
+        ...
+
+    def release(self) -> None:
+        """Hand over the events that were held back, as one batch; none may be held back."""
+        ...
+
 
 class NameListeners:
     """The listeners that are registered for one name or one pattern.

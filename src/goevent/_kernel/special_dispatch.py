@@ -88,12 +88,7 @@ class SpecialDispatch:
             TypeError: A listener, or middleware, would have to be awaited.
             trio.WouldBlock: A mailbox is full, and the dispatch would have to wait.
         """
-        if self._suspends or route.awaits:
-            awaited = [f"{hook.name}.around_dispatch" for hook in self._hooks if hook.suspends]
-            awaited += [actor.name for actor in route.inline if actor.options.awaited]
-            raise TypeError(
-                f"{', '.join(awaited)} is async and runs inline: use `await bus.dispatch(...)`"
-            )
+        self.refuse_awaited(route)
         if not self._hooks:
             self._bring_nowait(handle)
             return handle
@@ -105,6 +100,19 @@ class SpecialDispatch:
         except (Vetoed, HookFailed) as error:
             self._report_middleware(handle, error, brought)
         return handle
+
+    def refuse_awaited(self, route: Route) -> None:
+        """Refuse a route on which a listener, or middleware, would have to be awaited.
+
+        Raises:
+            TypeError: It is such a route.
+        """
+        if self._suspends or route.awaits:
+            awaited = [f"{hook.name}.around_dispatch" for hook in self._hooks if hook.suspends]
+            awaited += [actor.name for actor in route.inline if actor.options.awaited]
+            raise TypeError(
+                f"{', '.join(awaited)} is async and runs inline: use `await bus.dispatch(...)`"
+            )
 
     def _bring_nowait(self, handle: DispatchHandle) -> None:
         # Middleware may have forked: this may be the child now.
@@ -130,6 +138,8 @@ class SpecialDispatch:
             NestingError: Awaited inline listeners dispatch too deep inside each other.
         """
         hooks = self.arrival_hooks if arrived else self._hooks
+        if self._suspends and not arrived:
+            self._release_batch()
         brought = False
         try:
             async with within_async(hooks, handle) if hooks else nullcontext():
@@ -144,12 +154,21 @@ class SpecialDispatch:
                     self._note_listeners(handle, chosen)
                 brought = True
                 if chosen.awaits:
+                    self._release_batch()
                     await self._await_all(chosen, handle)
                 else:
                     self._inline_calls.call_all_timed(chosen, handle)
         except (Vetoed, HookFailed) as error:
             self._report_middleware(handle, error, brought)
         return handle
+
+    def _release_batch(self) -> None:
+        """Have the earlier events of a batch published before code of the application is awaited.
+
+        That code may wait for their effect, or for ever.
+        """
+        if self._router.publisher is not None:
+            self._router.publisher.release()
 
     def _note_listeners(self, handle: DispatchHandle, chosen: Route) -> None:
         """Note on the handle which listeners got the event, because some did not want it."""

@@ -8,6 +8,13 @@ a second in place of 72,000 over Redis. So if the driver has `publish_nowait`, a
 the very step in which it is dispatched. No task waits for the reply of the broker; the driver calls
 `PostedMessage.replied` with it. At most `Capabilities.in_flight` events are unanswered at a time.
 
+*Batches.* While `dispatch_many` dispatches the events of a batch, the publisher holds them back:
+from `hold` to `release`, with no wait of the dispatching task in between. `release` hands them over
+in one call of `publish_many_nowait`, which takes as many as it can now; the others wait, in front.
+The driver tells the receipts in one call of `PostedBatch.replied`, or in several. A held event
+counts as posted. After a reply, the events that have waited are handed over as a batch, too. A
+driver without that method gets the events one by one.
+
 An event that cannot be posted waits in the mailbox of the publisher's actor, with the same
 back-pressure as in any mailbox. It leaves the mailbox in one of two ways. A reply posts the next
 one. If the driver has no `publish_nowait`, or refuses it for now with `trio.WouldBlock`, workers of
@@ -34,6 +41,8 @@ from ..drivers.error_mapping import first_error, map_error, map_errors
 from .message import MessageEncoding, OutgoingMessage
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .._config import Config
     from .._handle import DispatchHandle
     from .._kernel.failures import Failures
@@ -43,6 +52,9 @@ if TYPE_CHECKING:
 
 MAX_WAITING_EVENTS = 1024
 
+MAX_EVENTS_PER_BATCH = 128
+"""The events that the driver gets in one call: to encode more of them would hold up other tasks."""
+
 
 class EventPublisher:
     """The events of one open bus that go to its driver.
@@ -51,7 +63,8 @@ class EventPublisher:
         actor: The actor of the driver. Its mailbox holds the events that wait, and its workers
             publish them.
         waiting: That mailbox.
-        posted: The events that were posted and that the broker has not replied to.
+        posted: The events that were posted and that the broker has not replied to, and those that
+            are held back.
     """
 
     def __init__(
@@ -71,6 +84,11 @@ class EventPublisher:
         self.posted: dict[DispatchHandle, None] = {}
         self._driver = driver
         self._publish_nowait = getattr(driver, "publish_nowait", None)
+        self._publish_many = getattr(driver, "publish_many_nowait", None)
+        # The events that are held back; None while none is to be.
+        self._held: list[DispatchHandle] | None = None
+        # True while the driver takes a batch, in which it may reply to some events at once.
+        self._handing_over = False
         self._encoding = MessageEncoding(
             inbox, config.codec, config.registry.key_of, capabilities.max_size
         )
@@ -98,6 +116,7 @@ class EventPublisher:
     def fork(self) -> None:
         """Hand nothing over to the driver: this process is a fork of the one that owns the bus."""
         self._in_flight = 0
+        self._held = None
         self.waiting.clear()
         self.waiting.free.clear()
 
@@ -109,8 +128,46 @@ class EventPublisher:
         publishing = self._in_flight - len(waiting.free)
         if len(self.posted) + publishing >= self._in_flight:
             waiting.keep(handle)  # the next reply posts it
-        elif publishing or self._publish_nowait is None or not self._hand_over(handle):
+        elif publishing:
             waiting.append(handle)
+        elif self._held is not None:
+            self.posted[handle] = None
+            self._held.append(handle)
+            if len(self._held) >= MAX_EVENTS_PER_BATCH:
+                self.release()
+                self.hold()
+        elif self._publish_nowait is None or not self._hand_over(handle):
+            waiting.append(handle)
+
+    def post_all(self, handles: Sequence[DispatchHandle]) -> None:
+        """Take events in order, and hand over as many as one batch as may be in flight."""
+        waiting, posted = self.waiting, self.posted
+        if self._publish_many is None or len(waiting.free) < self._in_flight:
+            for handle in handles:
+                self.post(handle)
+            if self._scheduler.ready and not self._scheduler.awake:
+                self._scheduler.wake_workers()
+            return
+        batch = [*handles[: max(0, self._in_flight - len(posted))]]
+        posted.update(dict.fromkeys(batch))
+        for handle in handles[len(batch) :]:
+            waiting.keep(handle)
+        if batch:
+            self._post_batch(batch)
+
+    def hold(self) -> None:
+        """Hold back the events that are posted from now on, until `release` is called.
+
+        Without effect if the driver takes no batches.
+        """
+        if self._held is None and self._publish_many is not None:
+            self._held = []
+
+    def release(self) -> None:
+        """Hand over the events that were held back, as one batch; none may be held back."""
+        held, self._held = self._held, None
+        if held:
+            self._post_batch(held)
 
     def _hand_over(self, handle: DispatchHandle) -> bool:
         """Hand an event to `publish_nowait`; return False if the driver refuses it for now."""
@@ -126,6 +183,35 @@ class EventPublisher:
             del self.posted[handle]
             self.failed(handle, error)
         return True
+
+    def _post_batch(self, handles: list[DispatchHandle]) -> None:
+        """Hand over events that count as posted; those that the driver refuses wait."""
+        if refused := self._hand_over_many(handles):
+            # The events that wait already were dispatched later.
+            self.waiting.extendleft(reversed(refused))
+            self._engage_workers()
+        elif self.waiting or not self.posted:
+            # The driver has replied at once.
+            self.post_waiting()
+
+    def _hand_over_many(self, handles: list[DispatchHandle]) -> list[DispatchHandle]:
+        """Hand over events that count as posted; return those that the driver refuses for now."""
+        encoding = self._encoding
+        batch = PostedBatch(handles, self)
+        messages = [OutgoingMessage(each._route.name, each, encoding) for each in handles]
+        self._handing_over = True
+        try:
+            taken: int = self._publish_many(messages, batch.replied)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - every failure of a driver is reported
+            forget_caller(error)
+            batch.replied([error] * len(handles))
+            return []
+        finally:
+            self._handing_over = False
+        refused = handles[taken:]
+        for handle in refused:
+            del self.posted[handle]
+        return refused
 
     def failed(self, handle: DispatchHandle, error: Exception) -> None:
         """Report an event that could not be published, and settle it."""
@@ -156,6 +242,9 @@ class EventPublisher:
 
     def post_waiting(self) -> None:
         """Post the events that wait, or leave them to workers; called after each reply."""
+        if self._handing_over:
+            # They were dispatched after those that the driver is about to take.
+            return
         if self.waiting:
             self._post_waiting()
         # Even if the loop above ran: its events may have failed, or been left to workers.
@@ -164,19 +253,30 @@ class EventPublisher:
 
     def _post_waiting(self) -> None:
         waiting = self.waiting
-        publishing = self._in_flight - len(waiting.free)
-        may_post = not publishing
-        while waiting and may_post and len(self.posted) < self._in_flight:
-            handle = waiting.popleft()
-            may_post = self._hand_over(handle)
-            if not may_post:
-                waiting.appendleft(handle)
+        may_post = self._in_flight == len(waiting.free)
+        while waiting and may_post and (room := self._in_flight - len(self.posted)) > 0:
+            count = min(len(waiting), room, MAX_EVENTS_PER_BATCH)
+            if self._publish_many is None:
+                handle = waiting.popleft()
+                refused = [] if self._hand_over(handle) else [handle]
+            else:
+                handles = [waiting.popleft() for _ in range(count)]
+                self.posted.update(dict.fromkeys(handles))
+                refused = self._hand_over_many(handles)
+            may_post = not refused
+            waiting.extendleft(reversed(refused))
         if waiting and not may_post:
-            waiting.engage(min(len(waiting), self._in_flight - len(self.posted) - publishing))
-            if self._scheduler.ready and not self._scheduler.awake:
-                self._scheduler.wake_workers()
+            self._engage_workers()
         if not self.actor.limit:
             self._scheduler.backpressure.made_room(self.actor)
+
+    def _engage_workers(self) -> None:
+        """Have workers publish the events that wait, as many at once as may be in flight."""
+        waiting = self.waiting
+        publishing = self._in_flight - len(waiting.free)
+        waiting.engage(min(len(waiting), self._in_flight - len(self.posted) - publishing))
+        if self._scheduler.ready and not self._scheduler.awake:
+            self._scheduler.wake_workers()
 
 
 class PostedMessage(OutgoingMessage, eq=False):
@@ -195,6 +295,43 @@ class PostedMessage(OutgoingMessage, eq=False):
         if isinstance(result, Exception):
             publisher.failed(handle, result)
         else:
+            details = handle._details
+            if not isinstance(details, HandleDetails):
+                details = handle._ensure_details()
+            details.receipt = result
+            handle._left = left = handle._left - 1
+            if not left:
+                handle._wake()
+        if publisher.waiting or not posted:
+            publisher.post_waiting()
+
+
+class PostedBatch:
+    """Events that were handed over together, until the broker has replied to all of them."""
+
+    __slots__ = ("_handles", "_publisher")
+
+    def __init__(self, handles: list[DispatchHandle], publisher: EventPublisher) -> None:
+        self._handles = handles
+        self._publisher = publisher
+
+    def replied(self, results: Sequence[Receipt | Exception | None], first: int = 0) -> None:
+        """Settle some of the events, in a row, and post the events that have waited for them.
+
+        Args:
+            results: The result of each event.
+            first: The place of the first of these events in the batch.
+        """
+        publisher = self._publisher
+        posted = publisher.posted
+        handles = self._handles[first : first + len(results)]
+        for handle, result in zip(handles, results, strict=True):
+            # As in `PostedMessage.replied`: the bus may have ended, or the event failed.
+            if posted.pop(handle, self) is self:
+                continue
+            if isinstance(result, Exception):
+                publisher.failed(handle, result)
+                continue
             details = handle._details
             if not isinstance(details, HandleDetails):
                 details = handle._ensure_details()

@@ -29,6 +29,7 @@ from .._events.patterns import PatternTrie as PatternTrie
 from .._suggestions import did_you_mean as did_you_mean, suggest_options as suggest_options
 from .contract import (
     Backlog as Backlog,
+    BatchReplied as BatchReplied,
     Capabilities as Capabilities,
     Driver as Driver,
     DriverSnapshot as DriverSnapshot,
@@ -102,6 +103,7 @@ __all__ = [
     "TLS_OPTIONS",
     "Action",
     "Backlog",
+    "BatchReplied",
     "Capabilities",
     "DeadLetter",
     "DeadLetterStore",

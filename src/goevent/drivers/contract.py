@@ -142,6 +142,20 @@ class DriverSnapshot:
 Settle = Callable[[Settlement], None]
 """The callback of a delivery, which the bus calls once."""
 
+
+class BatchReplied(Protocol):
+    """The callback of a batch of messages; see `Driver.publish_many_nowait`."""
+
+    def __call__(self, results: Sequence[Receipt | Exception | None], first: int = 0) -> None:
+        """Take the results of some messages, in a row.
+
+        Args:
+            results: For each message, its `Receipt` or the error of `publish`.
+            first: The place of the first of these messages in the batch.
+        """
+        ...
+
+
 Replay = Callable[[str, str | datetime, str | datetime | None, str | None], Awaitable[int]]
 
 
@@ -278,7 +292,7 @@ class Driver(Protocol):
     driver reports the refusal once. It repeats no request that can only be refused again. Any other
     exception of a method becomes a `DriverError`, with the exception as its cause.
 
-    Five more methods are optional:
+    Six more methods are optional:
 
     - `async def drain(self)`: The bus ends. Receive no more, and return when all events that have
       arrived are delivered, or released if the driver is durable. Afterwards listeners go on and
@@ -294,6 +308,11 @@ class Driver(Protocol):
       message; or it raises `trio.WouldBlock` if it cannot now, and the bus calls `publish` instead.
       When the broker has answered, or never will, it calls `replied` with the `Receipt` or the
       error of `publish`. Until then the event counts as one of `in_flight`.
+    - `def publish_many_nowait(self, messages, replied) -> int`: Publish a batch without a task, at
+      the price of a batch. It sends the first messages, in order, as many as it can now, and
+      returns their number; the bus calls `publish` for the others. For the messages that it has
+      taken it calls `replied`, a `BatchReplied`, as often as it likes: once for each is enough. If
+      `Message.encode` raises for one of them, that error is the result of this message only.
 
     Attributes:
         schemes: The URL schemes of the driver, each an entry point of its package in the group

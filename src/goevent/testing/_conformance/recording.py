@@ -9,6 +9,7 @@ from typing import Any, Self
 import trio
 
 from ... import Capabilities, Driver, Envelope, Inbox, Message, Receipt, Settlement
+from ...drivers import BatchReplied
 
 Settle = Callable[[Settlement], None]
 
@@ -151,7 +152,11 @@ class RecordingDriver:
     def __getattr__(self, name: str) -> Any:
         # The optional methods of a driver: the bus must see those that the wrapped one has.
         method = getattr(self._driver, name)
-        return self._recording_publish(method) if name == "publish_nowait" else method
+        if name == "publish_nowait":
+            return self._recording_publish(method)
+        if name == "publish_many_nowait":
+            return self._recording_publish_many(method)
+        return method
 
     def _recording_publish(self, post: Callable[..., None]) -> Callable[..., None]:
         def publish_nowait(message: Message, replied: Callable[[Any], None]) -> None:
@@ -160,3 +165,11 @@ class RecordingDriver:
             self.published.append(message.event_name)
 
         return publish_nowait
+
+    def _recording_publish_many(self, post: Callable[..., int]) -> Callable[..., int]:
+        def publish_many_nowait(messages: Sequence[Message], replied: BatchReplied) -> int:
+            taken = post(messages, replied)
+            self.published += [message.event_name for message in messages[:taken]]
+            return taken
+
+        return publish_many_nowait

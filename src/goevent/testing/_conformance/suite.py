@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from ... import Driver
 from . import (
     arrival as arrival,
+    batching as batching,
     grouping as grouping,
     lifetime as lifetime,
     limits as limits,
@@ -134,6 +135,28 @@ class DriverConformance:
     async def test_listener_runs_one_event_at_a_time(self) -> None:
         """A listener with a mailbox never runs two events at once."""
         await run_case(self, ordering.one_at_a_time)
+
+    # -- batches
+
+    async def test_batches_arrive(self) -> None:
+        """Each event of a batch arrives once, in order with the events before and after it."""
+        await run_case(self, batching.batches_arrive)
+
+    async def test_batches_of_many_tasks_arrive(self) -> None:
+        """Batches of several names and tasks arrive, each in its order."""
+        await run_case(self, batching.batches_of_many_tasks_arrive)
+
+    async def test_events_of_a_batch_fail_alone(self) -> None:
+        """An event of a batch that cannot be sent is an error on its own handle only."""
+        await run_case(self, batching.events_of_a_batch_fail_alone, ENCODED)
+
+    async def test_events_of_a_batch_have_their_receipts(self) -> None:
+        """The events of a batch get the receipts that they would get by themselves."""
+        await run_case(self, batching.events_of_a_batch_have_their_receipts)
+
+    async def test_headers_of_batches_arrive(self) -> None:
+        """Each event of a batch arrives with its own headers."""
+        await run_case(self, batching.headers_of_batches_arrive, HEADERS)
 
     # -- names and patterns
 
