@@ -78,8 +78,8 @@ async def _batch(place: Place, count: int) -> Measured:
     async with _bus(place.addr) as bus:
         meter = Meter()
         for _ in range(count // BATCH):
-            handles = [bus.dispatch_nowait(Paid(n=n)) for n in range(BATCH)]
-            await bus.wait()
-            if not handles[-1].receipt:
+            batch = await bus.dispatch_many([Paid(n=n) for n in range(BATCH)])
+            await batch.wait()
+            if not batch[-1].receipt:
                 raise RuntimeError("an event was not accepted")
         return meter.read(count // BATCH * BATCH)

@@ -273,6 +273,12 @@ class Link:
             return None
         return conversation
 
+    @property
+    def writable_bytes(self) -> int:
+        """How many bytes the write buffer takes right now; 0 if a request would have to wait."""
+        conversation = self.writable()
+        return 0 if conversation is None else self._buffer_size - conversation.buffered
+
     async def drain(self) -> None:
         """Wait until all requests that were sent before have been answered."""
         await self.execute(b"PING")

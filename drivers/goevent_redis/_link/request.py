@@ -156,6 +156,37 @@ class CallbackRequest:
         self.receive_reply(error)
 
 
+class CallbackPipelineRequest:
+    """Several commands with one callback for all their replies; no task waits for them."""
+
+    __slots__ = ("_callback", "_expected", "_replies")
+
+    answered_by_push: ClassVar[bool] = False
+
+    def __init__(self, expected: int, callback: Callable[[list[Any]], None]) -> None:
+        self._expected = expected
+        self._callback = callback
+        self._replies: list[Any] = []
+
+    def receive_reply(self, frame: Any) -> bool:
+        """Take the next reply; call back after the last one."""
+        replies = self._replies
+        replies.append(frame)
+        if len(replies) < self._expected:
+            return False
+        # At most once, as in `CallbackRequest`.
+        callback, self._callback = self._callback, ignore_reply
+        callback(replies)
+        return True
+
+    def fail(self, error: Exception) -> None:
+        """Call back with an exception in place of each reply that will not arrive."""
+        missing = self._expected - len(self._replies)
+        self._replies += [error] * missing
+        callback, self._callback = self._callback, ignore_reply
+        callback(self._replies)
+
+
 def ignore_reply(reply: Any) -> None:
     """Do nothing: the callback for replies that do not matter."""
 

@@ -15,6 +15,7 @@ from redis import exceptions as redis_errors
 
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse
 from goevent.drivers import (
+    BatchReplied,
     Capabilities,
     DriverSnapshot,
     DurableConfig,
@@ -321,6 +322,13 @@ class RedisDriver:
         if link is None or sequencer is None or (conversation := link.writable()) is None:
             raise trio.WouldBlock
         sequencer.post(conversation, message, replied)
+
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        """Publish events with one write, and return how many are taken now."""
+        link, sequencer = self._link, self._sequencer
+        if link is None or sequencer is None or (conversation := link.writable()) is None:
+            return 0
+        return sequencer.post_many(conversation, messages, replied, link.writable_bytes)
 
     def _command_prefix(self, name: str) -> bytes:
         return pack_prefix("PUBLISH", self._wanted.channel(name))

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -35,11 +35,12 @@ import trio
 from redis import exceptions as redis_errors
 
 from goevent import DriverError
-from goevent.drivers import Inbox, Message, Receipt
+from goevent.drivers import BatchReplied, Inbox, Message, Receipt
 
 from .._link.conversation import Conversation
 from .._link.errors import RedisLinkError
 from .._link.link import Link
+from .._link.request import CallbackPipelineRequest
 from .._link.resp import complete_command
 from .marks import SequenceMarks, encode_marks
 
@@ -82,6 +83,10 @@ class MessageSequence:
         """Record that the server has accepted a message."""
         if number > self.accepted:
             self.accepted = number
+
+
+SentMessage = tuple[int, MessageSequence, int]
+"""A message of a batch: its place there, the sequence of its event name, and its number."""
 
 
 class SequenceTable:
@@ -173,6 +178,60 @@ class PublishSequencer:
         data, sequence, number = self.encode(message)
         publish = PostedPublish(sequence, number, replied, self._to_receipt)
         conversation.submit(complete_command(sequence.command_prefix, data), publish)
+
+    def post_many(
+        self,
+        conversation: Conversation,
+        messages: Sequence[Message],
+        replied: BatchReplied,
+        max_bytes: int,
+    ) -> int:
+        """Send messages with their numbers in one write, and return how many were taken.
+
+        Args:
+            conversation: The conversation over the present connection.
+            messages: The messages.
+            replied: Called with the outcomes.
+            max_bytes: The bytes after which no other message is taken.
+        """
+        commands: list[bytes] = []
+        sent: list[SentMessage] = []
+        taken = 0
+        for message in messages:
+            if max_bytes <= 0:
+                break
+            try:
+                data, sequence, number = self.encode(message)
+            except Exception as error:  # noqa: BLE001 - it is the result of this event only
+                replied([error], taken)
+            else:
+                command = complete_command(sequence.command_prefix, data)
+                commands.append(command)
+                sent.append((taken, sequence, number))
+                max_bytes -= len(command)
+            taken += 1
+        if sent:
+            request = CallbackPipelineRequest(
+                len(sent), lambda replies: self._batch_answered(sent, replied, replies)
+            )
+            conversation.submit(b"".join(commands), request)
+        return taken
+
+    def _batch_answered(
+        self, sent: list[SentMessage], replied: BatchReplied, replies: list[Any]
+    ) -> None:
+        results: list[Receipt | Exception | None] = []
+        for (_, sequence, number), reply in zip(sent, replies, strict=True):
+            if not isinstance(reply, Exception):
+                sequence.accepted = number
+            results.append(self._to_receipt(sequence.name, reply) if reply else NO_RECEIVERS)
+        first = sent[0][0]
+        if len(sent) == sent[-1][0] - first + 1:
+            replied(results, first)
+        else:
+            # Some of the batch could not be encoded.
+            for (place, _, _), result in zip(sent, results, strict=True):
+                replied([result], place)
 
     def encode(self, message: Message) -> tuple[bytes, MessageSequence, int]:
         """Encode a message with its number, which is only taken if the encoding succeeds."""

@@ -19,6 +19,7 @@ from redis import exceptions as redis_errors
 
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse, UnsupportedError
 from goevent.drivers import (
+    BatchReplied,
     Capabilities,
     DeadLetters,
     DriverSnapshot,
@@ -267,6 +268,15 @@ class RedisStreamsDriver:
         if self._publisher is None:
             raise trio.WouldBlock
         self._publisher.publish_nowait(message, replied)
+
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        """Put events into their streams with one write, and return how many are taken now.
+
+        Each event is sent again by itself if that may help, as after `publish_nowait`.
+        """
+        if self._publisher is None:
+            return 0
+        return self._publisher.publish_many_nowait(messages, replied)
 
     async def replay(
         self, name: str, start: str | datetime, end: str | datetime | None, group: str | None

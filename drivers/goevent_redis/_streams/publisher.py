@@ -7,7 +7,7 @@ bus. Only an event that has to be sent again costs a task, until it is sent.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -15,11 +15,12 @@ import trio
 from redis import exceptions as redis_errors
 
 from goevent import DriverError
-from goevent.drivers import Message, Receipt, jittered
+from goevent.drivers import BatchReplied, Message, Receipt, jittered
 
+from .._link.conversation import Conversation
 from .._link.errors import ConnectionBroken, LinkClosed, RedisLinkError
 from .._link.link import Link
-from .._link.request import CallbackRequest
+from .._link.request import CallbackPipelineRequest, CallbackRequest
 from .._link.resp import Encodable, complete_command, pack, pack_prefix
 from .config import StreamsConfig
 from .faults import StreamFaults, refusal
@@ -37,6 +38,9 @@ NAME_INTERVAL_SECONDS = 5.0
 """How often the name of a stream is sent again: the set of names may have been deleted."""
 
 Replied = Callable[[Receipt | Exception], None]
+
+SentEvent = tuple[int, str, bytes]
+"""An event of a batch: its place there, its name and its bytes."""
 
 PASSING_ERRORS = (
     redis_errors.BusyLoadingError,
@@ -94,17 +98,70 @@ class StreamPublisher:
         name = message.event_name
         data = message.encode()
         now = self._now()
+        self._send_name(conversation, name, now)
+        attempt = PublishAttempt(self, name, data, now, replied)
+        conversation.submit(self._packed(name, data), attempt)
+
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        """Put events into their streams with one write; return how many are taken now."""
+        conversation, left = self._link.writable(), self._link.writable_bytes
+        if conversation is None:
+            return 0
+        now = self._now()
+        commands: list[bytes] = []
+        sent: list[SentEvent] = []
+        taken = 0
+        for message in messages:
+            if left <= 0:
+                break
+            try:
+                data = message.encode()
+            except Exception as error:  # noqa: BLE001 - it is the result of this event only
+                replied([error], taken)
+            else:
+                name = message.event_name
+                self._send_name(conversation, name, now)
+                command = self._packed(name, data)
+                commands.append(command)
+                sent.append((taken, name, data))
+                left -= len(command)
+            taken += 1
+        if sent:
+            request = CallbackPipelineRequest(
+                len(sent), lambda replies: self._batch_answered(sent, now, replied, replies)
+            )
+            conversation.submit(b"".join(commands), request)
+        return taken
+
+    def _batch_answered(
+        self, sent: list[SentEvent], since: float, replied: BatchReplied, replies: list[Any]
+    ) -> None:
+        """Pass on the receipts of a batch, and have the events sent again that have none."""
+        receipts = [Receipt(id=each.decode()) for each in replies if type(each) is bytes]
+        if receipts and self.trims_by_age:
+            self.accepted(receipts[-1].id)
+        first = sent[0][0]
+        if len(receipts) == len(sent) == sent[-1][0] - first + 1:
+            replied(receipts, first)
+            return
+        for (place, name, data), reply in zip(sent, replies, strict=True):
+            attempt = PublishAttempt(self, name, data, since, in_batch(replied, place))
+            attempt.receive_reply(reply)
+
+    def _send_name(self, conversation: Conversation, name: str, now: float) -> None:
+        """Note the name of an event at the server, from time to time."""
         if now >= self._name_due.get(name, 0.0):
             self._name_due[name] = now + NAME_INTERVAL_SECONDS
             naming = pack(("SADD", self._keys.names, name))
             conversation.submit(naming, CallbackRequest(self._named))
-        attempt = PublishAttempt(self, name, data, now, replied)
+
+    def _packed(self, name: str, data: bytes) -> bytes:
+        """Return the packed command that puts an event into its stream."""
         head = self._heads.get(name)
-        if head is None:
-            conversation.submit(pack(self._command(name, data)), attempt)
-            self._learn_head(name)
-        else:
-            conversation.submit(complete_command(head, data), attempt)
+        if head is not None:
+            return complete_command(head, data)
+        self._learn_head(name)
+        return pack(self._command(name, data))
 
     def _learn_head(self, name: str) -> None:
         """Remember the packed beginning of all commands for a name, if it never changes."""
@@ -259,3 +316,8 @@ class PublishAttempt(msgspec.Struct, eq=False):
     def fail(self, error: Exception, /) -> None:
         """Take an error, because no reply will come."""
         self.receive_reply(error)
+
+
+def in_batch(replied: BatchReplied, place: int) -> Replied:
+    """Return the callback for one event of a batch."""
+    return lambda result: replied([result], place)

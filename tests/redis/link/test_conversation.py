@@ -23,7 +23,12 @@ from goevent_redis._link.conversation import (
 )
 from goevent_redis._link.errors import ConnectionBroken, ProtocolBroken, ReplyTimeout
 from goevent_redis._link.queue import RequestQueue
-from goevent_redis._link.request import CallbackRequest, CommandRequest, PipelineRequest
+from goevent_redis._link.request import (
+    CallbackPipelineRequest,
+    CallbackRequest,
+    CommandRequest,
+    PipelineRequest,
+)
 from goevent_redis._link.resp import ReplyReader, pack
 
 Pair = Callable[[], tuple[Any, Any]]
@@ -555,3 +560,24 @@ async def test_error_of_on_push_ends_the_conversation() -> None:
         await conversation.run()
     assert caught.group_contains(RuntimeError, match="mine")
     assert conversation.reason is not None
+
+
+async def test_callback_of_a_pipeline_gets_all_replies_in_one_call() -> None:
+    async with talking() as peer:
+        calls: list[list[Any]] = []
+        for count in (3, 2):
+            data = pack(("ONE",)) * count
+            peer.conversation.submit(data, CallbackPipelineRequest(count, calls.append))
+        await peer.send(b":1\r\n-ERR two\r\n")
+        await wait_all_tasks_blocked()
+        assert calls == []
+        await peer.send(b":3\r\n:4\r\n")
+        await wait_all_tasks_blocked()
+        assert len(calls) == 1
+        assert [type(reply) for reply in calls[0]] == [int, redis_errors.ResponseError, int]
+        # The replies that have come are kept; only the missing ones are failures.
+        await peer.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert calls[1][0] == 4
+        assert isinstance(calls[1][1], ConnectionBroken)
+        assert len(calls) == 2

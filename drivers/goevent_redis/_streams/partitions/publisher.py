@@ -11,17 +11,18 @@ worked and then take the next one, which is already under way. These two change 
 from __future__ import annotations
 
 from bisect import insort
+from collections.abc import Sequence
 from typing import Any
 
 import trio
 from redis import exceptions as redis_errors
 
-from goevent.drivers import Message, Receipt, jittered
+from goevent.drivers import BatchReplied, Message, Receipt, jittered
 
 from ..._link.conversation import Conversation
 from ..._link.errors import ConnectionBroken, LinkClosed, RedisLinkError
 from ..._link.link import Link
-from ..._link.request import CallbackRequest
+from ..._link.request import CallbackPipelineRequest, CallbackRequest
 from ..._link.resp import Encodable, pack
 from ..config import StreamsConfig
 from ..faults import StreamFaults, refusal
@@ -34,6 +35,7 @@ from ..publisher import (
     PublishAttempt,
     Replied,
     StreamPublisher,
+    in_batch,
 )
 from .partition import PartitionsDiffer, establish, establishing, partition_of
 
@@ -90,14 +92,53 @@ class PartitionPublisher(StreamPublisher):
         if conversation is None or not proven or self._queue or name not in self._name_due:
             raise trio.WouldBlock
         attempt = self._attempt(message, replied)
-        # The check goes out in front of the event, without waiting for its reply: a name that was
-        # deleted meanwhile gets its number of partitions back.
+        self._send_check(conversation, attempt)
+        conversation.submit(pack(self._adding(attempt)), attempt)
+
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        """Put events into their streams with one write; return how many are taken now."""
+        conversation, left = self._link.writable(), self._link.writable_bytes
+        if conversation is None or conversation is not self._proven or self._queue:
+            return 0
+        attempts: list[PartitionPublishAttempt] = []
+        commands: list[bytes] = []
+        taken = 0
+        for message in messages:
+            if left <= 0 or message.event_name not in self._name_due:
+                break
+            try:
+                attempt = self._attempt(message, in_batch(replied, taken))
+            except Exception as error:  # noqa: BLE001 - it is the result of this event only
+                replied([error], taken)
+            else:
+                self._send_check(conversation, attempt)
+                command = pack(self._adding(attempt))
+                attempts.append(attempt)
+                commands.append(command)
+                left -= len(command)
+            taken += 1
+        if attempts:
+
+            def answered(replies: list[Any]) -> None:
+                for attempt, reply in zip(attempts, replies, strict=True):
+                    attempt.receive_reply(reply)
+
+            request = CallbackPipelineRequest(len(attempts), answered)
+            conversation.submit(b"".join(commands), request)
+        return taken
+
+    def _send_check(self, conversation: Conversation, attempt: PartitionPublishAttempt) -> None:
+        """Check the number of partitions of a name, from time to time.
+
+        The check goes out in front of the event, without waiting for its reply: a name that was
+        deleted meanwhile gets its number of partitions back.
+        """
+        name = attempt.name
         if attempt.since >= self._name_due[name]:
             self._name_due[name] = attempt.since + NAME_INTERVAL_SECONDS
             script, keys, args = establishing(self._keys, name)
             checking = pack(("EVALSHA", script.sha, len(keys), *keys, *args))
             conversation.submit(checking, CallbackRequest(lambda found: self._checked(name, found)))
-        conversation.submit(pack(self._adding(attempt)), attempt)
 
     async def publish(self, message: Message) -> Receipt:
         """Put an event into its stream; returns when the server has it.
