@@ -14,6 +14,7 @@ import trio
 
 from goevent import BusForked, DriverConnectionError, DriverInUse, UnsupportedError
 from goevent.drivers import (
+    BatchReplied,
     Capabilities,
     DeadLetters,
     DriverSnapshot,
@@ -223,6 +224,20 @@ class FastStreamDriver:
         if self._trio_side is None:
             raise trio.WouldBlock
         self._trio_side.publish_nowait(message, replied)
+
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        """Publish events in one burst: the client writes them together, and awaits all answers.
+
+        Args:
+            messages: The events.
+            replied: Called in Trio's thread with the receipts and the errors.
+
+        Returns:
+            The number of the events that are taken: 0 if there is no connection.
+        """
+        if self._trio_side is None:
+            return 0
+        return self._trio_side.publish_many_nowait(messages, replied)
 
     def snapshot(self) -> DriverSnapshot:
         """Return the state of the connection and the group's work, which is up to a second old."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Generic, TypeVar
 
@@ -99,6 +99,16 @@ class ToLoopQueue(Generic[T]):
     def post(self, item: T) -> None:
         """Append an item; called in Trio's thread. Never blocks; dropped if the loop has ended."""
         self._items.append(item)
+        if not self._announced:
+            self._announced = True
+            self._idle.unpark()
+        elif len(self._items) >= LONG_BURST_ITEMS:
+            self._call()
+
+    def post_all(self, items: Iterable[T]) -> None:
+        """Append items, which the loop gets together; called in Trio's thread. Never blocks."""
+        # One call of `extend` keeps the other thread from taking a part of them.
+        self._items.extend(items)
         if not self._announced:
             self._announced = True
             self._idle.unpark()

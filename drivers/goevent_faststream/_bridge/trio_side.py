@@ -18,6 +18,7 @@ from goevent import DecodeError, DriverConnectionError, DriverError
 from goevent.drivers import (
     EXHAUSTED,
     RELEASE,
+    BatchReplied,
     Inbox,
     Message,
     Receipt,
@@ -248,6 +249,20 @@ class TrioSide:
             raise trio.WouldBlock
         self._post(self._to_loop, message, replied)
 
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        """Post events as one burst, and return how many are taken: none without a connection."""
+        if self._to_loop is None or not self._loop_side.connected:
+            return 0
+        burst: list[Outgoing] = []
+        for place, message in enumerate(messages):
+            try:
+                burst.append(self._outgoing(message, _in_batch(replied, place)))
+            except Exception as error:  # noqa: BLE001 - it is the result of this event only
+                replied([error], place)
+        if burst:
+            self._to_loop.post_all(burst)
+        return len(messages)
+
     async def publish(self, message: Message) -> Receipt | None:
         """Post an event, and wait for the broker's answer."""
         answered = trio.Event()
@@ -272,17 +287,18 @@ class TrioSide:
         message: Message,
         replied: Callable[[Result], None],
     ) -> None:
+        to_loop.post(self._outgoing(message, replied))
+
+    def _outgoing(self, message: Message, replied: Callable[[Result], None]) -> Outgoing:
         body, headers = self._format.write(message)
-        to_loop.post(
-            Outgoing(
-                message.event_name,
-                body,
-                headers,
-                message.handle_id,
-                message.key,
-                replied,
-                self._notices.post,
-            )
+        return Outgoing(
+            message.event_name,
+            body,
+            headers,
+            message.handle_id,
+            message.key,
+            replied,
+            self._notices.post,
         )
 
     # -- arrivals and notices from the loop
@@ -376,6 +392,11 @@ class TrioSide:
         else:
             self._freed_arrivals += 1
             self._freed_bytes += len(arrival.body)
+
+
+def _in_batch(replied: BatchReplied, place: int) -> Callable[[Result], None]:
+    """Return the callback for one event of a batch."""
+    return lambda result: replied([result], place)
 
 
 def _seconds_for(names: Sequence[str]) -> float:
