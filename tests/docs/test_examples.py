@@ -55,6 +55,7 @@ PRINTED = {
     "redis_streams.py": "lost: 0",
     "kafka_orders.py": "billed: 40, each order in order: True\nmail gave up after 3 deliveries",
     "errors.py": "alert: book failed on 'order.paid': ValueError: a payment is positive",
+    "batches.py": "4 lines, 1 failed\n2 ValueError: a payment is positive",
     "listeners.py": "counted 1",
     "snapshot.py": "index: 0 waiting, 0 running, 20 done",
     "threads.py": "lines",
