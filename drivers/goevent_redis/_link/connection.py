@@ -11,11 +11,13 @@ from __future__ import annotations
 import math
 import os
 import ssl
+import sys
 from collections import deque
 from typing import Any, cast
 
 import trio
 from redis import exceptions as redis_errors
+from trio.lowlevel import wait_readable
 
 from .config import RedisConfig
 from .errors import (
@@ -75,6 +77,31 @@ class RedisConnection:
             # The buffer is full or the connection is broken. The writer or the reader finds out.
             return 0
 
+    async def receive(self) -> bytes:
+        """Wait until bytes have arrived and return them; empty bytes are the end of the stream.
+
+        Always a checkpoint. A cancelled call has taken no bytes.
+
+        Raises:
+            trio.BrokenResourceError: The connection is broken.
+            trio.ClosedResourceError: This end has closed it.
+        """
+        stream = self.stream
+        if sys.platform == "win32" or not isinstance(stream, trio.SocketStream):
+            return bytes(await stream.receive_some(MAX_READ_BYTES))
+        # `receive_some` would read before it waits. The reader comes back here right after a read,
+        # so that read would find nothing: one system call and one exception for each reply.
+        socket = stream.socket
+        while True:
+            await wait_readable(socket)
+            try:
+                # The number of a socket that was closed since is -1, never that of another one.
+                return os.read(socket.fileno(), MAX_READ_BYTES)
+            except BlockingIOError:
+                continue  # Trio may wake a task although nothing has arrived
+            except OSError as error:
+                raise trio.BrokenResourceError(f"socket connection broken: {error}") from error
+
     async def call(self, *args: Encodable, timeout: float | None = None) -> Any:
         """Send a command and return its reply; push frames that come meanwhile are dropped.
 
@@ -129,14 +156,14 @@ class RedisConnection:
     async def _reply(self) -> Any:
         while not self._replies:
             try:
-                chunk = await self.stream.receive_some(MAX_READ_BYTES)
+                chunk = await self.receive()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self._check_process()
                 raise broken_connection(self.config, error) from error
             if not chunk:
                 raise broken_connection(self.config, None)
             pushed = self.reader.push_type
-            frames = self.reader.read(bytes(chunk))
+            frames = self.reader.read(chunk)
             self._replies += (frame for frame in frames if not isinstance(frame, pushed))
             if self.reader.failure is not None and not self._replies:
                 raise self.reader.failure

@@ -42,7 +42,7 @@ from typing import Any
 import trio
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
-from .connection import MAX_READ_BYTES, RedisConnection, broken_connection
+from .connection import RedisConnection, broken_connection
 from .errors import ConnectionBroken, LinkClosed, ProtocolBroken, ReplyTimeout
 from .request import (
     CallbackRequest,
@@ -289,10 +289,10 @@ class Conversation:
 
     async def _read(self) -> None:
         connection = self._connection
-        receive_some, reader = connection.stream.receive_some, connection.reader
+        receive, reader = connection.receive, connection.reader
         while True:
             try:
-                chunk = await receive_some(MAX_READ_BYTES)
+                chunk = await receive()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
                 self.end(broken_connection(self._config, error))
                 return
@@ -301,7 +301,7 @@ class Conversation:
                 return
             self._received_at = trio.current_time()
             # The frames before a damaged one are good, so they are handed on before the end.
-            self._hand_out(reader.read(bytes(chunk)))
+            self._hand_out(reader.read(chunk))
             if reader.failure is not None:
                 self.end(reader.failure)
             if self.reason is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
 from random import Random
@@ -132,6 +134,49 @@ async def test_requests_that_pile_up_are_sent_in_one_piece() -> None:
         assert sorted(order) == [0, 1, 2, 3, 4]
         await peer.send(b"".join(b":%d\r\n" % n for n in order))
         assert [call.outcome for call in several] == [0, 1, 2, 3, 4]
+
+
+class CountedReads:
+    """Counts the reads of one socket, and may let one of them find nothing."""
+
+    def __init__(self, peer: Peer, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream: Any = vars(peer.conversation)["_connection"].stream
+        self._number = stream.socket.fileno()
+        self._read = os.read
+        self.count = 0
+        self.find_nothing_next = False
+        monkeypatch.setattr(os, "read", self.read)
+
+    def read(self, number: int, size: int) -> bytes:
+        if number == self._number:
+            self.count += 1
+            if self.find_nothing_next:
+                self.find_nothing_next = False
+                raise BlockingIOError
+        return self._read(number, size)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a socket has no descriptor there")
+async def test_each_reply_takes_one_read_of_the_socket(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking(pair=socket_pair) as peer, trio.open_nursery() as nursery:
+        reads = CountedReads(peer, monkeypatch)
+        for number in range(10):
+            call = await start_call(nursery, peer.conversation.execute, "GET", number)
+            await peer.send(b":%d\r\n" % number)
+            assert call.outcome == number
+        assert reads.count == 10
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a socket has no descriptor there")
+async def test_read_that_finds_nothing_is_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with talking(pair=socket_pair) as peer, trio.open_nursery() as nursery:
+        reads = CountedReads(peer, monkeypatch)
+        reads.find_nothing_next = True
+        call = await start_call(nursery, peer.conversation.execute, "GET", "a")
+        await peer.send(b":7\r\n")
+        assert call.outcome == 7
+        assert reads.count == 2
+        assert not peer.ended
 
 
 async def test_cancelled_request_keeps_its_slot() -> None:
