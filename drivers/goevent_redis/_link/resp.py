@@ -93,7 +93,8 @@ class ReplyReader:
         if cut := _CUT_HEADER.search(text, max(0, end - _MAX_CUT_HEADER_BYTES)):
             end = cut.start() + 1
         begin = 1
-        for large in _LARGE_HEADER.finditer(text, 0, end):
+        large = _LARGE_HEADER.search(text, 0, end)
+        while large is not None:
             header = large.start() + 1
             self._feed(text[begin:header], frames)
             begin = header
@@ -103,6 +104,7 @@ class ReplyReader:
                 self._check_header(large[1])
             if self.failure is not None:
                 return frames
+            large = _LARGE_HEADER.search(text, large.end(), end)
         self._feed(text[begin:end], frames)
         self._carry = text[end - 1 :]
         self._size = 0 if frames else self._size + len(chunk)
