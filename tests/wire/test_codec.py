@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 import math
 import uuid
 from collections.abc import Callable
@@ -626,3 +627,87 @@ def test_every_event_survives_a_round_trip(
 def test_no_bytes_raise_anything_but_a_decode_error(make: Callable[[], Codec], data: bytes) -> None:
     with pytest.raises(DecodeError):
         make().decode(data, event_name="everything", registry=REGISTRY)
+
+
+class Flat(Event, name="flat", registry=REGISTRY):
+    number: int
+    ratio: float = 0.0
+    text: str = ""
+    marked: bool = False
+    amount: Decimal | None = None
+
+
+def nested(depth: int) -> Any:
+    """Return a list that holds a list, and so on."""
+    value: Any = 1
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+flat_numbers = numbers | st.integers(-(2**64), 2**64) | anything
+flat_values: dict[str, st.SearchStrategy[Any]] = {
+    "ratio": st.floats(allow_nan=False, allow_infinity=False) | anything,
+    "text": st.text(st.characters(codec="utf-8"), max_size=20),
+    "marked": st.booleans(),
+    "amount": st.none() | st.sampled_from(["12.50", "1e9", "x"]),
+    "unknown": anything | st.integers(0, 90).map(nested),
+}
+flat_envelopes = st.fixed_dictionaries(
+    {
+        "event_name": st.sampled_from(["flat"] * 8 + ["everything"]),
+        "event_type": st.sampled_from(["flat"] * 8 + ["everything", None]),
+        "event_data": st.fixed_dictionaries({"number": flat_numbers}, optional=flat_values)
+        | st.fixed_dictionaries({}, optional=flat_values)
+        | st.none(),
+    },
+    optional={
+        "handle_id": st.sampled_from(["0123456789abcdef", None]),
+        "timestamp": st.sampled_from([0, 1_700_000_000, None, 2**70]),
+        "origin": st.sampled_from(["0a1b", None]),
+        "seq": st.sampled_from([1, None, 2**63]),
+        "headers": st.dictionaries(texts, texts, max_size=2),
+        "Event_Name": st.just("flat"),
+    },
+)
+
+
+def outcome(data: bytes, **options: Any) -> object:
+    """Return the envelope in the bytes, or the reason of the refusal."""
+    try:
+        return JsonCodec(**options).decode(data, event_name="flat", registry=REGISTRY)
+    except DecodeError as error:
+        return error.reason
+
+
+@given(flat_envelopes, st.booleans())
+def test_a_small_message_is_read_as_a_large_one_is(envelope: Any, ascii_only: bool) -> None:
+    data = json.dumps(envelope, ensure_ascii=ascii_only).encode()
+    # White space after the message makes it too large for the short way.
+    padded = data + b" " * 400
+    codec = JsonCodec()
+    for _ in range(2):  # the codec takes the short way once it knows the class
+        try:
+            read: object = codec.decode(data, event_name="flat", registry=REGISTRY)
+        except DecodeError as error:
+            read = error.reason
+        assert read == outcome(padded)
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        ({"number": 2**63}, "beyond int64"),
+        ({"number": 1, "unknown": nested(63)}, "nested deeper than 64 levels"),
+        ({"number": "1"}, "Expected `int`, got `str`"),
+    ],
+)
+def test_the_rules_hold_for_small_messages(data: dict[str, Any], reason: str) -> None:
+    codec = JsonCodec()
+    envelope = {"event_name": "flat", "event_type": "flat", "event_data": {"number": 1}}
+    usual = json.dumps(envelope).encode()
+    assert codec.decode(usual, event_name="flat", registry=REGISTRY).event == Flat(1)
+    bad = json.dumps(envelope | {"event_data": data}).encode()
+    assert len(bad) < 400
+    with pytest.raises(DecodeError, match=reason):
+        codec.decode(bad, event_name="flat", registry=REGISTRY)

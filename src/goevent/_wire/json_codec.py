@@ -260,6 +260,8 @@ class EventDecoder:
         rules: The rules for the values of the class.
         decode_envelope: Reads an envelope with such an event in one call. None for pydantic models,
             which msgspec cannot read. For ad-hoc events, the event in the envelope is a dict.
+        direct_ints: The attributes that hold all integers, if a look at them is the only check that
+            a small message needs after `decode_envelope`. None if it may need others.
     """
 
     def __init__(self, cls: type[Any]) -> None:
@@ -272,6 +274,8 @@ class EventDecoder:
             self.decode_envelope = msgspec.json.Decoder(envelope_of(kind)).decode
             self.rules = ValueRules.of(kind)
             self._decode = msgspec.json.Decoder(kind).decode
+        rules = self.rules
+        self.direct_ints = rules.direct_ints if rules.flat and not rules.datetimes else None
 
     def decode_event(self, raw: bytes) -> Any:
         """Return the event in the bytes."""
@@ -413,19 +417,53 @@ class JsonCodec:
                 rule of the wire format.
         """
         try:
-            if not data.isascii():
-                _check_encoding(data)
-            # The limits come first: they bound the work of all that follows.
-            self._check_limits(data)
-            envelope = self._decode_in_one_call(data, event_name, registry)
+            envelope = self._decode_small(data, event_name, registry)
             if envelope is None:
-                envelope = self._decode_in_steps(data, event_name, registry)
+                if not data.isascii():
+                    _check_encoding(data)
+                # The limits come first: they bound the work of all that follows.
+                self._check_limits(data)
+                envelope = self._decode_in_one_call(data, event_name, registry)
+                if envelope is None:
+                    envelope = self._decode_in_steps(data, event_name, registry)
             if self._upgrade:
                 event = registry.upgrade(envelope.event)
                 if event is not envelope.event:
                     envelope = msgspec.structs.replace(envelope, event=event)
         except Exception as error:
             raise DecodeError(event_name, reason_of(error), excerpt=excerpt_of(data)) from error
+        return envelope
+
+    def _decode_small(
+        self, data: bytes, event_name: str, registry: EventRegistry
+    ) -> Envelope | None:
+        """Return the envelope if it is small, has a flat event and breaks no rule; otherwise None.
+
+        Most messages are of this kind. The checks are those of the long way, without the calls.
+        """
+        decoder = self._decoders.get(registry.type_of(event_name) or AdHocEvent)
+        if (
+            decoder is None
+            or decoder.direct_ints is None
+            or decoder.decode_envelope is None
+            or (size := len(data)) > self._max_unchecked_bytes
+            # A key that the class does not have may hold objects and lists.
+            or size - len(data.replace(b"{", b"").replace(b"[", b"")) > self._max_depth
+            or not data.isascii()
+        ):
+            return None
+        try:
+            envelope: Envelope = decoder.decode_envelope(data)
+        except Exception:  # noqa: BLE001 - the long way finds the reason
+            return None
+        if not envelope.event_name == envelope.event_type == event_name:
+            return None
+        event = envelope.event
+        # The same loop as in `ValueRules.direct_ints_fit`, without a call.
+        for name in decoder.direct_ints:
+            number = getattr(event, name, None)
+            if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX:
+                return None
         return envelope
 
     def _decode_in_one_call(
