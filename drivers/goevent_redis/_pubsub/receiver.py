@@ -327,7 +327,13 @@ class PubSubReceiver:
 
     def _envelope_of(self, frame: Any) -> Envelope | None:
         """Return the envelope of a message; None if no listener gets it."""
-        if (name := self._name_of(frame)) is not None:
+        # The usual case is found here without a call: a known channel, without a pattern.
+        kind, channel = frame[0], frame[1]
+        if kind == b"message" and self._names_version == self._wanted.version:
+            name = self._names.get(channel)
+        else:
+            name = None
+        if name is not None or (name := self._name_of(frame)) is not None:
             return self._decode(name, frame[-1])
         if frame[0] == b"message" and frame[1] == self._marks_channel:
             announced = self._decode_marks(frame[-1])
@@ -403,10 +409,14 @@ class PubSubReceiver:
         except DecodeError as error:
             self._refuse(name, data, error)
             return None
+        # The origin of a sequence was found to be another bus's when the sequence began.
+        origin, number = envelope.origin, envelope.seq
+        if self._gaps.continues(origin, name, number):
+            return envelope
         if self._inbox.is_own(envelope):
             return None
-        if envelope.seq is not None and envelope.origin:
-            self._detect_gap(envelope.origin, name, envelope.seq)
+        if number is not None and origin:
+            self._detect_gap(origin, name, number)
         return envelope
 
     def _refuse(self, name: str, data: bytes, error: DecodeError) -> None:

@@ -143,3 +143,44 @@ def test_for_any_losses_the_reported_numbers_add_up(lost: list[bool]) -> None:
             missing += gaps.message_arrived("one", "a", number)
     missing += gaps.highest_announced("one", "a", table.take_marks()["a"])
     assert missing == sum(lost)
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["one", "two"]), st.sampled_from("ab"), st.integers(-1, 9)),
+        max_size=60,
+    ),
+    st.sets(st.integers(0, 59), max_size=5),
+)
+def test_the_short_way_for_consecutive_messages_changes_no_result(
+    messages: list[tuple[str, str, int]], forgotten_at: set[int]
+) -> None:
+    long, short = GapDetector(max_tracked=3), GapDetector(max_tracked=3)
+    for index, (origin, channel, number) in enumerate(messages):
+        missing = long.message_arrived(origin, channel, number)
+        if short.continues(origin, channel, number):
+            assert missing == 0
+        else:
+            assert missing == short.message_arrived(origin, channel, number)
+        if index in forgotten_at:
+            for each in (long, short):
+                each.forget(lambda name: name == "a")
+        assert len(long) == len(short)
+    for origin in ("one", "two"):
+        for channel in "ab":
+            marks = (origin, channel, 20, ["one", "two"])
+            assert long.highest_announced(*marks) == short.highest_announced(*marks)
+
+
+def test_only_the_next_message_of_the_same_sequence_takes_the_short_way() -> None:
+    gaps = GapDetector()
+    assert not gaps.continues("one", "a", 1)
+    gaps.message_arrived("one", "a", 1)
+    assert not gaps.continues("one", "a", 3)
+    assert not gaps.continues("one", "a", 1)
+    assert not gaps.continues("one", "b", 2)
+    assert not gaps.continues("two", "a", 2)
+    assert not gaps.continues("one", "a", None)
+    assert gaps.continues("one", "a", 2)
+    gaps.forget(lambda channel: channel == "a")
+    assert not gaps.continues("one", "a", 3)
