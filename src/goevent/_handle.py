@@ -31,7 +31,7 @@ from ._errors import NEEDS_TRIO, BusForked, EventError
 from ._trio_internals import PARKED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Generator, Sequence
+    from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 
     Settle = Callable[[tuple[EventError, ...]], None]
     from contextlib import AbstractContextManager
@@ -412,4 +412,16 @@ def new_handle(route: HandleRoute, event: object) -> DispatchHandle:
     handle = DispatchHandle()
     handle.event, handle._route, handle._details = event, route, None
     handle._left, handle._since = 0, 0.0
+    return handle
+
+
+def arrived_handle(
+    route: HandleRoute, event: object, headers: Mapping[str, str], deliveries: int
+) -> DispatchHandle:
+    """Return the handle of an event that the driver has brought, and that no listener has got."""
+    handle = new_handle(route, event)
+    if headers:
+        handle.headers.update(headers)
+    if deliveries > 1:
+        handle._ensure_details().deliveries = deliveries
     return handle

@@ -147,6 +147,26 @@ async def test_a_listener_that_is_slow_with_an_ad_hoc_event_is_named(
     assert warnings.seen == [warning("busy", 0.15), warning("typed", 0.15)]
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_listener_that_is_slow_with_an_event_of_another_bus_is_named(
+    watch: Stopwatch, warnings: Warnings, fails: bool
+) -> None:
+    hub = MemoryHub()
+    async with make(driver=MemoryDriver(hub)) as bus, make(driver=MemoryDriver(hub)) as other:
+        other.on_error(ignore_error)
+
+        @other.listener(Ping, name="slow")
+        def slow(event: Ping) -> None:
+            watch.pass_time(0.15)
+            if fails:
+                raise ValueError("slow and broken")
+
+        await other.ready()
+        await (await bus.dispatch(Ping())).wait()
+        await other.wait()
+    assert warnings.seen[0] == warning("slow", 0.15)
+
+
 async def test_a_slow_listener_that_fails_is_named(watch: Stopwatch, warnings: Warnings) -> None:
     async with make() as bus:
         bus.on_error(ignore_error)

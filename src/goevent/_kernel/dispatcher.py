@@ -33,7 +33,7 @@ from trio.lowlevel import (
 
 from .._errors import BusForked, listener_failed
 from .._foreign import forget_caller
-from .._handle import DispatchHandle, new_handle
+from .._handle import DispatchHandle, arrived_handle, new_handle
 from .._options.results import refuse_unrun
 from .._trio_internals import RUNNING, turn
 from .admission import Admission, no_room
@@ -42,7 +42,7 @@ from .intake import Intake
 from .special_dispatch import SpecialDispatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from .._config import Config
     from .actor import Actor
@@ -369,6 +369,54 @@ class Dispatcher(Intake):
                 for actor in route.inline[index:]:
                     actor.abandoned += 1
             if fresh and (seconds := perf_counter() - start) > self.slow_after:
+                self.warn_if_slow(route, seconds)
+            del handle, failure
+
+    def run_arrived(
+        self, route: Route, event: object, headers: Mapping[str, str], deliveries: int
+    ) -> DispatchHandle | None:
+        """Make the inline calls for an event of the driver, on an ordinary route without mailboxes.
+
+        Nothing refers to the handle of such an event, so it gets one only when a call fails.
+
+        Args:
+            route: The route.
+            event: The event.
+            headers: The headers of the event, for its handle.
+            deliveries: The number of times that the broker has delivered the event.
+
+        Returns:
+            The handle with the errors, or None if no call has failed.
+        """
+        start = perf_counter()
+        owner, self._owner = self._owner, 0
+        level = 0 if owner else 1  # see `run_inline`
+        self._depth += level
+        calls, index = route.calls, 0
+        failure = handle = None
+        try:
+            for call in calls:
+                try:
+                    if (result := call(event)) is not None:
+                        refuse_unrun(result)
+                except Exception as error:  # noqa: BLE001 - every failure of a listener is reported
+                    failure = error
+                    break
+                index += 1
+            else:
+                route.called += 1
+                return None
+            # Before the failure is reported: callbacks of the application may read the headers.
+            handle = arrived_handle(route, event, headers, deliveries)
+            return self.run_inline(route, handle, index, failure)
+        finally:
+            self._owner = owner
+            self._depth -= level
+            if index < len(calls) and failure is None:  # after a KeyboardInterrupt, say
+                route.called += 1
+                for actor in route.inline[index:]:
+                    actor.abandoned += 1
+            if (seconds := perf_counter() - start) > self.slow_after:
                 self.warn_if_slow(route, seconds)
             del handle, failure
 

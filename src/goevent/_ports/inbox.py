@@ -22,7 +22,7 @@ import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
 from .._errors import BusClosed, DecodeError, EventAbandoned, EventError, GoEventError
-from .._handle import new_handle
+from .._handle import arrived_handle
 from .._kernel.intake import bus_closed
 from ..drivers.contract import Settlement
 
@@ -162,31 +162,41 @@ class BusInbox:
         if self._ignores_own and envelope.origin in self._origins:
             self._settle(name, settle)
             return True
-        if not (self._dispatcher.home_thread and self._is_open):
+        dispatcher, handle = self._dispatcher, None
+        if not (dispatcher.home_thread and self._is_open):
             return False
         try:
-            route, event = self._find_route(envelope)
+            # The usual case of `_find_route` is found here without a call.
+            event: object = envelope.event
+            route = self._routes.get(type(event))
+            if route is None or not name == route.name == envelope.event_type:
+                route, event = self._find_route(envelope)
             if route.special or self._hooked:
                 return False
             route = route.local_only or route
-            handle = new_handle(route, event)
-            if envelope.headers or deliveries > 1:
-                self._add_details(handle, envelope, deliveries)
-            if route.actors and not self._dispatcher.admission.commit(route, handle):
-                return False
+            if route.actors:
+                handle = arrived_handle(route, event, envelope.headers, deliveries)
+                if not dispatcher.admission.commit(route, handle):
+                    return False
         except (GoEventError, TypeError) as error:
             self._refuse(name, settle, error)
             return True
         ran = False
         try:
-            self._dispatcher.run_inline(route, handle)
+            if handle is None:
+                handle = dispatcher.run_arrived(route, event, envelope.headers, deliveries)
+            else:
+                dispatcher.run_inline(route, handle)
             ran = True
         finally:
             # An inline listener raised a KeyboardInterrupt, for example.
             if not ran:
                 self._settle(name, settle, self.lost(name))
         if settle is not None:
-            self._settle_when_done(handle, name, settle)
+            if handle is None:
+                self._settle(name, settle, listeners=int(not route.unheard))
+            else:
+                self._settle_when_done(handle, name, settle)
         return True
 
     async def _dispatch(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
@@ -194,8 +204,7 @@ class BusInbox:
         if not dispatcher.home_thread:
             raise bus_closed()
         route, event = self._find_route(envelope)
-        handle = new_handle(route.local, event)
-        self._add_details(handle, envelope, deliveries)
+        handle = arrived_handle(route.local, event, envelope.headers, deliveries)
         if route.special or self._hooked:
             return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
         return await dispatcher.bring(route.local, handle, arrived=True)
@@ -212,12 +221,6 @@ class BusInbox:
             reason = f"the envelope contains an event of the type {event_type!r}"
             raise DecodeError(envelope.event_name, reason)
         return route, event
-
-    def _add_details(self, handle: DispatchHandle, envelope: Envelope, deliveries: int) -> None:
-        if headers := envelope.headers:
-            handle.headers.update(headers)
-        if deliveries > 1:
-            handle._ensure_details().deliveries = deliveries
 
     # -- failures
 
