@@ -144,66 +144,20 @@ __all__ = [
     "undecodable",
     "verdict",
 ]
-# The names of the modules that are imported later.
-_LATER = {
-    "dead_letters": (
-        "DEAD_LETTERS_PER_CALL",
-        "DEAD_LETTERS_PER_PAGE",
-        "MAX_REASON_CHARS",
-        "DeadLetter",
-        "DeadLetters",
-        "DeadLetterStore",
-        "dead_letter_report",
-        "in_one_line",
-    ),
-    "durable": (
-        "ACK",
-        "EXHAUSTED",
-        "MAX_DETAILS_CHARS",
-        "RELEASE",
-        "Action",
-        "DurableConfig",
-        "Verdict",
-        "check_count",
-        "check_name",
-        "check_seconds",
-        "group_required",
-        "in_utc",
-        "jittered",
-        "read_options",
-        "retry_or_dead_letter",
-        "undecodable",
-        "verdict",
-    ),
-    "read_watchdog": (
-        "READ_SILENCE_SECONDS",
-        "ReadWatchdog",
-    ),
-    "tls": (
-        "NO_TLS",
-        "TLS_OPTIONS",
-        "TlsSettings",
-        "explain_tls",
-        "find_tls_failure",
-        "read_tls",
-    ),
-    "url": (
-        "DriverUrl",
-        "check_url_options",
-        "read_driver_url",
-    ),
-}
+# The modules with the other names of `__all__`.
+_IMPORTED_LATER = ("dead_letters", "durable", "read_watchdog", "tls", "url")
 
 if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module
 
     def __getattr__(name: str) -> object:
-        for module, names in _LATER.items():
-            if name in names:
-                found = vars(importlib.import_module(f".{module}", __name__))
-                globals().update((each, found[each]) for each in names)
-                publish_names(globals(), names)
-                return globals()[name]
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        missing = [each for each in __all__ if each not in globals()]
+        for module in _IMPORTED_LATER:
+            found = vars(importlib.import_module(f".{module}", __name__))
+            globals().update((each, found[each]) for each in missing if each in found)
+        publish_names(globals(), missing)
+        return globals()[name]
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__all__})
