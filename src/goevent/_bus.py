@@ -29,7 +29,7 @@ from ._kernel.actor import Actor
 from ._kernel.batch_dispatch import BatchDispatch
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.failures import Failures
-from ._kernel.ledger import Ledger, LedgerBook, Snapshot, snapshot_of
+from ._kernel.ledger import Ledger, LedgerBook, Snapshot
 from ._kernel.routing import Observer
 from ._kernel.scheduler import Scheduler
 from ._kernel.supervisor import OnError, Supervisor
@@ -761,7 +761,7 @@ class GoEvent:
         self._dispatcher.check_thread()
         self._supervisor.clear()
         for actor in self._router.listeners():
-            if actor.last_error is not None:
+            if isinstance(actor.last_error, EventError):
                 actor.last_error = actor.last_error.as_text()
 
     def on_error(self, callback: C) -> C:
@@ -805,14 +805,11 @@ class GoEvent:
             'new'
         """
         self._dispatcher.check_thread()
-        counts = self._router.counts()
-        now = self._scheduler.clock()
+        listeners, ledger = self._ledger_book.snapshots(self._scheduler.clock())
         return Snapshot(
             state=self._dispatcher.state,
-            listeners=tuple(
-                snapshot_of(actor, counts.get(actor, 0), now) for actor in self._router.listeners()
-            ),
-            ledger=self._ledger_book.ledger(),
+            listeners=listeners,
+            ledger=ledger,
             error_count=self._supervisor.count,
             driver=self._snapshot_driver(),
         )

@@ -15,7 +15,7 @@ import pytest
 import trio
 from tests.support.checks import adds_up, ignore_error
 from tests.support.events import REGISTRY, Other, Ping
-from tests.support.work import count_instructions
+from tests.support.work import count_calls, count_instructions
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import Config, Event, GoEvent, MemoryDriver, MemoryHub, Registration
@@ -251,3 +251,27 @@ async def test_the_route_is_built_by_the_next_dispatch_and_leads_to_all_listener
     await bus.dispatch(Ping())
     assert seen == [2, 1, 4]
     assert [listener.completed for listener in bus.snapshot().listeners] == [3, 2, 1]
+
+
+@pytest.mark.parametrize("inline", [True, False])
+@pytest.mark.parametrize("own_names", [True, False])
+async def test_a_snapshot_runs_no_function_for_each_listener(
+    bus: GoEvent, inline: bool, own_names: bool
+) -> None:
+    calls: list[int] = []
+    events = [Event(f"ad.hoc{n}") if own_names else Ping() for n in range(MANY)]
+    for n, event in enumerate(events):
+        name = event.event_name
+        bus.subscribe(listen_inline if inline else listen, name)
+        if n + 1 in (FEW, MANY):
+            for each in events if own_names else events[:1]:
+                await bus.dispatch(each)
+            await bus.wait()
+            calls.append(count_calls(bus.snapshot))
+            assert (
+                sum(one.completed for one in bus.snapshot().listeners)
+                == ((FEW, FEW + MANY)[len(calls) - 1])
+            )
+    # A dispatch has changed the counts of each route.
+    routes = MANY - FEW if own_names else 0
+    assert calls[1] - calls[0] <= routes

@@ -71,6 +71,7 @@ class Actor:
         recovery: The retries and the supervision; None if the listener goes on after a failure.
         mail: The mailbox. The scheduler's loop is fastest with a plain deque.
         capacity: The number of events that the mailbox takes; 0 for an inline listener.
+        shared: The mailbox, if lanes run the listener; otherwise None.
         limit: The capacity that dispatch compares with; 0 while dispatches wait for room.
         current: The event that the listener runs with; None for a listener with lanes.
         attempt: The number of the current run of that event, from 1.
@@ -80,11 +81,11 @@ class Actor:
         pending_inline: Runs of an inline listener that special dispatch has not ended yet.
         accepted: Deliveries, without those that routes still count.
         stray_threads: Threads that run on after their timeout.
+        last_error: The newest failure, or its text once a snapshot has shown it.
     """
 
     __slots__ = (
         "_lanes",
-        "_shared",
         "abandoned",
         "accepted",
         "active",
@@ -106,6 +107,7 @@ class Actor:
         "pending_inline",
         "recovery",
         "scheduled",
+        "shared",
         "state",
         "stray_threads",
         "suspends",
@@ -141,7 +143,7 @@ class Actor:
         # overtake them, and the common case of a dispatch needs one comparison.
         self.limit: int = capacity
         self._lanes: tuple[Lane, ...] = ()
-        self._shared: SharedMailbox[Lane] | KeyedMailbox[Lane] | None = None
+        self.shared: SharedMailbox[Lane] | KeyedMailbox[Lane] | None = None
 
         self.current: DispatchHandle | None = None
         self.attempt: int = 1
@@ -155,7 +157,7 @@ class Actor:
         self.dropped: int = 0
         self.abandoned: int = 0
         self.stray_threads: int = 0
-        self.last_error: EventError | None = None
+        self.last_error: EventError | str | None = None
 
     # -- lanes
 
@@ -165,7 +167,7 @@ class Actor:
 
     def share(self, mail: SharedMailbox[Lane] | KeyedMailbox[Lane]) -> None:
         """Have the lanes of a mailbox run the listener; the mailbox schedules them itself."""
-        self.mail = self._shared = mail
+        self.mail = self.shared = mail
         self._lanes = mail.lanes
         self.scheduled = True
         for lane in mail.lanes:
@@ -195,8 +197,8 @@ class Actor:
     @property
     def in_flight(self) -> list[DispatchHandle]:
         """The events that the listener works on."""
-        if self._shared is not None:
-            return self._shared.in_flight
+        if self.shared is not None:
+            return self.shared.in_flight
         return [] if self.current is None else [self.current]
 
     @property
@@ -206,8 +208,8 @@ class Actor:
 
     def retain(self, handles: Iterable[DispatchHandle]) -> None:
         """Keep only the given ones of the queued events; they are in the order of the mailbox."""
-        if self._shared is not None:
-            self._shared.retain(handles)
+        if self.shared is not None:
+            self.shared.retain(handles)
         else:
             self.mail.clear()
             self.mail.extend(handles)
@@ -242,7 +244,7 @@ class Actor:
     @property
     def needed_for_room(self) -> tuple[Actor | Lane, ...]:
         """The lanes that can make room in the mailbox; one of them has to proceed."""
-        return (self,) if self._shared is None else self._shared.needed_for_room
+        return (self,) if self.shared is None else self.shared.needed_for_room
 
     def needed_for_event(self, handle: DispatchHandle) -> Iterable[Actor | Lane]:
         """Return the lanes that can finish an event; one of them has to proceed.
@@ -253,7 +255,7 @@ class Actor:
             if lane.current is handle:
                 return (lane,)
         if any(queued is handle for queued in self.mail):
-            return (self,) if self._shared is None else self._shared.needed_for_event(handle)
+            return (self,) if self.shared is None else self.shared.needed_for_event(handle)
         return ()
 
     def __repr__(self) -> str:

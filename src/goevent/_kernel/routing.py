@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._events.event import AdHocEvent
@@ -35,7 +36,7 @@ from .._suggestions import did_you_mean
 from .route import NameListeners, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from .._events.registry import EventRegistry
     from .actor import Actor
@@ -107,6 +108,8 @@ class Router:
         self._patterns: PatternTrie[NameListeners] = PatternTrie()
         self._generation = 0  # of the patterns; see above
         self._registrations = 0
+        # The listeners in the order of registration; None if they have changed since.
+        self._ordered: tuple[Actor, ...] | None = None
         # True once the order of registration is not enough to tell the order of the listeners.
         self._sorted = False
         self._retired: list[Route] = []
@@ -124,6 +127,7 @@ class Router:
     def add(self, actor: Actor) -> None:
         """Put the actor on the routes of its events, after the listeners that are there already."""
         self._registrations += 1
+        self._ordered = None
         actor.order = self._registrations
         actor.call = self.watched(actor)
         self._sorted = self._sorted or bool(actor.options.priority)
@@ -154,6 +158,7 @@ class Router:
             actor: The actor.
             names: The names and patterns to take it off; None for all.
         """
+        self._ordered = None
         for name in actor.names if names is None else names:
             listeners = self._registered.get(name)
             if listeners is None:
@@ -172,10 +177,12 @@ class Router:
         for name in actor.names:
             self._drop_routes(name, self._registered[name])
 
-    def listeners(self) -> list[Actor]:
+    def listeners(self) -> tuple[Actor, ...]:
         """Return every listener once, in the order of registration."""
-        found = (actor for listeners in self._registered.values() for actor in listeners.actors)
-        return sorted(dict.fromkeys(found), key=by_order)
+        if self._ordered is None:
+            found = {actor: None for each in self._registered.values() for actor in each.actors}
+            self._ordered = tuple(sorted(found, key=by_order))
+        return self._ordered
 
     def registered_for(self, name: str) -> list[Actor]:
         """Return the listeners that were registered for exactly this name or pattern."""
@@ -389,28 +396,22 @@ class Router:
             route.fold()
         self._retired.clear()
 
-    def fold_all(self) -> None:
-        """Move the counts of all routes to their listeners, while no dispatch is under way."""
-        for route in self._routes():
-            route.fold()
-        self._retired.clear()
+    def fold_counts(self) -> None:
+        """Move the counts of all routes to their listeners.
 
-    def counts(self) -> dict[Actor, int]:
-        """Return the deliveries that are not folded yet, by listener."""
-        counts: dict[Actor, int] = {}
+        A dispatch that is under way counts on its route when its inline calls have ended, and that
+        count is moved the next time. So all routes stay, even the replaced ones.
+        """
         for route in self._routes():
-            for actor in route.inline:
-                counts[actor] = counts.get(actor, 0) + route.called
-            for actor in route.actors:
-                counts[actor] = counts.get(actor, 0) + route.mailed
-        return counts
+            if route.called or route.mailed:
+                route.fold()
+            local = route.local_only
+            if local is not None and (local.called or local.mailed):
+                local.fold()
 
-    def _routes(self) -> Iterator[Route]:
-        for route in (*self.by_name.values(), *self._unregistered.values()):
-            yield route
-            if route.local is not route:
-                yield route.local
-        yield from self._retired
+    def _routes(self) -> tuple[Route, ...]:
+        """Return all routes; one without a publisher may belong to another one."""
+        return (*self.by_name.values(), *self._unregistered.values(), *self._retired)
 
 
 def with_check(call: Callable[[Any], Any]) -> Callable[[Any], None]:
@@ -433,8 +434,7 @@ def with_async_check(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return checked
 
 
-def by_order(actor: Actor) -> int:
-    return actor.order
+by_order = attrgetter("order")
 
 
 def by_priority(actor: Actor) -> tuple[int, int]:
