@@ -74,6 +74,8 @@ class EventRegistry:
         self._adapters: dict[type[Any], EventTypeAdapter] = {}
         self._rules: dict[type[Any], ValueRules] = {}
         self._upcasts: dict[type[Any], tuple[type[Any], Callable[[Any], Any]]] = {}
+        # An attribute, because the codecs ask for each event.
+        self.has_upcasts = False
 
     def register(self, cls: type[T]) -> type[T]:
         """Register a class under the name in its attribute `event_name`, and return the class.
@@ -260,6 +262,7 @@ class EventRegistry:
                     f"{describe_class(cls)} is already upcast to {describe_class(known[0])}"
                 )
             self._upcasts[cls] = (to, function)
+            self.has_upcasts = True
             return function
 
         return register

@@ -27,11 +27,12 @@ from collections.abc import Callable, Collection, Mapping, Set as AbstractSet
 from datetime import date, datetime
 from decimal import Decimal
 from keyword import iskeyword
-from math import isfinite
-from typing import Any, TypeGuard, Union, cast
+from operator import attrgetter
+from sys import float_info
+from typing import Annotated, Any, TypeAlias, TypeGuard, Union, cast
 from uuid import UUID
 
-from msgspec import UNSET, ValidationError, convert, inspect
+from msgspec import UNSET, Meta, ValidationError, convert, defstruct, inspect, structs
 
 from .value_rules import INT64_MAX, INT64_MIN, WireFormatError
 
@@ -53,13 +54,26 @@ _ARRAYS: dict[type[inspect.Type], type] = {
     inspect.SetType: set,
     inspect.FrozenSetType: frozenset,
 }
+# The name and the annotation of each attribute.
+_Fields: TypeAlias = list[tuple[str, inspect.Type]]
+# A node with attributes below it.
+_ObjectNode: TypeAlias = inspect.StructType | inspect.DataclassType | inspect.CustomType
+_MAX_FLOAT = float_info.max
+_Int64 = Annotated[int, Meta(ge=INT64_MIN, le=INT64_MAX)]
+_FiniteFloat = Annotated[float, Meta(ge=-_MAX_FLOAT, le=_MAX_FLOAT)]
+_ExactInt = Annotated[int, Meta(ge=-MAX_EXACT, le=MAX_EXACT)]
 # `msgspec.convert` refuses values of other types than these.
 _CONVERTED_TYPES: tuple[tuple[inspect.Type, Any], ...] = (
     (inspect.StrType(), str),
-    (inspect.IntType(), int),
+    (inspect.IntType(), _Int64),
     (inspect.BoolType(), bool),
     (inspect.NoneType(), None),
 )
+# So many nested classes are tested in place; a call of a function costs more than the test itself.
+_MAX_TESTS_IN_PLACE = 16
+# To test this many objects at once is faster than one after another.
+_MIN_ROWS = 4
+_ROWS = 128
 _PYDANTIC_NODES = (
     inspect.IntType,
     inspect.FloatType,
@@ -67,7 +81,13 @@ _PYDANTIC_NODES = (
     inspect.BoolType,
     inspect.NoneType,
     inspect.UnionType,
+    inspect.ListType,
+    inspect.DictType,
+    # A pydantic model, which msgspec does not know.
+    inspect.CustomType,
 )
+# The extra values of a pydantic model have no annotation.
+_NO_EXTRA = "not {}.__pydantic_extra__"
 _PYDANTIC_OVERRIDES = (
     "__init__",
     "model_dump",
@@ -94,30 +114,35 @@ def make_type_check(root: inspect.Type) -> TypeCheck:
     """Return the type check of a class that msgspec supports.
 
     The check returns True if an event is certainly read back as it is: its values have exactly the
-    types of the annotations, its integers outside of lists and dicts are within int64, and its
-    floats are finite. It does not look at values in untyped fields.
+    types of the annotations, its integers are within int64, and its floats are finite. It does not
+    look at values in untyped fields.
     """
     try:
-        return _TypeCheckSource().compile(_fields_of(root))
+        return _TypeCheckSource().compile(cast("_ObjectNode", root))
     except _NoTypeCheck:
         return never
 
 
 def make_pydantic_type_check(cls: Any) -> TypeCheck:
     """Return the type check of a pydantic model; only plain models of plain values have one."""
-    if _changes_values(cls):
-        return never
-    fields: list[tuple[str, inspect.Type]] = []
     try:
-        for name, info in cls.model_fields.items():
-            aliases = (info.alias, info.validation_alias, info.serialization_alias)
-            if info.metadata or info.exclude or any(alias is not None for alias in aliases):
-                return never
-            fields.append((name, inspect.type_info(info.annotation)))
-        source = _TypeCheckSource(_PYDANTIC_NODES)
-        return source.compile([*fields], "not event.__pydantic_extra__")
+        return _TypeCheckSource(_PYDANTIC_NODES).compile(inspect.CustomType(cls))
     except Exception:  # noqa: BLE001 - msgspec does not know every annotation of pydantic
         return never
+
+
+def _model_fields(cls: Any) -> _Fields:
+    """Return the attributes of a pydantic model, with their nodes."""
+    found: Mapping[str, Any] | None = getattr(cls, "model_fields", None)
+    if found is None or _changes_values(cls):
+        raise _NoTypeCheck
+    fields: _Fields = []
+    for name, info in found.items():
+        aliases = (info.alias, info.validation_alias, info.serialization_alias)
+        if info.metadata or info.exclude or any(alias is not None for alias in aliases):
+            raise _NoTypeCheck
+        fields.append((name, inspect.type_info(info.annotation)))
+    return fields
 
 
 def _changes_values(cls: Any) -> bool:
@@ -132,7 +157,7 @@ def _changes_values(cls: Any) -> bool:
     return bool(cls.model_config.keys() - _PYDANTIC_SETTINGS)
 
 
-def _fields_of(node: inspect.Type) -> list[tuple[str, inspect.Type]]:
+def _attributes_of(node: _ObjectNode) -> _Fields:
     """Return the attributes of a struct, a dataclass or an attrs class, with their nodes."""
     cls: Any = getattr(node, "cls", None)
     if not isinstance(node, inspect.StructType | inspect.DataclassType):
@@ -157,20 +182,22 @@ class _TypeCheckSource:
         self._functions: list[str] = []
         # The names of the functions, by the kind of test and the id of the node.
         self._names: dict[tuple[str, int], str] = {}
-        self._globals: dict[str, Any] = {
-            "ValidationError": ValidationError,
-            "convert": convert,
-            "isfinite": isfinite,
-        }
+        # The classes whose attributes are being tested in place, and how many there have been.
+        self._open: set[int] = set()
+        self._in_place = 0
+        self._values = 0
+        self._fields: dict[int, _Fields] = {}
+        self._globals: dict[str, Any] = {"ValidationError": ValidationError, "convert": convert}
 
-    def compile(self, fields: list[tuple[str, inspect.Type]], condition: str = "") -> TypeCheck:
+    def compile(self, root: _ObjectNode) -> TypeCheck:
         """Return a function that tests the attributes of an event."""
-        tests = [self._test_attribute("event", name, node) for name, node in fields]
+        fields = self._fields_of(root)
+        test = self._test_fields(fields, "event")
         source = [
             *self._functions,
             "def has_exact_types(event):",
             "    try:",
-            f"        return {both(*tests, condition)}",
+            f"        return {test}",
             # The attribute of a dataclass may never have been set.
             "    except (AttributeError, ValidationError):",
             "        return False",
@@ -180,22 +207,28 @@ class _TypeCheckSource:
         return cast("TypeCheck", self._globals["has_exact_types"])
 
     def _test_attribute(self, owner: str, name: str, node: inspect.Type) -> str:
-        if not name.isidentifier() or iskeyword(name):
-            raise _NoTypeCheck
         # The attribute is read once. The first mention of a value in a test is evaluated first.
-        test, value = self._test(node, "@"), f"{owner}.{name}"
-        if test.count("@") == 1:
-            return test.replace("@", value)
-        return test.replace("@", f"(v := {value})", 1).replace("@", "v")
+        self._values += 1
+        mark, variable, value = f"@{self._values}@", f"v{self._values}", f"{owner}.{name}"
+        test = self._test(node, mark)
+        if test.count(mark) == 1:
+            return test.replace(mark, value)
+        return test.replace(mark, f"({variable} := {value})", 1).replace(mark, variable)
 
     def _constant(self, value: object) -> str:
         name = f"constant_{len(self._globals)}"
         self._globals[name] = value
         return name
 
+    def _converts(self, value: str, kind: Any) -> str:
+        """Return an expression that is true, or raises a `ValidationError`."""
+        # msgspec prepares a struct once, and any other type in each call, which takes microseconds.
+        box = defstruct("Box", [("value", kind)], array_like=True, gc=False)
+        return f"convert(({value},), {self._constant(box)}) is not None"
+
     def _function(self, purpose: str, node: inspect.Type, test: Callable[[], str]) -> str:
         """Return the name of a function that tests `value`, made now if there is none."""
-        key = purpose, id(node)
+        key = purpose, _id_of(node)
         name = self._names.get(key)
         if name is None:
             # The name comes first, because a class may refer to itself.
@@ -243,9 +276,8 @@ class _TypeCheckSource:
                 # In a set of several types, True would be found as 1.
                 values = self._constant(frozenset(node.values))
                 return both(self._is_exactly(type(node.values[0]), value), f"{value} in {values}")
-            case inspect.StructType() | inspect.DataclassType():
-                check = self._function("fields", node, lambda: self._test_fields(node))
-                return both(self._is_exactly(node.cls, value), f"{check}({value})")
+            case inspect.StructType() | inspect.DataclassType() | inspect.CustomType():
+                return self._test_object(node, value)
             case inspect.DictType():
                 return self._test_dict(node, value)
             case inspect.TupleType():
@@ -262,9 +294,33 @@ class _TypeCheckSource:
             return self._is_exactly(exact, value)
         raise _NoTypeCheck
 
-    def _test_fields(self, node: inspect.Type) -> str:
-        tests = [self._test_attribute("value", name, each) for name, each in _fields_of(node)]
-        return both(*tests)
+    def _test_object(self, node: _ObjectNode, value: str) -> str:
+        """Return an expression that tests the class and the attributes of an object."""
+        fields = self._fields_of(node)
+        is_exact = self._is_exactly(node.cls, value)
+        key = _id_of(node)
+        if key in self._open or self._in_place >= _MAX_TESTS_IN_PLACE:
+            check = self._function("fields", node, lambda: self._test_fields(fields, "value"))
+            return both(is_exact, f"{check}({value})")
+        self._in_place += 1
+        self._open.add(key)
+        test = self._test_fields(fields, value)
+        self._open.remove(key)
+        return both(is_exact, test)
+
+    def _test_fields(self, fields: _Fields, value: str) -> str:
+        tests = [self._test_attribute(value, name, each) for name, each in fields]
+        return both(*tests, _NO_EXTRA.format(value) if self._allowed else "")
+
+    def _fields_of(self, node: _ObjectNode) -> _Fields:
+        """Return the attributes of an object, with their nodes."""
+        fields = self._fields.get(_id_of(node))
+        if fields is None:
+            fields = _model_fields(node.cls) if self._allowed else _attributes_of(node)
+            if not all(name.isidentifier() and not iskeyword(name) for name, _ in fields):
+                raise _NoTypeCheck
+            self._fields[_id_of(node)] = fields
+        return fields
 
     def _is_exactly(self, cls: type, value: str) -> str:
         name = cls.__name__ if vars(builtins).get(cls.__name__) is cls else self._constant(cls)
@@ -290,9 +346,11 @@ class _TypeCheckSource:
         item = converted_type(node.item_type)
         if item is not NO_TYPE:
             kind = generic[item, ...] if cls is tuple else generic[item]
-            tests.append(f"convert({value}, {self._constant(kind)}) is not None")
+            # Many lists are empty.
+            tests.append(f"(not {value} or {self._converts(value, kind)})")
         else:
-            tests.append(self._test_each(node.item_type, value))
+            sequence = value if cls in (list, tuple) else f"[*{value}]"
+            tests.append(self._test_each(node.item_type, sequence))
         return both(*tests)
 
     def _test_dict(self, node: inspect.DictType, value: str) -> str:
@@ -300,27 +358,76 @@ class _TypeCheckSource:
         kind: Any = dict
         key, item = converted_type(node.key_type), converted_type(node.value_type)
         if isinstance(node.key_type, inspect.AnyType):
-            tests.append(self._test_each(node.value_type, f"{value}.values()"))
+            tests.append(self._test_each(node.value_type, f"[*{value}.values()]"))
         elif key is not str:
             # Other keys are written as text.
             raise _NoTypeCheck
         elif item is not NO_TYPE:
-            tests.append(f"convert({value}, {self._constant(kind[str, item])}) is not None")
+            tests.append(self._converts(value, kind[str, item]))
         else:
-            tests.append(f"convert({value}, {self._constant(kind[str, Any])}) is not None")
-            tests.append(self._test_each(node.value_type, f"{value}.values()"))
+            tests.append(self._converts(value, kind[str, Any]))
+            tests.append(self._test_each(node.value_type, f"[*{value}.values()]"))
         return both(*tests)
 
     def _test_each(self, node: inspect.Type, values: str) -> str:
-        """Return an expression that tests several values against one node."""
+        """Return an expression that tests the values in a list or tuple against one node."""
+        while isinstance(node, inspect.Metadata):
+            node = node.type
         if isinstance(node, inspect.AnyType):
             return ""
         check = self._function("item", node, lambda: self._test(node, "value"))
-        if node == inspect.FloatType():
-            types = self._constant({float})
-            quick = f"{types}.issuperset(map(type, {values})) and all(map(isfinite, {values}))"
-            return f"({quick} or all(map({check}, {values})))"
-        return f"all(map({check}, {values}))"
+        each = f"all(map({check}, {values}))"
+        if not isinstance(node, _ObjectNode):
+            return each
+        rows = self._function("rows", node, lambda: self._test_rows(node))
+        return f"({each} if len({values}) < {_MIN_ROWS} else {rows}({values}))"
+
+    def _test_rows(self, node: _ObjectNode) -> str:
+        """Return an expression that tests the objects in `value`, all of one class.
+
+        A loop in C reads the attributes of all objects, and one call of `convert` tests them.
+        """
+        fields = self._fields_of(node)
+        names = tuple(name for name, _ in fields)
+        exact = self._constant(frozenset([node.cls]))
+        tests = [f"{exact}.issuperset(map(type, value))"]
+        types = [converted_type(each) for _, each in fields]
+        if any(each is not NO_TYPE for each in types):
+            get = self._constant(_row_getter(node.cls, names))
+            kind = _rows_type(types)
+            whole = self._converts(f"[*map({get}, value)]", kind)
+            # In small parts, so that the rows stay in the cache of the CPU and cause no garbage
+            # collection.
+            part = self._converts(f"[*map({get}, value[start : start + {_ROWS}])]", kind)
+            parts = f"all([{part} for start in range(0, len(value), {_ROWS})])"
+            tests.append(f"({whole} if len(value) <= {_ROWS} else {parts})")
+        for (name, each), converted in zip(fields, types, strict=True):
+            if converted is NO_TYPE:
+                get = self._constant(attrgetter(name))
+                tests.append(self._test_each(each, f"[*map({get}, value)]"))
+        if self._allowed:
+            tests.append(f"all([{_NO_EXTRA.format('each')} for each in value])")
+        return both(*tests)
+
+
+def _id_of(node: inspect.Type) -> int:
+    """Return the key of a node: its id, or that of its class if msgspec makes a node each time."""
+    return id(node.cls if isinstance(node, inspect.CustomType) else node)
+
+
+def _row_getter(cls: Any, names: tuple[str, ...]) -> Callable[[Any], Any]:
+    """Return a function that returns the attributes of an object: a tuple if there are several."""
+    if len(names) > 1 and getattr(cls, "__struct_fields__", ()) == names:
+        return structs.astuple
+    return attrgetter(*names)
+
+
+def _rows_type(types: list[Any]) -> Any:
+    """Return the type of what `_row_getter` returns for a list of objects."""
+    rest = tuple(Any if each is NO_TYPE else each for each in types)
+    rows: Any = list
+    row: Any = tuple
+    return rows[row[rest] if len(rest) > 1 else rest[0]]
 
 
 # No type that `msgspec.convert` would be asked about; None is one.
@@ -328,12 +435,25 @@ NO_TYPE: Any = object()
 
 
 def converted_type(node: inspect.Type) -> Any:
-    """Return the annotation of a node whose values `msgspec.convert` takes as they are."""
+    """Return the annotation of a node whose values `msgspec.convert` takes as they are.
+
+    In place of a list it takes a tuple or a set, too. They are written as a list is, and the event
+    that is read counts as equal.
+    """
     members = node.types if isinstance(node, inspect.UnionType) else (node,)
-    found = [cls for member in members for other, cls in _CONVERTED_TYPES if member == other]
-    if len(found) < len(members):
-        return NO_TYPE
-    return Union[tuple(found)]  # noqa: UP007
+    array: Any = list
+    found: list[Any] = []
+    for member in members:
+        if isinstance(member, inspect.ListType) and not lengths(member, ""):
+            item = converted_type(member.item_type)
+            found.append(NO_TYPE if item is NO_TYPE else array[item])
+        elif member == inspect.FloatType():
+            found.append(_FiniteFloat)
+            if inspect.IntType() not in members:
+                found.append(_ExactInt)
+        else:
+            found.append(next((cls for each, cls in _CONVERTED_TYPES if member == each), NO_TYPE))
+    return NO_TYPE if NO_TYPE in found else Union[tuple(found)]  # noqa: UP007
 
 
 def lengths(node: Any, value: str) -> list[str]:

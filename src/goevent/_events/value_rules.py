@@ -45,9 +45,8 @@ _SCALARS = (
     inspect.DecimalType,
     inspect.EnumType,
     inspect.LiteralType,
-    inspect.Metadata,
-    inspect.UnionType,
 )
+_UNTYPED_NODES = (inspect.AnyType, inspect.CustomType, inspect.RawType, inspect.ExtType)
 
 # Up to this many integer attributes, it is faster to compare each one than to scan the bytes.
 MAX_DIRECT_INTS = 4
@@ -75,7 +74,8 @@ class ValueRules(msgspec.Struct, frozen=True):
         datetimes: True if a typed field holds datetimes.
         floats: True if a typed field holds floats.
         untyped: True if a field may hold any value.
-        flat: True if no field may hold objects or lists.
+        levels: The levels of objects and lists that an event may have, its own included. None if
+            there is no limit: a field is untyped, or a class refers to itself.
         direct_ints: The attributes that together hold all integers of an event. None if there are
             more than `MAX_DIRECT_INTS`, or if integers may stand deeper than in an attribute.
     """
@@ -86,7 +86,7 @@ class ValueRules(msgspec.Struct, frozen=True):
     datetimes: bool
     floats: bool
     untyped: bool
-    flat: bool
+    levels: int | None
     direct_ints: tuple[str, ...] | None
 
     @classmethod
@@ -107,7 +107,7 @@ class ValueRules(msgspec.Struct, frozen=True):
             datetimes=inspect.DateTimeType in kinds,
             floats=inspect.FloatType in kinds,
             untyped=not kinds.isdisjoint((inspect.AnyType, inspect.CustomType)),
-            flat=_is_flat(root),
+            levels=_levels(root, {}),
             direct_ints=_direct_ints(root) if inspect.IntType in kinds else (),
         )
 
@@ -186,13 +186,19 @@ def _has_no_rules(node: inspect.Type) -> bool:
     return not any(isinstance(n, inspect.IntType | inspect.DateTimeType) for n in below.values())
 
 
-def _is_flat(root: inspect.Type) -> bool:
-    if not isinstance(root, inspect.StructType | inspect.DataclassType):
-        return False
-    below: dict[int, inspect.Type] = {}
-    for field in root.fields:
-        _collect(field.type, below)
-    return all(isinstance(node, _SCALARS) for node in below.values())
+def _levels(node: inspect.Type, known: dict[int, int | None]) -> int | None:
+    if isinstance(node, _SCALARS):
+        return 0
+    if isinstance(node, _UNTYPED_NODES):
+        return None
+    if id(node) not in known:
+        # Until its levels are known, a node has no limit, because only a cycle leads back to it.
+        known[id(node)] = None
+        below = [_levels(child, known) for child in _children(node)]
+        if None not in below:
+            own = not isinstance(node, inspect.Metadata | inspect.UnionType)
+            known[id(node)] = own + max(filter(None, below), default=0)
+    return known[id(node)]
 
 
 def _direct_ints(root: inspect.Type) -> tuple[str, ...] | None:

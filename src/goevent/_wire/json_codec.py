@@ -81,17 +81,25 @@ MAX_DEPTH_LEVELS = 64
 MAX_NUMBER_DIGITS = 400
 MAX_EXCERPT_CHARS = 120
 
-# All digits are made alike; 19 in a row are the shortest number that can be beyond int64.
+# All digits are made alike. To find bytes by `find` is faster than by `in`, which first takes them
+# for a number.
 _DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
-_DIGIT_RUN = b"0" * 19
-# A number with more digits than this has such a run: it has at most three parts.
-_MAX_DIGITS_WITHOUT_RUN = 3 * (len(_DIGIT_RUN) - 1)
+# The shortest number that can be beyond int64. Of so many bytes in a row, three are every sixth.
+_INT64_DIGITS = b"0" * 19
+_THREE_DIGITS = b"000"
+# The metadata at the end of an envelope, such as the origin, have many digits by nature.
+_MIN_SLICED_BYTES = 512
+_TAIL_BYTES = 256
+# A number has at most three parts of digits: integer, fraction and exponent.
+_MAX_PARTS = 3
+# The longest numbers in typed fields are floats, such as -2.2250738585072014e-308.
+_MAX_TYPED_DIGITS = 24
 
 # If the closing quote is missing, a string extends to the end of the data. So no part of a hostile
 # input is scanned twice.
 _STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
 _NUMBER = re.compile(rb"[-+.0-9eE]++")
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_NOT_BRACKETS_OR_QUOTES = bytes(set(range(256)) - set(b'[]{}"'))
 _BRACES_TO_BRACKETS = bytes.maketrans(b"{}", b"[]")
 
 # The time of day in a datetime that is not RFC 3339 with an offset.
@@ -167,12 +175,16 @@ class EventEncoder:
         body: Returns the object to write for an event.
         native: True if this object is the event itself.
         single_pass: True if the events may be written without a look at each value first.
-        flat: True if the events contain no objects and no lists.
+        is_direct: True if an event that passes the type check is within all limits but that of the
+            size, and msgspec writes it as Go does.
         has_exact_types: The type check; see `round_trip`.
-        scans_exact: True if `needs_check` has to be asked about events that pass the type check.
+
+    Args:
+        cls: The class.
+        max_levels: The most levels of objects and lists that an event may have, its own included.
     """
 
-    def __init__(self, cls: type[Any]) -> None:
+    def __init__(self, cls: type[Any], *, max_levels: int = 0) -> None:
         adapter = adapter_of(cls)
         if adapter is None:
             raise WireFormatError(
@@ -187,16 +199,16 @@ class EventEncoder:
             self.has_exact_types = make_pydantic_type_check(cls)
         elif adapter.native:
             self.has_exact_types = make_type_check(self.rules.root)
-        self.flat = adapter.native and self.rules.flat
         self._nullable = self.rules.floats or self.rules.untyped
         self._direct_ints = self.rules.direct_ints or ()
         self._deep_ints = self.rules.direct_ints is None
         self._needs_scan = self._deep_ints or self._nullable
-        # The type check has looked at all floats and at the integers that are attributes.
-        self.scans_exact = self.rules.untyped or (self.rules.ints and not self.flat)
         # msgspec writes the trailing zeros of a fraction, which Go trims. So datetimes always take
         # the slow path.
         self.single_pass = not (adapter.native and self.rules.datetimes)
+        levels = self.rules.levels
+        is_bounded = adapter.native and levels is not None and levels <= max_levels
+        self.is_direct = is_bounded and self.single_pass
 
     def needs_check(self, event: Any, data: bytes) -> bool:
         """Tell whether the written bytes may contain a value that msgspec should have refused."""
@@ -209,7 +221,7 @@ class EventEncoder:
                 return True
         # msgspec writes NaN and the infinities as null.
         return self._needs_scan and (
-            (self._deep_ints and _has_digit_run(data))
+            (self._deep_ints and _has_int64_run(data))
             or (self._nullable and b"null" in data)
             or (self.rules.untyped and _DATETIME.search(data) is not None)
         )
@@ -257,32 +269,45 @@ class EventDecoder:
     """Reads the events of one class. A JSON codec makes one for each class it meets.
 
     Attributes:
-        rules: The rules for the values of the class.
-        decode_envelope: Reads an envelope with such an event in one call. None for pydantic models,
-            which msgspec cannot read. For ad-hoc events, the event in the envelope is a dict.
-        direct_ints: The attributes that hold all integers, if a look at them is the only check that
-            a small message needs after `decode_envelope`. None if it may need others.
+        decode_envelope: Reads an envelope with such an event in one call. It raises an error for a
+            pydantic model, which msgspec cannot read. For an ad-hoc event, the event in the
+            envelope is a dict.
+        direct_ints: The attributes whose integers have to be within int64.
+        has_rules: True if `may_break_rules` has to be asked.
     """
 
     def __init__(self, cls: type[Any]) -> None:
+        kind: Any = dict[str, Any] if cls is AdHocEvent else cls
+        self.decode_envelope: Callable[[bytes], Envelope]
         if adapter_of(cls) is PYDANTIC:
-            self.decode_envelope = None
-            self.rules = _UNTYPED
+            self._rules = _UNTYPED
             self._decode = _pydantic_decoder(cls)
+            self.decode_envelope = _refuse
         else:
-            kind: Any = dict[str, Any] if cls is AdHocEvent else cls
             self.decode_envelope = msgspec.json.Decoder(envelope_of(kind)).decode
-            self.rules = ValueRules.of(kind)
+            self._rules = ValueRules.of(kind)
             self._decode = msgspec.json.Decoder(kind).decode
-        rules = self.rules
-        self.direct_ints = rules.direct_ints if rules.flat and not rules.datetimes else None
+        self.direct_ints = self._rules.direct_ints or ()
+        self._deep_ints = self._rules.direct_ints is None
+        self.has_rules = self._deep_ints or self._rules.datetimes
+
+    def may_break_rules(self, data: bytes) -> bool:
+        """Tell whether a message may have an integer or a datetime that Go would refuse."""
+        return (self._deep_ints and _has_int64_run(data)) or (
+            self._rules.datetimes and _has_loose_datetime(data)
+        )
 
     def decode_event(self, raw: bytes) -> Any:
         """Return the event in the bytes."""
-        event, rules = self._decode(raw), self.rules
-        if (rules.ints and _has_digit_run(raw)) or (rules.datetimes and _has_loose_datetime(raw)):
+        event, rules = self._decode(raw), self._rules
+        if (rules.ints and _has_int64_run(raw)) or (rules.datetimes and _has_loose_datetime(raw)):
             rules.check(msgspec.json.decode(raw))
         return event
+
+
+def _refuse(data: bytes) -> Envelope:
+    """Be the `decode_envelope` of pydantic models."""
+    raise WireFormatError("msgspec cannot read a pydantic model")
 
 
 def _pydantic_decoder(cls: Any) -> Callable[[bytes], Any]:
@@ -294,9 +319,14 @@ def _pydantic_decoder(cls: Any) -> Callable[[bytes], Any]:
     return decode
 
 
-def _has_digit_run(data: bytes) -> bool:
+def _has_int64_run(data: bytes) -> bool:
     """Tell whether the data may contain a number beyond int64."""
-    return _DIGIT_RUN in data.translate(_DIGITS_TO_ZERO)
+    if len(data) > _MIN_SLICED_BYTES and (
+        data[:-_TAIL_BYTES:6].translate(_DIGITS_TO_ZERO).find(_THREE_DIGITS) < 0
+    ):
+        # Together with the digits before it that may belong to the same number.
+        data = data[-_TAIL_BYTES - len(_INT64_DIGITS) :]
+    return data.translate(_DIGITS_TO_ZERO).find(_INT64_DIGITS) >= 0
 
 
 def _has_loose_datetime(data: bytes) -> bool:
@@ -348,12 +378,18 @@ class JsonCodec:
         self._max_size = max_size
         self._max_depth = max_depth
         self._max_digits = max_digits
+        # One part of a longer number has at least so many digits. If one looks at every nth byte,
+        # at least three of them are in the part.
+        self._min_part = max_digits // _MAX_PARTS + 1
+        self._digit_step = max(1, self._min_part // 3)
+        self._spaced_digits = b"0" * min(3, self._min_part)
+        self._min_deep_brackets = max_depth + 1
+        self._min_deep_bytes, self._min_deep_place = 5 * max_depth, 4 * max_depth
         self._accept_go_type_names = accept_go_type_names
         self._upgrade = upgrade
-        # A flat event has two levels, those of the envelope and its own. So up to this many bytes
-        # it is within all three limits. If one of its values does not have the annotated type, the
-        # reader refuses the message.
-        self._max_unchecked_bytes = min(max_size, max_digits) if max_depth > 1 else 0
+        # An event whose values have the annotated types has no longer numbers, so its class tells
+        # whether it is within the limits of depth and digits. The envelope adds one level.
+        self._max_levels = max_depth - 1 if max_digits >= _MAX_TYPED_DIGITS else -1
         self._write = msgspec.json.Encoder().encode
         self._read = msgspec.json.Decoder(RawEnvelope).decode
         self._encoders: dict[type[Any], EventEncoder] = {}
@@ -372,8 +408,13 @@ class JsonCodec:
             cls = type(event)
             encoder = self._encoders.get(cls)
             if encoder is None:
-                encoder = self._encoders[cls] = EventEncoder(cls)
+                encoder = self._encoders[cls] = EventEncoder(cls, max_levels=self._max_levels)
             exact = encoder.has_exact_types(event)
+            data: bytes | None
+            if exact and encoder.is_direct:
+                data = self._write(to_wire(envelope, event))
+                if len(data) <= self._max_size:
+                    return data
             data = None
             if encoder.single_pass:
                 try:
@@ -383,9 +424,8 @@ class JsonCodec:
                     # Perhaps pydantic can write it. If not, the slow path raises the exact reason.
                     pass
                 else:
-                    if not encoder.flat or len(data) > self._max_unchecked_bytes:
-                        self._check_limits(data)
-                    if (encoder.scans_exact or not exact) and encoder.needs_check(event, data):
+                    self._check_limits(data)
+                    if encoder.needs_check(event, data):
                         data = None
             if data is None:
                 data = self._encode_checked(envelope, encoder)
@@ -399,7 +439,7 @@ class JsonCodec:
         body = encoder.checked_body(envelope.event)
         data = self._write(to_wire(envelope, body))
         self._check_limits(data)
-        if _has_digit_run(data):
+        if _has_int64_run(data):
             encoder.rules.check(body)
         return data
 
@@ -417,79 +457,48 @@ class JsonCodec:
                 rule of the wire format.
         """
         try:
-            envelope = self._decode_small(data, event_name, registry)
-            if envelope is None:
-                if not data.isascii():
-                    _check_encoding(data)
-                # The limits come first: they bound the work of all that follows.
-                self._check_limits(data)
-                envelope = self._decode_in_one_call(data, event_name, registry)
-                if envelope is None:
-                    envelope = self._decode_in_steps(data, event_name, registry)
-            if self._upgrade:
+            if not data.isascii():
+                _check_encoding(data)
+            # The limits come first: they bound the work of all that follows.
+            size = len(data)
+            if size > self._max_size:
+                self._check_size(data)
+            # Without lists, each level takes five bytes, as in `{"":{}}`, and four up to its brace.
+            if data.replace(b"[", b"", 1) is not data or (
+                size > self._min_deep_bytes and data.rfind(b"{") >= self._min_deep_place
+            ):
+                self._check_depth(data)
+            if size > self._max_digits:
+                self._check_digits(data)
+            envelope = None
+            cls = registry.type_of(event_name) or untyped_class(registry)
+            if cls is not None:
+                try:
+                    decoder = self._decoders.get(cls) or self._decoder_of(cls)
+                    envelope = decoder.decode_envelope(data)
+                    if decoder.has_rules and decoder.may_break_rules(data):
+                        envelope = None
+                    else:
+                        event = envelope.event
+                        for name in decoder.direct_ints:
+                            # A dataclass need not have set the attribute.
+                            number = getattr(event, name, 0)
+                            if type(number) is int and not INT64_MIN <= number <= INT64_MAX:
+                                envelope = None
+                except Exception:  # noqa: BLE001 - it may have another class
+                    envelope = None
+            # The usual form was read in one call. All others are read in steps, which also tell the
+            # reason of a refusal.
+            if envelope is None or not event_name == envelope.event_name == envelope.event_type:
+                envelope = self._decode_in_steps(data, event_name, registry)
+            elif cls is AdHocEvent:
+                msgspec.structs.force_setattr(envelope, "event", Event(event_name, envelope.event))
+            if self._upgrade and registry.has_upcasts:
                 event = registry.upgrade(envelope.event)
                 if event is not envelope.event:
                     envelope = msgspec.structs.replace(envelope, event=event)
         except Exception as error:
             raise DecodeError(event_name, reason_of(error), excerpt=excerpt_of(data)) from error
-        return envelope
-
-    def _decode_small(
-        self, data: bytes, event_name: str, registry: EventRegistry
-    ) -> Envelope | None:
-        """Return the envelope if it is small, has a flat event and breaks no rule; otherwise None.
-
-        Most messages are of this kind. The checks are those of the long way, without the calls.
-        """
-        decoder = self._decoders.get(registry.type_of(event_name) or AdHocEvent)
-        if (
-            decoder is None
-            or decoder.direct_ints is None
-            or decoder.decode_envelope is None
-            or (size := len(data)) > self._max_unchecked_bytes
-            # A key that the class does not have may hold objects and lists.
-            or size - len(data.replace(b"{", b"").replace(b"[", b"")) > self._max_depth
-            or not data.isascii()
-        ):
-            return None
-        try:
-            envelope: Envelope = decoder.decode_envelope(data)
-        except Exception:  # noqa: BLE001 - the long way finds the reason
-            return None
-        if not envelope.event_name == envelope.event_type == event_name:
-            return None
-        event = envelope.event
-        # The same loop as in `ValueRules.direct_ints_fit`, without a call.
-        for name in decoder.direct_ints:
-            number = getattr(event, name, None)
-            if isinstance(number, int) and not INT64_MIN <= number <= INT64_MAX:
-                return None
-        return envelope
-
-    def _decode_in_one_call(
-        self, data: bytes, event_name: str, registry: EventRegistry
-    ) -> Envelope | None:
-        """Return the envelope if it has the usual form, or None if it has to be read in steps."""
-        cls = registry.type_of(event_name) or untyped_class(registry)
-        if cls is None:
-            return None
-        try:
-            decoder = self._decoder_of(cls)
-            if decoder.decode_envelope is None:
-                return None
-            if decoder.rules.datetimes and _has_loose_datetime(data):
-                return None
-            envelope: Envelope = decoder.decode_envelope(data)
-        except Exception:  # noqa: BLE001 - it may have another class; if not, the steps raise
-            return None
-        rules = decoder.rules
-        if rules.ints and not rules.direct_ints_fit(envelope.event) and _has_digit_run(data):
-            return None
-        if not envelope.event_name == envelope.event_type == event_name:
-            return None
-        if cls is AdHocEvent:
-            event = Event(event_name, envelope.event)
-            return msgspec.structs.replace(envelope, event=event)
         return envelope
 
     def _decode_in_steps(self, data: bytes, event_name: str, registry: EventRegistry) -> Envelope:
@@ -513,17 +522,28 @@ class JsonCodec:
             decoder = self._decoders[cls] = EventDecoder(cls)
         return decoder
 
+    def _check_size(self, data: bytes) -> None:
+        if len(data) > self._max_size:
+            raise WireFormatError(f"{len(data)} bytes are above the limit of {self._max_size}")
+
     def _check_limits(self, data: bytes) -> None:
         """Refuse a message that is too large, too deep or has a number that is too long."""
-        size = len(data)
-        if size > self._max_size:
-            raise WireFormatError(f"{size} bytes are above the limit of {self._max_size}")
+        self._check_size(data)
+        self._check_depth(data)
+        self._check_digits(data)
+
+    def _check_depth(self, data: bytes) -> None:
+        most = self._min_deep_brackets
         # Counting brackets by removing them is three times as fast as `bytes.count`.
-        opened = size - len(data.replace(b"{", b"").replace(b"[", b""))
-        if opened > self._max_depth and _is_deeper(data, self._max_depth):
+        others = len(data.replace(b"{", b"", most)) + len(data.replace(b"[", b"", most))
+        if 2 * len(data) - others >= most and _is_deeper(data, self._max_depth):
             raise WireFormatError(f"nested deeper than {self._max_depth} levels")
-        if size > self._max_digits and (
-            (self._max_digits < _MAX_DIGITS_WITHOUT_RUN or _has_digit_run(data))
+
+    def _check_digits(self, data: bytes) -> None:
+        if (
+            len(data) > self._max_digits
+            and data[:: self._digit_step].translate(_DIGITS_TO_ZERO).find(self._spaced_digits) >= 0
+            and data.translate(_DIGITS_TO_ZERO).find(b"0" * self._min_part) >= 0
             and _most_digits(data) > self._max_digits
         ):
             raise WireFormatError(f"a number of more than {self._max_digits} digits")
@@ -536,7 +556,17 @@ def _check_encoding(data: bytes) -> None:
 
 
 def _is_deeper(data: bytes, limit: int) -> bool:
-    brackets = _STRING.sub(b"", data).translate(_BRACES_TO_BRACKETS, _NOT_BRACKETS)
+    """Tell whether the brackets outside of strings nest deeper than a limit."""
+    if b"\\" in data:
+        # Without the escapes, a quote begins or ends a string. The escaped backslashes come first,
+        # because a quote after one of them is not escaped.
+        data = data.replace(b"\\\\", b"").replace(b'\\"', b"")
+    brackets = data.translate(_BRACES_TO_BRACKETS, _NOT_BRACKETS_OR_QUOTES)
+    # A bracket is in a string if the number of quotes before it is odd. Without a pair of quotes it
+    # is odd or even as before. Often no quotes are left: there is no bracket in any string.
+    brackets = brackets.replace(b'""', b"")
+    if b'"' in brackets:
+        brackets = b"".join(brackets.split(b'"')[::2])
     if b"[" * (limit + 1) in brackets:
         return True
     # Each round removes the innermost pairs. A mismatch of braces and brackets does not matter
