@@ -275,3 +275,79 @@ async def test_a_snapshot_runs_no_function_for_each_listener(
     # A dispatch has changed the counts of each route.
     routes = MANY - FEW if own_names else 0
     assert calls[1] - calls[0] <= routes
+
+
+@pytest.mark.parametrize("hub", [False, True])
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("inline", [True, False])
+async def test_the_building_of_a_route_runs_no_function_for_each_listener(
+    inline: bool, same: bool, hub: bool
+) -> None:
+    config = Config(driver=MemoryDriver(MemoryHub()) if hub else MemoryDriver(), registry=REGISTRY)
+
+    def another() -> Callable[[Ping], object]:
+        def function(event: Ping) -> None: ...
+
+        return function
+
+    calls: list[int] = []
+    async with GoEvent(config) as bus:
+        for n in range(MANY):
+            bus.subscribe(
+                listen_inline if same else another(), Ping, async_=None if inline else True
+            )
+            if n + 1 in (FEW, MANY):
+                router = bus._router  # pyright: ignore[reportPrivateUsage]
+                calls.append(count_calls(partial(router.find, Ping())))
+                assert (await bus.dispatch(Ping())).listeners == n + 1
+        # The first look-up prepares the search for patterns.
+        assert calls[1] <= calls[0]
+        await bus.wait()
+
+
+async def test_each_of_many_equal_functions_is_called_and_fails_for_itself(bus: GoEvent) -> None:
+    bus.on_error(ignore_error)
+    turns = iter(range(3 * FEW))
+
+    def third(event: Ping | Other) -> None:
+        if next(turns) % 3 == 2:
+            raise ValueError
+
+    for n in range(FEW):
+        bus.subscribe(third, Ping, name=f"listener {n}")
+    await bus.dispatch(Ping())
+    late = bus.subscribe(third, Ping, "test.other", name="late")
+    await bus.dispatch(Ping())
+    await bus.dispatch(Other())
+    # It had the calls of 80 and of 81.
+    assert [one.failed for one in bus.snapshot().listeners] == [
+        *[(n % 3 == 2) + ((FEW + n) % 3 == 2) for n in range(FEW)],
+        int(2 * FEW % 3 == 2) + int((2 * FEW + 1) % 3 == 2),
+    ]
+    late.unregister()
+    assert [one.completed + one.failed for one in bus.snapshot().listeners] == [2] * FEW
+    assert next(turns) == 2 * FEW + 2
+
+
+async def test_a_slow_dispatch_names_some_of_its_many_listeners(
+    caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    bus = GoEvent(Config(slow_after=1e-9, registry=REGISTRY))
+    for n in range(MANY):
+        bus.subscribe(listen_inline, Ping, name=f"listener {n}")
+    async with bus:
+        await bus.dispatch(Ping())
+    messages = {record.getMessage() for record in caplog.records if "held the" in record.msg}
+    assert messages
+    for message in messages:
+        assert message.startswith("listener 0 or listener 1 or listener 2 or ")
+        assert f" or {MANY - 5} others held the event loop for " in message
+
+
+async def test_many_full_mailboxes_are_a_short_error(bus: GoEvent) -> None:
+    bus.on_error(ignore_error)
+    for n in range(MANY):
+        bus.subscribe(listen, Ping, name=f"listener {n}", mailbox=1)
+    bus.dispatch_nowait(Ping())
+    with pytest.raises(trio.WouldBlock, match=r"listener 3, listener 4, 155 others$"):
+        bus.dispatch_nowait(Ping())

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 
 MAX_NAMES_IN_TUPLE = 8
+MAX_NAMES_IN_TEXT = 5
+"""The listeners that a message names, because a route may have thousands."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -337,3 +339,12 @@ class Lane:
 
 
 NO_MAIL: deque[DispatchHandle] = deque(maxlen=0)
+
+
+def names_of(actors: Iterable[Actor], separator: str) -> str:
+    """Return the names of listeners for a message; of many, the first ones and the number."""
+    names = [actor.name for actor in actors]
+    if len(names) > MAX_NAMES_IN_TEXT:
+        others = len(names) - MAX_NAMES_IN_TEXT
+        names[MAX_NAMES_IN_TEXT:] = [f"{others} other{'s' if others > 1 else ''}"]
+    return separator.join(names)

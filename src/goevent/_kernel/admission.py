@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from .._errors import EventAbandoned, EventDropped, MailboxFull
+from .actor import names_of
 from .backpressure import WaitingDispatch
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ class Admission:
 
 def no_room(route: Route) -> trio.WouldBlock:
     """Return the error for an event that would have to wait for room."""
-    full = ", ".join(actor.name for actor in route.actors if actor.blocks_dispatch)
+    full = names_of([actor for actor in route.actors if actor.blocks_dispatch], ", ")
     return trio.WouldBlock(f"{route.name!r} was not dispatched: no room in the mailbox of {full}")
 
 

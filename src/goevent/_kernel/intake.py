@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 from .._errors import BusClosed, BusForked, NestingError, require_trio
 from .._handle import IdGenerator
 from .._options.middleware import hooks_of
+from .actor import names_of
 from .backpressure import Backpressure
 from .reentrancy import Reentrancy, awaited_depth, enclosing_dispatches
 from .routing import Router
@@ -229,7 +230,7 @@ class Intake:
     def warn_if_slow(self, route: Route, seconds: float) -> None:
         """Log that the inline listeners of a route have held up all other tasks, if they have."""
         if seconds > self.slow_after and route.inline:
-            self.scheduler.warn_slow(" or ".join(actor.name for actor in route.inline), seconds)
+            self.scheduler.warn_slow(names_of(route.inline, " or "), seconds)
 
     # -- calls from handles
 

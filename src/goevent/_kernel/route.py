@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .._handle import DispatchKernel
+from .actor import DEFAULT_DISPATCH_OPTIONS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -149,19 +150,23 @@ class Route:
         self.types: tuple[type, ...] = ()
         self.built_from: tuple[NameListeners, ...] = ()
         self.generation: int = 0
-        self.inline: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.inline)
-        self.calls: tuple[Callable[[Any], Any], ...] = distinct(actor.call for actor in self.inline)
-        self.mailboxes: tuple[Actor, ...] = tuple(actor for actor in listeners if not actor.inline)
+        self.inline: tuple[Actor, ...] = tuple([actor for actor in listeners if actor.inline])
+        self.calls: tuple[Callable[[Any], Any], ...] = distinct_calls(self.inline)
+        self.mailboxes: tuple[Actor, ...] = tuple([each for each in listeners if not each.inline])
         self.publisher: RoutePublisher | None = publisher
         self.actors: tuple[Actor, ...] = self.mailboxes
         if publisher is not None:
             self.actors = (*self.mailboxes, publisher.actor)
         self.local_only: Route | None = None
-        self.special: bool = special or any(actor.options.special for actor in listeners)
-        self.once: tuple[Actor, ...] = tuple(actor for actor in listeners if actor.options.once)
-        self.awaits: int = int(any(actor.options.awaited for actor in listeners))
+        # Most listeners have no options of their own, and a route may have thousands of them.
+        chosen = [each for each in listeners if each.options is not DEFAULT_DISPATCH_OPTIONS]
+        self.special: bool = special or any(each.options.special for each in chosen)
+        self.once: tuple[Actor, ...] = tuple([each for each in chosen if each.options.once])
+        self.awaits: int = int(any(each.options.awaited for each in chosen))
         self.free: int = 0
-        self.exclusive: bool = all(actor.exclusive for actor in self.actors)
+        only = (name,)
+        shared = [each for each in self.mailboxes if each.names != only]
+        self.exclusive: bool = publisher is None and not shared
         self.mailed: int = 0
         self.called: int = 0
 
@@ -193,17 +198,25 @@ class Route:
 
     def fold(self) -> None:
         """Move the counts of the route to its listeners."""
-        for actor in self.inline:
-            actor.accepted += self.called
-        for actor in self.actors:
-            actor.accepted += self.mailed
+        if self.called:
+            for actor in self.inline:
+                actor.accepted += self.called
+        if self.mailed:
+            for actor in self.actors:
+                actor.accepted += self.mailed
         self.called = self.mailed = 0
 
 
-def distinct(calls: Iterable[Callable[[Any], Any]]) -> tuple[Callable[[Any], Any], ...]:
-    """Return the calls, each a different object, so that a failed one can be found again."""
-    chosen: dict[int, Callable[[Any], Any]] = {}
-    for call in calls:
-        one = partial(call) if id(call) in chosen else call
-        chosen[id(one)] = one
-    return tuple(chosen.values())
+def distinct_calls(listeners: Sequence[Actor]) -> tuple[Callable[[Any], Any], ...]:
+    """Return the calls of inline listeners, each a different object: so a failed one can be found.
+
+    A function that is registered again gets a wrapper, once for all routes.
+    """
+    calls = [actor.call for actor in listeners]
+    if len(set(map(id, calls))) < len(calls):
+        seen: set[int] = set()
+        for index, actor in enumerate(listeners):
+            if id(actor.call) in seen:
+                calls[index] = actor.call = partial(actor.call)
+            seen.add(id(calls[index]))
+    return tuple(calls)

@@ -36,7 +36,7 @@ from .._suggestions import did_you_mean
 from .route import NameListeners, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from .._events.registry import EventRegistry
     from .actor import Actor
@@ -272,7 +272,11 @@ class Router:
 
     def _build(self, name: str) -> Route:
         built_from = self._listeners_of(name)
-        chosen: Iterable[Actor] = dict.fromkeys(actor for one in built_from for actor in one.actors)
+        chosen: Collection[Actor] = ()
+        if len(built_from) == 1:
+            chosen = built_from[0].actors
+        elif built_from:
+            chosen = dict.fromkeys([actor for one in built_from for actor in one.actors])
         if self._sorted:
             chosen = sorted(chosen, key=by_priority)
         if not chosen and self.publisher is None:
