@@ -45,6 +45,7 @@ from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, w
 from .connection import RedisConnection, broken_connection
 from .errors import ConnectionBroken, LinkClosed, ProtocolBroken, ReplyTimeout
 from .request import (
+    CallbackPipelineRequest,
     CallbackRequest,
     CommandRequest,
     PendingRequest,
@@ -312,6 +313,15 @@ class Conversation:
         push_type = self._connection.reader.push_type
         pending = self._pending
         pushes: list[Any] = []
+        # The replies to a batch come in one piece, as a rule.
+        while pending and len(frames) > 1 and type(pending[0]) is CallbackPipelineRequest:
+            batch = pending[0]
+            replies = frames[: batch.missing]
+            if push_type in {*map(type, replies)}:
+                break
+            if batch.receive_replies(replies):
+                pending.popleft()
+            frames = frames[len(replies) :]
         for frame in frames:
             if type(frame) is push_type:
                 pushes.append(frame)

@@ -170,21 +170,26 @@ class CallbackPipelineRequest:
 
     def receive_reply(self, frame: Any) -> bool:
         """Take the next reply; call back after the last one."""
-        replies = self._replies
-        replies.append(frame)
-        if len(replies) < self._expected:
+        return self.receive_replies([frame])
+
+    def receive_replies(self, frames: list[Any]) -> bool:
+        """Take the next replies, of which no more than `missing` may come."""
+        self._replies += frames
+        if self.missing:
             return False
         # At most once, as in `CallbackRequest`.
         callback, self._callback = self._callback, ignore_reply
-        callback(replies)
+        callback(self._replies)
         return True
+
+    @property
+    def missing(self) -> int:
+        """The number of replies that have not come yet."""
+        return self._expected - len(self._replies)
 
     def fail(self, error: Exception) -> None:
         """Call back with an exception in place of each reply that will not arrive."""
-        missing = self._expected - len(self._replies)
-        self._replies += [error] * missing
-        callback, self._callback = self._callback, ignore_reply
-        callback(self._replies)
+        self.receive_replies([error] * self.missing)
 
 
 def ignore_reply(reply: Any) -> None:

@@ -107,10 +107,10 @@ class StreamPublisher:
         conversation, left = self._link.writable(), self._link.writable_bytes
         if conversation is None:
             return 0
-        now = self._now()
+        now, heads = self._now(), self._heads
         commands: list[bytes] = []
         sent: list[SentEvent] = []
-        taken = 0
+        taken, last_name = 0, ""
         for message in messages:
             if left <= 0:
                 break
@@ -120,8 +120,11 @@ class StreamPublisher:
                 replied([error], taken)
             else:
                 name = message.event_name
-                self._send_name(conversation, name, now)
-                command = self._packed(name, data)
+                if name != last_name:
+                    self._send_name(conversation, name, now)
+                    last_name = name
+                head = heads.get(name)
+                command = complete_command(head, data) if head else self._packed(name, data)
                 commands.append(command)
                 sent.append((taken, name, data))
                 left -= len(command)

@@ -144,27 +144,29 @@ class BatchDispatch:
         dispatcher, publisher = self._dispatcher, self._router.publisher
         if publisher is None or get_ident() != dispatcher._owner:
             return False
-        routes = dispatcher._routes
+        actor, routes = publisher.actor, dispatcher._routes
+        room = min(actor.limit - len(actor.mail), MAX_EVENTS_PER_POST)
         first = len(handles)
-        following = events[first : first + MAX_EVENTS_PER_POST]
-        types = set(map(type, following))
-        if not types <= routes.keys():
+        following = events[first : first + max(0, room)]
+        types = Counter(map(type, following))
+        if not types.keys() <= routes.keys():
             return False
-        for event_type in types:
-            route = routes[event_type]
-            if route.calls or route.mailboxes:
-                return False
-        actor = publisher.actor
-        del following[max(0, actor.limit - len(actor.mail)) :]
+        if any(routes[each].calls or routes[each].mailboxes for each in types):
+            return False
+        for event_type, count in types.items():
+            routes[event_type].free = 0
+            routes[event_type].mailed += count
         now = dispatcher.scheduler.now = dispatcher.scheduler.clock()
+        add = handles.append
         for event in following:
-            route = routes[type(event)]
+            # As in the hot path of the dispatcher.
             handle = DispatchHandle()
-            handle.event, handle._route, handle._details = event, route, None
-            handle._left, handle._since = 1, now
-            route.free = 0
-            route.mailed += 1
-            handles.append(handle)
+            handle.event = event
+            handle._route = routes[type(event)]
+            handle._details = None
+            handle._left = 1
+            handle._since = now
+            add(handle)
         publisher.post_all(handles[first:])
         return bool(following)
 
