@@ -37,8 +37,8 @@ def _run(contender: Any, job: str, place: Place, numbers: list[str]) -> Measured
             return _flood(contender, place, int(count))
         case (("receive" | "listen"), [count]):
             return Measured(getattr(contender, job)(place, int(count), _ready))
-        case "publish", [seconds]:
-            return Measured(contender.publish(place, float(seconds)))
+        case (("publish" | "batches"), [seconds]):
+            return Measured(getattr(contender, job)(place, float(seconds)))
         case "speak", [count, pause]:
             contender.speak(place, int(count), float(pause))
             return Measured(0.0)

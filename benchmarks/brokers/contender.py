@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 TASKS = 64
+BATCH = 100
 TEXT = "x" * 123
 """With this text, the JSON of an event has 150 bytes."""
 

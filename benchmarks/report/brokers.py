@@ -17,6 +17,7 @@ LOG_COLUMNS = 132
 ROW_TITLES = {
     "receive": "receive, listener, acknowledge",
     "publish": "publish and wait, 64 tasks",
+    "batches": "publish in batches of 100",
 }
 
 
@@ -107,7 +108,7 @@ def show_row(row: BrokerRow, figures: BrokerFigures) -> None:
         print(f"  sent to receivers at {min(floods):,.0f}/s or more")
     for job, title in ROW_TITLES.items():
         print(f"  {title:36}{'events/s':>10}{'goevent is':>13}{'rounds':>15}  goal")
-        goals = row.publish if job == "publish" else {FASTSTREAM: row.receive}
+        goals = {"publish": row.publish, "receive": {FASTSTREAM: row.receive}}.get(job, {})
         for name in _in_order(figures.rounds.get(job, {})):
             line = f"    {name:34}{median(figures.figures(job, name)):>10,.0f}"
             if ratios := figures.ratios(job, name) if name != SUBJECT else []:

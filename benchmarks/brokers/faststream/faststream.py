@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pydantic
 
-from benchmarks.brokers.contender import TASKS, TEXT, Place, Ready
+from benchmarks.brokers.contender import BATCH, TASKS, TEXT, Place, Ready
 from benchmarks.brokers.faststream.direct import DIRECT
 from benchmarks.brokers.faststream.rows import ROWS
 
@@ -77,4 +77,30 @@ async def send(place: Place, seconds: float, *, flushing: bool) -> float:
             sent, start = 0, time.perf_counter()
             deadline = start + (0.3 if warm_up else seconds)
             await asyncio.gather(*(work(deadline) for _ in range(TASKS)))
+        return sent / (time.perf_counter() - start)
+
+
+def batches(place: Place, seconds: float) -> float:
+    return asyncio.run(send_batches(place, seconds, flushing=False))
+
+
+async def send_batches(place: Place, seconds: float, *, flushing: bool) -> float:
+    """Publish a hundred with one call where there is one, or else at the same time."""
+    direct, sent = DIRECT[ROWS[place.broker].direct](place), 0
+    async with direct.broker:
+        await direct.broker.connect()
+        await direct.prepare()
+        await direct.broker.start()
+        for warm_up in (True, False):
+            sent, start = 0, time.perf_counter()
+            deadline = start + (0.3 if warm_up else seconds)
+            while time.perf_counter() < deadline:
+                orders = [Order(number=sent + n, text=TEXT) for n in range(BATCH)]
+                if direct.publish_batch is not None:
+                    await direct.publish_batch(orders)
+                else:
+                    await asyncio.gather(*map(direct.publish, orders))
+                if flushing:
+                    await direct.flush()
+                sent += BATCH
         return sent / (time.perf_counter() - start)

@@ -6,7 +6,7 @@ from functools import partial
 
 import trio
 
-from benchmarks.brokers.contender import TASKS, TEXT, Place, Ready
+from benchmarks.brokers.contender import BATCH, TASKS, TEXT, Place, Ready
 from benchmarks.brokers.faststream.rows import ROWS
 from goevent import Config, Envelope, Event, EventRegistry, GoEvent, JsonCodec
 
@@ -86,4 +86,23 @@ async def _publish(place: Place, seconds: float) -> float:
             async with trio.open_nursery() as nursery:
                 for _ in range(TASKS):
                     nursery.start_soon(partial(work, deadline))
+        return sent / (time.perf_counter() - start)
+
+
+def batches(place: Place, seconds: float) -> float:
+    return trio.run(_batches, place, seconds)
+
+
+async def _batches(place: Place, seconds: float) -> float:
+    """Dispatch a hundred, wait for all of them."""
+    sent = 0
+    async with _bus(place) as bus:
+        for warm_up in (True, False):
+            sent, start = 0, time.perf_counter()
+            deadline = start + (0.3 if warm_up else seconds)
+            while time.perf_counter() < deadline:
+                batch = await bus.dispatch_many([Order(sent + n, TEXT) for n in range(BATCH)])
+                await batch.wait()
+                batch.raise_errors()
+                sent += BATCH
         return sent / (time.perf_counter() - start)

@@ -65,6 +65,7 @@ def _measure_row(name: str, rounds: int, part: int) -> BrokerFigures:
     jobs = {
         "receive": [GOEVENT, PYDANTIC, MSGSPEC],
         "publish": [GOEVENT, PYDANTIC, *([WITH_FLUSH] if row.flushing else [])],
+        "batches": [GOEVENT, WITH_FLUSH if row.flushing else PYDANTIC],
     }
     with SERVERS[row.server]() as addr:
         return run_rounds(rounds, jobs, partial(_take, name, addr, part))
@@ -89,8 +90,8 @@ def _take(
 ) -> Measured:
     row, place = ROWS[name], Place(name, addr, f"bench-{secrets.token_hex(4)}")
     try:
-        if job == "publish":
-            return measure(contender, "publish", place, PUBLISH_SECONDS / part)
+        if job != "receive":
+            return measure(contender, job, place, PUBLISH_SECONDS / part)
         received, sent = measure_flood(contender, place, row.messages // part)
         figures.add("flood", contender.name, index, sent)
         return received

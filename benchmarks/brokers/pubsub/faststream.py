@@ -13,7 +13,7 @@ import pydantic
 from faststream.redis import RedisBroker
 from faststream.redis.parser import BinaryMessageFormatV1
 
-from benchmarks.brokers.contender import TASKS, TEXT, Place, Ready, now
+from benchmarks.brokers.contender import BATCH, TASKS, TEXT, Place, Ready, now
 
 CHANNEL = "bench.order"
 
@@ -87,6 +87,29 @@ async def _publish(place: Place, seconds: float) -> float:
             deadline = start + (0.2 if warm_up else seconds)
             await asyncio.gather(*(work(deadline) for _ in range(TASKS)))
         return sent / (time.perf_counter() - start)
+
+
+def batches(place: Place, seconds: float) -> float:
+    return asyncio.run(_batches(place, seconds))
+
+
+async def _batches(place: Place, seconds: float) -> float:
+    """Publish a hundred in one pipeline of the client."""
+    broker = _broker(place)
+    client: Any = await broker.connect()
+    for warm_up in (True, False):
+        sent, start = 0, time.perf_counter()
+        deadline = start + (0.2 if warm_up else seconds)
+        while time.perf_counter() < deadline:
+            pipeline = client.pipeline(transaction=False)
+            for n in range(BATCH):
+                order = Order(number=sent + n, text=TEXT)
+                await broker.publish(order, CHANNEL, pipeline=pipeline)
+            await pipeline.execute()
+            sent += BATCH
+    rate = sent / (time.perf_counter() - start)
+    await broker.stop()
+    return rate
 
 
 def listen(place: Place, count: int, ready: Ready) -> float:

@@ -11,7 +11,7 @@ from statistics import median
 
 import trio
 
-from benchmarks.brokers.contender import TASKS, TEXT, Place, Ready, now
+from benchmarks.brokers.contender import BATCH, TASKS, TEXT, Place, Ready, now
 from goevent import Config, Envelope, Event, EventRegistry, GoEvent, JsonCodec
 from goevent_redis import RedisConfig
 
@@ -92,6 +92,26 @@ async def _publish(place: Place, seconds: float) -> float:
             async with trio.open_nursery() as nursery:
                 for _ in range(TASKS):
                     nursery.start_soon(work, start + (0.2 if warm_up else seconds))
+        taken = time.perf_counter() - start
+        if bus.error_count:
+            raise RuntimeError(f"{bus.error_count} error(s): {bus.errors[0]}")
+    return sent / taken
+
+
+def batches(place: Place, seconds: float) -> float:
+    return trio.run(_batches, place, seconds)
+
+
+async def _batches(place: Place, seconds: float) -> float:
+    """Dispatch a hundred, wait for all of them."""
+    async with _bus(place) as bus:
+        for warm_up in (True, False):
+            sent, start = 0, time.perf_counter()
+            deadline = start + (0.2 if warm_up else seconds)
+            while time.perf_counter() < deadline:
+                batch = await bus.dispatch_many([Order(sent + n, TEXT) for n in range(BATCH)])
+                await batch.wait()
+                sent += BATCH
         taken = time.perf_counter() - start
         if bus.error_count:
             raise RuntimeError(f"{bus.error_count} error(s): {bus.errors[0]}")

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import trio
 
-from benchmarks.brokers.contender import TASKS, TEXT, Place, Ready, now
+from benchmarks.brokers.contender import BATCH, TASKS, TEXT, Place, Ready, now
 from benchmarks.brokers.pubsub.redis_asyncio import CHANNEL, Order, payloads as _payloads
 from goevent_redis import Link, RedisConfig
 
@@ -58,6 +58,23 @@ async def _publish(place: Place, seconds: float) -> float:
             async with trio.open_nursery() as nursery:
                 for _ in range(TASKS):
                     nursery.start_soon(work, start + (0.2 if warm_up else seconds))
+        return sent / (time.perf_counter() - start)
+
+
+def batches(place: Place, seconds: float) -> float:
+    return trio.run(_batches, place, seconds)
+
+
+async def _batches(place: Place, seconds: float) -> float:
+    """Send a hundred commands in one piece."""
+    data = msgspec.json.encode(Order(1, TEXT))
+    async with Link(RedisConfig(addr=place.addr)).open() as link:
+        for warm_up in (True, False):
+            sent, start = 0, time.perf_counter()
+            deadline = start + (0.2 if warm_up else seconds)
+            while time.perf_counter() < deadline:
+                await link.pipeline([("PUBLISH", CHANNEL, data)] * BATCH)
+                sent += BATCH
         return sent / (time.perf_counter() - start)
 
 

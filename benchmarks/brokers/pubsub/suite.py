@@ -5,7 +5,7 @@ import subprocess
 from dataclasses import dataclass
 from functools import partial
 
-from benchmarks.brokers.contender import Measured, Place
+from benchmarks.brokers.contender import BATCH, Measured, Place
 from benchmarks.brokers.harness import (
     SUBJECT,
     BrokerContender,
@@ -55,6 +55,7 @@ JOBS = {
     "publish": BrokerJob(
         "publish and wait, 64 tasks, messages/s", {FASTSTREAM: 8, REDIS_ASYNCIO: 6}
     ),
+    "batches": BrokerJob(f"publish in batches of {BATCH}, messages/s", {}),
     "latency": BrokerJob(
         "publish to remote listener, median us",
         {FASTSTREAM: 0.5, REDIS_ASYNCIO: 1},
@@ -99,8 +100,8 @@ def _take(
             count = effort.slow_messages if slow else effort.messages
             received, _ = measure_flood(contender, place, count)
             return received
-        case "publish":
-            return measure(contender, "publish", place, effort.seconds)
+        case "publish" | "batches":
+            return measure(contender, job, place, effort.seconds)
         case _:
             return _latency(contender, place, effort.latencies)
 
