@@ -36,6 +36,7 @@ from goevent import (
     Receipt,
     Settlement,
 )
+from goevent.drivers import BatchReplied
 from goevent.testing import DriverConformance
 
 CASES = [name for name in dir(DriverConformance) if name.startswith("test_")]
@@ -100,6 +101,53 @@ class ReordersTwo(MemoryDriver):
             for _ in range(3):
                 await trio.lowlevel.checkpoint()
         return await super().publish(message)
+
+
+class TakesBatches(MemoryDriver):
+    """A correct driver; the batches of its base class have one event each."""
+
+    def __init__(self, hub: MemoryHub | None = None) -> None:
+        super().__init__(hub)
+        self.order = trio.Lock()
+
+    @property
+    def capabilities(self) -> Capabilities:
+        return replace(super().capabilities, in_flight=100)
+
+    async def publish(self, message: Message) -> Receipt:
+        async with self.order:
+            return await super().publish(message)
+
+
+class LosesTheEndOfBatches(TakesBatches):
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        sent = super().publish_many_nowait(messages[:50], lambda results, first=0: None)
+        replied([Receipt(receivers=1)] * len(messages))
+        return max(sent, len(messages))
+
+
+class SendsBatchesBackwards(TakesBatches):
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        return super().publish_many_nowait(messages[::-1], replied)
+
+
+class CountsTooFewOfABatch(TakesBatches):
+    """Sends a whole batch and says that it has sent less, so the bus sends the rest again."""
+
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        receipts: list[Receipt | Exception | None] = []
+        taken = super().publish_many_nowait(
+            messages, lambda results, first=0: receipts.extend(results)
+        )
+        replied(receipts[: taken - (taken > 1)])
+        return taken - (taken > 1)
+
+
+class AnswersBatchesWithoutReceipts(TakesBatches):
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        return super().publish_many_nowait(
+            messages, lambda results, first=0: replied([None] * len(results), first)
+        )
 
 
 class DeliversConcurrently(MemoryDriver):
@@ -498,6 +546,14 @@ MUTANTS: list[tuple[type, str, str]] = [
     (DuplicatesEverySeventh, "everything_arrives_as_it_was_sent", "200 events became 228"),
     (DuplicatesEverySeventh, "names_do_not_mix", "more than once"),
     (ReordersTwo, "order_is_kept_per_publisher_and_name", "in another order"),
+    (LosesTheEndOfBatches, "batches_arrive", "events to arrive"),
+    (SendsBatchesBackwards, "batches_arrive", "in another order"),
+    (CountsTooFewOfABatch, "batches_arrive", "more than once"),
+    (
+        AnswersBatchesWithoutReceipts,
+        "events_of_a_batch_have_their_receipts",
+        "had 1 receivers, and those of a batch had {None}",
+    ),
     (DeliversConcurrently, "order_is_kept_per_publisher_and_name", "in another order"),
     (LeaksATask, "no_task_is_left", "tasks are left .*: trio.sleep_forever"),
     (LeaksATask, "bus_can_be_cancelled_at_every_step", "tasks are left by a bus"),

@@ -208,10 +208,8 @@ class EventPublisher:
             return []
         finally:
             self._handing_over = False
-        refused = handles[taken:]
-        for handle in refused:
-            del self.posted[handle]
-        return refused
+        # As in `PostedMessage.replied`: an event with an answer is settled already.
+        return [handle for handle in handles[taken:] if self.posted.pop(handle, self) is None]
 
     def failed(self, handle: DispatchHandle, error: Exception) -> None:
         """Report an event that could not be published, and settle it."""

@@ -23,13 +23,17 @@ async def batches_arrive(env: CaseEnvironment) -> None:
     mailed = env.listen(two, event_type, async_=True, mailbox=7)
     count = 0
     async with env.open(one, two, sender):
-        # At once, so that a batch is under way while the next one is dispatched.
         batches: list[BatchHandle] = []
-        for size in BATCH_SIZES:
-            numbers = range(count, count + size)
-            batches.append(await sender.dispatch_many(event_type(n=n) for n in numbers))
-            await sender.dispatch(event_type(n=count + size))
-            count += size + 1
+        # First at once, so that a batch is under way while the next one is dispatched. Then each
+        # batch begins while nothing is under way.
+        for waits in (False, True):
+            for size in BATCH_SIZES:
+                if waits:
+                    await sender.wait()
+                numbers = range(count, count + size)
+                batches.append(await sender.dispatch_many(event_type(n=n) for n in numbers))
+                await sender.dispatch(event_type(n=count + size))
+                count += size + 1
         for batch in batches:
             await batch.wait()
             batch.raise_errors()
