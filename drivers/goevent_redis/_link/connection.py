@@ -62,17 +62,22 @@ class RedisConnection:
         self.usable = True
         self._is_forked = False
         self._replies: deque[Any] = deque()
+        # The socket of a stream without TLS, which is written and read past the stream. On Windows,
+        # the system cannot write to a socket by its number.
+        self._socket: trio.socket.SocketType | None = None
+        if sys.platform != "win32" and isinstance(stream, trio.SocketStream):
+            self._socket = stream.socket
 
     def send_now(self, data: bytes) -> int:
         """Send as many bytes as the socket takes at once; return how many, which is 0 over TLS.
 
         It may be called only while no task sends.
         """
-        stream = self.stream
-        if not isinstance(stream, trio.SocketStream):
+        socket = self._socket
+        if socket is None:
             return 0
         try:
-            return os.write(stream.socket.fileno(), data)
+            return os.write(socket.fileno(), data)
         except OSError:
             # The buffer is full or the connection is broken. The writer or the reader finds out.
             return 0
@@ -86,12 +91,11 @@ class RedisConnection:
             trio.BrokenResourceError: The connection is broken.
             trio.ClosedResourceError: This end has closed it.
         """
-        stream = self.stream
-        if sys.platform == "win32" or not isinstance(stream, trio.SocketStream):
-            return bytes(await stream.receive_some(MAX_READ_BYTES))
+        socket = self._socket
+        if socket is None:
+            return bytes(await self.stream.receive_some(MAX_READ_BYTES))
         # `receive_some` would read before it waits. The reader comes back here right after a read,
         # so that read would find nothing: one system call and one exception for each reply.
-        socket = stream.socket
         while True:
             await wait_readable(socket)
             try:

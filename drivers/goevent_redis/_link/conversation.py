@@ -118,9 +118,12 @@ class Conversation:
         self._writer: Task | None = None  # set while the writer waits for the buffer to fill
         self._socket_accepts = True  # the socket took the last piece whole; nothing is being sent
         self._writing_since = math.inf
-        self._received_at = trio.current_time()
+        # Trio's `current_time` would find the clock anew for each request.
+        self._now = trio.lowlevel.current_clock().current_time
+        self._received_at = self._now()
         self._scope = trio.CancelScope()
         self._watch_scope = trio.CancelScope()
+        self._watch_until = math.inf  # the deadline of that scope, which costs more to ask
         self._grace_until = -math.inf  # no reply counts as overdue before this time
 
     def check_master(self) -> None:
@@ -266,7 +269,7 @@ class Conversation:
             self._on_writable()
             try:
                 for start in range(0, len(data), MAX_WRITE_BYTES):
-                    self._writing_since = trio.current_time()
+                    self._writing_since = self._now()
                     self._check_within(self._config.write_timeout, self._writing_since)
                     whole = len(data) <= MAX_WRITE_BYTES
                     await send_all(data if whole else data[start : start + MAX_WRITE_BYTES])
@@ -283,10 +286,11 @@ class Conversation:
 
     def _expect_replies(self) -> None:
         """Start the read timeout for everything that has been sent."""
-        now = trio.current_time()
+        now, timeout = self._now(), self._config.read_timeout
         self._oldest_sent_at()  # drops the pieces that are answered, so that the deque stays short
         self._sent_at.append((self._sent, now))
-        self._check_within(self._config.read_timeout, now)
+        if self._watch_until > now + timeout:
+            self._check_within(timeout, now)
 
     async def _read(self) -> None:
         connection = self._connection
@@ -300,7 +304,7 @@ class Conversation:
             if not chunk:
                 self.end(broken_connection(self._config, None))
                 return
-            self._received_at = trio.current_time()
+            self._received_at = self._now()
             # The frames before a damaged one are good, so they are handed on before the end.
             self._hand_out(reader.read(chunk))
             if reader.failure is not None:
@@ -356,9 +360,9 @@ class Conversation:
 
     async def _watch(self) -> None:
         while self.reason is None:
-            now = trio.current_time()
+            now = self._now()
             if (due := self._next_deadline()) > now:
-                self._watch_scope = trio.CancelScope(deadline=due)
+                self._watch_scope, self._watch_until = trio.CancelScope(deadline=due), due
                 with self._watch_scope:
                     await trio.sleep_forever()
                 continue
@@ -374,8 +378,8 @@ class Conversation:
 
     def _check_within(self, seconds: float, now: float) -> None:
         """Have the watch wake within some seconds; it may wake earlier."""
-        if self._watch_scope.deadline > now + seconds:
-            self._watch_scope.deadline = now + seconds
+        if self._watch_until > now + seconds:
+            self._watch_scope.deadline = self._watch_until = now + seconds
 
     def _next_deadline(self) -> float:
         """Return when the watch has to act, if nothing happens before."""

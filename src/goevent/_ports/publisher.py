@@ -246,7 +246,7 @@ class EventPublisher:
         if self.waiting:
             self._post_waiting()
         # Even if the loop above ran: its events may have failed, or been left to workers.
-        if not self.posted:
+        if not self.posted and self._all_replied:
             self._all_replied.unpark_all()
 
     def _post_waiting(self) -> None:
