@@ -1,7 +1,8 @@
 """The message: one event on its way to other buses, as the driver sees it.
 
 The publisher makes one for each event that it hands to the driver. It is encoded only when the
-driver asks for the bytes, because a driver such as `MemoryDriver` hands objects over.
+driver asks for the bytes, because a driver such as `MemoryDriver` hands objects over. With the JSON
+codec, a message without headers is usually written by the template of its class.
 """
 
 # The internals of handles are for the kernel and the ports, not for users.
@@ -18,7 +19,8 @@ import msgspec
 from .._errors import EncodeError
 from .._handle import DispatchHandle, HandleDetails
 from .._wire.envelope import Envelope
-from .._wire.json_codec import Codec
+from .._wire.json_codec import Codec, JsonCodec, template_of
+from .._wire.template import MessageTemplate
 
 
 class MessageSender(Protocol):
@@ -36,6 +38,7 @@ class MessageEncoding:
         encode: The `encode` method of the codec.
         key_of: Returns the name of the field that holds the key of a class of events.
         max_size: The most bytes that the driver takes; None for no limit.
+        templates: The templates of the classes that were sent; None for a class without one.
     """
 
     def __init__(
@@ -49,6 +52,20 @@ class MessageEncoding:
         self.encode = codec.encode
         self.key_of = key_of
         self.max_size = max_size
+        self.templates: dict[type[Any], MessageTemplate | None] = {}
+        # A subclass may encode in another way.
+        self._json = codec if type(codec) is JsonCodec else None
+
+    def renew(self, cls: type[Any], event_name: str, origin: str) -> MessageTemplate | None:
+        """Make the template of a class, which replaces an earlier one; None if it can have none."""
+        template = None
+        if self._json is not None:
+            try:
+                template = template_of(self._json, cls, event_name, origin, self.max_size)
+            except Exception:  # noqa: BLE001 - the codec raises it again, with the reason
+                template = None
+        self.templates[cls] = template
+        return template
 
 
 class OutgoingMessage(msgspec.Struct, eq=False):
@@ -105,7 +122,22 @@ class OutgoingMessage(msgspec.Struct, eq=False):
             EncodeError: The codec cannot encode the event, or the bytes are more than the driver
                 takes.
         """
-        encoding = self._encoding
+        encoding, handle, name = self._encoding, self._handle, self.event_name
+        event: object = handle.event
+        sender = encoding.sender.origin if origin is None else origin
+        templates, cls = encoding.templates, type(event)
+        template = templates[cls] if cls in templates else encoding.renew(cls, name, sender)
+        if template is not None and (template.origin != sender or template.event_name != name):
+            template = encoding.renew(cls, name, sender)
+        if template is not None:
+            details = handle._details
+            if not isinstance(details, HandleDetails):
+                new_id = handle._route.kernel.ids.draw()
+                handle._details = details = HandleDetails(details, id=new_id)
+            if not details.headers:
+                rendered = template.render(event, details.id or handle.id, seq)
+                if rendered is not None:
+                    return rendered
         data: bytes = encoding.encode(self.envelope(origin=origin, seq=seq))
         if encoding.max_size is not None and len(data) > encoding.max_size:
             limit = f"{len(data)} bytes are above the driver's limit of {encoding.max_size}"

@@ -30,6 +30,9 @@ of them and writes them. An event whose values do not have exactly the annotated
 registered class of its channel; otherwise in steps, which also find the exact reason of a refusal.
 """
 
+# `template_of` is no method, because users should not see it.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 import re
@@ -75,6 +78,7 @@ from .envelope import (
     to_wire,
     untyped_class,
 )
+from .template import MessageTemplate
 
 MAX_MESSAGE_BYTES = 1 << 20
 MAX_DEPTH_LEVELS = 64
@@ -406,9 +410,7 @@ class JsonCodec:
         event: object = envelope.event
         try:
             cls = type(event)
-            encoder = self._encoders.get(cls)
-            if encoder is None:
-                encoder = self._encoders[cls] = EventEncoder(cls, max_levels=self._max_levels)
+            encoder = self._encoders.get(cls) or self._encoder_of(cls)
             exact = encoder.has_exact_types(event)
             data: bytes | None
             if exact and encoder.is_direct:
@@ -516,6 +518,12 @@ class JsonCodec:
             event = Event(event_name, event)
         return from_wire(wire, event_type, event)
 
+    def _encoder_of(self, cls: type[Any]) -> EventEncoder:
+        encoder = self._encoders.get(cls)
+        if encoder is None:
+            encoder = self._encoders[cls] = EventEncoder(cls, max_levels=self._max_levels)
+        return encoder
+
     def _decoder_of(self, cls: type[Any]) -> EventDecoder:
         decoder = self._decoders.get(cls)
         if decoder is None:
@@ -601,6 +609,30 @@ def excerpt_of(data: bytes) -> str:
     if len(shown) <= MAX_EXCERPT_CHARS and len(data) <= shown_bytes:
         return shown
     return f"{shown[: MAX_EXCERPT_CHARS - 3]}..."
+
+
+def template_of(
+    codec: JsonCodec, cls: type[Any], event_name: str, origin: str, max_size: int | None
+) -> MessageTemplate | None:
+    """Return a template for the messages of a class; None if the codec has to look at each event.
+
+    Args:
+        codec: The codec.
+        cls: The class.
+        event_name: The event name of the messages.
+        origin: Their origin.
+        max_size: The largest message in bytes, if that is less than the codec's own limit.
+    """
+    encoder = codec._encoder_of(cls)
+    if not encoder.is_direct:
+        return None
+    return MessageTemplate(
+        event_name,
+        origin,
+        can_write=encoder.has_exact_types,
+        write=codec._write,
+        max_size=codec._max_size if max_size is None else min(max_size, codec._max_size),
+    )
 
 
 def check_limits(**limits: Any) -> None:
