@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from operator import attrgetter
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -81,7 +82,7 @@ def _pydantic_body(event: Any) -> Any:
 
 
 EVENT = EventTypeAdapter(_struct_fields, _own_payload, _identity, native=True)
-AD_HOC = EventTypeAdapter(lambda cls: (), _own_payload, _own_payload, native=False)
+AD_HOC = EventTypeAdapter(lambda cls: (), _own_payload, attrgetter("fields"), native=False)
 STRUCT = EventTypeAdapter(_struct_fields, msgspec.structs.asdict, _identity, native=True)
 DATACLASS = EventTypeAdapter(
     _dataclass_fields,

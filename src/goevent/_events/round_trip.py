@@ -12,6 +12,10 @@ another type may be fine, such as a tuple for a `list`. Only then the codec read
 written, and `check_same` compares the two events. A reader makes a list of each array, so a tuple
 in place of a list counts as equal.
 
+A type check is an expression of Python, which is faster than any call for a few values. Lists are
+tested by one call of `msgspec.convert`. The objects in a list become rows of their attributes,
+which are tested by one call, too.
+
 Some classes get no type check, because to write and to read them runs code of the user, such as
 `__post_init__`, or because the types do not tell enough, such as a union of structs with a
 `dict`. Their events are always read back.
@@ -29,7 +33,8 @@ from decimal import Decimal
 from keyword import iskeyword
 from operator import attrgetter
 from sys import float_info
-from typing import Annotated, Any, TypeAlias, TypeGuard, Union, cast
+from types import UnionType
+from typing import Annotated, Any, TypeAlias, TypeGuard, Union, cast, get_args, get_origin
 from uuid import UUID
 
 from msgspec import UNSET, Meta, ValidationError, convert, defstruct, inspect, structs
@@ -95,6 +100,7 @@ _PYDANTIC_OVERRIDES = (
     "model_validate",
     "model_validate_json",
 )
+_PLAIN_ORIGINS = (list, dict, Union, UnionType)
 # They change neither the written nor the read event.
 _PYDANTIC_SETTINGS = {"frozen", "extra", "title", "validate_assignment"}
 # They run when an event is read, and may change it or refuse it.
@@ -139,16 +145,30 @@ def _model_fields(cls: Any) -> _Fields:
     fields: _Fields = []
     for name, info in found.items():
         aliases = (info.alias, info.validation_alias, info.serialization_alias)
-        if info.metadata or info.exclude or any(alias is not None for alias in aliases):
+        excluded = info.exclude or getattr(info, "exclude_if", None)
+        if info.metadata or excluded or any(alias is not None for alias in aliases):
+            raise _NoTypeCheck
+        if not _is_plain(info.annotation):
             raise _NoTypeCheck
         fields.append((name, inspect.type_info(info.annotation)))
     return fields
 
 
+def _is_plain(annotation: Any) -> bool:
+    """Tell whether an annotation consists of classes, without settings in an `Annotated`."""
+    origin = get_origin(annotation)
+    if origin is None:
+        return annotation is None or isinstance(annotation, type)
+    return origin in _PLAIN_ORIGINS and all(map(_is_plain, get_args(annotation)))
+
+
 def _changes_values(cls: Any) -> bool:
     """Tell whether a pydantic model has validators, serializers or settings that change values."""
     decorators: Any = cls.__pydantic_decorators__
-    if any(getattr(decorators, field.name) for field in dataclasses.fields(decorators)):
+    # A root model is written as the value in it.
+    if cls.__pydantic_root_model__ or any(
+        getattr(decorators, field.name) for field in dataclasses.fields(decorators)
+    ):
         return True
     for base in cls.__mro__:
         own = base.__module__.partition(".")[0] != "pydantic"

@@ -115,11 +115,17 @@ def to_wire(envelope: Envelope, body: Any) -> Envelope:
     # The common case: the envelope is complete, and the event can be written itself.
     if body is envelope.event and envelope.event_type and type(headers) is dict:
         return envelope
-    return msgspec.structs.replace(
-        envelope,
+    # A third of the time of `msgspec.structs.replace`.
+    return Envelope(
+        event_name=envelope.event_name,
         event_type=envelope.event_type or envelope.event_name,
         event=body,
-        headers=dict(headers),
+        handle_id=envelope.handle_id,
+        timestamp=timestamp,
+        origin=envelope.origin,
+        seq=seq,
+        reply_to=envelope.reply_to,
+        headers=dict(headers) if headers else {},
     )
 
 

@@ -9,25 +9,30 @@ and NaN, which it writes as null. It also sets no limit to the size of a message
 to the length of its numbers, so hostile input could be slow to parse. To look at every value in
 Python would cost more than all of msgspec's work.
 
-So each check comes twice: a cheap bound over the bytes, and an exact test. The bounds use
-operations that run in C (`len`, `replace`, `translate`, `in`) and cost tens of nanoseconds. A bound
-may be wrong in one direction only: it may suspect a message that is fine, but it never passes one
-that is not. Only a suspected message pays for the exact test:
+So each check comes twice: a cheap bound, and an exact test. A bound may be wrong in one direction
+only: it may suspect a message that is fine, but it never passes one that is not. Only a suspected
+message pays for the exact test.
+
+Encoding: the values of most events have exactly the annotated types (see `round_trip`). Then the
+class is the bound: it tells how deep the event can be, and that its numbers are short. Such an
+event is written as it is (`EventEncoder.is_direct`). For the others, `EventEncoder.needs_check`
+looks for signs of values that Go would refuse, and the slow path converts the event to built-in
+values, checks each of them and writes them.
+
+Decoding: a message may have keys that the class does not have, so the bounds are over the bytes.
+They use operations that run in C (`len`, `replace`, `translate`, `find`):
 
 - Size: `len` is exact.
 - Depth: the number of opening brackets is at least the depth. Only if there are more than
-  `max_depth` of them is the nesting computed, with the strings removed first.
-- Digits: a number beyond int64 has 19 digits in a row, after all digits are made alike. A number of
-  more than 54 digits has such a run too, because it has at most three parts: integer, fraction and
-  exponent. Only if there is such a run are the numbers measured.
+  `max_depth` of them is the nesting computed, without the brackets in strings.
+- Digits: a number beyond int64 has 19 digits in a row, after all digits are made alike. A long
+  number has a third of its digits in a row, because it has at most three parts: integer, fraction
+  and exponent. A look at every nth byte finds the candidates.
 - Datetimes: a regular expression finds a day and an hour, as in `-05 12:`, that are not a part of
   an RFC 3339 datetime with an offset. Another one finds escapes that could hide them.
 
-Encoding follows the same plan: the fast path writes the event itself, `EventEncoder.needs_check`
-looks for signs of such values, and the slow path converts the event to built-in values, checks each
-of them and writes them. An event whose values do not have exactly the annotated types is read back
-(see `round_trip`). Decoding reads the envelope and the event in one call if the event has the
-registered class of its channel; otherwise in steps, which also find the exact reason of a refusal.
+The envelope and the event are read in one call if the event has the registered class of its
+channel; otherwise in steps, which also find the exact reason of a refusal.
 """
 
 # `template_of` is no method, because users should not see it.
@@ -171,6 +176,15 @@ def _always(event: object) -> bool:
     return True
 
 
+def _model_values(model: Any) -> dict[str, Any]:
+    """Return the values of a pydantic model, one level deep, for msgspec to write."""
+    values: dict[str, Any] = model.__dict__
+    # `model_fields` is a property, which takes ten times as long.
+    fields: Any = model.__pydantic_fields__
+    # A cached property is kept there, too.
+    return values if len(values) == len(fields) else {name: values[name] for name in fields}
+
+
 class EventEncoder:
     """Prepares the events of one class for writing. A codec makes one for each class it meets.
 
@@ -181,6 +195,8 @@ class EventEncoder:
         single_pass: True if the events may be written without a look at each value first.
         is_direct: True if an event that passes the type check is within all limits but that of the
             size, and msgspec writes it as Go does.
+        is_model: True for pydantic models. The values of one that passes the type check are written
+            as they are.
         has_exact_types: The type check; see `round_trip`.
 
     Args:
@@ -213,6 +229,7 @@ class EventEncoder:
         levels = self.rules.levels
         is_bounded = adapter.native and levels is not None and levels <= max_levels
         self.is_direct = is_bounded and self.single_pass
+        self.is_model = adapter is PYDANTIC
 
     def needs_check(self, event: Any, data: bytes) -> bool:
         """Tell whether the written bytes may contain a value that msgspec should have refused."""
@@ -226,7 +243,7 @@ class EventEncoder:
         # msgspec writes NaN and the infinities as null.
         return self._needs_scan and (
             (self._deep_ints and _has_int64_run(data))
-            or (self._nullable and b"null" in data)
+            or (self._nullable and data.find(b"null") >= 0 and _may_have_nan(event))
             or (self.rules.untyped and _DATETIME.search(data) is not None)
         )
 
@@ -273,9 +290,8 @@ class EventDecoder:
     """Reads the events of one class. A JSON codec makes one for each class it meets.
 
     Attributes:
-        decode_envelope: Reads an envelope with such an event in one call. It raises an error for a
-            pydantic model, which msgspec cannot read. For an ad-hoc event, the event in the
-            envelope is a dict.
+        decode_envelope: Reads an envelope with such an event in one call. For an ad-hoc event, the
+            event in the envelope is a dict.
         direct_ints: The attributes whose integers have to be within int64.
         has_rules: True if `may_break_rules` has to be asked.
     """
@@ -286,7 +302,7 @@ class EventDecoder:
         if adapter_of(cls) is PYDANTIC:
             self._rules = _UNTYPED
             self._decode = _pydantic_decoder(cls)
-            self.decode_envelope = _refuse
+            self.decode_envelope = _pydantic_envelope_decoder(cls, self._decode)
         else:
             self.decode_envelope = msgspec.json.Decoder(envelope_of(kind)).decode
             self._rules = ValueRules.of(kind)
@@ -309,11 +325,6 @@ class EventDecoder:
         return event
 
 
-def _refuse(data: bytes) -> Envelope:
-    """Be the `decode_envelope` of pydantic models."""
-    raise WireFormatError("msgspec cannot read a pydantic model")
-
-
 def _pydantic_decoder(cls: Any) -> Callable[[bytes], Any]:
     def decode(raw: bytes) -> Any:
         # msgspec first: pydantic's parser accepts NaN and reads 1e400 as infinity.
@@ -321,6 +332,27 @@ def _pydantic_decoder(cls: Any) -> Callable[[bytes], Any]:
         return cls.model_validate_json(raw)
 
     return decode
+
+
+def _pydantic_envelope_decoder(
+    cls: Any, decode: Callable[[bytes], Any]
+) -> Callable[[bytes], Envelope]:
+    # The event data is skipped, but it must be JSON. So NaN is refused.
+    decode_raw = msgspec.json.Decoder(envelope_of(msgspec.Raw)).decode
+    has_exact_types = make_pydantic_type_check(cls)
+    validate: Callable[[bytes], Any] = cls.model_validate_json
+
+    def decode_envelope(data: bytes) -> Envelope:
+        envelope: Envelope = decode_raw(data)
+        raw = bytes(envelope.event)
+        event = validate(raw)
+        # Otherwise it may have a number that pydantic has read as infinity.
+        if not has_exact_types(event):
+            event = decode(raw)
+        msgspec.structs.force_setattr(envelope, "event", event)
+        return envelope
+
+    return decode_envelope
 
 
 def _has_int64_run(data: bytes) -> bool:
@@ -331,6 +363,17 @@ def _has_int64_run(data: bytes) -> bool:
         # Together with the digits before it that may belong to the same number.
         data = data[-_TAIL_BYTES - len(_INT64_DIGITS) :]
     return data.translate(_DIGITS_TO_ZERO).find(_INT64_DIGITS) >= 0
+
+
+def _may_have_nan(event: Any) -> bool:
+    """Tell whether an event may have a float that JSON does not have, at any depth."""
+    try:
+        data = msgspec.msgpack.encode(event)
+    except Exception:  # noqa: BLE001 - such as an integer that MessagePack does not have
+        return True
+    # A float begins with CB. The next bits of NaN and the infinities are ones, apart from the sign.
+    # In UTF-8, neither byte can follow a CB.
+    return data.find(b"\xcb\x7f") >= 0 or data.find(b"\xcb\xff") >= 0
 
 
 def _has_loose_datetime(data: bytes) -> bool:
@@ -395,6 +438,7 @@ class JsonCodec:
         # whether it is within the limits of depth and digits. The envelope adds one level.
         self._max_levels = max_depth - 1 if max_digits >= _MAX_TYPED_DIGITS else -1
         self._write = msgspec.json.Encoder().encode
+        self._write_model = msgspec.json.Encoder(enc_hook=_model_values).encode
         self._read = msgspec.json.Decoder(RawEnvelope).decode
         self._encoders: dict[type[Any], EventEncoder] = {}
         self._decoders: dict[type[Any], EventDecoder] = {}
@@ -417,6 +461,10 @@ class JsonCodec:
                 data = self._write(to_wire(envelope, event))
                 if len(data) <= self._max_size:
                     return data
+            if exact and encoder.is_model:
+                data = self._write_model(to_wire(envelope, event))
+                self._check_limits(data)
+                return data
             data = None
             if encoder.single_pass:
                 try:
@@ -470,7 +518,9 @@ class JsonCodec:
                 size > self._min_deep_bytes and data.rfind(b"{") >= self._min_deep_place
             ):
                 self._check_depth(data)
-            if size > self._max_digits:
+            if size > self._max_digits and (
+                data[:: self._digit_step].translate(_DIGITS_TO_ZERO).find(self._spaced_digits) >= 0
+            ):
                 self._check_digits(data)
             envelope = None
             cls = registry.type_of(event_name) or untyped_class(registry)

@@ -1,12 +1,18 @@
 """The MessagePack codec: the envelope of the JSON codec as a map with built-in values.
 
-The messages and the inbox of an open bus call the codec. It looks at every value in Python, so it
-saves bytes and not time.
+The messages and the inbox of an open bus call the codec.
+
+Theory of operation. An event that passes its type check (see `round_trip`), and whose class bounds
+its depth, is written by msgspec as it is. All other events are converted to built-in values, which
+are looked at one by one. A received message is decoded into the class, written again and compared:
+if the bytes are the same, it has no other values than the annotated ones. Otherwise it is read as
+built-in values, and each of them is checked.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -22,6 +28,7 @@ from .envelope import (
     Envelope,
     RawEnvelope,
     check_key_case,
+    envelope_of,
     from_wire,
     resolve_event_type,
     to_wire,
@@ -83,6 +90,7 @@ class MsgpackCodec:
         self._write = msgspec.msgpack.Encoder().encode
         self._read = msgspec.msgpack.Decoder().decode
         self._encoders: dict[type[Any], EventEncoder] = {}
+        self._envelope_decoders: dict[type[Any], Callable[[bytes], Envelope]] = {}
         self._rules: dict[type[Any], ValueRules] = {}
 
     def encode(self, envelope: Envelope) -> bytes:
@@ -95,13 +103,16 @@ class MsgpackCodec:
         event: object = envelope.event
         try:
             cls = type(event)
-            encoder = self._encoders.get(cls)
-            if encoder is None:
-                encoder = self._encoders[cls] = EventEncoder(cls)
+            encoder = self._encoders.get(cls) or self._encoder_of(cls)
+            exact = encoder.has_exact_types(event)
+            if exact and encoder.is_direct:
+                data = self._write(to_wire(envelope, event))
+                if len(data) <= self._max_size:
+                    return data
             body = encoder.checked_body(event, kept=_KEPT_TYPES)
             self._check_values(body, _DATA_LEVEL)
             encoder.rules.check(body)
-            if not encoder.has_exact_types(event) and encoder.can_be_read(event):
+            if not exact and encoder.can_be_read(event):
                 fields = self._read(self._write(body))
                 encoder.check_same(event, self._event(cls, envelope.event_name, fields))
             data = self._write(to_wire(envelope, body))
@@ -121,6 +132,9 @@ class MsgpackCodec:
         try:
             if len(data) > self._max_size:
                 raise WireFormatError(f"{len(data)} bytes are above the limit of {self._max_size}")
+            usual = self._decode_usual(data, event_name, registry)
+            if usual is not None:
+                return usual
             found: Any = self._read(data)
             self._check_values(found, _ENVELOPE_LEVEL)
             fields = msgspec.convert(found, dict[str, Any])
@@ -138,6 +152,38 @@ class MsgpackCodec:
             return from_wire(wire, event_type, event)
         except Exception as error:
             raise DecodeError(event_name, reason_of(error), excerpt=excerpt_of(data)) from error
+
+    def _decode_usual(
+        self, data: bytes, event_name: str, registry: EventRegistry
+    ) -> Envelope | None:
+        """Return the envelope if it is exactly what this codec writes without a look at the values.
+
+        Then its depth is that of its class, and it has no other values than the annotated ones.
+        """
+        cls = registry.type_of(event_name)
+        if cls is None or registry.has_upcasts:
+            return None
+        try:
+            encoder = self._encoders.get(cls) or self._encoder_of(cls)
+            if not encoder.is_direct:
+                return None
+            envelope = self._envelope_decoders[cls](data)
+            if (
+                event_name == envelope.event_name == envelope.event_type
+                and encoder.has_exact_types(envelope.event)
+                and self._write(envelope) == data
+            ):
+                return envelope
+        except Exception:  # noqa: BLE001 - it has another form; if it is wrong, the steps tell why
+            return None
+        return None
+
+    def _encoder_of(self, cls: type[Any]) -> EventEncoder:
+        encoder = EventEncoder(cls, max_levels=self._max_depth - _ENVELOPE_LEVEL)
+        if encoder.is_direct:
+            self._envelope_decoders[cls] = msgspec.msgpack.Decoder(envelope_of(cls)).decode
+        self._encoders[cls] = encoder
+        return encoder
 
     def _event(self, cls: type[Any], event_name: str, body: object) -> Any:
         if not isinstance(body, dict):

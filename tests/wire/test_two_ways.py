@@ -1,0 +1,256 @@
+"""The fast way of a codec writes and reads the same as the way that looks at each value."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from datetime import datetime
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import msgspec
+import pydantic
+import pytest
+from hypothesis import example, given, strategies as st
+
+from goevent import DecodeError, Envelope, Event, EventRegistry, JsonCodec, MsgpackCodec
+from goevent._wire.json_codec import EventEncoder
+
+
+class Box(msgspec.Struct):
+    width: int = 0
+    label: str | None = None
+
+
+class Order(Event, name="order", registry=EventRegistry()):
+    number: int
+    ratio: float = 0.0
+    note: str = ""
+    paid: bool = False
+    key: bytes = b""
+    ident: UUID | None = None
+    price: Decimal | None = None
+    box: Box | None = None
+    boxes: list[Box] = []  # noqa: RUF012 - msgspec copies an empty default
+    stock: dict[str, float] = {}  # noqa: RUF012
+    tags: set[str] = set()  # noqa: RUF012
+    pair: tuple[int, str] = (0, "")
+
+
+@dataclasses.dataclass
+class Parcel:
+    number: int
+    boxes: list[Box]
+    ratio: float = 0.0
+
+
+class ModelBox(pydantic.BaseModel):
+    width: int
+    label: str | None = None
+
+
+class Model(pydantic.BaseModel):
+    number: int
+    ratio: float = 0.0
+    note: str = ""
+    box: ModelBox | None = None
+    boxes: list[ModelBox] = []
+    stock: dict[str, float] = {}
+
+
+class LooseModel(Model):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
+CLASSES: list[Any] = [Order, Parcel, Model, LooseModel]
+classes = pytest.mark.parametrize("cls", CLASSES)
+
+int64s = st.integers(-(2**63), 2**63 - 1)
+floats = st.floats(allow_nan=False, allow_infinity=False)
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+boxes = st.builds(Box, int64s, st.none() | texts)
+orders = st.builds(
+    Order,
+    number=int64s,
+    ratio=floats | st.integers(-(2**53), 2**53),
+    note=texts,
+    key=st.binary(max_size=4),
+    ident=st.none() | st.uuids(),
+    price=st.none() | st.decimals(allow_nan=False, allow_infinity=False),
+    box=st.none() | boxes,
+    boxes=st.lists(boxes, max_size=8),
+    stock=st.dictionaries(texts, floats, max_size=3),
+    tags=st.sets(texts, max_size=3),
+    pair=st.tuples(int64s, texts),
+)
+model_boxes = st.builds(ModelBox, width=st.integers(), label=st.none() | texts)
+models = st.builds(
+    Model,
+    number=st.integers(),
+    ratio=floats,
+    note=texts,
+    box=st.none() | model_boxes,
+    boxes=st.lists(model_boxes, max_size=8),
+    stock=st.dictionaries(texts, floats, max_size=3),
+)
+
+
+def registry_of(cls: Any, *, has_upcasts: bool = False) -> EventRegistry:
+    registry = EventRegistry()
+    registry.register_as("order", cls)
+    if has_upcasts:
+        other = registry.register_as("other", msgspec.defstruct("Other", []))
+        registry.upcast(other, to=cls)(lambda old: old)
+    return registry
+
+
+@given(event=orders | models)
+def test_the_bytes_are_those_of_the_careful_way(event: Any) -> None:
+    encoder = EventEncoder(type(event))
+    kept = (datetime, bytes, bytearray, memoryview)
+    for codec, write, types in (
+        (JsonCodec(), msgspec.json.encode, (datetime,)),
+        (MsgpackCodec(), msgspec.msgpack.encode, kept),
+    ):
+        body = encoder.checked_body(event, kept=types)
+        names = {"event_name": "order", "event_type": "order"}
+        try:
+            expected = write({**names, "event_data": body, "handle_id": "", "timestamp": 0})
+        except OverflowError:
+            # MessagePack has no such integer.
+            continue
+        assert codec.encode(Envelope(event_name="order", event=event)) == expected
+
+
+def outcome(codec: JsonCodec | MsgpackCodec, data: bytes, registry: EventRegistry) -> object:
+    try:
+        return codec.decode(data, event_name="order", registry=registry).event
+    except DecodeError:
+        return None
+
+
+values: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**65), 2**65) | floats | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+def nested(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+one_box = st.fixed_dictionaries(
+    {"width": int64s | values}, optional={"label": texts | values, "more": values}
+)
+documents = st.fixed_dictionaries(
+    {"number": int64s | values},
+    optional={
+        "ratio": floats | values,
+        "note": texts | values,
+        "box": one_box | values,
+        "boxes": st.lists(one_box, max_size=5) | values,
+        "stock": st.dictionaries(texts, floats, max_size=3) | values,
+        "more": values | st.integers(50, 70).map(nested),
+    },
+)
+
+
+@classes
+@given(document=documents)
+@example(document={"number": 2**63, "boxes": []})
+@example(document={"number": 1, "boxes": [{"width": 2**63}]})
+@example(document={"number": 1, "boxes": [], "more": nested(62)})
+@example(document={"number": 1, "boxes": [], "more": nested(63)})
+@example(document={"number": 1, "ratio": 1, "boxes": []})
+@example(document={"number": None, "boxes": []})
+def test_json_is_read_as_in_steps(cls: Any, document: Any) -> None:
+    envelope = {"event_name": "order", "event_type": "order", "event_data": document}
+    data = json.dumps(envelope).encode()
+    # The name of a Go type is not the usual form, so such a message is read in steps.
+    envelope["event_type"] = "*main.Order"
+    in_steps = json.dumps(envelope).encode()
+    registry = registry_of(cls)
+    codec = JsonCodec(accept_go_type_names=True)
+    assert outcome(codec, data, registry) == outcome(codec, in_steps, registry)
+
+
+@pytest.mark.parametrize(
+    "number", [b"NaN", b"Infinity", b"-Infinity", b"1e400", b"-1e400", b"1e308", b"1"]
+)
+@classes
+def test_numbers_that_json_does_not_have_are_refused(cls: Any, number: bytes) -> None:
+    fields = b'{"number":1,"boxes":[],"ratio":%b}' % number
+    data = b'{"event_name":"order","event_type":"order","event_data":%b}' % fields
+    found = outcome(JsonCodec(), data, registry_of(cls))
+    assert (found is not None) is (number in (b"1", b"1e308"))
+
+
+@classes
+@given(document=documents, ratio=st.none() | st.floats(), code=st.none() | st.integers(0, 5))
+@example(document={"number": 1, "boxes": [], "more": nested(63)}, ratio=None, code=None)
+@example(document={"number": 1, "boxes": [], "more": float("nan")}, ratio=None, code=None)
+@example(document={"number": 2**63, "boxes": []}, ratio=None, code=None)
+@example(document={"number": 1, "boxes": []}, ratio=float("nan"), code=None)
+@example(document={"number": 1, "boxes": []}, ratio=None, code=5)
+def test_messagepack_is_read_as_in_steps(
+    cls: Any, document: Any, ratio: float | None, code: int | None
+) -> None:
+    if ratio is not None:
+        document = {**document, "ratio": ratio}
+    if code is not None:
+        document = {**document, "extension": msgspec.msgpack.Ext(code, b"x")}
+    envelope = {"event_name": "order", "event_type": "order", "event_data": document}
+    try:
+        data = msgspec.msgpack.encode(envelope)
+    except OverflowError:
+        return
+    # With an upcast in the registry, each message is read in steps.
+    in_steps = outcome(MsgpackCodec(), data, registry_of(cls, has_upcasts=True))
+    assert outcome(MsgpackCodec(), data, registry_of(cls)) == in_steps
+
+
+@given(event=orders)
+def test_a_written_event_is_read_equal_by_both_ways(event: Order) -> None:
+    for codec in (JsonCodec(), MsgpackCodec()):
+        data = codec.encode(Envelope(event_name="order", event=event))
+        for has_upcasts in (False, True):
+            assert outcome(codec, data, registry_of(Order, has_upcasts=has_upcasts)) == event
+
+
+class CachedModel(pydantic.BaseModel):
+    number: int
+
+    @property
+    def twice(self) -> int:
+        return 2 * self.number
+
+
+def test_only_the_fields_of_a_model_are_written() -> None:
+    model = CachedModel(number=7)
+    # As `functools.cached_property` does.
+    vars(model)["twice_cached"] = model.twice
+    data = JsonCodec().encode(Envelope(event_name="order", event=model))
+    assert msgspec.json.decode(data)["event_data"] == {"number": 7}
+
+
+class Listed(pydantic.RootModel[list[int]]):
+    pass
+
+
+class Shouted(pydantic.BaseModel):
+    words: list[Any]
+    name: pydantic.SecretStr
+
+
+def test_models_that_are_not_plain_are_written_by_pydantic() -> None:
+    registry = EventRegistry()
+    registry.register_as("order", Listed)
+    event = Shouted(words=["a"], name=pydantic.SecretStr("x"))
+    data = JsonCodec().encode(Envelope(event_name="order", event=event))
+    assert b'"x"' not in data
+    assert not EventEncoder(Listed).has_exact_types(Listed([1]))
