@@ -39,6 +39,10 @@ def _run(contender: Any, job: str, place: Place, numbers: list[str]) -> Measured
             return Measured(getattr(contender, job)(place, int(count), _ready))
         case (("publish" | "batches"), [seconds]):
             return Measured(getattr(contender, job)(place, float(seconds)))
+        case "publish_alone", [seconds]:
+            return Measured(contender.publish(place, float(seconds), 1))
+        case "wait_alone", [count]:
+            return Measured(*contender.wait(place, int(count), 1))
         case "speak", [count, pause]:
             contender.speak(place, int(count), float(pause))
             return Measured(0.0)

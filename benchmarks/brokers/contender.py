@@ -68,8 +68,11 @@ class PubSubContender(Protocol):
         """Run a listener for this many messages; return messages per second."""
         ...
 
-    def publish(self, place: Place, seconds: float) -> float:
-        """Publish from 64 tasks, each waiting for the broker; return messages per second."""
+    def publish(self, place: Place, seconds: float, tasks: int = TASKS) -> float:
+        """Publish from some tasks, each waiting for the broker; return messages per second.
+
+        A contender of FastStream's brokers always has 64 tasks.
+        """
         ...
 
     def listen(self, place: Place, count: int, ready: Ready) -> float:
@@ -88,8 +91,8 @@ class StreamsContender(Protocol):
         """Read this many entries, run a listener for each, and acknowledge them."""
         ...
 
-    def wait(self, place: Place, count: int) -> Measured:
-        """Publish this many events from 64 tasks, each waiting for the server."""
+    def wait(self, place: Place, count: int, tasks: int = TASKS) -> Measured:
+        """Publish this many events from some tasks, each waiting for the server."""
         ...
 
     def batch(self, place: Place, count: int) -> Measured:

@@ -72,11 +72,11 @@ async def _receive(place: Place, count: int, ready: Ready) -> float:
         return count / seconds
 
 
-def publish(place: Place, seconds: float) -> float:
-    return trio.run(_publish, place, seconds)
+def publish(place: Place, seconds: float, tasks: int = TASKS) -> float:
+    return trio.run(_publish, place, seconds, tasks)
 
 
-async def _publish(place: Place, seconds: float) -> float:
+async def _publish(place: Place, seconds: float, tasks: int) -> float:
     sent = 0
 
     async def work(deadline: float) -> None:
@@ -90,7 +90,7 @@ async def _publish(place: Place, seconds: float) -> float:
         for warm_up in (True, False):
             sent, start = 0, time.perf_counter()
             async with trio.open_nursery() as nursery:
-                for _ in range(TASKS):
+                for _ in range(tasks):
                     nursery.start_soon(work, start + (0.2 if warm_up else seconds))
         taken = time.perf_counter() - start
         if bus.error_count:

@@ -39,11 +39,11 @@ async def _receive(place: Place, count: int, ready: Ready) -> float:
         return count / (time.perf_counter() - start)
 
 
-def publish(place: Place, seconds: float) -> float:
-    return trio.run(_publish, place, seconds)
+def publish(place: Place, seconds: float, tasks: int = TASKS) -> float:
+    return trio.run(_publish, place, seconds, tasks)
 
 
-async def _publish(place: Place, seconds: float) -> float:
+async def _publish(place: Place, seconds: float, tasks: int) -> float:
     sent, data = 0, msgspec.json.encode(Order(1, TEXT))
 
     async def work(deadline: float) -> None:
@@ -56,7 +56,7 @@ async def _publish(place: Place, seconds: float) -> float:
         for warm_up in (True, False):
             sent, start = 0, time.perf_counter()
             async with trio.open_nursery() as nursery:
-                for _ in range(TASKS):
+                for _ in range(tasks):
                     nursery.start_soon(work, start + (0.2 if warm_up else seconds))
         return sent / (time.perf_counter() - start)
 

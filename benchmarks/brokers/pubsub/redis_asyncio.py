@@ -47,11 +47,11 @@ async def _receive(place: Place, count: int, ready: Ready) -> float:
         return count / (time.perf_counter() - start)
 
 
-def publish(place: Place, seconds: float) -> float:
-    return asyncio.run(_publish(place, seconds))
+def publish(place: Place, seconds: float, tasks: int = TASKS) -> float:
+    return asyncio.run(_publish(place, seconds, tasks))
 
 
-async def _publish(place: Place, seconds: float) -> float:
+async def _publish(place: Place, seconds: float, tasks: int) -> float:
     sent = 0
 
     async def work(deadline: float) -> None:
@@ -64,7 +64,7 @@ async def _publish(place: Place, seconds: float) -> float:
         for warm_up in (True, False):
             sent, start = 0, time.perf_counter()
             deadline = start + (0.2 if warm_up else seconds)
-            await asyncio.gather(*(work(deadline) for _ in range(TASKS)))
+            await asyncio.gather(*(work(deadline) for _ in range(tasks)))
         return sent / (time.perf_counter() - start)
 
 

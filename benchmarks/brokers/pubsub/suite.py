@@ -30,6 +30,8 @@ CONTENDERS = (
     BrokerContender(REDIS_ASYNCIO, "pubsub.redis_asyncio", "redis"),
     BrokerContender("goevent's link", "pubsub.link"),
 )
+BARE_SOCKET = BrokerContender("bare socket", "bare_socket")
+"""The shortest round trip on Trio; it serves one task only."""
 SPEAK_PAUSE_SECONDS = 0.005
 NAMES = 10_000
 
@@ -55,6 +57,9 @@ JOBS = {
     "publish": BrokerJob(
         "publish and wait, 64 tasks, messages/s", {FASTSTREAM: 8, REDIS_ASYNCIO: 6}
     ),
+    "publish_alone": BrokerJob(
+        "publish and wait, one task, messages/s", {REDIS_ASYNCIO: 1.3, BARE_SOCKET.name: 0.7}
+    ),
     "batches": BrokerJob(f"publish in batches of {BATCH}, messages/s", {}),
     "latency": BrokerJob(
         "publish to remote listener, median us",
@@ -70,10 +75,12 @@ def main(arguments: list[str]) -> int:
     chosen = parser.parse_args(arguments)
     rounds, effort = number_of_rounds(chosen), QUICK if chosen.quick else FULL
     contenders = [each for each in CONTENDERS if each.is_installed()]
+    jobs = dict.fromkeys(JOBS, contenders) | {"publish_alone": [*contenders, BARE_SOCKET]}
+    names = [each.name for each in (*contenders, BARE_SOCKET)]
     with redis_server(None, NO_OUTPUT_LIMIT) as server:
         place = Place("redis", server.addr)
-        figures = run_rounds(rounds, dict.fromkeys(JOBS, contenders), partial(_take, place, effort))
-        show_pubsub(figures, JOBS, [each.name for each in contenders], rounds)
+        figures = run_rounds(rounds, jobs, partial(_take, place, effort))
+        show_pubsub(figures, JOBS, names, rounds)
         try:
             _show_names(place)
         except MeasurementFailed as error:
@@ -100,7 +107,7 @@ def _take(
             count = effort.slow_messages if slow else effort.messages
             received, _ = measure_flood(contender, place, count)
             return received
-        case "publish" | "batches":
+        case "publish" | "publish_alone" | "batches":
             return measure(contender, job, place, effort.seconds)
         case _:
             return _latency(contender, place, effort.latencies)

@@ -56,22 +56,22 @@ async def _consume(place: Place, count: int) -> Measured:
     return measured
 
 
-def wait(place: Place, count: int) -> Measured:
-    return asyncio.run(_wait(place, count))
+def wait(place: Place, count: int, tasks: int = TASKS) -> Measured:
+    return asyncio.run(_wait(place, count, tasks))
 
 
-async def _wait(place: Place, count: int) -> Measured:
-    """Publish from 64 tasks."""
+async def _wait(place: Place, count: int, tasks: int) -> Measured:
+    """Publish from some tasks."""
     broker = _broker(place.addr)
     await broker.connect()
 
     async def work() -> None:
-        for _ in range(count // TASKS):
+        for _ in range(count // tasks):
             await broker.publish(PAYLOAD, stream=STREAM)
 
     meter = Meter()
-    await asyncio.gather(*(work() for _ in range(TASKS)))
-    measured = meter.read(count // TASKS * TASKS)
+    await asyncio.gather(*(work() for _ in range(tasks)))
+    measured = meter.read(count // tasks * tasks)
     await broker.stop()
     return measured
 

@@ -47,15 +47,15 @@ async def _consume(place: Place, count: int) -> Measured:
     return meter.read(count)
 
 
-def wait(place: Place, count: int) -> Measured:
-    return trio.run(_wait, place, count)
+def wait(place: Place, count: int, tasks: int = TASKS) -> Measured:
+    return trio.run(_wait, place, count, tasks)
 
 
-async def _wait(place: Place, count: int) -> Measured:
-    """Dispatch and wait for the server, from 64 tasks."""
+async def _wait(place: Place, count: int, tasks: int) -> Measured:
+    """Dispatch and wait for the server, from some tasks."""
 
     async def work() -> None:
-        for n in range(count // TASKS):
+        for n in range(count // tasks):
             handle = await bus.dispatch(Paid(n=n))
             await handle.wait()
             if not handle.receipt:
@@ -64,9 +64,9 @@ async def _wait(place: Place, count: int) -> Measured:
     async with _bus(place.addr) as bus:
         meter = Meter()
         async with trio.open_nursery() as nursery:
-            for _ in range(TASKS):
+            for _ in range(tasks):
                 nursery.start_soon(work)
-        return meter.read(count // TASKS * TASKS)
+        return meter.read(count // tasks * tasks)
 
 
 def batch(place: Place, count: int) -> Measured:

@@ -51,21 +51,21 @@ async def _consume(place: Place, count: int) -> Measured:
     return measured
 
 
-def wait(place: Place, count: int) -> Measured:
-    return asyncio.run(_wait(place, count))
+def wait(place: Place, count: int, tasks: int = TASKS) -> Measured:
+    return asyncio.run(_wait(place, count, tasks))
 
 
-async def _wait(place: Place, count: int) -> Measured:
-    """XADD from 64 tasks."""
+async def _wait(place: Place, count: int, tasks: int) -> Measured:
+    """XADD from some tasks."""
     client = _client(place.addr)
 
     async def work() -> None:
-        for _ in range(count // TASKS):
+        for _ in range(count // tasks):
             await client.xadd(STREAM, {"e": json.dumps(PAYLOAD)})
 
     meter = Meter()
-    await asyncio.gather(*(work() for _ in range(TASKS)))
-    measured = meter.read(count // TASKS * TASKS)
+    await asyncio.gather(*(work() for _ in range(tasks)))
+    measured = meter.read(count // tasks * tasks)
     await client.aclose()
     return measured
 

@@ -22,6 +22,8 @@ CONTENDERS = (
     BrokerContender(FASTSTREAM, "streams.faststream", "faststream"),
     BrokerContender(REDIS_ASYNCIO, "streams.redis_asyncio", "redis"),
 )
+BARE_SOCKET = BrokerContender("bare socket", "bare_socket")
+"""The shortest round trip on Trio; it serves one task only."""
 
 
 JOBS = {
@@ -29,11 +31,14 @@ JOBS = {
         "read, run a sync listener, acknowledge", {FASTSTREAM: 15.0, REDIS_ASYNCIO: 5.0}
     ),
     "wait": BrokerJob("publish and wait, 64 tasks", {FASTSTREAM: 3.0}),
+    "wait_alone": BrokerJob(
+        "publish and wait, one task", {REDIS_ASYNCIO: 1.2, BARE_SOCKET.name: 0.6}
+    ),
     "batch": BrokerJob("publish in batches of 100", {FASTSTREAM: 5.0, REDIS_ASYNCIO: 2.7}),
 }
 
-EVENTS = {"consume": 50_000, "wait": 50_000, "batch": 50_000}
-PEER_EVENTS = {"consume": 5_000, "wait": 10_000, "batch": 20_000}
+EVENTS = {"consume": 50_000, "wait": 50_000, "wait_alone": 20_000, "batch": 50_000}
+PEER_EVENTS = {"consume": 5_000, "wait": 10_000, "wait_alone": 5_000, "batch": 20_000}
 """Peers get fewer events, because they are slower."""
 
 
@@ -45,8 +50,10 @@ def main(arguments: list[str]) -> int:
     rounds, part = number_of_rounds(chosen), 10 if chosen.quick else 1
     contenders = [each for each in CONTENDERS if each.is_installed()]
     take = partial(_take, "everysec" if chosen.aof else None, part)
-    figures = run_rounds(rounds, dict.fromkeys(JOBS, contenders), take)
-    show_streams(figures, JOBS, [each.name for each in contenders], rounds, aof=chosen.aof)
+    jobs = dict.fromkeys(JOBS, contenders) | {"wait_alone": [*contenders, BARE_SOCKET]}
+    figures = run_rounds(rounds, jobs, take)
+    names = [each.name for each in (*contenders, BARE_SOCKET)]
+    show_streams(figures, JOBS, names, rounds, aof=chosen.aof)
     for failure in figures.failures:
         print(f"failed: {failure}")
     if chosen.json:
