@@ -56,6 +56,14 @@ class IdGenerator:
         """
         self._drawn.clear()
 
+    def draw_many(self, count: int) -> list[str]:
+        """Return several ids, as `draw` does."""
+        while len(self._drawn) < count:
+            self._drawn += urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
+        ids = self._drawn[-count:]
+        del self._drawn[-count:]
+        return ids
+
     def draw(self) -> str:
         """Return 16 lower hex digits."""
         if not self._drawn:

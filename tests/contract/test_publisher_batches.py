@@ -75,10 +75,16 @@ class BatchBroker(Broker):
         replied([Receipt(id=f"batch {n}") for n in numbers])
 
 
-def opened(broker: Broker, **options: Any) -> GoEvent:
+def opened(broker: Broker, *, listens: bool = False, **options: Any) -> GoEvent:
     bus = GoEvent(Config(registry=REGISTRY, driver=broker, **options))
     bus.on_error(ignore_error)
+    if listens:
+        bus.subscribe(lambda event: None, Parcel)
     return bus
+
+
+# Events that go to the driver only take a shorter way than those with listeners of this bus.
+both_ways = pytest.mark.parametrize("listens", [True, False], ids=["listeners", "driver only"])
 
 
 @pytest.mark.parametrize("fan_out", [True, False])
@@ -95,9 +101,10 @@ async def test_a_batch_is_one_call_and_one_reply(fan_out: bool) -> None:
         await batch.wait()
 
 
-async def test_single_events_keep_their_place_among_batches() -> None:
+@both_ways
+async def test_single_events_keep_their_place_among_batches(listens: bool) -> None:
     broker = BatchBroker()
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         bus.dispatch_nowait(Parcel(0))
         await bus.dispatch_many(parcels(3, 1))
         bus.dispatch_nowait(Parcel(4))
@@ -177,9 +184,10 @@ async def test_earlier_events_leave_before_inline_async_code_is_awaited() -> Non
         assert (broker.sent, batch.errors) == ([0, 1, 2], ())
 
 
-async def test_a_long_batch_is_handed_over_in_parts() -> None:
+@both_ways
+async def test_a_long_batch_is_handed_over_in_parts(listens: bool) -> None:
     broker = BatchBroker()
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         batch = await bus.dispatch_many(parcels(300))
         assert [len(part) for part in broker.batches] == [128, 128, 44]
         assert broker.sent == [*range(300)]
@@ -207,11 +215,12 @@ async def test_a_batch_larger_than_what_may_be_in_flight_waits_for_replies(liste
     assert seen == ([*range(10)] if listens else [])
 
 
-async def test_a_batch_larger_than_all_room_waits_and_goes_on() -> None:
+@both_ways
+async def test_a_batch_larger_than_all_room_waits_and_goes_on(listens: bool) -> None:
     broker = BatchBroker(in_flight=100)
     count = 100 + MAX_WAITING_EVENTS + 500
     batches: list[Any] = []
-    async with opened(broker) as bus, trio.open_nursery() as nursery:
+    async with opened(broker, listens=listens) as bus, trio.open_nursery() as nursery:
 
         async def send() -> None:
             batches.append(await bus.dispatch_many(parcels(count)))
@@ -229,10 +238,11 @@ async def test_a_batch_larger_than_all_room_waits_and_goes_on() -> None:
         assert max(len(part) for part in broker.batches) <= MAX_EVENTS_PER_BATCH
 
 
-async def test_events_that_the_driver_refuses_are_published_one_by_one() -> None:
+@both_ways
+async def test_events_that_the_driver_refuses_are_published_one_by_one(listens: bool) -> None:
     broker = BatchBroker()
     broker.room = 3
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         batch = await bus.dispatch_many(parcels(6))
         assert broker.batches == [[0, 1, 2]]
         # A later event does not overtake.
@@ -245,10 +255,11 @@ async def test_events_that_the_driver_refuses_are_published_one_by_one() -> None
         assert batch.done
 
 
-async def test_while_workers_publish_no_batch_overtakes() -> None:
+@both_ways
+async def test_while_workers_publish_no_batch_overtakes(listens: bool) -> None:
     broker = BatchBroker()
     broker.room = 0
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         bus.dispatch_nowait(Parcel(0))
         broker.room = 1_000_000
         batch = await bus.dispatch_many(parcels(4, 1))
@@ -262,9 +273,10 @@ async def test_while_workers_publish_no_batch_overtakes() -> None:
         broker.answer_batch()
 
 
-async def test_a_driver_without_batches_gets_the_events_one_by_one() -> None:
+@both_ways
+async def test_a_driver_without_batches_gets_the_events_one_by_one(listens: bool) -> None:
     broker = Broker()
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         batch = await bus.dispatch_many(parcels(7))
         assert broker.sent == [*range(4)]
         await broker.answer_all()
@@ -285,9 +297,10 @@ async def test_a_driver_without_a_task_free_publish_gets_them_by_workers() -> No
         assert batch.receipts == tuple(f"published {n}" for n in range(7))
 
 
-async def test_an_event_that_cannot_be_encoded_fails_alone() -> None:
+@both_ways
+async def test_an_event_that_cannot_be_encoded_fails_alone(listens: bool) -> None:
     broker = BatchBroker()
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         events = parcels(4)
         events[1] = Parcel(1, weight=float("nan"))
         batch = await bus.dispatch_many(events)
@@ -298,9 +311,10 @@ async def test_an_event_that_cannot_be_encoded_fails_alone() -> None:
         assert batch.receipts == ("batch 0", "", "batch 2", "batch 3")
 
 
-async def test_results_may_come_apart_and_in_any_order() -> None:
+@both_ways
+async def test_results_may_come_apart_and_in_any_order(listens: bool) -> None:
     broker = BatchBroker()
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         batch = await bus.dispatch_many(parcels(5))
         _, replied = broker.unanswered.pop()
         replied([Receipt(id="d"), None], 3)
@@ -316,26 +330,28 @@ async def test_results_may_come_apart_and_in_any_order() -> None:
         assert batch.failed == (batch[1],)
 
 
-async def test_a_result_that_comes_twice_counts_once() -> None:
+@both_ways
+async def test_a_result_that_comes_twice_counts_once(listens: bool) -> None:
     broker = BatchBroker()
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         batch = await bus.dispatch_many(parcels(2))
         _, replied = broker.unanswered.pop()
         replied([Receipt(id="0"), Receipt(id="1")])
         replied([DriverError("late"), DriverError("late")])
         assert (batch.errors, batch.receipts) == ((), ("0", "1"))
-        with pytest.raises(ValueError, match="zip"):
+        with pytest.raises(ValueError, match="3 results from place 0 on for 2 events"):
             replied([Receipt()] * 3)
 
 
-async def test_a_driver_that_raises_fails_the_events_of_the_batch() -> None:
+@both_ways
+async def test_a_driver_that_raises_fails_the_events_of_the_batch(listens: bool) -> None:
     class Broken(BatchBroker):
         def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
             replied([Receipt(id="first")])
             raise OSError("no route")
 
     broker = Broken()
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         batch = await bus.dispatch_many(parcels(3))
         assert batch.done
         assert batch.receipts == ("first", "", "")
@@ -343,8 +359,9 @@ async def test_a_driver_that_raises_fails_the_events_of_the_batch() -> None:
         assert "no route" in batch.errors[0].reason
 
 
+@both_ways
 @pytest.mark.parametrize("in_flight", [1, 3, 1000])
-async def test_a_driver_may_reply_at_once(in_flight: int) -> None:
+async def test_a_driver_may_reply_at_once(in_flight: int, listens: bool) -> None:
     class Prompt(BatchBroker):
         def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
             numbers = [message.event.n for message in messages]
@@ -355,15 +372,18 @@ async def test_a_driver_may_reply_at_once(in_flight: int) -> None:
             return len(numbers)
 
     broker = Prompt(in_flight=in_flight)
-    async with opened(broker) as bus:
+    async with opened(broker, listens=listens) as bus:
         batch = await bus.dispatch_many(parcels(900))
         assert broker.sent == [*range(900)]
         assert batch.receipts == tuple(map(str, range(900)))
 
 
-async def test_a_bus_that_ends_abandons_the_unanswered_events(autojump_clock: MockClock) -> None:
+@both_ways
+async def test_a_bus_that_ends_abandons_the_unanswered_events(
+    autojump_clock: MockClock, listens: bool
+) -> None:
     broker = BatchBroker()
-    bus = opened(broker)
+    bus = opened(broker, listens=listens)
     async with bus:
         batch = await bus.dispatch_many(parcels(5))
         _, replied = broker.unanswered.pop()
@@ -375,10 +395,11 @@ async def test_a_bus_that_ends_abandons_the_unanswered_events(autojump_clock: Mo
     assert batch.receipts == ("0", "1", "", "", "")
 
 
-async def test_bus_wait_covers_a_batch() -> None:
+@both_ways
+async def test_bus_wait_covers_a_batch(listens: bool) -> None:
     broker = BatchBroker()
     ended: list[bool] = []
-    async with opened(broker) as bus, trio.open_nursery() as nursery:
+    async with opened(broker, listens=listens) as bus, trio.open_nursery() as nursery:
         batch = await bus.dispatch_many(parcels(5))
 
         async def wait() -> None:
@@ -413,3 +434,92 @@ async def test_the_publisher_of_single_events_is_not_held_after_a_batch() -> Non
         replies += [replied for _, replied in broker.posted]
         assert len(replies) == 1
         broker.answer()
+
+
+async def test_a_handle_of_a_posted_event_is_made_when_somebody_asks_for_it() -> None:
+    broker = BatchBroker()
+    async with opened(broker) as bus:
+        batch = await bus.dispatch_many(parcels(4))
+        second = batch[1]
+        assert second is batch[1]
+        assert (second.event, second.event_name, second.done) == (
+            Parcel(1),
+            "batches.parcel",
+            False,
+        )
+        broker.answer_batch()
+        assert (second.done, second.receipt) == (True, "batch 1")
+        # A handle that is made later knows the answer, too.
+        assert (batch[3].done, batch[3].receipt, batch[3].pending) == (True, "batch 3", 0)
+        assert len({handle.id for handle in batch}) == 4
+        assert batch[-4].event == Parcel(0)
+        assert [handle.event.n for handle in batch[1:3]] == [1, 2]
+        for place in (4, -5):
+            with pytest.raises(IndexError):
+                batch[place]
+
+
+async def test_the_id_of_a_message_is_that_of_its_handle() -> None:
+    ids: list[str] = []
+
+    class Noting(BatchBroker):
+        def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+            ids.extend(message.handle_id for message in messages)
+            assert all(message.headers == {} and message.key is None for message in messages)
+            return super().publish_many_nowait(messages, replied)
+
+    broker = Noting()
+    async with opened(broker) as bus:
+        batch = await bus.dispatch_many(parcels(3))
+        broker.answer_batch()
+        assert ids == [handle.id for handle in batch]
+
+
+async def test_several_tasks_may_wait_for_posted_events() -> None:
+    broker = BatchBroker()
+    woken: list[str] = []
+    async with opened(broker) as bus, trio.open_nursery() as nursery:
+        batch = await bus.dispatch_many(parcels(3))
+
+        async def wait(what: Any, name: str) -> None:
+            await what.wait()
+            woken.append(name)
+
+        for what, name in ((batch, "batch"), (batch[0], "first"), (batch[2], "last"), (bus, "bus")):
+            nursery.start_soon(wait, what, name)
+        await wait_all_tasks_blocked()
+        _, replied = broker.unanswered.pop()
+        replied([Receipt(id="2")], 2)
+        await wait_all_tasks_blocked()
+        assert woken == ["last"]
+        replied([Receipt(id="0"), Receipt(id="1")])
+        await wait_all_tasks_blocked()
+        assert sorted(woken) == ["batch", "bus", "first", "last"]
+
+
+async def test_a_cancelled_wait_leaves_the_batch_as_it_is() -> None:
+    broker = BatchBroker()
+    async with opened(broker) as bus:
+        batch = await bus.dispatch_many(parcels(3))
+        with trio.move_on_after(0):
+            await batch.wait()
+        assert batch.pending == 3
+        broker.answer_batch()
+        await batch.wait()
+        assert batch.receipts == ("batch 0", "batch 1", "batch 2")
+
+
+async def test_errors_of_posted_events_that_nobody_looks_at_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    broker = BatchBroker()
+    bus = GoEvent(Config(registry=REGISTRY, driver=broker))
+    async with bus:
+        seen = await bus.dispatch_many(parcels(2))
+        broker.unanswered.pop()[1]([DriverError("looked at"), Receipt()])
+        assert len(seen.errors) == 1
+        await bus.dispatch_many(parcels(2))
+        broker.unanswered.pop()[1]([Receipt(), DriverError("not looked at")])
+    assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
+        "driver failed on 'batches.parcel': DriverError: not looked at"
+    ]

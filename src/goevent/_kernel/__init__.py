@@ -10,6 +10,7 @@ From an event's dispatch to its end:
 - `intake`, `dispatcher`, `special_dispatch`: take an event, and bring it to the listeners of its
   route; `inline_calls` and `inline_async` run the inline ones, and `reentrancy` refuses calls from
   inside listeners that could never end (`waits_for_graph`).
+- `batch_dispatch`: dispatches the events of a batch, which leave for the driver together.
 - `routing`, `route`: the route of each event name.
 - `admission`, `backpressure`: put the event into all mailboxes of the route, or have it wait.
 - `actor`, `mailbox`: a listener with its events, its lanes and its counters.

@@ -11,7 +11,7 @@ the broker's answers to them. A long batch also yields to other tasks now and th
 So a cancellation finds all events dispatched, or none, unless one of them has to wait.
 
 Events that go to the driver only take a shorter way: there is no listener that could come between
-two of them, so their handles are made and posted together.
+two of them, so they are posted together, as `PostedEvents` without handles.
 """
 
 # The batch is part of the dispatcher, and dispatches as it does.
@@ -28,12 +28,13 @@ from typing import TYPE_CHECKING, Any, cast
 import trio
 from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
 
-from .._batch_handle import BatchHandle, interrupted
+from .._batch_handle import BatchHandle, HandleList, PostedEvents, interrupted
 from .._errors import EventError, MailboxFull, require_trio
 from .._foreign import describe
-from .._handle import DispatchHandle, new_handle
+from .._handle import new_handle
 
 if TYPE_CHECKING:
+    from .._handle import DispatchHandle
     from .actor import Actor
     from .dispatcher import Dispatcher
     from .route import Route
@@ -68,20 +69,24 @@ class BatchDispatch:
         for route in self._count_routes(found):
             dispatcher.special_dispatch.refuse_awaited(route)
         self._check_room(found, waits=False)
+        parts: list[PostedEvents] = []
         handles: list[DispatchHandle] = []
+        first = 0
+        while (posted := self._post(found[first : first + MAX_EVENTS_PER_POST])) is not None:
+            parts.append(posted)
+            first += len(posted)
         publisher = self._router.publisher
         try:
-            for event in found:
+            for event in found[first:]:
                 if publisher is not None:
                     publisher.hold()
                 handles.append(dispatcher.dispatch_nowait(event))
         except BaseException as error:
-            self._interrupted(error, found, handles)
+            self._interrupted(error, found, parts, handles)
             raise
         finally:
-            if publisher is not None:
-                publisher.release()
-        return BatchHandle(handles)
+            self._release()
+        return batch_of(parts, handles)
 
     @enable_ki_protection
     async def dispatch(self, events: Iterable[object]) -> BatchHandle:
@@ -96,14 +101,20 @@ class BatchDispatch:
         await self._dispatcher.take_turn()
         self._check_room(found, waits=True)
         dispatcher, slow_after = self._dispatcher, self._dispatcher.slow_after
+        parts: list[PostedEvents] = []
         handles: list[DispatchHandle] = []
+        first = 0
         publisher = self._router.publisher
         try:
-            while len(handles) < len(found) and self._post(found, handles):
+            while (posted := self._post(found[first : first + MAX_EVENTS_PER_POST])) is not None:
+                parts.append(posted)
+                first += len(posted)
+                if first == len(found):
+                    return BatchHandle(parts)
                 await cancel_shielded_checkpoint()
             start = perf_counter()
             slice_end = start + MAX_SLICE_SECONDS
-            for event in found[len(handles) :]:
+            for event in found[first:]:
                 # For each event: a wait, or a batch inside a listener, has released the others.
                 if publisher is not None:
                     publisher.hold()
@@ -122,53 +133,45 @@ class BatchDispatch:
                     start = perf_counter()
                     slice_end = start + MAX_SLICE_SECONDS
         except BaseException as error:
-            self._interrupted(error, found, handles)
+            self._interrupted(error, found, parts, handles)
             raise
         finally:
             self._release()
-        return BatchHandle(handles)
+        return batch_of(parts, handles)
 
-    def _post(self, events: list[object], handles: list[DispatchHandle]) -> bool:
-        """Post the next events of a batch, if they go to the driver only.
+    def _post(self, events: list[object]) -> PostedEvents | None:
+        """Post the first ones of some events, if all of them go to the driver only.
 
         There is no listener that could come between two of them, so they are posted together.
 
-        Args:
-            events: The events of the batch.
-            handles: The handles of the events that were dispatched. Those of the posted events are
-                appended.
-
         Returns:
-            False if nothing was posted: they have listeners here, or there is no room.
+            The posted events; None if there are none, if they have listeners here, or if the driver
+            takes no batch now.
         """
         dispatcher, publisher = self._dispatcher, self._router.publisher
         if publisher is None or get_ident() != dispatcher._owner:
-            return False
-        actor, routes = publisher.actor, dispatcher._routes
-        room = min(actor.limit - len(actor.mail), MAX_EVENTS_PER_POST)
-        first = len(handles)
-        following = events[first : first + max(0, room)]
-        types = Counter(map(type, following))
-        if not types.keys() <= routes.keys():
-            return False
-        if any(routes[each].calls or routes[each].mailboxes for each in types):
-            return False
-        for event_type, count in types.items():
-            routes[event_type].free = 0
-            routes[event_type].mailed += count
-        now = dispatcher.scheduler.now = dispatcher.scheduler.clock()
-        add = handles.append
-        for event in following:
-            # As in the hot path of the dispatcher.
-            handle = DispatchHandle()
-            handle.event = event
-            handle._route = routes[type(event)]
-            handle._details = None
-            handle._left = 1
-            handle._since = now
-            add(handle)
-        publisher.post_all(handles[first:])
-        return bool(following)
+            return None
+        del events[publisher.batch_room :]
+        cached = dispatcher._routes
+        routes: list[Route] = []
+        types = Counter(map(type, events))
+        for event_type in types:
+            route = cached.get(event_type)
+            if route is None or route.calls or route.mailboxes:
+                return None
+            routes.append(route)
+        if not routes:
+            return None
+        for route, count in zip(routes, types.values(), strict=True):
+            route.mailed += count
+        if len(routes) == 1:
+            routes *= len(events)
+        else:
+            routes = [cached[type(event)] for event in events]
+        dispatcher.scheduler.now = now = dispatcher.scheduler.clock()
+        posted = PostedEvents(events, routes, dispatcher.ids.draw_many(len(events)), now)  # type: ignore[arg-type]
+        publisher.post_events(posted)
+        return posted
 
     def _begin(self, events: Iterable[object]) -> list[object]:
         """Return the events of a batch, if the bus takes each of them from this caller.
@@ -247,23 +250,33 @@ class BatchDispatch:
             publisher.release()
 
     def _interrupted(
-        self, error: BaseException, events: list[object], handles: list[DispatchHandle]
+        self,
+        error: BaseException,
+        events: list[object],
+        parts: list[PostedEvents],
+        handles: list[DispatchHandle],
     ) -> None:
         """Tell of the events that were not dispatched, if some of the batch were.
 
         Raises:
             BatchInterrupted: The error is an exception that `dispatch` raises.
         """
-        if not handles:
+        batch = batch_of(parts, handles)
+        remaining = len(events) - len(batch)
+        if not batch or not remaining:
             return
-        remaining = len(events) - len(handles)
         if isinstance(error, Exception):
-            raise interrupted(describe(error), handles, remaining) from error
+            raise interrupted(describe(error), batch, remaining) from error
         reason = f"the dispatch ended with {type(error).__name__}"
-        name = self._router.find(events[len(handles)])[0].name
+        name = self._router.find(events[len(batch)])[0].name
         self._supervisor.record_loose(
-            EventError(name, "dispatch_many", interrupted(reason, handles, remaining))
+            EventError(name, "dispatch_many", interrupted(reason, batch, remaining))
         )
+
+
+def batch_of(parts: list[PostedEvents], handles: list[DispatchHandle]) -> BatchHandle:
+    """Return the handle of posted events, and of the events with handles behind them."""
+    return BatchHandle([*parts, HandleList(handles)] if handles else parts)
 
 
 def events_of(events: Iterable[object]) -> list[object]:

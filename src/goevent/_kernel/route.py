@@ -17,6 +17,7 @@ from .actor import DEFAULT_DISPATCH_OPTIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from .._batch_handle import PostedEvents
     from .._handle import DispatchHandle
     from .actor import Actor
 
@@ -41,8 +42,13 @@ class RoutePublisher(Protocol):
         """Take an event; never waits."""
         ...
 
-    def post_all(self, handles: Sequence[DispatchHandle]) -> None:
-        """Take events in order, all of them in the same step."""
+    @property
+    def batch_room(self) -> int:
+        """The number of events that the driver may get in one call now; 0 if they have to wait."""
+        ...
+
+    def post_events(self, events: PostedEvents) -> None:
+        """Take events without handles, no more than `batch_room`."""
         ...
 
     def hold(self) -> None:

@@ -67,6 +67,16 @@ class MessageEncoding:
         self.templates[cls] = template
         return template
 
+    def check_size(self, event_name: str, data: bytes) -> None:
+        """Refuse a message that is larger than the driver takes.
+
+        Raises:
+            EncodeError: It is.
+        """
+        if self.max_size is not None and len(data) > self.max_size:
+            limit = f"{len(data)} bytes are above the driver's limit of {self.max_size}"
+            raise EncodeError(event_name, limit)
+
 
 class OutgoingMessage(msgspec.Struct, eq=False):
     """One event for the driver; implements `goevent.Message`."""
@@ -139,9 +149,7 @@ class OutgoingMessage(msgspec.Struct, eq=False):
                 if rendered is not None:
                     return rendered
         data: bytes = encoding.encode(self.envelope(origin=origin, seq=seq))
-        if encoding.max_size is not None and len(data) > encoding.max_size:
-            limit = f"{len(data)} bytes are above the driver's limit of {encoding.max_size}"
-            raise EncodeError(self.event_name, limit)
+        encoding.check_size(self.event_name, data)
         return data
 
     def __repr__(self) -> str:

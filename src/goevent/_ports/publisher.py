@@ -27,6 +27,7 @@ event is posted, because it would overtake.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import trio
@@ -38,11 +39,13 @@ from .._kernel.actor import Actor, Lane
 from .._kernel.mailbox import SharedMailbox
 from ..drivers.contract import Capabilities, Receipt
 from ..drivers.error_mapping import first_error, map_error, map_errors
+from .batch_message import BatchMessage
 from .message import MessageEncoding, OutgoingMessage
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .._batch_handle import PostedEvents
     from .._config import Config
     from .._handle import DispatchHandle
     from .._kernel.failures import Failures
@@ -63,8 +66,6 @@ class EventPublisher:
         actor: The actor of the driver. Its mailbox holds the events that wait, and its workers
             publish them.
         waiting: That mailbox.
-        posted: The events that were posted and that the broker has not replied to, and those that
-            are held back.
     """
 
     def __init__(
@@ -81,7 +82,11 @@ class EventPublisher:
         lanes = self.actor.make_lanes(self._in_flight)
         self.waiting: SharedMailbox[Lane] = SharedMailbox(lanes, scheduler.ready.append)
         self.actor.share(self.waiting)
-        self.posted: dict[DispatchHandle, None] = {}
+        # The events that were posted and have no answer, and those that are held back.
+        self._posted: dict[DispatchHandle, None] = {}
+        # The posted events without handles that have no answer, and their number.
+        self._batches: dict[PostedEvents, None] = {}
+        self._batched = 0
         self._driver = driver
         self._publish_nowait = getattr(driver, "publish_nowait", None)
         self._publish_many = getattr(driver, "publish_many_nowait", None)
@@ -99,17 +104,28 @@ class EventPublisher:
     @property
     def busy(self) -> bool:
         """True while the driver has events that the broker has not accepted."""
-        return bool(self.posted or self.actor.in_flight)
+        return bool(self._unanswered or self.actor.in_flight)
+
+    @property
+    def _unanswered(self) -> int:
+        return len(self._posted) + self._batched
+
+    @property
+    def posted(self) -> list[DispatchHandle]:
+        """The events that the driver has taken and the broker has not replied to."""
+        return [*self._posted, *(h for each in self._batches for h in each.unanswered_handles)]
 
     async def quiet(self) -> None:
         """Wait until the broker has replied to all posted events."""
-        while self.posted:
+        while self._unanswered:
             await self._all_replied.park()
 
     def take_posted(self) -> list[DispatchHandle]:
         """Forget the posted events and return them, because the bus has ended."""
-        handles = [*self.posted]
-        self.posted.clear()
+        handles = [*self._posted]
+        self._posted.clear()
+        for events in [*self._batches]:
+            handles += self._withdraw(events)
         self._all_replied.unpark_all()
         return handles
 
@@ -126,12 +142,12 @@ class EventPublisher:
         """Take an event: hand it to the driver now if its turn has come, or let it wait."""
         waiting = self.waiting
         publishing = self._in_flight - len(waiting.free)
-        if len(self.posted) + publishing >= self._in_flight:
+        if len(self._posted) + self._batched + publishing >= self._in_flight:
             waiting.keep(handle)  # the next reply posts it
         elif publishing:
             waiting.append(handle)
         elif self._held is not None:
-            self.posted[handle] = None
+            self._posted[handle] = None
             self._held.append(handle)
             if len(self._held) >= MAX_EVENTS_PER_BATCH:
                 self.release()
@@ -139,21 +155,63 @@ class EventPublisher:
         elif self._publish_nowait is None or not self._hand_over(handle):
             waiting.append(handle)
 
-    def post_all(self, handles: Sequence[DispatchHandle]) -> None:
-        """Take events in order, and hand over as many as one batch as may be in flight."""
-        waiting, posted = self.waiting, self.posted
-        if self._publish_many is None or len(waiting.free) < self._in_flight:
-            for handle in handles:
-                self.post(handle)
-            if self._scheduler.ready and not self._scheduler.awake:
-                self._scheduler.wake_workers()
-            return
-        batch = [*handles[: max(0, self._in_flight - len(posted))]]
-        posted.update(dict.fromkeys(batch))
-        for handle in handles[len(batch) :]:
-            waiting.keep(handle)
-        if batch:
-            self._post_batch(batch)
+    @property
+    def batch_room(self) -> int:
+        """The number of events that the driver may get in one call now; 0 if they have to wait."""
+        waiting = self.waiting
+        if self._publish_many is None or waiting or len(waiting.free) < self._in_flight:
+            return 0
+        room = self._in_flight - len(self._posted) - self._batched
+        return max(0, min(room, MAX_EVENTS_PER_BATCH))
+
+    def post_events(self, events: PostedEvents) -> None:
+        """Hand over events without handles, no more than `batch_room`, as one batch."""
+        self._batches[events] = None
+        self._batched += len(events)
+        encoding = self._encoding
+        messages = [
+            BatchMessage(route.name, event, handle_id, encoding)
+            for route, event, handle_id in zip(
+                events.routes, events.events, events.ids, strict=True
+            )
+        ]
+        replied = partial(self._answered, events)
+        self._handing_over = True
+        try:
+            taken: int = self._publish_many(messages, replied)  # type: ignore[misc]
+        except Exception as error:  # noqa: BLE001 - every failure of a driver is reported
+            forget_caller(error)
+            taken = len(messages)
+            replied([error] * taken)
+        finally:
+            self._handing_over = False
+        if taken < len(messages) and (refused := self._withdraw(events, taken)):
+            self.waiting.extendleft(reversed(refused))
+            self._engage_workers()
+        elif self.waiting or not self._unanswered:
+            # The driver has replied at once.
+            self.post_waiting()
+
+    def _withdraw(self, events: PostedEvents, first: int = 0) -> list[DispatchHandle]:
+        """Return the handles of the unanswered events from a place on, and forget these events."""
+        handles = events.withdraw(first)
+        self._batched -= len(handles)
+        if not events.unanswered:
+            self._batches.pop(events, None)
+        return handles
+
+    def _answered(
+        self,
+        events: PostedEvents,
+        results: Sequence[Receipt | Exception | None],
+        first: int = 0,
+    ) -> None:
+        """Take the driver's answers to some events, in a row."""
+        self._batched -= events.answer(results, first, self.failed)
+        if not events.unanswered:
+            self._batches.pop(events, None)
+        if self.waiting or not self._unanswered:
+            self.post_waiting()
 
     def hold(self) -> None:
         """Hold back the events that are posted from now on, until `release` is called.
@@ -171,16 +229,16 @@ class EventPublisher:
 
     def _hand_over(self, handle: DispatchHandle) -> bool:
         """Hand an event to `publish_nowait`; return False if the driver refuses it for now."""
-        self.posted[handle] = None
+        self._posted[handle] = None
         message = PostedMessage(handle._route.name, handle, self._encoding, self)
         try:
             self._publish_nowait(message, message.replied)  # type: ignore[misc]
         except trio.WouldBlock:
-            del self.posted[handle]
+            del self._posted[handle]
             return False
         except Exception as error:  # noqa: BLE001 - every failure of a driver is reported
             forget_caller(error)
-            del self.posted[handle]
+            del self._posted[handle]
             self.failed(handle, error)
         return True
 
@@ -190,7 +248,7 @@ class EventPublisher:
             # The events that wait already were dispatched later.
             self.waiting.extendleft(reversed(refused))
             self._engage_workers()
-        elif self.waiting or not self.posted:
+        elif self.waiting or not self._unanswered:
             # The driver has replied at once.
             self.post_waiting()
 
@@ -209,7 +267,7 @@ class EventPublisher:
         finally:
             self._handing_over = False
         # As in `PostedMessage.replied`: an event with an answer is settled already.
-        return [handle for handle in handles[taken:] if self.posted.pop(handle, self) is None]
+        return [handle for handle in handles[taken:] if self._posted.pop(handle, self) is None]
 
     def failed(self, handle: DispatchHandle, error: Exception) -> None:
         """Report an event that could not be published, and settle it."""
@@ -246,20 +304,20 @@ class EventPublisher:
         if self.waiting:
             self._post_waiting()
         # Even if the loop above ran: its events may have failed, or been left to workers.
-        if not self.posted and self._all_replied:
+        if self._all_replied and not self._unanswered:
             self._all_replied.unpark_all()
 
     def _post_waiting(self) -> None:
         waiting = self.waiting
         may_post = self._in_flight == len(waiting.free)
-        while waiting and may_post and (room := self._in_flight - len(self.posted)) > 0:
+        while waiting and may_post and (room := self._in_flight - self._unanswered) > 0:
             count = min(len(waiting), room, MAX_EVENTS_PER_BATCH)
             if self._publish_many is None:
                 handle = waiting.popleft()
                 refused = [] if self._hand_over(handle) else [handle]
             else:
                 handles = [waiting.popleft() for _ in range(count)]
-                self.posted.update(dict.fromkeys(handles))
+                self._posted.update(dict.fromkeys(handles))
                 refused = self._hand_over_many(handles)
             may_post = not refused
             waiting.extendleft(reversed(refused))
@@ -272,7 +330,7 @@ class EventPublisher:
         """Have workers publish the events that wait, as many at once as may be in flight."""
         waiting = self.waiting
         publishing = self._in_flight - len(waiting.free)
-        waiting.engage(min(len(waiting), self._in_flight - len(self.posted) - publishing))
+        waiting.engage(min(len(waiting), self._in_flight - self._unanswered - publishing))
         if self._scheduler.ready and not self._scheduler.awake:
             self._scheduler.wake_workers()
 
@@ -285,7 +343,7 @@ class PostedMessage(OutgoingMessage, eq=False):
     def replied(self, result: Receipt | Exception | None) -> None:
         """Settle the event, and post the events that have waited for it."""
         publisher, handle = self._publisher, self._handle
-        posted = publisher.posted
+        posted = publisher._posted
         # A posted event has the value None. If the event is missing, the bus has ended and
         # abandoned it.
         if posted.pop(handle, self) is self:
@@ -321,9 +379,11 @@ class PostedBatch:
             first: The place of the first of these events in the batch.
         """
         publisher = self._publisher
-        posted = publisher.posted
-        handles = self._handles[first : first + len(results)]
-        for handle, result in zip(handles, results, strict=True):
+        posted = publisher._posted
+        count, known = len(results), len(self._handles)
+        if first < 0 or first + count > known:
+            raise ValueError(f"{count} results from place {first} on for {known} events")
+        for handle, result in zip(self._handles[first:], results, strict=False):
             # As in `PostedMessage.replied`: the bus may have ended, or the event failed.
             if posted.pop(handle, self) is self:
                 continue
