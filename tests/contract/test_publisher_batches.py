@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -523,3 +524,33 @@ async def test_errors_of_posted_events_that_nobody_looks_at_are_logged(
     assert [record.getMessage().partition(": ")[2] for record in caplog.records] == [
         "driver failed on 'batches.parcel': DriverError: not looked at"
     ]
+
+
+async def test_a_message_of_a_batch_has_the_bytes_of_a_single_one() -> None:
+    written: list[bytes] = []
+
+    class Writing(BatchBroker):
+        def publish_nowait(self, message: Message, replied: Replied) -> None:
+            written.append(message.encode(origin="other", seq=7) + message.encode())
+            super().publish_nowait(message, replied)
+
+        def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+            written.extend(each.encode(origin="other", seq=7) + each.encode() for each in messages)
+            return super().publish_many_nowait(messages, replied)
+
+    events = [
+        Parcel(1, weight=0.5),
+        Event("batches.parcel", {"n": 3}),
+        Event("batches.free", {"ä": 1}),
+    ]
+    async with opened(Writing()) as bus:
+        singles = [bus.dispatch_nowait(event) for event in events]
+        batch = await bus.dispatch_many(events)
+        ids = [handle.id for handle in (*singles, *batch)]
+        await bus.close(timeout=0)
+    plain = [
+        re.sub(rb'"timestamp":\d+', b"", data.replace(handle_id.encode(), b""))
+        for data, handle_id in zip(written, ids, strict=True)
+    ]
+    assert plain[:3] == plain[3:]
+    assert len({*plain}) == 3

@@ -52,7 +52,12 @@ class BatchMessage(msgspec.Struct, eq=False):
             EncodeError: The codec cannot encode the event, or the bytes are more than the driver
                 takes.
         """
-        encoding = self._encoding
+        encoding, event = self._encoding, self.event
+        template = encoding.template(type(event), self.event_name, origin)
+        if template is not None:
+            rendered = template.render(event, self.handle_id, seq)
+            if rendered is not None:
+                return rendered
         data: bytes = encoding.encode(self.envelope(origin=origin, seq=seq))
         encoding.check_size(self.event_name, data)
         return data

@@ -56,6 +56,23 @@ class MessageEncoding:
         # A subclass may encode in another way.
         self._json = codec if type(codec) is JsonCodec else None
 
+    def template(
+        self, cls: type[Any], event_name: str, origin: str | None
+    ) -> MessageTemplate | None:
+        """Return the template for a message; None if the codec has to encode it.
+
+        Args:
+            cls: The class of the event.
+            event_name: Its event name.
+            origin: The id of the sender; None for that of this bus.
+        """
+        sender = self.sender.origin if origin is None else origin
+        templates = self.templates
+        found = templates[cls] if cls in templates else self.renew(cls, event_name, sender)
+        if found is not None and (found.origin != sender or found.event_name != event_name):
+            return self.renew(cls, event_name, sender)
+        return found
+
     def renew(self, cls: type[Any], event_name: str, origin: str) -> MessageTemplate | None:
         """Make the template of a class, which replaces an earlier one; None if it can have none."""
         template = None
@@ -134,11 +151,7 @@ class OutgoingMessage(msgspec.Struct, eq=False):
         """
         encoding, handle, name = self._encoding, self._handle, self.event_name
         event: object = handle.event
-        sender = encoding.sender.origin if origin is None else origin
-        templates, cls = encoding.templates, type(event)
-        template = templates[cls] if cls in templates else encoding.renew(cls, name, sender)
-        if template is not None and (template.origin != sender or template.event_name != name):
-            template = encoding.renew(cls, name, sender)
+        template = encoding.template(type(event), name, origin)
         if template is not None:
             details = handle._details
             if not isinstance(details, HandleDetails):
