@@ -154,6 +154,18 @@ def test_an_untyped_value_is_refused_exactly_if_it_breaks_a_limit(value: Any) ->
     assert written is expected
 
 
+@pytest.mark.parametrize("text", ['"[\\', "[\\", '\\"[', '""[[', "é[\\"])
+def test_a_text_may_have_any_number_of_brackets_and_escapes(text: str) -> None:
+    event = Scanned(note=text * 500, parts=[Part(n) for n in range(3)])
+    data = CODEC.encode(Envelope(event_name="scanned", event=event))
+    assert CODEC.decode(data, event_name="scanned", registry=REGISTRY).event == event
+    # As written by another sender, and with keys that the class does not have.
+    for levels in range(MAX_DEPTH + 1):
+        more = b'{"more":' + b"[" * levels + b"1" + b"]" * levels + b","
+        for whole in (data.replace(b'{"note":', more + b'"note":'), data.replace(b":", b": ")):
+            assert accepted(whole) is (depth(whole) <= MAX_DEPTH)
+
+
 pieces = st.sampled_from(
     [b"[", b"]", b"{", b"}", b'"', b"\\", b'\\"', b"\\\\", b",", b":", b"1", b" ", b"a", b"\xff"]
 )

@@ -431,6 +431,7 @@ class JsonCodec:
         self._digit_step = max(1, self._min_part // 3)
         self._spaced_digits = b"0" * min(3, self._min_part)
         self._min_deep_brackets = max_depth + 1
+        self._too_deep = f"nested deeper than {max_depth} levels"
         self._min_deep_bytes, self._min_deep_place = 5 * max_depth, 4 * max_depth
         self._accept_go_type_names = accept_go_type_names
         self._upgrade = upgrade
@@ -510,24 +511,26 @@ class JsonCodec:
             if not data.isascii():
                 _check_encoding(data)
             # The limits come first: they bound the work of all that follows.
-            size = len(data)
+            size, envelope = len(data), None
             if size > self._max_size:
                 self._check_size(data)
+            cls = registry.type_of(event_name) or untyped_class(registry)
             # Without lists, each level takes five bytes, as in `{"":{}}`, and four up to its brace.
-            if data.replace(b"[", b"", 1) is not data or (
-                size > self._min_deep_bytes and data.rfind(b"{") >= self._min_deep_place
-            ):
-                self._check_depth(data)
+            if (
+                data.replace(b"[", b"", 1) is not data
+                or (size > self._min_deep_bytes and data.rfind(b"{") >= self._min_deep_place)
+            ) and self._has_many_brackets(data):
+                envelope = self._read_as_written(data, cls)
+                if envelope is None and _is_deeper(data, self._max_depth):
+                    raise WireFormatError(self._too_deep)
             if size > self._max_digits and (
                 data[:: self._digit_step].translate(_DIGITS_TO_ZERO).find(self._spaced_digits) >= 0
             ):
                 self._check_digits(data)
-            envelope = None
-            cls = registry.type_of(event_name) or untyped_class(registry)
             if cls is not None:
                 try:
                     decoder = self._decoders.get(cls) or self._decoder_of(cls)
-                    envelope = decoder.decode_envelope(data)
+                    envelope = envelope or decoder.decode_envelope(data)
                     if decoder.has_rules and decoder.may_break_rules(data):
                         envelope = None
                     else:
@@ -552,6 +555,21 @@ class JsonCodec:
         except Exception as error:
             raise DecodeError(event_name, reason_of(error), excerpt=excerpt_of(data)) from error
         return envelope
+
+    def _read_as_written(self, data: bytes, cls: type[Any] | None) -> Envelope | None:
+        """Return the envelope if this codec writes the same bytes for it; otherwise None.
+
+        Then the message is not deeper than its class. If there are escapes in its strings, to write
+        it again is cheaper than to look for the brackets outside of strings.
+        """
+        if cls is None or data.find(b"\\") < 0 or not self._encoder_of(cls).is_direct:
+            return None
+        try:
+            self._check_digits(data)
+            envelope = self._decoder_of(cls).decode_envelope(data)
+            return envelope if self._write(envelope) == data else None
+        except Exception:  # noqa: BLE001 - the checks that follow find the reason
+            return None
 
     def _decode_in_steps(self, data: bytes, event_name: str, registry: EventRegistry) -> Envelope:
         check_key_case(msgspec.json.decode(data, type=dict[str, msgspec.Raw]))
@@ -591,11 +609,15 @@ class JsonCodec:
         self._check_digits(data)
 
     def _check_depth(self, data: bytes) -> None:
+        if self._has_many_brackets(data) and _is_deeper(data, self._max_depth):
+            raise WireFormatError(self._too_deep)
+
+    def _has_many_brackets(self, data: bytes) -> bool:
+        """Tell whether there are more opening brackets than levels allowed."""
         most = self._min_deep_brackets
         # Counting brackets by removing them is three times as fast as `bytes.count`.
         others = len(data.replace(b"{", b"", most)) + len(data.replace(b"[", b"", most))
-        if 2 * len(data) - others >= most and _is_deeper(data, self._max_depth):
-            raise WireFormatError(f"nested deeper than {self._max_depth} levels")
+        return 2 * len(data) - others >= most
 
     def _check_digits(self, data: bytes) -> None:
         if (
@@ -639,7 +661,9 @@ def _is_deeper(data: bytes, limit: int) -> bool:
 
 def _most_digits(data: bytes) -> int:
     numbers = _NUMBER.findall(_STRING.sub(b"", data))
-    return max((sum(48 <= byte <= 57 for byte in number) for number in numbers), default=0)
+    return max(
+        (len(each) - len(each.translate(None, b"0123456789")) for each in numbers), default=0
+    )
 
 
 def reason_of(error: Exception) -> str:
