@@ -194,7 +194,7 @@ class BusInbox:
                 self._settle(name, settle, self.lost(name))
         if settle is not None:
             if handle is None:
-                self._settle(name, settle, listeners=int(not route.unheard))
+                self._tell(name, settle, NO_LISTENER if route.unheard else COMPLETED)
             else:
                 self._settle_when_done(handle, name, settle)
         return True
@@ -270,13 +270,19 @@ class BusInbox:
             listeners: The number of listeners of the event. Without any, a durable driver must give
                 the event to another bus.
         """
-        if settle is None or self._is_forked:
+        if settle is None:
             return
         settlement = COMPLETED if listeners else NO_LISTENER
         if errors:
             unstarted = [e for e in errors if isinstance(e, EventAbandoned) and not e.started]
             started = len(unstarted) < max(listeners, len(errors))
             settlement = Settlement(errors, started=started)
+        self._tell(name, settle, settlement)
+
+    def _tell(self, name: str, settle: Settle, settlement: Settlement) -> None:
+        """Call the function of the driver for one delivery."""
+        if self._is_forked:
+            return
         try:
             settle(settlement)
         except Exception as error:  # noqa: BLE001 - a fault of the driver must not reach a listener
