@@ -104,6 +104,7 @@ def _complaints(driver: ChaosDriver, counts: Counts) -> list[str]:
         durable=driver.durable,
         lossless=driver.keeps_accepted,
         flagged=driver.marks_repeats,
+        few_repeats=driver.few_repeats,
         ordered=driver.ordered,
     )
 

@@ -28,8 +28,10 @@ _NOIDA_LIMITS = (
     f"{_KAFKA_LIMITS}this broker loses its latest records and all commits at a `kill -9`, so it is "
     "ended with SIGTERM here; it accepts records until it has ended, but does not keep the last "
     "ones, also not those of plain clients, and gives their offsets to later records, so a loss at "
-    "a restart proves nothing here; it forgets the sequences of producers; it never removes "
-    "a member that has died, so no consumer is killed"
+    "a restart proves nothing here; it forgets the sequences of producers; it refuses all commits "
+    "of a group from the moment when a member joins, so each rebalance behind a restart repeats "
+    "what was done since the last commit; it never removes a member that has died, so no consumer "
+    "is killed"
 )
 _CLAIMING = {**_DURABLE, "claim_idle": CLAIM_IDLE_SECONDS}
 
@@ -46,6 +48,7 @@ class ChaosDriver:
         durable: The driver promises that no accepted event is lost.
         keeps_accepted: The broker itself loses nothing that it has accepted when it ends.
         marks_repeats: A durable driver promises that all runs of an event but one are marked.
+        few_repeats: The broker takes acknowledgements whenever it runs, so repeats have a bound.
         ordered: The driver promises the order of each key.
         without: The kinds of interruption that the broker itself does not survive.
         limits: What the broker itself cannot do, for the table.
@@ -58,6 +61,7 @@ class ChaosDriver:
     durable: bool = True
     keeps_accepted: bool = True
     marks_repeats: bool = True
+    few_repeats: bool = True
     ordered: bool = False
     without: Collection[str] = ()
     limits: str
@@ -114,6 +118,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         options=_KAFKA,
         keeps_accepted=False,
         marks_repeats=False,
+        few_repeats=False,
         ordered=True,
         without=("consumer",),
         limits=_NOIDA_LIMITS,
@@ -124,6 +129,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         options=_KAFKA,
         keeps_accepted=False,
         marks_repeats=False,
+        few_repeats=False,
         # The client has several batches in flight. A broker that forgets the sequences of producers
         # may take one of them before an earlier one that it has lost.
         ordered=False,

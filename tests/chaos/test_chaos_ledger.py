@@ -47,6 +47,17 @@ def test_finds_lost_events_and_unflagged_repeats(tmp_path: Path) -> None:
     assert len(counts.complaints(flagged=False)) == len(counts.complaints(lossless=False)) == 2
 
 
+def test_finds_too_many_repeats_where_they_have_a_bound(tmp_path: Path) -> None:
+    counts = counted(
+        tmp_path,
+        produce_1=[f"accepted {n} 1" for n in range(4)],
+        consume_1=[f"done {n} 1 a 1 2" for n in range(4)] + ["done 1 1 a 3 4", "done 2 1 a 3 4"],
+    )
+    (complaint,) = counts.complaints()
+    assert "2 duplicates of 4 events" in complaint
+    assert not counts.complaints(few_repeats=False)
+
+
 def test_allows_losses_but_no_repeat_where_events_arrive_at_most_once(tmp_path: Path) -> None:
     counts = counted(
         tmp_path,
