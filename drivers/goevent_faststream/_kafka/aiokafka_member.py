@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 from aiokafka import (  # type: ignore[import-untyped]
@@ -18,7 +19,7 @@ from aiokafka import (  # type: ignore[import-untyped]
 from goevent import DriverConnectionError, DriverError
 
 from .aiokafka_requests import CLIENT_ERRORS, AiokafkaRequests, to_driver_error
-from .client import REQUEST_SECONDS, RebalanceListener
+from .client import REQUEST_SECONDS, RebalanceListener, take_over
 from .offsets import CommitPoint, KafkaRecord
 from .refusals import (
     FETCH,
@@ -63,6 +64,9 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
     Args:
         consumer: The client's consumer, made by FastStream.
+
+    Attributes:
+        failure: Why the member reads nothing more; None while it can.
     """
 
     def __init__(self, consumer: Any, membership: Membership, listener: RebalanceListener) -> None:
@@ -71,7 +75,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topic = membership.topic
         self._listener = listener
         self._requests = AiokafkaRequests()
-        self._failure: DriverError | None = None
+        self.failure: DriverError | None = None
         # The last refusal of each request that has not succeeded since.
         self._refusals: dict[str, Refusal] = {}
         self._send = consumer._client.send
@@ -96,6 +100,9 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         # An interrupted stop leaves tasks and sockets of the client; close them one by one.
         consumer = self._consumer
         for part in (consumer._coordinator, consumer._fetcher, consumer._client):
+            # The consumer gets the first two when it starts.
+            if part is None:
+                continue
             with suppress(*CLIENT_ERRORS):
                 async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS / 6):
                     await part.close()
@@ -182,30 +189,35 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Take partitions, and read on from their commit points."""
         parts = sorted(assigned)
         try:
-            # The public `committed` does not return the metadata.
-            found = await self._consumer._coordinator.fetch_committed_offsets(parts)
-            points: dict[int, CommitPoint | None] = dict.fromkeys(each.partition for each in parts)
-            for part, at in found.items():
-                points[part.partition] = CommitPoint(at.offset, at.metadata or "")
-            for partition, offset in (await self._listener.assigned(points)).items():
+            taking = take_over(partial(self._committed, parts), self._listener, self._membership)
+            # `stop` cancels it: the listener must get nothing from a member that has stopped.
+            for partition, offset in (await self._requests.run(taking, None)).items():
                 self._consumer.seek(TopicPartition(self._topic, partition), offset)
         except (DriverError, *CLIENT_ERRORS) as error:
             # aiokafka would only log an exception, and read from a position of its own choice.
-            # The next `read` raises it.
             mapped = error if isinstance(error, DriverError) else to_driver_error(error)
             explained = self._explained(mapped)
             if not isinstance(explained, ReadRefusedError):
                 text = f"Kafka: partitions could not be taken over: {explained}"
                 explained = type(explained)(text)
             explained.__cause__ = error
-            self._failure = explained
+            self.failure = explained
+
+    async def _committed(self, parts: Sequence[Any]) -> Mapping[int, CommitPoint | None]:
+        points: dict[int, CommitPoint | None] = dict.fromkeys(each.partition for each in parts)
+        try:
+            # The public `committed` does not return the metadata.
+            found = await self._consumer._coordinator.fetch_committed_offsets(parts)
+        except CLIENT_ERRORS as error:
+            raise self._explained(to_driver_error(error)) from error
+        for part, at in found.items():
+            points[part.partition] = CommitPoint(at.offset, at.metadata or "")
+        return points
 
     # -- called by the consumer
 
     async def read(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
         """Return up to `count` records; waits `seconds` for the first one."""
-        if self._failure is not None:
-            raise self._failure
         self._check_tasks()
         try:
             found = await self._consumer.getmany(timeout_ms=seconds * 1000, max_records=count)
@@ -253,18 +265,25 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def first_offsets(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets of the first records that partitions hold."""
-        parts = self._topic_partitions(partitions)
-        found = await self._run(self._consumer.beginning_offsets(parts))
-        return {part.partition: offset for part, offset in found.items()}
+        return await self._list_offsets(partitions, self._consumer.beginning_offsets)
 
     async def end_offsets(self, partitions: Collection[int]) -> dict[int, int]:
         """Return the offsets behind the last records of partitions."""
-        parts = self._topic_partitions(partitions)
-        found = await self._run(self._consumer.end_offsets(parts))
+        return await self._list_offsets(partitions, self._consumer.end_offsets)
+
+    async def _list_offsets(
+        self, partitions: Collection[int], ask: Callable[[list[TopicPartition]], Any]
+    ) -> dict[int, int]:
+        if not partitions:
+            # A member without partitions may not have started, and the client could not ask yet.
+            return {}
+        found = await self._run(ask(self._topic_partitions(partitions)))
         return {part.partition: offset for part, offset in found.items()}
 
     async def offsets_at(self, partitions: Collection[int], time: datetime) -> dict[int, int]:
         """Return the offsets of the first records since a time."""
+        if not partitions:
+            return {}
         times = dict.fromkeys(self._topic_partitions(partitions), int(time.timestamp() * 1000))
         found = await self._run(self._consumer.offsets_for_times(times))
         return {part.partition: at.offset for part, at in found.items() if at}

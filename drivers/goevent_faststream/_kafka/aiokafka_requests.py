@@ -108,8 +108,11 @@ class AiokafkaRequests:
     def __init__(self) -> None:
         self._tasks = ConnectionTasks("Kafka")
 
-    async def run(self, work: Coroutine[Any, Any, T], seconds: float = REQUEST_SECONDS) -> T:
+    async def run(self, work: Coroutine[Any, Any, T], seconds: float | None = REQUEST_SECONDS) -> T:
         """Return the result of a request.
+
+        Args:
+            seconds: How long to wait for it; it continues afterwards. None for no limit.
 
         Raises:
             DriverError: It has failed, or was not answered in time.

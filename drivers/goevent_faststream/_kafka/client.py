@@ -7,18 +7,19 @@ functions below are the parts of a client that are the same for both.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+import asyncio
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 
 from goevent import DriverConnectionError, DriverError
-from goevent.drivers import Receipt
+from goevent.drivers import Receipt, jittered
 
 from .._adapter.contract import Outgoing
 from .._adapter.properties import split_properties
 from .limits import ClientLimits
 from .offsets import CommitPoint, KafkaRecord
-from .refusals import Membership, Refusal
+from .refusals import Membership, ReadRefusedError, Refusal
 
 Answer = Callable[[Outgoing, Receipt | Exception], None]
 Failed = Callable[[DriverError], None]
@@ -29,6 +30,9 @@ LIMIT_REQUEST_SECONDS = 2.0
 # How long a broker may wait for the first record of a fetch.
 FETCH_WAIT_MILLISECONDS = 250
 HEARTBEATS_PER_SESSION = 4
+TAKE_OVER_RETRY_SECONDS = 0.1
+# The part of a session in which partitions are taken over: aiokafka sends no heartbeat meanwhile.
+TAKE_OVER_SHARE = 0.5
 # The part of `prefetch_bytes` that a member fetches at once.
 FETCH_SHARE = 8
 MIN_FETCH_BYTES = 64 << 10
@@ -66,7 +70,14 @@ class RebalanceListener(Protocol):
 
 
 class GroupMember(Protocol):
-    """A member of a consumer group, which reads one topic."""
+    """A member of a consumer group, which reads one topic.
+
+    Attributes:
+        failure: Why the member reads nothing more, so that it has to be replaced; None while it
+            can read.
+    """
+
+    failure: DriverError | None
 
     async def start(self) -> None:
         """Begin to join the group."""
@@ -253,6 +264,40 @@ def member_options(membership: Membership, client_id: str | None) -> dict[str, A
         "fetch_max_bytes": max_bytes,
         "max_partition_fetch_bytes": min(MAX_PARTITION_FETCH_BYTES, max_bytes),
     }
+
+
+async def take_over(
+    committed: Callable[[], Awaitable[Mapping[int, CommitPoint | None]]],
+    listener: RebalanceListener,
+    membership: Membership,
+) -> Mapping[int, int]:
+    """Give assigned partitions to the listener; return the offsets to read from.
+
+    A broker that has just started may know neither its leaders nor the commits of the group for a
+    moment. A member that left the group for that reason would make all the others rebalance, so
+    requests that fail with such an error are made again. The time for that is limited.
+
+    Args:
+        committed: Asks for the commit points.
+
+    Raises:
+        DriverError: The broker does not answer, or refuses a request for good.
+    """
+    loop = asyncio.get_running_loop()
+    until = loop.time() + TAKE_OVER_SHARE * membership.claim_idle
+    while True:
+        try:
+            return await listener.assigned(await committed())
+        except DriverError as error:
+            if not _may_pass(error) or loop.time() >= until:
+                raise
+        await asyncio.sleep(jittered(TAKE_OVER_RETRY_SECONDS))
+
+
+def _may_pass(error: DriverError) -> bool:
+    if isinstance(error, ReadRefusedError):
+        return error.refusal.passes
+    return isinstance(error, DriverConnectionError)
 
 
 async def start_offsets(

@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar, cast
@@ -30,7 +31,7 @@ from confluent_kafka.admin import OffsetSpec  # type: ignore[attr-defined]
 
 from goevent import DriverError
 
-from .client import REQUEST_SECONDS, RebalanceListener
+from .client import REQUEST_SECONDS, RebalanceListener, take_over
 from .confluent_errors import UNREACHABLE_CODES, to_driver_error
 from .offsets import CommitPoint, KafkaRecord
 from .refusals import (
@@ -39,6 +40,7 @@ from .refusals import (
     FIND_COORDINATOR,
     HEARTBEAT,
     JOIN_GROUP,
+    LEADER_NOT_AVAILABLE,
     LIST_OFFSETS,
     MEMBERSHIP,
     OFFSET_FETCH,
@@ -121,6 +123,9 @@ class ConfluentMember:
         consumer: The client's consumer, made by FastStream.
         admin: The client's administrator, which has a connection of its own.
         log: The log of the consumer; None if the user has one.
+
+    Attributes:
+        failure: Why the member reads nothing more; None while it can.
     """
 
     def __init__(
@@ -150,7 +155,7 @@ class ConfluentMember:
         self._thread = Thread(target=self._run_jobs, name=f"goevent-kafka-{topic}", daemon=True)
         self._ended = asyncio.Event()
         self._is_stopping = False
-        self._failure: DriverError | None = None
+        self.failure: DriverError | None = None
 
     def _topic_partitions(self, partitions: Collection[int]) -> list[TopicPartition]:
         return [TopicPartition(self._topic, each) for each in partitions]
@@ -246,18 +251,22 @@ class ConfluentMember:
             if job is None:
                 # The member stops: leave the callback, and let the thread see the end itself.
                 self._jobs.put(None)
+                # This thread does nothing more for the coroutine.
+                with suppress(RuntimeError):
+                    self._loop.call_soon_threadsafe(done.cancel)
                 return None
             job()
         return done.result()
 
     def _on_assign(self, _: Any, partitions: list[Any]) -> None:
         try:
-            begin = self._run_on_loop(self._assigned([each.partition for each in partitions])) or {}
+            committed = partial(self._committed, [each.partition for each in partitions])
+            taking = take_over(committed, self._listener, self._membership)
+            begin = self._run_on_loop(taking) or {}
         except DriverError as error:
-            # The next `read` raises it.
             if not isinstance(error, ReadRefusedError):
                 error = type(error)(f"Kafka: partitions could not be taken over: {error}")
-            self._failure = error
+            self.failure = error
             return
         self._consumer.assign([TopicPartition(self._topic, n, at) for n, at in begin.items()])
 
@@ -267,7 +276,7 @@ class ConfluentMember:
     def _on_lost(self, _: Any, partitions: list[Any]) -> None:
         self._run_on_loop(self._lost([each.partition for each in partitions]))
 
-    async def _assigned(self, partitions: Collection[int]) -> Mapping[int, int]:
+    async def _committed(self, partitions: Collection[int]) -> Mapping[int, CommitPoint | None]:
         points: dict[int, CommitPoint | None] = {}
         if partitions:
             parts = self._topic_partitions(partitions)
@@ -283,7 +292,7 @@ class ConfluentMember:
                 points[each.partition] = (
                     CommitPoint(each.offset, each.metadata or "") if is_committed else None
                 )
-        return await self._listener.assigned(points)
+        return points
 
     async def _lost(self, partitions: Collection[int]) -> None:
         self._listener.lost(partitions)
@@ -292,8 +301,6 @@ class ConfluentMember:
 
     async def read(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
         """Return up to `count` records; waits `seconds` for the first one."""
-        if self._failure is not None:
-            raise self._failure
         return await self._call(self._poll, count, seconds)
 
     def _poll(self, count: int, seconds: float) -> Sequence[KafkaRecord]:
@@ -329,8 +336,8 @@ class ConfluentMember:
             self._tell(refusal)
             return False
         self._refused(refusal)
-        if self._failure is not None:
-            raise self._failure
+        if self.failure is not None:
+            raise self.failure
         return False
 
     def _fatal(self, text: str) -> DriverError:
@@ -342,7 +349,7 @@ class ConfluentMember:
         return DriverError(f"Kafka: the consumer has failed: {text}")
 
     def _refused(self, refusal: Refusal) -> None:
-        """Take note of a refusal by the group; the next `read` raises it, unless it passes."""
+        """Take note of a refusal by the group: it ends the member, unless it passes."""
         # The log tells it before the client does.
         self._has_fatal_error |= refusal.code == FENCED_INSTANCE
         if refusal.passes or refusal.request == HEARTBEAT:
@@ -350,7 +357,7 @@ class ConfluentMember:
             if refusal.code != FENCED_INSTANCE:
                 self._tell(refusal)
         else:
-            self._failure = ReadRefusedError(refusal, self._membership)
+            self.failure = ReadRefusedError(refusal, self._membership)
 
     def _tell(self, refusal: Refusal) -> None:
         # The loop may have ended.
@@ -361,7 +368,12 @@ class ConfluentMember:
         """Return a refusal in place of an error that the broker has answered a request with."""
         cause = error.__cause__
         found = cause.args[0] if isinstance(cause, KafkaException) and cause.args else None
-        if not isinstance(found, KafkaError) or found.code() < KafkaError.UNKNOWN:
+        if not isinstance(found, KafkaError):
+            return error
+        if request == LIST_OFFSETS and found.code() == KafkaError._NOENT:
+            # The client asks for the leaders of the partitions first, and the broker knew none.
+            return ReadRefusedError(Refusal(request, LEADER_NOT_AVAILABLE), self._membership)
+        if found.code() < KafkaError.UNKNOWN:
             return error
         return ReadRefusedError(_refusal(request, found), self._membership)
 

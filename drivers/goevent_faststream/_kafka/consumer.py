@@ -408,11 +408,14 @@ class KafkaConsumer:
                     self._rejoin_pause = min(2 * self._rejoin_pause, MAX_REJOIN_PAUSE_SECONDS)
             self.lost([*self._partitions])
             await self._member.stop()
+            # The member may have taken partitions over until it had stopped.
+            self.lost([*self._partitions])
             await asyncio.sleep(jittered(self._rejoin_pause))
             self._member = self._new_member()
 
     async def _read(self) -> None:
-        while True:
+        """Read until the member has failed, and raise its failure."""
+        while self._member.failure is None:
             try:
                 if not self._is_delivering or not await self._wait_for_room():
                     await self._read_nothing()
@@ -434,6 +437,7 @@ class KafkaConsumer:
                     raise
                 # The member has told it when it came. The client fetches again by itself.
                 await asyncio.sleep(READ_RETRY_SECONDS)
+        raise self._member.failure
 
     def _add(self, record: KafkaRecord) -> None:
         partition = self._partitions.get(record.partition)

@@ -16,7 +16,8 @@ FETCH, LIST_OFFSETS = "Fetch", "ListOffsets"
 # For an error after which the client does not tell the request.
 MEMBERSHIP = "membership of the group"
 
-UNKNOWN_TOPIC, COORDINATOR_LOADING, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR = 3, 14, 15, 16
+UNKNOWN_TOPIC, LEADER_NOT_AVAILABLE = 3, 5
+COORDINATOR_LOADING, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR = 14, 15, 16
 INCONSISTENT_PROTOCOL, INVALID_GROUP, INVALID_SESSION_TIMEOUT = 23, 24, 26
 TOPIC_FORBIDDEN, GROUP_FORBIDDEN, UNSUPPORTED_VERSION, STORAGE_ERROR = 29, 30, 35, 56
 GROUP_FULL, FENCED_INSTANCE, OFFSET_OUT_OF_RANGE = 81, 82, 1
@@ -41,7 +42,7 @@ REMEDIES: dict[int, tuple[str, str]] = {
         "Unknown topic or partition",
         "the topic {topic!r} was deleted, or the option prefix names others",
     ),
-    5: ("Leader not available", _UNDER_WAY),
+    LEADER_NOT_AVAILABLE: ("Leader not available", _UNDER_WAY),
     6: ("Not leader for partition", _UNDER_WAY),
     COORDINATOR_LOADING: (
         "Coordinator load in progress",
@@ -107,8 +108,9 @@ REMEDIES: dict[int, tuple[str, str]] = {
 # These pass by themselves, for instance when a broker restarts: the client tries again. They are
 # reported only if they last.
 PASSING = frozenset(
-    {UNKNOWN_TOPIC, 5, 6, 7, 8, 9, 13, COORDINATOR_LOADING, COORDINATOR_NOT_AVAILABLE}
-    | {NOT_COORDINATOR, 22, 25, 27, STORAGE_ERROR, 74, 75, 78, 79, OFFSET_OUT_OF_RANGE}
+    {UNKNOWN_TOPIC, LEADER_NOT_AVAILABLE, 6, 7, 8, 9, 13}
+    | {COORDINATOR_LOADING, COORDINATOR_NOT_AVAILABLE, NOT_COORDINATOR}
+    | {22, 25, 27, STORAGE_ERROR, 74, 75, 78, 79, OFFSET_OUT_OF_RANGE}
 )
 
 

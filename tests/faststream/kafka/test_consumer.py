@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from tests.support.limits import HANG_SECONDS
 
 from goevent_faststream import BrokerConfig
 from goevent_faststream._adapter.contract import Arrival
@@ -37,6 +38,8 @@ class FakeGroupClient:
 
 class RefusingMember:
     """A member of a group that rebalances again and again."""
+
+    failure = None
 
     def __init__(self) -> None:
         self.commits = 0
@@ -92,7 +95,7 @@ def test_commits_to_a_group_that_refuses_them_back_off() -> None:
         assert consumer.backlog().pending == 0
         await joined
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
 
 
 def test_added_partition_is_read_from_its_first_record() -> None:
@@ -122,7 +125,7 @@ def test_added_partition_is_read_from_its_first_record() -> None:
         points = {0: CommitPoint(3), 1: None}
         assert await restarted.assigned(points) == {0: 3, 1: 0}
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
 
 
 def test_commit_point_that_the_broker_has_forgotten_is_where_the_bus_was() -> None:
@@ -145,7 +148,7 @@ def test_commit_point_that_the_broker_has_forgotten_is_where_the_bus_was() -> No
         assert await consumer.assigned({0: None}) == {0: 3}
         await consumer.stop()
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
 
 
 class EndlessMember(RefusingMember):
@@ -238,7 +241,7 @@ def test_bytes_that_wait_for_a_full_bus_are_bounded_and_one_record_of_any_size_p
         assert {len(arrival.body) for arrival in host.arrivals} == {record_bytes}
         await consumer.stop(lost=True)
 
-    asyncio.run(main())
+    asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
 
 
 @pytest.mark.parametrize("is_clean", [True, False])
@@ -274,4 +277,4 @@ def test_records_may_be_repeats_after_partitions_without_a_last_commit(is_clean:
         member.accepts = True
         await consumer.stop(wait=False)
 
-    asyncio.run(asyncio.wait_for(main(), 10))
+    asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
