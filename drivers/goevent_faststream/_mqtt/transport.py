@@ -8,19 +8,30 @@ the sockets, and then its own queue. But answers come on the same connection, be
 While the client waits for an answer, the transport therefore reads on. Otherwise a listener that
 awaits its own publish would wait for a reply that can come only after the listener has ended. The
 messages that arrive meanwhile are bounded by the server's window for QoS 1, and dropped for QoS 0.
+
+Mosquitto sends each PUBACK by itself and, unless its configuration says `set_tcp_nodelay`, holds
+back the next one until TCP has acknowledged the last one. The kernel delays that by 40 ms if there
+is nothing to send, as at the end of a batch. So the transport asks it to acknowledge sooner.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Callable
-from typing import Any
+from contextlib import suppress
+from typing import Any, Final
 
 from .arrivals import MessageQueue
 
 READ_BYTES = 64 << 10  # the most that one read takes from the socket
 # The first bytes of packets that need no answer: PUBACK, and PINGREQ, whose answer may wait.
 UNANSWERED_PACKETS = frozenset({0x40, 0xC0})
+QUICK_ACKNOWLEDGEMENT: Final[int | None] = getattr(socket, "TCP_QUICKACK", None)
+"""An option of Linux, which the kernel takes back by itself."""
+
+ACKNOWLEDGEMENT_SECONDS = 0.001
+"""How long data that were read wait for something to be sent, which acknowledges them, too."""
 
 
 class MqttTransport:
@@ -42,6 +53,9 @@ class MqttTransport:
         self.last_heard = asyncio.get_running_loop().time()
         self.is_paused = False
         self._inner = inner
+        self._socket: socket.socket | None = inner._writer.get_extra_info("socket")
+        self._has_sent = False  # since the last read
+        self._timer: asyncio.TimerHandle | None = None
         self._changed = asyncio.Event()
 
     async def read(self, _: int) -> bytes:
@@ -59,12 +73,25 @@ class MqttTransport:
             self.queue.is_overrun = self.queue.is_full
         data: bytes = await self._inner.read(READ_BYTES)
         self.last_heard = loop.time()
+        self._has_sent = False
+        if self._timer is None and self._socket is not None:
+            self._timer = loop.call_later(ACKNOWLEDGEMENT_SECONDS, self._acknowledge)
         return data
+
+    def _acknowledge(self) -> None:
+        """Have the kernel acknowledge the data that were read, unless something was sent since."""
+        self._timer = None
+        if self._has_sent or self._socket is None or QUICK_ACKNOWLEDGEMENT is None:
+            return
+        # A closed socket: the next read or write finds out.
+        with suppress(OSError):
+            self._socket.setsockopt(socket.IPPROTO_TCP, QUICK_ACKNOWLEDGEMENT, 1)
 
     async def write(self, data: bytes) -> None:
         """Send packets; if they need an answer, reading goes on."""
         if self.is_paused and data[0] not in UNANSWERED_PACKETS:
             self.look_again()
+        self._has_sent = True
         try:
             await self._inner.write(data)
         except Exception:
@@ -75,6 +102,8 @@ class MqttTransport:
     async def close(self) -> None:
         """Close the connection; a read that is held back ends, too."""
         self._read_on()
+        if self._timer is not None:
+            self._timer.cancel()
         await self._inner.close()
 
     def look_again(self) -> None:
