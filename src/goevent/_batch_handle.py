@@ -110,10 +110,10 @@ class PostedEvents:
     __slots__ = ("_handles", "_results", "_since", "events", "ids", "routes", "unanswered")
 
     def __init__(
-        self, events: list[Any], routes: list[HandleRoute], ids: list[str], since: float
+        self, events: list[Any], routes: Sequence[HandleRoute], ids: list[str], since: float
     ) -> None:
         self.events: list[Any] = events
-        self.routes: list[HandleRoute] = routes
+        self.routes: Sequence[HandleRoute] = routes
         self.ids: list[str] = ids
         self.unanswered: int = len(events)
         self._since = since

@@ -13,6 +13,7 @@ from tests.support.checks import ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
+    BatchInterrupted,
     Capabilities,
     Config,
     DispatchHandle,
@@ -20,6 +21,7 @@ from goevent import (
     EncodeError,
     Event,
     EventAbandoned,
+    EventError,
     EventRegistry,
     GoEvent,
     Message,
@@ -554,3 +556,51 @@ async def test_a_message_of_a_batch_has_the_bytes_of_a_single_one() -> None:
     ]
     assert plain[:3] == plain[3:]
     assert len({*plain}) == 3
+
+
+async def test_a_cancellation_between_the_parts_of_a_batch_finds_all_events_posted() -> None:
+    broker = BatchBroker()
+    scope = trio.CancelScope()
+
+    class Cancelling(BatchBroker):
+        def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+            scope.cancel()
+            return super().publish_many_nowait(messages, replied)
+
+    broker = Cancelling()
+    async with opened(broker) as bus:
+        with scope:
+            batch = await bus.dispatch_many(parcels(300))
+            assert len(batch) == 300
+        assert broker.sent == [*range(300)]
+        while broker.unanswered:
+            broker.answer_batch()
+        assert (bus.errors, batch.done) == ((), True)
+
+
+@both_ways
+async def test_a_cancelled_wait_for_room_tells_how_many_events_were_posted(listens: bool) -> None:
+    broker, errors = BatchBroker(in_flight=100), list[EventError]()
+    room = 100 + MAX_WAITING_EVENTS
+    async with opened(broker, listens=listens) as bus, trio.open_nursery() as nursery:
+        bus.on_error(errors.append)
+        scope = trio.CancelScope()
+
+        async def send() -> None:
+            with scope:
+                await bus.dispatch_many(parcels(room + 50))
+
+        nursery.start_soon(send)
+        await wait_all_tasks_blocked()
+        scope.cancel()
+        await wait_all_tasks_blocked()
+        while broker.unanswered:
+            broker.answer_batch()
+            await wait_all_tasks_blocked()
+    (error,) = errors
+    cause = error.error
+    assert isinstance(cause, BatchInterrupted)
+    assert (cause.dispatched, cause.remaining) == (room, 50)
+    assert broker.sent == [*range(room)]
+    assert (len(cause.batch), cause.batch.done) == (room, True)
+    assert cause.batch[-1].receipt == f"batch {room - 1}"

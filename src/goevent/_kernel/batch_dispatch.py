@@ -43,9 +43,6 @@ if TYPE_CHECKING:
 MAX_SLICE_SECONDS = 0.0002
 """How long a batch is dispatched until it yields to other tasks."""
 
-MAX_EVENTS_PER_POST = 128
-"""The events that are posted together: to encode more of them would hold up other tasks."""
-
 
 class BatchDispatch:
     """The dispatch of batches on one bus."""
@@ -72,7 +69,7 @@ class BatchDispatch:
         parts: list[PostedEvents] = []
         handles: list[DispatchHandle] = []
         first = 0
-        while (posted := self._post(found[first : first + MAX_EVENTS_PER_POST])) is not None:
+        while (posted := self._post(found, first)) is not None:
             parts.append(posted)
             first += len(posted)
         publisher = self._router.publisher
@@ -106,7 +103,7 @@ class BatchDispatch:
         first = 0
         publisher = self._router.publisher
         try:
-            while (posted := self._post(found[first : first + MAX_EVENTS_PER_POST])) is not None:
+            while (posted := self._post(found, first)) is not None:
                 parts.append(posted)
                 first += len(posted)
                 if first == len(found):
@@ -139,10 +136,14 @@ class BatchDispatch:
             self._release()
         return batch_of(parts, handles)
 
-    def _post(self, events: list[object]) -> PostedEvents | None:
-        """Post the first ones of some events, if all of them go to the driver only.
+    def _post(self, found: list[object], first: int) -> PostedEvents | None:
+        """Post the next events of a batch, if all of them go to the driver only.
 
         There is no listener that could come between two of them, so they are posted together.
+
+        Args:
+            found: The events of the batch.
+            first: The number of those that were posted before.
 
         Returns:
             The posted events; None if there are none, if they have listeners here, or if the driver
@@ -151,7 +152,7 @@ class BatchDispatch:
         dispatcher, publisher = self._dispatcher, self._router.publisher
         if publisher is None or get_ident() != dispatcher._owner:
             return None
-        del events[publisher.batch_room :]
+        events = found[first : first + publisher.batch_room]
         cached = dispatcher._routes
         routes: list[Route] = []
         types = Counter(map(type, events))
@@ -169,7 +170,8 @@ class BatchDispatch:
         else:
             routes = [cached[type(event)] for event in events]
         dispatcher.scheduler.now = now = dispatcher.scheduler.clock()
-        posted = PostedEvents(events, routes, dispatcher.ids.draw_many(len(events)), now)  # type: ignore[arg-type]
+        ids = dispatcher.ids.draw_many(len(events))
+        posted = PostedEvents(events, routes, ids, now)
         publisher.post_events(posted)
         return posted
 
@@ -230,9 +232,14 @@ class BatchDispatch:
         """Return the routes of events, each with the number of its events."""
         cached = self._dispatcher._routes
         types = Counter(map(type, events))
-        if types.keys() <= cached.keys():
-            return {cached[event_type]: count for event_type, count in types.items()}
-        return Counter(cached.get(type(event)) or self._router.find(event)[0] for event in events)
+        if not types.keys() <= cached.keys():
+            find = self._router.find
+            return Counter(cached.get(type(event)) or find(event)[0] for event in events)
+        routes: Counter[Route] = Counter()
+        for event_type, count in types.items():
+            # Several classes may share a route.
+            routes[cached[event_type]] += count
+        return routes
 
     async def _dispatch_slowly(self, event: object) -> DispatchHandle:
         """Dispatch an event that has to wait, or whose route is special."""
