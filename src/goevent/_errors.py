@@ -428,7 +428,13 @@ def text_of(error: EventError) -> EventError | ErrorText:
         reason = error._reason or describe(cause)
         if len(reason) > MAX_REASON_CHARS:
             reason = f"{reason[:MAX_REASON_CHARS]}..."
-        frames = kept_frames(traceback_of(cause))
+        entry = traceback_of(cause)
+        frames: tuple[KeptFrame, ...]
+        if entry is not None and entry.tb_next is None:
+            # A listener that raises by itself; written out, as most failures pass here.
+            frames = ((entry.tb_frame.f_code, entry.tb_lasti),)
+        else:
+            frames = kept_frames(entry)
         text = error._text = (error.event_name, error.listener, error.attempts, reason, frames)
     return text
 
@@ -455,10 +461,6 @@ def kept_frames(entry: TracebackType | None) -> tuple[KeptFrame, ...]:
     A frame itself would keep its local variables alive. A line is searched in a table, so that is
     left to `frame_lines`.
     """
-    if entry is None:
-        return ()
-    if entry.tb_next is None:  # a listener that raises by itself, without a list
-        return ((entry.tb_frame.f_code, entry.tb_lasti),)
     frames: list[KeptFrame] = []
     while entry is not None and len(frames) < MAX_KEPT_FRAMES:
         frames.append((entry.tb_frame.f_code, entry.tb_lasti))
@@ -521,7 +523,7 @@ def listener_failed(
     failure: EventError = _new_error(EventError, event_name, listener)
     failure.event_name = event_name
     failure.listener = listener
-    failure.attempts = len(earlier) + 1
+    failure.attempts = len(earlier) + 1 if earlier else 1
     failure.__cause__ = error
     failure._reason = ""
     failure._earlier = earlier

@@ -364,9 +364,6 @@ class DispatchHandle:
 
     def _add_error(self, error: EventError) -> HandleDetails:
         """Record the failure of one delivery; return the details that hold it."""
-        if self._details is None:
-            self._details = details = HandleDetails(None, errors=[error])
-            return details
         details = self._ensure_details()
         if isinstance(details.errors, list):
             details.errors.append(error)

@@ -26,12 +26,13 @@ import trio
 
 from .._errors import DriverError, EventError, EventVetoed, error_from, text_of
 from .._foreign import log
+from .._handle import HandleDetails
 from .._options.results import refuse_unrun
 from .error_log import ErrorLog
 
 if TYPE_CHECKING:
     from .._errors import ErrorText, FrameLine
-    from .._handle import DispatchHandle, HandleDetails
+    from .._handle import DispatchHandle
 
 OnError = Callable[[EventError], Any]
 
@@ -80,7 +81,10 @@ class Supervisor:
 
         A veto is not a failure: it is only recorded on the handle.
         """
-        details = handle._add_error(error)
+        if (details := handle._details) is None:  # written out, as most failures pass here
+            handle._details = details = HandleDetails(None, errors=[error])
+        else:
+            details = handle._add_error(error)
         if isinstance(error, EventVetoed):
             log(logger, logging.INFO, "%s", error)
         elif not self._keep(error):
@@ -99,7 +103,8 @@ class Supervisor:
         live = self._live
         live.append(error)
         if len(live) > MAX_LIVE_ERRORS:
-            self._kept.append(text_of(live.popleft()))
+            oldest = live.popleft()
+            self._kept.append(oldest._text or text_of(oldest))
         if not self.callbacks or not self._running:
             return False
         mail = self._mail
