@@ -40,7 +40,7 @@ from ._listeners.registration import Registration
 from ._options.callables import refuse_generator
 from ._options.decorator import E1, E2, E3, E4, E5, E6, E7, E8, ListenerDecorator, NameDecorator
 from ._options.mistakes import check_callback, check_listener, not_a_listener
-from ._options.options import ListenerKeywords, ListenerOptions, check_type
+from ._options.options import NO_OPTIONS, ListenerKeywords, ListenerOptions, check_type
 from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
 from ._ports.inbox import BusInbox
 from ._session import Session, first_driver_error, holds_only_cancellations
@@ -253,7 +253,7 @@ class GoEvent:
             ... async def log_order(event: Event) -> None:
             ...     print(event.event_name)
         """
-        chosen = ListenerOptions(**options)
+        chosen = ListenerOptions(**options) if options else NO_OPTIONS
         each = one_by_one(events)
         # Now, and not when the decorator is applied: the events may be the decorated function.
         self._planner.event_names(each)
@@ -427,7 +427,7 @@ class GoEvent:
             >>> registration = bus.subscribe(print, "order.paid")
             >>> registration.unregister()
         """
-        chosen = ListenerOptions(**options)
+        chosen = ListenerOptions(**options) if options else NO_OPTIONS
         actor = self._planner.build(handler, one_by_one(events), chosen, depth=1)
         self._listeners.add(actor)
         return Registration(self._listeners, (actor,))
@@ -463,7 +463,7 @@ class GoEvent:
             else:
                 factory, listener = None, given
             name = short_name(type(listener))
-            options = getattr(listener, "options", None) or ListenerOptions()
+            options = getattr(listener, "options", None) or NO_OPTIONS
             check_listener(name, listener)
             check_type(f"{name}.options", options, ListenerOptions, "a ListenerOptions")
             if options.name is None:

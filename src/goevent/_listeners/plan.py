@@ -31,6 +31,7 @@ from .._options.mistakes import check_events, check_handler, check_owner
 from .._options.options import (
     DEFAULT_KEYED_CONCURRENCY,
     DEFAULT_MAILBOX_EVENTS,
+    NO_OPTIONS,
     asks_for_key,
     resolve,
 )
@@ -106,8 +107,14 @@ class ListenerPlan:
     def dispatch_options(self) -> DispatchOptions:
         """The part of the options that dispatch needs for each event."""
         options = self.options
+        plain = not (
+            options.priority or options.context or options.once or options.when is not None
+        )
+        # Most listeners have no such option. They share one object.
+        if plain and (not self.inline or (self.kind == "inline" and not self.hooks)):
+            return DEFAULT_DISPATCH_OPTIONS
         timeout = options.timeout if options.timeout and self.inline else None
-        chosen = DispatchOptions(
+        return DispatchOptions(
             priority=options.priority or 0,
             awaited=self.kind == "inline_async",
             contextual=bool(options.context),
@@ -116,10 +123,6 @@ class ListenerPlan:
             when=options.when,
             hooks=self.hooks if self.inline else (),
         )
-        # Most listeners have no such option. They share one object. A filter and hooks make a
-        # listener special, so that none of them is compared.
-        plain = not chosen.special and chosen == DEFAULT_DISPATCH_OPTIONS
-        return DEFAULT_DISPATCH_OPTIONS if plain else chosen
 
 
 class ListenerPlanner:
@@ -140,6 +143,8 @@ class ListenerPlanner:
         self._capabilities = capabilities
         self._registry = config.registry
         self._default = config.listener
+        # The kind and the options of listeners that ask for none, by `suspends` of `resolve`.
+        self._without_options: dict[bool, tuple[ListenerKind, ListenerOptions]] = {}
         self.names: ListenerNames = ListenerNames()
         self._hooks = hooks_of(config.middleware, "around_call")
         self._scheduler = scheduler
@@ -218,7 +223,7 @@ class ListenerPlanner:
         check_annotation(handler, name, names, self._registry, frame)
         check_further_names(name, names, self._registry)
         suspends = is_async(handler)
-        kind, options = resolve(asked, self._default, suspends=suspends, listener=name)
+        kind, options = self._resolve(asked, suspends, name)
         hooks = self._hooks + hooks_of(options.middleware or (), "around_call")
         for hook in hooks:
             allow_interrupt(hook.function)
@@ -230,6 +235,18 @@ class ListenerPlanner:
         if options.when is not None:
             allow_interrupt(options.when)
         return ListenerPlan(name, names, kind, options, hooks)
+
+    def _resolve(
+        self, asked: ListenerOptions, suspends: bool, listener: str
+    ) -> tuple[ListenerKind, ListenerOptions]:
+        """Return the kind of a listener and its effective options, as `resolve` does."""
+        if asked is not NO_OPTIONS:
+            return resolve(asked, self._default, suspends=suspends, listener=listener)
+        known = self._without_options.get(suspends)
+        if known is None:
+            known = resolve(asked, self._default, suspends=suspends, listener=listener)
+            self._without_options[suspends] = known
+        return known
 
     # -- a run of a listener, from the inside out
 

@@ -152,12 +152,14 @@ def check_owner(handler: object, events: tuple[object, ...]) -> None:
     if not isinstance(handler, types.FunctionType):
         return
     owner, _, _ = handler.__qualname__.rpartition(".")
+    if not owner or owner.endswith("<locals>"):
+        return
     try:
         # Of the function below, if a decorator has wrapped it with `functools.wraps`.
         first = next(iter(inspect.signature(handler).parameters), "")
     except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
         return
-    if owner and not owner.endswith("<locals>") and first in ("self", "cls"):
+    if first in ("self", "cls"):
         raise method_without_object(handler, first, events)
 
 

@@ -212,6 +212,9 @@ def explicit(options: ListenerOptions) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+NO_OPTIONS = ListenerOptions()
+"""The options of a listener that asks for none: one object for all of them."""
+
 Reasons = dict[tuple[str, ...], str]
 
 _NO_MAILBOX: Reasons = {

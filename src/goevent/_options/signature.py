@@ -204,34 +204,54 @@ def accepted_types(
     Raises:
         TypeError: The handler cannot be called with one event.
     """
-    try:
-        signature = inspect.signature(handler)
-    except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
-        # Some builtins have no signature, either.
+    parameter = first_parameter(handler, listener)
+    if parameter is None:
         return None
-    try:
-        signature.bind(None)
-    except TypeError as error:
-        raise TypeError(f"{listener} cannot be called with one event: {error}") from None
-    parameter = next(iter(signature.parameters.values()))
-    annotation = parameter.annotation
+    name, annotation = parameter
     if isinstance(annotation, str):
         function = unwrap_partial(handler)
         if not isinstance(function, types.FunctionType | types.MethodType):
             function = type(function).__call__
         try:
             hints = get_type_hints(function, localns=locals_for(function, frame))
-            annotation = hints.get(parameter.name, Any)
+            annotation = hints.get(name, Any)
         except NameError:
             # The name was imported for type checkers only, and they will check it.
             return None
     members = typing.get_args(annotation) if is_union(annotation) else (annotation,)
     # Generic aliases, protocols of type variables and the like are left to type checkers.
-    if any(
-        not isinstance(cls, type) or cls in (parameter.empty, object, Event, Any) for cls in members
-    ):
+    any_event = (inspect.Parameter.empty, object, Event, Any)
+    if any(not isinstance(cls, type) or cls in any_event for cls in members):
         return None
     return tuple(members)
+
+
+def first_parameter(handler: Callable[[Any], Any], listener: str) -> tuple[str, Any] | None:
+    """Return the name and the annotation of the first parameter.
+
+    Returns:
+        None if the handler does not tell its parameters, as some builtins do not.
+
+    Raises:
+        TypeError: The handler cannot be called with one event.
+    """
+    try:
+        # `inspect.signature` tells the same, but takes half of a registration. A function with
+        # attributes may be a wrapper, or have a signature of its own.
+        if type(handler) is types.FunctionType and not handler.__dict__:
+            code = handler.__code__
+            if code.co_argcount == 1 and not code.co_kwonlyargcount:
+                name = code.co_varnames[0]
+                return name, handler.__annotations__.get(name, inspect.Parameter.empty)
+        signature = inspect.signature(handler)
+    except Exception:  # noqa: BLE001 - `inspect` reads attributes, which may have code
+        return None
+    try:
+        signature.bind(None)
+    except TypeError as error:
+        raise TypeError(f"{listener} cannot be called with one event: {error}") from None
+    first = next(iter(signature.parameters.values()))
+    return first.name, first.annotation
 
 
 def locals_for(function: Any, frame: types.FrameType) -> dict[str, Any]:
