@@ -1,7 +1,8 @@
 """The contenders: each writes and reads the same message, the envelope included.
 
 goevent and msgspec write and read an event class. pydantic does, too, with a model of the same
-fields. `json` writes and reads a dict, validates nothing and makes no event.
+fields. `json` writes and reads a dict, validates nothing and makes no event. In place of a datetime
+it has a text.
 """
 
 import json

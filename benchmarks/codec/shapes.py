@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
 from benchmarks.codec.kinds import EventKind, Fields, MakeClass
@@ -96,6 +97,13 @@ def _numbers(steps: int) -> Values:
     }
 
 
+def _times(steps: int) -> Values:
+    first = datetime(2026, 11, 30, 12, 0, 0, 123_457, tzinfo=UTC)
+    times = [(first + timedelta(seconds=7 * n)).isoformat() for n in range(steps + 1)]
+    at, *seen = (each.replace("+00:00", "Z") for each in times)
+    return {"id": 1042, "at": at, "seen": seen}
+
+
 SHAPES = {
     shape.title: shape
     for shape in (
@@ -111,6 +119,7 @@ SHAPES = {
             lambda _: {"stock": dict[str, int]},
             lambda steps: {"stock": {f"sku-{n}": n % 97 for n in range(steps)}},
         ),
+        Shape("datetimes", lambda _: {"id": int, "at": datetime, "seen": list[datetime]}, _times),
         Shape("numbers", lambda _: {"counts": list[int], "ratios": list[float]}, _numbers),
         Shape("quotes and brackets", _flat_fields, _flat_with(QUOTED)),
         Shape("not ASCII", _flat_fields, _flat_with(ACCENTED)),

@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from datetime import datetime
+import re
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 import msgspec
 import pydantic
 import pytest
 from hypothesis import example, given, strategies as st
 
-from goevent import DecodeError, Envelope, Event, EventRegistry, JsonCodec, MsgpackCodec
+from goevent import (
+    DecodeError,
+    EncodeError,
+    Envelope,
+    Event,
+    EventRegistry,
+    JsonCodec,
+    MsgpackCodec,
+)
 from goevent._wire.json_codec import EventEncoder
 
 
@@ -220,6 +230,87 @@ def test_a_written_event_is_read_equal_by_both_ways(event: Order) -> None:
         data = codec.encode(Envelope(event_name="order", event=event))
         for has_upcasts in (False, True):
             assert outcome(codec, data, registry_of(Order, has_upcasts=has_upcasts)) == event
+
+
+class Dated(Event, name="order", registry=EventRegistry()):
+    at: datetime
+    seen: list[datetime] = []  # noqa: RUF012
+    note: str = ""
+
+
+MOMENT = datetime(2026, 11, 30, 9, 8, 7)
+ZONES = [UTC, UTC, timezone(timedelta(hours=-3, minutes=-30)), ZoneInfo("Europe/Paris")]
+moments = st.builds(
+    lambda fraction, second, zone: MOMENT.replace(microsecond=fraction, second=second, tzinfo=zone),
+    st.sampled_from([0, 1, 10, 120_000, 123_456, 500_000, 999_990]),
+    st.sampled_from([0, 1, 10, 59]),
+    st.sampled_from([*ZONES, timezone(timedelta(hours=1, seconds=7))]) | st.just(UTC),
+)
+dated_texts = st.sampled_from(
+    ["", "2026-11-30T09:08:07.500Z", "2026-11-30 09:08", "--T::", "0Z", '10Z"', ":0Z", "x" * 600]
+)
+
+
+@given(at=moments, seen=st.lists(moments, max_size=5), note=dated_texts)
+@example(at=MOMENT.replace(tzinfo=UTC, microsecond=500_000), seen=[], note="")
+@example(at=MOMENT.replace(tzinfo=UTC, second=10), seen=[], note="")
+def test_datetimes_are_written_as_go_writes_them(
+    at: datetime, seen: list[datetime], note: str
+) -> None:
+    event = Dated(at, seen, note)
+    body = EventEncoder(Dated).checked_body(event)
+    for codec in (JsonCodec(), MsgpackCodec()):
+        data = codec.encode(Envelope(event_name="order", event=event))
+        decode: Any = msgspec.json.decode if data[:1] == b"{" else msgspec.msgpack.decode
+        assert decode(data)["event_data"] == body
+        assert outcome(codec, data, registry_of(Dated)) == event
+
+
+@given(seen=st.lists(moments, max_size=3), place=st.integers(0, 3))
+def test_a_datetime_without_an_offset_is_refused(seen: list[datetime], place: int) -> None:
+    seen.insert(place, MOMENT)
+    event = Dated(MOMENT.replace(tzinfo=UTC), seen)
+    with pytest.raises(EncodeError, match="offset"):
+        JsonCodec().encode(Envelope(event_name="order", event=event))
+
+
+written_times = st.sampled_from(
+    [
+        "2026-11-30T09:08:07Z",
+        "2026-11-30T09:08:07.5Z",
+        "2026-11-30T09:08:07.123456789Z",
+        "2026-11-30T09:08:07+01:00",
+        "2026-11-30T09:08:07.25-03:30",
+        "2026-11-30T09:08:07",
+        "2026-11-30T09:08:07.5",
+        "2026-11-30 09:08:07Z",
+        "2026-11-30t09:08:07Z",
+        "2026-11-30T09:08:07z",
+        "2026-11-30T09:08:07+0100",
+        "2026-11-30T09:08Z",
+    ]
+)
+
+
+@given(
+    times=st.lists(st.just("2026-11-30T09:08:07Z") | written_times, min_size=1, max_size=4),
+    note=dated_texts | written_times,
+    escapes=st.booleans(),
+)
+@example(times=["2026-11-30 09:08:07Z"], note="x" * 600, escapes=False)
+@example(times=["2026-11-30T09:08:07"], note="x" * 600, escapes=False)
+@example(times=["2026-11-30T09:08:07z"], note="x" * 600, escapes=True)
+def test_datetimes_are_accepted_exactly_if_go_accepts_them(
+    times: list[str], note: str, escapes: bool
+) -> None:
+    event = {"at": times[0], "seen": times, "note": note}
+    envelope = {"event_name": "order", "event_type": "order", "event_data": event}
+    data = json.dumps(envelope).encode()
+    if escapes:
+        data = data.replace(b"-30T", b"-\\u0033\\u0030T").replace(b"-30 ", b"-30\\u0020")
+    strict = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)"
+    accepted = all(re.fullmatch(strict, each) for each in times)
+    assert (outcome(JsonCodec(), data, registry_of(Dated)) is not None) is accepted
 
 
 class CachedModel(pydantic.BaseModel):

@@ -395,6 +395,9 @@ class _TypeCheckSource:
             node = node.type
         if isinstance(node, inspect.AnyType):
             return ""
+        exact = datetime if isinstance(node, inspect.DateTimeType) else _EXACT_TYPES.get(type(node))
+        if exact is not None and self._test(node, "@") == self._is_exactly(exact, "@"):
+            return f"{self._constant(frozenset([exact]))}.issuperset(map(type, {values}))"
         check = self._function("item", node, lambda: self._test(node, "value"))
         each = f"all(map({check}, {values}))"
         if not isinstance(node, _ObjectNode):

@@ -312,6 +312,8 @@ def to_json_values(value: Any) -> Any:
         return {key: to_json_values(item) for key, item in value.items()}
     if kind is list or kind is tuple:
         return [to_json_values(item) for item in value]
+    if kind is datetime:
+        return format_rfc3339(value)
     if isinstance(value, float):
         if not math.isfinite(value):
             raise WireFormatError(f"JSON has no number {value}")
@@ -326,6 +328,9 @@ def format_rfc3339(moment: datetime) -> str:
     Raises:
         WireFormatError: The datetime has no offset.
     """
+    if moment.tzinfo is UTC:
+        text = moment.isoformat()[: -len("+00:00")]
+        return (text.rstrip("0") if moment.microsecond else text) + "Z"
     offset = moment.utcoffset()
     if offset is None:
         raise WireFormatError(f"the datetime {moment.isoformat()} has no offset")

@@ -196,6 +196,8 @@ class EventEncoder:
         single_pass: True if the events may be written without a look at each value first.
         is_direct: True if an event that passes the type check is within all limits but that of the
             size, and msgspec writes it as Go does.
+        is_dated: True if the same holds for an event whose datetimes are in UTC and have a fraction
+            without trailing zeros, or none.
         is_model: True for pydantic models. The values of one that passes the type check are written
             as they are.
         has_exact_types: The type check; see `round_trip`.
@@ -224,12 +226,13 @@ class EventEncoder:
         self._direct_ints = self.rules.direct_ints or ()
         self._deep_ints = self.rules.direct_ints is None
         self._needs_scan = self._deep_ints or self._nullable
-        # msgspec writes the trailing zeros of a fraction, which Go trims. So datetimes always take
+        # msgspec writes the trailing zeros of a fraction, which Go trims. So other datetimes take
         # the slow path.
         self.single_pass = not (adapter.native and self.rules.datetimes)
         levels = self.rules.levels
         is_bounded = adapter.native and levels is not None and levels <= max_levels
         self.is_direct = is_bounded and self.single_pass
+        self.is_dated = is_bounded and not self.single_pass
         self.is_model = adapter is PYDANTIC
 
     def needs_check(self, event: Any, data: bytes) -> bool:
@@ -377,8 +380,24 @@ def _may_have_nan(event: Any) -> bool:
     return data.find(b"\xcb\x7f") >= 0 or data.find(b"\xcb\xff") >= 0
 
 
+def _has_only_utc(data: bytes) -> bool:
+    """Tell whether all datetimes in the data are RFC 3339 in UTC; False if it is not certain."""
+    # Without its digits, such a datetime is `--T::Z` or `--T::.Z`.
+    rest = data.translate(None, b"0123456789")
+    in_utc = rest.count(b'--T::Z"') + rest.count(b'--T::.Z"')
+    return rest.count(b"--T:") == in_utc and rest.find(b"-- :") < 0 and rest.find(b"--t:") < 0
+
+
+def _has_zeros(data: bytes) -> bool:
+    """Tell whether the data may contain a datetime in UTC whose fraction ends with a zero."""
+    # A zero before the Z is that of a fraction, unless it is the second digit of the seconds.
+    return any(each[-2:-1] != b":" for each in data.split(b'0Z"')[:-1])
+
+
 def _has_loose_datetime(data: bytes) -> bool:
     """Tell whether the data may contain a datetime that is not RFC 3339 with an offset."""
+    if len(data) > _MIN_SLICED_BYTES and data.find(b"\\") < 0 and _has_only_utc(data):
+        return False
     return _LOOSE_DATETIME.search(data) is not None or (
         b"\\" in data and _ESCAPED_DATETIME.search(data) is not None
     )
@@ -462,6 +481,10 @@ class JsonCodec:
             if exact and encoder.is_direct:
                 data = self._write(to_wire(envelope, event))
                 if len(data) <= self._max_size:
+                    return data
+            if exact and encoder.is_dated:
+                data = self._write(to_wire(envelope, event))
+                if len(data) <= self._max_size and _has_only_utc(data) and not _has_zeros(data):
                     return data
             if exact and encoder.is_model:
                 data = self._write_model(to_wire(envelope, event))
