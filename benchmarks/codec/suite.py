@@ -22,6 +22,9 @@ from benchmarks.report.codec import show_codec
 DEFAULT_ROUNDS = 9
 TARGET_SECONDS = 0.001
 QUICK_TARGET_SECONDS = 0.0002
+WARM_UP_TARGETS = 100
+"""The duration of the warm-up, in targets."""
+MAX_COUNT = 1 << 20
 REPEATS = 7
 """The timed loops of a figure; the best one counts."""
 SIZES = {100: "100 B", 1_000: "1 KB", 10_000: "10 KB", 100_000: "100 KB"}
@@ -124,10 +127,12 @@ def _interleaved(
 
 def _calibrated(call: Callable[[], object], target_seconds: float) -> int:
     """Return the number of calls that take about the target, after a warm-up."""
-    count, started = 1, perf_counter()
-    while (elapsed := _seconds(call, count)) < target_seconds / 4:
-        if perf_counter() - started > 10 * target_seconds:
-            break
+    # CPython adapts its bytecode in the first ten thousands of calls.
+    started = perf_counter()
+    while perf_counter() - started < WARM_UP_TARGETS * target_seconds:
+        _seconds(call, 10)
+    count = 1
+    while (elapsed := _seconds(call, count)) < target_seconds / 4 and count < MAX_COUNT:
         count *= 2
     return max(1, round(count * target_seconds / max(elapsed, 1e-9)))
 

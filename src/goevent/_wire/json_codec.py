@@ -476,14 +476,16 @@ class JsonCodec:
         try:
             cls = type(event)
             encoder = self._encoders.get(cls) or self._encoder_of(cls)
-            exact = encoder.has_exact_types(event)
+            # CPython 3.11 looks an attribute up slowly if it is called at once.
+            has_exact_types, write = encoder.has_exact_types, self._write
+            exact = has_exact_types(event)
             data: bytes | None
             if exact and encoder.is_direct:
-                data = self._write(to_wire(envelope, event))
+                data = write(to_wire(envelope, event))
                 if len(data) <= self._max_size:
                     return data
             if exact and encoder.is_dated:
-                data = self._write(to_wire(envelope, event))
+                data = write(to_wire(envelope, event))
                 if len(data) <= self._max_size and _has_only_utc(data) and not _has_zeros(data):
                     return data
             if exact and encoder.is_model:
@@ -554,7 +556,9 @@ class JsonCodec:
             if cls is not None:
                 try:
                     decoder = self._decoders.get(cls) or self._decoder_of(cls)
-                    envelope = envelope or decoder.decode_envelope(data)
+                    # CPython 3.11 looks an attribute up slowly if it is called at once.
+                    decode_envelope = decoder.decode_envelope
+                    envelope = envelope or decode_envelope(data)
                     if decoder.has_rules and decoder.may_break_rules(data):
                         envelope = None
                     else:
