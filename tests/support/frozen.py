@@ -1,4 +1,8 @@
-"""Groups of processes that are stopped as they are: their connections stay open."""
+"""Processes that are stopped as they are: their connections stay open.
+
+A signal alone is not enough: on a busy machine the other threads run on until the thread that gets
+the signal has its turn, and may answer meanwhile.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +14,14 @@ from pathlib import Path
 from tests.support.limits import HANG_SECONDS
 
 
-def freeze_group(group: int) -> None:
-    """Stop all processes of a group, and return when none of their threads runs any more.
+def freeze_child(pid: int) -> None:
+    """Stop a process that this one has started, and return when no thread of it runs any more."""
+    os.kill(pid, signal.SIGSTOP)
+    os.waitid(os.P_PID, pid, os.WSTOPPED)
 
-    The signal alone is not enough: on a busy machine the other threads run on until the thread that
-    gets the signal has its turn, and may answer meanwhile.
-    """
+
+def freeze_group(group: int) -> None:
+    """Stop all processes of a group, and return when none of their threads runs any more."""
     os.killpg(group, signal.SIGSTOP)
     for process in Path("/proc").glob("[0-9]*"):
         pid = int(process.name)

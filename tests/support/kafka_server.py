@@ -22,6 +22,7 @@ from typing import Any
 import trio
 
 from tests.support.brokers import missing
+from tests.support.frozen import freeze_child
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import free_port
 
@@ -115,7 +116,8 @@ class KafkaServer:
 
     def freeze(self) -> None:
         """Stop the process: connections stay open, and nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            freeze_child(self._process.pid)
 
     def thaw(self) -> None:
         """Continue the process."""

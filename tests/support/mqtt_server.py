@@ -16,6 +16,7 @@ import trio
 
 from tests.support.brokers import missing
 from tests.support.faststream_buses import FastStreamBus
+from tests.support.frozen import freeze_child
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import free_port
 
@@ -96,7 +97,7 @@ class MqttServer:
     def freeze(self) -> None:
         """Stop the server as it is: its connections stay open, and it answers nothing."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
+        freeze_child(self._process.pid)
 
     def thaw(self) -> None:
         """Let a frozen server go on."""

@@ -19,6 +19,7 @@ import nats
 import trio
 
 from tests.support.brokers import missing
+from tests.support.frozen import freeze_child
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import free_port
 
@@ -91,8 +92,7 @@ class NatsServer:
     def freeze(self) -> None:
         """Stop the running server; returns when it does nothing any more."""
         assert self._process is not None
-        self._process.send_signal(signal.SIGSTOP)
-        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED)
+        freeze_child(self._process.pid)
 
     def thaw(self) -> None:
         """Let a frozen server go on."""

@@ -27,6 +27,8 @@ from typing import IO
 import pytest
 import trio
 
+from tests.support.frozen import freeze_child
+
 # pytest-randomly gives the random module the same seed in every worker.
 _random = random.SystemRandom()
 _REQUIRED = bool(os.environ.get("GOEVENT_REQUIRE_BROKERS"))
@@ -123,7 +125,8 @@ class RedisServer:
 
     def freeze(self) -> None:
         """Stop the process: connections stay open, and nothing is answered."""
-        self._signal(signal.SIGSTOP)
+        if self._process is not None:
+            freeze_child(self._process.pid)
 
     def thaw(self) -> None:
         """Continue the process."""
