@@ -38,6 +38,7 @@ SUITES = {
     "codec": "benchmarks.codec.suite",
     "chaos": "benchmarks.chaos.command",
     "docs": "benchmarks.report.pages",
+    "all": "benchmarks.all_suites",
 }
 """The suites with a command line of their own, each with the module of its `main`."""
 

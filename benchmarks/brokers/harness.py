@@ -65,11 +65,13 @@ class BrokerJob:
         title: Its heading in the report.
         goals: The ratio goevent / peer to reach, by peer.
         more_is_better: False for a latency.
+        most_cpu: The most microseconds of CPU time for an event of goevent, as a goal.
     """
 
     title: str
     goals: Mapping[str, float]
     more_is_better: bool = True
+    most_cpu: float | None = None
 
 
 class Child:

@@ -93,6 +93,9 @@ def show_streams(
                 row += f"{ratio:>11.1f} x{min(ratios):>8.1f} - {max(ratios):<4.1f}"
                 if goal := section.goals.get(name):
                     row += f"  {goal:g} x: {'met' if ratio >= goal else 'MISSED'}"
+            elif name == SUBJECT and section.most_cpu is not None:
+                met = figures.cpu(job, name) <= section.most_cpu
+                row += f"{'':31}CPU <= {section.most_cpu:g} us: {'met' if met else 'MISSED'}"
             print(row)
 
 

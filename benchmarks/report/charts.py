@@ -58,7 +58,8 @@ def chart(title: str, groups: Sequence[Group]) -> str:
             y += ROW_HEIGHT
         y += 8
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {y}" role="img">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{WIDTH}" height="{y}" '
+        f'viewBox="0 0 {WIDTH} {y}" role="img">\n'
         f"<title>{escape(title)}</title>\n<style>\n{STYLE}\n</style>\n" + "\n".join(parts) + "\n"
         "</svg>\n"
     )

@@ -67,7 +67,21 @@ def reduced(suite: str, document: Mapping[str, Any]) -> dict[str, Any]:
             for name, part in parts.items()
             for job, contenders in part.items()
         },
+        "cpu": _cpu_medians(parts),
     }
+
+
+def _cpu_medians(parts: Mapping[str, Any]) -> Medians:
+    """Return the CPU time of an event in us, for the jobs and contenders that have one."""
+    found: Medians = {}
+    for name, part in parts.items():
+        for job, contenders in part.items():
+            for contender, taken in contenders.items():
+                times = [each[1] for each in taken if isinstance(each, list)]
+                if times:
+                    cpu = found.setdefault(f"{name}:{job}" if name else job, {})
+                    cpu[contender] = round(median(times), 2)
+    return found
 
 
 def _figure(taken: float | list[float]) -> float:

@@ -12,17 +12,22 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.brokers.faststream.rows import FASTSTREAM, FLUSHING, ROWS
+from benchmarks.codec import GOEVENT, JSON, MSGSPEC
+from benchmarks.core.contenders import BY_NAME as CONTENDERS
 from benchmarks.core.runner import SUBJECT
+from benchmarks.report.brokers import report_console
 from benchmarks.report.chaos import chaos_limits, chaos_table, reduced_runs
 from benchmarks.report.charts import Bar, Group, chart
-from benchmarks.report.codec import codec_table
+from benchmarks.report.codec import SIZES_IN_DOCS, codec_table
 from benchmarks.report.figures import load, reduced, save
+from benchmarks.report.goals import goals_on_terminal, goals_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = (
     ROOT / "README.md",
     ROOT / "docs/operate/performance.md",
     ROOT / "docs/operate/guarantees-tested.md",
+    ROOT / "docs/start/for-faststream-users.md",
 )
 CHARTS = ROOT / "docs/img/charts"
 PART = re.compile(r"<!-- figures: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -37,6 +42,7 @@ LIBRARIES = {
     "aiopubsub-hub": "aiopubsub's hub",
     "lahja": "lahja",
     "bubus": "bubus",
+    "abxbus": "abxbus",
     "trio-tasks": "by hand, on Trio",
 }
 """The contenders that the tables show, and their names there."""
@@ -46,6 +52,7 @@ KERNEL_TABLES: Mapping[str, Mapping[str, str]] = {
         "sync-1": "1 listener",
         "sync-10": "10 listeners",
         "sync-100": "100 listeners",
+        "sync_await-1": "1, `await dispatch`",
         "raises-1": "1 that raises",
     },
     "wait": {
@@ -54,7 +61,28 @@ KERNEL_TABLES: Mapping[str, Mapping[str, str]] = {
         "suspend-10": "10 that suspend once",
     },
     "drain": {"drain-1": "1 listener", "drain-10": "10 listeners"},
+    "come-and-go": {
+        "come_and_go-100": "100 listeners",
+        "come_and_go-1000": "1,000 listeners",
+        "come_and_go-10000": "10,000 listeners",
+    },
 }
+CHARTED = ("sync", "wait", "drain")
+"""The tables of the kernel that have a chart."""
+SUMMARY = (
+    ("sync-10", "10 sync listeners, ns"),
+    ("wait-10", "10 async listeners, dispatch and wait, ns"),
+    ("drain-10", "10 async listeners, dispatch in bursts, ns"),
+)
+"""The workloads in the chart of the README."""
+CODEC_BARS = (GOEVENT, MSGSPEC, JSON)
+CODEC_CHART = ("flat:Event:1000", "nested:Event:10000")
+START_UP = (
+    ("import-1", 1e6, "ms", "`import goevent`, if Trio and msgspec are there"),
+    ("open_and_close-1", 1e3, "µs", "opening and closing a bus"),
+    ("snapshot-10000", 1e6, "ms", "`bus.snapshot()` of 10,000 listeners"),
+)
+"""A workload, the ns of its unit, the unit and the title."""
 
 REDIS_ROWS = (
     ("redis", "receive", "pub/sub: receive and run a `def` listener, events/s"),
@@ -77,6 +105,8 @@ ALT = {
     "sync": "Nanoseconds per dispatch to sync listeners, by library: the table has the figures.",
     "wait": "Nanoseconds per dispatch and wait with async listeners, by library.",
     "drain": "Nanoseconds per dispatch without a wait, by library.",
+    "summary": "goevent beside other libraries: the tables have the figures.",
+    "codec": "Nanoseconds per message: goevent's JSON codec, msgspec and the json module.",
     "redis": "Events per second over Redis: goevent, FastStream, redis.asyncio.",
     "brokers": "Events per second over the brokers of FastStream: goevent beside FastStream.",
 }
@@ -113,6 +143,7 @@ def main(arguments: list[str]) -> int:
     CHARTS.mkdir(exist_ok=True)
     for name, svg in charts(document).items():
         (CHARTS / f"{name}.svg").write_text(svg, encoding="utf-8")
+    report_console().print(goals_on_terminal(document))
     return 0
 
 
@@ -140,6 +171,10 @@ def parts(document: Mapping[str, Any]) -> dict[str, str]:
             f"A queued event with its handle takes {kernel['queued-1'][SUBJECT]:,.0f} bytes. An "
             f"idle async listener takes {kernel['idle_names-1'][SUBJECT]:,.0f} bytes."
         ),
+        "start-up": _start_up(kernel),
+        "left-out": _left_out(),
+        "goals": table(goals_table(document)),
+        "beside-faststream": _beside_faststream(document["brokers"]["medians"]),
         "actors": _actors(kernel),
         "names": _names(kernel),
         "redis": _redis_table(document),
@@ -153,12 +188,24 @@ def charts(document: Mapping[str, Any]) -> dict[str, str]:
     """Return each chart under its name."""
     kernel = document["kernel"]["medians"]
     groups = {
-        name: [_group(title, kernel[workload], LIBRARIES) for workload, title in columns.items()]
-        for name, columns in KERNEL_TABLES.items()
+        name: [
+            _group(title.replace("`", ""), kernel[workload], LIBRARIES)
+            for workload, title in KERNEL_TABLES[name].items()
+            if len(kernel.get(workload, {})) > 1
+        ]
+        for name in CHARTED
     }
+    groups["summary"] = [
+        *(_group(title, kernel[workload], LIBRARIES) for workload, title in SUMMARY),
+        *(
+            _group(title.replace("`", ""), _redis_medians(document, suite, job))
+            for suite, job, title in REDIS_ROWS[:2]
+        ),
+    ]
+    groups["codec"] = _codec_groups(document["codec"]["medians"])
     groups["redis"] = [
         _group(title.replace("`", ""), _redis_medians(document, suite, job))
-        for suite, job, title in REDIS_ROWS
+        for suite, job, title in _redis_rows(document)
     ]
     groups["brokers"] = [
         _group(f"{row.title}: {title.replace('`', '')}", medians)
@@ -214,6 +261,41 @@ def _kernel_cell(figures: Mapping[str, float], name: str) -> str:
     return text if name == SUBJECT else f"{text} ({_ratio(figures[name] / figures[SUBJECT])})"
 
 
+def _start_up(medians: Mapping[str, Any]) -> str:
+    lines = [["", "time"]]
+    for workload, ns, unit, title in START_UP:
+        if workload in medians:
+            lines.append([title, f"{medians[workload][SUBJECT] / ns:,.3g} {unit}"])
+    return table(lines)
+
+
+def _left_out() -> str:
+    """Return the list of the libraries, with the work that each leaves out."""
+    names = [name for name in LIBRARIES if name != SUBJECT]
+    return "\n".join(f"- **{LIBRARIES[name]}**: {CONTENDERS[name].note}" for name in names)
+
+
+def _beside_faststream(medians: Mapping[str, Any]) -> str:
+    ratios = []
+    for name in ("nats", "jetstream", "rabbit", "kafka"):
+        found = _broker_medians(medians, name, "receive")
+        if FASTSTREAM in found:
+            ratio = _ratio(found[SUBJECT] / found[FASTSTREAM])
+            ratios.append(f"{ROWS[name].title.partition(',')[0]} {ratio} times")
+    return f"With the same broker and options, goevent receives {', '.join(ratios)} as fast."
+
+
+def _codec_groups(medians: Mapping[str, Any]) -> list[Group]:
+    groups = []
+    for row in CODEC_CHART:
+        for direction in ("encode", "decode"):
+            found = medians[f"json:{row}:{direction}"]
+            shape, _, size = row.split(":")
+            title = f"{shape}, {SIZES_IN_DOCS[size]}, {direction}"
+            groups.append(_group(title, {name: found[name] for name in CODEC_BARS}))
+    return groups
+
+
 def _actors(medians: Mapping[str, Any]) -> str:
     sizes = (1, 10, 100, 1_000, 10_000)
     lines = [["actors", "ns per delivery, with its wait"]]
@@ -245,11 +327,16 @@ def _redis_medians(document: Mapping[str, Any], suite: str, job: str) -> dict[st
     return {SUBJECT: medians[SUBJECT], **peers}
 
 
+def _redis_rows(document: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    return [row for row in REDIS_ROWS if row[1] in document[row[0]]["medians"]]
+
+
 def _redis_table(document: Mapping[str, Any]) -> str:
-    lines = [["", SUBJECT, *REDIS_PEERS]]
-    for suite, job, title in REDIS_ROWS:
+    names = (SUBJECT, *REDIS_PEERS)
+    lines = [["", *names]]
+    for suite, job, title in _redis_rows(document):
         medians = _redis_medians(document, suite, job)
-        cells = [_round(medians[name]) for name in (SUBJECT, *REDIS_PEERS)]
+        cells = [_round(medians[name]) if name in medians else "" for name in names]
         lines.append([title, *cells])
     return table(lines)
 

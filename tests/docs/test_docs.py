@@ -168,27 +168,6 @@ def test_picture_shows_every_room_and_no_other() -> None:
     assert sorted(shown) == sorted(rooms.rooms() | packages)
 
 
-# -- figures
-
-
-def test_figures_of_pages_and_charts_are_those_of_the_benchmarks() -> None:
-    pages = pytest.importorskip("benchmarks.report.pages")
-    document = pages.load()
-    for page in pages.PAGES:
-        assert text_of(page) == pages.written(text_of(page), document), "python -m benchmarks docs"
-    charts = {path.stem: text_of(path) for path in pages.CHARTS.glob("*.svg")}
-    assert charts == pages.charts(document), "run: python -m benchmarks docs"
-
-
-def test_figures_have_no_marker_without_a_part() -> None:
-    pages = pytest.importorskip("benchmarks.report.pages")
-    known = pages.parts(pages.load())
-    used = {
-        name for page in ALL for name in re.findall(r"<!-- figures: ([\w-]+) -->", text_of(page))
-    }
-    assert used == set(known)
-
-
 # -- claims that the code can refute
 
 

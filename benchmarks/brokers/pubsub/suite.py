@@ -52,10 +52,10 @@ QUICK = PubSubEffort(messages=5_000, slow_messages=1_000, seconds=0.2, latencies
 
 JOBS = {
     "receive": BrokerJob(
-        "receive and run a listener, messages/s", {FASTSTREAM: 12, REDIS_ASYNCIO: 1}
+        "receive and run a listener, messages/s", {FASTSTREAM: 30, REDIS_ASYNCIO: 1.2}
     ),
     "publish": BrokerJob(
-        "publish and wait, 64 tasks, messages/s", {FASTSTREAM: 8, REDIS_ASYNCIO: 6}
+        "publish and wait, 64 tasks, messages/s", {FASTSTREAM: 8.5, REDIS_ASYNCIO: 5.5}
     ),
     "publish_alone": BrokerJob(
         "publish and wait, one task, messages/s", {REDIS_ASYNCIO: 1.3, BARE_SOCKET.name: 0.7}
