@@ -447,10 +447,10 @@ def _row_getter(cls: Any, names: tuple[str, ...]) -> Callable[[Any], Any]:
 
 def _rows_type(types: list[Any]) -> Any:
     """Return the type of what `_row_getter` returns for a list of objects."""
-    rest = tuple(Any if each is NO_TYPE else each for each in types)
+    known = [Any if each is NO_TYPE else each for each in types]
     rows: Any = list
     row: Any = tuple
-    return rows[row[rest] if len(rest) > 1 else rest[0]]
+    return rows[row[tuple(known)] if len(known) > 1 else known[0]]
 
 
 # No type that `msgspec.convert` would be asked about; None is one.

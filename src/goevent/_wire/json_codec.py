@@ -180,7 +180,7 @@ def _model_values(model: Any) -> dict[str, Any]:
     """Return the values of a pydantic model, one level deep, for msgspec to write."""
     values: dict[str, Any] = model.__dict__
     # Since pydantic 2.10, `model_fields` is a property, which takes ten times as long.
-    cls: Any = type(model)
+    cls: Any = model.__class__
     fields = getattr(cls, "__pydantic_fields__", None) or cls.model_fields
     # A cached property is kept there, too.
     return values if len(values) == len(fields) else {name: values[name] for name in fields}
