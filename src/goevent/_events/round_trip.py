@@ -211,8 +211,7 @@ class _TypeCheckSource:
 
     def compile(self, root: _ObjectNode) -> TypeCheck:
         """Return a function that tests the attributes of an event."""
-        fields = self._fields_of(root)
-        test = self._test_fields(fields, "event")
+        test = self._test_fields(root, "event")
         source = [
             *self._functions,
             "def has_exact_types(event):",
@@ -316,21 +315,23 @@ class _TypeCheckSource:
 
     def _test_object(self, node: _ObjectNode, value: str) -> str:
         """Return an expression that tests the class and the attributes of an object."""
-        fields = self._fields_of(node)
+        # First of all, because it refuses classes that have no type check.
+        self._fields_of(node)
         is_exact = self._is_exactly(node.cls, value)
         key = _id_of(node)
         if key in self._open or self._in_place >= _MAX_TESTS_IN_PLACE:
-            check = self._function("fields", node, lambda: self._test_fields(fields, "value"))
+            check = self._function("fields", node, lambda: self._test_fields(node, "value"))
             return both(is_exact, f"{check}({value})")
         self._in_place += 1
         self._open.add(key)
-        test = self._test_fields(fields, value)
+        test = self._test_fields(node, value)
         self._open.remove(key)
         return both(is_exact, test)
 
-    def _test_fields(self, fields: _Fields, value: str) -> str:
+    def _test_fields(self, node: _ObjectNode, value: str) -> str:
+        fields = self._fields_of(node)
         tests = [self._test_attribute(value, name, each) for name, each in fields]
-        return both(*tests, _NO_EXTRA.format(value) if self._allowed else "")
+        return both(*tests, _NO_EXTRA.format(value) if _has_extra(node) else "")
 
     def _fields_of(self, node: _ObjectNode) -> _Fields:
         """Return the attributes of an object, with their nodes."""
@@ -428,9 +429,15 @@ class _TypeCheckSource:
             if converted is NO_TYPE:
                 get = self._constant(attrgetter(name))
                 tests.append(self._test_each(each, f"[*map({get}, value)]"))
-        if self._allowed:
+        if _has_extra(node):
             tests.append(f"all([{_NO_EXTRA.format('each')} for each in value])")
         return both(*tests)
+
+
+def _has_extra(node: _ObjectNode) -> bool:
+    """Tell whether an object may have values without an annotation, as a pydantic model may."""
+    config: Mapping[str, object] = getattr(node.cls, "model_config", {})
+    return isinstance(node, inspect.CustomType) and config.get("extra") == "allow"
 
 
 def _id_of(node: inspect.Type) -> int:
