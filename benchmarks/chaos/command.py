@@ -134,6 +134,7 @@ def _show(driver: ChaosDriver, plan: ChaosPlan, counts: Counts, seconds: float) 
         "memory of a consumer": f"{counts.peak_mib:.0f} MiB",
         "pending at the end": counts.pending,
         "nothing pending after": f"{counts.settled_in:.1f} s",
+        **({"started again, hung": counts.hung} if counts.hung else {}),
         "reports": _list(counts.reports.most_common()),
     }
     for name, value in rows.items():
@@ -167,4 +168,5 @@ def as_json(counts: Counts, plan: ChaosPlan) -> dict[str, Any]:
         "cpu_while_down": counts.cpu_while_down,
         "peak_mib": counts.peak_mib,
         "settled_in": counts.settled_in,
+        "hung": counts.hung,
     }

@@ -30,8 +30,9 @@ _NOIDA_LIMITS = (
     "ones, also not those of plain clients, and gives their offsets to later records, so a loss at "
     "a restart proves nothing here; it forgets the sequences of producers; it refuses all commits "
     "of a group from the moment when a member joins, so each rebalance behind a restart repeats "
-    "what was done since the last commit; it never removes a member that has died, so no consumer "
-    "is killed"
+    "what was done since the last commit; it may never answer members that join a group at the "
+    "same moment, also those of plain clients, so the run starts it once more if nothing is "
+    "settled for a while; it never removes a member that has died, so no consumer is killed"
 )
 _CLAIMING = {**_DURABLE, "claim_idle": CLAIM_IDLE_SECONDS}
 
@@ -49,6 +50,7 @@ class ChaosDriver:
         keeps_accepted: The broker itself loses nothing that it has accepted when it ends.
         marks_repeats: A durable driver promises that all runs of an event but one are marked.
         few_repeats: The broker takes acknowledgements whenever it runs, so repeats have a bound.
+        joins_hang: The broker may leave a group without an answer until it is started again.
         ordered: The driver promises the order of each key.
         without: The kinds of interruption that the broker itself does not survive.
         limits: What the broker itself cannot do, for the table.
@@ -62,6 +64,7 @@ class ChaosDriver:
     keeps_accepted: bool = True
     marks_repeats: bool = True
     few_repeats: bool = True
+    joins_hang: bool = False
     ordered: bool = False
     without: Collection[str] = ()
     limits: str
@@ -119,6 +122,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         keeps_accepted=False,
         marks_repeats=False,
         few_repeats=False,
+        joins_hang=True,
         ordered=True,
         without=("consumer",),
         limits=_NOIDA_LIMITS,
@@ -130,6 +134,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         keeps_accepted=False,
         marks_repeats=False,
         few_repeats=False,
+        joins_hang=True,
         # The client has several batches in flight. A broker that forgets the sequences of producers
         # may take one of them before an earlier one that it has lost.
         ordered=False,

@@ -51,6 +51,7 @@ class Counts:
         peak_mib: The largest resident set of a consumer, in MiB.
         pending: The number of events that the group had not acknowledged at the end.
         settled_in: Seconds from the last interruption until nothing was pending.
+        hung: How often the broker was started again because its group hung.
     """
 
     accepted: int = 0
@@ -68,6 +69,7 @@ class Counts:
     peak_mib: float = 0.0
     pending: int = 0
     settled_in: float = 0.0
+    hung: int = 0
 
     def complaints(
         self,

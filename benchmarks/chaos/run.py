@@ -35,6 +35,9 @@ START_SECONDS = 300.0
 SETTLE_SECONDS = 180.0
 """The limit until nothing is pending after the last kill; a busy machine stays below it."""
 
+HUNG_SECONDS = 15.0
+"""Without a settled event for this long, a broker whose groups may hang is started again."""
+
 QUIET_SECONDS = 5.0
 """Without an event for this long, a run on a broker that counts nothing is over."""
 
@@ -74,6 +77,7 @@ class ChaosRun:
         self._interruptions: list[Interruption] = []
         self._cpu_while_down: dict[str, float] = {}
         self._peak_mib = 0.0
+        self._hung = 0
 
     def run(self, *, keep: Path | None = None) -> Counts:
         """Run it, and return the counts.
@@ -120,6 +124,7 @@ class ChaosRun:
         (self._records / "interruptions").write_text("\n".join(lines) + "\n")
         counts = read(self._records.iterdir(), self._interruptions)
         counts.pending, counts.settled_in = pending, settled_in
+        counts.hung = self._hung
         counts.cpu_while_down, counts.peak_mib = self._cpu_while_down, self._peak_mib
         return counts
 
@@ -198,6 +203,7 @@ class ChaosRun:
 
     def _settle(self, deadline: float) -> int:
         """Wait until everything is acknowledged; return the number of events that are not."""
+        before, since = -1, time.monotonic()
         while True:
             left = self._server.unsettled()
             if left is None:
@@ -205,6 +211,12 @@ class ChaosRun:
                 return 0
             if not left or time.monotonic() > deadline:
                 return left
+            if left != before:
+                before, since = left, time.monotonic()
+            elif self._driver.joins_hang and time.monotonic() > since + HUNG_SECONDS:
+                self._kill_server()
+                self._hung += 1
+                since = time.monotonic()
             time.sleep(0.05)
 
     def _wait_for_quiet(self, deadline: float) -> None:

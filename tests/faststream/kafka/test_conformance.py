@@ -15,6 +15,9 @@ from goevent.testing import DriverConformance
 # It cancels the bus at each of its own steps, which takes a minute: once is enough.
 ON_THE_MOCK_ONLY = "cancelled_at_every_step"
 
+# It has two buses of one group.
+HAS_TWO_MEMBERS = "each_group_gets_each_event_once"
+
 # Of an event. Some cases open thirty topics, which keeps a broker on a busy machine busy, too.
 PUBLISH_SECONDS = 3.0
 
@@ -38,6 +41,8 @@ class KafkaCases(DriverConformance):
         self.monkeypatch = monkeypatch
         self.kind = kind
         kind.needs(*self.needs)
+        if HAS_TWO_MEMBERS in request.node.name:
+            kind.needs(KafkaFeature.CONCURRENT_JOINS)
         if ON_THE_MOCK_ONLY in request.node.name and kind is not KAFKA_BROKERS["mock"]:
             pytest.skip("the case is about the bus and no broker: it runs on the mock only")
 

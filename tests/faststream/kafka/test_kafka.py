@@ -224,6 +224,7 @@ async def test_failing_event_holds_back_its_key_and_no_other(
 async def test_two_buses_of_a_group_share_partitions_and_each_key_stays_in_order(
     scheme: str, kind: KafkaBrokerKind
 ) -> None:
+    kind.needs(KafkaFeature.CONCURRENT_JOINS)
     async with kind.run() as server:
         buses = [server.bus(scheme) for _ in range(2)]
         seen = [bus.seen(OrderMoved) for bus in buses]
