@@ -14,7 +14,9 @@ handle until somebody asks for it, or until it fails. The publisher tells the an
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Final, Protocol, overload
 
 from trio.lowlevel import checkpoint
@@ -260,10 +262,12 @@ class BatchHandle(Sequence["DispatchHandle"]):
         >>> trio.run(main)
     """
 
-    __slots__ = ("_parts",)
+    __slots__ = ("_ends", "_parts")
 
     def __init__(self, parts: Sequence[BatchPart]) -> None:
         self._parts: tuple[BatchPart, ...] = tuple(parts)
+        # The number of events up to the end of each part. A long batch has many parts.
+        self._ends: list[int] = [*accumulate(map(len, self._parts))]
 
     @overload
     def __getitem__(self, index: int) -> DispatchHandle: ...
@@ -273,15 +277,14 @@ class BatchHandle(Sequence["DispatchHandle"]):
         if isinstance(index, slice):
             return tuple(self[place] for place in range(*index.indices(len(self))))
         place = index + len(self) if index < 0 else index
-        if place >= 0:
-            for part in self._parts:
-                if place < len(part):
-                    return part.handle(place)
-                place -= len(part)
-        raise IndexError(f"a batch of {len(self)} events has no event {index}")
+        if not 0 <= place < len(self):
+            raise IndexError(f"a batch of {len(self)} events has no event {index}")
+        number = bisect_right(self._ends, place)
+        part = self._parts[number]
+        return part.handle(place - self._ends[number] + len(part))
 
     def __len__(self) -> int:
-        return sum(map(len, self._parts))
+        return self._ends[-1] if self._ends else 0
 
     @property
     def events(self) -> tuple[Any, ...]:
