@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -37,6 +38,10 @@ MAX_WAITING_EVENTS = 1024  # besides the events in flight
 class Parcel(Event, name="batches.parcel", registry=REGISTRY):
     n: int = 0
     weight: float = 0.0
+
+
+class Heard(Event, name="batches.heard", registry=REGISTRY):
+    n: int = 0
 
 
 def parcels(count: int, first: int = 0) -> list[Parcel]:
@@ -360,6 +365,50 @@ async def test_a_driver_that_raises_fails_the_events_of_the_batch(listens: bool)
         assert batch.receipts == ("first", "", "")
         assert [len(handle.errors) for handle in batch] == [0, 1, 1]
         assert "no route" in batch.errors[0].reason
+
+
+@both_ways
+@pytest.mark.parametrize("number", [None, "5", -1, 6])
+async def test_a_driver_that_returns_no_number_of_messages_fails_the_events(
+    number: Any, listens: bool
+) -> None:
+    broker = BatchBroker()
+
+    def publish_many_nowait(messages: Sequence[Message], replied: BatchReplied) -> Any:
+        replied([Receipt(id="first")])
+        return number
+
+    broker.publish_many_nowait = publish_many_nowait  # type: ignore[method-assign]
+    async with opened(broker, listens=listens) as bus:
+        batch = await bus.dispatch_many(parcels(5))
+        assert batch.done
+        assert batch.receipts == ("first", "", "", "", "")
+        assert len(batch.failed) == 4
+        for error in batch.errors:
+            assert f"publish_many_nowait returned {number!r} for 5 messages" in str(error)
+
+
+async def test_a_batch_of_a_log_handler_overtakes_no_event_of_the_batch_around_it() -> None:
+    broker = BatchBroker()
+    bus = opened(broker, slow_after=1e-9)
+    bus.subscribe(lambda event: None, Heard)
+
+    class DispatchingHandler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            bus.dispatch_many_nowait([Parcel(100)])
+
+    handler, logger = DispatchingHandler(), logging.getLogger("goevent")
+    async with bus:
+        await bus.dispatch(Parcel(0))
+        logger.addHandler(handler)
+        try:
+            await bus.dispatch_many([Heard(1), Heard(2)])
+        finally:
+            logger.removeHandler(handler)
+        assert broker.sent[:3] == [0, 1, 100]
+        broker.answer()
+        while broker.unanswered:
+            broker.answer_batch()
 
 
 @both_ways

@@ -33,7 +33,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .._errors import EventError, GoEventError
-from .._foreign import forget_caller, leaves
+from .._foreign import describe_value, forget_caller, leaves
 from .._handle import HandleDetails
 from .._kernel.actor import Actor, Lane
 from .._kernel.mailbox import SharedMailbox
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .._kernel.failures import Failures
     from .._kernel.scheduler import Scheduler
-    from ..drivers.contract import Driver
+    from ..drivers.contract import BatchReplied, Driver, Message
     from .inbox import BusInbox
 
 MAX_WAITING_EVENTS = 1024
@@ -161,6 +161,9 @@ class EventPublisher:
         waiting = self.waiting
         if self._publish_many is None or waiting or len(waiting.free) < self._in_flight:
             return 0
+        if self._held:
+            # Code that runs within a batch, such as a log handler, dispatches one of its own.
+            return 0
         room = self._in_flight - len(self._posted) - self._batched
         return max(0, min(room, MAX_EVENTS_PER_BATCH))
 
@@ -175,16 +178,7 @@ class EventPublisher:
                 events.routes, events.events, events.ids, strict=True
             )
         ]
-        replied = partial(self._answered, events)
-        self._handing_over = True
-        try:
-            taken: int = self._publish_many(messages, replied)  # type: ignore[misc]
-        except Exception as error:  # noqa: BLE001 - every failure of a driver is reported
-            forget_caller(error)
-            taken = len(messages)
-            replied([error] * taken)
-        finally:
-            self._handing_over = False
+        taken = self._hand_to_driver(messages, partial(self._answered, events))
         if taken < len(messages) and (refused := self._withdraw(events, taken)):
             self.waiting.extendleft(reversed(refused))
             self._engage_workers()
@@ -257,17 +251,29 @@ class EventPublisher:
         encoding = self._encoding
         batch = PostedBatch(handles, self)
         messages = [OutgoingMessage(each._route.name, each, encoding) for each in handles]
-        self._handing_over = True
-        try:
-            taken: int = self._publish_many(messages, batch.replied)  # type: ignore[misc]
-        except Exception as error:  # noqa: BLE001 - every failure of a driver is reported
-            forget_caller(error)
-            batch.replied([error] * len(handles))
-            return []
-        finally:
-            self._handing_over = False
+        taken = self._hand_to_driver(messages, batch.replied)
         # As in `PostedMessage.replied`: an event with an answer is settled already.
         return [handle for handle in handles[taken:] if self._posted.pop(handle, self) is None]
+
+    def _hand_to_driver(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        """Call `publish_many_nowait`; return how many of the messages need no other publish.
+
+        If the driver fails, that is the result of each message that has none.
+        """
+        count = len(messages)
+        self._handing_over = True
+        try:
+            taken: object = self._publish_many(messages, replied)  # type: ignore[misc]
+            if not isinstance(taken, int) or not 0 <= taken <= count:
+                shown = describe_value(taken)
+                raise ValueError(f"publish_many_nowait returned {shown} for {count} messages")
+        except Exception as error:  # noqa: BLE001 - every failure of a driver is reported
+            forget_caller(error)
+            replied([error] * count)
+            return count
+        finally:
+            self._handing_over = False
+        return taken
 
     def failed(self, handle: DispatchHandle, error: Exception) -> None:
         """Report an event that could not be published, and settle it."""
