@@ -598,7 +598,8 @@ class GoEvent:
             DecodeError: The payload of an ad-hoc event does not fit the type that is registered
                 for its name.
             MailboxFull: A mailbox with `overflow="error"` has no room for all of its events. No
-                listener got any of them.
+                listener got any of them. A listener with `when=` decides only as the events are
+                dispatched, and may interrupt the batch.
             NestingError: Inline listeners dispatch too deep inside each other.
             RuntimeError: The bus is not open yet, or this is not its thread.
             TypeError: This is not an iterable, or one of the objects is not an event.
@@ -629,7 +630,8 @@ class GoEvent:
                 listener has dispatched into a mailbox, for example. The cause is the error that
                 `dispatch_nowait` raises for it.
             MailboxFull: A mailbox with `overflow="error"` has no room for all of its events. No
-                listener got any of them.
+                listener got any of them. A listener with `when=` decides only as the events are
+                dispatched, and may interrupt the batch.
             TypeError: This is not an iterable, one of the objects is not an event, or an inline
                 `async def` would have to be awaited.
             trio.WouldBlock: `dispatch_many` would have to wait for room. No listener got any of the

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import trio
 from tests.support.checks import ignore_error
+from trio.lowlevel import currently_ki_protected
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
@@ -26,6 +27,7 @@ from goevent import (
     UnknownEventError,
     Veto,
 )
+from goevent._batch_handle import HandleList
 
 REGISTRY = EventRegistry()
 
@@ -171,6 +173,28 @@ async def test_a_batch_is_a_sequence_of_handles() -> None:
         assert [handle.event.n for handle in batch[1:3]] == [1, 2]
         assert len({handle.id for handle in batch}) == 5
         assert batch.receipts == ("",) * 5
+
+
+def test_a_long_batch_finds_each_event_without_a_look_at_all_parts() -> None:
+    looks = 0
+
+    class CountingPart(HandleList):
+        def __len__(self) -> int:
+            nonlocal looks
+            looks += 1
+            return super().__len__()
+
+    handles = [DispatchHandle() for _ in range(600)]
+    batch = BatchHandle([CountingPart(handles[first : first + 2]) for first in range(0, 600, 2)])
+    assert [*batch] == handles
+    assert [*reversed(batch)] == handles[::-1]
+    assert batch[1:500:7] == (*handles[1:500:7],)
+    assert (batch[-1], batch[-600]) == (handles[-1], handles[0])
+    for missing in (600, -601):
+        with pytest.raises(IndexError):
+            batch[missing]
+    # One look at each part, and one for each event that was asked for.
+    assert looks < 300 + 3 * 600
 
 
 @pytest.mark.parametrize("nowait", [False, True])
@@ -350,6 +374,22 @@ async def test_an_iterable_is_read_before_the_first_dispatch() -> None:
         assert len(order) == 4
 
 
+@pytest.mark.parametrize("nowait", [False, True])
+async def test_ctrl_c_interrupts_an_iterable(nowait: bool) -> None:
+    protected = list[bool]()
+
+    def events() -> Iterator[AnyEvent]:
+        protected.append(currently_ki_protected())
+        yield Step(0)
+
+    async with new_bus() as bus:
+        if nowait:
+            bus.dispatch_many_nowait(events())
+        else:
+            await bus.dispatch_many(events())
+    assert protected == [False]
+
+
 async def test_a_closed_bus_takes_no_batch() -> None:
     bus = new_bus()
     with pytest.raises(RuntimeError, match="open bus"):
@@ -436,6 +476,42 @@ async def test_a_mailbox_that_refuses_events_refuses_the_whole_batch(nowait: boo
         assert inline == []
         await dispatch_all(bus, [*steps(3)], nowait=nowait)
         assert inline == [0, 1, 2]
+
+
+@pytest.mark.parametrize("nowait", [False, True])
+@pytest.mark.parametrize("overflow", ["error", "block"])
+async def test_only_the_events_that_a_listener_may_take_need_room(
+    overflow: Any, nowait: bool
+) -> None:
+    bus, seen = new_bus(), list[Any]()
+
+    @bus.listener(Step, mailbox=1, overflow=overflow, when=lambda event: event.n == 3)
+    async def filtered(event: Step) -> None:
+        seen.append(("filtered", event.n))
+
+    @bus.listener(Step, mailbox=1, overflow=overflow, once=True)
+    async def once(event: Step) -> None:
+        seen.append(("once", event.n))
+
+    async with bus:
+        batch = await dispatch_all(bus, [*steps(10)], nowait=nowait)
+        await batch.wait()
+        batch.raise_errors()
+    assert sorted(seen) == [("filtered", 3), ("once", 0)]
+
+
+async def test_a_filter_that_wants_too_many_events_is_told() -> None:
+    bus = new_bus()
+
+    @bus.listener(Step, mailbox=1, overflow="error", when=lambda event: event.n > 2)
+    async def filtered(event: Step) -> None: ...
+
+    async with bus:
+        with pytest.raises(BatchInterrupted) as interrupted:
+            bus.dispatch_many_nowait(steps(10))
+        assert (interrupted.value.dispatched, interrupted.value.remaining) == (4, 6)
+        assert isinstance(interrupted.value.__cause__, MailboxFull)
+        await interrupted.value.batch.wait()
 
 
 async def test_dropped_events_are_on_their_handles() -> None:

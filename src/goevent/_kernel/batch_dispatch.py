@@ -26,7 +26,11 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any, cast
 
 import trio
-from trio.lowlevel import cancel_shielded_checkpoint, enable_ki_protection
+from trio.lowlevel import (
+    cancel_shielded_checkpoint,
+    disable_ki_protection,
+    enable_ki_protection,
+)
 
 from .._batch_handle import BatchHandle, HandleList, PostedEvents, interrupted
 from .._errors import EventError, MailboxFull, require_trio
@@ -202,6 +206,9 @@ class BatchDispatch:
     def _check_room(self, events: list[object], *, waits: bool) -> None:
         """Refuse a batch for which a mailbox has not enough room.
 
+        A listener with a filter may want none of the events, so only the dispatch can tell. One
+        with `once=True` takes a single event.
+
         Args:
             events: The events.
             waits: True if the batch waits for room where a listener has `overflow="block"`.
@@ -214,8 +221,8 @@ class BatchDispatch:
         needed: dict[Actor, int] = {}
         for route, count in self._count_routes(events).items():
             for actor in route.actors:
-                if actor.overflow in refusing:
-                    needed[actor] = needed.get(actor, 0) + count
+                if actor.overflow in refusing and actor.options.when is None:
+                    needed[actor] = 1 if actor.options.once else needed.get(actor, 0) + count
         # The limit is 0 while other dispatches wait for room.
         full = [
             actor
@@ -286,8 +293,11 @@ def batch_of(parts: list[PostedEvents], handles: list[DispatchHandle]) -> BatchH
     return BatchHandle([*parts, HandleList(handles)] if handles else parts)
 
 
+@disable_ki_protection
 def events_of(events: Iterable[object]) -> list[object]:
     """Return the events of an iterable.
+
+    Nothing is dispatched yet, so Ctrl-C may interrupt the code of the application.
 
     Raises:
         TypeError: It is no iterable of events.
