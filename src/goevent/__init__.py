@@ -66,8 +66,9 @@ from ._options.options import ListenerOptions as ListenerOptions
 from ._options.retry import Retry as Retry
 from ._options.signature import Listener as Listener
 from ._options.supervision import Supervision as Supervision
+from ._wire.codec import Codec as Codec
 from ._wire.envelope import Envelope as Envelope
-from ._wire.json_codec import Codec as Codec, JsonCodec as JsonCodec
+from ._wire.json_codec import JsonCodec as JsonCodec
 from ._wire.msgpack_codec import MsgpackCodec as MsgpackCodec
 from .drivers.contract import (
     Backlog as Backlog,

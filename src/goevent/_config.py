@@ -14,7 +14,8 @@ from ._options.middleware import Middleware, check_middleware
 from ._options.options import ListenerOptions
 from ._options.retry import check_count, check_seconds
 from ._suggestions import missing_members, suggest_options
-from ._wire.json_codec import Codec, JsonCodec
+from ._wire.codec import Codec
+from ._wire.json_codec import JsonCodec
 from .drivers.contract import Driver
 from .drivers.discovery import check_driver
 

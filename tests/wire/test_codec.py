@@ -21,8 +21,9 @@ from hypothesis import given, strategies as st
 from goevent._errors import DecodeError, EncodeError
 from goevent._events.event import Event
 from goevent._events.registry import EventRegistry
+from goevent._wire.codec import Codec
 from goevent._wire.envelope import Envelope
-from goevent._wire.json_codec import Codec, JsonCodec
+from goevent._wire.json_codec import JsonCodec
 from goevent._wire.msgpack_codec import MsgpackCodec
 
 REGISTRY = EventRegistry()

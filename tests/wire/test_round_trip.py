@@ -32,7 +32,7 @@ from goevent import (
     MsgpackCodec,
 )
 from goevent._events.round_trip import never
-from goevent._wire.json_codec import EventEncoder
+from goevent._wire.event_coders import EventEncoder
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)
 ID = UUID("8b5e1e7c-6a60-4f5f-9d0a-0e1a2b3c4d5e")

@@ -25,7 +25,7 @@ from goevent import (
     JsonCodec,
     MsgpackCodec,
 )
-from goevent._wire.json_codec import EventEncoder
+from goevent._wire.event_coders import EventEncoder
 
 
 class Box(msgspec.Struct):

@@ -11,7 +11,7 @@ refers to itself. `ValueRules.of` walks this graph once per class and notes whic
 integers nor datetimes below them; `check` walks value and nodes in parallel and skips these nodes.
 
 Most events need no such walk. The codecs first look at the bytes for signs of a violation (see
-`json_codec`), and `direct_ints_fit` answers for the common class whose few integers are direct
+`byte_bounds`), and `direct_ints_fit` answers for the common class whose few integers are direct
 attributes. Only if these tests cannot rule a violation out is the value checked in full.
 """
 

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from .._kernel.dispatcher import Dispatcher
     from .._kernel.route import Route
     from .._kernel.supervisor import Supervisor
+    from .._wire.codec import Codec
     from .._wire.envelope import Envelope
-    from .._wire.json_codec import Codec
     from ..drivers.contract import Settle
 
 

@@ -18,8 +18,9 @@ import msgspec
 
 from .._errors import EncodeError
 from .._handle import DispatchHandle, HandleDetails
+from .._wire.codec import Codec
 from .._wire.envelope import Envelope
-from .._wire.json_codec import Codec, JsonCodec, template_of
+from .._wire.json_codec import JsonCodec, template_of
 from .._wire.template import MessageTemplate
 
 

@@ -24,6 +24,14 @@ from .._events.event_types import PYDANTIC, adapter_of
 from .._events.registry import EventRegistry
 from .._events.value_rules import ValueRules, WireFormatError, convert
 from .._suggestions import suggest_options
+from .codec import (
+    MAX_DEPTH_LEVELS,
+    MAX_MESSAGE_BYTES,
+    check_flags,
+    check_limits,
+    excerpt_of,
+    reason_of,
+)
 from .envelope import (
     Envelope,
     RawEnvelope,
@@ -33,15 +41,7 @@ from .envelope import (
     resolve_event_type,
     to_wire,
 )
-from .json_codec import (
-    MAX_DEPTH_LEVELS,
-    MAX_MESSAGE_BYTES,
-    EventEncoder,
-    check_flags,
-    check_limits,
-    excerpt_of,
-    reason_of,
-)
+from .event_coders import EventEncoder
 
 _KEPT_TYPES = (datetime, bytes, bytearray, memoryview)
 _MISSING = object()
