@@ -351,3 +351,59 @@ def test_models_that_are_not_plain_are_written_by_pydantic() -> None:
     data = JsonCodec().encode(Envelope(event_name="order", event=event))
     assert b'"x"' not in data
     assert not EventEncoder(Listed).has_exact_types(Listed([1]))
+
+
+class LooseBox(ModelBox):
+    model_config = pydantic.ConfigDict(extra="allow")
+
+
+class Loose(pydantic.BaseModel):
+    boxes: list[LooseBox]
+
+
+@pytest.mark.parametrize("count", [1, 10])
+def test_extra_values_of_a_model_are_written(count: int) -> None:
+    event = Loose(boxes=[LooseBox(width=n) for n in range(count)])
+    assert EventEncoder(Loose).has_exact_types(event)
+    event = Loose.model_validate({"boxes": [{"width": n, "depth": n} for n in range(count)]})
+    assert not EventEncoder(Loose).has_exact_types(event)
+    data = JsonCodec().encode(Envelope(event_name="order", event=event))
+    assert outcome(JsonCodec(), data, registry_of(Loose)) == event
+
+
+class Mixed(Event, name="order", registry=EventRegistry()):
+    numbers: list[int | float]
+
+
+@pytest.mark.parametrize("number", [1, 1.5, 2**60, 2**63 - 1, -(2**63)])
+def test_a_list_may_hold_integers_and_floats(number: float) -> None:
+    event = Mixed([number, 0, 0.5])
+    assert EventEncoder(Mixed).has_exact_types(event)
+    for codec in (JsonCodec(), MsgpackCodec()):
+        data = codec.encode(Envelope(event_name="order", event=event))
+        assert outcome(codec, data, registry_of(Mixed)) == event
+
+
+@pytest.mark.parametrize("event", [Order(number=1), Dated(MOMENT.replace(tzinfo=UTC))])
+def test_an_event_above_the_size_limit_is_refused(event: Event) -> None:
+    for make in (JsonCodec, MsgpackCodec):
+        envelope = Envelope(event_name="order", event=event)
+        size = len(make().encode(envelope))
+        assert len(make(max_size=size).encode(envelope)) == size
+        with pytest.raises(EncodeError, match="above the limit"):
+            make(max_size=size - 1).encode(envelope)
+
+
+@pytest.mark.parametrize("max_depth", [2, 3, 4])
+def test_an_event_that_its_class_does_not_bound_is_measured(max_depth: int) -> None:
+    """The class allows four levels: the envelope, the order, the list and the box."""
+    flat, deep = Order(number=1), Order(number=1, boxes=[Box(1)])
+    for make in (JsonCodec, MsgpackCodec):
+        codec = make(max_depth=max_depth)
+        for event, levels in ((flat, 3), (deep, 4)):
+            envelope = Envelope(event_name="order", event=event)
+            if levels <= max_depth:
+                assert codec.encode(envelope) == make().encode(envelope)
+            else:
+                with pytest.raises(EncodeError, match="deeper than"):
+                    codec.encode(envelope)
