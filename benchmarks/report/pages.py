@@ -87,18 +87,23 @@ START_UP = (
 REDIS_ROWS = (
     ("redis", "receive", "pub/sub: receive and run a `def` listener, events/s"),
     ("redis", "publish", "pub/sub: publish and wait for the server, 64 tasks, events/s"),
+    ("redis", "publish_alone", "pub/sub: publish and wait for the server, one task, events/s"),
+    ("redis", "batches", "pub/sub: publish in batches of 100, events/s"),
     ("redis", "latency", "pub/sub: publish to a listener in another process, median µs"),
     ("streams", "consume", "Streams: read, run a `def` listener, acknowledge, events/s"),
     ("streams", "wait", "Streams: publish and wait, 64 tasks, events/s"),
+    ("streams", "wait_alone", "Streams: publish and wait, one task, events/s"),
     ("streams", "batch", "Streams: publish in batches of 100, events/s"),
 )
 REDIS_PEERS = {
     "FastStream": ("FastStream", "faststream"),
     "redis.asyncio, no bus": ("redis.asyncio", "redis_asyncio"),
+    "a bare socket on Trio": ("bare socket",),
 }
 BROKER_JOBS = {
     "receive": "receive and run a `def` listener",
     "publish": "publish and wait, 64 tasks",
+    "batches": "publish in batches of 100",
 }
 
 ALT = {
