@@ -189,10 +189,8 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Take partitions, and read on from their commit points."""
         parts = sorted(assigned)
         try:
-            taking = take_over(partial(self._committed, parts), self._listener, self._membership)
             # `stop` cancels it: the listener must get nothing from a member that has stopped.
-            for partition, offset in (await self._requests.run(taking, None)).items():
-                self._consumer.seek(TopicPartition(self._topic, partition), offset)
+            await self._requests.run(self._take_over(parts), None)
         except (DriverError, *CLIENT_ERRORS) as error:
             # aiokafka would only log an exception, and read from a position of its own choice.
             mapped = error if isinstance(error, DriverError) else to_driver_error(error)
@@ -202,6 +200,14 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
                 explained = type(explained)(text)
             explained.__cause__ = error
             self.failure = explained
+
+    async def _take_over(self, parts: Sequence[Any]) -> None:
+        committed = partial(self._committed, parts)
+        begin = await take_over(committed, self._listener, self._membership)
+        # In the same step of the loop: the client reads from a position of its own choice until
+        # then, and the listener would take its records for those of a new topic.
+        for partition, offset in begin.items():
+            self._consumer.seek(TopicPartition(self._topic, partition), offset)
 
     async def _committed(self, parts: Sequence[Any]) -> Mapping[int, CommitPoint | None]:
         points: dict[int, CommitPoint | None] = dict.fromkeys(each.partition for each in parts)

@@ -10,7 +10,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from aiokafka import AIOKafkaConsumer  # type: ignore[import-untyped]
+from aiokafka import (  # type: ignore[import-untyped]
+    AIOKafkaConsumer,
+    OffsetAndMetadata,
+    TopicPartition,
+)
 from confluent_kafka import KafkaError, KafkaException
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.kafka_mock import HEARTBEAT, UNKNOWN_MEMBER, KafkaMock, kafka_mock
@@ -216,6 +220,37 @@ async def test_look_at_a_member_that_has_not_started_reports_nothing(
         async with bus:
             await until(lambda: len(looks) >= 3)
             assert not bus.reports
+
+
+def test_aiokafka_reads_no_record_between_the_take_over_and_its_position() -> None:
+    steps: list[Any] = []
+
+    class Listener:
+        """A consumer that takes one partition."""
+
+        async def assigned(self, points: Mapping[int, Any]) -> Mapping[int, int]:
+            """Return the committed offset, and note the next step of the loop."""
+            asyncio.get_running_loop().call_soon(steps.append, "next step")
+            return {number: point.offset for number, point in points.items()}
+
+    async def main() -> None:
+        part = TopicPartition(TOPIC, 0)
+
+        async def fetch_committed_offsets(_: object) -> Mapping[Any, Any]:
+            return {part: OffsetAndMetadata(5, "")}
+
+        consumer: Any = SimpleNamespace(
+            _client=SimpleNamespace(send=None),
+            _coordinator=SimpleNamespace(fetch_committed_offsets=fetch_committed_offsets),
+            seek=lambda _, offset: steps.append(offset),
+        )
+        listener: Any = Listener()
+        member = AiokafkaMember(consumer, MEMBERSHIP, listener)
+        await member.on_partitions_assigned({part})
+        assert member.failure is None
+
+    asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
+    assert steps == [5, "next step"]
 
 
 def test_aiokafka_member_that_has_not_started_can_be_asked_and_stopped() -> None:
