@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from math import inf
 from typing import Any
 
 import pytest
@@ -34,6 +35,12 @@ from goevent.drivers import BatchReplied
 REGISTRY = EventRegistry()
 MAX_EVENTS_PER_BATCH = 128
 MAX_WAITING_EVENTS = 1024  # besides the events in flight
+
+
+@pytest.fixture(autouse=True)
+def no_slices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let no batch yield by the clock: a busy machine would cut it into other parts."""
+    monkeypatch.setattr("goevent._kernel.batch_dispatch.MAX_SLICE_SECONDS", inf)
 
 
 class Parcel(Event, name="batches.parcel", registry=REGISTRY):
