@@ -28,10 +28,10 @@ import dataclasses
 import enum
 import re
 from collections.abc import Callable, Collection, Mapping, Set as AbstractSet
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from keyword import iskeyword
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from sys import float_info
 from types import UnionType
 from typing import Annotated, Any, TypeAlias, TypeGuard, Union, cast, get_args, get_origin
@@ -190,6 +190,16 @@ def _attributes_of(node: _ObjectNode) -> _Fields:
     return [(field.name, field.type) for field in node.fields]
 
 
+def has_whole_minutes(moment: datetime) -> bool:
+    """Tell whether the offset of a datetime consists of whole minutes, or is missing.
+
+    RFC 3339 has no seconds in an offset: the codecs move other datetimes to UTC, and msgspec rounds
+    their offsets.
+    """
+    offset = moment.utcoffset()
+    return offset is None or not (offset.seconds % 60 or offset.microseconds)
+
+
 class _TypeCheckSource:
     """The source of one type check: an expression, and functions for nested types.
 
@@ -217,8 +227,8 @@ class _TypeCheckSource:
             "def has_exact_types(event):",
             "    try:",
             f"        return {test}",
-            # The attribute of a dataclass may never have been set.
-            "    except (AttributeError, ValidationError):",
+            # The attribute of a dataclass may never have been set. `_adds` raises the TypeError.
+            "    except (AttributeError, ValidationError, TypeError):",
             "        return False",
         ]
         # Of the user's text it has only the names of attributes, which are identifiers.
@@ -244,6 +254,14 @@ class _TypeCheckSource:
         # msgspec prepares a struct once, and any other type in each call, which takes microseconds.
         box = defstruct("Box", [("value", kind)], array_like=True, gc=False)
         return f"convert(({value},), {self._constant(box)}) is not None"
+
+    def _adds(self, values: str) -> str:
+        """Return an expression that is true, or raises a `TypeError` if a float is a `Decimal`.
+
+        `convert` makes a float of a `Decimal`, and the codecs write it as text. The fastest test is
+        to add all values up, because Python does not add the two.
+        """
+        return f"sum({values}, 0.0) is not None"
 
     def _function(self, purpose: str, node: inspect.Type, test: Callable[[], str]) -> str:
         """Return the name of a function that tests `value`, made now if there is none."""
@@ -286,7 +304,7 @@ class _TypeCheckSource:
                 return both(self._is_exactly(bytes, value), *lengths(node, value))
             case inspect.DateTimeType() if node.tz is not False:
                 # The codecs refuse one without an offset.
-                return self._is_exactly(datetime, value)
+                return both(self._is_exactly(datetime, value), self._has_whole_minutes(value))
             case inspect.DecimalType():
                 return both(self._is_exactly(Decimal, value), f"{value}.is_finite()")
             case inspect.EnumType() if not issubclass(node.cls, enum.Flag):
@@ -347,6 +365,10 @@ class _TypeCheckSource:
         name = cls.__name__ if vars(builtins).get(cls.__name__) is cls else self._constant(cls)
         return f"type({value}) is {name}"
 
+    def _has_whole_minutes(self, value: str) -> str:
+        utc, has_whole = self._constant(UTC), self._constant(has_whole_minutes)
+        return f"({value}.tzinfo is {utc} or {has_whole}({value}))"
+
     def _bounds(self, node: Any, value: str) -> list[str]:
         signs = {"gt": ">", "ge": ">=", "lt": "<", "le": "<="}
         return [
@@ -368,10 +390,12 @@ class _TypeCheckSource:
         if item is not NO_TYPE:
             kind = generic[item, ...] if cls is tuple else generic[item]
             # Many lists are empty.
-            tests.append(f"(not {value} or {self._converts(value, kind)})")
+            adds = self._adds(value) if node.item_type == inspect.FloatType() else ""
+            tests.append(f"(not {value} or {both(self._converts(value, kind), adds)})")
         else:
             sequence = value if cls in (list, tuple) else f"[*{value}]"
-            tests.append(self._test_each(node.item_type, sequence))
+            each = self._test_each(node.item_type, sequence)
+            tests.append(each and f"(not {value} or {each})")
         return both(*tests)
 
     def _test_dict(self, node: inspect.DictType, value: str) -> str:
@@ -385,6 +409,8 @@ class _TypeCheckSource:
             raise _NoTypeCheck
         elif item is not NO_TYPE:
             tests.append(self._converts(value, kind[str, item]))
+            if node.value_type == inspect.FloatType():
+                tests.append(self._adds(f"{value}.values()"))
         else:
             tests.append(self._converts(value, kind[str, Any]))
             tests.append(self._test_each(node.value_type, f"[*{value}.values()]"))
@@ -396,7 +422,10 @@ class _TypeCheckSource:
             node = node.type
         if isinstance(node, inspect.AnyType):
             return ""
-        exact = datetime if isinstance(node, inspect.DateTimeType) else _EXACT_TYPES.get(type(node))
+        if isinstance(node, inspect.DateTimeType):
+            datetimes = self._function("datetimes", node, self._test_datetimes)
+            return f"{datetimes}({values})" if node.tz is not False else "False"
+        exact = _EXACT_TYPES.get(type(node))
         if exact is not None and self._test(node, "@") == self._is_exactly(exact, "@"):
             return f"{self._constant(frozenset([exact]))}.issuperset(map(type, {values}))"
         check = self._function("item", node, lambda: self._test(node, "value"))
@@ -405,6 +434,21 @@ class _TypeCheckSource:
             return each
         rows = self._function("rows", node, lambda: self._test_rows(node))
         return f"({each} if len({values}) < {_MIN_ROWS} else {rows}({values}))"
+
+    def _test_values(self, rows: str, kind: Any, fields: _Fields) -> str:
+        """Return an expression that tests the values in rows that `_row_getter` has returned."""
+        floats = [n for n, (_, each) in enumerate(fields) if each == inspect.FloatType()]
+        if not floats:
+            return self._converts(rows, kind)
+        columns = [f"map({self._constant(itemgetter(n))}, rows)" for n in floats]
+        tests = [self._adds(column if len(fields) > 1 else "rows") for column in columns]
+        return f"({both(self._converts(f'(rows := {rows})', kind), *tests)})"
+
+    def _test_datetimes(self) -> str:
+        """Return an expression that tests the datetimes in `value`."""
+        exact = self._constant(frozenset([datetime]))
+        each = self._has_whole_minutes("each")
+        return both(f"{exact}.issuperset(map(type, value))", f"all([{each} for each in value])")
 
     def _test_rows(self, node: _ObjectNode) -> str:
         """Return an expression that tests the objects in `value`, all of one class.
@@ -419,10 +463,11 @@ class _TypeCheckSource:
         if any(each is not NO_TYPE for each in types):
             get = self._constant(_row_getter(node.cls, names))
             kind = _rows_type(types)
-            whole = self._converts(f"[*map({get}, value)]", kind)
+            whole = self._test_values(f"[*map({get}, value)]", kind, fields)
             # In small parts, so that the rows stay in the cache of the CPU and cause no garbage
             # collection.
-            part = self._converts(f"[*map({get}, value[start : start + {_ROWS}])]", kind)
+            part = f"[*map({get}, value[start : start + {_ROWS}])]"
+            part = self._test_values(part, kind, fields)
             parts = f"all([{part} for start in range(0, len(value), {_ROWS})])"
             tests.append(f"({whole} if len(value) <= {_ROWS} else {parts})")
         for (name, each), converted in zip(fields, types, strict=True):
@@ -470,17 +515,17 @@ def converted_type(node: inspect.Type) -> Any:
     In place of a list it takes a tuple or a set, too. They are written as a list is, and the event
     that is read counts as equal.
     """
+    if node == inspect.FloatType():
+        return _FiniteFloat | _ExactInt
     members = node.types if isinstance(node, inspect.UnionType) else (node,)
     array: Any = list
     found: list[Any] = []
     for member in members:
         if isinstance(member, inspect.ListType) and not lengths(member, ""):
-            item = converted_type(member.item_type)
+            # See `_adds`: only the values of one list can be added up.
+            is_float = isinstance(member.item_type, inspect.FloatType)
+            item = NO_TYPE if is_float else converted_type(member.item_type)
             found.append(NO_TYPE if item is NO_TYPE else array[item])
-        elif member == inspect.FloatType():
-            found.append(_FiniteFloat)
-            if inspect.IntType() not in members:
-                found.append(_ExactInt)
         else:
             found.append(next((cls for each, cls in _CONVERTED_TYPES if member == each), NO_TYPE))
     return NO_TYPE if NO_TYPE in found else Union[tuple(found)]  # noqa: UP007

@@ -17,11 +17,12 @@ attributes. Only if these tests cannot rule a violation out is the value checked
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Collection, Mapping, Sequence, Set as AbstractSet
 from datetime import UTC, datetime
-from typing import Any, TypeGuard, TypeVar
+from typing import Any, TypeGuard, TypeVar, get_origin
 
 import msgspec
 from msgspec import inspect
@@ -75,7 +76,8 @@ class ValueRules(msgspec.Struct, frozen=True):
         floats: True if a typed field holds floats.
         untyped: True if a field may hold any value.
         levels: The levels of objects and lists that an event may have, its own included. None if
-            there is no limit: a field is untyped, or a class refers to itself.
+            there is no limit: a field is untyped, a class refers to itself, or an attrs class may
+            have further attributes.
         direct_ints: The attributes that together hold all integers of an event. None if there are
             more than `MAX_DIRECT_INTS`, or if integers may stand deeper than in an attribute.
     """
@@ -189,7 +191,9 @@ def _has_no_rules(node: inspect.Type) -> bool:
 def _levels(node: inspect.Type, known: dict[int, int | None]) -> int | None:
     if isinstance(node, _SCALARS):
         return 0
-    if isinstance(node, _UNTYPED_NODES):
+    if isinstance(node, _UNTYPED_NODES) or (
+        isinstance(node, inspect.DataclassType) and _may_have_more(node.cls)
+    ):
         return None
     if id(node) not in known:
         # Until its levels are known, a node has no limit, because only a cycle leads back to it.
@@ -199,6 +203,23 @@ def _levels(node: inspect.Type, known: dict[int, int | None]) -> int | None:
             own = not isinstance(node, inspect.Metadata | inspect.UnionType)
             known[id(node)] = own + max(filter(None, below), default=0)
     return known[id(node)]
+
+
+def _may_have_more(cls: Any) -> bool:
+    """Tell whether an object of an attrs class may have attributes besides its fields.
+
+    msgspec writes all of them, such as a cached property. Of a dataclass it writes the fields only.
+    """
+    cls = get_origin(cls) or cls
+    attributes: Any = getattr(cls, "__attrs_attrs__", None)
+    if attributes is None or dataclasses.is_dataclass(cls):
+        return False
+    slots: set[str] = set()
+    for base in cls.__mro__:
+        own: Any = vars(base).get("__slots__", ())
+        slots.update((own,) if isinstance(own, str) else own)
+    public = {name for name in slots if not name.startswith("_")}
+    return bool(cls.__dictoffset__) or not public.issubset(each.name for each in attributes)
 
 
 def _direct_ints(root: inspect.Type) -> tuple[str, ...] | None:
