@@ -6,8 +6,9 @@ import dataclasses
 import enum
 import warnings
 from collections.abc import Callable, Collection, Mapping
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import UTC, date, datetime, time, timedelta, timezone
 from decimal import Decimal
+from functools import cached_property
 from typing import Annotated, Any, Literal, NamedTuple, TypedDict, TypeGuard, cast
 from uuid import UUID
 
@@ -702,6 +703,111 @@ def test_a_plain_model_has_a_type_check() -> None:
     assert EventEncoder(Model).has_exact_types(Model(order=7))
     for cls in (Strange, Checked):
         assert EventEncoder(cls).has_exact_types is never
+
+
+@both
+def test_a_validator_runs_once_for_each_event(make: Callable[[], Codec]) -> None:
+    runs: list[int] = []
+
+    class Counted(pydantic.BaseModel):
+        order: int
+
+        @pydantic.field_validator("order")
+        @classmethod
+        def count(cls, order: int) -> int:
+            runs.append(order)
+            return order
+
+    registry = EventRegistry()
+    registry.register_as("paid", Counted)
+    codec = make()
+    data = codec.encode(Envelope(event_name="paid", event=Counted(order=7)))
+    runs.clear()
+    codec.decode(data, event_name="paid", registry=registry)
+    assert runs == [7]
+
+
+# -- values that msgspec converts or changes
+
+
+@both
+@kinds
+@pytest.mark.parametrize("count", [1, 3, 300])
+def test_a_decimal_in_place_of_a_float_in_a_list_is_refused(
+    kind: Any, count: int, make: Callable[[], Codec]
+) -> None:
+    wrong: list[tuple[Any, Any]] = [
+        (list[float], [1.5] * count + [Decimal("1.5")]),
+        (tuple[float, ...], (Decimal("1.5"),) * count),
+        (set[float], {1.5, Decimal(count)}),
+        (dict[str, float], {"a": 1.5, "b": Decimal("1.5")}),
+        (list[list[float]], [[1.5]] * count + [[Decimal("1.5")]]),
+        (list[float | None], [None] * count + [Decimal("1.5")]),
+    ]
+    for annotation, value in wrong:
+        cls = kind(annotation, EventRegistry())
+        assert "Expected `float" in reason(make(), cls(value)), annotation
+
+
+@both
+@pytest.mark.parametrize("part", [struct_part, dataclass_part, attrs_part])
+@pytest.mark.parametrize("count", COUNTS[1:])
+def test_a_decimal_in_an_object_in_a_list_is_refused(
+    part: Any, count: int, make: Callable[[], Codec]
+) -> None:
+    for fields in ({"price": float}, {"number": int, "price": float, "weight": float}):
+        line = part("Line", fields)
+        order = struct_part("Order", {"lines": list[line]})
+        lines = [line(**dict.fromkeys(fields, 1)) for _ in range(count)]
+        lines[-1] = line(**{**dict.fromkeys(fields, 1), "price": Decimal("1.5")})
+        assert "Expected `float`" in reason(make(), order(lines))
+
+
+@both
+@kinds
+@pytest.mark.parametrize("seconds", [29, -29, 30, 59, 3600 + 12])
+def test_a_datetime_keeps_its_instant_with_any_offset(
+    kind: Any, seconds: int, make: Callable[[], Codec]
+) -> None:
+    moment = NOON.astimezone(timezone(timedelta(seconds=seconds)))
+    for annotation, value in ((datetime, moment), (list[datetime], [NOON, moment])):
+        registry = EventRegistry()
+        cls = kind(annotation, registry)
+        assert cast("Any", sent(make(), cls(value), registry)).value == value
+
+
+def deep_list(levels: int) -> list[Any]:
+    found: list[Any] = []
+    for _ in range(levels):
+        found = [found]
+    return found
+
+
+@both
+def test_the_further_attributes_of_an_attrs_object_are_within_the_limits(
+    make: Callable[[], Codec],
+) -> None:
+    @attrs.define(slots=False)
+    class Open:
+        order: int = 0
+
+    @attrs.define
+    class Cached:
+        order: int = 0
+
+        @cached_property
+        def parts(self) -> list[Any]:
+            return deep_list(100)
+
+    extended: Any = Open()
+    extended.parts = deep_list(100)
+    cached = Cached()
+    assert cached.parts
+    for event in (extended, cached):
+        cls: Any = type(event)
+        assert reason(make(), event) == "nested deeper than 64 levels"
+        order = struct_part("Order", {"lines": list[cls]})
+        assert reason(make(), order([event] * 10)) == "nested deeper than 64 levels"
 
 
 # -- on a bus

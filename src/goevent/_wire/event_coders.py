@@ -179,7 +179,7 @@ class EventDecoder:
         if adapter_of(cls) is PYDANTIC:
             self._rules = _UNTYPED
             self._decode = _pydantic_decoder(cls)
-            self.decode_envelope = _pydantic_envelope_decoder(cls, self._decode)
+            self.decode_envelope = _pydantic_envelope_decoder(cls)
         else:
             self.decode_envelope = msgspec.json.Decoder(envelope_of(kind)).decode
             self._rules = ValueRules.of(kind)
@@ -202,18 +202,20 @@ class EventDecoder:
         return event
 
 
+def _check_numbers(raw: bytes) -> None:
+    """Refuse the numbers that pydantic accepts and msgspec does not: NaN and 1e400."""
+    msgspec.json.decode(raw, type=dict[str, Any])
+
+
 def _pydantic_decoder(cls: Any) -> Callable[[bytes], Any]:
     def decode(raw: bytes) -> Any:
-        # msgspec first: pydantic's parser accepts NaN and reads 1e400 as infinity.
-        msgspec.json.decode(raw, type=dict[str, Any])
+        _check_numbers(raw)
         return cls.model_validate_json(raw)
 
     return decode
 
 
-def _pydantic_envelope_decoder(
-    cls: Any, decode: Callable[[bytes], Any]
-) -> Callable[[bytes], Envelope]:
+def _pydantic_envelope_decoder(cls: Any) -> Callable[[bytes], Envelope]:
     # The event data is skipped, but it must be JSON. So NaN is refused.
     decode_raw = msgspec.json.Decoder(envelope_of(msgspec.Raw)).decode
     has_exact_types = make_pydantic_type_check(cls)
@@ -223,9 +225,9 @@ def _pydantic_envelope_decoder(
         envelope: Envelope = decode_raw(data)
         raw = bytes(envelope.event)
         event = validate(raw)
-        # Otherwise it may have a number that pydantic has read as infinity.
+        # The model is not validated twice, because a validator may have effects.
         if not has_exact_types(event):
-            event = decode(raw)
+            _check_numbers(raw)
         msgspec.structs.force_setattr(envelope, "event", event)
         return envelope
 
