@@ -15,7 +15,7 @@ from tests.support.work import count_instructions
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import Event, EventError, GoEvent, Supervision
-from goevent._errors import MAX_KEPT_FRAMES
+from goevent._errors import MAX_KEPT_FRAMES, listener_failed
 from goevent._kernel.supervisor import MAX_LIVE_ERRORS, MAX_LOGGED_ERRORS
 
 
@@ -161,6 +161,21 @@ async def test_the_call_that_failed_is_found_among_equal_ones(bus: GoEvent) -> N
         (0, 1),
         (1, 0),
     ]
+
+
+@pytest.mark.parametrize("earlier", [(), (OSError("first"), OSError("second"))])
+def test_the_short_way_to_an_error_sets_all_that_its_constructor_sets(
+    earlier: tuple[OSError, ...],
+) -> None:
+    cause = ValueError("third")
+    made = listener_failed("failures.ping", "fail", cause, earlier)
+    expected = EventError("failures.ping", "fail", cause, earlier=earlier)
+    assert type(made) is EventError
+    assert (made.args, str(made)) == (expected.args, str(expected))
+    assert made.__cause__ is expected.__cause__ is cause
+    assert made.__suppress_context__ == expected.__suppress_context__
+    for name in EventError.__slots__:
+        assert getattr(made, name) == getattr(expected, name)
 
 
 async def test_the_last_of_several_calls_fails_and_is_supervised(bus: GoEvent) -> None:
