@@ -56,6 +56,12 @@ class IdGenerator:
         """
         self._drawn.clear()
 
+    def draw(self) -> str:
+        """Return 16 lower hex digits."""
+        if not self._drawn:
+            self._drawn = urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
+        return self._drawn.pop()
+
     def draw_many(self, count: int) -> list[str]:
         """Return several ids, as `draw` does."""
         while len(self._drawn) < count:
@@ -63,12 +69,6 @@ class IdGenerator:
         ids = self._drawn[-count:]
         del self._drawn[-count:]
         return ids
-
-    def draw(self) -> str:
-        """Return 16 lower hex digits."""
-        if not self._drawn:
-            self._drawn = urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
-        return self._drawn.pop()
 
 
 class WakeUp:

@@ -78,7 +78,7 @@ _CONVERTED_TYPES: tuple[tuple[inspect.Type, Any], ...] = (
 _MAX_TESTS_IN_PLACE = 16
 # To test this many objects at once is faster than one after another.
 _MIN_ROWS = 4
-_ROWS = 128
+_ROWS_PER_CALL = 128
 _PYDANTIC_NODES = (
     inspect.IntType,
     inspect.FloatType,
@@ -215,7 +215,7 @@ class _TypeCheckSource:
         # The classes whose attributes are being tested in place, and how many there have been.
         self._open: set[int] = set()
         self._in_place = 0
-        self._values = 0
+        self._value_count = 0
         self._fields: dict[int, _Fields] = {}
         self._globals: dict[str, Any] = {"ValidationError": ValidationError, "convert": convert}
 
@@ -237,8 +237,8 @@ class _TypeCheckSource:
 
     def _test_attribute(self, owner: str, name: str, node: inspect.Type) -> str:
         # The attribute is read once. The first mention of a value in a test is evaluated first.
-        self._values += 1
-        mark, variable, value = f"@{self._values}@", f"v{self._values}", f"{owner}.{name}"
+        self._value_count += 1
+        mark, variable, value = f"@{self._value_count}@", f"v{self._value_count}", f"{owner}.{name}"
         test = self._test(node, mark)
         if test.count(mark) == 1:
             return test.replace(mark, value)
@@ -466,10 +466,10 @@ class _TypeCheckSource:
             whole = self._test_values(f"[*map({get}, value)]", kind, fields)
             # In small parts, so that the rows stay in the cache of the CPU and cause no garbage
             # collection.
-            part = f"[*map({get}, value[start : start + {_ROWS}])]"
+            part = f"[*map({get}, value[start : start + {_ROWS_PER_CALL}])]"
             part = self._test_values(part, kind, fields)
-            parts = f"all([{part} for start in range(0, len(value), {_ROWS})])"
-            tests.append(f"({whole} if len(value) <= {_ROWS} else {parts})")
+            parts = f"all([{part} for start in range(0, len(value), {_ROWS_PER_CALL})])"
+            tests.append(f"({whole} if len(value) <= {_ROWS_PER_CALL} else {parts})")
         for (name, each), converted in zip(fields, types, strict=True):
             if converted is NO_TYPE:
                 get = self._constant(attrgetter(name))
@@ -498,7 +498,7 @@ def _row_getter(cls: Any, names: tuple[str, ...]) -> Callable[[Any], Any]:
 
 
 def _rows_type(types: list[Any]) -> Any:
-    """Return the type of what `_row_getter` returns for a list of objects."""
+    """Return the type of the rows that `_row_getter` returns for a list of objects."""
     known = [Any if each is NO_TYPE else each for each in types]
     rows: Any = list
     row: Any = tuple

@@ -270,7 +270,7 @@ class BatchDispatch:
         parts: list[PostedEvents],
         handles: list[DispatchHandle],
     ) -> None:
-        """Tell of the events that were not dispatched, if some of the batch were.
+        """Raise or report a `BatchInterrupted` if only some events of the batch were dispatched.
 
         Raises:
             BatchInterrupted: The error is an exception that `dispatch` raises.

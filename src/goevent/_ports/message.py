@@ -11,6 +11,7 @@ codec, a message without headers is usually written by the template of its class
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from time import time
 from typing import Any, Protocol
 
@@ -78,10 +79,9 @@ class MessageEncoding:
         """Make the template of a class, which replaces an earlier one; None if it can have none."""
         template = None
         if self._json is not None:
-            try:
+            # The codec raises the same exception for the event, with the reason.
+            with suppress(Exception):
                 template = template_of(self._json, cls, event_name, origin, self.max_size)
-            except Exception:  # noqa: BLE001 - the codec raises it again, with the reason
-                template = None
         self.templates[cls] = template
         return template
 

@@ -71,6 +71,12 @@ def has_loose_datetime(data: bytes) -> bool:
 
 
 def check_encoding(data: bytes) -> None:
+    """Refuse data that are not UTF-8, or begin with a byte order mark.
+
+    Raises:
+        UnicodeDecodeError: The data are not UTF-8.
+        WireFormatError: There is a byte order mark.
+    """
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise WireFormatError("a byte order mark; the format is UTF-8 without one")
     data.decode()
@@ -101,6 +107,7 @@ def is_deeper(data: bytes, limit: int) -> bool:
 
 
 def most_digits(data: bytes) -> int:
+    """Return the number of digits of the longest number outside of strings."""
     numbers = _NUMBER.findall(_STRING.sub(b"", data))
     return max(
         (len(each) - len(each.translate(None, b"0123456789")) for each in numbers), default=0

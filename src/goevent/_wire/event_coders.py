@@ -1,7 +1,7 @@
 """The coders: an encoder and a decoder for each event class, prepared once.
 
-A codec makes them for the classes that it meets, and asks them what the class alone tells: how deep
-its events can be, and which of their values need a look before or after msgspec.
+A codec makes them for the classes that it meets. They know the facts that follow from the class
+alone: the greatest depth of its events, and the values that need a look before or after msgspec.
 """
 
 from __future__ import annotations

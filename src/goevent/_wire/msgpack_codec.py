@@ -156,7 +156,7 @@ class MsgpackCodec:
     def _decode_usual(
         self, data: bytes, event_name: str, registry: EventRegistry
     ) -> Envelope | None:
-        """Return the envelope if it is exactly what this codec writes without a look at the values.
+        """Return the envelope if this codec writes the same bytes without a look at its values.
 
         Then its depth is that of its class, and it has no other values than the annotated ones.
         """

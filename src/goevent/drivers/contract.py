@@ -308,8 +308,8 @@ class Driver(Protocol):
       message; or it raises `trio.WouldBlock` if it cannot now, and the bus calls `publish` instead.
       When the broker has answered, or never will, it calls `replied` with the `Receipt` or the
       error of `publish`. Until then the event counts as one of `in_flight`.
-    - `def publish_many_nowait(self, messages, replied) -> int`: Publish a batch without a task, at
-      the price of a batch. It sends the first messages, in order, as many as it can now, and
+    - `def publish_many_nowait(self, messages, replied) -> int`: Publish a batch without a task, in
+      one write if possible. It sends the first messages, in order, as many as it can now, and
       returns their number; the bus calls `publish` for the others. For the messages that it has
       taken it calls `replied`, a `BatchReplied`, as often as it likes: once for each is enough. If
       `Message.encode` raises for one of them, that error is the result of this message only.

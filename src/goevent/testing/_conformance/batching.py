@@ -91,7 +91,7 @@ async def events_of_a_batch_fail_alone(env: CaseEnvironment) -> None:
             causes = [error.__cause__ for error in handle.errors]
             correct = all(isinstance(cause, EncodeError) for cause in causes)
             expect(correct and len(causes) == (n in bad), f"handle {n} of a batch got {causes}")
-        # None of the failures has anything to do with what is sent next.
+        # None of the failures touches the events that are sent next.
         again = await sender.dispatch_many(AnyContent(n=n) for n in range(20, 25))
         await again.wait()
         again.raise_errors()
