@@ -30,7 +30,7 @@ _NOIDA_LIMITS = (
     "ones, also not those of plain clients, and gives their offsets to later records, so a loss at "
     "a restart proves nothing here; it forgets the sequences of producers; it refuses all commits "
     "of a group from the moment when a member joins, so each rebalance behind a restart repeats "
-    "what was done since the last commit; it may never answer members that join a group at the "
+    "the work since the last commit; it may never answer members that join a group at the "
     "same moment, also those of plain clients, so the run starts it once more if nothing is "
     "settled for a while; it never removes a member that has died, so no consumer is killed"
 )

@@ -1,4 +1,4 @@
-"""The shapes of events: which fields an event has, and what grows with its size."""
+"""The shapes of events: their fields, and the part that grows with the size."""
 
 import json
 from collections.abc import Callable

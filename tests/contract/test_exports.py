@@ -194,7 +194,7 @@ LATER = [
 
 
 def test_importing_goevent_loads_no_module_that_only_some_programs_need() -> None:
-    # A fresh interpreter, without what its start or a dependency loads.
+    # A fresh interpreter, without the modules that its start or a dependency loads.
     code = (
         "import sys, trio, msgspec; before = {*sys.modules}\n"
         f"import goevent; print(*({{*sys.modules}} - before).intersection({LATER}))"

@@ -1,4 +1,4 @@
-"""The bounds over the bytes of a message find what a plain look at each byte finds."""
+"""The bounds over the bytes of a message agree with a plain look at each byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The take-over of partitions: what fails for a moment costs neither the membership nor events."""
+"""The take-over of partitions: a failure of a moment costs neither the membership nor events."""
 
 from __future__ import annotations
 

@@ -48,7 +48,7 @@ class Inner:
 
 
 async def acknowledged(noted: NotedSocket | None, *steps: str) -> None:
-    """Read and write, and wait until what was read is acknowledged."""
+    """Read and write, and wait until the data that were read are acknowledged."""
     transport = MqttTransport(Inner(noted))
     for step in steps:
         if step == "read":
