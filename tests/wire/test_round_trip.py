@@ -757,7 +757,7 @@ def test_a_decimal_in_an_object_in_a_list_is_refused(
 ) -> None:
     for fields in ({"price": float}, {"number": int, "price": float, "weight": float}):
         line = part("Line", fields)
-        order = struct_part("Order", {"lines": list[line]})
+        order = struct_part("Order", {"lines": list[line]})  # type: ignore[valid-type]
         lines = [line(**dict.fromkeys(fields, 1)) for _ in range(count)]
         lines[-1] = line(**{**dict.fromkeys(fields, 1), "price": Decimal("1.5")})
         assert "Expected `float`" in reason(make(), order(lines))
