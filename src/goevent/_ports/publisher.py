@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any
 
 import trio
 
+from .._batch_handle import settle_with_receipt
 from .._errors import EventError, GoEventError
 from .._foreign import describe_value, forget_caller, leaves
 from .._handle import HandleDetails
@@ -395,13 +396,7 @@ class PostedBatch:
                 continue
             if isinstance(result, Exception):
                 publisher.failed(handle, result)
-                continue
-            details = handle._details
-            if not isinstance(details, HandleDetails):
-                details = handle._ensure_details()
-            details.receipt = result
-            handle._left = left = handle._left - 1
-            if not left:
-                handle._wake()
+            else:
+                settle_with_receipt(handle, result)
         if publisher.waiting or not posted:
             publisher.post_waiting()
