@@ -269,11 +269,7 @@ class Link:
     def writable(self) -> Conversation | None:
         """Return the conversation that takes a request right now; None if it would have to wait."""
         conversation = self._conversation
-        if (
-            conversation is None
-            or self._queue.waiting
-            or conversation.buffered >= self._buffer_size
-        ):
+        if conversation is None or self._queue or conversation.buffered >= self._buffer_size:
             return None
         return conversation
 

@@ -68,18 +68,14 @@ class QueuedRequest:
 
 
 class RequestQueue:
-    """Requests that wait, in order.
-
-    Attributes:
-        waiting: The requests. A look at it costs a third of asking the queue for its length.
-    """
+    """Requests that wait, in order."""
 
     def __init__(self) -> None:
         # Not a deque: a request that is cancelled leaves from the middle.
-        self.waiting: OrderedDict[QueuedRequest, None] = OrderedDict()
+        self._waiting: OrderedDict[QueuedRequest, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self.waiting)
+        return len(self._waiting)
 
     @contextmanager
     def place(
@@ -87,7 +83,7 @@ class RequestQueue:
     ) -> Generator[QueuedRequest]:
         """Keep a request in the queue while the body runs."""
         queued = QueuedRequest(self._remove, encode, request)
-        self.waiting[queued] = None
+        self._waiting[queued] = None
         try:
             yield queued
         finally:
@@ -95,13 +91,13 @@ class RequestQueue:
 
     def pop(self) -> QueuedRequest:
         """Remove the first request and return it."""
-        queued, _ = self.waiting.popitem(last=False)
+        queued, _ = self._waiting.popitem(last=False)
         return queued
 
     def wake_all(self) -> None:
         """Let the tasks of all requests look again; the requests keep their places."""
-        for queued in self.waiting:
+        for queued in self._waiting:
             queued.wake()
 
     def _remove(self, queued: QueuedRequest) -> None:
-        self.waiting.pop(queued, None)
+        self._waiting.pop(queued, None)
