@@ -6,12 +6,13 @@ import functools
 import inspect
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass, make_dataclass
 from typing import Any
 
 import pytest
 from tests.support.events import REGISTRY, Ping
 
-from goevent import Config, GoEvent, ListenerOptions
+from goevent import Config, EventRegistry, GoEvent, ListenerOptions
 from goevent._kernel.actor import Actor
 from goevent._options.options import resolve
 from goevent._options.signature import first_parameter
@@ -170,3 +171,87 @@ def test_a_plain_function_is_registered_without_inspect(monkeypatch: pytest.Monk
     assert asked == []
     bus.subscribe(with_keyword, Ping)
     assert asked == [with_keyword]
+
+
+# -- annotated listeners of patterns
+
+
+class CountingMeta(type):
+    """Counts the tests whether a class is a subclass of one of this type."""
+
+    tests = 0
+
+    def __subclasscheck__(cls, subclass: type) -> bool:
+        CountingMeta.tests += 1
+        return super().__subclasscheck__(subclass)
+
+
+class Record(metaclass=CountingMeta):
+    """The base class of the events with a pattern."""
+
+
+@dataclass
+class Kept(Record):
+    number: int = 0
+
+
+@dataclass
+class Stranger:
+    number: int = 0
+
+
+def keep(event: Record) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("pattern", "most"), [("**", 300), ("*.n{}.kept", 300), ("**.n{}.**", 300), ("other{}.*", 0)]
+)
+def test_each_pattern_is_tested_on_few_types(
+    pattern: str, most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = EventRegistry()
+    bus = GoEvent(Config(registry=registry))
+    for number in range(300):
+        registry.register_as(f"record.n{number}.kept", Kept)
+    monkeypatch.setattr(CountingMeta, "tests", 0)
+    for number in range(300):
+        bus.subscribe(keep, pattern.format(number))
+    assert CountingMeta.tests == most
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("a.*.b", "a.x.b"),
+        ("**.n7.**", "c.n7.c.c"),
+        ("*.*.*", "c.c.c"),
+        ("a.**", "a.c"),
+        ("**.b", "c.c.b"),
+        ("c.*.c.**", "c.b.c.c"),
+    ],
+)
+def test_a_type_that_was_registered_later_is_tested_too(pattern: str, name: str) -> None:
+    registry = EventRegistry()
+    bus = GoEvent(Config(registry=registry))
+    for number in range(100):
+        registry.register_as(f"a.n{number}.b", Kept)
+    bus.subscribe(keep, "**")
+    bus.subscribe(keep, pattern)
+    registry.register_as("c", Stranger)
+    bus.subscribe(keep, "a.*")
+    registry.register_as(name, Stranger)
+    with pytest.raises(TypeError, match=f"which '{name}' .Stranger. matches"):
+        bus.subscribe(keep, pattern)
+
+
+def test_a_type_that_was_defined_again_is_tested_again() -> None:
+    registry = EventRegistry()
+    bus = GoEvent(Config(registry=registry))
+    for number in range(100):
+        registry.register_as(f"a.n{number}", Kept)
+    bus.subscribe(keep, "**")
+    again: Any = make_dataclass("Kept", [])
+    again.__module__, again.__qualname__ = Kept.__module__, Kept.__qualname__
+    registry.register_as("a.n50", again)
+    with pytest.raises(TypeError, match=r"which 'a.n50' \(Kept\) matches"):
+        bus.subscribe(keep, "**")

@@ -76,6 +76,7 @@ class EventRegistry:
         self._upcasts: dict[type[Any], tuple[type[Any], Callable[[Any], Any]]] = {}
         # An attribute, because the codecs ask for each event.
         self.has_upcasts = False
+        self.redefined: int = 0  # how often a name got another class than before
 
     def register(self, cls: type[T]) -> type[T]:
         """Register a class under the name in its attribute `event_name`, and return the class.
@@ -123,6 +124,7 @@ class EventRegistry:
             )
         if is_event_class(cls) and not own_name(cls):
             _name_abstract(cls, name)
+        self.redefined += taken is not None and taken is not cls
         self._types[name] = cls
         # A further name of an `Event` class is for decoding only. Its instances have their own
         # name.

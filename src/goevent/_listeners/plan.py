@@ -21,6 +21,7 @@ import trio
 from .._errors import EventError, UnsupportedError
 from .._events.event import AdHocEvent
 from .._events.patterns import is_pattern
+from .._events.type_index import TypeIndex
 from .._foreign import describe
 from .._kernel.actor import DEFAULT_DISPATCH_OPTIONS, Actor, DispatchOptions
 from .._kernel.mailbox import KeyedMailbox, SharedMailbox
@@ -142,6 +143,7 @@ class ListenerPlanner:
     ) -> None:
         self._capabilities = capabilities
         self._registry = config.registry
+        self._type_index = TypeIndex(config.registry)
         self._default = config.listener
         # The kind and the options of listeners that ask for none, by `suspends` of `resolve`.
         self._without_options: dict[bool, tuple[ListenerKind, ListenerOptions]] = {}
@@ -220,7 +222,7 @@ class ListenerPlanner:
                 "subscribe to patterns: list the names instead"
             )
         refuse_generator(handler, name)
-        check_annotation(handler, name, names, self._registry, frame)
+        check_annotation(handler, name, names, self._registry, self._type_index, frame)
         check_further_names(name, names, self._registry)
         suspends = is_async(handler)
         kind, options = self._resolve(asked, suspends, name)

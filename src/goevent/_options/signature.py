@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .._events.registry import EventRegistry
+    from .._events.type_index import TypeIndex
 
 
 IDENTIFIER = re.compile(r"\w+")
@@ -131,6 +132,7 @@ def check_annotation(
     listener: str,
     names: tuple[str, ...],
     registry: EventRegistry,
+    type_index: TypeIndex,
     frame: types.FrameType,
 ) -> None:
     """Check that the annotation of a handler's parameter fits all events of the listener.
@@ -143,6 +145,7 @@ def check_annotation(
         listener: The name of the listener, for error messages.
         names: The event names and patterns.
         registry: The registry of the bus.
+        type_index: The types in the registry.
         frame: The frame of the user's code; annotations may use its local names.
 
     Raises:
@@ -153,7 +156,7 @@ def check_annotation(
         return
     for name in names:
         if is_pattern(name):
-            check_pattern(accepted, listener, name, registry)
+            check_pattern(accepted, listener, name, type_index, registry)
             continue
         known = registry.type_of(name)
         if known is None:
@@ -173,22 +176,24 @@ def check_annotation(
 
 
 def check_pattern(
-    accepted: tuple[type[Any], ...], listener: str, pattern: str, registry: EventRegistry
+    accepted: tuple[type[Any], ...],
+    listener: str,
+    pattern: str,
+    type_index: TypeIndex,
+    registry: EventRegistry,
 ) -> None:
     """Check that all event types registered now that match a pattern fit the annotation.
 
     Raises:
         TypeError: One of them does not fit.
     """
-    matches = compile_pattern(pattern)
-    for name in registry.names():
-        known = registry.type_of(name)
-        if known is not None and matches(name) and not issubclass(known, accepted):
-            raise TypeError(
-                f"{listener} is registered for {pattern!r}, which {name!r} ({class_title(known)}) "
-                f"matches, but its parameter is annotated as "
-                f"{' | '.join(class_title(cls) for cls in accepted)}"
-            )
+    name = type_index.find_misfit(pattern, accepted)
+    if name is not None:
+        raise TypeError(
+            f"{listener} is registered for {pattern!r}, which {name!r} "
+            f"({class_title(registry.type_of(name))}) matches, but its parameter is annotated as "
+            f"{' | '.join(class_title(cls) for cls in accepted)}"
+        )
 
 
 def class_title(cls: type[Any] | None) -> str:
