@@ -462,6 +462,23 @@ async def test_without_waiting_a_batch_needs_room_for_all_of_its_events() -> Non
     assert bus.snapshot().ledger.accepted == 10
 
 
+@pytest.mark.parametrize(
+    ("overflow", "error"), [("block", trio.WouldBlock), ("error", MailboxFull)]
+)
+async def test_only_the_first_full_mailboxes_are_named(
+    overflow: Any, error: type[Exception]
+) -> None:
+    bus = new_bus()
+
+    async def narrow(event: Step) -> None: ...
+
+    for number in range(1_000):
+        bus.subscribe(narrow, Step, mailbox=1, overflow=overflow, name=f"narrow {number}")
+    async with bus:
+        with pytest.raises(error, match=r"mailbox of narrow 0, .*, narrow 4, 995 others$"):
+            bus.dispatch_many_nowait(steps(2))
+
+
 @pytest.mark.parametrize("nowait", [False, True])
 async def test_a_mailbox_that_refuses_events_refuses_the_whole_batch(nowait: bool) -> None:
     bus, inline = new_bus(), list[int]()

@@ -36,6 +36,7 @@ from .._batch_handle import BatchHandle, HandleList, PostedEvents, interrupted
 from .._errors import EventError, MailboxFull, require_trio
 from .._foreign import describe
 from .._handle import new_handle
+from .actor import names_of
 
 if TYPE_CHECKING:
     from .._handle import DispatchHandle
@@ -230,8 +231,8 @@ class BatchDispatch:
             if not (actor.limit and actor.has_room(count - 1))
         ]
         if full:
-            refused = [actor.name for actor in full if actor.overflow == "error"]
-            names = ", ".join(refused or [actor.name for actor in full])
+            refused = [actor for actor in full if actor.overflow == "error"]
+            names = names_of(refused or full, ", ")
             text = f"none of {len(events)} events was dispatched: no room in the mailbox of {names}"
             raise MailboxFull(text) if refused else trio.WouldBlock(text)
 
