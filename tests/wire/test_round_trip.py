@@ -803,7 +803,8 @@ def test_the_further_attributes_of_an_attrs_object_are_within_the_limits(
     extended.parts = deep_list(100)
     cached = Cached()
     assert cached.parts
-    for event in (extended, cached):
+    events: list[Any] = [extended, cached]
+    for event in events:
         cls: Any = type(event)
         assert reason(make(), event) == "nested deeper than 64 levels"
         order = struct_part("Order", {"lines": list[cls]})

@@ -210,16 +210,17 @@ def _may_have_more(cls: Any) -> bool:
 
     msgspec writes all of them, such as a cached property. Of a dataclass it writes the fields only.
     """
-    cls = get_origin(cls) or cls
-    attributes: Any = getattr(cls, "__attrs_attrs__", None)
-    if attributes is None or dataclasses.is_dataclass(cls):
+    origin: Any = get_origin(cls) or cls
+    attributes: Any = getattr(origin, "__attrs_attrs__", None)
+    if attributes is None or dataclasses.is_dataclass(origin):
         return False
     slots: set[str] = set()
-    for base in cls.__mro__:
-        own: Any = vars(base).get("__slots__", ())
-        slots.update((own,) if isinstance(own, str) else own)
+    bases: tuple[Any, ...] = origin.__mro__
+    for base in bases:
+        own: Any = base.__dict__.get("__slots__", ())
+        slots.update([own] if isinstance(own, str) else own)
     public = {name for name in slots if not name.startswith("_")}
-    return bool(cls.__dictoffset__) or not public.issubset(each.name for each in attributes)
+    return bool(origin.__dictoffset__) or not public.issubset(each.name for each in attributes)
 
 
 def _direct_ints(root: inspect.Type) -> tuple[str, ...] | None:

@@ -239,10 +239,13 @@ def test_aiokafka_reads_no_record_between_the_take_over_and_its_position() -> No
         async def fetch_committed_offsets(_: object) -> Mapping[Any, Any]:
             return {part: OffsetAndMetadata(5, "")}
 
+        def seek(_: object, offset: int) -> None:
+            steps.append(offset)
+
         consumer: Any = SimpleNamespace(
             _client=SimpleNamespace(send=None),
             _coordinator=SimpleNamespace(fetch_committed_offsets=fetch_committed_offsets),
-            seek=lambda _, offset: steps.append(offset),
+            seek=seek,
         )
         listener: Any = Listener()
         member = AiokafkaMember(consumer, MEMBERSHIP, listener)
