@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from tests.contract.test_driver_contract import (
 from tests.support.checks import adds_up, ignore_error
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from goevent import Config, DispatchHandle, Envelope, GoEvent, Inbox, Settlement
+from goevent import Config, Delivery, DispatchHandle, Envelope, GoEvent, Inbox, Settlement
 
 
 class Bringing:
@@ -187,3 +188,68 @@ async def test_listeners_may_dispatch_while_the_bus_drains(
         pass
     assert [event.n for event in got] == [1]
     assert [error.reason for error in bus.errors] == ["ValueError: broken"] * fails
+
+
+@pytest.mark.parametrize("nowait", [True, False])
+@pytest.mark.parametrize("fan_out", [True, False])
+async def test_the_options_of_inline_listeners_hold_for_arrivals(
+    autojump_clock: MockClock, fan_out: bool, nowait: bool
+) -> None:
+    log: list[Any] = []
+    settled = Settlements()
+
+    class Noting:
+        def around_call(self, delivery: Delivery) -> Iterator[None]:
+            assert isinstance(delivery.event, Ping)
+            log.append(("around", delivery.event.n))
+            yield
+
+    async def bring(inbox: Inbox) -> None:
+        await wait_all_tasks_blocked()
+        for n in range(4):
+            if not (nowait and inbox.deliver_nowait(arriving(n), settled)):
+                await inbox.deliver(arriving(n), settled)
+        await trio.sleep_forever()
+
+    driver = Scripted(bring, fan_out=fan_out)
+    bus = GoEvent(Config(registry=REGISTRY, driver=driver))
+    bus.subscribe(lambda event: log.append(("even", event.n)), Ping, when=lambda e: e.n % 2 == 0)
+    bus.subscribe(lambda event: log.append(("once", event.n)), Ping, once=True)
+    bus.subscribe(lambda event: log.append(("inside", event.n)), Ping, middleware=(Noting(),))
+
+    @bus.listener(Ping, async_=False)
+    async def awaited(event: Ping) -> None:
+        await trio.sleep(1)
+        log.append(("awaited", event.n))
+
+    async with bus:
+        await trio.sleep(10)
+        assert adds_up(bus.snapshot().ledger)
+        assert not bus.errors
+    every = ["around", "inside", "awaited"]
+    assert log == [
+        ("even", 0),
+        ("once", 0),
+        *((step, 0) for step in every),
+        *((step, 1) for step in every),
+        ("even", 2),
+        *((step, 2) for step in every),
+        *((step, 3) for step in every),
+    ]
+    assert settled.outcomes == [()] * 4
+
+
+@pytest.mark.parametrize("fan_out", [True, False])
+async def test_a_mailbox_filters_arrivals(autojump_clock: MockClock, fan_out: bool) -> None:
+    seen: list[int] = []
+    brings = Bringing(arriving(1), nowait=False)
+    bus = GoEvent(Config(registry=REGISTRY, driver=Scripted(brings, fan_out=fan_out)))
+
+    @bus.listener(Ping, when=lambda event: event.n != 1)
+    async def note(event: Ping) -> None:
+        seen.append(event.n)
+
+    async with bus:
+        await brings.done.wait()
+        await bus.wait()
+    assert seen == []

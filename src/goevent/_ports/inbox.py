@@ -171,9 +171,10 @@ class BusInbox:
             route = self._routes.get(type(event))
             if route is None or not name == route.name == envelope.event_type:
                 route, event = self._find_route(envelope)
+            # Without `fan_out`, only the local route has the listeners and their options.
+            route = route.local_only or route
             if route.special or self._hooked:
                 return False
-            route = route.local_only or route
             if route.actors:
                 handle = arrived_handle(route, event, envelope.headers, deliveries)
                 if not dispatcher.admission.commit(route, handle):
@@ -204,10 +205,11 @@ class BusInbox:
         if not dispatcher.home_thread:
             raise bus_closed()
         route, event = self._find_route(envelope)
-        handle = arrived_handle(route.local, event, envelope.headers, deliveries)
+        route = route.local
+        handle = arrived_handle(route, event, envelope.headers, deliveries)
         if route.special or self._hooked:
             return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
-        return await dispatcher.bring(route.local, handle, arrived=True)
+        return await dispatcher.bring(route, handle, arrived=True)
 
     def _find_route(self, envelope: Envelope) -> tuple[Route, object]:
         """Return the route of a delivered event, and the event."""
