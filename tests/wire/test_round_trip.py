@@ -805,7 +805,7 @@ def test_the_further_attributes_of_an_attrs_object_are_within_the_limits(
     assert cached.parts
     events: list[Any] = [extended, cached]
     for event in events:
-        cls: Any = type(event)
+        cls: Any = event.__class__
         assert reason(make(), event) == "nested deeper than 64 levels"
         order = struct_part("Order", {"lines": list[cls]})
         assert reason(make(), order([event] * 10)) == "nested deeper than 64 levels"
