@@ -335,7 +335,7 @@ class PubSubReceiver:
             name = None
         if name is not None or (name := self._name_of(frame)) is not None:
             return self._decode(name, frame[-1])
-        if frame[0] == b"message" and frame[1] == self._marks_channel:
+        if kind == b"message" and channel == self._marks_channel:
             announced = self._decode_marks(frame[-1])
             if announced is not None:
                 self._compare_marks(announced)
