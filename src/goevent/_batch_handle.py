@@ -308,7 +308,10 @@ class BatchHandle(Sequence["DispatchHandle"]):
 
     @property
     def failed(self) -> tuple[DispatchHandle, ...]:
-        """The handles of the events that have errors so far, in the order of the batch."""
+        """The handles of the events that have errors so far, in the order of the batch.
+
+        A dropped or abandoned delivery is an error, too; see `EventError.outcome`.
+        """
         return tuple(handle for part in self._parts for handle in part.failed)
 
     @property

@@ -403,11 +403,20 @@ async def test_a_closed_bus_takes_no_batch() -> None:
             bus.dispatch_many_nowait(events)
 
 
-async def test_another_thread_dispatches_no_batch() -> None:
-    bus = new_bus()
-    async with bus:
+async def test_another_thread_dispatches_a_batch_on_the_thread_of_the_bus_only() -> None:
+    bus, seen = new_bus(), list[int]()
+    bus.subscribe(lambda event: seen.append(event.n), Step)
+
+    def work() -> None:
         with pytest.raises(RuntimeError, match="another thread"):
-            await trio.to_thread.run_sync(bus.dispatch_many_nowait, steps(1))
+            bus.dispatch_many_nowait(steps(1))
+        assert seen == []
+        batch = trio.from_thread.run(bus.dispatch_many, steps(3))
+        assert batch.done
+
+    async with bus:
+        await trio.to_thread.run_sync(work)
+    assert seen == [0, 1, 2]
 
 
 # -- room
