@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import logging
 import math
 from collections.abc import Callable, Generator
@@ -9,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from hypothesis import given, settings, strategies as st
@@ -299,3 +302,17 @@ def test_the_ledger_counts_dispatches_that_waited_while_the_routes_changed() -> 
 
 def test_ledgers_add_up() -> None:
     assert Ledger(1, 2, 3, 4, 5) + Ledger(10, 20, 30, 40, 50) == Ledger(11, 22, 33, 44, 55)
+
+
+def test_the_functions_of_dataclasses_take_a_snapshot() -> None:
+    bus = GoEvent()
+    bus.subscribe(lambda event: None, Ping, name="heard")
+    snapshot = bus.snapshot()
+    listener: Any = snapshot.listeners[0]
+    asdict: Any = dataclasses.asdict
+    found = asdict(snapshot)
+    assert found["listeners"] == (asdict(listener),)
+    assert json.loads(json.dumps(found)) == json.loads(msgspec.json.encode(snapshot))
+    assert dataclasses.replace(listener, name="other").name == "other"
+    with pytest.raises(AttributeError):
+        listener.name = "other"

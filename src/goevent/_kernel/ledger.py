@@ -85,6 +85,10 @@ class ListenerSnapshot(msgspec.Struct, frozen=True, gc=False):
     strays: int = 0
 
 
+# For the functions of `dataclasses`: `asdict` of a snapshot makes dicts of its listeners, too.
+dataclass(init=False, repr=False, eq=False, match_args=False)(ListenerSnapshot)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A bus at one moment; `state` is `"new"`, `"open"`, `"draining"` or `"closed"`.
