@@ -32,7 +32,7 @@ from goevent import (
     JsonCodec,
     MsgpackCodec,
 )
-from goevent._events.round_trip import never
+from goevent._events.type_check import never
 from goevent._wire.event_coders import EventEncoder
 
 NOON = datetime(2024, 2, 29, 12, tzinfo=UTC)

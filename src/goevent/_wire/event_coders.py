@@ -21,14 +21,8 @@ from .._events.event_types import (
     adapter_of,
     describe_class,
 )
-from .._events.round_trip import (
-    TypeCheck,
-    check_same,
-    check_same_model,
-    is_complete,
-    make_pydantic_type_check,
-    make_type_check,
-)
+from .._events.round_trip import check_same, check_same_model, is_complete
+from .._events.type_check import TypeCheck, make_pydantic_type_check, make_type_check
 from .._events.value_rules import (
     INT64_MAX,
     INT64_MIN,
@@ -73,7 +67,7 @@ class EventEncoder:
             without trailing zeros, or none.
         is_model: True for pydantic models. The values of one that passes the type check are written
             as they are.
-        has_exact_types: The type check; see `round_trip`.
+        has_exact_types: The type check; see `_events/type_check`.
 
     Args:
         cls: The class.

@@ -13,7 +13,7 @@ So each check comes twice: a cheap bound, and an exact test. A bound may be wron
 only: it may suspect a message that is fine, but it never passes one that is not. Only a suspected
 message pays for the exact test.
 
-Encoding: the values of most events have exactly the annotated types (see `round_trip`). Then the
+Encoding: the values of most events have exactly the annotated types (see `type_check`). Then the
 class is the bound: it tells how deep the event can be, and that its numbers are short. Such an
 event is written as it is (`EventEncoder.is_direct`). For the others, `EventEncoder.needs_check`
 looks for signs of values that Go would refuse, and the slow path converts the event to built-in

@@ -2,7 +2,7 @@
 
 The messages and the inbox of an open bus call the codec.
 
-Theory of operation. An event that passes its type check (see `round_trip`), and whose class bounds
+Theory of operation. An event that passes its type check (see `type_check`), and whose class bounds
 its depth, is written by msgspec as it is. All other events are converted to built-in values, which
 are looked at one by one. A received message is decoded into the class, written again and compared:
 if the bytes are the same, it has no other values than the annotated ones. Otherwise it is read as
