@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from html import escape
 
 WIDTH = 360
-LABEL_WIDTH = 112
+LABEL_WIDTH = 140
 FIGURE_WIDTH = 74
 BAR_HEIGHT = 13
 ROW_HEIGHT = 19

@@ -194,7 +194,7 @@ def charts(document: Mapping[str, Any]) -> dict[str, str]:
     kernel = document["kernel"]["medians"]
     groups = {
         name: [
-            _group(title.replace("`", ""), kernel[workload], LIBRARIES)
+            _group(_chart_title(title), kernel[workload], LIBRARIES)
             for workload, title in KERNEL_TABLES[name].items()
             if len(kernel.get(workload, {})) > 1
         ]
@@ -203,13 +203,13 @@ def charts(document: Mapping[str, Any]) -> dict[str, str]:
     groups["summary"] = [
         *(_group(title, kernel[workload], LIBRARIES) for workload, title in SUMMARY),
         *(
-            _group(title.replace("`", ""), _redis_medians(document, suite, job))
+            _group(_chart_title(title), _redis_medians(document, suite, job))
             for suite, job, title in REDIS_ROWS[:2]
         ),
     ]
     groups["codec"] = _codec_groups(document["codec"]["medians"])
     groups["redis"] = [
-        _group(title.replace("`", ""), _redis_medians(document, suite, job))
+        _group(_chart_title(title), _redis_medians(document, suite, job))
         for suite, job, title in _redis_rows(document)
     ]
     groups["brokers"] = [
@@ -219,6 +219,13 @@ def charts(document: Mapping[str, Any]) -> dict[str, str]:
         if (medians := _broker_medians(document["brokers"]["medians"], name, job))
     ]
     return {name: chart(ALT[name], found) for name, found in groups.items()}
+
+
+def _chart_title(title: str) -> str:
+    """Return the title of a table's row as it fits above the bars."""
+    short = title.replace("`", "").replace(" for the server", "")
+    short = short.replace("read, run a def listener, acknowledge", "receive and acknowledge")
+    return short.replace("publish to a listener in another process", "to another process")
 
 
 def _group(

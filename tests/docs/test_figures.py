@@ -76,6 +76,17 @@ def test_each_chart_is_shown_and_fits_light_and_dark_pages() -> None:
             assert colour in dark.partition("</style>")[0], "and so has a dark page"
 
 
+@pytest.mark.parametrize(("name", "svg"), pages.charts(pages.load()).items())
+def test_the_texts_of_a_chart_fit_into_it(name: str, svg: str) -> None:
+    titles = re.findall(r'<text class="t" x="0"[^>]*>([^<]*)<', svg)
+    labels = re.findall(r'<text class="e [tf]"[^>]*>([^<]*)<', svg)
+    assert titles
+    assert labels
+    # A character has about 6.8 px in bold and 6.3 px in plain, and a picture 360.
+    assert [title for title in titles if len(title) > 52] == []
+    assert [label for label in labels if len(label) > 21] == []
+
+
 # -- the goals
 
 
