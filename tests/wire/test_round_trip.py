@@ -17,6 +17,7 @@ import msgspec
 import pydantic
 import pytest
 from hypothesis import HealthCheck, example, given, settings, strategies as st
+from pydantic_core import core_schema
 from tests.support.checks import ignore_error
 from tests.support.in_memory_brokers import EchoBroker, EchoDriver
 
@@ -703,6 +704,23 @@ def test_a_plain_model_has_a_type_check() -> None:
     assert EventEncoder(Model).has_exact_types(Model(order=7))
     for cls in (Strange, Checked):
         assert EventEncoder(cls).has_exact_types is never
+
+
+@both
+def test_the_serializer_in_the_own_schema_of_a_model_is_asked(
+    make: Callable[[], Codec],
+) -> None:
+    class Hidden(pydantic.BaseModel):
+        order: int
+
+        @classmethod
+        def __get_pydantic_core_schema__(cls, source: Any, handler: Any) -> Any:
+            schema = handler(source)
+            hide = core_schema.plain_serializer_function_ser_schema(lambda event: {"order": 0})
+            return schema | {"serialization": hide}
+
+    assert "read back as another value" in reason(make(), Hidden(order=7))
+    assert make().encode(Envelope(event_name="paid", event=Hidden(order=0)))
 
 
 @both

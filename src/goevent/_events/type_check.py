@@ -90,6 +90,7 @@ _PYDANTIC_NODES = (
 # The extra values of a pydantic model have no annotation.
 _NO_EXTRA = "not {}.__pydantic_extra__"
 _PYDANTIC_OVERRIDES = (
+    "__get_pydantic_core_schema__",
     "__init__",
     "model_dump",
     "model_post_init",
