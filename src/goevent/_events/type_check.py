@@ -346,6 +346,8 @@ class _TypeCheckSource:
     def _test_fields(self, node: _ObjectNode, value: str) -> str:
         fields = self._fields_of(node)
         tests = [self._test_attribute(value, name, each) for name, each in fields]
+        if own := _own_attributes(node):
+            tests.append(f"len({value}.__dict__) == {own}")
         return both(*tests, _NO_EXTRA.format(value) if _has_extra(node) else "")
 
     def _fields_of(self, node: _ObjectNode) -> _Fields:
@@ -471,6 +473,9 @@ class _TypeCheckSource:
             if converted is NO_TYPE:
                 get = self._constant(attrgetter(name))
                 tests.append(self._test_each(each, f"[*map({get}, value)]"))
+        if own := _own_attributes(node):
+            get = self._constant(attrgetter("__dict__"))
+            tests.append(f"sum(map(len, map({get}, value))) == {own} * len(value)")
         if _has_extra(node):
             tests.append(f"all([{_NO_EXTRA.format('each')} for each in value])")
         return both(*tests)
@@ -480,6 +485,16 @@ def _has_extra(node: _ObjectNode) -> bool:
     """Tell whether an object may have values without an annotation, as a pydantic model may."""
     config: Mapping[str, object] = getattr(node.cls, "model_config", {})
     return isinstance(node, inspect.CustomType) and config.get("extra") == "allow"
+
+
+def _own_attributes(node: _ObjectNode) -> int:
+    """Return the size of the `__dict__` of an attrs object that has its fields only; 0 for others.
+
+    msgspec writes all attributes of such an object, such as a cached property.
+    """
+    cls: Any = node.cls
+    attributes: Any = getattr(cls, "__attrs_attrs__", ())
+    return len(attributes) if cls.__dictoffset__ and not dataclasses.is_dataclass(cls) else 0
 
 
 def _id_of(node: inspect.Type) -> int:

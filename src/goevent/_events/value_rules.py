@@ -76,8 +76,8 @@ class ValueRules(msgspec.Struct, frozen=True):
         floats: True if a typed field holds floats.
         untyped: True if a field may hold any value.
         levels: The levels of objects and lists that an event may have, its own included. None if
-            there is no limit: a field is untyped, a class refers to itself, or an attrs class may
-            have further attributes.
+            there is no limit: a field is untyped, a class refers to itself, or an attrs class has
+            further slots.
         direct_ints: The attributes that together hold all integers of an event. None if there are
             more than `MAX_DIRECT_INTS`, or if integers may stand deeper than in an attribute.
     """
@@ -206,9 +206,9 @@ def _levels(node: inspect.Type, known: dict[int, int | None]) -> int | None:
 
 
 def _may_have_more(cls: Any) -> bool:
-    """Tell whether an object of an attrs class may have attributes besides its fields.
+    """Tell whether an attrs class has slots besides its fields, such as that of a cached property.
 
-    msgspec writes all of them, such as a cached property. Of a dataclass it writes the fields only.
+    msgspec writes them, too. The type check looks for further attributes in a `__dict__`.
     """
     origin: Any = get_origin(cls) or cls
     attributes: Any = getattr(origin, "__attrs_attrs__", None)
@@ -220,7 +220,7 @@ def _may_have_more(cls: Any) -> bool:
         own: Any = base.__dict__.get("__slots__", ())
         slots.update([own] if isinstance(own, str) else own)
     public = {name for name in slots if not name.startswith("_")}
-    return bool(origin.__dictoffset__) or not public.issubset(each.name for each in attributes)
+    return not public.issubset(each.name for each in attributes)
 
 
 def _direct_ints(root: inspect.Type) -> tuple[str, ...] | None:
