@@ -96,7 +96,8 @@ DRIVERS: dict[str, ChaosDriver] = {
         limits=(
             "no order in a group; by default (`sync_interval`) the server syncs its files every "
             "two minutes, so a power loss, unlike a `kill -9`, takes what it acknowledged since, "
-            "and after either it may have forgotten acknowledgements"
+            "and after either it may have forgotten acknowledgements: if the process that gave one "
+            "was killed, too, the event comes to another bus without a mark"
         ),
     ),
     "rabbitmq": ChaosDriver(

@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from tests.support.faststream_cases import FastStreamCases
+from tests.support.limits import PUBLISH_SECONDS
 from tests.support.nats_server import nats_server
 
 
@@ -18,9 +19,12 @@ class NatsCases(FastStreamCases):
 
 class TestNats(NatsCases):
     __test__ = True
-    url = "nats://127.0.0.1:{port}?publish_timeout=0.5"
+    url = f"nats://127.0.0.1:{{port}}?publish_timeout={PUBLISH_SECONDS}"
 
 
 class TestJetStream(NatsCases):
     __test__ = True
-    url = "nats+js://127.0.0.1:{port}?group={group}&publish_timeout=0.5&backoff=0.02"
+    url = (
+        "nats+js://127.0.0.1:{port}?group={group}&backoff=0.02"
+        f"&publish_timeout={PUBLISH_SECONDS}"
+    )

@@ -19,7 +19,7 @@ ON_THE_MOCK_ONLY = "cancelled_at_every_step"
 HAS_TWO_MEMBERS = "each_group_gets_each_event_once"
 
 # Of an event. Some cases open thirty topics, which keeps a broker on a busy machine busy, too.
-PUBLISH_SECONDS = 3.0
+TOPICS_PUBLISH_SECONDS = 3.0
 
 
 class KafkaCases(DriverConformance):
@@ -53,7 +53,9 @@ class KafkaCases(DriverConformance):
             # The marker that ends a case must not overtake what was sent before it.
             one_partition(broker.create_topic, self.monkeypatch)
             yield (
-                lambda group: broker.bus(self.scheme, group, publish_timeout=PUBLISH_SECONDS).driver
+                lambda group: (
+                    broker.bus(self.scheme, group, publish_timeout=TOPICS_PUBLISH_SECONDS).driver
+                )
             )
 
     @asynccontextmanager

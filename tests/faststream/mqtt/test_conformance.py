@@ -6,6 +6,7 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
 from tests.support.faststream_cases import FastStreamCases
+from tests.support.limits import PUBLISH_SECONDS
 from tests.support.mqtt_server import mqtt_server
 
 
@@ -18,14 +19,14 @@ class MqttCases(FastStreamCases):
 
 class TestMqtt(MqttCases):
     __test__ = True
-    url = "mqtt://127.0.0.1:{port}?publish_timeout=0.5"
+    url = f"mqtt://127.0.0.1:{{port}}?publish_timeout={PUBLISH_SECONDS}"
 
 
 class TestMqttGroups(MqttCases):
     __test__ = True
-    url = "mqtt://127.0.0.1:{port}?group={group}&publish_timeout=0.5"
+    url = f"mqtt://127.0.0.1:{{port}}?group={{group}}&publish_timeout={PUBLISH_SECONDS}"
 
 
 class TestOldMqtt(MqttCases):
     __test__ = True
-    url = "mqtt://127.0.0.1:{port}?version=3.1.1&publish_timeout=0.5"
+    url = f"mqtt://127.0.0.1:{{port}}?version=3.1.1&publish_timeout={PUBLISH_SECONDS}"

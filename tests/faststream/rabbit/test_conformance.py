@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import trio
 from tests.support.faststream_cases import FastStreamCases
+from tests.support.limits import PUBLISH_SECONDS
 from tests.support.rabbit_server import delete_topology, rabbit_port
 
 from goevent import Driver
@@ -58,9 +59,9 @@ class RabbitCases(FastStreamCases):
 
 class TestRabbit(RabbitCases):
     __test__ = True
-    options = "&publish_timeout=0.5"
+    options = f"&publish_timeout={PUBLISH_SECONDS}"
 
 
 class TestRabbitQueues(RabbitCases):
     __test__ = True
-    options = "&publish_timeout=0.5&backoff=0.02&group={group}"
+    options = f"&publish_timeout={PUBLISH_SECONDS}&backoff=0.02&group={{group}}"

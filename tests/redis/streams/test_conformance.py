@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 
+from tests.support.limits import PUBLISH_SECONDS
 from tests.support.proxied_cases import ProxiedCases
 from tests.support.redis_buses import patient_config
 from tests.support.streams_buses import streams_server
@@ -25,7 +26,7 @@ class TestRedisStreamsDriver(ProxiedCases):
     def make_driver(self, port: int, group: str) -> Driver:
         return RedisStreamsDriver(
             patient_config(port),
-            StreamsConfig(group=group, publish_timeout=0.5, partitions=self.partitions),
+            StreamsConfig(group=group, publish_timeout=PUBLISH_SECONDS, partitions=self.partitions),
         )
 
 
