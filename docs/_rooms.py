@@ -14,6 +14,11 @@ ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "img" / "rooms.svg"
 
 NOTES = {
+    "cli": "the command goevent",
+    "web": "the live page, probes and metrics over HTTP",
+    "asyncapi": "the AsyncAPI document",
+    "portal": "a bus for other loops",
+    "telemetry": "traces, metrics, health",
     "testing": "pytest fixtures, the suite for drivers",
     "middleware": "shipped middleware",
     "_bus": "GoEvent: the public class, wires all rooms",
@@ -34,8 +39,8 @@ NOTES = {
     "_suggestions": "did you mean ...?",
     "_trio_internals": "private parts of Trio",
 }
-# Files of the package that are not rooms: the public names.
-PUBLIC_MODULES = {"__init__"}
+# Files of the package that are not rooms: the public names, and the command.
+PUBLIC_MODULES = {"__init__", "__main__", "_public"}
 
 STYLE = """
 .bg{fill:#fafafa;stroke:#cfd8dc}.room{fill:#fff;stroke:#00796b}.open{fill:#e0f2f1;stroke:#00796b}
@@ -63,7 +68,8 @@ def layers() -> list[list[str]]:
         for contract in rules["tool"]["importlinter"]["contracts"]
         if contract["type"] == "layers" and contract["containers"] == ["goevent"]
     )
-    return [[name.strip() for name in row.split("|")] for row in layered["layers"]]
+    rows = ([name.strip() for name in row.split("|")] for row in layered["layers"])
+    return [row for row in rows if not PUBLIC_MODULES.intersection(row)]
 
 
 def rooms() -> set[str]:

@@ -3,6 +3,8 @@
 This package re-exports the public names. A driver author also needs `goevent.drivers`; ready-made
 middleware is in `goevent.middleware`, helpers for tests are in `goevent.testing`.
 
+The names are imported with the first use of one of them: `goevent --help` does not wait for Trio.
+
 Example:
     >>> bus = GoEvent()
     >>> @bus.listener("user.created")
@@ -13,140 +15,26 @@ Example:
     hello Ada
 """
 
-from ._batch_handle import BatchHandle as BatchHandle, BatchInterrupted as BatchInterrupted
-from ._bus import GoEvent as GoEvent
-from ._config import Config as Config
-from ._delivery import Delivery as Delivery, current_delivery as current_delivery
-from ._errors import (
-    BusClosed as BusClosed,
-    BusForked as BusForked,
-    DeadLettered as DeadLettered,
-    DeadlockError as DeadlockError,
-    DecodeError as DecodeError,
-    DriverConnectionError as DriverConnectionError,
-    DriverError as DriverError,
-    DriverInUse as DriverInUse,
-    EncodeError as EncodeError,
-    EventAbandoned as EventAbandoned,
-    EventDropped as EventDropped,
-    EventError as EventError,
-    EventVetoed as EventVetoed,
-    GapDetected as GapDetected,
-    GoEventError as GoEventError,
-    ListenerTimeout as ListenerTimeout,
-    MailboxFull as MailboxFull,
-    NestingError as NestingError,
-    UnknownDriverError as UnknownDriverError,
-    UnsupportedError as UnsupportedError,
-    Veto as Veto,
-)
-from ._events.event import AnyEvent as AnyEvent, Event as Event
-from ._events.patterns import compile_pattern as compile_pattern
-from ._events.registry import (
-    EventRegistry as EventRegistry,
-    UnknownEventError as UnknownEventError,
-    default_registry as default_registry,
-    register_event_type as register_event_type,
-    upcast as upcast,
-)
-from ._handle import DispatchHandle as DispatchHandle
-from ._kernel.ledger import (
-    Ledger as Ledger,
-    ListenerSnapshot as ListenerSnapshot,
-    Snapshot as Snapshot,
-)
-from ._listeners.registration import Registration as Registration
-from ._options.middleware import (
-    AroundCall as AroundCall,
-    AroundDelivery as AroundDelivery,
-    AroundDispatch as AroundDispatch,
-    Middleware as Middleware,
-)
-from ._options.options import ListenerOptions as ListenerOptions
-from ._options.retry import Retry as Retry
-from ._options.signature import Listener as Listener
-from ._options.supervision import Supervision as Supervision
-from ._wire.codec import Codec as Codec
-from ._wire.envelope import Envelope as Envelope
-from ._wire.json_codec import JsonCodec as JsonCodec
-from ._wire.msgpack_codec import MsgpackCodec as MsgpackCodec
-from .drivers.contract import (
-    Backlog as Backlog,
-    Capabilities as Capabilities,
-    Driver as Driver,
-    DriverSnapshot as DriverSnapshot,
-    Inbox as Inbox,
-    Message as Message,
-    Receipt as Receipt,
-    Settlement as Settlement,
-)
-from .drivers.memory import MemoryDriver as MemoryDriver, MemoryHub as MemoryHub
-from .drivers.packaging import publish_names as _publish_names
+import importlib
+import typing
+
+if typing.TYPE_CHECKING:
+    from ._public import *  # noqa: F403
 
 __version__ = "0.2.0"
 
-__all__ = [
-    "AnyEvent",
-    "AroundCall",
-    "AroundDelivery",
-    "AroundDispatch",
-    "Backlog",
-    "BatchHandle",
-    "BatchInterrupted",
-    "BusClosed",
-    "BusForked",
-    "Capabilities",
-    "Codec",
-    "Config",
-    "DeadLettered",
-    "DeadlockError",
-    "DecodeError",
-    "Delivery",
-    "DispatchHandle",
-    "Driver",
-    "DriverConnectionError",
-    "DriverError",
-    "DriverInUse",
-    "DriverSnapshot",
-    "EncodeError",
-    "Envelope",
-    "Event",
-    "EventAbandoned",
-    "EventDropped",
-    "EventError",
-    "EventRegistry",
-    "EventVetoed",
-    "GapDetected",
-    "GoEvent",
-    "GoEventError",
-    "Inbox",
-    "JsonCodec",
-    "Ledger",
-    "Listener",
-    "ListenerOptions",
-    "ListenerSnapshot",
-    "ListenerTimeout",
-    "MailboxFull",
-    "MemoryDriver",
-    "MemoryHub",
-    "Message",
-    "Middleware",
-    "MsgpackCodec",
-    "NestingError",
-    "Receipt",
-    "Registration",
-    "Retry",
-    "Settlement",
-    "Snapshot",
-    "Supervision",
-    "UnknownDriverError",
-    "UnknownEventError",
-    "UnsupportedError",
-    "Veto",
-    "compile_pattern",
-    "current_delivery",
-    "default_registry",
-    "register_event_type",
-    "upcast",
-]
-_publish_names(globals())
+if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module
+
+    def __getattr__(name: str) -> object:
+        from .drivers.packaging import publish_names
+
+        # `from . import _public` would ask this function for `_public`.
+        _public = importlib.import_module(f"{__name__}._public")
+        if name != "__all__" and name not in _public.__all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        globals().update((each, getattr(_public, each)) for each in ["__all__", *_public.__all__])
+        publish_names(globals())
+        return globals()[name]
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__getattr__("__all__")})

@@ -15,7 +15,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from goevent import DriverError
-from goevent.drivers import Backlog, Capabilities, DeadLetterStore, Receipt, Verdict
+from goevent.drivers import (
+    Backlog,
+    Capabilities,
+    DeadLetterStore,
+    Finding,
+    Receipt,
+    TailedEvent,
+    Verdict,
+)
 
 Result = Receipt | Exception | None
 
@@ -202,6 +210,48 @@ class ShowsDeadLetters(Protocol):
     @property
     def dead_letters(self) -> DeadLetterStore:
         """The store; its methods run on the loop side."""
+        ...
+
+
+@runtime_checkable
+class ChecksBroker(Protocol):
+    """An adapter that answers `check` of `goevent.drivers.Inspects`; runs on the loop side."""
+
+    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Look for missing rights, and for settings that endanger the adapter's promises."""
+        ...
+
+
+@runtime_checkable
+class TellsLag(Protocol):
+    """An adapter that answers `lag` of `goevent.drivers.Inspects`; runs on the loop side."""
+
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        """Return the backlog of a group for each event name that the broker knows it to read."""
+        ...
+
+
+@runtime_checkable
+class TailsEvents(Protocol):
+    """An adapter that answers `tail` of `goevent.drivers.Inspects`; runs on the loop side."""
+
+    async def tail(
+        self,
+        pattern: str,
+        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
+        started: Callable[[], None],
+    ) -> None:
+        """Show the events that are published from now on, until cancelled.
+
+        Args:
+            pattern: An event name or a pattern.
+            show: Takes one event; it waits while the reader is slow.
+            started: Called once, when the broker has confirmed.
+
+        Raises:
+            UnsupportedError: The broker cannot show events without giving them to a group.
+            DriverError: The broker refuses it.
+        """
         ...
 
 

@@ -8,6 +8,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `contract`: the `Driver` and the `Inbox`, and the values that pass between them.
 - `durable`: the settings of every durable driver, and its verdicts on events.
 - `dead_letters`: the events that a group has given up.
+- `inspection`: the questions of operators, which change nothing at the broker.
 - `keyed_fifo`: a queue per key, for events that keep an order.
 - `read_watchdog`: notices a reader that gets no answer any more.
 - `memory`: the default driver, and the hub that joins the buses of one process.
@@ -72,6 +73,12 @@ if typing.TYPE_CHECKING:
         undecodable as undecodable,
         verdict as verdict,
     )
+    from .inspection import (
+        Finding as Finding,
+        Inspects as Inspects,
+        TailedEvent as TailedEvent,
+        inspected as inspected,
+    )
     from .read_watchdog import (
         READ_SILENCE_SECONDS as READ_SILENCE_SECONDS,
         ReadWatchdog as ReadWatchdog,
@@ -112,7 +119,9 @@ __all__ = [
     "DriverSnapshot",
     "DriverUrl",
     "DurableConfig",
+    "Finding",
     "Inbox",
+    "Inspects",
     "KeyedFifo",
     "MemoryDriver",
     "MemoryHub",
@@ -121,6 +130,7 @@ __all__ = [
     "ReadWatchdog",
     "Receipt",
     "Settlement",
+    "TailedEvent",
     "TlsSettings",
     "Verdict",
     "check_count",
@@ -134,6 +144,7 @@ __all__ = [
     "group_required",
     "in_one_line",
     "in_utc",
+    "inspected",
     "jittered",
     "publish_names",
     "read_driver_url",
@@ -145,7 +156,7 @@ __all__ = [
     "verdict",
 ]
 # The modules with the other names of `__all__`.
-_IMPORTED_LATER = ("dead_letters", "durable", "read_watchdog", "tls", "url")
+_IMPORTED_LATER = ("dead_letters", "durable", "inspection", "read_watchdog", "tls", "url")
 
 if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module
 

@@ -118,12 +118,15 @@ class Backlog:
             cannot tell.
         pending: The number of events that were delivered and not acknowledged.
         oldest_pending: Seconds since the oldest pending event was published; 0.0 without one.
+        oldest_waiting: Seconds since the oldest event that was not delivered to the group yet was
+            published; 0.0 without one, None if the broker cannot tell.
     """
 
     event_name: str
     lag: int | None = None
     pending: int = 0
     oldest_pending: float = 0.0
+    oldest_waiting: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,6 +316,9 @@ class Driver(Protocol):
       returns their number; the bus calls `publish` for the others. For the messages that it has
       taken it calls `replied`, a `BatchReplied`, as often as it likes: once for each is enough. If
       `Message.encode` raises for one of them, that error is the result of this message only.
+
+    The questions of operators, `check`, `lag` and `tail`, are optional, too; see
+    `goevent.drivers.Inspects`.
 
     Attributes:
         schemes: The URL schemes of the driver, each an entry point of its package in the group

@@ -1,0 +1,1 @@
+"""`python -m goevent` is the command `goevent`."""

@@ -1,0 +1,1 @@
+"""The portal: a bus in a thread of its own, for programs that do not run on Trio."""

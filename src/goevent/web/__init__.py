@@ -1,0 +1,5 @@
+"""The live page of a bus: an ASGI application with its state, metrics and probes; the extra `web`.
+
+`Page` is mounted in an application of the user, or served by `bus.serve(http=...)`. This room reads
+snapshots, and writes nothing unless the user allows actions. It never knows the kernel.
+"""
