@@ -16,14 +16,14 @@ Example:
 """
 
 import importlib
-import typing
 
-if typing.TYPE_CHECKING:
+TYPE_CHECKING = False  # as `typing` has it, without the time that the import of `typing` takes
+if TYPE_CHECKING:
     from ._public import *  # noqa: F403
 
 __version__ = "0.2.0"
 
-if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module
+if not TYPE_CHECKING:  # a type checker would take any name for one of this module
 
     def __getattr__(name: str) -> object:
         from .drivers.packaging import publish_names
