@@ -4,4 +4,37 @@ Each command is a module of this room, which is imported when the command is use
 imports neither Trio nor a driver. A command prints to stdout, reports faults to stderr in one line,
 and exits with 0 if all is fine, 1 for a finding, and 2 for wrong use. This room uses the public
 names of goevent and of the other rooms. Nothing imports it.
+
+- `group`: the command itself, and the look-up of its commands.
+- `commands`: the names of the commands.
+- `targets`: the bus that a text stands for.
+- `output`: tables, JSON and progress bars.
+- `failures`: the line and the exit code of an error.
 """
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import NoReturn
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command `goevent`, and end the process.
+
+    Args:
+        arguments: The arguments; None for those of the process.
+
+    Raises:
+        SystemExit: Always, with the exit code: 0 if all is fine, 1 for a finding or a failure, 2
+            for wrong use, 130 after Ctrl-C.
+    """
+    try:
+        from .failures import run
+    except ImportError as error:
+        if error.name != "click":
+            raise
+        # Without the packages of the extra, the command still says what to do.
+        sys.stderr.write("goevent: the command needs an extra: pip install 'goevent[cli]'\n")
+        sys.exit(2)
+    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
