@@ -241,10 +241,11 @@ class FastStreamDriver:
 
     def snapshot(self) -> DriverSnapshot:
         """Return the state of the connection and the group's work, which is up to a second old."""
+        group = self._config.group or ""
         if self._trio_side is None:
-            return DriverSnapshot(connected=False)
+            return DriverSnapshot(connected=False, group=group)
         return DriverSnapshot(
-            connected=self._trio_side.connected, backlogs=self._adapter.backlogs()
+            connected=self._trio_side.connected, backlogs=self._adapter.backlogs(), group=group
         )
 
     def fork(self) -> None:

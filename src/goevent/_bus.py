@@ -799,7 +799,9 @@ class GoEvent:
     # -- state
 
     def snapshot(self) -> Snapshot:
-        """Return the state of every listener, and the ledger of all deliveries.
+        """Return the state of every listener, the ledger of all deliveries, and other counts.
+
+        It belongs to the bus's thread; other threads call `snapshot_from_thread`.
 
         Example:
             >>> bus = GoEvent()
@@ -807,14 +809,53 @@ class GoEvent:
             'new'
         """
         self._dispatcher.check_thread()
-        listeners, ledger = self._ledger_book.snapshots(self._scheduler.clock())
+        scheduler, inbox = self._scheduler, self._inbox
+        listeners, ledger = self._ledger_book.snapshots(
+            scheduler.clock(), scheduler.suspended_for()
+        )
         return Snapshot(
             state=self._dispatcher.state,
             listeners=listeners,
             ledger=ledger,
             error_count=self._supervisor.count,
             driver=self._snapshot_driver(),
+            events=self._ledger_book.events(),
+            redelivered=inbox.redelivered,
+            dead_lettered=inbox.dead_lettered,
+            missing=inbox.missing,
         )
+
+    def snapshot_from_thread(self, timeout: float = 5.0) -> Snapshot:
+        """Return the snapshot on a thread other than the bus's, such as that of a metrics server.
+
+        It blocks the calling thread until the event loop of the bus has taken the snapshot. It
+        works in every state of the bus; one that is not open needs no event loop.
+
+        Args:
+            timeout: Seconds to wait for the event loop.
+
+        Raises:
+            BusForked: This is a fork of the bus's process.
+            RuntimeError: This is the bus's own thread.
+            TimeoutError: The event loop has not answered in time: something blocks it, or a guest
+                run does not go on.
+
+        Example:
+            >>> bus = GoEvent()
+            >>> bus.snapshot_from_thread().state
+            'new'
+        """
+        self._dispatcher.check_process()
+        if self._dispatcher.on_home_thread:
+            raise RuntimeError("this is the bus's own thread: use snapshot")
+        port = None if self._session is None else self._session.thread_port
+        if port is not None:
+            try:
+                return port.ask(self.snapshot, timeout)
+            except trio.RunFinishedError:
+                # The bus is closed, so no thread owns it.
+                pass
+        return self.snapshot()
 
     def _snapshot_driver(self) -> DriverSnapshot | None:
         snapshot: Callable[[], DriverSnapshot] | None = getattr(self._driver, "snapshot", None)

@@ -38,6 +38,7 @@ from ._events.registry import (
 )
 from ._handle import DispatchHandle as DispatchHandle
 from ._kernel.ledger import (
+    EventSnapshot as EventSnapshot,
     Ledger as Ledger,
     ListenerSnapshot as ListenerSnapshot,
     Snapshot as Snapshot,
@@ -99,6 +100,7 @@ __all__ = [
     "EventDropped",
     "EventError",
     "EventRegistry",
+    "EventSnapshot",
     "EventVetoed",
     "GapDetected",
     "GoEvent",

@@ -53,6 +53,7 @@ PUBLIC = [
     "EventDropped",
     "EventError",
     "EventRegistry",
+    "EventSnapshot",
     "EventVetoed",
     "GapDetected",
     "GoEvent",

@@ -295,6 +295,7 @@ class RedisStreamsDriver:
         return DriverSnapshot(
             connected=self._link is not None and self._link.connected,
             backlogs=() if self._consumer is None else self._consumer.backlogs(),
+            group=self._streams.group or "",
         )
 
     # -- the connection

@@ -170,6 +170,7 @@ class BatchDispatch:
             return None
         for route, count in zip(routes, types.values(), strict=True):
             route.mailed += count
+            route.called += count
         if len(routes) == 1:
             routes *= len(events)
         else:

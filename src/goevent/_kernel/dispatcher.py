@@ -285,6 +285,7 @@ class Dispatcher(Intake):
         try:
             if taken is route:
                 return self.run_inline(route, handle)
+            taken.counter.count += 1
             return self._inline_calls.call_all_timed(taken, handle)
         finally:
             del handle  # the traceback of a failure may keep this frame, and the handle has it

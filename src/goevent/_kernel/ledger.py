@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
 
     from ..drivers.contract import DriverSnapshot
     from .actor import Actor
@@ -67,6 +67,9 @@ class ListenerSnapshot(msgspec.Struct, frozen=True, gc=False):
             `"escalating"`. A listener with several events in flight shows the state of one of them.
         restarts: How often the supervision has restarted the listener.
         strays: The number of its threads that run on after their timeout.
+        suspended_for: Seconds that all runs that the listener may have at once have waited without
+            a step of the listener, so that no event can have ended; 0.0 for an inline listener, and
+            if it could take one more event.
     """
 
     name: str
@@ -83,18 +86,51 @@ class ListenerSnapshot(msgspec.Struct, frozen=True, gc=False):
     state: str = "idle"
     restarts: int = 0
     strays: int = 0
+    suspended_for: float = 0.0
 
 
 # For the functions of `dataclasses`: `asdict` of a snapshot makes dicts of its listeners, too.
 dataclass(init=False, repr=False, eq=False, match_args=False)(ListenerSnapshot)
 
 
+class EventSnapshot(msgspec.Struct, frozen=True, gc=False):
+    """The events of one name, counted since the bus was made.
+
+    A snapshot has the names that a listener is registered for, and those that were dispatched or
+    arrived. Of names without a listener of their own and without a class, the first 1,000 are
+    counted, because names may come from outside.
+
+    Attributes:
+        dispatched: The events that this bus has dispatched.
+        listeners: The listeners that get the events, in order; those of matching patterns, too.
+        arrived: The events that the driver has brought.
+    """
+
+    name: str
+    dispatched: int
+    listeners: tuple[str, ...]
+    arrived: int = 0
+
+
+dataclass(init=False, repr=False, eq=False, match_args=False)(EventSnapshot)
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A bus at one moment; `state` is `"new"`, `"open"`, `"draining"` or `"closed"`.
 
+    The ledger and the counts of listeners begin anew when the bus is opened. All other counts go on
+    for as long as there is the bus, and never go down.
+
     Attributes:
+        error_count: The failures that the supervisor has recorded.
         driver: The snapshot of the driver; None if the driver has none.
+        events: The event names, those with a listener first.
+        redelivered: The events that arrived again, because an earlier delivery was not acknowledged
+            by this or another bus of the group.
+        dead_lettered: The events that this bus has reported as dead letters.
+        missing: The events of other buses that were reported as lost by `GapDetected`. An event
+            that arrives after it was counted is not taken off.
     """
 
     state: str
@@ -102,6 +138,10 @@ class Snapshot:
     ledger: Ledger
     error_count: int
     driver: DriverSnapshot | None = None
+    events: tuple[EventSnapshot, ...] = ()
+    redelivered: int = 0
+    dead_lettered: int = 0
+    missing: int = 0
 
 
 def ledger_of(actors: Iterable[Actor]) -> Ledger:
@@ -119,13 +159,14 @@ def ledger_of(actors: Iterable[Actor]) -> Ledger:
 
 
 def snapshots_of(
-    actors: Iterable[Actor], now: float
+    actors: Iterable[Actor], now: float, suspended: Mapping[Actor, float]
 ) -> tuple[tuple[ListenerSnapshot, ...], Ledger]:
     """Return the snapshots of listeners, whose routes hold no counts for them, and their ledger.
 
     Args:
         actors: The listeners.
         now: The time by the clock of the scheduler.
+        suspended: The seconds of `ListenerSnapshot.suspended_for`, where they are not 0.
     """
     # A bus may have thousands of listeners, and this holds the event loop. So it is one loop over
     # slots, with few calls, and in few steps for the listeners that have nothing to do.
@@ -133,7 +174,7 @@ def snapshots_of(
     add, make = snapshots.append, ListenerSnapshot
     accepted = failed = dropped = abandoned = unsettled = 0
     for actor in actors:
-        depth, oldest_age, in_flight, state = 0, 0.0, 0, "idle"
+        depth, oldest_age, in_flight, state, waits = 0, 0.0, 0, "idle", 0.0
         accepted += (done := actor.accepted)
         if actor.scheduled or actor.pending_inline:
             if mail := actor.mail:
@@ -147,6 +188,7 @@ def snapshots_of(
             unsettled += depth + in_flight
             done -= depth + in_flight
             state = paused or ("running" if in_flight else "idle")
+            waits = suspended.get(actor, 0.0)
         raised, lost, cut = actor.failed, actor.dropped, actor.abandoned
         if raised or lost or cut:
             failed += raised
@@ -173,6 +215,7 @@ def snapshots_of(
                 state,
                 0 if recovery is None else recovery.restarts,
                 actor.stray_threads,
+                waits,
             )
         )
     # Completed deliveries are not counted, so they are the accepted ones without the rest.
@@ -241,12 +284,24 @@ class LedgerBook:
         registered, unregistered = self._router.listeners(), self._unregistered
         return self._closed + ledger_of(registered) + ledger_of(unregistered)
 
-    def snapshots(self, now: float) -> tuple[tuple[ListenerSnapshot, ...], Ledger]:
+    def snapshots(
+        self, now: float, suspended: Mapping[Actor, float]
+    ) -> tuple[tuple[ListenerSnapshot, ...], Ledger]:
         """Return the snapshot of each listener, in the order of registration, and the ledger.
 
         Args:
             now: The time by the clock of the scheduler.
+            suspended: The seconds of `ListenerSnapshot.suspended_for`, where they are not 0.
         """
         self._router.fold_counts()
-        snapshots, ledger = snapshots_of(self._router.listeners(), now)
+        snapshots, ledger = snapshots_of(self._router.listeners(), now, suspended)
         return snapshots, self._closed + ledger + ledger_of(self._unregistered)
+
+    def events(self) -> tuple[EventSnapshot, ...]:
+        """Return the snapshot of each event name, as counted at the last call of `snapshots`."""
+        return tuple(
+            [
+                EventSnapshot(name, dispatched.count, listeners, arrived.count)
+                for name, listeners, dispatched, arrived in self._router.event_rows()
+            ]
+        )

@@ -92,6 +92,19 @@ class NameListeners:
             self.actors = tuple(other for other in self.actors if other is not actor)
 
 
+class EventCounter:
+    """Counts the events of one name, for all routes of that name that there have been.
+
+    Attributes:
+        count: The events, without those that routes still count.
+    """
+
+    __slots__ = ("count",)
+
+    def __init__(self) -> None:
+        self.count: int = 0
+
+
 class Route:
     """The entries of one event name: inline calls, mailboxes and a publisher.
 
@@ -115,8 +128,10 @@ class Route:
             there is no publisher.
         free: The number of events that are sure to fit into all mailboxes; 0 if not counted yet.
         exclusive: True if no other route fills the same mailboxes, so that `free` stays right.
+        counter: Counts the events that took the route.
         mailed: The events that went into the mailboxes, since the counters were folded.
-        called: The events that went through all inline calls, since the counters were folded.
+        called: The events that went through all inline calls, even if there are none, since the
+            counters were folded. Those of special dispatch are on `counter` at once.
     """
 
     __slots__ = (
@@ -125,6 +140,7 @@ class Route:
         "built_from",
         "called",
         "calls",
+        "counter",
         "exclusive",
         "free",
         "generation",
@@ -149,6 +165,7 @@ class Route:
         *,
         publisher: RoutePublisher | None = None,
         special: bool = False,
+        counter: EventCounter | None = None,
     ) -> None:
         self.name: str = name
         self.kernel: DispatchKernel = kernel
@@ -173,6 +190,7 @@ class Route:
         only = (name,)
         shared = [each for each in self.mailboxes if each.names != only]
         self.exclusive: bool = publisher is None and not shared
+        self.counter: EventCounter = counter or EventCounter()
         self.mailed: int = 0
         self.called: int = 0
 
@@ -193,7 +211,14 @@ class Route:
 
     def with_listeners(self, listeners: Sequence[Actor]) -> Route:
         """Return a route to some of the listeners, for one event."""
-        return Route(self.name, self.kernel, listeners, publisher=self.publisher, special=True)
+        return Route(
+            self.name,
+            self.kernel,
+            listeners,
+            publisher=self.publisher,
+            special=True,
+            counter=self.counter,
+        )
 
     def room(self) -> int:
         """Return how many events fit into all mailboxes."""
@@ -203,8 +228,9 @@ class Route:
         return min([actor.limit - len(actor.mail) for actor in actors])
 
     def fold(self) -> None:
-        """Move the counts of the route to its listeners."""
+        """Move the counts of the route to its listeners, and to the counter of its name."""
         if self.called:
+            self.counter.count += self.called
             for actor in self.inline:
                 actor.accepted += self.called
         if self.mailed:

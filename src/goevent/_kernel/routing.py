@@ -33,7 +33,7 @@ from .._handle import DispatchKernel
 from .._options.mistakes import not_an_event
 from .._options.results import refuse_unrun
 from .._suggestions import did_you_mean
-from .route import NameListeners, Route
+from .route import EventCounter, NameListeners, Route
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -42,9 +42,14 @@ if TYPE_CHECKING:
     from .actor import Actor
     from .route import RoutePublisher
 
+# A name, the names of its listeners, and its counters of dispatched and of arrived events.
+EventRow = tuple[str, tuple[str, ...], EventCounter, EventCounter]
+
 MAX_UNREGISTERED_ROUTES = 10_000
 # Names may come from outside, so only so many are logged as unheard and remembered.
 MAX_UNHEARD_NAMES = 1_000
+MAX_COUNTED_UNREGISTERED_NAMES = 1_000
+"""The names without a listener of their own and without a class whose events are counted."""
 
 logger = logging.getLogger("goevent")
 
@@ -121,6 +126,11 @@ class Router:
         # False if the driver brings events back to the bus that has dispatched them.
         self._fan_out = True
         self._unregistered: OrderedDict[str, Route] = OrderedDict()
+        # For each name, the counters of the events that are dispatched and that arrive.
+        self._counters: dict[str, tuple[EventCounter, EventCounter]] = {}
+        self._counted_unregistered: set[str] = set()
+        # The names with their listeners and counters, for snapshots; None if they have changed.
+        self._event_rows: list[EventRow] | None = None
 
     # -- listeners
 
@@ -169,6 +179,8 @@ class Router:
                 del self._registered[name]
                 if is_pattern(name):
                     self._patterns.remove(name, listeners)
+                else:
+                    self._bound_counters(name)
                 if self.interest is not None:
                     self.interest.forget(name)
 
@@ -270,29 +282,36 @@ class Router:
         matching = self._patterns.match(name)
         return tuple(matching) if own is None else (own, *matching)
 
-    def _build(self, name: str) -> Route:
-        built_from = self._listeners_of(name)
+    def _in_order(self, built_from: tuple[NameListeners, ...]) -> Collection[Actor]:
+        """Return the listeners of a name in the order in which they get its events."""
         chosen: Collection[Actor] = ()
         if len(built_from) == 1:
             chosen = built_from[0].actors
         elif built_from:
             chosen = dict.fromkeys([actor for one in built_from for actor in one.actors])
-        if self._sorted:
-            chosen = sorted(chosen, key=by_priority)
+        return sorted(chosen, key=by_priority) if self._sorted else chosen
+
+    def _build(self, name: str) -> Route:
+        built_from = self._listeners_of(name)
+        chosen = self._in_order(built_from)
+        dispatched, arrived = self._counters.get(name) or self._add_counters(name)
         if not chosen and self.publisher is None:
             self._log_unheard(name)
         listeners = (*self._observing_dispatch, *chosen)
         if self.publisher is None:
-            route = local = Route(name, self._kernel, listeners, special=self._special)
+            route = local = Route(
+                name, self._kernel, listeners, special=self._special, counter=dispatched
+            )
         else:
             arriving = (*self._observing_arrivals, *chosen)
-            local = Route(name, self._kernel, arriving, special=self._special)
+            local = Route(name, self._kernel, arriving, special=self._special, counter=arrived)
             route = Route(
                 name,
                 self._kernel,
                 listeners if self._fan_out else self._observing_dispatch,
                 publisher=self.publisher,
                 special=self._special,
+                counter=dispatched,
             )
             route.local_only = local
             local.exclusive = route.exclusive = False
@@ -314,6 +333,7 @@ class Router:
 
     def _drop_routes(self, name: str, listeners: NameListeners) -> None:
         """Drop the routes of a name or pattern, because its listeners have changed."""
+        self._event_rows = None
         for routed in (name,) if listeners.routed is None else [*listeners.routed]:
             self._drop(routed)
 
@@ -412,6 +432,50 @@ class Router:
             local = route.local_only
             if local is not None and (local.called or local.mailed):
                 local.fold()
+
+    def _add_counters(self, name: str) -> tuple[EventCounter, EventCounter]:
+        """Return new counters for a name; past the limit nobody reads them."""
+        counters = (EventCounter(), EventCounter())
+        if not (name in self._registered or self._registry.is_registered(name)):
+            if len(self._counted_unregistered) >= MAX_COUNTED_UNREGISTERED_NAMES:
+                return counters
+            self._counted_unregistered.add(name)
+        self._counters[name] = counters
+        self._event_rows = None
+        return counters
+
+    def _bound_counters(self, name: str) -> None:
+        """Count a name that has lost its last listener among the unregistered ones, or forget it.
+
+        A program may listen to a new name for each request.
+        """
+        if name not in self._counters or self._registry.is_registered(name):
+            return
+        if len(self._counted_unregistered) < MAX_COUNTED_UNREGISTERED_NAMES:
+            self._counted_unregistered.add(name)
+        elif name not in self._counted_unregistered:
+            del self._counters[name]
+
+    def event_rows(self) -> list[EventRow]:
+        """Return the event names that are counted, those with a listener of their own first."""
+        if self._event_rows is None:
+            self._event_rows = self._make_event_rows()
+        return self._event_rows
+
+    def _make_event_rows(self) -> list[EventRow]:
+        registered = [name for name in self._registered if not is_pattern(name)]
+        # Many names may lead to the same many listeners, by a pattern.
+        known: dict[tuple[NameListeners, ...], tuple[str, ...]] = {}
+        rows: list[EventRow] = []
+        for name in dict.fromkeys([*registered, *self._counters]):
+            built_from = self._listeners_of(name)
+            listeners = known.get(built_from)
+            if listeners is None:
+                listeners = tuple([actor.name for actor in self._in_order(built_from)])
+                known[built_from] = listeners
+            counters = self._counters.get(name) or (EventCounter(), EventCounter())
+            rows.append((name, listeners, *counters))
+        return rows
 
     def _routes(self) -> tuple[Route, ...]:
         """Return all routes; one without a publisher may belong to another one."""

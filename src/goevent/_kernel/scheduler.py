@@ -57,7 +57,7 @@ from .._trio_internals import park
 from .backpressure import Backpressure
 from .failures import FailedRuns
 from .timeouts import Timeouts
-from .worker import Worker
+from .worker import SLICE_SECONDS, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -215,6 +215,24 @@ class Scheduler:
         self._escalated = True
         self._clean.run(self._nursery.start_soon, raise_error, error)
         return True
+
+    def suspended_for(self) -> dict[Actor, float]:
+        """Return the seconds since the last step of each listener all of whose lanes are suspended.
+
+        The time is that of the system's clock, even in a test with another one.
+        """
+        # The worker notes when a step has to end, and a suspended one has had no step since. So
+        # nothing is noted for each event.
+        now = perf_counter() + SLICE_SECONDS
+        last_steps: dict[Actor, list[float]] = {}
+        for worker in self.workers.values():
+            if worker.actor is not None:
+                last_steps.setdefault(worker.actor.listener, []).append(worker.slice_end)
+        return {
+            actor: now - max(ends)
+            for actor, ends in last_steps.items()
+            if len(ends) == len(actor.lanes)
+        }
 
     def warn_slow(self, name: str, seconds: float) -> None:
         """Log that a listener has blocked the event loop for too long."""

@@ -120,6 +120,7 @@ class SpecialDispatch:
         chosen = self._chosen_route(handle)
         if not self._admission.commit(chosen, handle):
             raise no_room(chosen)
+        chosen.counter.count += 1
         if chosen is not handle._route:
             self._note_listeners(handle, chosen)
         self._inline_calls.call_all(chosen, handle)
@@ -150,6 +151,7 @@ class SpecialDispatch:
                     raise nested_too_deep(len(enclosing_dispatches.get()))
                 if not self._admission.commit(chosen, handle):
                     chosen = await self._admission.wait_for_room(chosen, handle, arrived=arrived)
+                chosen.counter.count += 1
                 if chosen is not handle._route:
                     self._note_listeners(handle, chosen)
                 brought = True

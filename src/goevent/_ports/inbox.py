@@ -21,7 +21,15 @@ from typing import TYPE_CHECKING
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
-from .._errors import BusClosed, DecodeError, EventAbandoned, EventError, GoEventError
+from .._errors import (
+    BusClosed,
+    DeadLettered,
+    DecodeError,
+    EventAbandoned,
+    EventError,
+    GapDetected,
+    GoEventError,
+)
 from .._handle import arrived_handle
 from .._kernel.intake import bus_closed
 from ..drivers.contract import Settlement
@@ -49,6 +57,9 @@ class BusInbox:
 
     Attributes:
         origin: The id by which other buses know this one.
+        redelivered: The events that arrived with more than one delivery, since the bus was made.
+        dead_lettered: The events that the driver has reported as dead letters, since then.
+        missing: The events of other buses that the driver has reported as lost, since then.
     """
 
     def __init__(
@@ -66,6 +77,9 @@ class BusInbox:
         self._is_forked = False
         self._ignores_own = True
         self.origin: str = self.renew_origin()
+        self.redelivered: int = 0
+        self.dead_lettered: int = 0
+        self.missing: int = 0
 
     def prepare(self, *, ignores_own: bool) -> None:
         """Start a new session: draw an origin, and let deliveries wait until `open`.
@@ -118,6 +132,8 @@ class BusInbox:
         try:
             envelope = self.decode(name, data)
         except DecodeError as error:
+            if deliveries > 1:
+                self.redelivered += 1
             self._refuse(name, settle, error)
             await checkpoint_if_cancelled()
         else:
@@ -134,6 +150,8 @@ class BusInbox:
         name = envelope.event_name
         if self._ignores_own and self.is_own(envelope):
             return self._settle(name, settle)
+        if deliveries > 1:
+            self.redelivered += 1
         handle = failure = None
         try:
             await checkpoint_if_cancelled()
@@ -182,6 +200,8 @@ class BusInbox:
         except (GoEventError, TypeError) as error:
             self._refuse(name, settle, error)
             return True
+        if deliveries > 1:
+            self.redelivered += 1
         ran = False
         try:
             if handle is None:
@@ -228,6 +248,11 @@ class BusInbox:
 
     def report(self, error: Exception, event_name: str = "") -> None:
         """Report a failure or a loss to the supervisor."""
+        if isinstance(error, DeadLettered):
+            self.dead_lettered += 1
+        # A negative number is an event that was counted and has arrived late; counters only rise.
+        elif isinstance(error, GapDetected) and error.missing > 0:
+            self.missing += error.missing
         self._supervisor.record_loose(EventError(event_name, "driver", error))
 
     def lost(self, event_name: str) -> EventError:

@@ -1,8 +1,9 @@
-"""The thread port: lets other threads dispatch on an open bus.
+"""The thread port: lets other threads dispatch on an open bus, and ask for its snapshot.
 
-`GoEvent.dispatch_from_thread` calls it on the foreign thread. It dispatches the event in a task of
-the bus's nursery and blocks the thread until the dispatch has returned. The session opens it with
-the bus and closes it before the nursery ends, so that no thread stays blocked.
+`GoEvent.dispatch_from_thread` and `snapshot_from_thread` call it on the foreign thread. An event is
+dispatched in a task of the bus's nursery, and the thread is blocked until the dispatch has
+returned. The session opens the port with the bus and closes it before the nursery ends, so that no
+thread stays blocked.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Awaitable, Callable
 from contextvars import Context, copy_context
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 from trio.lowlevel import TrioToken
@@ -20,6 +21,8 @@ from .._handle import DispatchHandle
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+T = TypeVar("T")
 
 
 class ThreadPort:
@@ -66,6 +69,34 @@ class ThreadPort:
             with self._lock:
                 self._waiting.discard(future)
 
+    def ask(self, question: Callable[[], T], timeout: float) -> T:
+        """Call a function on the bus's thread, and block the calling thread until it has returned.
+
+        It works while the bus closes, and afterwards for as long as the event loop runs.
+
+        Args:
+            question: The function; it must not wait.
+            timeout: Seconds to wait for the event loop.
+
+        Raises:
+            TimeoutError: The event loop has not called the function in time, and never will.
+            trio.RunFinishedError: The event loop has ended.
+            Exception: An exception of the function, unchanged.
+        """
+        from concurrent.futures import Future
+
+        future: Future[T] = Future()
+        self._token.run_sync_soon(answer, future, question)
+        try:
+            return future.result(timeout)
+        except TimeoutError:
+            # An answer that came in this moment stays: then the future cannot be cancelled.
+            if future.cancel():
+                raise TimeoutError(
+                    f"the event loop of the bus has not answered for {timeout:g} s"
+                ) from None
+        return future.result(timeout)
+
     def _enter(self, future: Future[DispatchHandle], event: Any, context: Context) -> None:
         # If the port has closed meanwhile, `close` has answered the future.
         if self._open:
@@ -107,3 +138,15 @@ class ThreadPort:
         for future in waiting:
             if not future.done():
                 future.set_exception(BusClosed("the bus closed before it accepted the event"))
+
+
+def answer(future: Future[T], question: Callable[[], T]) -> None:
+    """Answer a question of another thread, unless that thread waits no longer."""
+    if not future.set_running_or_notify_cancel():
+        return
+    try:
+        result = question()
+    except Exception as error:  # noqa: BLE001 - the thread raises it
+        future.set_exception(error)
+    else:
+        future.set_result(result)

@@ -136,10 +136,12 @@ class DriverSnapshot:
     Attributes:
         connected: False while the driver tries to reach the broker.
         backlogs: The backlog of each subscribed name, if the broker is durable.
+        group: The consumer group that has these backlogs; empty without one.
     """
 
     connected: bool
     backlogs: tuple[Backlog, ...] = ()
+    group: str = ""
 
 
 Settle = Callable[[Settlement], None]
