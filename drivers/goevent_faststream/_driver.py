@@ -7,26 +7,43 @@ of `_brokers`, and while a bus is open it passes every call on to the Trio side 
 from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
 from typing import Any, Self, TypeVar
 
 import trio
 
-from goevent import BusForked, DriverConnectionError, DriverInUse, UnsupportedError
+from goevent import (
+    BusForked,
+    DriverConnectionError,
+    DriverInUse,
+    UnsupportedError,
+    compile_pattern,
+)
 from goevent.drivers import (
+    Backlog,
     BatchReplied,
     Capabilities,
     DeadLetters,
     DriverSnapshot,
+    Finding,
     Inbox,
     Message,
     Receipt,
+    TailedEvent,
     check_url_options,
     group_required,
     read_driver_url,
 )
 
-from ._adapter.contract import Adapter, Result, ShowsDeadLetters
+from ._adapter.contract import (
+    Adapter,
+    ChecksBroker,
+    Result,
+    ShowsDeadLetters,
+    TailsEvents,
+    TellsLag,
+)
 from ._adapter.formats import Format, format_of
 from ._bridge.trio_side import TrioSide
 from ._brokers import (
@@ -40,6 +57,8 @@ from ._brokers import (
 from ._config import BrokerConfig, split_options
 
 T = TypeVar("T")
+
+INSPECTION_SECONDS = 30.0  # for the many requests of one question
 
 
 class FastStreamDriver:
@@ -158,6 +177,76 @@ class FastStreamDriver:
         if self._config.group is None:
             raise UnsupportedError("dead letters belong to a group, and this bus has none")
         return DeadLetters(self._adapter.dead_letters, self._call)
+
+    # -- the inspection of the broker
+
+    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Look for missing rights, and for settings that endanger the promises of the driver.
+
+        Args:
+            names: The names and patterns of the listeners and the event types of the program.
+
+        Returns:
+            The findings, errors first; none if all is well.
+
+        Raises:
+            UnsupportedError: The driver for this broker has no check.
+            DriverError: The broker does not answer, or the bus is not open.
+        """
+        adapter = self._adapter
+        if not isinstance(adapter, ChecksBroker):
+            raise UnsupportedError(f"the driver for {self._name} cannot check its broker")
+        found = await self._running().call(adapter.check, names, more_seconds=INSPECTION_SECONDS)
+        return sorted(found, key=lambda finding: finding.severity)
+
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        """Return the backlog of a group for each event name that the broker knows it to read.
+
+        Args:
+            group: The consumer group; it may have no consumer at present.
+
+        Raises:
+            UnsupportedError: The broker has no groups, or cannot tell.
+            DriverError: The broker does not answer, or the bus is not open.
+        """
+        adapter = self._adapter
+        if not isinstance(adapter, TellsLag):
+            raise UnsupportedError(
+                f"the driver for {self._name} cannot tell the backlog of a group"
+            )
+        backlogs = await self._running().call(adapter.lag, group, more_seconds=INSPECTION_SECONDS)
+        return sorted(backlogs, key=lambda backlog: backlog.event_name)
+
+    def tail(
+        self, pattern: str
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[TailedEvent]]:
+        """Show the events that are published from the entry of the block on, while it lasts.
+
+        The channel has a bound. A slow reader holds back a broker that keeps events, and misses
+        some of one that does not. When the bus closes, the channel ends. A cancelled `receive`
+        loses nothing.
+
+        Args:
+            pattern: An event name or a pattern.
+
+        Raises:
+            UnsupportedError: The broker cannot show events without giving them to a group.
+            ValueError: It is no pattern.
+            DriverError: The broker refuses it, or the bus is not open. `receive` raises it if the
+                broker shows no more.
+
+        Example:
+            ::
+
+                async with driver.tail("order.*") as events:
+                    async for event in events:
+                        print(event.event_name, event.data)
+        """
+        compile_pattern(pattern)
+        adapter = self._adapter
+        if not isinstance(adapter, TailsEvents):
+            raise UnsupportedError(f"the driver for {self._name} cannot show the events that pass")
+        return self._running().tail(adapter, pattern)
 
     # -- the contract of drivers
 

@@ -129,7 +129,7 @@ class LoopThread:
             IslandClosed: The loop has ended before the coroutine.
         """
         call = _LoopCall()
-        if not self._call_soon(self._begin, call, work, args):
+        if not self.call_soon(self._begin, call, work, args):
             raise IslandClosed("the event loop of the broker does not run")
         # The answer cannot have come yet: `run_sync_soon` needs Trio's thread, which is here.
         self._calls.add(call)
@@ -137,7 +137,7 @@ class LoopThread:
             await call.done.wait()
         except trio.Cancelled:
             call.cancelled = True
-            self._call_soon(self._cancel, call)
+            self.call_soon(self._cancel, call)
             raise
         finally:
             self._calls.discard(call)
@@ -146,11 +146,7 @@ class LoopThread:
             raise error
         return cast("T", call.value)
 
-    def _stop(self) -> None:
-        if self._stop_requested is not None:
-            self._call_soon(self._stop_requested.set)
-
-    def _call_soon(self, function: Callable[..., object], *args: Any) -> bool:
+    def call_soon(self, function: Callable[..., object], *args: Any) -> bool:
         """Call a function on the loop; return False if the loop has ended, perhaps just now."""
         if self._loop is None:
             return False
@@ -159,6 +155,10 @@ class LoopThread:
         except RuntimeError:
             return False
         return True
+
+    def _stop(self) -> None:
+        if self._stop_requested is not None:
+            self.call_soon(self._stop_requested.set)
 
     # -- in the loop's thread
 

@@ -2,12 +2,14 @@
 
 It owns the loop thread and two tasks: one delivers arrivals to the bus in order; the other passes
 on replies to publishes, reports and the failure of the adapter. Neither waits for the other: a full
-mailbox holds back arrivals but not replies. `FastStreamDriver` calls it; the adapter never does.
+mailbox holds back arrivals but not replies. Each tail has a task of its own.
+`FastStreamDriver` calls it; the adapter never does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
 from time import perf_counter
 from typing import Any, TypeVar
@@ -28,13 +30,14 @@ from goevent.drivers import (
     verdict,
 )
 
-from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result
+from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result, TailsEvents
 from .._adapter.formats import Format
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .loop_side import Freed, LoopFailure, LoopNotice, LoopReport, LoopRequest, LoopSide
 from .loop_thread import IslandClosed, LoopThread
 from .queues import ToLoopQueue, ToTrioQueue
+from .tail import Tail, TailChannel
 
 T = TypeVar("T")
 
@@ -80,6 +83,9 @@ class TrioSide:
         self._is_delivering = False
         self._delivered = trio.lowlevel.ParkingLot()
         self._freed_arrivals = self._freed_bytes = 0
+        # The nursery of the tails; None until the adapter is open, and when the bus closes.
+        self._tasks: trio.Nursery | None = None
+        self._tails: set[Tail] = set()
 
     @property
     def connected(self) -> bool:
@@ -90,6 +96,8 @@ class TrioSide:
         """Post nothing more: this process is a fork of the one that runs the loop."""
         self._to_loop = None
         self._loop_thread.fork()
+        for tail in self._tails:
+            tail.fork()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> None:
         """Connect, and serve until cancelled.
@@ -122,6 +130,7 @@ class TrioSide:
                         tasks.start_soon(self._deliver_arrivals)
                         tasks.start_soon(self._pass_on_notices)
                         tasks.start_soon(to_loop.wake_loop)
+                        self._tasks = tasks
                         task_status.started()
                 except* DriverError as group:
                     failure = _first(group)
@@ -154,7 +163,7 @@ class TrioSide:
 
     async def _close(self) -> None:
         """Release the arrivals that no listener has, settle the others, and disconnect."""
-        to_loop, self._to_loop = self._to_loop, None
+        to_loop, self._to_loop, self._tasks = self._to_loop, None, None
         with trio.CancelScope(shield=True, deadline=trio.current_time() + CLOSE_SECONDS):
             try:
                 if to_loop is not None:
@@ -236,6 +245,27 @@ class TrioSide:
             raise DriverConnectionError(
                 f"{self._broker} has not answered a request within {seconds:g} s"
             ) from None
+
+    @asynccontextmanager
+    async def tail(self, adapter: TailsEvents, pattern: str) -> AsyncGenerator[TailChannel]:
+        """Show the events that match a pattern, while the block lasts.
+
+        Raises:
+            DriverConnectionError: The broker does not confirm in time.
+            DriverError: The broker refuses it.
+        """
+        if self._tasks is None:
+            raise IslandClosed(f"the driver for {self._broker} does not run: open its bus first")
+        tail = Tail(adapter, self._broker, self._loop_thread, pattern)
+        self._tails.add(tail)
+        # Beside the bus, and not in a nursery of the reader: its errors stay single ones.
+        self._tasks.start_soon(tail.run)
+        try:
+            await tail.wait_started(CALL_TIMEOUT_SECONDS)
+            yield tail.events
+        finally:
+            self._tails.discard(tail)
+            tail.stop()
 
     # -- events to the broker
 
