@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncGenerator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 from unittest import SkipTest
 
 import msgspec
 import pytest
 import trio
 from tests.support.in_memory_brokers import (
+    ConsumerGroup,
     EchoBroker,
     EchoConnection,
     EchoDriver,
@@ -36,7 +37,7 @@ from goevent import (
     Receipt,
     Settlement,
 )
-from goevent.drivers import BatchReplied
+from goevent.drivers import Backlog, BatchReplied, TailChannel, TailedEvent, running_tail
 from goevent.testing import DriverConformance
 
 CASES = [name for name in dir(DriverConformance) if name.startswith("test_")]
@@ -492,6 +493,97 @@ class HasNoReceipts(GroupDriver):
 # -- the suite, run on the mutants
 
 
+# -- questions
+
+
+class TailTakesEvents(GroupDriver):
+    """Takes events of the sender's groups in order to show them."""
+
+    def tail(self, pattern: str) -> AbstractAsyncContextManager[Any]:
+        async def show(channel: TailChannel, started: Callable[[], None]) -> None:
+            started()
+            async with trio.open_nursery() as nursery:
+                for group in [*self.broker.groups.values()]:
+                    nursery.start_soon(self.take_from, group, pattern, channel)
+
+        return running_tail(show)
+
+    async def take_from(self, group: ConsumerGroup, name: str, channel: TailChannel) -> None:
+        while True:
+            entry = await group.take({name})
+            group.acknowledge(entry)
+            channel.put_nowait(TailedEvent(event_name=name, data=entry.data))
+
+
+class TailShowsTwice(MemoryDriver):
+    def tail(self, pattern: str) -> AbstractAsyncContextManager[Any]:
+        async def show(channel: TailChannel, started: Callable[[], None]) -> None:
+            async with super(TailShowsTwice, self).tail(pattern) as events:
+                started()
+                async for event in events:
+                    channel.put_nowait(event)
+                    channel.put_nowait(event)
+
+        return running_tail(show)
+
+
+class TailShowsEverything(MemoryDriver):
+    def tail(self, pattern: str) -> AbstractAsyncContextManager[Any]:
+        return super().tail("**")
+
+
+class TailHoldsUpTheSender(MemoryDriver):
+    """Has no bound for a reader that is slow but the sender's patience."""
+
+    channels: ClassVar[list[TailChannel]] = []
+
+    def tail(self, pattern: str) -> AbstractAsyncContextManager[Any]:
+        async def show(channel: TailChannel, started: Callable[[], None]) -> None:
+            self.channels.append(channel)
+            started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                self.channels.remove(channel)
+
+        return running_tail(show, max_events=10)
+
+    async def publish(self, message: Message) -> Receipt:
+        for channel in self.channels:
+            await channel.put(TailedEvent(event_name=message.event_name, data=message.encode()))
+        return await super().publish(message)
+
+    def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+        return 0
+
+
+class TailLeavesATask(MemoryDriver):
+    async def run(self, inbox: Inbox, **options: Any) -> None:
+        async with trio.open_nursery() as self.nursery:
+            await super().run(inbox, **options)
+
+    def tail(self, pattern: str) -> AbstractAsyncContextManager[Any]:
+        self.nursery.start_soon(trio.sleep_forever)
+        return super().tail(pattern)
+
+
+class LagCountsNothing(GroupDriver):
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        return [replace(each, lag=0, pending=0) for each in await super().lag(group)]
+
+
+class LagCountsWhatIsDone(GroupDriver):
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        found = await super().lag(group)
+        return [replace(each, lag=max(each.lag or 0, 10)) for each in found]
+
+
+class LagCreatesTheGroup(GroupDriver):
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        self.broker.group(group).names.add("anything")
+        return await super().lag(group)
+
+
 class MemorySuite(DriverConformance):
     def __init__(self, mutant: Callable[..., Any]) -> None:
         self.mutant = mutant
@@ -604,6 +696,14 @@ MUTANTS: list[tuple[type, str, str]] = [
     (SharesWithinItsGroup, "each_group_gets_each_event_once", "more than once"),
     (UnsubscribesItsGroup, "events_wait_for_absent_buses", "19 events to arrive"),
     (HasNoReceipts, "accepted_events_have_receipts", "receipts of ten events"),
+    (TailTakesEvents, "tail_shows_each_event_once", "more than once|to arrive|the marker after"),
+    (TailShowsTwice, "tail_shows_each_event_once", "more than once"),
+    (TailShowsEverything, "tail_shows_each_event_once", "do not belong|more than once|has shown"),
+    (TailHoldsUpTheSender, "tail_leaves_nothing_behind", "waiting for"),
+    (TailLeavesATask, "tail_leaves_nothing_behind", "tasks are left by a cancelled tail"),
+    (LagCountsNothing, "lag_counts_what_waits", "10 events to wait for the group"),
+    (LagCountsWhatIsDone, "lag_counts_what_waits", "0 events to wait for the group"),
+    (LagCreatesTheGroup, "unknown_group_has_no_lag", "that nobody knows has the lag"),
 ]
 
 

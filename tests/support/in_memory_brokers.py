@@ -8,7 +8,9 @@ of competing consumers, and a second acknowledgement is an error.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from functools import partial
 from typing import Self
@@ -16,7 +18,17 @@ from typing import Self
 import trio
 
 from goevent import DriverConnectionError, DriverError, compile_pattern
-from goevent.drivers import Capabilities, Inbox, Message, Receipt, Settlement
+from goevent.drivers import (
+    Backlog,
+    Capabilities,
+    Inbox,
+    Message,
+    Receipt,
+    Settlement,
+    TailChannel,
+    TailedEvent,
+    running_tail,
+)
 
 NamedBytes = tuple[str, bytes]
 MAX_MESSAGE_BYTES = 1 << 16
@@ -176,6 +188,7 @@ class ConsumerGroup:
 class GroupBroker:
     def __init__(self) -> None:
         self.groups: dict[str, ConsumerGroup] = {}
+        self.tails: dict[TailChannel, str] = {}
         self.count = 0
 
     def group(self, name: str) -> ConsumerGroup:
@@ -186,6 +199,9 @@ class GroupBroker:
         for group in self.groups.values():
             if name in group.names:
                 group.put(GroupEntry(self.count, name, data))
+        for channel, wanted in self.tails.items():
+            if wanted == name:
+                channel.put_nowait(TailedEvent(event_name=name, data=data, id=str(self.count)))
         return self.count
 
 
@@ -243,3 +259,26 @@ class GroupDriver:
         await trio.lowlevel.checkpoint()
         number = self.broker.publish(message.event_name, message.encode())
         return Receipt(id=str(number))
+
+    def tail(
+        self, pattern: str
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[TailedEvent]]:
+        async def show(channel: TailChannel, started: Callable[[], None]) -> None:
+            self.broker.tails[channel] = pattern
+            started()
+            try:
+                await trio.sleep_forever()
+            finally:
+                del self.broker.tails[channel]
+
+        return running_tail(show)
+
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        await trio.lowlevel.checkpoint()
+        if (found := self.broker.groups.get(group)) is None:
+            return ()
+        waiting = Counter(entry.name for entry in found.waiting.values())
+        return [
+            Backlog(event_name=name, lag=waiting[name], pending=len(found.held))
+            for name in sorted(found.names)
+        ]

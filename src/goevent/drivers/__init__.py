@@ -9,6 +9,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `durable`: the settings of every durable driver, and its verdicts on events.
 - `dead_letters`: the events that a group has given up.
 - `inspection`: the questions of operators, which change nothing at the broker.
+- `tail_channel`: the events of a tail, on their way to the one who looks.
 - `keyed_fifo`: a queue per key, for events that keep an order.
 - `read_watchdog`: notices a reader that gets no answer any more.
 - `memory`: the default driver, and the hub that joins the buses of one process.
@@ -83,6 +84,7 @@ if typing.TYPE_CHECKING:
         READ_SILENCE_SECONDS as READ_SILENCE_SECONDS,
         ReadWatchdog as ReadWatchdog,
     )
+    from .tail_channel import TailChannel as TailChannel, running_tail as running_tail
     from .tls import (
         NO_TLS as NO_TLS,
         TLS_OPTIONS as TLS_OPTIONS,
@@ -130,6 +132,7 @@ __all__ = [
     "ReadWatchdog",
     "Receipt",
     "Settlement",
+    "TailChannel",
     "TailedEvent",
     "TlsSettings",
     "Verdict",
@@ -151,12 +154,21 @@ __all__ = [
     "read_options",
     "read_tls",
     "retry_or_dead_letter",
+    "running_tail",
     "suggest_options",
     "undecodable",
     "verdict",
 ]
 # The modules with the other names of `__all__`.
-_IMPORTED_LATER = ("dead_letters", "durable", "inspection", "read_watchdog", "tls", "url")
+_IMPORTED_LATER = (
+    "dead_letters",
+    "durable",
+    "inspection",
+    "read_watchdog",
+    "tail_channel",
+    "tls",
+    "url",
+)
 
 if not typing.TYPE_CHECKING:  # a type checker would take any name for one of this module
 

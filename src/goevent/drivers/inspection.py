@@ -43,6 +43,8 @@ class TailedEvent:
         id: The broker's id of the event; empty if it has none.
         headers: The broker's headers of the message, as text.
         time: When the event was published; None if the broker does not tell.
+        missed: How many events before this one were not shown, because the reader was too slow. It
+            stays 0 where the broker keeps events and waits.
     """
 
     event_name: str
@@ -50,10 +52,15 @@ class TailedEvent:
     id: str = ""
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     time: datetime | None = None
+    missed: int = 0
 
 
 class Inspects(Protocol):
-    """The three questions. Each method raises a `DriverError` if the broker cannot be asked."""
+    """The three questions. Each method raises a `DriverError` if the broker cannot be asked.
+
+    A method that the driver has may still raise `UnsupportedError`, if the answer depends on its
+    configuration.
+    """
 
     async def check(self, names: Sequence[str]) -> Sequence[Finding]:
         """Look for missing rights, and for settings that endanger the promises of the driver.
@@ -87,14 +94,19 @@ class Inspects(Protocol):
         """Show the events that are published from the entry of the block on, while it lasts.
 
         The block is entered when the broker has confirmed. The events come in the order of the
-        broker. A reader that is slow is held back where the broker keeps events, and misses some
-        where it does not. If the connection is lost, the channel goes on once it is back.
+        broker, and an event that comes twice there may be shown twice. A reader that is slow is
+        held back where the broker keeps events; where it does not, events are left out and counted
+        in `TailedEvent.missed`. If the connection is lost, the channel goes on once it is back. If
+        the tail cannot go on, `receive` raises a `DriverError`. The block has to end before the
+        bus does. `running_tail` has the parts that every driver needs for this.
 
         Args:
             pattern: An event name or a pattern.
 
         Raises:
             UnsupportedError: The broker cannot show events without giving them to a group.
+            DriverError: The broker refuses it.
+            ValueError: The pattern makes no sense.
         """
         ...
 

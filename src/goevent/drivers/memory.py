@@ -7,20 +7,24 @@ other bus that wants the event, and `run` delivers from its own inbox, in order.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Self
 
 import trio
 
-from .._errors import DriverInUse, require_trio
+from .._errors import DriverInUse, EncodeError, UnsupportedError, require_trio
 from .._events.patterns import compile_pattern
 from .._suggestions import suggest_options
 from .contract import Capabilities, Receipt
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from .._wire.envelope import Envelope
     from .contract import BatchReplied, Inbox, Message
+    from .inspection import Finding, TailedEvent
+    from .tail_channel import TailChannel
 
 
 @suggest_options
@@ -47,6 +51,8 @@ class MemoryHub:
             raise ValueError(f"an inbox holds at least 1 event, not {inbox}")
         self._inbox = inbox
         self._members: dict[MemoryDriver, trio.MemorySendChannel[Envelope]] = {}
+        # The open tails, each with the test of its pattern.
+        self._tails: dict[TailChannel, Callable[[str], object]] = {}
 
     def join(self, member: MemoryDriver) -> trio.MemoryReceiveChannel[Envelope]:
         """Return the inbox of a new member, to which the others send.
@@ -78,6 +84,35 @@ class MemoryHub:
             for other, inbox in self._members.items()
             if other is not member and other.wants(name)
         ]
+
+    async def show_events(
+        self, pattern: str, channel: TailChannel, started: Callable[[], None]
+    ) -> None:
+        """Show the events that the members publish, until cancelled.
+
+        Args:
+            pattern: An event name or a pattern.
+            channel: Gets the events; those that find it full are counted as missed.
+            started: Called at once.
+        """
+        self._tails[channel] = compile_pattern(pattern)
+        started()
+        try:
+            await trio.sleep_forever()
+        finally:
+            del self._tails[channel]
+
+    def show(self, message: Message) -> None:
+        """Show an event to the tails whose pattern matches its name."""
+        if not self._tails:
+            return
+        name = message.event_name
+        channels = [channel for channel, matches in self._tails.items() if matches(name)]
+        if not channels:
+            return
+        event = _as_tailed(message)
+        for channel in channels:
+            channel.put_nowait(event)
 
 
 ALONE = Capabilities(alone=True)
@@ -192,6 +227,7 @@ class MemoryDriver:
         receivers = 0
         if self._hub is None:
             return Receipt(receivers=0)
+        self._hub.show(message)
         for inbox in self._hub.inboxes_of_others(self, envelope.event_name):
             try:
                 await inbox.send(envelope)
@@ -215,10 +251,38 @@ class MemoryDriver:
             envelope = message.envelope()
             for inbox in inboxes:
                 inbox.send_nowait(envelope)
+            if self._hub is not None:
+                self._hub.show(message)
             receipts.append(Receipt(receivers=len(inboxes)))
         if receipts:
             replied(receipts)
         return len(receipts)
+
+    # -- the questions of operators
+
+    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Return nothing: there is no broker that could be set up wrongly."""
+        await trio.lowlevel.checkpoint()
+        return ()
+
+    def tail(
+        self, pattern: str
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[TailedEvent]]:
+        """Show the events that the buses of the hub publish, while the block lasts.
+
+        Their data is encoded for this; it is empty if the codec cannot encode the event.
+
+        Raises:
+            UnsupportedError: The driver has no hub.
+            ValueError: The pattern makes no sense.
+        """
+        from .tail_channel import running_tail
+
+        hub = self._hub
+        if hub is None:
+            raise UnsupportedError("a bus without a hub is alone: no events pass between buses")
+        compile_pattern(pattern)
+        return running_tail(lambda channel, started: hub.show_events(pattern, channel, started))
 
     def _inboxes_with_room(self, name: str) -> list[trio.MemorySendChannel[Envelope]] | None:
         """Return the inboxes that an event goes to; None if one of them is full."""
@@ -231,3 +295,21 @@ class MemoryDriver:
                     return None
                 found.append(inbox)
         return found
+
+
+def _as_tailed(message: Message) -> TailedEvent:
+    """Return an event as a tail shows it."""
+    from .inspection import TailedEvent
+
+    try:
+        data = message.encode()
+    except EncodeError:
+        # It travels as an object, so nothing is wrong with it here.
+        data = b""
+    return TailedEvent(
+        event_name=message.event_name,
+        data=data,
+        id=message.handle_id,
+        headers=message.headers,
+        time=datetime.now(UTC),
+    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 
 from .. import Config, EventError, GoEvent
-from ._conformance.runner import NotApplicable
+from ._conformance.expect import NotApplicable
 from ._recorder import Recorder, record
 
 if TYPE_CHECKING:

@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
+# pytest knows this exception, so this module does not have to import pytest.
+from unittest import SkipTest
+
 MAX_SHOWN_NUMBERS = 10
+
+
+class NotApplicable(SkipTest):
+    """A case tests a capability that the driver does not have."""
 
 
 def expect(condition: object, message: str) -> None:

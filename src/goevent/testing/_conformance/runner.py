@@ -11,18 +11,12 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol, cast
 
-# pytest knows this exception, so this module does not have to import pytest.
-from unittest import SkipTest
-
 import trio
 
 from .environment import CaseEnvironment, Connect
+from .expect import NotApplicable
 
 CaseFunction = Callable[[CaseEnvironment], Awaitable[None]]
-
-
-class NotApplicable(SkipTest):
-    """A case tests a capability that the driver does not have."""
 
 
 class DriverSuite(Protocol):
@@ -61,6 +55,8 @@ COUNTING = Requirement(
 ENCODED = Requirement(
     lambda env: env.capabilities.across_processes, "the driver does not encode events"
 )
+TAILS = Requirement(lambda env: hasattr(env.driver(), "tail"), "the driver shows no events")
+TELLS_LAG = Requirement(lambda env: hasattr(env.driver(), "lag"), "the driver tells no lag")
 OUTAGE = Requirement(lambda env: env.outage() is not None, "the suite has no `outage`")
 RECONNECTS = Requirement(lambda env: env.reconnects, "the driver does not reconnect")
 NO_RECONNECT = Requirement(lambda env: not env.reconnects, "the driver reconnects")

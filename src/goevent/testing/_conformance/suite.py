@@ -15,6 +15,7 @@ from . import (
     naming as naming,
     ordering as ordering,
     outages as outages,
+    questions as questions,
     settling as settling,
 )
 from .runner import (
@@ -30,6 +31,8 @@ from .runner import (
     OUTAGE,
     PATTERNS,
     RECONNECTS,
+    TAILS,
+    TELLS_LAG,
     run_case,
 )
 
@@ -279,6 +282,32 @@ class DriverConformance:
     async def test_accepted_events_have_receipts(self) -> None:
         """The receipt of a durable driver has the id that the broker gave to the event."""
         await run_case(self, grouping.accepted_events_have_receipts, DURABLE)
+
+    # -- the questions of operators
+
+    async def test_tail_shows_each_event_once(self) -> None:
+        """A tail shows each event from its start on once, and takes none from the listeners."""
+        await run_case(self, questions.a_tail_shows_each_event_once, TAILS)
+
+    async def test_tail_shows_the_events_of_a_pattern(self) -> None:
+        """A tail of a pattern shows the events that match it, of names that are new, too."""
+        await run_case(self, questions.a_tail_shows_the_events_of_a_pattern, TAILS, PATTERNS)
+
+    async def test_tail_leaves_nothing_behind(self) -> None:
+        """A tail whose reader is cancelled leaves no task, and has held up no listener."""
+        await run_case(self, questions.a_tail_leaves_nothing_behind, TAILS)
+
+    async def test_tail_goes_on_after_an_outage(self) -> None:
+        """A tail that has lost its connection shows events again once the broker is back."""
+        await run_case(self, questions.a_tail_goes_on_after_an_outage, TAILS, OUTAGE, RECONNECTS)
+
+    async def test_lag_counts_what_waits(self) -> None:
+        """The lag of a group counts the events that wait, and is 0 when all are done."""
+        await run_case(self, questions.the_lag_counts_what_waits, TELLS_LAG, DURABLE)
+
+    async def test_unknown_group_has_no_lag(self) -> None:
+        """A group that the broker does not know has no lag, and asking does not create it."""
+        await run_case(self, questions.an_unknown_group_has_no_lag, TELLS_LAG, DURABLE)
 
     # -- outages
 
