@@ -36,6 +36,7 @@ from ._kernel.supervisor import OnError, Supervisor
 from ._listeners.factory import make_handler, make_listener, takes_no_arguments
 from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
+from ._listeners.registered import RegisteredListener
 from ._listeners.registration import Registration
 from ._options.callables import refuse_generator
 from ._options.decorator import E1, E2, E3, E4, E5, E6, E7, E8, ListenerDecorator, NameDecorator
@@ -119,6 +120,12 @@ class GoEvent:
             billing
         """
         return self._driver
+
+    # Not a property, for the same reason.
+    @cached_property
+    def config(self) -> Config:
+        """The settings of the bus: those that were given to it, or the defaults."""
+        return self._config
 
     # -- listeners
 
@@ -494,6 +501,18 @@ class GoEvent:
             >>> bus.unregister_listeners_for_event("order.paid")
         """
         self._listeners.remove_name(event_name_of(event, self._config.registry))
+
+    def registered_listeners(self) -> tuple[RegisteredListener, ...]:
+        """Return every listener with its options, in the order of registration.
+
+        Example:
+            >>> bus = GoEvent()
+            >>> registration = bus.subscribe(print, "order.paid", async_=True, mailbox=10)
+            >>> [each.options.mailbox for each in bus.registered_listeners()]
+            [10]
+        """
+        self._dispatcher.check_thread()
+        return tuple(map(RegisteredListener.of, self._router.listeners()))
 
     # -- dispatch
 

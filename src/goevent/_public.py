@@ -43,6 +43,7 @@ from ._kernel.ledger import (
     ListenerSnapshot as ListenerSnapshot,
     Snapshot as Snapshot,
 )
+from ._listeners.registered import RegisteredListener as RegisteredListener
 from ._listeners.registration import Registration as Registration
 from ._options.middleware import (
     AroundCall as AroundCall,
@@ -120,6 +121,7 @@ __all__ = [
     "MsgpackCodec",
     "NestingError",
     "Receipt",
+    "RegisteredListener",
     "Registration",
     "Retry",
     "Settlement",

@@ -73,6 +73,7 @@ PUBLIC = [
     "MsgpackCodec",
     "NestingError",
     "Receipt",
+    "RegisteredListener",
     "Registration",
     "Retry",
     "Settlement",

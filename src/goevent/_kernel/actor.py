@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .._errors import EventError
     from .._handle import DispatchHandle
     from .._options.middleware import Hook
-    from .._options.options import Overflow
+    from .._options.options import ListenerKind, ListenerOptions, Overflow
     from .mailbox import SharedMailbox
     from .recovery import Recovery
 
@@ -80,6 +80,8 @@ class Actor:
         state: The reason of a pause of the listener, or empty.
         scheduled: True while a worker has the actor, or the actor is queued for one.
         suspends: True if the listener suspended when it last ran.
+        resolved: The kind and the effective options, for tools; listeners without options share one
+            tuple. None for an actor that is not a listener of the user.
         pending_inline: Runs of an inline listener that special dispatch has not ended yet.
         accepted: Deliveries, without those that routes still count.
         stray_threads: Threads that run on after their timeout.
@@ -108,6 +110,7 @@ class Actor:
         "overflow",
         "pending_inline",
         "recovery",
+        "resolved",
         "scheduled",
         "shared",
         "state",
@@ -137,6 +140,7 @@ class Actor:
         self.active: bool = True
         self.order: int = 0
         self.recovery: Recovery | None = None
+        self.resolved: tuple[ListenerKind, ListenerOptions] | None = None
 
         self.mail: Any = deque() if capacity else NO_MAIL
         self.capacity: int = capacity

@@ -74,16 +74,25 @@ class ListenerPlan:
     Attributes:
         name: The name of the listener in errors and snapshots.
         event_names: The event names and patterns that it listens to.
-        kind: The way in which it runs.
-        options: Its effective options: those of the listener, then those of the bus.
+        resolved: The way in which it runs, and its effective options: those of the listener, then
+            those of the bus.
         hooks: The middleware around its runs, the outermost first.
     """
 
     name: str
     event_names: tuple[str, ...]
-    kind: ListenerKind
-    options: ListenerOptions
+    resolved: tuple[ListenerKind, ListenerOptions]
     hooks: tuple[Hook, ...]
+
+    @property
+    def kind(self) -> ListenerKind:
+        """The way in which the listener runs."""
+        return self.resolved[0]
+
+    @property
+    def options(self) -> ListenerOptions:
+        """The effective options."""
+        return self.resolved[1]
 
     @property
     def inline(self) -> bool:
@@ -186,6 +195,7 @@ class ListenerPlanner:
             overflow=plan.options.overflow or "block",
             options=plan.dispatch_options,
         )
+        actor.resolved = plan.resolved
         actor.call = self._compose(actor, plan, handler)
         if plan.concurrency > 1:
             self._add_lanes(actor, plan)
@@ -225,7 +235,7 @@ class ListenerPlanner:
         check_annotation(handler, name, names, self._registry, self._type_index, frame)
         check_further_names(name, names, self._registry)
         suspends = is_async(handler)
-        kind, options = self._resolve(asked, suspends, name)
+        kind, options = resolved = self._resolve(asked, suspends, name)
         hooks = self._hooks + hooks_of(options.middleware or (), "around_call")
         for hook in hooks:
             allow_interrupt(hook.function)
@@ -236,7 +246,7 @@ class ListenerPlanner:
                 )
         if options.when is not None:
             allow_interrupt(options.when)
-        return ListenerPlan(name, names, kind, options, hooks)
+        return ListenerPlan(name, names, resolved, hooks)
 
     def _resolve(
         self, asked: ListenerOptions, suspends: bool, listener: str
