@@ -38,3 +38,7 @@ if not TYPE_CHECKING:  # a type checker would take any name for one of this modu
 
     def __dir__() -> list[str]:
         return sorted({*globals(), *__getattr__("__all__")})
+
+
+# Not a public name.
+del TYPE_CHECKING
