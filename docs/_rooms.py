@@ -22,6 +22,8 @@ NOTES = {
     "testing": "pytest fixtures, the suite for drivers",
     "middleware": "shipped middleware",
     "_bus": "GoEvent: the public class, wires all rooms",
+    "_lifespans": "functions around the open bus",
+    "_service": "a bus until SIGTERM",
     "_session": "one opening of a bus, order of ending",
     "_listeners": "functions and objects become actors",
     "_ports": "between the bus, its driver and threads",

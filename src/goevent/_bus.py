@@ -33,6 +33,7 @@ from ._kernel.ledger import Ledger, LedgerBook, Snapshot
 from ._kernel.routing import Observer
 from ._kernel.scheduler import Scheduler
 from ._kernel.supervisor import OnError, Supervisor
+from ._lifespans import Lifespans, Opening
 from ._listeners.factory import make_handler, make_listener, takes_no_arguments
 from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
@@ -44,6 +45,7 @@ from ._options.mistakes import check_callback, check_listener, not_a_listener
 from ._options.options import NO_OPTIONS, ListenerKeywords, ListenerOptions, check_type
 from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
 from ._ports.inbox import BusInbox
+from ._service import Service
 from ._session import Session, first_driver_error, holds_only_cancellations
 from ._suggestions import suggest_options
 from .drivers.contract import Driver, DriverSnapshot, replayer
@@ -51,6 +53,7 @@ from .drivers.discovery import find_driver
 from .drivers.error_mapping import REPLAY, driver_errors, first_error
 
 C = TypeVar("C", bound=OnError)
+L = TypeVar("L", bound="Callable[[], Opening] | Callable[[GoEvent], Opening]")
 
 
 class GoEvent:
@@ -102,6 +105,7 @@ class GoEvent:
             self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign, assignment]
         if type(self).dispatch is GoEvent.dispatch:
             self.dispatch = self._dispatcher.dispatch  # type: ignore[method-assign]
+        self._lifespans = Lifespans()
         self._session: Session | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
 
@@ -918,6 +922,101 @@ class GoEvent:
         self._dispatcher.reentrancy.refuse_listener("close")
         return await self._session.close(self._config.close_timeout if timeout is None else timeout)
 
+    async def serve(
+        self,
+        *,
+        grace: float = 25.0,
+        http: str | None = None,
+        task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED,
+    ) -> Ledger:
+        """Open the bus, wait for SIGTERM or SIGINT, drain, and return the ledger.
+
+        `trio.run(bus.serve)` is the smallest whole program of a worker. A second signal cuts the
+        drain short: it cancels the listeners, and a durable driver releases their events. A signal
+        before the bus is open cancels the opening; the ledger is empty then. While this runs,
+        SIGINT raises no `KeyboardInterrupt`. If a task calls `close`, this returns, too. A
+        cancelled `serve` does not drain.
+
+        Args:
+            grace: Seconds that listeners have to finish after the signal. The supervisor of the
+                process has to wait some seconds longer before it kills.
+            http: The address of the live page, such as `"127.0.0.1:8080"`; needs the extra `web`.
+            task_status: Started once the bus is open and ready, for `nursery.start(bus.serve)`.
+
+        Returns:
+            The ledger of all deliveries since the bus was opened.
+
+        Raises:
+            DriverError: The driver cannot connect, or it cannot go on.
+            EventError: A failure of a listener escalated.
+            ModuleNotFoundError: The live page is asked for, and the extra `web` is not installed.
+            OSError: The address of the live page is taken.
+            RuntimeError: This is not the main thread, or the bus is open already.
+            TypeError: The grace is not a number.
+            ValueError: The grace is negative.
+
+        Example::
+
+            bus = GoEvent("redis+streams://localhost?group=billing")
+
+            if __name__ == "__main__":
+                ledger = trio.run(bus.serve)
+                sys.exit(1 if ledger.abandoned else 0)
+        """
+        require_trio()
+        check_close_timeout("grace", grace)
+        return await Service(self, self._wait_closed, grace, http).run(task_status=task_status)
+
+    async def _wait_closed(self) -> None:
+        if self._session is not None:
+            await self._session.wait_ended()
+
+    def lifespan(self, function: L) -> L:
+        """Surround each opening of the bus with a function, for connections and pools.
+
+        The function is an `async def` with one `yield`. The part before it runs before the driver
+        connects and before a listener runs, the part after it once the bus has drained and closed.
+        The bus accepts no event in either part. Several functions nest: the last one registered is
+        the first one left.
+
+        A function that raises before its `yield` ends the opening, and its error leaves. An error
+        or a cancellation that ends the bus is raised at the `yield`; put cleanup into `finally`,
+        and shield cleanup that awaits. A function that raises after its `yield` does not keep the
+        others from ending. Its error leaves `async with bus`, unless another error does: then it
+        is logged.
+
+        Args:
+            function: An async generator function, a function made by
+                `contextlib.asynccontextmanager`, or a class of async context managers. It takes no
+                argument or the bus.
+
+        Returns:
+            The function, unchanged.
+
+        Raises:
+            RuntimeError: The bus is open.
+            TypeError: The function is of another kind, or takes more arguments.
+
+        Example:
+            >>> from collections.abc import AsyncIterator
+            >>> bus = GoEvent()
+            >>> @bus.lifespan
+            ... async def announce() -> AsyncIterator[None]:
+            ...     print("opening")
+            ...     yield
+            ...     print("closed")
+            >>> async with bus:
+            ...     print("open")
+            opening
+            open
+            closed
+        """
+        self._dispatcher.check_thread()
+        if self._opened is not None or self._lifespans.entering:
+            raise RuntimeError("register lifespan functions before the bus is opened")
+        self._lifespans.add(function)
+        return function
+
     # -- for goevent.testing
 
     def _observe(self, observer: Observer) -> None:
@@ -938,8 +1037,26 @@ class GoEvent:
     async def __aenter__(self) -> Self:
         self._dispatcher.check_process()
         require_trio()
-        if self._opened is not None:
+        if self._opened is not None or self._lifespans.entering:
             raise RuntimeError("this bus is open already")
+        try:
+            await self._lifespans.enter(self)
+            await self._open_session()
+        except BaseException as error:
+            if not self._lifespans.entered:
+                raise
+            leaving = await self._lifespans.leave(error)
+            if leaving is error:
+                raise
+        else:
+            return self
+        if leaving is None:
+            # Its own cancel scope, around the `yield`, was cancelled meanwhile.
+            raise RuntimeError("a lifespan function has cancelled the opening of the bus")
+        return raise_unchanged(leaving)
+
+    @enable_ki_protection
+    async def _open_session(self) -> None:
         self._session = Session(
             self._dispatcher,
             self._inbox,
@@ -966,10 +1083,29 @@ class GoEvent:
             # The text names the reason. The frames between here and the driver are those of the bus
             # and of Trio, and would hide it.
             raise failure.with_traceback(None)
-        return self
 
     @enable_ki_protection
     async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None:
+        if not self._lifespans.entered:
+            return await self._end_session(kind, error, traceback)
+        leaving: BaseException | None = error
+        try:
+            if await self._end_session(kind, error, traceback):
+                leaving = None
+        except BaseException as raised:  # noqa: BLE001 - raised below, once the functions are left
+            leaving = raised
+        leaving = await self._lifespans.leave(leaving)
+        if leaving is None or leaving is error:
+            return leaving is None
+        return raise_unchanged(leaving)
+
+    @enable_ki_protection
+    async def _end_session(
         self,
         kind: type[BaseException] | None,
         error: BaseException | None,

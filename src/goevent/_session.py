@@ -113,6 +113,10 @@ class Session:
         """True if the caller is a task of the run loop in which the bus was opened."""
         return in_trio_task() and current_trio_token() is self._token
 
+    async def wait_ended(self) -> None:
+        """Wait until the session has ended and the ledger is complete."""
+        await self._ended.wait()
+
     async def _start(self, nursery: trio.Nursery) -> None:
         self._ledger_book.reset()
         self._token = current_trio_token()
