@@ -22,4 +22,11 @@ def make_backlog(
     oldest = min(published, default=None)
     age = 0.0 if oldest is None else (datetime.now(UTC) - oldest).total_seconds()
     # The broker's clock may be ahead of ours.
-    return Backlog(event_name=event_name, lag=lag, pending=pending, oldest_pending=max(0.0, age))
+    return Backlog(
+        event_name=event_name,
+        lag=lag,
+        pending=pending,
+        oldest_pending=max(0.0, age),
+        # To know more, the broker would have to be asked for an event each time.
+        oldest_waiting=0.0 if lag == 0 else None,
+    )

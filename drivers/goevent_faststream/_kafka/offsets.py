@@ -247,10 +247,18 @@ def backlog_of(name: str, unread: int, partitions: Sequence[PartitionOffsets]) -
     """
     records = [record for partition in partitions for record in [*partition.records]]
     pending = [r for r in records if r.state in (RecordState.DELIVERED, RecordState.PAUSED)]
-    oldest = min((record.published for record in pending), default=None)
+    ready = [r for r in records if r.state is RecordState.READY]
+    # Of records that are not read yet, the time is unknown; those that are read came earlier.
+    oldest_waiting = None if unread and not ready else _oldest_age(ready)
     return Backlog(
         event_name=name,
-        lag=unread + sum(record.state is RecordState.READY for record in records),
+        lag=unread + len(ready),
         pending=len(pending),
-        oldest_pending=0.0 if oldest is None else max(0.0, time.time() - oldest),
+        oldest_pending=_oldest_age(pending),
+        oldest_waiting=oldest_waiting,
     )
+
+
+def _oldest_age(records: Sequence[KafkaRecord]) -> float:
+    oldest = min((record.published for record in records), default=None)
+    return 0.0 if oldest is None else max(0.0, time.time() - oldest)
