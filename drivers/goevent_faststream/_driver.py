@@ -23,6 +23,7 @@ from goevent import (
 from goevent.drivers import (
     Backlog,
     BatchReplied,
+    BrokerIdentity,
     Capabilities,
     DeadLetters,
     DriverSnapshot,
@@ -108,6 +109,10 @@ class FastStreamDriver:
             mapping = mapping_for_broker(broker, durable=durable)
         mapping.check(config)
         self._name = mapping.schemes[0]
+        self._system = mapping.title.partition(" ")[0].lower()
+        # FastStream keeps the URLs for its documentation, without the logins.
+        specification = getattr(broker, "specification", None)
+        self._urls: Sequence[str] = getattr(specification, "url", ())
         self._adapter: Adapter = load_adapter_module(mapping).make_adapter(broker, config, address)
         self._broker = broker
         self._config = config
@@ -153,6 +158,11 @@ class FastStreamDriver:
     def config(self) -> BrokerConfig:
         """The settings of this bus."""
         return self._config
+
+    @property
+    def identity(self) -> BrokerIdentity:
+        """The broker, as telemetry names it: the first one of its servers."""
+        return BrokerIdentity.of_url(self._system, self._urls, self._config.group)
 
     @property
     def broker(self) -> object:

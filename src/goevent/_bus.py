@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial, update_wrapper
 from threading import get_ident
@@ -41,6 +42,7 @@ from ._listeners.registered import RegisteredListener
 from ._listeners.registration import Registration
 from ._options.callables import refuse_generator
 from ._options.decorator import E1, E2, E3, E4, E5, E6, E7, E8, ListenerDecorator, NameDecorator
+from ._options.middleware import bind_middleware
 from ._options.mistakes import check_callback, check_listener, not_a_listener
 from ._options.options import NO_OPTIONS, ListenerKeywords, ListenerOptions, check_type
 from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
@@ -85,8 +87,11 @@ class GoEvent:
             config = Config()
         elif not isinstance(config, Config):
             config = Config(driver=config)
-        self._config = config
         self._driver = find_driver(config.driver)
+        bound = bind_middleware(config.middleware, self._driver)
+        if bound != config.middleware:
+            config = replace(config, middleware=bound)
+        self._config = config
         self._supervisor = Supervisor()
         self._scheduler = Scheduler(Failures(self._supervisor), config.slow_after)
         self._dispatcher = Dispatcher(config, self._scheduler, self._supervisor)

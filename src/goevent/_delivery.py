@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ._errors import EventError
     from ._handle import DispatchHandle
 
 
@@ -62,6 +63,28 @@ class Delivery:
 
     def __repr__(self) -> str:
         return f"<Delivery of {self.event_name!r} to {self.listener}, attempt {self.attempt}>"
+
+
+class SettledEvent:
+    """An event of a durable broker with which all listeners are done; for `around_settle`.
+
+    Attributes:
+        handle: The handle of the event on this bus.
+        errors: The errors of the listeners, in order, as in `Settlement.errors`.
+        started: False if no listener began with the event.
+    """
+
+    __slots__ = ("errors", "handle", "started")
+
+    def __init__(
+        self, handle: DispatchHandle, errors: tuple[EventError, ...], *, started: bool
+    ) -> None:
+        self.handle: DispatchHandle = handle
+        self.errors: tuple[EventError, ...] = errors
+        self.started: bool = started
+
+    def __repr__(self) -> str:
+        return f"<SettledEvent {self.handle.event_name!r}, {len(self.errors)} error(s)>"
 
 
 # Finds the delivery of the current task or thread. All workers of a scheduler have the same

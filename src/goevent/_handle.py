@@ -122,6 +122,15 @@ class BrokerReceipt(Protocol):
     def receivers(self) -> int | None: ...
 
 
+class HandlePublisher(Protocol):
+    """The part of the publisher that handles use."""
+
+    @property
+    def holds(self) -> bool:
+        """True while a batch is dispatched, whose events go to the driver together."""
+        ...
+
+
 class HandleRoute(Protocol):
     """The part of a route that its handles use."""
 
@@ -135,6 +144,8 @@ class HandleRoute(Protocol):
     def listener_count(self) -> int: ...
     @property
     def unheard(self) -> bool: ...
+    @property
+    def publisher(self) -> HandlePublisher | None: ...
 
 
 class HandleDetails(msgspec.Struct, eq=False, weakref=True):
@@ -239,6 +250,15 @@ class DispatchHandle:
         details = self._details
         receipt = details.receipt if isinstance(details, HandleDetails) else None
         return None if receipt is None else receipt.receivers
+
+    @property
+    def in_batch(self) -> bool:
+        """True while `dispatch_many` dispatches the event, so that it goes out with others.
+
+        Middleware around dispatch may ask. It is False afterwards, and on a bus without a broker.
+        """
+        publisher = self._route.publisher
+        return publisher is not None and publisher.holds
 
     @property
     def listeners(self) -> int:

@@ -3,7 +3,11 @@
 from ._batch_handle import BatchHandle as BatchHandle, BatchInterrupted as BatchInterrupted
 from ._bus import GoEvent as GoEvent
 from ._config import Config as Config
-from ._delivery import Delivery as Delivery, current_delivery as current_delivery
+from ._delivery import (
+    Delivery as Delivery,
+    SettledEvent as SettledEvent,
+    current_delivery as current_delivery,
+)
 from ._errors import (
     BusClosed as BusClosed,
     BusForked as BusForked,
@@ -49,6 +53,9 @@ from ._options.middleware import (
     AroundCall as AroundCall,
     AroundDelivery as AroundDelivery,
     AroundDispatch as AroundDispatch,
+    AroundPublish as AroundPublish,
+    AroundSettle as AroundSettle,
+    BindsDriver as BindsDriver,
     Middleware as Middleware,
 )
 from ._options.options import ListenerOptions as ListenerOptions
@@ -76,9 +83,12 @@ __all__ = [
     "AroundCall",
     "AroundDelivery",
     "AroundDispatch",
+    "AroundPublish",
+    "AroundSettle",
     "Backlog",
     "BatchHandle",
     "BatchInterrupted",
+    "BindsDriver",
     "BusClosed",
     "BusForked",
     "Capabilities",
@@ -124,6 +134,7 @@ __all__ = [
     "RegisteredListener",
     "Registration",
     "Retry",
+    "SettledEvent",
     "Settlement",
     "Snapshot",
     "Supervision",

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from typing import cast
 
 import trio
@@ -36,6 +37,7 @@ from ._kernel.ledger import Ledger, LedgerBook
 from ._kernel.supervisor import Supervisor
 from ._ports.forks import watched
 from ._ports.inbox import BusInbox
+from ._ports.observed_publisher import ObservedPublisher
 from ._ports.publisher import EventPublisher
 from ._ports.subscriptions import Subscriptions
 from ._ports.threads import ThreadPort
@@ -141,7 +143,9 @@ class Session:
         await nursery.start(self._run_driver)
         # Only now: the driver may have learned the limits of its server.
         capabilities = self._driver.capabilities
-        self._publisher = EventPublisher(
+        hooks = self._dispatcher.special_dispatch.publish_hooks
+        make = partial(ObservedPublisher, hooks=hooks) if hooks else EventPublisher
+        self._publisher = make(
             self._driver,
             capabilities,
             self._inbox,
@@ -330,6 +334,7 @@ class Session:
             abandon(actor)
         if publisher is not None:
             abandon(publisher.actor, publisher.take_posted())
+            publisher.end()
         for actor in self._ledger_book.unregistered:
             abandon(actor)
 

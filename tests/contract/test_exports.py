@@ -28,9 +28,12 @@ PUBLIC = [
     "AroundCall",
     "AroundDelivery",
     "AroundDispatch",
+    "AroundPublish",
+    "AroundSettle",
     "Backlog",
     "BatchHandle",
     "BatchInterrupted",
+    "BindsDriver",
     "BusClosed",
     "BusForked",
     "Capabilities",
@@ -76,6 +79,7 @@ PUBLIC = [
     "RegisteredListener",
     "Registration",
     "Retry",
+    "SettledEvent",
     "Settlement",
     "Snapshot",
     "Supervision",
@@ -125,7 +129,10 @@ def test_each_public_name_is_ours_and_goes_by_that_name(module: ModuleType, name
         assert type(thing) is goevent.EventRegistry
         return
     if name == "Middleware":
-        parts = {goevent.AroundDispatch, goevent.AroundDelivery, goevent.AroundCall}
+        parts = {
+            *(goevent.AroundDispatch, goevent.AroundPublish, goevent.AroundDelivery),
+            *(goevent.AroundCall, goevent.AroundSettle, goevent.BindsDriver),
+        }
         assert set(get_args(thing)) == parts
         return
     if name == "AnyEvent":

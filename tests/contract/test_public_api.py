@@ -156,6 +156,7 @@ def test_a_handle_shows_users_its_documented_attributes_and_no_other() -> None:
         "event_name",
         "headers",
         "id",
+        "in_batch",
         "listeners",
         "pending",
         "raise_errors",

@@ -16,6 +16,7 @@ from redis import exceptions as redis_errors
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse
 from goevent.drivers import (
     BatchReplied,
+    BrokerIdentity,
     Capabilities,
     DriverSnapshot,
     DurableConfig,
@@ -26,6 +27,7 @@ from goevent.drivers import (
     read_driver_url,
 )
 
+from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
 from .._link.connectivity import Connected
@@ -140,6 +142,11 @@ class RedisDriver:
     def config(self) -> RedisConfig:
         """The configuration of the connection."""
         return self._config
+
+    @property
+    def identity(self) -> BrokerIdentity:
+        """The server, as telemetry names it."""
+        return server_identity(self._config)
 
     @property
     def client(self) -> RedisClient:

@@ -20,6 +20,7 @@ from redis import exceptions as redis_errors
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse, UnsupportedError
 from goevent.drivers import (
     BatchReplied,
+    BrokerIdentity,
     Capabilities,
     DeadLetters,
     DriverSnapshot,
@@ -29,6 +30,7 @@ from goevent.drivers import (
     group_required,
 )
 
+from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
 from .._link.connectivity import Connected
@@ -125,6 +127,11 @@ class RedisStreamsDriver:
     def config(self) -> RedisConfig:
         """The server and its limits."""
         return self._config
+
+    @property
+    def identity(self) -> BrokerIdentity:
+        """The server, as telemetry names it."""
+        return server_identity(self._config, self._streams.group)
 
     @property
     def streams(self) -> StreamsConfig:

@@ -60,7 +60,11 @@ class Intake:
     def __init__(self, config: Config, scheduler: Scheduler, supervisor: Supervisor) -> None:
         self.scheduler = scheduler
         self._supervisor = supervisor
-        has_middleware = bool(hooks_of(config.middleware, "around_dispatch"))
+        # An event has a handle, which middleware around publishing needs, on special routes only.
+        has_middleware = bool(
+            hooks_of(config.middleware, "around_dispatch")
+            or hooks_of(config.middleware, "around_publish")
+        )
         self.router: Router = Router(self, config.registry, special=has_middleware)
         self.reentrancy: Reentrancy = Reentrancy(scheduler, self.router)
         self.underway: Collection[DispatchHandle] = self.reentrancy.underway

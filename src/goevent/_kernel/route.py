@@ -38,6 +38,11 @@ class RoutePublisher(Protocol):
         """The events that the driver has taken and the broker has not confirmed yet."""
         ...
 
+    @property
+    def holds(self) -> bool:
+        """True while events are held back, to be handed over as one batch."""
+        ...
+
     def post(self, handle: DispatchHandle) -> None:
         """Take an event; never waits."""
         ...

@@ -53,6 +53,8 @@ class SpecialDispatch:
 
     Attributes:
         arrival_hooks: The middleware around events that a driver brings.
+        publish_hooks: The middleware around the way of events to the driver.
+        settle_hooks: The middleware around the settlements of events that a driver has brought.
     """
 
     def __init__(
@@ -65,7 +67,10 @@ class SpecialDispatch:
     ) -> None:
         self._hooks: tuple[Hook, ...] = hooks_of(middleware, "around_dispatch")
         self.arrival_hooks: tuple[Hook, ...] = hooks_of(middleware, "around_delivery")
-        for hook in self._hooks + self.arrival_hooks:
+        self.publish_hooks: tuple[Hook, ...] = hooks_of(middleware, "around_publish")
+        self.settle_hooks: tuple[Hook, ...] = hooks_of(middleware, "around_settle")
+        hooks = self._hooks + self.arrival_hooks + self.publish_hooks + self.settle_hooks
+        for hook in hooks:
             allow_interrupt(hook.function)
         self._suspends = any(hook.suspends for hook in self._hooks)
         self._intake = intake

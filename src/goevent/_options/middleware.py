@@ -14,7 +14,7 @@ the hooked operation as itself.
 from __future__ import annotations
 
 import inspect
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Union, cast
@@ -37,10 +37,15 @@ from .._foreign import (
 from .results import refuse_unrun
 
 if TYPE_CHECKING:
-    from .._delivery import Delivery
+    from .._delivery import Delivery, SettledEvent
     from .._handle import DispatchHandle
 
-HOOK_NAMES = ("around_dispatch", "around_delivery", "around_call")
+HOOK_NAMES = (
+    *("around_dispatch", "around_publish", "around_delivery", "around_call", "around_settle"),
+)
+# The hooks that have no task of their own to wait in.
+SYNC_HOOK_NAMES = ("around_publish", "around_settle")
+BIND_NAME = "bind_driver"
 
 
 class AroundDispatch(Protocol):
@@ -62,6 +67,41 @@ class AroundDispatch(Protocol):
 
         Raises:
             Veto: Raised above the yield, it keeps the event from all listeners and from the driver.
+        """
+        ...
+
+
+class AroundPublish(Protocol):
+    """Middleware around the way of events to the broker.
+
+    Example:
+        >>> class CountUnconfirmed:
+        ...     unconfirmed = 0
+        ...     def around_publish(self, handles: Sequence[DispatchHandle]):
+        ...         self.unconfirmed += len(handles)
+        ...         try:
+        ...             yield
+        ...         finally:
+        ...             self.unconfirmed -= len(handles)
+        >>> bus = GoEvent(Config(middleware=(CountUnconfirmed(),)))
+    """
+
+    def around_publish(self, handles: Sequence[DispatchHandle], /) -> Iterator[None]:
+        """Run around the publishing of one event, or of events that go to the driver together.
+
+        The code above the yield runs on the dispatching task, when the events are committed to the
+        driver, inside of `around_dispatch`. The code below it runs later, on another task and in
+        another context, when the broker has answered for all of the events: their `receipt` is
+        known then. It runs in any case, at the end of the bus at the latest. The hook must not
+        wait, so it is a `def`. It does not run on a bus that has no broker.
+
+        Args:
+            handles: The handles of the events; more than one only for events of `dispatch_many`.
+
+        Raises:
+            GoEventError: At the yield, the event was not published, or was abandoned because the
+                bus ended. For several handles it is an `ExceptionGroup`. A `Veto` comes too late
+                and counts as a failure of the hook.
         """
         ...
 
@@ -111,7 +151,56 @@ class AroundCall(Protocol):
         ...
 
 
-Middleware = Union[AroundDispatch, AroundDelivery, AroundCall]  # noqa: UP007 - shown in the docs
+class AroundSettle(Protocol):
+    """Middleware around the settlement of events that a durable broker has delivered.
+
+    Example:
+        >>> class CountSettled:
+        ...     settled = 0
+        ...     def around_settle(self, settled: SettledEvent):
+        ...         self.settled += not settled.errors
+        ...         yield
+        >>> bus = GoEvent(Config(middleware=(CountSettled(),)))
+    """
+
+    def around_settle(self, settled: SettledEvent, /) -> Iterator[None]:
+        """Run around the call that tells the driver that all listeners are done with an event.
+
+        The driver decides on its verdict in that call, and carries it out afterwards. The hook must
+        not wait, so it is a `def`. It does not run for a broker that expects no settlement, nor for
+        events that reached no listener because they could not be decoded.
+        """
+        ...
+
+
+class BindsDriver(Protocol):
+    """Middleware that wants to know the driver of each bus.
+
+    Example:
+        >>> class NameDriver:
+        ...     def bind_driver(self, driver: Driver):
+        ...         return CountRuns(type(driver).__name__)
+        >>> class CountRuns:
+        ...     def __init__(self, driver: str) -> None:
+        ...         self.driver, self.runs = driver, 0
+        ...     def around_call(self, delivery: Delivery):
+        ...         self.runs += 1
+        ...         yield
+        >>> bus = GoEvent(Config(middleware=(NameDriver(),)))
+    """
+
+    def bind_driver(self, driver: Any, /) -> Middleware:
+        """Return the middleware with the hooks for one bus; called when the bus is made.
+
+        Args:
+            driver: The `Driver` of the bus. It does not run yet.
+        """
+        ...
+
+
+Middleware = Union[  # noqa: UP007 - shown in the docs
+    AroundDispatch, AroundPublish, AroundDelivery, AroundCall, AroundSettle, BindsDriver
+]
 
 
 def check_middleware(middleware: Iterable[Any]) -> tuple[Any, ...]:
@@ -127,7 +216,7 @@ def check_middleware(middleware: Iterable[Any]) -> tuple[Any, ...]:
         if isinstance(each, type):
             raise TypeError(f"middleware must be an object: write {short_name(each)}()")
         hooks = [name for name in HOOK_NAMES if hasattr(each, name)]
-        if not hooks:
+        if not hooks and not hasattr(each, BIND_NAME):
             raise TypeError(
                 f"{describe_value(each)} is not middleware: it has none of {', '.join(HOOK_NAMES)}"
             )
@@ -138,7 +227,21 @@ def check_middleware(middleware: Iterable[Any]) -> tuple[Any, ...]:
                     f"{short_name(type(each))}.{name} has no `yield`; the code above the yield "
                     "runs before the event is processed, the code below it runs afterwards"
                 )
+            if name in SYNC_HOOK_NAMES and inspect.isasyncgenfunction(function):
+                raise TypeError(f"{short_name(type(each))}.{name} cannot wait: make it a `def`")
     return checked
+
+
+def bind_middleware(middleware: tuple[Any, ...], driver: object) -> tuple[Any, ...]:
+    """Return the middleware of one bus, in which objects with `bind_driver` are replaced.
+
+    Raises:
+        TypeError: `bind_driver` has not returned middleware.
+    """
+    return tuple(
+        check_middleware((each.bind_driver(driver),))[0] if hasattr(each, BIND_NAME) else each
+        for each in middleware
+    )
 
 
 class Hook:

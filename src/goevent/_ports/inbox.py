@@ -16,11 +16,13 @@ durable driver would otherwise wait for ever, or deliver the event again.
 from __future__ import annotations
 
 import secrets
+from functools import partial
 from typing import TYPE_CHECKING
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
 
+from .._delivery import SettledEvent
 from .._errors import (
     BusClosed,
     DeadLettered,
@@ -29,9 +31,12 @@ from .._errors import (
     EventError,
     GapDetected,
     GoEventError,
+    HookFailed,
+    Vetoed,
 )
 from .._handle import arrived_handle
 from .._kernel.intake import bus_closed
+from .._options.middleware import within
 from ..drivers.contract import Settlement
 
 if TYPE_CHECKING:
@@ -50,6 +55,8 @@ NO_LISTENER = Settlement(started=False)
 # A driver draws a new origin each time that it has lost its connection. Echoes of events that were
 # sent before may arrive much later.
 MAX_REMEMBERED_ORIGINS = 1000
+# A longer id is none of ours; it came from a stranger.
+MAX_HANDLE_ID_CHARS = 255
 
 
 class BusInbox:
@@ -71,7 +78,8 @@ class BusInbox:
         self._supervisor = supervisor
         self._origins: dict[str, None] = {}
         self._routes = dispatcher.router.by_type
-        self._hooked = bool(dispatcher.special_dispatch.arrival_hooks)
+        self._settle_hooks = dispatcher.special_dispatch.settle_hooks
+        self._hooked = bool(dispatcher.special_dispatch.arrival_hooks or self._settle_hooks)
         self._opened = trio.Event()
         self._is_open = False
         self._is_forked = False
@@ -169,6 +177,8 @@ class BusInbox:
             if handle is None:
                 self._refuse(name, settle, failure)
         if handle is not None and settle is not None:
+            if self._settle_hooks:
+                settle = partial(self._settle_within_hooks, handle, settle)
             self._settle_when_done(handle, name, settle)
         return None
 
@@ -227,6 +237,9 @@ class BusInbox:
         route, event = self._find_route(envelope)
         route = route.local
         handle = arrived_handle(route, event, envelope.headers, deliveries)
+        if self._hooked and 0 < len(envelope.handle_id) <= MAX_HANDLE_ID_CHARS:
+            # Middleware may want to know it. To keep it for every event would cost an object.
+            handle._ensure_details().id = envelope.handle_id
         if route.special or self._hooked:
             return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
         return await dispatcher.bring(route, handle, arrived=True)
@@ -305,6 +318,25 @@ class BusInbox:
             started = len(unstarted) < max(listeners, len(errors))
             settlement = Settlement(errors, started=started)
         self._tell(name, settle, settlement)
+
+    def _settle_within_hooks(
+        self, handle: DispatchHandle, settle: Settle, settlement: Settlement
+    ) -> None:
+        """Call the function of the driver for one delivery, within the middleware around it.
+
+        The driver is told in any case; a failure of middleware is reported on the handle.
+        """
+        told = False
+        settled = SettledEvent(handle, settlement.errors, started=settlement.started)
+        try:
+            with within(self._settle_hooks, settled):
+                told = True
+                settle(settlement)
+        except (Vetoed, HookFailed) as error:
+            failure = error.__cause__ if isinstance(error.__cause__, Exception) else error
+            self._supervisor.record_loose(EventError(handle.event_name, error.middleware, failure))
+            if not told:
+                settle(settlement)
 
     def _tell(self, name: str, settle: Settle, settlement: Settlement) -> None:
         """Call the function of the driver for one delivery."""

@@ -98,6 +98,9 @@ class EventPublisher:
         self._encoding = MessageEncoding(
             inbox, config.codec, config.registry.key_of, capabilities.max_size
         )
+        # `ObservedPublisher` has others.
+        self._message_class: type[PostedMessage] = PostedMessage
+        self._batch_class: type[PostedBatch] = PostedBatch
         self._scheduler = scheduler
         self._failures = failures
         self._all_replied = trio.lowlevel.ParkingLot()
@@ -115,6 +118,11 @@ class EventPublisher:
     def posted(self) -> list[DispatchHandle]:
         """The events that the driver has taken and the broker has not replied to."""
         return [*self._posted, *(h for each in self._batches for h in each.unanswered_handles)]
+
+    @property
+    def holds(self) -> bool:
+        """True while events are held back, to be handed over as one batch."""
+        return self._held is not None
 
     async def quiet(self) -> None:
         """Wait until the broker has replied to all posted events."""
@@ -225,7 +233,7 @@ class EventPublisher:
     def _hand_over(self, handle: DispatchHandle) -> bool:
         """Hand an event to `publish_nowait`; return False if the driver refuses it for now."""
         self._posted[handle] = None
-        message = PostedMessage(handle._route.name, handle, self._encoding, self)
+        message = self._message_class(handle._route.name, handle, self._encoding, self)
         try:
             self._publish_nowait(message, message.replied)  # type: ignore[misc]
         except trio.WouldBlock:
@@ -250,7 +258,7 @@ class EventPublisher:
     def _hand_over_many(self, handles: list[DispatchHandle]) -> list[DispatchHandle]:
         """Hand over events that count as posted; return those that the driver refuses for now."""
         encoding = self._encoding
-        batch = PostedBatch(handles, self)
+        batch = self._batch_class(handles, self)
         messages = [OutgoingMessage(each._route.name, each, encoding) for each in handles]
         taken = self._hand_to_driver(messages, batch.replied)
         # As in `PostedMessage.replied`: an event with an answer is settled already.
@@ -276,11 +284,15 @@ class EventPublisher:
             self._handing_over = False
         return taken
 
-    def failed(self, handle: DispatchHandle, error: Exception) -> None:
-        """Report an event that could not be published, and settle it."""
+    def end(self) -> None:
+        """Forget the events that have not ended: they were abandoned, because the bus ended."""
+
+    def failed(self, handle: DispatchHandle, error: Exception) -> EventError:
+        """Report an event that could not be published, and settle it; return the report."""
         mapped = first_error([map_error(e, self._driver, "publish") for e in leaves(error)])
         failure = EventError(handle.event_name, self.actor.name, mapped)
         self._failures.settle(self.actor, handle, failure)
+        return failure
 
     async def _publish(self, _: Any) -> None:
         """Publish an event on a worker, as the listener that the publisher's actor runs."""

@@ -8,6 +8,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `contract`: the `Driver` and the `Inbox`, and the values that pass between them.
 - `durable`: the settings of every durable driver, and its verdicts on events.
 - `dead_letters`: the events that a group has given up.
+- `identity`: what telemetry calls the broker.
 - `inspection`: the questions of operators, which change nothing at the broker.
 - `tail_channel`: the events of a tail, on their way to the one who looks.
 - `keyed_fifo`: a queue per key, for events that keep an order.
@@ -74,6 +75,10 @@ if typing.TYPE_CHECKING:
         undecodable as undecodable,
         verdict as verdict,
     )
+    from .identity import (
+        BrokerIdentity as BrokerIdentity,
+        broker_identity as broker_identity,
+    )
     from .inspection import (
         Finding as Finding,
         Inspects as Inspects,
@@ -113,6 +118,7 @@ __all__ = [
     "Action",
     "Backlog",
     "BatchReplied",
+    "BrokerIdentity",
     "Capabilities",
     "DeadLetter",
     "DeadLetterStore",
@@ -136,6 +142,7 @@ __all__ = [
     "TailedEvent",
     "TlsSettings",
     "Verdict",
+    "broker_identity",
     "check_count",
     "check_name",
     "check_seconds",
@@ -163,6 +170,7 @@ __all__ = [
 _IMPORTED_LATER = (
     "dead_letters",
     "durable",
+    "identity",
     "inspection",
     "read_watchdog",
     "tail_channel",

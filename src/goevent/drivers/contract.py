@@ -320,7 +320,8 @@ class Driver(Protocol):
       `Message.encode` raises for one of them, that error is the result of this message only.
 
     The questions of operators, `check`, `lag` and `tail`, are optional, too; see
-    `goevent.drivers.Inspects`.
+    `goevent.drivers.Inspects`. So is the attribute `identity`, a `goevent.drivers.BrokerIdentity`,
+    from which telemetry has the name and the address of the broker.
 
     Attributes:
         schemes: The URL schemes of the driver, each an entry point of its package in the group
