@@ -23,6 +23,7 @@ from goevent import (
 from goevent.drivers import (
     Backlog,
     BatchReplied,
+    BrokerDescription,
     BrokerIdentity,
     Capabilities,
     DeadLetters,
@@ -56,6 +57,7 @@ from ._brokers import (
     title_of_scheme,
 )
 from ._config import BrokerConfig, split_options
+from ._description import describe
 
 T = TypeVar("T")
 
@@ -108,6 +110,8 @@ class FastStreamDriver:
             durable = config.group is not None or config.stream is not None or address is not None
             mapping = mapping_for_broker(broker, durable=durable)
         mapping.check(config)
+        self._mapping = mapping
+        self._address = address
         self._name = mapping.schemes[0]
         self._system = mapping.title.partition(" ")[0].lower()
         # FastStream keeps the URLs for its documentation, without the logins.
@@ -257,6 +261,10 @@ class FastStreamDriver:
         if not isinstance(adapter, TailsEvents):
             raise UnsupportedError(f"the driver for {self._name} cannot show the events that pass")
         return self._running().tail(adapter, pattern)
+
+    def describe(self, names: Sequence[str]) -> BrokerDescription:
+        """Describe the servers and the places of events; see `goevent.drivers.Describes`."""
+        return describe(self._mapping, self._broker, self._config, self._address, names)
 
     # -- the contract of drivers
 

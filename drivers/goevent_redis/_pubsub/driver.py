@@ -16,6 +16,7 @@ from redis import exceptions as redis_errors
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse
 from goevent.drivers import (
     BatchReplied,
+    BrokerDescription,
     BrokerIdentity,
     Capabilities,
     DriverSnapshot,
@@ -27,6 +28,7 @@ from goevent.drivers import (
     read_driver_url,
 )
 
+from .._description import describe
 from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
@@ -142,6 +144,10 @@ class RedisDriver:
     def config(self) -> RedisConfig:
         """The configuration of the connection."""
         return self._config
+
+    def describe(self, names: Sequence[str]) -> BrokerDescription:
+        """Describe the server and the channels of events; see `goevent.drivers.Describes`."""
+        return describe(self._config, {name: self._wanted.channel(name) for name in names})
 
     @property
     def identity(self) -> BrokerIdentity:

@@ -20,6 +20,7 @@ from redis import exceptions as redis_errors
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse, UnsupportedError
 from goevent.drivers import (
     BatchReplied,
+    BrokerDescription,
     BrokerIdentity,
     Capabilities,
     DeadLetters,
@@ -30,6 +31,7 @@ from goevent.drivers import (
     group_required,
 )
 
+from .._description import describe
 from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
@@ -137,6 +139,11 @@ class RedisStreamsDriver:
     def streams(self) -> StreamsConfig:
         """The settings of this bus as a consumer."""
         return self._streams
+
+    def describe(self, names: Sequence[str]) -> BrokerDescription:
+        """Describe the server and the streams of events; see `goevent.drivers.Describes`."""
+        streams = {name: self._keys.stream(name) for name in names}
+        return describe(self._config, streams, self._streams.group)
 
     @property
     def client(self) -> RedisClient:

@@ -9,6 +9,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `durable`: the settings of every durable driver, and its verdicts on events.
 - `dead_letters`: the events that a group has given up.
 - `identity`: what telemetry calls the broker.
+- `description`: the servers of a broker and its places for events, for documents.
 - `inspection`: the questions of operators, which change nothing at the broker.
 - `tail_channel`: the events of a tail, on their way to the one who looks.
 - `keyed_fifo`: a queue per key, for events that keep an order.
@@ -55,6 +56,13 @@ if typing.TYPE_CHECKING:
         DeadLetterStore as DeadLetterStore,
         dead_letter_report as dead_letter_report,
         in_one_line as in_one_line,
+    )
+    from .description import (
+        BrokerDescription as BrokerDescription,
+        Describes as Describes,
+        PlaceDescription as PlaceDescription,
+        ServerDescription as ServerDescription,
+        described as described,
     )
     from .durable import (
         ACK as ACK,
@@ -118,11 +126,13 @@ __all__ = [
     "Action",
     "Backlog",
     "BatchReplied",
+    "BrokerDescription",
     "BrokerIdentity",
     "Capabilities",
     "DeadLetter",
     "DeadLetterStore",
     "DeadLetters",
+    "Describes",
     "Driver",
     "DriverSnapshot",
     "DriverUrl",
@@ -135,8 +145,10 @@ __all__ = [
     "MemoryHub",
     "Message",
     "PatternTrie",
+    "PlaceDescription",
     "ReadWatchdog",
     "Receipt",
+    "ServerDescription",
     "Settlement",
     "TailChannel",
     "TailedEvent",
@@ -148,6 +160,7 @@ __all__ = [
     "check_seconds",
     "check_url_options",
     "dead_letter_report",
+    "described",
     "did_you_mean",
     "explain_tls",
     "find_tls_failure",
@@ -169,6 +182,7 @@ __all__ = [
 # The modules with the other names of `__all__`.
 _IMPORTED_LATER = (
     "dead_letters",
+    "description",
     "durable",
     "identity",
     "inspection",
