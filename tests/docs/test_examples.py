@@ -41,6 +41,7 @@ ANY_ORDER = {"redis_pubsub.py"}
 # The text blocks of these pages, put together, are the output of the example.
 SHOWN_IN_PARTS = {
     "blocking.py": "docs/use/blocking.md",
+    "contract.py": "docs/operate/asyncapi.md",
     "middleware.py": "docs/use/middleware.md",
     "ordering.py": "docs/use/ordering.md",
     "patterns.py": "docs/use/patterns.md",

@@ -10,5 +10,6 @@ from typing import Final
 
 COMMANDS: Final[dict[str, str]] = {
     "describe": "Show listeners, event types and driver, without a broker.",
+    "asyncapi": "Print the AsyncAPI document, or check an older one against the code.",
 }
 """The one-line help of each command, by its name."""
