@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from functools import partial
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -265,12 +266,15 @@ def test_a_document_of_any_content_is_compared_without_an_error(hostile: dict[st
 
 BASES = [int, str, bool, float, Literal["x", "y"], Literal["x"], Annotated[int, msgspec.Meta(ge=3)]]
 MAX_EXAMPLES = 60
+# Type checkers take `list[kind]` with a variable for a mistake.
+LIST: Any = list
+DICT: Any = dict
 TYPES = st.recursive(
     st.sampled_from(BASES),
     lambda inner: st.one_of(
-        inner.map(lambda each: list[each]),
+        inner.map(lambda each: LIST[each]),
         inner.map(lambda each: each | None),
-        inner.map(lambda each: dict[str, each]),
+        inner.map(lambda each: DICT[str, each]),
     ),
     max_leaves=3,
 )
@@ -281,7 +285,7 @@ def struct_of(fields: dict[str, tuple[Any, bool]], values: dict[str, Any]) -> An
     ordered = sorted(fields.items(), key=lambda item: item[1][1])
     return event_type(
         [
-            (name, kind, msgspec.field(default_factory=lambda v=values[name]: v))
+            (name, kind, msgspec.field(default_factory=partial(values.get, name)))
             if optional
             else (name, kind)
             for name, (kind, optional) in ordered
