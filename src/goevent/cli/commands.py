@@ -11,5 +11,11 @@ from typing import Final
 COMMANDS: Final[dict[str, str]] = {
     "describe": "Show listeners, event types and driver, without a broker.",
     "asyncapi": "Print the AsyncAPI document, or check an older one against the code.",
+    "check": "Reach the broker, and report what endangers its promises.",
+    "publish": "Publish an event, or many from stdin.",
+    "tail": "Show the events that pass, without taking them.",
+    "lag": "Show the backlog of a consumer group.",
+    "dead": "List, show, replay and discard dead letters.",
+    "replay": "Deliver stored events to a group once more.",
 }
 """The one-line help of each command, by its name."""

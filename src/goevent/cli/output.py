@@ -51,9 +51,14 @@ def write_json(value: Any, *, lines: bool = False) -> None:
         value: A value of JSON. A time becomes text in ISO 8601, bytes become text as in a literal.
         lines: Write it in one line, because others follow.
     """
-    text = json.dumps(value, indent=None if lines else 2, default=_as_json)
-    escaped = text.replace("\x7f", "\\u007f")
-    sys.stdout.write(f"{escaped}\n")
+    sys.stdout.write(f"{ascii_json(value, indent=None if lines else 2)}\n")
+
+
+def ascii_json(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON in printable ASCII."""
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, indent=indent, separators=separators, default=_as_json)
+    return text.replace("\x7f", "\\u007f")
 
 
 def _as_json(value: Any) -> Any:

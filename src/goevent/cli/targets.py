@@ -17,6 +17,7 @@ import traceback
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar, cast
+from urllib.parse import parse_qsl, urlencode
 
 import click
 
@@ -39,11 +40,13 @@ class Target:
         bus: The bus; it is not open.
         is_url: True if the target is a URL, so the bus has no listeners and no event types.
         name: The target without the login of a URL.
+        group: The consumer group of its driver; None if it has none.
     """
 
     bus: GoEvent = field(repr=False)
     is_url: bool
     name: str
+    group: str | None = None
 
 
 def load_bus(target: str) -> GoEvent:
@@ -51,19 +54,22 @@ def load_bus(target: str) -> GoEvent:
     return load_target(target).bus
 
 
-def load_target(target: str) -> Target:
+def load_target(target: str, *, group: str | None = None) -> Target:
     """Return the bus that a target stands for, not open.
 
     Args:
         target: `module:bus`, `module:make_bus()`, or a URL. Modules are looked for in the working
             directory, too.
+        group: The consumer group that the driver has to have; None for any. A URL gets it as its
+            option, in place of the one in it.
 
     Raises:
         TargetError: It stands for no bus, or its module cannot be imported. The text is one line
             without secrets.
     """
     if "://" in target:
-        return Target(_bus_of_url(target), True, one_line(target.partition("?")[0]))
+        bus = _bus_of_url(target if group is None else _with_group(target, group))
+        return Target(bus, True, one_line(target.partition("?")[0]), _group_of(bus))
     found = _OBJECT.fullmatch(target)
     if found is None:
         raise TargetError(
@@ -74,7 +80,28 @@ def load_target(target: str) -> Target:
     value = _attribute(_imported(module), module, path)
     if call:
         value = _called(value, target)
-    return Target(_checked(value, target), False, target)
+    bus = _checked(value, target)
+    own = _group_of(bus)
+    if group is not None and own is not None and group != own:
+        raise TargetError(
+            f"{target} belongs to the group {own!r}: give the URL of its broker to ask for another"
+        )
+    return Target(bus, False, target, own)
+
+
+def _with_group(url: str, group: str) -> str:
+    start, _, query = url.partition("?")
+    others = [each for each in parse_qsl(query, keep_blank_values=True) if each[0] != "group"]
+    return f"{start}?{urlencode([*others, ('group', group)])}"
+
+
+def _group_of(bus: GoEvent) -> str | None:
+    """Return the group in the settings of a driver, which are its `config` or its `streams`."""
+    for settings in ("streams", "config"):
+        group = getattr(getattr(bus.driver, settings, None), "group", None)
+        if isinstance(group, str):
+            return group
+    return None
 
 
 def _bus_of_url(url: str) -> GoEvent:
