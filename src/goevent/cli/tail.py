@@ -112,8 +112,10 @@ def decoded(data: bytes) -> tuple[dict[str, Any], Any]:
         value: Any = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return {}, printable(data.decode("utf-8", "backslashreplace"))
-    fields = cast("dict[str, Any]", value) if isinstance(value, dict) else {}
-    return (fields, fields["event_data"]) if "event_data" in fields else ({}, value)
+    if not isinstance(value, dict):
+        return {}, value
+    fields = cast("dict[str, Any]", value)
+    return (fields, fields["event_data"]) if "event_data" in fields else ({}, fields)
 
 
 def headers_of(envelope: dict[str, Any]) -> dict[str, str]:
