@@ -5,8 +5,12 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
+
+import trio
 
 from tests.support.limits import SUBPROCESS_SECONDS
 
@@ -45,3 +49,36 @@ def goevent_command(
         timeout=SUBPROCESS_SECONDS,
         check=False,
     )
+
+
+async def run_goevent(
+    *arguments: str,
+    cwd: Path | None = None,
+    stdin: str = "",
+    env: Mapping[str, str] | None = None,
+) -> subprocess.CompletedProcess[str]:
+    """Run the command `goevent` to its end in a thread, so that buses of the test go on."""
+    return await trio.to_thread.run_sync(
+        partial(goevent_command, *arguments, cwd=cwd, stdin=stdin, env=env)
+    )
+
+
+@asynccontextmanager
+async def started_goevent(*arguments: str, cwd: Path | None = None) -> AsyncGenerator[trio.Process]:
+    """Run the command in the background, with pipes; it is killed at the end of the block."""
+    process = await trio.lowlevel.open_process(
+        [*COMMAND, *arguments],
+        cwd=cwd,
+        env=command_environment({"PYTHONUNBUFFERED": "1"}),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        yield process
+    finally:
+        with trio.CancelScope(shield=True):
+            process.kill()
+            await process.wait()
+            for stream in (process.stdout, process.stderr):
+                assert stream is not None
+                await stream.aclose()

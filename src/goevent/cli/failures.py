@@ -26,8 +26,9 @@ WRONG_USE = 2
 INTERRUPTED = 130
 MAX_LINE_CHARS = 2000
 
-# The login of a URL, up to the last at sign before a blank: a password may hold slashes.
-_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"]*@")
+# The login of a URL, up to the last at sign before a blank: a password may hold slashes. The login
+# of an example in a message is shown.
+_LOGIN = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*://)(?!user:password@)[^\s'\"]*@")
 
 
 class TargetError(Exception):

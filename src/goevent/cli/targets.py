@@ -145,13 +145,15 @@ def _place_in_program(error: BaseException) -> str:
         for frame in frames
         if not frame.filename.startswith("<") and frame.filename != importlib.__file__
     ]
-    # The first frames are those of this module.
-    own = [frame for frame in own if frame.filename != __file__]
-    if not own:
-        return ""
-    # The line of the user's program says more than that of a library which it called.
-    program = [frame for frame in own if "site-packages" not in frame.filename] or own
-    return f" ({_short(program[-1].filename)}:{program[-1].lineno})"
+    # The line of the user's program says more than that of a library which it called. The first
+    # frames are those of this module.
+    package = os.path.dirname(os.path.dirname(__file__))
+    program = [
+        frame
+        for frame in own
+        if "site-packages" not in frame.filename and not frame.filename.startswith(package)
+    ]
+    return f" ({_short(program[-1].filename)}:{program[-1].lineno})" if program else ""
 
 
 def _short(filename: str) -> str:
