@@ -134,6 +134,10 @@ class LinkClosed(RedisLinkError, ClosedResourceError):
     """The link or the pool is closed, or was never opened."""
 
 
+LASTING_ERRORS = (WrongPassword, NoPermission, UnsupportedServer)
+"""The errors of a connection that another attempt cannot mend."""
+
+
 def shown_cause(error: Exception) -> Exception | None:
     """Return the cause of the error that a driver raises if it cannot connect, without its frames.
 

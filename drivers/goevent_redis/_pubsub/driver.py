@@ -7,6 +7,7 @@ and a sequencer that numbers the messages it publishes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import fields
 from typing import Any, Self
 
@@ -21,11 +22,15 @@ from goevent.drivers import (
     Capabilities,
     DriverSnapshot,
     DurableConfig,
+    Finding,
     Inbox,
     Message,
     Receipt,
+    TailChannel,
+    TailedEvent,
     check_url_options,
     read_driver_url,
+    running_tail,
 )
 
 from .._description import describe
@@ -43,9 +48,11 @@ from .._link.server import ServerIdentity, check_identity, usable_event_size
 from .._link.service import ConnectionReports, running_link_and_pool
 from .._tls import REDIS_URL_OPTIONS, config_of_url, connection_error
 from .channels import Channels
+from .findings import find_faults
 from .marks import MARKS_CHANNEL_NAME
 from .receiver import PubSubReceiver
 from .sequencer import PublishSequencer
+from .tail import PubSubTail
 
 MAX_CHANNELS_PER_COMMAND = 1000
 """The number of channels in one SUBSCRIBE."""
@@ -360,6 +367,37 @@ class RedisDriver:
     def snapshot(self) -> DriverSnapshot:
         """Return whether there is a connection."""
         return DriverSnapshot(connected=self._link is not None and self._link.connected)
+
+    # -- the questions of operators
+
+    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Look for missing rights, and for settings of the server that lose events.
+
+        Nothing is executed for this: the server tells which commands it would refuse.
+        """
+        try:
+            return await find_faults(self._open_link(), names, max_size=self._max_size)
+        except redis_errors.RedisError as error:
+            raise self._to_driver_error(error) from error
+
+    def tail(
+        self, pattern: str
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[TailedEvent]]:
+        """Show the events that are published from now on, by a subscription of its own.
+
+        The server keeps no events: those during an outage are not shown, and those that a slow
+        reader has missed are counted.
+        """
+        self._open_link()
+        tail = PubSubTail(self._config, pattern)
+
+        async def show(channel: TailChannel, started: Callable[[], None]) -> None:
+            try:
+                await tail.show_events(channel, started)
+            except redis_errors.RedisError as error:
+                raise self._to_driver_error(error) from error
+
+        return running_tail(show)
 
     # -- the connection
 

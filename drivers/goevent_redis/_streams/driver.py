@@ -10,7 +10,7 @@ import os
 import secrets
 import socket
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime
 from typing import Any, Self
 
@@ -19,16 +19,20 @@ from redis import exceptions as redis_errors
 
 from goevent import BusForked, DriverConnectionError, DriverError, DriverInUse, UnsupportedError
 from goevent.drivers import (
+    Backlog,
     BatchReplied,
     BrokerDescription,
     BrokerIdentity,
     Capabilities,
     DeadLetters,
     DriverSnapshot,
+    Finding,
     Inbox,
     Message,
     Receipt,
+    TailedEvent,
     group_required,
+    running_tail,
 )
 
 from .._description import describe
@@ -47,12 +51,15 @@ from .consumer import StreamConsumer
 from .context import ConsumerContext
 from .dead_letters import StreamDeadLetters
 from .faults import StreamFaults, refusal
+from .findings import find_faults
 from .held_entries import HeldEntries
 from .keys import StreamKeys
+from .lag import read_lag
 from .monitor import warn_of_memory_only
 from .partitions.publisher import PartitionPublisher
 from .publisher import Replied, StreamPublisher
 from .replay import replay
+from .tail import StreamTail
 
 MAX_IN_FLIGHT_PUBLISHES = 1000
 MIN_SERVER_VERSION = (7, 0)
@@ -311,6 +318,34 @@ class RedisStreamsDriver:
             backlogs=() if self._consumer is None else self._consumer.backlogs(),
             group=self._streams.group or "",
         )
+
+    # -- the questions of operators
+
+    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Look for missing rights, and for settings of the server that endanger events.
+
+        Nothing is executed for this: the server tells which commands it would refuse.
+        """
+        link = self._open_link()
+        return await find_faults(link, self._keys, self._streams, names, max_size=self._max_size)
+
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        """Return the backlog of a group for each name that it reads, replayed events included."""
+        # Refuses a text that cannot be the name of a group.
+        StreamsConfig(group=group)
+        return await read_lag(self._open_link(), self._config.channel_prefix, group)
+
+    def tail(
+        self, pattern: str
+    ) -> AbstractAsyncContextManager[trio.abc.ReceiveChannel[TailedEvent]]:
+        """Show the events that are published from now on, without a group.
+
+        The server keeps the events for a slow reader, as long as their streams are not trimmed. A
+        new stream is found within half a second. Replayed events are not shown: they are not
+        published.
+        """
+        tail = StreamTail(self._open_link(), self._config.channel_prefix, pattern)
+        return running_tail(tail.show_events)
 
     # -- the connection
 

@@ -141,6 +141,7 @@ class StreamMonitor:
         highest: bytes,
         length: int,
         has_replayed: int,
+        waiting_ms: int,
     ) -> None:
         stream.highest_id = max(stream.highest_id, parse_id(last), parse_id(highest))
         stream.backlog = Backlog(
@@ -148,6 +149,7 @@ class StreamMonitor:
             lag=None if lag < 0 else lag,
             pending=pending,
             oldest_pending=age_ms / 1000,
+            oldest_waiting=waiting_ms / 1000,
         )
         # Any bus may have called `replay` for this group: the others notice it here.
         if has_replayed and not stream.replayed:

@@ -19,6 +19,7 @@ from .._link.errors import LinkClosed, RedisLinkError
 from .config import id_before
 from .context import ConsumerContext
 from .faults import refusal
+from .keys import is_event_name
 from .monitor import StreamMonitor
 from .reader import StreamReader
 from .scripts import JOIN, ScriptCall, call_many
@@ -126,7 +127,7 @@ class StreamSubscriptions:
     ) -> list[str]:
         tests = list(patterns)
         names = (each.decode("ascii", "replace") for each in known)
-        return [name for name in names if any(test(name) for test in tests) and _is_name(name)]
+        return [name for name in names if any(test(name) for test in tests) and is_event_name(name)]
 
     async def _join(self, names: Sequence[str], begin: str) -> None:
         """Create the groups of streams where they do not exist, and read the streams."""
@@ -160,12 +161,3 @@ class StreamSubscriptions:
 
     def _wants(self, name: str) -> bool:
         return name in self._exact or any(test(name) for test in self._patterns.values())
-
-
-def _is_name(text: str) -> bool:
-    """Tell whether this is the name of an event: any program may write into the set of names."""
-    try:
-        compile_pattern(text)
-    except ValueError:
-        return False
-    return "*" not in text

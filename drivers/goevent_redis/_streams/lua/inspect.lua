@@ -4,7 +4,8 @@
 -- ARGV  1 group  2 '1' to remove all that every group has acknowledged
 -- Returns {pending, lag or -1, milliseconds since the oldest pending entry was published, last
 --          delivered id, highest id that may have been delivered before a group was created anew,
---          length, 1 if there are replayed events}.
+--          length, 1 if there are replayed events, milliseconds since the oldest entry that was
+--          not delivered was published}.
 --
 -- The script stores the id up to which everything is acknowledged: a group that vanishes begins
 -- anew there.
@@ -61,11 +62,15 @@ redis.pcall('HSET', KEYS[2], KEYS[1], mark)
 if trim == '1' then redis.call('XTRIM', KEYS[1], 'MINID', least) end
 local lag = ours.lag
 if not lag then lag = -1 end
-local age = 0
-if ours.first then
-  local now = redis.call('TIME')
-  age = now[1] * 1000 + math.floor(now[2] / 1000) - string.match(ours.first, '%d+')
+local now = redis.call('TIME')
+now = now[1] * 1000 + math.floor(now[2] / 1000)
+local age, waiting = 0, 0
+if ours.first then age = now - string.match(ours.first, '%d+') end
+if lag ~= 0 then
+  local next = redis.call('XRANGE', KEYS[1], '(' .. ours['last-delivered-id'], '+', 'COUNT', 1)[1]
+  if next then waiting = now - string.match(next[1], '%d+') end
 end
 return {ours.pending, lag, math.max(age, 0), ours['last-delivered-id'],
   redis.call('HGET', KEYS[2], KEYS[1] .. '|high') or '0',
-  redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[3])}
+  redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[3]),
+  math.max(waiting, 0)}

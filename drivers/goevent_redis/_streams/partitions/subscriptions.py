@@ -79,6 +79,7 @@ def sum_backlogs(parts: Sequence[Backlog]) -> tuple[Backlog, ...]:
             lag=_sum_lags([each.lag for each in found]),
             pending=sum(each.pending for each in found),
             oldest_pending=max(each.oldest_pending for each in found),
+            oldest_waiting=_longest([each.oldest_waiting for each in found]),
         )
         for name, found in names.items()
     )
@@ -88,3 +89,9 @@ def _sum_lags(lags: Sequence[int | None]) -> int | None:
     """Return the sum; None if one of them is unknown."""
     known = [lag for lag in lags if lag is not None]
     return sum(known) if len(known) == len(lags) else None
+
+
+def _longest(ages: Sequence[float | None]) -> float | None:
+    """Return the longest of some times; None if one of them is unknown."""
+    known = [age for age in ages if age is not None]
+    return max(known) if len(known) == len(ages) else None
