@@ -16,15 +16,13 @@ from redis import exceptions as redis_errors
 from goevent import compile_pattern
 from goevent.drivers import TailChannel, TailedEvent
 
+from .._event_names import is_event_name
 from .._link.config import RedisConfig
 from .._link.connectivity import Disconnected
 from .._link.conversation import Conversation
 from .._link.errors import LASTING_ERRORS
 from .._link.link import Link
 from .channels import Channels
-
-MAX_NAME_BYTES = 255
-"""The length of the longest event name."""
 
 
 class PubSubTail:
@@ -91,6 +89,6 @@ class PubSubTail:
         channel, data = frame[-2], frame[-1]
         # The glob of a pattern matches more than the pattern.
         name = self._channels.name(channel.decode("utf-8", "replace"))
-        if name is None or len(name) > MAX_NAME_BYTES or not self._matches(name):
+        if name is None or not self._matches(name) or not is_event_name(name):
             return None
         return TailedEvent(event_name=name, data=bytes(data))

@@ -144,7 +144,8 @@ async def _find_wrong_partitions(
         kept = end if isinstance(end, int) else 1 if end else keys.partitions
         if kept == keys.partitions:
             continue
-        where = f"in {kept} partitions" if kept else "under a key that another program uses"
+        parts = "a single stream" if kept == 1 else f"{kept} partitions"
+        where = f"in {parts}" if kept else "under a key that another program uses"
         text = (
             f"{name!r} is kept {where}, and this bus has partitions={keys.partitions}: all that "
             "use it need the same number"

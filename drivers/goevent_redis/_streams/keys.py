@@ -5,8 +5,6 @@ A colon separates the parts of a key: neither event names nor groups contain one
 
 from __future__ import annotations
 
-from goevent import compile_pattern
-
 RELEASED = "handed-back"
 """The consumer that owns released entries, until a bus claims them."""
 
@@ -59,12 +57,3 @@ class StreamKeys:
 
 def _suffix(partition: int | None) -> str:
     return "" if partition is None else f":{partition}"
-
-
-def is_event_name(text: str) -> bool:
-    """Tell whether this is the name of an event: any program may write into the set of names."""
-    try:
-        compile_pattern(text)
-    except ValueError:
-        return False
-    return "*" not in text

@@ -13,10 +13,11 @@ from redis import exceptions as redis_errors
 
 from goevent.drivers import Backlog
 
+from .._event_names import is_event_name
 from .._link.link import Link
 from .config import MAX_PARTITIONS
 from .faults import refusal
-from .keys import StreamKeys, is_event_name
+from .keys import StreamKeys
 from .partitions.subscriptions import sum_backlogs
 from .scripts import LAG, ScriptCall, call_many
 

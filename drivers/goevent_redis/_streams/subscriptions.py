@@ -15,11 +15,11 @@ from redis import exceptions as redis_errors
 
 from goevent import DriverError, compile_pattern
 
+from .._event_names import is_event_name
 from .._link.errors import LinkClosed, RedisLinkError
 from .config import id_before
 from .context import ConsumerContext
 from .faults import refusal
-from .keys import is_event_name
 from .monitor import StreamMonitor
 from .reader import StreamReader
 from .scripts import JOIN, ScriptCall, call_many

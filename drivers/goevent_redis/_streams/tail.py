@@ -24,13 +24,14 @@ from redis import exceptions as redis_errors
 from goevent import compile_pattern
 from goevent.drivers import TailChannel, TailedEvent, jittered
 
+from .._event_names import is_event_name
 from .._link.connection import RedisConnection, open_connection
 from .._link.errors import LASTING_ERRORS, LinkClosed, RedisLinkError
 from .._link.link import Link
 from .._link.server import check_identity
 from .config import LATEST_SEQUENCE, MAX_PARTITIONS
 from .faults import refusal
-from .keys import StreamKeys, is_event_name
+from .keys import StreamKeys
 from .scripts import TAIL, TAIL_ENDS, ScriptCall, call_many
 from .stream import as_text, max_entry_bytes, parse_id
 
