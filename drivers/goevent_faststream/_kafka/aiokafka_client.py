@@ -8,7 +8,7 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from aiokafka import errors  # type: ignore[import-untyped]
+from aiokafka import TopicPartition, errors  # type: ignore[import-untyped]
 from aiokafka.admin import NewTopic  # type: ignore[import-untyped]
 from aiokafka.admin.config_resource import (  # type: ignore[import-untyped]
     ConfigResource,
@@ -37,6 +37,7 @@ from .aiokafka_producer import (
     set_unset_options,
     watch_tasks,
 )
+from .aiokafka_reader import AiokafkaReader
 from .aiokafka_requests import (
     CLIENT_ERRORS,
     AiokafkaRequests,
@@ -56,10 +57,12 @@ from .client import (
     member_options,
     missing_topic,
     publish_by_broker,
+    reader_options,
     record_receipt,
 )
 from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
 from .refusals import Membership
+from .topic_reader import ClusterLayout, PartitionLayout, TopicReader
 from .url import read_kafka_url
 
 AIOKAFKA_CONNECT_SECONDS = 8.0
@@ -314,21 +317,85 @@ class AiokafkaClient:
 
     async def max_message_bytes(self, topic: str) -> int | None:
         """Return the largest batch that a topic takes; None if the broker does not tell."""
+        settings = await self._settings(ConfigResourceType.TOPIC, topic, {LIMIT_OF_TOPIC: None})
+        return parse_limit(settings.get(LIMIT_OF_TOPIC))
+
+    async def _settings(
+        self, kind: ConfigResourceType, name: str, wanted: Mapping[str, None] | None = None
+    ) -> dict[str, str]:
+        """Return settings of a topic or a broker; none if the broker does not tell.
+
+        Args:
+            wanted: The names of the settings; None for all.
+        """
         admin = self._broker.config.broker_config.admin.admin_client
-        resource = ConfigResource(ConfigResourceType.TOPIC, topic, {LIMIT_OF_TOPIC: None})
+        resource = ConfigResource(kind, name, wanted)
         try:
             responses = await self._requests.run(
                 admin.describe_configs([resource]), LIMIT_REQUEST_SECONDS
             )
         except (DriverError, NotImplementedError):
             # It lacks the right or knows no such request; or another request has failed, too.
-            return None
-        for response in responses:
-            for _, _, _, _, entries in response.resources:
-                for name, value, *_ in entries or ():
-                    if name == LIMIT_OF_TOPIC:
-                        return parse_limit(value)
-        return None
+            return {}
+        return {
+            name: value
+            for response in responses
+            for _, _, _, _, entries in response.resources
+            for name, value, *_ in entries or ()
+            if isinstance(value, str)
+        }
+
+    # -- for the inspection
+
+    async def layout(self) -> ClusterLayout:
+        """Return the brokers and the topics with their partitions."""
+        cluster: Any = await self._requests.run(self._client.fetch_all_metadata())
+        return ClusterLayout(
+            sorted(broker.nodeId for broker in cluster.brokers()),
+            {
+                topic: [
+                    PartitionLayout(each.partition, len(each.replicas), len(each.isr))
+                    for each in cluster._partitions.get(topic, {}).values()
+                ]
+                for topic in cluster.topics()
+            },
+        )
+
+    async def committed(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> Mapping[int, int]:
+        """Return the offsets that a group has committed."""
+        if not partitions:
+            return {}
+        admin = self._broker.config.broker_config.admin.admin_client
+        parts = [TopicPartition(topic, each) for each in partitions]
+        try:
+            found = await self._requests.run(
+                admin.list_consumer_group_offsets(group, partitions=parts)
+            )
+        except DriverError as error:
+            if isinstance(error.__cause__, errors.GroupIdNotFound):
+                return {}
+            raise
+        # A negative offset means that nothing is committed.
+        return {part.partition: at.offset for part, at in found.items() if at.offset >= 0}
+
+    async def topic_settings(self, topic: str) -> Mapping[str, str]:
+        """Return the settings of a topic; none if the broker does not tell."""
+        return await self._settings(ConfigResourceType.TOPIC, topic)
+
+    async def broker_settings(self, broker: int) -> Mapping[str, str]:
+        """Return the settings of a broker; none if it does not tell."""
+        return await self._settings(ConfigResourceType.BROKER, str(broker))
+
+    def reader(self) -> TopicReader:
+        """Return a new reader of topics without a group."""
+        settings = self._broker.config.broker_config
+        try:
+            consumer = settings.builder(**reader_options(settings.client_id, None))
+        except (*CLIENT_ERRORS, ValueError) as error:
+            raise to_driver_error(error) from error
+        return AiokafkaReader(consumer)
 
     async def flush(self) -> None:
         """Return when no event is under way, or after a time limit."""

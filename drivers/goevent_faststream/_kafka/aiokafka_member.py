@@ -93,19 +93,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     async def stop(self) -> None:
         """Leave the group."""
         await self._requests.close(AIOKAFKA_LEAVE_SECONDS / 2)
-        with suppress(*CLIENT_ERRORS):
-            async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS):
-                await self._consumer.stop()
-                return
-        # An interrupted stop leaves tasks and sockets of the client; close them one by one.
-        consumer = self._consumer
-        for part in (consumer._coordinator, consumer._fetcher, consumer._client):
-            # The consumer gets the first two when it starts.
-            if part is None:
-                continue
-            with suppress(*CLIENT_ERRORS):
-                async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS / 6):
-                    await part.close()
+        await stop_consumer(self._consumer)
 
     # -- answers of the broker
 
@@ -234,19 +222,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
             # Not only its own errors: the client reads a broker's bytes without checks, such as the
             # assignment that another member of the group has made.
             raise self._explained(to_driver_error(error)) from error
-        return [
-            KafkaRecord(
-                raw.partition,
-                raw.offset,
-                raw.key,
-                raw.value or b"",
-                {name: (value or b"").decode(errors="replace") for name, value in raw.headers},
-                raw.timestamp / 1000,
-                raw,
-            )
-            for records in found.values()
-            for raw in records
-        ]
+        return [kafka_record(raw) for records in found.values() for raw in records]
 
     def reached(self, partition: int) -> int:
         """Return the offset up to which a partition is read, as far as known."""
@@ -304,6 +280,35 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         """Read partitions again."""
         with suppress(errors.IllegalStateError):
             self._consumer.resume(*self._topic_partitions(partitions))
+
+
+async def stop_consumer(consumer: Any) -> None:
+    """Leave the group, if there is one, and disconnect within a moment."""
+    with suppress(*CLIENT_ERRORS):
+        async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS):
+            await consumer.stop()
+            return
+    # An interrupted stop leaves tasks and sockets of the client; close them one by one.
+    for part in (consumer._coordinator, consumer._fetcher, consumer._client):
+        # The consumer gets the first two when it starts.
+        if part is None:
+            continue
+        with suppress(*CLIENT_ERRORS):
+            async with asyncio.timeout(AIOKAFKA_LEAVE_SECONDS / 6):
+                await part.close()
+
+
+def kafka_record(raw: Any) -> KafkaRecord:
+    """Return a record of the client as the driver's own."""
+    return KafkaRecord(
+        raw.partition,
+        raw.offset,
+        raw.key,
+        raw.value or b"",
+        {name: (value or b"").decode(errors="replace") for name, value in raw.headers},
+        raw.timestamp / 1000,
+        raw,
+    )
 
 
 def _retrieve(task: asyncio.Task[Any]) -> None:

@@ -20,6 +20,7 @@ from .._adapter.properties import split_properties
 from .limits import ClientLimits
 from .offsets import CommitPoint, KafkaRecord
 from .refusals import Membership, ReadRefusedError, Refusal
+from .topic_reader import ClusterLayout, TopicReader
 
 Answer = Callable[[Outgoing, Receipt | Exception], None]
 Failed = Callable[[DriverError], None]
@@ -39,6 +40,8 @@ MIN_FETCH_BYTES = 64 << 10
 # The defaults of both clients.
 MAX_FETCH_BYTES = 50 << 20
 MAX_PARTITION_FETCH_BYTES = 1 << 20
+# The largest answer that a reader without a group asks for.
+MAX_READER_BYTES = 4 << 20
 
 
 class ProducerFailedError(DriverError):
@@ -213,6 +216,34 @@ class KafkaClient(Protocol):
         """
         ...
 
+    # -- for the inspection
+
+    async def layout(self) -> ClusterLayout:
+        """Return the brokers and the topics with their partitions; creates none."""
+        ...
+
+    async def committed(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> Mapping[int, int]:
+        """Return the offsets that a group has committed, of the partitions where it has."""
+        ...
+
+    async def topic_settings(self, topic: str) -> Mapping[str, str]:
+        """Return the settings of a topic; none if the broker does not tell."""
+        ...
+
+    async def broker_settings(self, broker: int) -> Mapping[str, str]:
+        """Return the settings of a broker; none if it does not tell."""
+        ...
+
+    def reader(self) -> TopicReader:
+        """Return a new reader of topics without a group.
+
+        Raises:
+            DriverError: The client refuses the settings.
+        """
+        ...
+
 
 class TopicSettings(Protocol):
     """The settings of a topic that is created if it is missing; FastStream's `Topic` has them."""
@@ -263,6 +294,23 @@ def member_options(membership: Membership, client_id: str | None) -> dict[str, A
         "fetch_max_wait_ms": FETCH_WAIT_MILLISECONDS,
         "fetch_max_bytes": max_bytes,
         "max_partition_fetch_bytes": min(MAX_PARTITION_FETCH_BYTES, max_bytes),
+    }
+
+
+def reader_options(client_id: str | None, group: str | None) -> dict[str, Any]:
+    """Return the options of a reader without a group, in FastStream's words.
+
+    Args:
+        group: A group that exists nowhere, for a client that needs the name of one.
+    """
+    return {
+        "group_id": group,
+        "client_id": client_id,
+        "enable_auto_commit": False,
+        "auto_offset_reset": "earliest",
+        "fetch_max_wait_ms": FETCH_WAIT_MILLISECONDS,
+        "fetch_max_bytes": MAX_READER_BYTES,
+        "max_partition_fetch_bytes": MAX_PARTITION_FETCH_BYTES,
     }
 
 

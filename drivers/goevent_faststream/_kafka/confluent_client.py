@@ -16,8 +16,14 @@ from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
+from uuid import uuid4
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import (
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
 from confluent_kafka.admin import (  # type: ignore[attr-defined]
     ConfigResource,  # pyright: ignore[reportPrivateImportUsage]
     NewTopic,  # pyright: ignore[reportPrivateImportUsage]
@@ -37,6 +43,7 @@ from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .client import (
     LIMIT_REQUEST_SECONDS,
+    MAX_READER_BYTES,
     REQUEST_SECONDS,
     Answer,
     Failed,
@@ -49,13 +56,16 @@ from .client import (
     member_options,
     missing_topic,
     publish_by_broker,
+    reader_options,
     record_receipt,
 )
 from .confluent_errors import LOGIN_CODES, call_blocking, to_driver_error
 from .confluent_member import ConfluentMember, GroupLog
 from .confluent_producer import NewProducer, WatchedProducer, stop_producer
+from .confluent_reader import ConfluentReader
 from .limits import LIMIT_OF_TOPIC, ClientLimits, ProducerRefusedError, parse_limit
 from .refusals import Membership
+from .topic_reader import ClusterLayout, PartitionLayout, TopicReader
 from .url import read_kafka_url
 
 CONFLUENT_CONNECT_SECONDS = 5.0
@@ -372,10 +382,22 @@ class ConfluentClient:
 
     async def max_message_bytes(self, topic: str) -> int | None:
         """Return the largest batch that a topic takes; None if the broker does not tell."""
+        return parse_limit((await self.topic_settings(topic)).get(LIMIT_OF_TOPIC))
+
+    # -- for the inspection
+
+    async def topic_settings(self, topic: str) -> Mapping[str, str]:
+        """Return the settings of a topic; none if the broker does not tell."""
+        return await self._described(ConfigResource(ResourceType.TOPIC, topic))
+
+    async def broker_settings(self, broker: int) -> Mapping[str, str]:
+        """Return the settings of a broker; none if it does not tell."""
+        return await self._described(ConfigResource(ResourceType.BROKER, str(broker)))
+
+    async def _described(self, resource: Any) -> dict[str, str]:
         if not self._has_controller:
             # The client would wait for one.
-            return None
-        resource = ConfigResource(ResourceType.TOPIC, topic)
+            return {}
         try:
             asked = self._settings.admin.client.describe_configs(
                 [resource], request_timeout=LIMIT_REQUEST_SECONDS
@@ -384,9 +406,65 @@ class ConfluentClient:
                 found = await asyncio.wrap_future(asked[resource])
         except (KafkaException, TimeoutError):
             # It lacks the right or knows no such request; or another request has failed, too.
-            return None
-        entry = found.get(LIMIT_OF_TOPIC)
-        return None if entry is None else parse_limit(entry.value)
+            return {}
+        return {name: entry.value for name, entry in found.items() if isinstance(entry.value, str)}
+
+    async def layout(self) -> ClusterLayout:
+        """Return the brokers and the topics with their partitions."""
+        found = await call_blocking(self._client.list_topics, timeout=REQUEST_SECONDS)
+        self._has_controller = found.controller_id in found.brokers
+        return ClusterLayout(
+            sorted(found.brokers),
+            {
+                name: [
+                    PartitionLayout(each.id, len(each.replicas), len(each.isrs))
+                    for each in topic.partitions.values()
+                ]
+                for name, topic in found.topics.items()
+                if topic.error is None
+            },
+        )
+
+    async def committed(
+        self, group: str, topic: str, partitions: Collection[int]
+    ) -> Mapping[int, int]:
+        """Return the offsets that a group has committed."""
+        if not partitions:
+            return {}
+        parts = [TopicPartition(topic, each) for each in partitions]
+        try:
+            asked = self._settings.admin.client.list_consumer_group_offsets(
+                [ConsumerGroupTopicPartitions(group, parts)], request_timeout=REQUEST_SECONDS
+            )
+            async with asyncio.timeout(REQUEST_SECONDS + 1):
+                found = await asyncio.wrap_future(asked[group])
+        except (KafkaException, TimeoutError) as error:
+            cause = error.args[0] if error.args else None
+            if isinstance(cause, KafkaError) and cause.code() == KafkaError.GROUP_ID_NOT_FOUND:
+                return {}
+            raise to_driver_error(error) from error
+        # A negative offset means that nothing is committed.
+        return {each.partition: each.offset for each in found.topic_partitions if each.offset >= 0}
+
+    def reader(self) -> TopicReader:
+        """Return a new reader of topics without a group."""
+        settings = self._settings
+        config = copy(settings.connection_config)
+        config.config = {
+            "queued.max.messages.kbytes": MAX_READER_BYTES >> 10,
+            "log_level": 0,
+        } | config.config
+        builder = replace(settings.builder, config=config)
+        try:
+            consumer = builder(
+                partitions=(),
+                allow_auto_create_topics=False,
+                # The client needs the name of a group; it joins none and commits nothing.
+                **reader_options(settings.client_id, f"goevent-reader-{uuid4().hex}"),
+            ).consumer
+        except KafkaException as error:
+            raise to_driver_error(error) from error
+        return ConfluentReader(consumer, settings.admin.client)
 
     async def flush(self) -> None:
         """Return when no event is under way, or after a time limit."""

@@ -310,7 +310,7 @@ class ConfluentMember:
         if first is None:
             return ()
         others = self._consumer.consume(count - 1, 0) if count > 1 else ()
-        return [_record(each) for each in (first, *others) if self._is_record(each)]
+        return [confluent_record(each) for each in (first, *others) if self._is_record(each)]
 
     def _is_record(self, raw: Any) -> bool:
         """Return True for a record; otherwise take note of the error.
@@ -447,7 +447,8 @@ def _refusal(request: str, error: KafkaError) -> Refusal:
     return Refusal(request, error.code(), KafkaError(error.code()).str())
 
 
-def _record(raw: Any) -> KafkaRecord:
+def confluent_record(raw: Any) -> KafkaRecord:
+    """Return a record of the client as the driver's own."""
     headers = {name: (value or b"").decode(errors="replace") for name, value in raw.headers() or ()}
     return KafkaRecord(
         raw.partition(),
