@@ -193,3 +193,21 @@ async def test_dead_letters_of_a_bus_that_has_none_are_unsupported() -> None:
             FastStreamBus(server.url).driver.dead_letters  # noqa: B018
         with pytest.raises(UnsupportedError, match="belong to a group"):
             FastStreamBus(f"nats+js://{server.addr}").driver.dead_letters  # noqa: B018
+
+
+@every_broker
+async def test_a_bus_without_listeners_lists_replays_and_discards(kind: str) -> None:
+    async with with_dead_letters(kind, 1, 2, 3) as (bus, failing, url):
+        failing.clear()
+        seen = bus.seen()
+        operator = FastStreamBus(f"{url}&group=shop")
+        async with opened(operator):
+            letters = operator.driver.dead_letters
+            first, second, third = await letters.list()
+            assert await letters.get(second.id) == second
+            assert await letters.discard(second) == 1
+            assert await letters.replay(first, third) == 2
+            assert await letters.count() == 0
+            await until(lambda: len(seen) == 2)
+        assert sorted(numbers(seen)) == [1, 3]
+        assert operator.reports == []
