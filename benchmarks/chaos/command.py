@@ -19,6 +19,7 @@ SIZES = {
     "quick": (400, {"consumer": 2, "freeze": 0, "server": 1, "stall": 0, "outage": 0}),
     "full": (10_000, {"consumer": 12, "freeze": 2, "server": 6, "stall": 1, "outage": 1}),
     "soak": (100_000, {"consumer": 70, "freeze": 10, "server": 30, "stall": 5, "outage": 5}),
+    "rolling": (4_000, {"rolling": 20}),
 }
 """The events and the interruptions of each size."""
 
@@ -42,7 +43,7 @@ def main(arguments: list[str]) -> int:
     if chosen.json is not None:
         document = {chosen.driver: as_json(counts, plan)}
         chosen.json.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-    return int(bool(_complaints(driver, counts)))
+    return int(bool(_complaints(driver, plan, counts)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -52,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--driver", choices=DRIVERS, default="streams")
     sizes = parser.add_mutually_exclusive_group()
-    for size in ("quick", "soak"):
+    for size in ("quick", "soak", "rolling"):
         events, kills = SIZES[size]
         parts = ", ".join(f"{count} x {kind}" for kind, count in kills.items() if count)
         sizes.add_argument(
@@ -65,7 +66,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--events", type=int)
     parser.add_argument("--rate", type=float, default=100.0, help="events per second, together")
     parser.add_argument("--event-bytes", type=int, default=0, help="the size of each event's text")
-    parser.add_argument("--failures", type=float, default=0.01, help="the share of failing events")
+    parser.add_argument(
+        "--failures", type=float, help="the share of failing events; 0.01, and 0 with --rolling"
+    )
     parser.add_argument("--producers", type=int, default=4)
     parser.add_argument("--consumers", type=int, default=4)
     parser.add_argument("--consumer-kills", type=int, help="kill -9 of consumers")
@@ -73,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--server-kills", type=int, help="kill -9 of the server, and a new start")
     parser.add_argument("--stalls", type=int, help="a server that is frozen, and thawed late")
     parser.add_argument("--outages", type=int, help="a server that is killed, and started late")
+    parser.add_argument("--restarts", type=int, help="SIGTERM to consumers in turn, a new start")
     parser.add_argument("--records", type=Path, metavar="DIR", help="keep the records of the run")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write the counts as JSON")
     return parser
@@ -86,7 +90,11 @@ def _plan(chosen: argparse.Namespace, driver: ChaosDriver) -> ChaosPlan:
         "server": chosen.server_kills,
         "stall": chosen.stalls,
         "outage": chosen.outages,
+        "rolling": chosen.restarts,
     }
+    failures = chosen.failures
+    if failures is None:
+        failures = 0.0 if chosen.size == "rolling" else 0.01
     kills = kills | {kind: count for kind, count in counts.items() if count is not None}
     return ChaosPlan(
         events=chosen.events or events,
@@ -95,17 +103,18 @@ def _plan(chosen: argparse.Namespace, driver: ChaosDriver) -> ChaosPlan:
         consumers=chosen.consumers,
         kills={kind: count for kind, count in kills.items() if kind not in driver.without},
         event_bytes=chosen.event_bytes,
-        failure_share=chosen.failures,
+        failure_share=failures,
     )
 
 
-def _complaints(driver: ChaosDriver, counts: Counts) -> list[str]:
+def _complaints(driver: ChaosDriver, plan: ChaosPlan, counts: Counts) -> list[str]:
     return counts.complaints(
         durable=driver.durable,
         lossless=driver.keeps_accepted,
         flagged=driver.marks_repeats,
         few_repeats=driver.few_repeats,
         ordered=driver.ordered,
+        once=plan.kills_nothing and not plan.failure_share,
     )
 
 
@@ -131,6 +140,8 @@ def _show(driver: ChaosDriver, plan: ChaosPlan, counts: Counts, seconds: float) 
             for kind, taken in counts.recoveries.items()
         },
         "CPU while down": ", ".join(cpu),
+        **({"delivered again": len(counts.flagged)} if counts.stops else {}),
+        **({"time to stop": f"at most {max(counts.stops):.1f} s"} if counts.stops else {}),
         "memory of a consumer": f"{counts.peak_mib:.0f} MiB",
         "pending at the end": counts.pending,
         "nothing pending after": f"{counts.settled_in:.1f} s",
@@ -141,7 +152,7 @@ def _show(driver: ChaosDriver, plan: ChaosPlan, counts: Counts, seconds: float) 
         print(f"  {name:26}{value}")
     for kind, sample in counts.samples.items():
         print(f"  {kind}: {sample[:200]}")
-    for complaint in _complaints(driver, counts):
+    for complaint in _complaints(driver, plan, counts):
         print(f"  BROKEN: {complaint}")
     print(f"  the broker itself: {driver.limits}")
     sys.stdout.flush()
@@ -169,4 +180,7 @@ def as_json(counts: Counts, plan: ChaosPlan) -> dict[str, Any]:
         "peak_mib": counts.peak_mib,
         "settled_in": counts.settled_in,
         "hung": counts.hung,
+        "flagged": counts.flagged,
+        "stops": counts.stops,
+        "unclean": counts.unclean,
     }

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from benchmarks.chaos.servers.contract import GRACE_SECONDS
+
 MAX_DUPLICATE_SHARE = 0.25
 """The most duplicates, as a share of the accepted events, if a broker takes acknowledgements."""
 
@@ -52,6 +54,9 @@ class Counts:
         pending: The number of events that the group had not acknowledged at the end.
         settled_in: Seconds from the last interruption until nothing was pending.
         hung: How often the broker was started again because its group hung.
+        flagged: The events that a consumer was told to be delivered again.
+        stops: Seconds that each rolling restart took from SIGTERM to the end of the process.
+        unclean: The exit codes of restarted consumers that were not 0.
     """
 
     accepted: int = 0
@@ -70,6 +75,9 @@ class Counts:
     pending: int = 0
     settled_in: float = 0.0
     hung: int = 0
+    flagged: list[int] = field(default_factory=list[int])
+    stops: list[float] = field(default_factory=list[float])
+    unclean: list[int] = field(default_factory=list[int])
 
     def complaints(
         self,
@@ -79,6 +87,7 @@ class Counts:
         flagged: bool = True,
         few_repeats: bool = True,
         ordered: bool = False,
+        once: bool = False,
     ) -> list[str]:
         """Return the broken promises.
 
@@ -88,6 +97,7 @@ class Counts:
             flagged: Repeats have a flag.
             few_repeats: Few of the events are repeated, as `MAX_DUPLICATE_SHARE` says.
             ordered: The events of a key have an order.
+            once: No process was killed, so no event is delivered twice.
         """
         found: list[str] = []
         if not self.accepted:
@@ -102,6 +112,15 @@ class Counts:
             found.append(f"{self.duplicates} duplicates of {self.accepted} events")
         if ordered and self.overtaken:
             found.append(f"{len(self.overtaken)} events out of order: {self.overtaken[:5]}")
+        if once and (self.duplicates or self.flagged):
+            found.append(
+                f"{self.duplicates} duplicates and {len(self.flagged)} events delivered again, "
+                f"such as {self.flagged[:5]}"
+            )
+        if self.unclean:
+            found.append(f"exit codes of restarted consumers: {self.unclean}")
+        if self.stops and max(self.stops) > GRACE_SECONDS:
+            found.append(f"a consumer took {max(self.stops):.1f} s to stop")
         if self.pending:
             found.append(f"{self.pending} events are still pending")
         return found
@@ -137,6 +156,7 @@ def read(files: Iterable[Path], interruptions: Sequence[Interruption] = ()) -> C
     counts.perhaps = Counter(kind for n, kind in refused.items() if n in runs)
     counts.lost = sorted(accepted.keys() - runs.keys())
     counts.duplicates = sum(len(flags) - 1 for flags in runs.values())
+    counts.flagged = sorted(n for n, flags in runs.items() if any(flags))
     # All processings of an event except one must have the flag.
     counts.unflagged = sorted(n for n, flags in runs.items() if flags.count(False) > 1)
     counts.keys = len(times)

@@ -61,6 +61,11 @@ class ChaosPlan:
     event_bytes: int = 0
     failure_share: float = 0.01
 
+    @property
+    def kills_nothing(self) -> bool:
+        """True if consumers are ended by SIGTERM only."""
+        return all(kind == "rolling" for kind, count in self.kills.items() if count)
+
 
 class ChaosRun:
     """One run on one server of its own."""
@@ -71,6 +76,7 @@ class ChaosRun:
         self._server: ChaosServer = driver.server()
         self._records = Path(tempfile.mkdtemp(prefix="goevent-chaos-records-"))
         self._started = 0
+        self._consumers_started = 0
         self._consumers: list[subprocess.Popen[bytes]] = []
         self._producers: list[subprocess.Popen[bytes]] = []
         self._thaws: list[threading.Timer] = []
@@ -78,6 +84,9 @@ class ChaosRun:
         self._cpu_while_down: dict[str, float] = {}
         self._peak_mib = 0.0
         self._hung = 0
+        self._restarted = 0
+        self._stops: list[float] = []
+        self._unclean: list[int] = []
 
     def run(self, *, keep: Path | None = None) -> Counts:
         """Run it, and return the counts.
@@ -125,6 +134,7 @@ class ChaosRun:
         counts = read(self._records.iterdir(), self._interruptions)
         counts.pending, counts.settled_in = pending, settled_in
         counts.hung = self._hung
+        counts.stops, counts.unclean = self._stops, self._unclean
         counts.cpu_while_down, counts.peak_mib = self._cpu_while_down, self._peak_mib
         return counts
 
@@ -147,6 +157,7 @@ class ChaosRun:
             "server": self._kill_server,
             "stall": self._freeze_server,
             "outage": self._take_server_down,
+            "rolling": self._restart_consumer,
         }
         order = [kind for kind, count in self._plan.kills.items() for _ in range(count)]
         random.shuffle(order)
@@ -167,6 +178,26 @@ class ChaosRun:
         process.kill()
         process.wait()
         self._consumers[place] = self._consumer()
+
+    def _restart_consumer(self) -> None:
+        """Restart the consumers in turn, as a supervisor of processes rolls out a new version."""
+        # A consumer that has not opened its bus has no work to hand over.
+        self._wait_for_records("consume-*", "ready", self._consumers_started)
+        place = self._restarted % len(self._consumers)
+        self._restarted += 1
+        process = self._consumers[place]
+        self._note_memory(process)
+        self._stop_consumer(process)
+        self._consumers[place] = self._consumer()
+
+    def _stop_consumer(self, process: subprocess.Popen[bytes]) -> None:
+        """End a consumer with SIGTERM, and note its exit code and the time that it took."""
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        code = process.wait(timeout=SETTLE_SECONDS)
+        self._stops.append(time.monotonic() - began)
+        if code:
+            self._unclean.append(code)
 
     def _freeze_consumer(self) -> None:
         process = random.choice(self._consumers)
@@ -234,8 +265,13 @@ class ChaosRun:
     # -- the processes
 
     def _consumer(self) -> subprocess.Popen[bytes]:
-        url = self._url(group=GROUP, **self._driver.options)
+        options = dict(self._driver.options)
+        if self._plan.kills_nothing:
+            # Nobody dies, so no event has to be claimed from a consumer that is only slow.
+            options.pop("claim_idle", None)
+        url = self._url(group=GROUP, **options)
         share = self._plan.failure_share if self._driver.durable else 0.0
+        self._consumers_started += 1
         return self._worker("consume", url, "--failure-share", str(share))
 
     def _producer(self, first: int, count: int) -> subprocess.Popen[bytes]:

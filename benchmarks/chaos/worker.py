@@ -7,14 +7,15 @@ import argparse
 import logging
 import os
 import random
-import signal
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
+from typing import NoReturn
 
 import trio
 
-from benchmarks.chaos.servers.contract import EVENT_NAME
+from benchmarks.chaos.servers.contract import EVENT_NAME, GRACE_SECONDS
 from goevent import (
     Config,
     DispatchHandle,
@@ -74,7 +75,7 @@ class ByChance(Exception):
 
 async def produce(
     url: str, record: Record, *, ordered: bool, numbers: Iterator[int], rate: float, text: str
-) -> None:
+) -> int:
     """Publish events, `rate` in a second, and record the accepted ones."""
     bus = _bus(url, record)
     due = trio.current_time()
@@ -103,13 +104,28 @@ async def produce(
         for _ in range(1 if ordered else PRODUCER_TASKS):
             nursery.start_soon(work)
     record.write("end")
+    return 0
 
 
-async def consume(url: str, record: Record, *, failure_share: float) -> None:
+class Ready:
+    """Records that the bus is open and ready, once `serve` tells so."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+
+    def started(self, value: None = None) -> None:
+        """Record it."""
+        self._record.write("ready")
+
+
+async def consume(url: str, record: Record, *, failure_share: float) -> int:
     """Process events until a SIGTERM, and record the processed ones.
 
     Args:
         failure_share: The share of events that fail; a durable driver delivers them again.
+
+    Returns:
+        The exit code of the process: 1 if the end of the bus cut off a delivery.
     """
     bus = _bus(url, record)
 
@@ -123,16 +139,13 @@ async def consume(url: str, record: Record, *, failure_share: float) -> None:
         flagged = int(delivery.redelivered or "goevent-retried" in delivery.headers)
         record.write("done", event.n, flagged, event.account, began, time.monotonic_ns())
 
-    registration = bus.subscribe(work, Paid, concurrency=LISTENER_TASKS)
-    with trio.open_signal_receiver(signal.SIGTERM) as signals:
-        async with bus:
-            await registration.ready()
-            record.write("ready")
-            await anext(signals)
-    record.write("end")
+    bus.subscribe(work, Paid, concurrency=LISTENER_TASKS)
+    ledger = await bus.serve(grace=GRACE_SECONDS, task_status=Ready(record))
+    record.write("end", ledger)
+    return 1 if ledger.abandoned else 0
 
 
-def main() -> None:
+def main() -> NoReturn:
     """Run the command line of one process."""
     parser = argparse.ArgumentParser()
     roles = parser.add_subparsers(dest="role", required=True)
@@ -164,8 +177,7 @@ def main() -> None:
         work = partial(consume, chosen.url, chosen.record, failure_share=chosen.failure_share)
     while True:
         try:
-            trio.run(work)
-            break
+            sys.exit(trio.run(work))
         except DriverError as error:
             # The broker may be down at the moment in which a killed consumer is replaced.
             chosen.record.write("report", type(error).__name__, "not opened:", error)

@@ -7,6 +7,9 @@ from benchmarks.brokers.server_process import ServerProcess
 GROUP = "chaos"
 """The consumer group of a run."""
 
+GRACE_SECONDS = 25.0
+"""How long a consumer may drain after a SIGTERM."""
+
 EVENT_NAME = "order.paid"
 """The name of all events of a run."""
 
