@@ -19,7 +19,7 @@ import importlib
 import logging
 import signal
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
@@ -111,7 +111,7 @@ class Service:
         await self._wait_closed()
         self._ending.set()
 
-    async def _obey(self, signals: Any) -> None:
+    async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             name = signal.Signals(number).name
             if not self._opened:

@@ -6,6 +6,7 @@ and exits with 0 if all is fine, 1 for a finding, and 2 for wrong use. This room
 names of goevent and of the other rooms. Nothing imports it.
 
 - `group`: the command itself, and the look-up of its commands.
+- `run`: the command of this name; `worker` serves a bus, `workers` and `reloading` start processes.
 - `commands`: the names of the commands.
 - `targets`: the bus that a text stands for.
 - `output`: tables, JSON and progress bars.

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Final
 
 COMMANDS: Final[dict[str, str]] = {
+    "run": "Run the listeners of a bus until SIGTERM, in one or several processes.",
     "describe": "Show listeners, event types and driver, without a broker.",
     "asyncapi": "Print the AsyncAPI document, or check an older one against the code.",
     "check": "Reach the broker, and report what endangers its promises.",
