@@ -8,11 +8,11 @@ uses no broker and handles three events of its own.
 import logging
 import signal
 import sys
+from collections.abc import AsyncIterator
 
 import trio
-from trio.testing import wait_all_tasks_blocked
 
-from goevent import Config, Event, EventError, GoEvent, Ledger, current_delivery
+from goevent import Event, EventError, GoEvent, current_delivery
 
 # --8<-- [end:imports]
 
@@ -24,9 +24,9 @@ class InvoiceDue(Event, name="invoice.due", key="customer"):
 
 
 def make_bus(url: str) -> GoEvent:
-    bus = GoEvent(Config(driver=url, close_timeout=20.0))
+    bus = GoEvent(url)
 
-    @bus.listener(InvoiceDue, timeout=30.0)
+    @bus.listener(InvoiceDue, timeout=20.0)
     async def send(event: InvoiceDue) -> None:
         if current_delivery().redelivered:
             # An earlier attempt may already have sent it: look before you send it again.
@@ -38,27 +38,29 @@ def make_bus(url: str) -> GoEvent:
     def alert(error: EventError) -> None:
         logging.error("%s", error)
 
+    bus.lifespan(connect_to_mail_server)
     return bus
 
 
 # --8<-- [end:listeners]
 
 
+# --8<-- [start:lifespan]
+async def connect_to_mail_server() -> AsyncIterator[None]:
+    logging.info("connected")
+    try:
+        yield
+    finally:
+        logging.info("disconnected")
+
+
+# --8<-- [end:lifespan]
+
+
 # --8<-- [start:work]
-async def work(bus: GoEvent) -> Ledger:
-    """Handle events until SIGTERM or SIGINT; return the ledger."""
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
-        async with bus:
-            logging.info("ready")
-            async for number in signals:
-                logging.info("%s: closing", signal.Signals(number).name)
-                break
-            return await bus.close()
-
-
 def run(url: str) -> int:
-    """Run a worker; return the exit code of the process."""
-    ledger = trio.run(work, make_bus(url))
+    """Handle events until SIGTERM or SIGINT; return the exit code of the process."""
+    ledger = trio.run(make_bus(url).serve)
     logging.info("%s", ledger)
     return 1 if ledger.abandoned else 0
 
@@ -69,8 +71,7 @@ def run(url: str) -> int:
 async def demonstrate(bus: GoEvent) -> None:
     """Handle three events, then stop this process as a supervisor of processes would."""
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(work, bus)
-        await wait_all_tasks_blocked()
+        await nursery.start(bus.serve)
         for name in ("Ada", "Grace", "Alan"):
             await bus.dispatch(InvoiceDue(customer=name, cents=500))
         signal.raise_signal(signal.SIGTERM)

@@ -938,7 +938,7 @@ class GoEvent:
 
         `trio.run(bus.serve)` is the smallest whole program of a worker. A second signal cuts the
         drain short: it cancels the listeners, and a durable driver releases their events. A signal
-        before the bus is open cancels the opening; the ledger is empty then. While this runs,
+        before the bus is open cancels the opening. While this runs,
         SIGINT raises no `KeyboardInterrupt`. If a task calls `close`, this returns, too. A
         cancelled `serve` does not drain.
 
@@ -970,7 +970,14 @@ class GoEvent:
         """
         require_trio()
         check_close_timeout("grace", grace)
-        return await Service(self, self._wait_closed, grace, http).run(task_status=task_status)
+        before = self._session
+
+        def ledger() -> Ledger:
+            session = self._session
+            return Ledger() if session is None or session is before else session.ledger
+
+        service = Service(self, self._wait_closed, ledger, grace, http)
+        return await service.run(task_status=task_status)
 
     async def _wait_closed(self) -> None:
         if self._session is not None:

@@ -26,7 +26,7 @@ from typing import Any, Protocol
 import trio
 
 from ._foreign import log
-from ._kernel.ledger import Ledger, Snapshot
+from ._kernel.ledger import Ledger
 from ._session import sole_error
 
 logger = logging.getLogger("goevent")
@@ -41,10 +41,6 @@ class Served(AbstractAsyncContextManager[Any, Any], Protocol):
         """Drain and stop."""
         ...
 
-    def snapshot(self) -> Snapshot:
-        """Return the state and the ledger."""
-        ...
-
 
 class Service:
     """One run of a bus until a signal.
@@ -52,6 +48,8 @@ class Service:
     Args:
         bus: The bus.
         wait_closed: Waits until the open bus has closed.
+        ledger: Returns the ledger of the opening that has ended; an empty one before the first
+            task of the bus has started.
         grace: Seconds that listeners have to finish after the signal.
         http: The address of the live page, or None.
     """
@@ -60,23 +58,24 @@ class Service:
         self,
         bus: Served,
         wait_closed: Callable[[], Awaitable[None]],
+        ledger: Callable[[], Ledger],
         grace: float,
         http: str | None,
     ) -> None:
         self._bus = bus
         self._wait_closed = wait_closed
+        self._ledger = ledger
         self._grace = grace
         self._http = http
         self._opening = trio.CancelScope()
         self._opened = False
         self._ending = trio.Event()
-        self._ledger = Ledger()
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> Ledger:
         """Open the bus, wait for the end, and close it.
 
         Returns:
-            The ledger of all deliveries; an empty one if a signal came before the bus was open.
+            The ledger of all deliveries.
         """
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(
@@ -93,11 +92,9 @@ class Service:
                         # First: a port that is taken ends the service before it has an event.
                         await nursery.start(serve_http, self._bus, self._http)
                     await self._serve(nursery, task_status)
-                if self._opening.cancelled_caught and self._opened:
-                    # The signal came at the moment at which the bus was open.
-                    self._ledger = self._bus.snapshot().ledger
                 nursery.cancel_scope.cancel()
-        return self._ledger
+        # Also after a cancelled opening: it may have been nearly done, with events under way.
+        return self._ledger()
 
     async def _serve(self, nursery: trio.Nursery, task_status: trio.TaskStatus[None]) -> None:
         async with self._bus:
@@ -105,7 +102,7 @@ class Service:
             nursery.start_soon(self._notice_close)
             task_status.started()
             await self._ending.wait()
-            self._ledger = await self._bus.close(self._grace)
+            await self._bus.close(self._grace)
 
     async def _notice_close(self) -> None:
         await self._wait_closed()

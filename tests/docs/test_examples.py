@@ -176,12 +176,15 @@ async def test_worker_stops_cleanly_at_sigterm_and_leaves_nothing_pending() -> N
                 assert worker.stdout is not None
                 async for part in worker.stdout:
                     said += part
-                    if said.endswith(b"ready\n"):
+                    if said.endswith(b"connected\n"):
                         await shop.dispatch(Event("invoice.due", {"customer": "Ada", "cents": 5}))
                     elif said.endswith(b"sent 5 cents to Ada\n"):
                         worker.terminate()
         assert worker.returncode == 0
-        assert b"SIGTERM: closing\nLedger(accepted=1, completed=1, " in said
+        assert (
+            b"SIGTERM: draining for at most 25 s\ndisconnected\nLedger(accepted=1, completed=1, "
+            in said
+        )
         pending: list[object] = await link.execute("XPENDING", "goevent:stream:invoice.due", "mail")
         assert pending[0] == 0
 

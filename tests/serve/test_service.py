@@ -162,6 +162,29 @@ async def test_a_signal_while_the_bus_opens_cancels_the_opening() -> None:
     assert bus.snapshot().state == "new"
 
 
+async def test_an_opening_that_is_cancelled_late_counts_its_deliveries() -> None:
+    bus = GoEvent(Config(driver=Unready(MemoryHub())))
+    bus.subscribe(lambda _: None, "a.b")
+
+    async def dispatch(*, task_status: trio.TaskStatus[None]) -> None:
+        task_status.started()
+        while bus.snapshot().state != "open":
+            await wait_all_tasks_blocked()
+        await bus.dispatch(Event("a.b"))
+        signal.raise_signal(TERM)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(dispatch)
+        assert await bus.serve() == Ledger(accepted=1, completed=1)
+
+
+class Unready(MemoryDriver):
+    """A driver whose broker never confirms a subscription."""
+
+    async def subscribe(self, pattern: str) -> None:  # type: ignore[override]
+        await trio.sleep_forever()
+
+
 class Endless(MemoryDriver):
     """A driver whose broker does not answer."""
 

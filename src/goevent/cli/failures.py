@@ -133,7 +133,9 @@ def _failure_of_one(error: BaseException) -> Failure:
         return Failure(WRONG_USE, str(error))
     if isinstance(error, GoEventError):
         return Failure(FINDING, str(error))
-    return Failure(FINDING, f"{describe(error)}{_place_of(error)}")
+    # Notes tell where it happened, such as the lifespan function that was entered.
+    notes = "".join(f", {note}" for note in getattr(error, "__notes__", ()))
+    return Failure(FINDING, f"{describe(error)}{notes}{_place_of(error)}")
 
 
 def describe(error: BaseException) -> str:
