@@ -130,7 +130,7 @@ async def test_a_second_signal_during_the_drain_ends_it(tmp_path: Path) -> None:
 
 
 async def test_a_signal_during_the_import_ends_in_peace(tmp_path: Path) -> None:
-    program = "import sys, time\nprint('slow', file=sys.stderr, flush=True)\ntime.sleep(1000)\n"
+    program = "import os, time\nos.write(2, b'slow\\n')\ntime.sleep(1000)\n"
     (tmp_path / "slow.py").write_text(program)
     async with running("run", "slow:bus", cwd=tmp_path) as command:
         await command.says("slow")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from functools import partial
 
 import pytest
@@ -181,7 +181,7 @@ async def test_an_opening_that_is_cancelled_late_counts_its_deliveries() -> None
 class Unready(MemoryDriver):
     """A driver whose broker never confirms a subscription."""
 
-    async def subscribe(self, pattern: str) -> None:  # type: ignore[override]
+    async def subscribe(self, names: Sequence[str]) -> None:
         await trio.sleep_forever()
 
 
