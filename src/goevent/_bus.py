@@ -1043,6 +1043,12 @@ class GoEvent:
         self._supervisor.unhandled = into.append
         self._supervisor.all_seen = into.clear
 
+    # -- for goevent.web
+
+    def _newest_errors(self, count: int) -> tuple[EventError, ...]:
+        self._dispatcher.check_thread()
+        return self._supervisor.newest(count)
+
     # -- opening and closing
 
     @enable_ki_protection

@@ -19,6 +19,7 @@ import logging
 import weakref
 from collections import deque
 from collections.abc import Callable
+from itertools import islice
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -136,6 +137,15 @@ class Supervisor:
         if self.count == count:
             self._kept = deque(errors, self._kept.maxlen)
         return (*errors, *live)
+
+    def newest(self, count: int) -> tuple[EventError, ...]:
+        """Return the newest errors, oldest first, without marking them as seen.
+
+        Args:
+            count: The largest number to return; at most `MAX_LIVE_ERRORS` are.
+        """
+        live = self._live
+        return tuple(islice(live, max(0, len(live) - count), None))
 
     def clear(self) -> None:
         """Forget all errors; `count` stays."""

@@ -3,3 +3,8 @@
 `Page` is mounted in an application of the user, or served by `bus.serve(http=...)`. This room reads
 snapshots, and writes nothing unless the user allows actions. It never knows the kernel.
 """
+
+from .page import Page as Page
+from .server import AddressError as AddressError, serve_http as serve_http
+
+__all__ = ["AddressError", "Page", "serve_http"]
