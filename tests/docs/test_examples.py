@@ -58,6 +58,7 @@ PRINTED = {
     "errors.py": "alert: book failed on 'order.paid': ValueError: a payment is positive",
     "batches.py": "4 lines, 1 failed\n2 ValueError: a payment is positive",
     "listeners.py": "counted 1",
+    "live_page.py": "open ['billing', 'audit']\n200 text/html; charset=utf-8",
     "snapshot.py": "index: 0 waiting, 0 running, 20 done",
     "threads.py": "lines",
     "toy_driver.py": "the other bus got: hello over TCP",

@@ -6,7 +6,9 @@ here, because only actions have one; they are checked as strictly as bytes of a 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 import trio
@@ -151,10 +153,11 @@ async def read_body(request: Request, content_type: str) -> bytes:
         raise RequestRefused(415, f"the body has to be {content_type}")
     body = bytearray()
     with trio.move_on_after(BODY_SECONDS) as reading:
-        async for part in request.stream():
-            body += part
-            if len(body) > MAX_BODY_BYTES:
-                raise RequestRefused(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        async with aclosing(cast("AsyncGenerator[bytes]", request.stream())) as parts:
+            async for part in parts:
+                body += part
+                if len(body) > MAX_BODY_BYTES:
+                    raise RequestRefused(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     if reading.cancelled_caught:
         raise RequestRefused(408, "the body has not arrived in time")
     return bytes(body)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
+from operator import itemgetter
 from time import time
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +49,7 @@ class Sampler:
     def __init__(self, bus: GoEvent, *, shows_payloads: bool, about: dict[str, Any]) -> None:
         self._bus = bus
         self._about = about
+        self._fan_out = bus.driver.capabilities.fan_out
         self._shows_payloads = shows_payloads
         self._number = 0
         self._next_at = 0.0
@@ -109,7 +111,7 @@ class Sampler:
         listeners = snapshot.listeners
         layout = tuple([(each.name, each.event_names, each.inline) for each in listeners])
         rows = [row_of(each) for each in listeners]
-        events = events_of(snapshot)
+        events = events_of(snapshot, fan_out=self._fan_out)
         state = self._state_of(snapshot, now)
         self._note_history(snapshot, now)
         new_errors = self._note_errors(snapshot)
@@ -164,9 +166,9 @@ class Sampler:
             ),
             "errorCount": snapshot.error_count,
             "counts": (
-                getattr(snapshot, "redelivered", 0),
-                getattr(snapshot, "dead_lettered", 0),
-                getattr(snapshot, "missing", 0),
+                snapshot.redelivered,
+                snapshot.dead_lettered,
+                snapshot.missing,
             ),
             "connected": None if driver is None else driver.connected,
             "backlogs": [
@@ -248,12 +250,29 @@ def row_of(each: ListenerSnapshot) -> tuple[Any, ...]:
     )
 
 
-def events_of(snapshot: Snapshot) -> dict[str, tuple[Any, ...]]:
-    """Return the name, the count and the listeners of the events that were dispatched most."""
-    events: Any = getattr(snapshot, "events", ())
-    if len(events) > SHOWN_EVENTS:
-        events = sorted(events, key=lambda each: each.dispatched, reverse=True)[:SHOWN_EVENTS]
-    return {each.name: (each.name, each.dispatched, each.listeners) for each in events}
+def events_of(snapshot: Snapshot, *, fan_out: bool) -> dict[str, tuple[Any, ...]]:
+    """Return the name, the count and the listeners of the events that pass most often.
+
+    Args:
+        snapshot: The snapshot.
+        fan_out: Own events reach own listeners directly. Without it they arrive from the broker,
+            and must not count twice.
+    """
+    found = [
+        (
+            each.name,
+            each.dispatched + each.arrived
+            if fan_out
+            else each.arrived
+            if each.listeners
+            else each.dispatched,
+            each.listeners,
+        )
+        for each in snapshot.events
+    ]
+    if len(found) > SHOWN_EVENTS:
+        found = sorted(found, key=itemgetter(1), reverse=True)[:SHOWN_EVENTS]
+    return {each[0]: each for each in found}
 
 
 def without_excerpt(text: str) -> str:

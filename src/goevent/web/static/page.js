@@ -258,6 +258,8 @@ function pictureOf(limit) {
   const mean = (each) => each.targets.reduce((sum, target) => sum + place.get(target), 0) / each.targets.length;
   const events = [...names.values()].sort((a, b) => (b.rate ?? 0) - (a.rate ?? 0)).slice(0, limit + 4).sort((a, b) => mean(a) - mean(b) || (a.name < b.name ? -1 : 1));
   for (const event of events) for (const target of event.targets) edges.push([event, target]);
+  const deaf = [...model.events.values()].filter((each) => !each.listeners.length && each.rate > 0).sort((a, b) => b.rate - a.rate);
+  for (const each of deaf.slice(0, 3)) events.push({ name: each.name, rate: each.rate, targets: [] });
   return { events, listeners, edges };
 }
 
@@ -356,7 +358,8 @@ function drawPicture() {
   const parts = view.parts, top = Math.max(...model.listeners.map((each) => each.rate ?? 0), 1e-9);
   const thick = (value) => (value > 0 ? 1.5 + 9 * Math.sqrt(Math.min(1, value / top)) : 1.5).toFixed(1);
   const eventRate = new Map(picture.events.map((each) => [each.name, each.rate ?? (each.targets.length ? Math.max(...each.targets.map((target) => (target.events.length === 1 ? target.rate ?? 0 : 0))) : 0)]));
-  for (const { under, key: name } of parts.events) put(under, model.hasRates ? `${rate(eventRate.get(name))}/s` : "");
+  const unheard = new Set(picture.events.filter((each) => !each.targets.length).map((each) => each.name));
+  for (const { under, key: name } of parts.events) put(under, model.hasRates ? `${rate(eventRate.get(name))}/s${unheard.has(name) ? " · no listener" : ""}` : "");
   for (const { node, under, each } of parts.listeners) {
     const bad = isFailing(each);
     mark(node, "bad", bad);

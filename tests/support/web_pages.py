@@ -1,0 +1,91 @@
+"""Pages of buses for tests: asked without a socket, served over HTTP, and opened in a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import AsyncGenerator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
+from typing import Any, TypeVar
+
+import httpx
+import trio
+
+from goevent import GoEvent
+from goevent.web import Page, serve_http
+from tests.support.brokers import missing
+from tests.support.limits import HANG_SECONDS
+
+TOKEN = "a-token-of-the-tests"
+T = TypeVar("T")
+
+
+def asking(page: Any, base_url: str = "http://127.0.0.1:8080", **options: Any) -> httpx.AsyncClient:
+    """Return a client that calls a page as an application, without a socket."""
+    return httpx.AsyncClient(transport=httpx.ASGITransport(page), base_url=base_url, **options)
+
+
+@asynccontextmanager
+async def served(target: Page | GoEvent, address: str = "127.0.0.1:0") -> AsyncGenerator[str]:
+    """Serve a page while the body runs; gives its URL."""
+    async with trio.open_nursery() as nursery:
+        yield await nursery.start(serve_http, target, address)
+        nursery.cancel_scope.cancel()
+
+
+def chromium() -> str:
+    """Return the browser of the system; without one, skip the test, or fail it in CI."""
+    found = shutil.which("chromium") or shutil.which("chromium-browser")
+    return found or missing("Chromium is not installed")
+
+
+@contextmanager
+def opened_browser(path: str) -> Iterator[Any]:
+    """Run the browser while the body runs."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        # Without its sandbox, because root has none; it opens only pages of this test.
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=path, args=arguments)
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+async def browse(url: str, steps: Callable[[Any], T], **context: Any) -> T:
+    """Open a page in the browser, and take some steps there in a thread.
+
+    The steps fail if the page breaks one of its own rules: an exception, a refused script or style.
+
+    Args:
+        url: The address.
+        steps: Called with the page of playwright, when the page is open.
+        context: Options of the browser's context: `viewport`, `color_scheme`.
+    """
+    return await trio.to_thread.run_sync(partial(_browse, chromium(), url, steps, context))
+
+
+def _browse(path: str, url: str, steps: Callable[[Any], T], context: dict[str, Any]) -> T:
+    with opened_browser(path) as browser:
+        page = browser.new_context(**context).new_page()
+        page.set_default_timeout(HANG_SECONDS * 1000)
+        broken: list[str] = []
+        page.on("pageerror", lambda error: broken.append(str(error)))
+        page.on("console", lambda said: broken.append(said.text) if is_broken(said.text) else None)
+        page.goto(url)
+        result = steps(page)
+        assert broken == []
+        return result
+
+
+def is_broken(text: str) -> bool:
+    """Tell whether a line of the browser's console tells that a rule was broken."""
+    return "Content Security Policy" in text or "Uncaught" in text
+
+
+def writes_screenshots() -> bool:
+    """Tell whether the screenshots of the docs are to be written."""
+    return bool(os.environ.get("GOEVENT_WRITE_SCREENSHOTS"))
