@@ -9,11 +9,12 @@ import random
 import sys
 from urllib.request import urlopen
 
+# --8<-- [start:imports]
 import trio
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from goevent import Event, GoEvent
-
-# --8<-- [start:imports]
 from goevent.web import Page, serve_http
 
 # --8<-- [end:imports]
@@ -58,13 +59,18 @@ def show(url: str) -> None:
         print(answer.status, answer.headers["content-type"])
 
 
+# --8<-- [start:mount]
+app = Starlette(routes=[Mount("/bus", Page(bus))])
+
+
+# --8<-- [end:mount]
 # --8<-- [start:serve]
 async def main(port: int) -> None:
     async with bus, trio.open_nursery() as nursery:
         url = await nursery.start(serve_http, Page(bus), f"127.0.0.1:{port}")
+        print(f"open {url}" if port else "served")
         # --8<-- [end:serve]
         if port:
-            print(f"open {url}")
             await place_orders(float("inf"))
         await place_orders(20)
         await bus.wait()

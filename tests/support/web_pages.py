@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import AsyncGenerator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator
 from contextlib import asynccontextmanager, contextmanager
 from functools import partial
 from typing import Any, TypeVar
 
 import httpx
 import trio
+from playwright.sync_api import (
+    Browser,
+    ConsoleMessage,
+    Error as BrowserError,
+    Page as BrowserPage,
+    sync_playwright,
+)
 
 from goevent import GoEvent
 from goevent.web import Page, serve_http
@@ -41,10 +48,8 @@ def chromium() -> str:
 
 
 @contextmanager
-def opened_browser(path: str) -> Iterator[Any]:
+def opened_browser(path: str) -> Generator[Browser]:
     """Run the browser while the body runs."""
-    from playwright.sync_api import sync_playwright
-
     with sync_playwright() as playwright:
         # Without its sandbox, because root has none; it opens only pages of this test.
         arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
@@ -55,7 +60,7 @@ def opened_browser(path: str) -> Iterator[Any]:
             browser.close()
 
 
-async def browse(url: str, steps: Callable[[Any], T], **context: Any) -> T:
+async def browse(url: str, steps: Callable[[BrowserPage], T], **context: Any) -> T:
     """Open a page in the browser, and take some steps there in a thread.
 
     The steps fail if the page breaks one of its own rules: an exception, a refused script or style.
@@ -68,13 +73,21 @@ async def browse(url: str, steps: Callable[[Any], T], **context: Any) -> T:
     return await trio.to_thread.run_sync(partial(_browse, chromium(), url, steps, context))
 
 
-def _browse(path: str, url: str, steps: Callable[[Any], T], context: dict[str, Any]) -> T:
+def _browse(path: str, url: str, steps: Callable[[BrowserPage], T], context: dict[str, Any]) -> T:
     with opened_browser(path) as browser:
         page = browser.new_context(**context).new_page()
         page.set_default_timeout(HANG_SECONDS * 1000)
         broken: list[str] = []
-        page.on("pageerror", lambda error: broken.append(str(error)))
-        page.on("console", lambda said: broken.append(said.text) if is_broken(said.text) else None)
+
+        def note_error(error: BrowserError) -> None:
+            broken.append(str(error))
+
+        def note_text(said: ConsoleMessage) -> None:
+            if is_broken(said.text):
+                broken.append(said.text)
+
+        page.on("pageerror", note_error)
+        page.on("console", note_text)
         page.goto(url)
         result = steps(page)
         assert broken == []

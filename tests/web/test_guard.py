@@ -143,7 +143,7 @@ async def test_every_answer_forbids_frames_scripts_of_others_and_caches(
             assert "unsafe" not in policy
             assert answer.headers["x-content-type-options"] == "nosniff"
             assert answer.headers["cache-control"] == "no-store"
-            assert answer.headers["referrer-policy"] == "no-referrer"
+            assert answer.headers["referrer-policy"] == "same-origin"
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import pytest
 import trio
 from starlette.applications import Starlette
 from starlette.routing import Mount
+from tests.support.checks import ignore_error
 from tests.support.redis_buses import Paid
 from tests.support.streams_buses import StreamsBus, streams_server
 from tests.support.web_pages import TOKEN, asking
@@ -25,7 +26,7 @@ async def test_the_snapshot_is_json(bus: GoEvent) -> None:
 
 async def test_failures_are_listed_with_their_tracebacks() -> None:
     bus = GoEvent()
-    bus.on_error(lambda error: None)
+    bus.on_error(ignore_error)
 
     async def fail(event: Event) -> None:
         raise ValueError(f"no {event.payload()['n']}")
@@ -64,7 +65,7 @@ async def test_a_look_at_the_failures_does_not_keep_them_from_the_log(
 @pytest.mark.parametrize("show", [False, True])
 async def test_bytes_of_messages_are_shown_only_if_asked_for(show: bool) -> None:
     bus = GoEvent()
-    bus.on_error(lambda error: None)
+    bus.on_error(ignore_error)
 
     def fail(event: Event) -> None:
         raise DecodeError("order.paid", "not an order", excerpt=f'{{"card": "{SECRET}"}}')

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import trio
+from tests.support.checks import ignore_error
 from tests.support.limits import HANG_SECONDS
 from tests.support.web_pages import TOKEN, asking, served
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from goevent import Event, GoEvent
+from goevent import Event, GoEvent, Snapshot
 from goevent.web import Page
 from goevent.web.stream import MAX_STREAMS
 
@@ -109,10 +110,15 @@ async def test_a_new_listener_makes_a_full_frame(bus: GoEvent, mock_clock: MockC
 async def test_all_browsers_share_one_sample(
     bus: GoEvent, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[int] = []
+    taken: list[Snapshot] = []
     real = bus.snapshot
     page = Page(bus)
-    monkeypatch.setattr(bus, "snapshot", lambda: taken.append(1) or real())
+
+    def snapshot() -> Snapshot:
+        taken.append(real())
+        return taken[-1]
+
+    monkeypatch.setattr(bus, "snapshot", snapshot)
     async with browsers(page, 5) as opened:
         for _ in range(4):
             mock_clock.jump(1)
@@ -180,7 +186,7 @@ async def test_the_stream_ends_when_the_bus_has_closed(mock_clock: MockClock) ->
 
 async def test_a_failure_is_told_once(mock_clock: MockClock) -> None:
     bus = GoEvent()
-    bus.on_error(lambda error: None)
+    bus.on_error(ignore_error)
     bus.subscribe(lambda event: 1 / 0, "order.paid", name="book")
     async with bus, browsers(Page(bus), 1) as (browser,):
         for _ in range(2):

@@ -6,9 +6,8 @@ here, because only actions have one; they are checked as strictly as bytes of a 
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import trio
@@ -153,7 +152,7 @@ async def read_body(request: Request, content_type: str) -> bytes:
         raise RequestRefused(415, f"the body has to be {content_type}")
     body = bytearray()
     with trio.move_on_after(BODY_SECONDS) as reading:
-        async with aclosing(cast("AsyncGenerator[bytes]", request.stream())) as parts:
+        async with aclosing(request.stream()) as parts:
             async for part in parts:
                 body += part
                 if len(body) > MAX_BODY_BYTES:

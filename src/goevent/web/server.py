@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import socket
+from collections.abc import Awaitable, Callable
 from functools import partial
 from ipaddress import ip_address
 
@@ -60,8 +61,8 @@ async def serve_http(
                 url = await nursery.start(serve_http, Page(bus, actions=True), "127.0.0.1:8080")
     """
     # Imported here, because a page that is mounted in an application of the user needs no server.
+    from hypercorn import trio as server
     from hypercorn.config import Config as ServerConfig
-    from hypercorn.trio import serve
 
     host, port = split_address(address)
     page = target if isinstance(target, Page) else page_of(target)
@@ -82,6 +83,7 @@ async def serve_http(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(page.keep_history)
             # It looks at no signals, and the trigger never comes: it ends by cancellation.
+            serve: Callable[..., Awaitable[None]] = server.serve
             await nursery.start(partial(serve, shutdown_trigger=trio.sleep_forever), page, config)
             shown = f"[{host}]" if ":" in host else host
             task_status.started(f"http://{shown}:{real_port}/")
