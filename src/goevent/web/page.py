@@ -21,7 +21,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from .._errors import DriverError, require_trio
+from .._errors import DriverError, EventError, require_trio
 from .dead_letters import Letters, RequestRefused, read_body
 from .guard import SECURITY_HEADERS, Guard
 from .sampler import Sampler, newest_errors
@@ -36,6 +36,13 @@ BROKER_SECONDS = 10.0
 MAX_DETAILS_CHARS = 50_000
 # Answered without the token: the page that asks for it, and the probes, which name no reasons.
 OPEN_PATHS = frozenset({"/login", "/page.css", "/logo.svg", "/health/live", "/health/ready"})
+NAMES = {
+    "Confluent": "Kafka",
+    "MQTT": "MQTT",
+    "Nats": "NATS",
+    "Rabbit": "RabbitMQ",
+    "RedisStreams": "Redis Streams",
+}
 # Answered for any host: a probe names the address of its container.
 PROBES = frozenset({"/health/live", "/health/ready"})
 
@@ -218,7 +225,8 @@ class Page:
         return as_json({"count": count, "errors": listed[::-1]})
 
     async def _show_error(self, request: Request) -> Response:
-        number, count = request.path_params["number"], self._bus.snapshot().error_count
+        number = int(request.path_params["number"])
+        count = self._bus.snapshot().error_count
         errors = newest_errors(self._bus, LISTED_ERRORS)
         place = number - (count - len(errors)) - 1
         if not 0 <= place < len(errors):
@@ -227,7 +235,7 @@ class Page:
         details = self._sampler.text_of(error.details)[-MAX_DETAILS_CHARS:]
         return as_json({**self._error(number, error), "details": details})
 
-    def _error(self, number: int, error: Any) -> dict[str, Any]:
+    def _error(self, number: int, error: EventError) -> dict[str, Any]:
         return {
             "number": number,
             "event_name": error.event_name,
@@ -296,11 +304,21 @@ def about_driver(bus: GoEvent) -> dict[str, Any]:
     """Return the facts of a driver that do not change."""
     promises = bus.driver.capabilities
     return {
-        "name": type(bus.driver).__name__.removesuffix("Driver"),
+        "name": driver_name(bus),
         "alone": promises.alone,
         "durable": promises.durable,
         "fanOut": promises.fan_out,
     }
+
+
+def driver_name(bus: GoEvent) -> str:
+    """Return the name of the broker as people know it, by the classes of the driver."""
+    # A driver on FastStream serves any of its brokers.
+    hosted = getattr(bus.driver, "broker", None)
+    name = type(bus.driver).__name__.removesuffix("Driver")
+    if hosted is not None:
+        name = type(hosted).__name__.removesuffix("Broker")
+    return NAMES.get(name, name)
 
 
 def path_of(scope: Scope) -> str:
@@ -327,7 +345,7 @@ def asset(name: str) -> bytes:
     """Return a file of the page."""
     if name == "login-failed.html":
         return asset("login.html").replace(b"<p hidden", b"<p")
-    return files(__package__).joinpath("static", name).read_bytes()
+    return files("goevent.web").joinpath("static", name).read_bytes()
 
 
 def serves(name: str, media_type: str) -> Callable[[Request], Awaitable[Response]]:

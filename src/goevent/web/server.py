@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Awaitable, Callable
 from functools import partial
+from importlib import import_module
 from ipaddress import ip_address
 
 import trio
@@ -61,7 +62,6 @@ async def serve_http(
                 url = await nursery.start(serve_http, Page(bus, actions=True), "127.0.0.1:8080")
     """
     # Imported here, because a page that is mounted in an application of the user needs no server.
-    from hypercorn import trio as server
     from hypercorn.config import Config as ServerConfig
 
     host, port = split_address(address)
@@ -71,6 +71,8 @@ async def serve_http(
             f"{host} is not loopback, so the page needs a token: Page(bus, token=...), or the "
             f"environment variable {TOKEN_VARIABLE}"
         )
+    # By its name, because its signature is only half typed.
+    serve: Callable[..., Awaitable[None]] = import_module("hypercorn.trio").serve
     config = ServerConfig()
     config.include_server_header = False
     config.keep_alive_timeout = KEEP_ALIVE_SECONDS
@@ -83,7 +85,6 @@ async def serve_http(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(page.keep_history)
             # It looks at no signals, and the trigger never comes: it ends by cancellation.
-            serve: Callable[..., Awaitable[None]] = server.serve
             await nursery.start(partial(serve, shutdown_trigger=trio.sleep_forever), page, config)
             shown = f"[{host}]" if ":" in host else host
             task_status.started(f"http://{shown}:{real_port}/")

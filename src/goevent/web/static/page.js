@@ -192,7 +192,7 @@ function drawTiles() {
   tile("Waiting", count(last.depth), "", last.depth ? `the oldest for ${age(last.oldest)}` : "mailboxes are empty", series((each) => each.depth));
   tile("In flight", count(last.inFlight), "", "deliveries under way", series((each) => each.inFlight));
   const share = accepted ? (100 * failed) / accepted : 0;
-  tile("Failed", count(failed), "", failed ? `${share < 0.1 ? "< 0.1" : share.toFixed(1)} % of deliveries${recent ? `, ${rate(failures.at(-1))}/s now` : ""}` : "no listener has failed", failures, recent);
+  tile("Failed", count(failed), "", failed ? `${share < 0.1 ? "< 0.1" : share.toFixed(1)} % of deliveries${failures.at(-1) > 0 ? `, ${rate(failures.at(-1))}/s now` : ""}` : "no listener has failed", failures, recent);
   if (dropped || abandoned || tiles.has("Not run")) tile("Not run", count(dropped + abandoned), "", `${count(dropped)} dropped, ${count(abandoned)} abandoned`, []);
   if (model.backlogs.length || tiles.has("Backlog")) {
     const known = model.backlogs.filter((each) => each[1] !== null);
@@ -288,7 +288,7 @@ function build(picture, width) {
   const most = Math.max(picture.events.length, picture.listeners.length, 1);
   const column = narrow ? Math.floor((width - 34) / 2) : Math.min(260, Math.floor(width * 0.27)) + (hasBroker ? 0 : Math.floor(width * 0.06));
   const brokerWidth = narrow ? width : Math.min(180, Math.floor(width * 0.2));
-  const listenerX = narrow ? width - column : hasBroker ? Math.floor((width - brokerWidth - column) / 2 + (column - brokerWidth) / 4) : width - column;
+  const listenerX = narrow ? width - column : hasBroker ? Math.floor((column + width - brokerWidth - column) / 2) : width - column;
   const body = most * step - (step - high), height = top + body + (narrow && hasBroker ? 66 : 0) + 2;
   const root = svg("svg", { viewBox: `0 0 ${width} ${height}`, height, role: "group", "aria-label": "Events, their listeners and the broker" });
   const lines = svg("g"), nodes = svg("g");
@@ -329,7 +329,7 @@ function build(picture, width) {
     parts.edges.push({ edge, flow, listener, event: event.name });
   }
   if (hasBroker) {
-    const x = narrow ? 0 : width - brokerWidth, y = narrow ? top + body + 24 : top + Math.max(0, (body - 84) / 2), tall = narrow ? high : Math.min(84, body);
+    const x = narrow ? 0 : width - brokerWidth, y = narrow ? top + body + 24 : top + Math.max(0, (body - 76) / 2), tall = narrow ? high : Math.min(76, body);
     const made = nodeOf("broker", x, y, brokerWidth, tall, model.driver.name, Math.floor((brokerWidth - 20) / 7.2));
     const more = svg("text", { class: "s", x: x + 11, y: y + 47 }), last = svg("text", { class: "s", x: x + 11, y: y + 63 });
     if (!narrow) { made.node.append(more, last); caption(width - brokerWidth, "Broker"); }
@@ -338,7 +338,7 @@ function build(picture, width) {
     for (const each of picture.listeners) {
       const from = listenerX + column, path = narrow
         ? `M${listenerX + column / 2} ${placeOf.get(each) + high / 2}L${listenerX + column / 2} ${y}`
-        : curve(from, placeOf.get(each), x, y + tall / 2);
+        : curve(from, placeOf.get(each), x, y + tall / 2 + port(picture.listeners, picture.listeners.indexOf(each)) * (tall / 40));
       if (narrow && each !== picture.listeners.at(-1)) continue;
       const edge = svg("path", { class: "edge", d: path });
       lines.prepend(edge);
