@@ -34,6 +34,8 @@ SHOWN = {
     "hub.py": ["docs/use/several-buses.md"],
     "redis_pubsub.py": ["docs/brokers/from-one-process-to-many.md"],
     "nats_jobs.py": ["docs/start/for-faststream-users.md"],
+    "health.py": ["docs/operate/observe.md"],
+    "metrics.py": ["docs/operate/observe.md"],
 }
 # Two processes print, so the order of the lines is not fixed.
 ANY_ORDER = {"redis_pubsub.py"}

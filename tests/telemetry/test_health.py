@@ -136,6 +136,7 @@ async def test_progress_of_other_listeners_does_not_hide_a_stuck_one(
     bus.subscribe(quick, Other, name="quick")
     health = Health(bus, clock=clock)
     patient = Health(bus, listeners={"slow": 3600.0}, clock=clock)
+    report = patience = HEALTHY
     async with bus:
         bus.dispatch_nowait(Job())
         for _ in range(3):
@@ -158,6 +159,7 @@ async def test_a_full_mailbox_that_drops_is_no_progress(
 
     bus.subscribe(stuck, Job, mailbox=1, overflow="drop_old")
     health = Health(bus, clock=clock)
+    healthy = True
     async with bus:
         for _ in range(3):
             bus.dispatch_nowait(Job())
