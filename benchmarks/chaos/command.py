@@ -19,7 +19,7 @@ SIZES = {
     "quick": (400, {"consumer": 2, "freeze": 0, "server": 1, "stall": 0, "outage": 0}),
     "full": (10_000, {"consumer": 12, "freeze": 2, "server": 6, "stall": 1, "outage": 1}),
     "soak": (100_000, {"consumer": 70, "freeze": 10, "server": 30, "stall": 5, "outage": 5}),
-    "rolling": (4_000, {"rolling": 20}),
+    "rolling": (20_000, {"rolling": 20}),
 }
 """The events and the interruptions of each size."""
 
@@ -110,11 +110,11 @@ def _plan(chosen: argparse.Namespace, driver: ChaosDriver) -> ChaosPlan:
 def _complaints(driver: ChaosDriver, plan: ChaosPlan, counts: Counts) -> list[str]:
     return counts.complaints(
         durable=driver.durable,
-        lossless=driver.keeps_accepted,
+        lossless=driver.keeps_accepted or (plan.kills_nothing and not counts.hung),
         flagged=driver.marks_repeats,
         few_repeats=driver.few_repeats,
         ordered=driver.ordered,
-        once=plan.kills_nothing and not plan.failure_share,
+        once=plan.kills_nothing and not plan.failure_share and driver.takes_all_commits,
     )
 
 

@@ -50,6 +50,8 @@ class ChaosDriver:
         keeps_accepted: The broker itself loses nothing that it has accepted when it ends.
         marks_repeats: A durable driver promises that all runs of an event but one are marked.
         few_repeats: The broker takes acknowledgements whenever it runs, so repeats have a bound.
+        takes_all_commits: The broker takes acknowledgements also while members come and go, so
+            restarts in order repeat nothing.
         joins_hang: The broker may leave a group without an answer until it is started again.
         ordered: The driver promises the order of each key.
         without: The kinds of interruption that the broker itself does not survive.
@@ -64,6 +66,7 @@ class ChaosDriver:
     keeps_accepted: bool = True
     marks_repeats: bool = True
     few_repeats: bool = True
+    takes_all_commits: bool = True
     joins_hang: bool = False
     ordered: bool = False
     without: Collection[str] = ()
@@ -123,6 +126,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         keeps_accepted=False,
         marks_repeats=False,
         few_repeats=False,
+        takes_all_commits=False,
         joins_hang=True,
         ordered=True,
         without=("consumer",),
@@ -135,6 +139,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         keeps_accepted=False,
         marks_repeats=False,
         few_repeats=False,
+        takes_all_commits=False,
         joins_hang=True,
         # The client has several batches in flight. A broker that forgets the sequences of producers
         # may take one of them before an earlier one that it has lost.

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from benchmarks.chaos.ledger import Counts, Interruption, read
+from benchmarks.chaos.servers.contract import GRACE_SECONDS
 
 
 def counted(directory: Path, *interruptions: Interruption, **files: list[str]) -> Counts:
@@ -105,3 +106,18 @@ def test_recovery_ends_with_the_old_events_and_the_first_new_one(
         consume_1=[f"done {n} 0 a 1 {at * SECOND}" for n, at in done.items()],
     )
     assert counts.recoveries == {"server": [seconds]}
+
+
+def test_finds_repeats_after_restarts_and_consumers_that_stop_late_or_fail(tmp_path: Path) -> None:
+    counts = counted(
+        tmp_path,
+        produce_1=["accepted 1 1", "accepted 2 1"],
+        consume_1=["done 1 0 a 1 2", "done 2 1 a 3 4"],
+    )
+    assert counts.flagged == [2]
+    assert not counts.complaints()
+    counts.stops, counts.unclean = [1.0, GRACE_SECONDS + 1], [1]
+    again, code, late = counts.complaints(once=True)
+    assert "1 events delivered again, such as [2]" in again
+    assert "[1]" in code
+    assert "26.0 s to stop" in late
