@@ -40,7 +40,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
-        self._reader = InMemoryMetricReader()
+        self._reader: Any = InMemoryMetricReader()
         self.tracer_provider = TracerProvider()
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.meter_provider = MeterProvider([self._reader])

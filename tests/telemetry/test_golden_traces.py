@@ -113,11 +113,14 @@ async def test_events_of_a_batch_share_the_span_of_their_sending(kind: str) -> N
     create = Seen("create order.paid", "PRODUCER")
     process = Seen("process order.paid", "CONSUMER", links=("create order.paid",))
     for handle in batch:
-        assert telemetry.trace_of(handle.id)[:2] == [create, process]
+        trace = telemetry.trace_of(handle.id)
+        assert [each for each in trace if not each.name.startswith("send")] == [create, process]
     sends = telemetry.named("send order.paid")
-    linked = [dict(link.attributes or {})["messaging.message.id"] for s in sends for link in s.links]
-    assert linked == [handle.id for handle in batch]
+    links = [link for span in sends for link in span.links]
+    linked = [str(dict(link.attributes or {})["messaging.message.id"]) for link in links]
+    assert sorted(linked) == sorted(handle.id for handle in batch)
     assert {telemetry.seen(span).kind for span in sends} == {"CLIENT"}
-    if len(sends) == 1:
+    # The hub takes one event at a time.
+    assert len(sends) == (3 if kind == "hub" else 1)
+    if kind != "hub":
         assert dict(sends[0].attributes or {})["messaging.batch.message_count"] == 3
-    assert kind not in ("hub", "redis", "streams", "nats", "jetstream") or len(sends) == 1
