@@ -36,9 +36,10 @@ SHOWN = {
     "nats_jobs.py": ["docs/start/for-faststream-users.md"],
     "health.py": ["docs/operate/observe.md"],
     "metrics.py": ["docs/operate/observe.md"],
+    "tracing.py": ["docs/operate/observe.md"],
 }
-# Two processes print, so the order of the lines is not fixed.
-ANY_ORDER = {"redis_pubsub.py"}
+# Two processes, or two buses, print, so the order of the lines is not fixed.
+ANY_ORDER = {"redis_pubsub.py", "tracing.py"}
 
 # The text blocks of these pages, put together, are the output of the example.
 SHOWN_IN_PARTS = {

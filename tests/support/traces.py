@@ -40,7 +40,7 @@ class Telemetry:
 
     def __init__(self) -> None:
         self._exporter = InMemorySpanExporter()
-        self._reader: Any = InMemoryMetricReader()
+        self._reader = InMemoryMetricReader()
         self.tracer_provider = TracerProvider()
         self.tracer_provider.add_span_processor(SimpleSpanProcessor(self._exporter))
         self.meter_provider = MeterProvider([self._reader])
@@ -93,15 +93,20 @@ class Telemetry:
 
     def measured(self, name: str) -> list[tuple[dict[str, Any], int | float]]:
         """Return the attributes and the count, or the sum, of each series of a metric."""
-        data = self._reader.get_metrics_data()
-        found: list[tuple[dict[str, Any], int | float]] = []
-        for resource in [] if data is None else data.resource_metrics:
-            for scope in resource.scope_metrics:
-                for metric in scope.metrics:
-                    if metric.name == name:
-                        points: Any = metric.data.data_points
-                        found += [
-                            (dict(each.attributes), getattr(each, "count", None) or each.value)
-                            for each in points
-                        ]
+        points = points_of(self._reader.get_metrics_data(), name)
+        return [
+            (dict(each.attributes), getattr(each, "count", None) or each.value) for each in points
+        ]
+
+
+def points_of(data: Any, name: str) -> list[Any]:
+    """Return the data points of a metric; the classes of the SDK have partly unknown types."""
+    found: list[Any] = []
+    if data is None:
         return found
+    for resource in data.resource_metrics:
+        for scope in resource.scope_metrics:
+            for metric in scope.metrics:
+                if metric.name == name:
+                    found += metric.data.data_points
+    return found
