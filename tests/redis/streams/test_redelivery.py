@@ -259,3 +259,29 @@ async def test_isolated_event_that_waits_for_a_long_listener_delays_others_only_
                 gate.set()
                 await until_settled(ask)
         assert sorted(done) == [*range(50)]
+
+
+async def test_a_bus_without_listeners_lists_replays_and_discards_for_a_group() -> None:
+    async with streams_server() as server:
+        bus, operator = StreamsBus(server.addr, max_deliveries=1), StreamsBus(server.addr)
+        failing, seen = {1, 2, 3}, list[int]()
+
+        def take(event: Paid) -> None:
+            seen.append(event.n)
+            if event.n in failing:
+                raise ValueError
+
+        bus.subscribe(take, Paid)
+        async with opened(bus, operator):
+            for n in (1, 2, 3):
+                await (await bus.dispatch(Paid(n=n))).wait()
+            letters = operator.driver.dead_letters
+            await until(lambda: bus.says("dead letter") == 3)
+            failing.clear()
+            first, second, third = await letters.list()
+            assert await letters.discard(second) == 1
+            assert await letters.replay(first, third) == 2
+            await until(lambda: len(seen) == 5)
+            assert await operator.replay(Paid) == 3
+            await until(lambda: len(seen) == 8)
+            assert operator.told == []
