@@ -79,6 +79,7 @@ class Tail:
         self._token = trio.lowlevel.current_trio_token()
         self._scope = trio.CancelScope()
         self._settled = trio.Event()
+        self._ended = trio.Event()
         self._is_started = False
         self._shown: ToTrioQueue[TailedEvent | None] = ToTrioQueue(self._token)
         self._send, receive = trio.open_memory_channel[TailedEvent](0)
@@ -111,6 +112,7 @@ class Tail:
                     self._shown.post(None)
             finally:
                 self._settled.set()
+                self._ended.set()
 
     async def wait_started(self, seconds: float) -> None:
         """Wait until the broker has confirmed.
@@ -128,9 +130,11 @@ class Tail:
         if not self._is_started:
             raise self.error or DriverConnectionError(f"the bus of {self._broker} has closed")
 
-    def stop(self) -> None:
-        """Show no more."""
+    async def stop(self) -> None:
+        """Show no more; returns when `run` has ended, and does not wait for the broker."""
         self._scope.cancel()
+        with trio.CancelScope(shield=True):
+            await self._ended.wait()
 
     def fork(self) -> None:
         """Show no more: this process is a fork of the one that runs the loop."""
@@ -149,7 +153,7 @@ class Tail:
                     await self._send.send(event)
                 except trio.BrokenResourceError:
                     # The reader has closed its end.
-                    self.stop()
+                    self._scope.cancel()
                     return
                 taken += 1
                 taken_bytes += len(event.data)

@@ -265,7 +265,7 @@ class TrioSide:
             yield tail.events
         finally:
             self._tails.discard(tail)
-            tail.stop()
+            await tail.stop()
 
     # -- events to the broker
 
