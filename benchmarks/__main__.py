@@ -37,6 +37,7 @@ SUITES = {
     "brokers": "benchmarks.brokers.faststream.suite",
     "codec": "benchmarks.codec.suite",
     "chaos": "benchmarks.chaos.command",
+    "portal": "benchmarks.portal.suite",
     "docs": "benchmarks.report.pages",
     "all": "benchmarks.all_suites",
 }

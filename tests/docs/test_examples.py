@@ -73,6 +73,10 @@ OTHERS = {
     "testing_a_bus.py",
     "toy_conformance.py",
     "data/generate.py",
+    # `tests/portal` runs these on their web servers.
+    "web/fastapi_app.py",
+    "web/starlette_trio.py",
+    "web/wsgi_app.py",
 }
 
 
