@@ -165,7 +165,7 @@ class ThreadWaiter:
     __slots__ = ("event",)
 
     def __init__(self) -> None:
-        self.event = threading.Event()
+        self.event: threading.Event = threading.Event()
 
 
 class AsyncioWaiter:
@@ -174,7 +174,7 @@ class AsyncioWaiter:
     __slots__ = ("future", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
+        self.loop: asyncio.AbstractEventLoop = loop
         self.future: asyncio.Future[None] = loop.create_future()
 
 
@@ -767,7 +767,7 @@ class PortalCall:
         self._function = function
         self._args = args
         self._context = copy_context()
-        self.scope = trio.CancelScope()
+        self.scope: trio.CancelScope = trio.CancelScope()
         self.result: Future[Any] = Future()
 
     async def run(self, owner: Portal) -> None:
