@@ -18,5 +18,6 @@ COMMANDS: Final[dict[str, str]] = {
     "lag": "Show the backlog of a consumer group.",
     "dead": "List, show, replay and discard dead letters.",
     "replay": "Deliver stored events to a group once more.",
+    "top": "Show a bus, or a group at its broker, live in the terminal.",
 }
 """The one-line help of each command, by its name."""

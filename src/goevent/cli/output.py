@@ -12,9 +12,12 @@ import json
 import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 F = TypeVar("F", bound="Callable[..., Any] | click.Command")
 
@@ -87,14 +90,12 @@ def write_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         columns: The heading of each column.
         rows: The cells, as values; None is an empty cell. Numbers stand to the right.
     """
-    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
-    numeric = [
-        bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
-        for place in range(len(columns))
-    ]
     if on_terminal():
-        _write_rich_table(title, columns, cells, numeric)
+        from rich.console import Console
+
+        Console().print(rich_table(title, columns, rows))
         return
+    cells, numeric = _cells(columns, rows)
     widths = [
         max([len(column), *(len(row[place]) for row in cells)])
         for place, column in enumerate(columns)
@@ -109,14 +110,25 @@ def write_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[obje
         write_line(COLUMN_GAP.join(padded).rstrip())
 
 
-def _write_rich_table(
-    title: str, columns: Sequence[str], cells: Sequence[Sequence[str]], numeric: Sequence[bool]
-) -> None:
+def _cells(
+    columns: Sequence[str], rows: Sequence[Sequence[object]]
+) -> tuple[list[list[str]], list[bool]]:
+    """Return the cells as printable texts, and for each column whether it holds numbers."""
+    cells = [["" if cell is None else printable(str(cell)) for cell in row] for row in rows]
+    numeric = [
+        bool(rows) and all(isinstance(row[place], int | float | None) for row in rows)
+        for place in range(len(columns))
+    ]
+    return cells, numeric
+
+
+def rich_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """Return a table for a terminal; it takes the arguments of `write_table`."""
     from rich.box import SIMPLE_HEAD
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
+    cells, numeric = _cells(columns, rows)
     # Text objects, so that a bracket in a name is no markup.
     table = Table(
         title=Text(printable(title), style="bold") if title else None,
@@ -128,7 +140,7 @@ def _write_rich_table(
         table.add_column(Text(column), justify="right" if right else "left", overflow="fold")
     for row in cells:
         table.add_row(*map(Text, row))
-    Console().print(table)
+    return table
 
 
 class Progress(Protocol):
