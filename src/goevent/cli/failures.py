@@ -50,6 +50,10 @@ class Finding(Exception):
         super().__init__(text)
 
 
+class ReaderGone(Exception):
+    """The reader of the output has gone away; click would end with 1 for the error itself."""
+
+
 class Failure(NamedTuple):
     """The end of a command that failed; `line` may be empty."""
 
@@ -99,7 +103,7 @@ def failure_of(error: BaseException) -> Failure:
     each = [*leaves(error)]
     if any(isinstance(leaf, KeyboardInterrupt | click.Abort) for leaf in each):
         return Failure(INTERRUPTED, "")
-    others = [leaf for leaf in each if not isinstance(leaf, BrokenPipeError)]
+    others = [leaf for leaf in each if not isinstance(leaf, BrokenPipeError | ReaderGone)]
     if not others:
         return Failure(0, "")
     code, line = _failure_of_one(others[0])
@@ -122,12 +126,16 @@ def _failure_of_one(error: BaseException) -> Failure:
     from goevent import (
         DecodeError,
         EncodeError,
+        EventError,
         GoEventError,
         UnknownDriverError,
         UnknownEventError,
         UnsupportedError,
     )
 
+    if isinstance(error, EventError) and isinstance(error.error, GoEventError):
+        # The driver has refused an event; its own error says it without the words around it.
+        return _failure_of_one(error.error)
     wrong_use = DecodeError, EncodeError, UnknownDriverError, UnknownEventError, UnsupportedError
     if isinstance(error, wrong_use):
         return Failure(WRONG_USE, str(error))

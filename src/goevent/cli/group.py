@@ -7,12 +7,13 @@ cyclopts were measured at 380 ms. Neither this module nor those that it imports 
 from __future__ import annotations
 
 import importlib
-from typing import cast
+from typing import Any, cast
 
 import click
 
 from .. import __version__
 from .commands import COMMANDS
+from .failures import ReaderGone
 
 EPILOG = """\b
 A TARGET is module:bus, a factory module:make_bus(), or the URL of a broker.
@@ -40,6 +41,13 @@ class LazyGroup(click.Group):
             return None
         module = importlib.import_module(f"{__package__}.{cmd_name}")
         return cast("click.Command", module.command)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command of the arguments."""
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise ReaderGone from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the table without importing a command."""
