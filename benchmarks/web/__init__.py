@@ -1,0 +1,1 @@
+"""What the live page costs a bus: its throughput with five readers of the page and without."""
