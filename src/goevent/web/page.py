@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._errors import DriverError, EventError, require_trio
+from ..telemetry.health import Health, HealthReport
 from .dead_letters import Letters, RequestRefused, read_body
 from .guard import SECURITY_HEADERS, Guard
 from .sampler import Sampler, newest_errors
@@ -64,6 +65,7 @@ class Page:
         show_payloads: Data of events are shown: the bytes of dead letters, and those that a
             `DecodeError` quotes. Texts and tracebacks of exceptions are always shown.
         hosts: Further names of hosts under which the page is reached, without ports.
+        health: Answers the probes; None for one with the default limits.
 
     Raises:
         ValueError: The token is too short, or a host is not a name.
@@ -82,6 +84,7 @@ class Page:
         actions: bool = False,
         show_payloads: bool = False,
         hosts: Sequence[str] = (),
+        health: Health | None = None,
     ) -> None:
         self._bus = bus
         self._guard = Guard(token, hosts)
@@ -93,7 +96,7 @@ class Page:
             about={"driver": about_driver(bus), "actions": actions, "keep": self._letters.are_kept},
         )
         self._streams = Streams()
-        self._health: Any = None
+        self._health = Health(bus) if health is None else health
         self._app = self._routes()
 
     @property
@@ -264,18 +267,16 @@ class Page:
     async def _metrics(self, request: Request) -> Response:
         telemetry = optional("goevent.telemetry.prometheus", "prometheus")
         body = await telemetry.metrics_page(self._bus)
-        return Response(body, media_type="text/plain; version=0.0.4; charset=utf-8")
+        # As a header, because Starlette would add a charset to the type.
+        return Response(body, headers={"Content-Type": telemetry.CONTENT_TYPE})
 
     async def _live(self, request: Request) -> Response:
-        return self._probe(request, "live")
+        return self._probe(request, self._health.live())
 
     async def _ready(self, request: Request) -> Response:
-        return self._probe(request, "ready")
+        return self._probe(request, self._health.ready())
 
-    def _probe(self, request: Request, question: str) -> Response:
-        if self._health is None:
-            self._health = optional("goevent.telemetry.health", "web").Health(self._bus)
-        report = getattr(self._health, question)()
+    def _probe(self, request: Request, report: HealthReport) -> Response:
         told: dict[str, Any] = {"healthy": report.healthy}
         # Reasons name listeners and brokers, which are for those who may see the page.
         if self._guard.is_authorised(request) and self._guard.allows_host(request):
