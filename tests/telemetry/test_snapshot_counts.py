@@ -215,7 +215,7 @@ async def test_arrivals_with_more_than_one_delivery_are_redelivered(
         inbox = driver.inbox
         assert inbox is not None
         assert inbox.deliver_nowait(envelope(Paid()), deliveries=1)
-        assert inbox.deliver_nowait(envelope(Paid()), deliveries=2)
+        assert inbox.deliver_nowait(envelope(Paid()), ignore_inline, deliveries=2)
         await inbox.deliver(envelope(Paid()), deliveries=3)
         await inbox.deliver(envelope(Paid()))
         await inbox.receive("counted.paid", b"no envelope", deliveries=2)
@@ -241,7 +241,7 @@ async def test_an_event_that_had_to_wait_is_redelivered_once(autojump_clock: Moc
         assert inbox.deliver_nowait(envelope(Paid()))
         await wait_all_tasks_blocked()
         assert inbox.deliver_nowait(envelope(Paid()))
-        assert not inbox.deliver_nowait(envelope(Paid()), deliveries=2)
+        assert not inbox.deliver_nowait(envelope(Paid()), ignore_inline, deliveries=2)
         nursery.start_soon(lambda: inbox.deliver(envelope(Paid()), deliveries=2))
         await wait_all_tasks_blocked()
         gate.set()

@@ -210,8 +210,6 @@ class BusInbox:
         except (GoEventError, TypeError) as error:
             self._refuse(name, settle, error)
             return True
-        if deliveries > 1:
-            self.redelivered += 1
         ran = False
         try:
             if handle is None:
@@ -224,6 +222,9 @@ class BusInbox:
             if not ran:
                 self._settle(name, settle, self.lost(name))
         if settle is not None:
+            # Here, because events of a driver that repeats none need not pay for it.
+            if deliveries > 1:
+                self.redelivered += 1
             if handle is None:
                 self._tell(name, settle, NO_LISTENER if route.unheard else COMPLETED)
             else:

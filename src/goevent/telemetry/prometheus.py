@@ -27,7 +27,6 @@ from typing import cast
 
 import trio
 from prometheus_client import (
-    CONTENT_TYPE_LATEST,
     REGISTRY,
     CollectorRegistry,
     Histogram,
@@ -39,7 +38,7 @@ from prometheus_client.samples import Sample
 from .._public import Delivery, GoEvent, Snapshot
 from .metric_families import FAMILIES, BusState, MetricFamily, state_of
 
-CONTENT_TYPE = CONTENT_TYPE_LATEST
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The `Content-Type` of `metrics_page` and `SnapshotCollector.text`."""
 
 SLICE_SECONDS = 0.001
