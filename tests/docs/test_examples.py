@@ -65,6 +65,7 @@ PRINTED = {
     "snapshot.py": "index: 0 waiting, 0 running, 20 done",
     "threads.py": "lines",
     "toy_driver.py": "the other bus got: hello over TCP",
+    "watching.py": "0 missed before it",
     "versions.py": "OrderPlaced(order='A-1', cents=1250)",
 }
 OTHERS = {
