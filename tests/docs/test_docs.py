@@ -156,6 +156,13 @@ def test_tables_of_brokers_agree_with_the_code() -> None:
     assert page == tables.written(page), "run: python docs/_tables.py"
 
 
+def test_reference_of_the_command_is_its_help() -> None:
+    command = script("_command")
+    assert text_of(command.PAGE) == command.written(text_of(command.PAGE)), (
+        "run: python docs/_command.py"
+    )
+
+
 def test_picture_of_the_rooms_agrees_with_the_import_rules() -> None:
     rooms = script("_rooms")
     assert text_of(rooms.PICTURE) == rooms.drawn(rooms.layers()), "run: python docs/_rooms.py"
