@@ -65,6 +65,7 @@ def breaking_changes(old: Mapping[str, object], new: Mapping[str, object]) -> tu
         new: The document of the program that will run.
 
     Example:
+        >>> from goevent.asyncapi import document
         >>> before = document(GoEvent("memory"))
         >>> breaking_changes(before, before)
         ()
