@@ -11,12 +11,12 @@ import trio
 from playwright.sync_api import Page as BrowserPage, ViewportSize, expect
 from tests.support.checks import ignore_error
 from tests.support.limits import HANG_SECONDS
-from tests.support.redis_buses import Paid
+from tests.support.redis_buses import REGISTRY, Paid
 from tests.support.streams_buses import StreamsBus, streams_server
 from tests.support.web_pages import TOKEN, browse, served, writes_screenshots
 from trio.testing import wait_all_tasks_blocked
 
-from goevent import Event, GoEvent
+from goevent import Config, Event, GoEvent
 from goevent.web import Page
 
 HOSTILE = '<img src=x onerror="document.title=1"><script>document.title=2</script>'
@@ -183,6 +183,20 @@ selector => {
   return Math.min(...ratios);
 }
 """
+
+
+async def test_messages_are_readable() -> None:
+    bus = GoEvent(Config(registry=REGISTRY))
+    bus.subscribe(lambda event: None, Paid, name="audit")
+
+    def steps(page: BrowserPage) -> None:
+        paid = page.locator(".message").filter(has_text="order.paid")
+        expect(paid).to_contain_text("received by audit")
+        expect(paid.locator("dt")).to_have_text(["n?", "text?"])
+        expect(paid.locator("dd")).to_have_text(["integer", "string"])
+
+    async with bus, served(Page(bus)) as url:
+        await browse(url, steps)
 
 
 FOCUSED = "document.activeElement.textContent || document.activeElement.id"

@@ -629,32 +629,42 @@ function typeOf(whole_, value, depth = 0) {
   return found.format ? `${type} (${found.format})` : type;
 }
 
+function eventSchema(whole_, payload) {
+  let schema = resolve(whole_, payload) ?? {};
+  if (schema.schema) schema = resolve(whole_, schema.schema) ?? {};
+  // The envelope of goevent holds the event in `event_data`.
+  for (const part of [schema, ...(Array.isArray(schema.allOf) ? schema.allOf : [])].reverse()) {
+    const data = resolve(whole_, part)?.properties?.event_data;
+    if (data) return resolve(whole_, data) ?? {};
+  }
+  return schema;
+}
+
 async function readMessages() {
   const home = $("messages"), whole_ = await ask("asyncapi.json");
   if (whole_.error) { home.replaceChildren(el("p", {}, whole_.error)); return; }
   const uses = new Map();
   for (const each of Object.values(whole_.operations ?? {})) {
     const name = each.channel?.$ref?.split("/").at(-1)?.replaceAll("~1", "/").replaceAll("~0", "~");
-    uses.set(name, [...(uses.get(name) ?? []), each.action]);
+    if (!uses.has(name)) uses.set(name, new Map());
+    const found = uses.get(name);
+    if (!found.has(each.action)) found.set(each.action, []);
+    if (each.action === "receive" && each.title) found.get(each.action).push(each.title);
   }
   const cards = [];
   for (const [key, channel] of Object.entries(whole_.channels ?? {})) {
     for (const given of Object.values(channel.messages ?? {})) {
       const message = resolve(whole_, given) ?? {};
-      let schema = resolve(whole_, message.payload) ?? {};
-      if (schema.schema) schema = resolve(whole_, schema.schema) ?? {};
+      const schema = eventSchema(whole_, message.payload);
       const card = el("article", { class: "message" }, el("h3", {}, message.name ?? channel.address ?? key));
-      const said = [...new Set(uses.get(key) ?? [])].map((each) => (each === "send" ? "sent" : "received")).join(" and ");
-      const text = [said, message.summary ?? message.description ?? schema.description ?? channel.description].filter(Boolean).join(" · ");
-      if (text) card.append(el("p", {}, text));
-      let fields = schema.properties ?? {};
-      // The envelope of goevent holds the event in `payload`.
-      const inner = fields.payload ? resolve(whole_, fields.payload) : null;
-      const kept = inner?.properties ? inner : schema;
-      fields = kept.properties ?? {};
+      const text = [...(uses.get(key) ?? [])].map(([action, who]) => (action === "send" ? "sent" : who.length ? `received by ${who.slice(0, 3).join(", ")}${who.length > 3 ? ` and ${who.length - 3} more` : ""}` : "received"));
+      const said = message.summary ?? message.description ?? schema.description;
+      if (said) card.append(el("p", {}, said));
+      if (text.length) card.append(el("p", {}, text.join(" · ")));
+      const fields = schema.properties ?? {};
       const list = el("dl");
       for (const [name, field] of Object.entries(fields)) {
-        list.append(el("dt", {}, (kept.required ?? []).includes(name) ? name : `${name}?`), el("dd", {}, typeOf(whole_, field)));
+        list.append(el("dt", {}, (schema.required ?? []).includes(name) ? name : `${name}?`), el("dd", {}, typeOf(whole_, field)));
       }
       if (list.children.length) card.append(list);
       cards.push(card);
