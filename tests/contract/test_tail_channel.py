@@ -79,9 +79,12 @@ async def test_an_error_of_the_block_leaves_it_as_it_is(autojump_clock: MockCloc
         started()
         await trio.sleep_forever()
 
+    opened: list[TailChannel] = []
     with pytest.raises(KeyError, match="mine"):
         async with running_tail(show) as channel:
+            opened.append(channel)
             raise KeyError("mine")
+    (channel,) = opened
     with pytest.raises(trio.ClosedResourceError):
         await channel.receive()
     await channel.put(event("dropped"))

@@ -265,6 +265,11 @@ class RabbitConnection:
                 self._request_channel = None
                 raise
 
+    async def open_channel(self) -> Any:
+        """Return a new channel beside the consume channel; it is lost with the connection."""
+        async with asyncio.timeout(REPLY_SECONDS):
+            return await self._consuming.open_channel(confirms=False)
+
     async def check(self) -> None:
         """Look whether the consume channel answers; if it does not, reconnect.
 

@@ -51,7 +51,7 @@ OWN_HEADERS = frozenset(
         GROUP_HEADER,
     )
 )
-_HIDDEN_HEADERS = OWN_HEADERS | {DELIVERY_COUNT_HEADER, "x-acquired-count"}
+HIDDEN_HEADERS = OWN_HEADERS | {DELIVERY_COUNT_HEADER, "x-acquired-count"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,7 +166,7 @@ class RabbitReceiver:
                 {
                     key: header_text(value)
                     for key, value in headers.items()
-                    if key not in _HIDDEN_HEADERS
+                    if key not in HIDDEN_HEADERS
                 },
                 properties.content_type,
                 properties.correlation_id,

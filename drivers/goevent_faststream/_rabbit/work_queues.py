@@ -10,7 +10,7 @@ and binds everything again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,7 +25,9 @@ from goevent.drivers import (
     RELEASE,
     Backlog,
     Capabilities,
+    Finding,
     ReadWatchdog,
+    TailedEvent,
     retry_or_dead_letter,
 )
 
@@ -35,14 +37,13 @@ from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import RabbitConnection
 from .errors import RABBIT_ERRORS, to_driver_error
+from .inspection import PATTERNS, RabbitInspection
 from .prefetch_window import PrefetchWindow, first_window
 from .publisher import RabbitPublisher
 from .receiver import DeliveryQueue, RabbitReceiver
 from .repairs import NOTICE_SECONDS, Repairs
 from .settler import RabbitSettler
 from .topology import GroupTopology, ServerObject, is_deleted, is_missing
-
-PATTERNS = "**"  # the name of the patterns queue in backlogs
 
 
 @dataclass(slots=True, eq=False)
@@ -104,6 +105,14 @@ class RabbitWorkQueuesAdapter:
             on_stopped=self._on_stopped,
             on_failed=self._connection.fail,
             queues_count=self._topology.counts_deliveries,
+        )
+        self._inspection = RabbitInspection(
+            self._connection,
+            self._topology.objects[0],
+            prefix,
+            self._subscribed,
+            self._topology,
+            config.group,
         )
         self._queues: dict[str, ConsumedQueue] = {}
         # The queues that a message has come from since the last check.
@@ -443,6 +452,25 @@ class RabbitWorkQueuesAdapter:
             arrival.deliveries, self._config, reason=reason, reported=reported
         )
         await self._settler.settle_quietly(Decision(arrival, verdict))
+
+    # -- the questions of operators
+
+    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
+        """Look for missing rights, blocked publishers, and queues that do not keep events."""
+        return await self._inspection.check(names)
+
+    async def lag(self, group: str) -> Sequence[Backlog]:
+        """Return the events that wait for a group under the names that this bus listens to."""
+        return await self._inspection.lag(group)
+
+    async def tail(
+        self,
+        pattern: str,
+        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
+        started: Callable[[], None],
+    ) -> None:
+        """Show the events of the exchange, by a queue that is gone with the tail."""
+        await self._inspection.tail(pattern, show, started)
 
     # -- publishing and settlement
 
