@@ -182,6 +182,18 @@ class MqttConnection(BrokerConnection):
             raise not_connected("MQTT")
         return broker._connection
 
+    def make_client(self, client_id: str) -> zmqtt.MQTTClient:
+        """Return a client with the same login and without a session, which is not connected."""
+        options = {
+            **self._options,
+            "client_id": client_id,
+            "clean_session": True,
+            "session_expiry_interval": 0,
+            "transport_factory": self._connect_transport,
+            "will": None,
+        }
+        return zmqtt.MQTTClient(**options)
+
     async def open(self, host: AdapterHost) -> None:
         """Start the broker, which connects.
 
