@@ -13,6 +13,7 @@ from typing import NamedTuple
 from goevent import Capabilities, Driver, MemoryDriver, MemoryHub, UnsupportedError
 from goevent.drivers import DurableConfig
 from goevent_faststream import MAPPINGS, BrokerConfig, FastStreamDriver, Mapping
+from goevent_faststream._adapter.contract import ChecksBroker, TailsEvents, TellsLag
 from goevent_redis import RedisDriver, RedisStreamsDriver, StreamsConfig
 from goevent_redis._tls import REDIS_URL_OPTIONS
 
@@ -25,13 +26,14 @@ class Row(NamedTuple):
     title: str
     url: str
     capabilities: Capabilities
+    answers: frozenset[str]
 
 
 def rows() -> Iterator[Row]:
     """Return every shipped driver."""
 
     def row(title: str, url: str, driver: Driver) -> Row:
-        return Row(title, url, driver.capabilities)
+        return Row(title, url, driver.capabilities, frozenset(answers_of(driver)))
 
     streams = "redis+streams://host?group=billing"
     yield row("Memory", "MemoryDriver(hub)", MemoryDriver(MemoryHub()))
@@ -43,6 +45,24 @@ def rows() -> Iterator[Row]:
     for mapping in MAPPINGS:
         url = f"{mapping.schemes[0]}://host" + ("?group=billing" if mapping.durable else "")
         yield row(title_of(mapping), url, FastStreamDriver.from_url(url))
+
+
+QUESTIONS = {"check": ChecksBroker, "lag": TellsLag, "tail": TailsEvents}
+# Drivers that have the method of a question, and refuse it.
+REFUSED_ANSWERS = {"mqtt": ("lag",)}
+
+
+def answers_of(driver: Driver) -> Iterator[str]:
+    """Yield the questions of operators that a driver answers."""
+    for question, protocol in QUESTIONS.items():
+        if isinstance(driver, FastStreamDriver):
+            refused = REFUSED_ANSWERS.get(driver.identity.system, ())
+            adapter = driver._adapter  # pyright: ignore[reportPrivateUsage]
+            is_answered = isinstance(adapter, protocol) and question not in refused
+        else:
+            is_answered = hasattr(driver, question)
+        if is_answered:
+            yield question
 
 
 def title_of(mapping: Mapping) -> str:
@@ -93,6 +113,7 @@ def tables() -> dict[str, str]:
         "fan-out": _guarantees([row for row in found if row.capabilities.fan_out]),
         "groups": _guarantees([row for row in found if not row.capabilities.fan_out]),
         "urls": _table(urls),
+        "questions": _questions(found),
         "options": _options(),
         "brokers": "\n\n".join(_vocabularies()),
     }
@@ -115,6 +136,15 @@ def _guarantees(found: Sequence[Row]) -> str:
         for title, cell in common.items()
     ]
     return f"{_table(lines)}\n\nThe same for all of them: {'; '.join(told)}."
+
+
+def _questions(found: Sequence[Row]) -> str:
+    """Return the table of the questions that each driver answers."""
+    lines = [["", *(f"`{question}`" for question in QUESTIONS)]]
+    lines += [
+        [row.title, *(_yes(question in row.answers) for question in QUESTIONS)] for row in found
+    ]
+    return _table(lines)
 
 
 class OptionSet(NamedTuple):

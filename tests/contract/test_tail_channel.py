@@ -80,10 +80,14 @@ async def test_an_error_of_the_block_leaves_it_as_it_is(autojump_clock: MockCloc
         await trio.sleep_forever()
 
     opened: list[TailChannel] = []
-    with pytest.raises(KeyError, match="mine"):
+
+    async def fail_inside() -> None:
         async with running_tail(show) as channel:
             opened.append(channel)
             raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        await fail_inside()
     (channel,) = opened
     with pytest.raises(trio.ClosedResourceError):
         await channel.receive()

@@ -184,7 +184,7 @@ class MqttConnection(BrokerConnection):
 
     def make_client(self, client_id: str) -> zmqtt.MQTTClient:
         """Return a client with the same login and without a session, which is not connected."""
-        options = {
+        options: dict[str, Any] = {
             **self._options,
             "client_id": client_id,
             "clean_session": True,
