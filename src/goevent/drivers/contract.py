@@ -321,7 +321,9 @@ class Driver(Protocol):
 
     The questions of operators, `check`, `lag` and `tail`, are optional, too; see
     `goevent.drivers.Inspects`. So is the attribute `identity`, a `goevent.drivers.BrokerIdentity`,
-    from which telemetry has the name and the address of the broker.
+    from which telemetry has the name and the address of the broker, and the method `describe`, from
+    which AsyncAPI documents have the servers and the places of events; see
+    `goevent.drivers.Describes`.
 
     Attributes:
         schemes: The URL schemes of the driver, each an entry point of its package in the group
