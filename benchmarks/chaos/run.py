@@ -266,8 +266,9 @@ class ChaosRun:
 
     def _consumer(self) -> subprocess.Popen[bytes]:
         options = dict(self._driver.options)
-        if self._plan.kills_nothing:
-            # Nobody dies, so no event has to be claimed from a consumer that is only slow.
+        if self._plan.kills_nothing and self._driver.takes_all_commits:
+            # Nobody dies, so no event has to be claimed from a consumer that is only slow. On Kafka
+            # it is the session timeout, and tansu lets members wait for half of it when they join.
             options.pop("claim_idle", None)
         url = self._url(group=GROUP, **options)
         share = self._plan.failure_share if self._driver.durable else 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -236,6 +237,7 @@ def test_a_broker_that_is_down_is_named_without_the_password(tmp_path: Path) -> 
         (("shop:bus", "--workers", "0"), "--workers"),
         (("shop:bus", "--workers", "2", "--reload"), "leave out --workers"),
         (("shop:bus", "--http", "8080"), "--http is written HOST:PORT"),
+        (("shop:bus", "--http", "0.0.0.0:8080"), "0.0.0.0 is not loopback, so the page needs"),
         (("shop:bus", "--http", "localhost:65535", "--workers", "2"), "a port is from 1 to 65535"),
     ],
 )
@@ -279,6 +281,58 @@ async def test_reload_ends_while_it_waits_for_a_change(tmp_path: Path) -> None:
         await command.says("waiting for a change")
         command.terminate()
         assert await command.ended() == 0
+
+
+async def test_each_worker_serves_a_page_of_its_own(tmp_path: Path) -> None:
+    write(tmp_path, count=1, seconds=0)
+    first = free_ports(2)
+    options = ["--workers", "2", "--http", f"127.0.0.1:{first}"]
+    async with running("run", "shop:bus", *options, cwd=tmp_path) as command:
+        await at_work(command, 2)
+        for port in (first, first + 1):
+            assert b" 200 " in await answer(port, "/health/live")
+        command.terminate()
+        assert await command.ended() == 0
+    assert "Traceback" not in command.err
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_port_that_is_taken_ends_with_1_and_its_name(tmp_path: Path, workers: int) -> None:
+    write(tmp_path, count=0)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        options = ["--http", f"127.0.0.1:{port}", "--workers", str(workers)]
+        result = goevent_command("run", "shop:bus", *options, cwd=tmp_path)
+    assert result.returncode == 1
+    assert f"127.0.0.1:{port}: Address already in use" in result.stderr.splitlines()[-1]
+    assert "Traceback" not in result.stderr
+    assert "ready, 1 listener" not in result.stderr.replace("worker 1: ready", "")
+
+
+def free_ports(count: int) -> int:
+    """Return the first of several free ports in a row."""
+    while True:
+        with contextlib.ExitStack() as stack:
+            first = stack.enter_context(socket.socket())
+            first.bind(("127.0.0.1", 0))
+            port: int = first.getsockname()[1]
+            try:
+                for number in range(1, count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
+            except (OSError, OverflowError):
+                continue
+            return port
+
+
+async def answer(port: int, path: str) -> bytes:
+    """Return the first bytes of the answer to a GET."""
+    stream = await trio.open_tcp_stream("127.0.0.1", port)
+    async with stream:
+        request = f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\nConnection: close\r\n\r\n"
+        await stream.send_all(request.encode())
+        return bytes(await stream.receive_some())
 
 
 def test_each_worker_has_a_port_of_its_own() -> None:

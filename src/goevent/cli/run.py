@@ -6,6 +6,7 @@ This module checks the options and tells how it ended. `worker` serves the bus i
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -165,4 +166,22 @@ def addresses(http: str | None, count: int) -> list[str | None]:
     first = int(port)
     if not 0 < first <= first + count - 1 <= MAX_PORT:
         raise WrongUse(f"--http: a port is from 1 to {MAX_PORT}, and each worker needs one")
+    check_page(host)
     return [f"{host}:{first + number}" for number in range(count)]
+
+
+def check_page(host: str) -> None:
+    """Refuse a page that cannot be served, before a worker starts.
+
+    Raises:
+        WrongUse: The extra is not installed, or others than this machine reach the page and it has
+            no token.
+    """
+    try:
+        from goevent.web.server import TOKEN_VARIABLE, is_loopback
+    except ModuleNotFoundError as error:
+        raise WrongUse("--http needs an extra: pip install 'goevent[web]'") from error
+    if not is_loopback(host.strip("[]")) and not os.environ.get(TOKEN_VARIABLE):
+        raise WrongUse(
+            f"--http: {host} is not loopback, so the page needs a token: set {TOKEN_VARIABLE}"
+        )

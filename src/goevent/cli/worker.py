@@ -24,7 +24,7 @@ import trio
 from goevent import GoEvent, Ledger
 
 from .early_signals import SIGNALS, EarlySignals
-from .failures import Finding, WrongUse
+from .failures import Finding
 from .output import write_note
 from .targets import load_bus
 
@@ -118,14 +118,14 @@ def http_errors(http: str | None) -> Generator[None]:
     """Name the option `--http` in the errors of the live page."""
     try:
         yield
-    except ModuleNotFoundError as error:
+    except OSError as error:
         if http is None:
             raise
-        raise WrongUse(str(error)) from error
-    except OSError as error:
-        if http is None or error.strerror is None:
-            raise
-        raise Finding(f"--http {http}: {error.strerror}") from error
+        from goevent.web import AddressError
+
+        if isinstance(error, AddressError):
+            raise Finding(f"--http: {error.strerror}") from error
+        raise
 
 
 async def _until_signal(
