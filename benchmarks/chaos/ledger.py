@@ -54,7 +54,8 @@ class Counts:
         pending: The number of events that the group had not acknowledged at the end.
         settled_in: Seconds from the last interruption until nothing was pending.
         hung: How often the broker was started again because its group hung.
-        flagged: The events that a consumer was told to be delivered again.
+        flagged: The events that the broker delivered again, by the mark of the delivery. One that
+            the publisher has sent again, without knowing of the first time, is not among them.
         stops: Seconds that each rolling restart took from SIGTERM to the end of the process.
         unclean: The exit codes of restarted consumers that were not 0.
     """
@@ -133,6 +134,7 @@ def read(files: Iterable[Path], interruptions: Sequence[Interruption] = ()) -> C
     runs: dict[int, list[bool]] = defaultdict(list)
     times: dict[str, list[Time]] = defaultdict(list)
     done: dict[int, int] = {}
+    again: set[int] = set()
     counts = Counts()
     for path in files:
         for line in path.read_text().splitlines():
@@ -143,7 +145,9 @@ def read(files: Iterable[Path], interruptions: Sequence[Interruption] = ()) -> C
                     refused[int(n)] = kind
                 case ["done", n, flagged, key, began, ended]:
                     number = int(n)
-                    runs[number].append(flagged == "1")
+                    runs[number].append(flagged != "0")
+                    if flagged == "2":
+                        again.add(number)
                     times[key].append((int(ended), int(began), number))
                     done[number] = min(int(ended), done.get(number, int(ended)))
                 case ["report", kind, *text]:
@@ -156,7 +160,7 @@ def read(files: Iterable[Path], interruptions: Sequence[Interruption] = ()) -> C
     counts.perhaps = Counter(kind for n, kind in refused.items() if n in runs)
     counts.lost = sorted(accepted.keys() - runs.keys())
     counts.duplicates = sum(len(flags) - 1 for flags in runs.values())
-    counts.flagged = sorted(n for n, flags in runs.items() if any(flags))
+    counts.flagged = sorted(again)
     # All processings of an event except one must have the flag.
     counts.unflagged = sorted(n for n, flags in runs.items() if flags.count(False) > 1)
     counts.keys = len(times)

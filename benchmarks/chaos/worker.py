@@ -136,7 +136,8 @@ async def consume(url: str, record: Record, *, failure_share: float) -> int:
             record.write("failed", event.n, delivery.deliveries, began)
             raise ByChance
         await trio.sleep(random.random() * 0.01)
-        flagged = int(delivery.redelivered or "goevent-retried" in delivery.headers)
+        # 1: the publisher was not sure, and sent the event again. 2: the broker delivers it again.
+        flagged = 2 if delivery.redelivered else int("goevent-retried" in delivery.headers)
         record.write("done", event.n, flagged, event.account, began, time.monotonic_ns())
 
     bus.subscribe(work, Paid, concurrency=LISTENER_TASKS)

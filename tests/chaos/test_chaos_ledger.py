@@ -111,8 +111,8 @@ def test_recovery_ends_with_the_old_events_and_the_first_new_one(
 def test_finds_repeats_after_restarts_and_consumers_that_stop_late_or_fail(tmp_path: Path) -> None:
     counts = counted(
         tmp_path,
-        produce_1=["accepted 1 1", "accepted 2 1"],
-        consume_1=["done 1 0 a 1 2", "done 2 1 a 3 4"],
+        produce_1=["accepted 1 1", "accepted 2 1", "accepted 3 1"],
+        consume_1=["done 1 0 a 1 2", "done 2 2 a 3 4", "done 3 1 a 5 6"],
     )
     assert counts.flagged == [2]
     assert not counts.complaints()
