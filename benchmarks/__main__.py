@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measure goevent beside its peers, or beside an earlier commit of it.
 
-Without a suite it measures goevent within one process. `codec`, `redis`, `streams`, `brokers` and
-`chaos` have command lines of their own.
+Without a suite it measures goevent within one process. `codec`, `redis`, `streams`, `brokers`,
+`telemetry` and `chaos` have command lines of their own.
 """
 
 import argparse
@@ -35,6 +35,7 @@ SUITES = {
     "redis": "benchmarks.brokers.pubsub.suite",
     "streams": "benchmarks.brokers.streams.suite",
     "brokers": "benchmarks.brokers.faststream.suite",
+    "telemetry": "benchmarks.brokers.telemetry.suite",
     "codec": "benchmarks.codec.suite",
     "chaos": "benchmarks.chaos.command",
     "portal": "benchmarks.portal.suite",

@@ -46,6 +46,8 @@ def _run(contender: Any, job: str, place: Place, numbers: list[str]) -> Measured
         case "speak", [count, pause]:
             contender.speak(place, int(count), float(pause))
             return Measured(0.0)
+        case "traverse", [count]:
+            return Measured(*contender.traverse(place, int(count)))
         case (("consume" | "wait" | "batch" | "connections" | "name_bytes"), [count]):
             return Measured(*getattr(contender, job)(place, int(count)))
         case _:

@@ -21,6 +21,7 @@ the context of the dispatch has a parent there. `_dispatching` tells these cases
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter
@@ -280,9 +281,9 @@ class BusTelemetry:
         self, handles: Sequence[DispatchHandle], seconds: float, error_type: str
     ) -> None:
         telemetry = self._telemetry
-        counts: dict[str, int] = {}
-        for handle in handles:
-            counts[handle.event_name] = counts.get(handle.event_name, 0) + 1
+        counts: Mapping[str, int] = {handles[0].event_name: 1}
+        if len(handles) > 1:
+            counts = Counter(handle.event_name for handle in handles)
         for name, count in counts.items():
             attributes = failed_attributes(self._event(name).sent, error_type)
             telemetry.sent_messages.add(count, attributes)
