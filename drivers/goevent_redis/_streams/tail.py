@@ -32,13 +32,16 @@ from .._link.server import check_identity
 from .config import LATEST_SEQUENCE, MAX_PARTITIONS
 from .faults import refusal
 from .keys import StreamKeys
+from .lag import STREAMS_PER_SCRIPT
 from .scripts import TAIL, TAIL_ENDS, ScriptCall, call_many
 from .stream import as_text, max_entry_bytes, parse_id
 
 LOOK_INTERVAL_SECONDS = 0.5
 """How often the tail looks for new streams. A read blocks for as long, if nothing comes."""
 
-STREAMS_PER_SCRIPT = 500
+STREAMS_PER_READ = 500
+"""How many streams one script reads, if most of them have nothing new."""
+
 MAX_REPLY_BYTES = 1 << 18
 """The size from which on a reply is full: the replies to the other tasks wait behind it."""
 
@@ -155,8 +158,8 @@ class StreamTail:
     async def _read(self, channel: TailChannel, keys: Sequence[bytes]) -> int:
         """Read some of the entries that streams have; return how many."""
         total = 0
-        for at in range(0, len(keys), STREAMS_PER_SCRIPT):
-            part = keys[at : at + STREAMS_PER_SCRIPT]
+        for at in range(0, len(keys), STREAMS_PER_READ):
+            part = keys[at : at + STREAMS_PER_READ]
             limits = MAX_REPLY_BYTES, max_entry_bytes(self._link.config)
             calls: list[ScriptCall] = [(TAIL, part, [*limits, *(self._last[key] for key in part)])]
             (reply,) = await call_many(self._link, calls)
