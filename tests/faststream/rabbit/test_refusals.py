@@ -341,3 +341,18 @@ async def test_limits_of_a_virtual_host_are_refusals(node: RabbitNode) -> None:
         with pytest.raises(DriverConnectionError, match="connection limit"):
             async with FastStreamBus(url):
                 pass
+
+
+async def test_a_check_names_a_right_that_is_missing_and_no_password(node: RabbitNode) -> None:
+    sandbox = await user_sandbox(node)
+    bus = sandbox.bus("shop")
+    async with bus:
+        assert await bus.driver.check(["order.paid"]) == []
+        # The server remembers the rights of a channel for a while, and the bus keeps its channels.
+        await allow(node, sandbox, write="^$")
+        found = await bus.driver.check(["order.lost"])
+        await allow(node, sandbox)
+    assert found
+    assert {each.severity for each in found} == {"error"}
+    assert all("ACCESS_REFUSED" in each.text for each in found)
+    assert not any("secret" in each.text for each in found)
