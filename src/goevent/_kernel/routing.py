@@ -463,15 +463,23 @@ class Router:
         return self._event_rows
 
     def _make_event_rows(self) -> list[EventRow]:
-        registered = [name for name in self._registered if not is_pattern(name)]
+        # Without a call for each name: there may be thousands, and this holds the event loop.
+        registered = [name for name, each in self._registered.items() if each.routed is None]
         # Many names may lead to the same many listeners, by a pattern.
         known: dict[tuple[NameListeners, ...], tuple[str, ...]] = {}
         rows: list[EventRow] = []
         for name in dict.fromkeys([*registered, *self._counters]):
-            built_from = self._listeners_of(name)
+            route = self.by_name.get(name)
+            if route is not None and route.generation == self._generation:
+                built_from = route.built_from
+            else:
+                built_from = self._listeners_of(name)
             listeners = known.get(built_from)
             if listeners is None:
-                listeners = tuple([actor.name for actor in self._in_order(built_from)])
+                if len(built_from) == 1 and not self._sorted:
+                    listeners = tuple(map(by_name, built_from[0].actors))
+                else:
+                    listeners = tuple(map(by_name, self._in_order(built_from)))
                 known[built_from] = listeners
             counters = self._counters.get(name) or (EventCounter(), EventCounter())
             rows.append((name, listeners, *counters))
@@ -503,6 +511,7 @@ def with_async_check(call: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 
 by_order = attrgetter("order")
+by_name: Callable[[Actor], str] = attrgetter("name")
 
 
 def by_priority(actor: Actor) -> tuple[int, int]:

@@ -54,6 +54,7 @@ from .._foreign import log
 from .._handle import WAKE_UP
 from .._options.results import refuse_unrun
 from .._trio_internals import park
+from .actor import Actor
 from .backpressure import Backpressure
 from .failures import FailedRuns
 from .timeouts import Timeouts
@@ -63,7 +64,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
 
     from .._errors import EventError
-    from .actor import Actor, Lane
+    from .actor import Lane
     from .failures import Failures
 
 logger = logging.getLogger("goevent")
@@ -224,15 +225,19 @@ class Scheduler:
         # The worker notes when a step has to end, and a suspended one has had no step since. So
         # nothing is noted for each event.
         now = perf_counter() + SLICE_SECONDS
+        suspended: dict[Actor, float] = {}
         last_steps: dict[Actor, list[float]] = {}
         for worker in self.workers.values():
-            if worker.actor is not None:
-                last_steps.setdefault(worker.actor.listener, []).append(worker.slice_end)
-        return {
-            actor: now - max(ends)
-            for actor, ends in last_steps.items()
-            if len(ends) == len(actor.lanes)
-        }
+            lane = worker.actor
+            # Properties would be a call for each of perhaps thousands of listeners.
+            if isinstance(lane, Actor):
+                suspended[lane] = now - worker.slice_end
+            elif lane is not None:
+                last_steps.setdefault(lane.listener, []).append(worker.slice_end)
+        for actor, ends in last_steps.items():
+            if len(ends) == len(actor.lanes):
+                suspended[actor] = now - max(ends)
+        return suspended
 
     def warn_slow(self, name: str, seconds: float) -> None:
         """Log that a listener has blocked the event loop for too long."""
