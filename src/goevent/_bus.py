@@ -47,7 +47,7 @@ from ._options.mistakes import check_callback, check_listener, not_a_listener
 from ._options.options import NO_OPTIONS, ListenerKeywords, ListenerOptions, check_type
 from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
 from ._ports.inbox import BusInbox
-from ._service import Service
+from ._service import BusService
 from ._session import Session, first_driver_error, holds_only_cancellations
 from ._suggestions import suggest_options
 from .drivers.contract import Driver, DriverSnapshot, replayer
@@ -976,7 +976,7 @@ class GoEvent:
             session = self._session
             return Ledger() if session is None or session is before else session.ledger
 
-        service = Service(self, self._wait_closed, ledger, grace, http)
+        service = BusService(self, self._wait_closed, ledger, grace, http)
         return await service.run(task_status=task_status)
 
     async def _wait_closed(self) -> None:

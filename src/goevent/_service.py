@@ -42,7 +42,7 @@ class Served(AbstractAsyncContextManager[Any, Any], Protocol):
         ...
 
 
-class Service:
+class BusService:
     """One run of a bus until a signal.
 
     Args:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from goevent import DriverConnectionError, EncodeError, EventError, UnsupportedError
-from goevent.cli.failures import Finding, WrongUse, failure_of
+from goevent.cli.failures import CommandFinding, WrongUse, failure_of
 from goevent.cli.output import ascii_json, printable, progress, write_table
 from goevent.cli.tail import decoded
 
@@ -62,7 +62,7 @@ def test_there_is_no_progress_bar_in_a_pipe(capsys: pytest.CaptureFixture[str]) 
     ("error", "code", "line"),
     [
         (WrongUse("no"), 2, "no"),
-        (Finding(), 1, ""),
+        (CommandFinding(), 1, ""),
         (UnsupportedError("it cannot"), 2, "it cannot"),
         (DriverConnectionError("down"), 1, "down"),
         (KeyboardInterrupt(), 130, ""),

@@ -26,7 +26,7 @@ MAX_WAITING_BYTES = 16 << 20
 TAKEN_PER_CALL = MAX_WAITING_EVENTS // 4
 
 
-class TailChannel(trio.abc.ReceiveChannel[TailedEvent]):
+class BridgedTail(trio.abc.ReceiveChannel[TailedEvent]):
     """The end of the reader; its `receive` raises the error of the adapter, if there was one."""
 
     def __init__(self, tail: Tail, events: trio.MemoryReceiveChannel[TailedEvent]) -> None:
@@ -83,7 +83,7 @@ class Tail:
         self._is_started = False
         self._shown: ToTrioQueue[TailedEvent | None] = ToTrioQueue(self._token)
         self._send, receive = trio.open_memory_channel[TailedEvent](0)
-        self.events = TailChannel(self, receive)
+        self.events = BridgedTail(self, receive)
         # On the loop side.
         self._free_events, self._free_bytes = MAX_WAITING_EVENTS, MAX_WAITING_BYTES
         self._turn = asyncio.Lock()

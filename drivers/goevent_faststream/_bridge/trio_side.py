@@ -37,7 +37,7 @@ from .._config import BrokerConfig
 from .loop_side import Freed, LoopFailure, LoopNotice, LoopReport, LoopRequest, LoopSide
 from .loop_thread import IslandClosed, LoopThread
 from .queues import ToLoopQueue, ToTrioQueue
-from .tail import Tail, TailChannel
+from .tail import BridgedTail, Tail
 
 T = TypeVar("T")
 
@@ -247,7 +247,7 @@ class TrioSide:
             ) from None
 
     @asynccontextmanager
-    async def tail(self, adapter: TailsEvents, pattern: str) -> AsyncGenerator[TailChannel]:
+    async def tail(self, adapter: TailsEvents, pattern: str) -> AsyncGenerator[BridgedTail]:
         """Show the events that match a pattern, while the block lasts.
 
         Raises:

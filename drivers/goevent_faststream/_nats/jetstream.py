@@ -39,7 +39,7 @@ from .released import ReleasedDeliveries
 from .settler import JetStreamSettler
 from .stream import EventStream
 from .stream_inspection import StreamInspection
-from .stream_tail import StreamTail
+from .stream_tail import JetStreamTail
 from .subjects import check_prefix, check_stream_name, consumer_name, covering_subject
 
 DEFAULT_STREAM = "goevent-js"
@@ -328,7 +328,9 @@ class JetStreamAdapter:
     ) -> None:
         """Show events by a consumer of no group, which acknowledges nothing."""
         stream = self._stream
-        await StreamTail(self._connection, stream.name, stream.prefix, pattern, show, started).run()
+        await JetStreamTail(
+            self._connection, stream.name, stream.prefix, pattern, show, started
+        ).run()
 
     # -- reconnects
 

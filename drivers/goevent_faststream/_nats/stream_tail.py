@@ -1,6 +1,6 @@
 """The tail of a stream of JetStream: an ephemeral consumer without acknowledgements.
 
-`JetStreamAdapter` runs one `StreamTail` for each tail. The consumer belongs to no group and
+`JetStreamAdapter` runs one `JetStreamTail` for each tail. The consumer belongs to no group and
 acknowledges nothing, so no group notices it.
 
 Theory of operation: The consumer begins behind the last event of the stream. Events come by pulls,
@@ -55,7 +55,7 @@ class _BrokenTailError(DriverError):
     """The consumer is gone or has a gap: the tail goes on with another one."""
 
 
-class StreamTail:
+class JetStreamTail:
     """The events of a stream that match a pattern, from now on.
 
     Args:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .failures import Finding, WrongUse
+from .failures import CommandFinding, WrongUse
 from .output import json_option, write_json, write_line, write_note
 from .targets import TargetCommand, load_target, target_argument
 
@@ -103,6 +103,6 @@ def _check(file: str, made: dict[str, object], *, as_json: bool) -> None:
         for change in changes:
             write_line(str(change))
     if changes:
-        raise Finding(f"{len(changes)} change(s) break a reader")
+        raise CommandFinding(f"{len(changes)} change(s) break a reader")
     if not as_json:
         write_line("no change breaks a reader")

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import click
 
 from .. import DriverError, UnsupportedError
-from ..drivers import Finding as BrokerFinding, did_you_mean, inspected
+from ..drivers import Finding, did_you_mean, inspected
 from .asked_broker import asked, run_asking
-from .failures import Finding, one_line
+from .failures import CommandFinding, one_line
 from .output import json_option, write_json, write_line, write_note
 from .targets import Target, TargetCommand, load_target, target_argument
 
@@ -40,13 +40,13 @@ def command(target: str, strict: bool, as_json: bool) -> None:
         if not findings:
             write_line(f"{found.name}: no findings")
     if any(each.severity == "error" or strict for each in findings):
-        raise Finding
+        raise CommandFinding
 
 
-def findings_in_program(target: Target) -> list[BrokerFinding]:
+def findings_in_program(target: Target) -> list[Finding]:
     """Return what the names of the listeners show without a broker."""
     registry = target.bus.config.registry
-    findings: list[BrokerFinding] = []
+    findings: list[Finding] = []
     for listener in target.bus.registered_listeners():
         for name in listener.event_names:
             if "*" in name or registry.is_registered(name):
@@ -54,13 +54,13 @@ def findings_in_program(target: Target) -> list[BrokerFinding]:
             hint = did_you_mean(name, registry.names())
             text = f"{listener.name} listens to {name!r}, which is the name of no event type{hint}"
             if registry.strict:
-                findings.append(BrokerFinding(severity="error", text=f"{text} (strict registry)"))
+                findings.append(Finding(severity="error", text=f"{text} (strict registry)"))
             elif hint:
-                findings.append(BrokerFinding(severity="warning", text=text))
+                findings.append(Finding(severity="warning", text=text))
     return findings
 
 
-async def findings_at_broker(target: Target) -> Sequence[BrokerFinding]:
+async def findings_at_broker(target: Target) -> Sequence[Finding]:
     """Return the findings of the driver; that the broker cannot be reached is one."""
     bus = target.bus
     if bus.driver.capabilities.alone:
@@ -78,4 +78,4 @@ async def findings_at_broker(target: Target) -> Sequence[BrokerFinding]:
     except UnsupportedError:
         raise
     except DriverError as error:
-        return [BrokerFinding(severity="error", text=str(error))]
+        return [Finding(severity="error", text=str(error))]

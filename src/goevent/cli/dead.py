@@ -26,7 +26,7 @@ from .asked_broker import (
     require_dead_letters,
     run_asking,
 )
-from .failures import Finding, WrongUse
+from .failures import CommandFinding, WrongUse
 from .output import (
     ascii_json,
     json_option,
@@ -106,7 +106,7 @@ def show(target: str, id: str, group: str | None, as_json: bool) -> None:  # noq
 
     letter = run_asking(_in_bus, found, ask)
     if letter is None:
-        raise Finding("there is no dead letter of this id")
+        raise CommandFinding("there is no dead letter of this id")
     if as_json:
         write_json(_as_json(letter))
         return
@@ -195,7 +195,7 @@ def _settle(
     else:
         write_line(f"{count} dead letter(s) {done}")
     if count < asked_for and not every:
-        raise Finding(f"{asked_for - count} of these ids are no dead letters any more")
+        raise CommandFinding(f"{asked_for - count} of these ids are no dead letters any more")
 
 
 def _letters_target(target: str, group: str | None) -> Target:

@@ -39,7 +39,7 @@ class WrongUse(Exception):
     """Input that a command refuses; the text is the reason in one line."""
 
 
-class Finding(Exception):
+class CommandFinding(Exception):
     """The command has printed its result, and it is one to act on: exit 1.
 
     Args:
@@ -76,7 +76,9 @@ def run(arguments: Sequence[str]) -> int:
     # Every error is reported here, and the exit code that is returned ends the process.
     except (KeyboardInterrupt, BaseExceptionGroup, Exception) as error:  # noqa: BLE001
         failure = failure_of(error)
-        if settings.get("traceback") and not isinstance(error, click.ClickException | Finding):
+        if settings.get("traceback") and not isinstance(
+            error, click.ClickException | CommandFinding
+        ):
             traceback.print_exception(error)
         if failure.line:
             sys.stderr.write(f"goevent: {failure.line}\n")
@@ -121,7 +123,7 @@ def _failure_of_one(error: BaseException) -> Failure:
         return Failure(WRONG_USE, error.format_message())
     if isinstance(error, TargetError | WrongUse):
         return Failure(WRONG_USE, str(error))
-    if isinstance(error, Finding):
+    if isinstance(error, CommandFinding):
         return Failure(FINDING, str(error))
     from goevent import (
         DecodeError,

@@ -10,7 +10,7 @@ import click
 from .. import Backlog, UnsupportedError
 from ..drivers import inspected
 from .asked_broker import asked, group_of, group_option, run_asking
-from .failures import Finding
+from .failures import CommandFinding
 from .output import json_option, write_json, write_note, write_table
 from .targets import Target, TargetCommand, load_target, url_argument
 
@@ -72,15 +72,15 @@ def judge(backlogs: Sequence[Backlog], limit: float, group: str) -> None:
     """Refuse a backlog that is too old.
 
     Raises:
-        Finding: An event is older than the limit in seconds, or there is no such group.
+        CommandFinding: An event is older than the limit in seconds, or there is no such group.
         UnsupportedError: The broker cannot tell how old the waiting events are.
     """
     if not backlogs:
-        raise Finding(f"there is no group {group!r} that reads events")
+        raise CommandFinding(f"there is no group {group!r} that reads events")
     for each in backlogs:
         oldest = max(each.oldest_pending, each.oldest_waiting or 0.0)
         if oldest > limit:
-            raise Finding(f"{each.event_name}: the oldest event is {oldest:.1f} s old")
+            raise CommandFinding(f"{each.event_name}: the oldest event is {oldest:.1f} s old")
     for each in backlogs:
         if each.oldest_waiting is None and each.lag != 0:
             raise UnsupportedError(

@@ -15,7 +15,7 @@ import msgspec
 import trio
 
 from .. import Snapshot
-from .failures import Finding, WrongUse, one_line
+from .failures import CommandFinding, WrongUse, one_line
 
 MAX_ANSWER_BYTES = 64 << 20
 TIMEOUT_SECONDS = 10.0
@@ -57,14 +57,14 @@ class PageClient:
         """Return the snapshot of the bus. A cancelled request ends in its thread.
 
         Raises:
-            Finding: The page does not answer, or this is no live page.
+            CommandFinding: The page does not answer, or this is no live page.
             WrongUse: The page wants a token, or another one.
         """
         answer = await trio.to_thread.run_sync(self._ask, abandon_on_cancel=True)
         try:
             return msgspec.json.decode(answer, type=Snapshot)
         except (msgspec.DecodeError, UnicodeError) as error:
-            raise Finding(f"{self.name} is no live page of goevent") from error
+            raise CommandFinding(f"{self.name} is no live page of goevent") from error
 
     def _ask(self) -> bytes:
         try:
@@ -78,6 +78,6 @@ class PageClient:
                         f"{self.name} refuses the request ({error.code}): give its token in "
                         "GOEVENT_TOKEN"
                     ) from error
-                raise Finding(f"{self.name} answers with the status {error.code}") from error
+                raise CommandFinding(f"{self.name} answers with the status {error.code}") from error
         except (OSError, HTTPException) as error:
-            raise Finding(f"{self.name} does not answer: {one_line(str(error))}") from error
+            raise CommandFinding(f"{self.name} does not answer: {one_line(str(error))}") from error

@@ -36,7 +36,7 @@ MAX_EXCERPT_CHARS = 80
 _HEADER = re.compile(r"([!-<>-~]+)=([ -~]*)")
 
 
-class AddHeaders:
+class PublishedHeaders:
     """Middleware that gives each event the same headers."""
 
     def __init__(self, headers: Mapping[str, str]) -> None:
@@ -133,7 +133,7 @@ def added_headers(target: Target, headers: Sequence[str]) -> tuple[Middleware, .
         if (found := _HEADER.fullmatch(text)) is None:
             raise WrongUse("a header is written name=value, in printable ASCII")
         pairs[found[1]] = found[2]
-    return (AddHeaders(pairs),)
+    return (PublishedHeaders(pairs),)
 
 
 def event_of(name: str, text: str, registry: EventRegistry, line: int | None = None) -> Event:

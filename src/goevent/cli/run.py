@@ -86,9 +86,9 @@ def command(
     with early.taken():
         try:
             if supervised is not None:
-                from .worker import Link, serve_supervised
+                from .worker import WorkerLink, serve_supervised
 
-                link = Link(supervised)
+                link = WorkerLink(supervised)
                 serve_supervised(target, grace, http, early, link, verbose=verbose)
                 return 0
             if reloads:

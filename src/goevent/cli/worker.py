@@ -24,12 +24,12 @@ import trio
 from goevent import GoEvent, Ledger
 
 from .early_signals import SIGNALS, EarlySignals
-from .failures import Finding
+from .failures import CommandFinding
 from .output import write_note
 from .targets import load_bus
 
 
-class Link:
+class WorkerLink:
     """The socket to the process that started this one.
 
     Args:
@@ -86,7 +86,13 @@ def serve(
 
 
 def serve_supervised(
-    target: str, grace: float, http: str | None, early: EarlySignals, link: Link, *, verbose: bool
+    target: str,
+    grace: float,
+    http: str | None,
+    early: EarlySignals,
+    link: WorkerLink,
+    *,
+    verbose: bool,
 ) -> None:
     """Serve the bus as one of several workers, and send the ledger over the link.
 
@@ -124,7 +130,7 @@ def http_errors(http: str | None) -> Generator[None]:
         from goevent.web import AddressError
 
         if isinstance(error, AddressError):
-            raise Finding(f"--http: {error.strerror}") from error
+            raise CommandFinding(f"--http: {error.strerror}") from error
         raise
 
 

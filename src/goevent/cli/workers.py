@@ -17,7 +17,7 @@ import trio
 from goevent import Ledger
 
 from .early_signals import SIGNALS, EarlySignals
-from .failures import WRONG_USE, Finding
+from .failures import WRONG_USE, CommandFinding
 from .output import write_note
 from .worker_process import Ending, WorkerProcess
 
@@ -45,14 +45,14 @@ def run_workers(
         verbose: Log in full.
 
     Raises:
-        Finding: A worker dies again and again, or ended without its ledger.
+        CommandFinding: A worker dies again and again, or ended without its ledger.
     """
     each = [[*options, *([f"--http={page}"] if page else [])] for page in pages]
     workers = Workers(target, each, verbose=verbose)
     early.only_note()
     trio.run(workers.run, early)
     if workers.reason:
-        raise Finding(workers.reason)
+        raise CommandFinding(workers.reason)
     return workers.ledger
 
 
