@@ -60,14 +60,14 @@ async def test_one_frame_of_a_live_page_with_its_token() -> None:
         address = f"127.0.0.1:{free_port()}"
         await nursery.start(serve_http, page, address)
         url = f"http://{address}"
-        good = await run_goevent("top", url, "--once", env={"GOEVENT_TOKEN": token})
+        good = await run_goevent("top", url, "--once", env={"GOEVENT_WEB_TOKEN": token})
         refused = await run_goevent("top", url, "--once")
         wrong = await run_goevent("top", f"{url}/nowhere", "--once", "--token", token)
         nursery.cancel_scope.cancel()
     assert (good.returncode, good.stderr) == (0, "")
     assert "printer" in good.stdout
     assert refused.returncode == 2
-    assert "give its token in GOEVENT_TOKEN" in refused.stderr
+    assert "give its token in GOEVENT_WEB_TOKEN" in refused.stderr
     assert wrong.returncode == 1
     for result in (good, refused, wrong):
         assert token not in result.stdout + result.stderr

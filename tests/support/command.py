@@ -16,7 +16,7 @@ from tests.support.limits import SUBPROCESS_SECONDS
 
 COMMAND = [sys.executable, "-m", "goevent"]
 # What the surroundings of a test run may set, and what would change the command.
-UNWANTED = ("GOEVENT_URL", "GOEVENT_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
+UNWANTED = ("GOEVENT_URL", "GOEVENT_WEB_TOKEN", "NO_COLOR", "FORCE_COLOR", "COLUMNS")
 
 
 def command_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:

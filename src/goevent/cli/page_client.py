@@ -76,7 +76,7 @@ class PageClient:
                 if error.code in REFUSALS:
                     raise WrongUse(
                         f"{self.name} refuses the request ({error.code}): give its token in "
-                        "GOEVENT_TOKEN"
+                        "GOEVENT_WEB_TOKEN"
                     ) from error
                 raise CommandFinding(f"{self.name} answers with the status {error.code}") from error
         except (OSError, HTTPException) as error:

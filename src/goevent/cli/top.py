@@ -35,7 +35,7 @@ from .output import (
 from .page_client import PageClient, is_page_url
 from .targets import Target, TargetCommand, load_target
 
-TOKEN_VARIABLE = "GOEVENT_TOKEN"  # noqa: S105 - the name of a variable
+TOKEN_VARIABLE = "GOEVENT_WEB_TOKEN"  # noqa: S105 - the name of a variable
 FIRST_RATE_SECONDS = 0.3
 """The time to the second sample, so that the first rates come soon."""
 SHOWN_LISTENERS = 40
@@ -88,7 +88,7 @@ class Frame:
     "--token",
     envvar=TOKEN_VARIABLE,
     metavar="TOKEN",
-    help="The token of a live page; better in GOEVENT_TOKEN, where other users cannot see it.",
+    help="The token of a live page; better in GOEVENT_WEB_TOKEN, where other users cannot see it.",
 )
 @json_option
 def command(
