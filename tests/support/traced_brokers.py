@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 from goevent import Config, GoEvent, MemoryDriver, MemoryHub
@@ -90,11 +91,11 @@ async def making_buses(kind: str) -> AsyncGenerator[MakeBus]:
     """Run a broker, and yield a function that makes buses on it; "hub" needs no broker."""
     if kind == "hub":
         hub = MemoryHub()
-        yield lambda **config: bus_of(MemoryDriver(hub), **config)
+        yield partial(bus_of, MemoryDriver(hub))
         return
     broker = BROKERS[kind]
     async with broker.server() as addr:
-        yield lambda **config: bus_of(broker.url.format(addr=addr), **config)
+        yield partial(bus_of, broker.url.format(addr=addr))
 
 
 def bus_of(driver: Any, **config: Any) -> GoEvent:
