@@ -32,10 +32,11 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     try:
         from .failures import run
+        from .group import group
     except ImportError as error:
         if error.name != "click":
             raise
         # Without the packages of the extra, the command still says what to do.
         sys.stderr.write("goevent: the command needs an extra: pip install 'goevent[cli]'\n")
         sys.exit(2)
-    sys.exit(run(sys.argv[1:] if arguments is None else arguments))
+    sys.exit(run(group, sys.argv[1:] if arguments is None else arguments))

@@ -28,7 +28,7 @@ class EarlySignals:
     """
 
     def __init__(self) -> None:
-        self.received = ""
+        self.received: str = ""
         self._raises = True
 
     def only_note(self) -> None:

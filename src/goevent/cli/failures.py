@@ -1,6 +1,6 @@
 """Failures of the command: the one line and the exit code for each error.
 
-`run` is called by `main` and calls the group. A command raises; nobody else prints a failure. An
+`main` calls `run` with the group. A command raises; nobody else prints a failure. An
 error of wrong use ends with 2: a target that is none, an option that does not exist, an event that
 its class refuses. A broker that cannot be reached or refuses, and a program that fails, end with 1.
 Ctrl-C ends with 130, as shells say it. A reader of the output that goes away, as `head` does, is no
@@ -61,17 +61,15 @@ class Failure(NamedTuple):
     line: str
 
 
-def run(arguments: Sequence[str]) -> int:
+def run(command: click.Command, arguments: Sequence[str]) -> int:
     """Run the command, report its failure, and return the exit code."""
-    from .group import group
-
     for stream in (sys.stdout, sys.stderr):
         # A text that the terminal's encoding lacks must not end the command.
         if reconfigure := getattr(stream, "reconfigure", None):
             reconfigure(errors="backslashreplace")
     settings: dict[str, object] = {}
     try:
-        code = group.main([*arguments], prog_name="goevent", standalone_mode=False, obj=settings)
+        code = command.main([*arguments], prog_name="goevent", standalone_mode=False, obj=settings)
         sys.stdout.flush()
     # Every error is reported here, and the exit code that is returned ends the process.
     except (KeyboardInterrupt, BaseExceptionGroup, Exception) as error:  # noqa: BLE001

@@ -59,7 +59,7 @@ class Reloading:
         self._stopping = trio.Event()
         self._wake = trio.Event()
         self._changed = ""
-        self.ledger = Ledger()
+        self.ledger: Ledger = Ledger()
 
     async def run(self, early: EarlySignals) -> None:
         """Run the worker until a signal."""

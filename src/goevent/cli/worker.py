@@ -38,8 +38,8 @@ class WorkerLink:
 
     def __init__(self, text: str) -> None:
         number, _, descriptor = text.partition(":")
-        self.name = f"worker {number}"
-        self.socket = socket.socket(fileno=int(descriptor))
+        self.name: str = f"worker {number}"
+        self.socket: socket.socket = socket.socket(fileno=int(descriptor))
         self.socket.set_inheritable(False)
 
     def send(self, ledger: Ledger) -> None:

@@ -70,8 +70,8 @@ class Workers:
         self._verbose = verbose
         self._living: dict[int, WorkerProcess] = {}
         self._stopping = trio.Event()
-        self.ledger = Ledger()
-        self.reason = ""
+        self.ledger: Ledger = Ledger()
+        self.reason: str = ""
 
     async def run(self, early: EarlySignals) -> None:
         """Keep all workers until a signal, or until one cannot be kept."""
