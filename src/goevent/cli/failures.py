@@ -21,6 +21,8 @@ from typing import NamedTuple, cast
 
 import click
 
+from .output import ReaderGone, printable
+
 FINDING = 1
 WRONG_USE = 2
 INTERRUPTED = 130
@@ -48,10 +50,6 @@ class CommandFinding(Exception):
 
     def __init__(self, text: str = "") -> None:
         super().__init__(text)
-
-
-class ReaderGone(Exception):
-    """The reader of the output has gone away; click would end with 1 for the error itself."""
 
 
 class Failure(NamedTuple):
@@ -163,8 +161,6 @@ def leaves(error: BaseException) -> Iterator[BaseException]:
 
 def one_line(text: str) -> str:
     """Return a text in one line, without logins and without characters that move a cursor."""
-    from .output import printable
-
     shown = printable(_LOGIN.sub(r"\1***@", " ".join(text.split())))
     return shown if len(shown) <= MAX_LINE_CHARS else f"{shown[:MAX_LINE_CHARS]}…"
 

@@ -13,7 +13,7 @@ import click
 
 from .. import __version__
 from .commands import COMMANDS
-from .failures import ReaderGone
+from .output import ReaderGone
 
 EPILOG = """\b
 A TARGET is module:bus, a factory module:make_bus(), or the URL of a broker.

@@ -24,6 +24,10 @@ F = TypeVar("F", bound="Callable[..., Any] | click.Command")
 COLUMN_GAP = "  "
 
 
+class ReaderGone(Exception):
+    """The reader of the output has gone away; click would end with 1 for the error itself."""
+
+
 def json_option(function: F) -> F:
     """Give a command the option `--json`, its argument `as_json`."""
     return click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function)
