@@ -6,6 +6,7 @@ from typing import Any
 
 import trio
 
+from ... import DeadLettered
 from .environment import CaseEnvironment
 from .expect import expect
 from .received import ReceivedEvents
@@ -145,6 +146,9 @@ def expect_settle_functions(env: CaseEnvironment, delivered: list[RecordedDelive
     raised = [
         error
         for error in env.expected_errors
-        if error.listener == "driver" and error.outcome == "failed"
+        if error.listener == "driver"
+        and error.outcome == "failed"
+        # An event that fails is delivered again meanwhile, on a busy machine up to the limit.
+        and not isinstance(error.error, DeadLettered)
     ]
     expect(not raised, f"the driver raised in `settle`: {raised[:3]}")
