@@ -165,7 +165,7 @@ async def test_tail_shows_events_and_no_control_characters(server: RedisServer) 
 async def test_tail_prints_one_json_object_for_each_event(server: RedisServer) -> None:
     (line,) = await until_tailed(url_of(server), 1, "--json")
     found = json.loads(line)
-    assert found.keys() == {"time", "event", "id", "headers", "payload"}
+    assert found.keys() == {"time", "event", "id", "headers", "payload", "missed"}
     assert (found["event"], found["payload"]["text"]) == (NAME, "\x1b[31m")
 
 

@@ -17,7 +17,7 @@ import trio
 from ..drivers import TailedEvent, inspected
 from .asked_broker import asked, run_asking
 from .failures import WrongUse
-from .output import ascii_json, json_option, printable, write_json, write_line
+from .output import ascii_json, json_option, printable, write_json, write_line, write_note
 from .targets import Target, TargetCommand, load_target, url_argument
 
 
@@ -38,7 +38,9 @@ def command(
     """Show the events that pass from now on, whose names match PATTERN.
 
     It joins no group and takes no event from anybody. Each event is one line: time, name, id and
-    payload. It ends by Ctrl-C with 130, and quietly with 0 if the reader of its output goes away.
+    payload. A broker that keeps no events does not wait for a slow reader; a line on stderr tells
+    how many it has missed. The command ends by Ctrl-C with 130, and quietly with 0 if the reader of
+    its output goes away.
 
     \b
     Example:
@@ -78,7 +80,12 @@ def trio_seconds(timeout: float | None) -> float:
 
 
 def write_event(event: TailedEvent, as_json: bool) -> None:
-    """Write one event to stdout, and flush it: the reader wants it now."""
+    """Write one event to stdout, and flush it: the reader wants it now.
+
+    Events that were left out before it are told on stderr.
+    """
+    if event.missed:
+        write_note(f"{event.missed} events before the next one are not shown: the reader is slow")
     envelope, payload = decoded(event.data)
     headers = {**event.headers, **headers_of(envelope)}
     time = event.time or time_of(envelope)
@@ -89,6 +96,7 @@ def write_event(event: TailedEvent, as_json: bool) -> None:
             "id": event.id,
             "headers": headers,
             "payload": payload,
+            "missed": event.missed,
         }
         write_json(line, lines=True)
     else:
