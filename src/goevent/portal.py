@@ -31,7 +31,7 @@ import threading
 from collections import deque
 from collections.abc import Awaitable, Callable, Generator, Iterable
 from concurrent.futures import Future
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
@@ -73,10 +73,15 @@ class PortalHandle:
         True
     """
 
-    __slots__ = ("_done", "_errors", "_inner", "_portal", "_refusal", "_taken", "_waiters", "event")
+    __slots__ = (
+        *("_context", "_done", "_errors", "_inner", "_portal", "_refusal", "_taken", "_waiters"),
+        *("event",),
+    )
 
     def __init__(self, owner: Portal, event: Any) -> None:
         self.event: Any = event
+        # The event is dispatched in the context of its caller: its span is the parent there.
+        self._context: Context = copy_context()
         self._portal = owner
         self._done = False
         self._errors: tuple[EventError, ...] = ()
@@ -233,7 +238,8 @@ class Portal:
         The events of one name reach the listeners in the order of the calls. If the bus has not
         taken 10,000 events yet, because its mailboxes are full, this blocks the thread until it has
         taken one. A thread with a running asyncio loop is never blocked; use `dispatch_async` there
-        to be held back.
+        to be held back. Inline listeners, and those with `context=True`, run in a copy of the
+        caller's context, and a span that is current in it is the parent of the event's span.
 
         Args:
             event: The event.
@@ -524,7 +530,7 @@ class Portal:
                     item = queue.popleft()
                     if isinstance(item, PortalCall):
                         self._count_taken(taken)
-                        nursery.start_soon(item.run, self)
+                        item.context.run(nursery.start_soon, item.run, self)
                     elif self._take(item, nursery):
                         taken.append(item)
                         if len(taken) >= self._max_waiting // 2:
@@ -543,7 +549,7 @@ class Portal:
             if (behind := self._queued.get(key)) is not None:
                 behind.append(handle)
                 return False
-            inner = self._bus._dispatcher._dispatch_at_once(event)
+            inner = handle._context.run(self._bus._dispatcher._dispatch_at_once, event)
         except Exception as error:  # noqa: BLE001 - the caller of `wait` raises it
             self._refuse(handle, error)
             return True
@@ -560,17 +566,22 @@ class Portal:
         try:
             while waiting:
                 handle = waiting[0]
-                try:
-                    inner = await self._bus.dispatch(handle.event)
-                except Exception as error:  # noqa: BLE001 - the caller of `wait` raises it
-                    self._refuse(handle, error)
-                else:
-                    self._accept(handle, inner)
+                # A task of its own, because a task cannot change its context.
+                async with trio.open_nursery() as nursery:
+                    handle._context.run(nursery.start_soon, self._dispatch_one, handle)
                 waiting.popleft()
                 self._count_taken([handle])
         finally:
             # A cancelled task leaves its events to `_end`.
             del self._queued[key]
+
+    async def _dispatch_one(self, handle: PortalHandle) -> None:
+        try:
+            inner = await self._bus.dispatch(handle.event)
+        except Exception as error:  # noqa: BLE001 - the caller of `wait` raises it
+            self._refuse(handle, error)
+        else:
+            self._accept(handle, inner)
 
     def _accept(self, handle: PortalHandle, inner: DispatchHandle) -> None:
         handle._inner = inner
@@ -761,12 +772,12 @@ class Portal:
 class PortalCall:
     """A function that runs in the bus's thread for a caller outside."""
 
-    __slots__ = ("_args", "_context", "_function", "result", "scope")
+    __slots__ = ("_args", "_function", "context", "result", "scope")
 
     def __init__(self, function: Callable[..., Any], args: tuple[Any, ...]) -> None:
         self._function = function
         self._args = args
-        self._context = copy_context()
+        self.context: Context = copy_context()
         self.scope: trio.CancelScope = trio.CancelScope()
         self.result: Future[Any] = Future()
 

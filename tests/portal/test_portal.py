@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -119,6 +120,46 @@ def test_an_event_that_waits_for_room_holds_up_no_other_name() -> None:
         assert not paid[-1].done
         release.set()
         paid[-1].wait(LONG)
+
+
+request: ContextVar[str] = ContextVar("request", default="none")
+
+
+def test_an_event_is_dispatched_in_the_context_of_its_caller() -> None:
+    got: list[tuple[int, str]] = []
+    bus, release = GoEvent(), threading.Event()
+
+    @bus.listener(Paid, context=True)
+    async def record(event: Paid) -> None:
+        got.append((event.number, request.get()))
+
+    # Its mailbox is full, so the later ones of its name wait in a task.
+    @bus.listener(Shipped, mailbox=1, thread=True)
+    def hold(event: Shipped) -> None:
+        assert release.wait(LONG)
+
+    @bus.listener(Shipped, context=True)
+    async def record_shipped(event: Shipped) -> None:
+        got.append((event.number, request.get()))
+
+    async def read() -> str:
+        return request.get()
+
+    with portal(bus) as p:
+        for number in range(3):
+            token = request.set(f"request {number}")
+            p.dispatch(Paid(number)).wait(LONG)
+            p.dispatch_many([Paid(10 + number)]).wait(LONG)
+            assert p.call(request.get) == p.call(read) == f"request {number}"
+            request.reset(token)
+        assert got == [(each, f"request {each % 10}") for each in (0, 10, 1, 11, 2, 12)]
+        got.clear()
+        for number in range(5):
+            token = request.set(f"request {number}")
+            p.dispatch(Shipped(number))
+            request.reset(token)
+        release.set()
+    assert got == [(each, f"request {each}") for each in range(5)]
 
 
 def test_many_threads_dispatch_at_once() -> None:
