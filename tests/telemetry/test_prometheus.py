@@ -300,6 +300,31 @@ async def test_the_page_has_the_bus_and_the_rest_of_the_registry(
     assert b"elsewhere" not in page
 
 
+async def test_the_page_does_not_wait_for_the_event_loop_of_another_bus() -> None:
+    registry = CollectorRegistry()
+    bus, blocked = make(), make()
+    collector = SnapshotCollector(blocked, name="blocked", timeout=HANG_SECONDS)
+    registry.register(collector)
+    is_open, is_over = threading.Event(), threading.Event()
+
+    async def block() -> None:
+        async with blocked:
+            is_open.set()
+            is_over.wait(HANG_SECONDS)  # blocks the event loop
+
+    thread = threading.Thread(target=trio.run, args=(block,))
+    thread.start()
+    is_open.wait(HANG_SECONDS)
+    try:
+        async with bus:
+            page = await metrics_page(bus, registry=registry)
+        assert thread.is_alive()
+    finally:
+        is_over.set()
+        thread.join()
+    assert b"blocked" not in page
+
+
 async def test_the_page_lets_other_tasks_run_while_it_is_written(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -20,7 +20,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from itertools import islice
 from time import perf_counter
 from typing import cast
@@ -113,7 +114,9 @@ class SnapshotCollector:
 
     def collect(self) -> Iterator[Metric]:
         """Yield the metric families of all buses, as prometheus-client expects them."""
-        buses = self._states()
+        # The snapshots are taken when samples are read. `metrics_page` skips these families, and
+        # must not wait for the event loop of another bus.
+        buses = cache(self._states)
         for family in FAMILIES:
             metric = empty_metric(family)
             # The registry and the writers only iterate over them.
@@ -156,7 +159,7 @@ class LazySamples:
     5 ms at a time, and the event loop cannot go on meanwhile.
     """
 
-    def __init__(self, family: MetricFamily, buses: Sequence[BusState]) -> None:
+    def __init__(self, family: MetricFamily, buses: Callable[[], Sequence[BusState]]) -> None:
         self._family = family
         self._buses = buses
 
@@ -164,7 +167,7 @@ class LazySamples:
         family, labels = self._family, ("bus", *self._family.labels)
         return paced(
             Sample(family.name, dict(zip(labels, (bus.name, *values), strict=True)), value)
-            for bus in self._buses
+            for bus in self._buses()
             for values, value in family.rows(bus)
         )
 
