@@ -53,6 +53,32 @@ async def test_the_login_gives_a_cookie_that_does_not_hold_the_token(bus: GoEven
         assert (await client.get("/api/snapshot")).status_code == 200
 
 
+async def test_a_cookie_of_another_application_does_not_hide_that_of_the_page(
+    bus: GoEvent,
+) -> None:
+    async with asking(Page(bus, token=TOKEN)) as client:
+        answer = await client.post("/login", data={"token": TOKEN})
+        cookie = answer.headers["set-cookie"].partition(";")[0]
+        client.cookies.clear()
+        for others in ('prefs={"a": [1, 2]}; ', "a b=c; ", "=; ", "naïve=ü; "):
+            headers = [(b"cookie", f"{others}{cookie}".encode())]
+            assert (await client.get("/api/snapshot", headers=headers)).status_code == 200
+
+
+async def test_pages_on_two_ports_do_not_log_each_other_out(bus: GoEvent) -> None:
+    # Browsers do not tell the ports of a host apart.
+    other = f"{TOKEN}-of-another-page"
+    async with asking(Page(bus, token=TOKEN)) as client, asking(Page(bus, token=other)) as second:
+        await client.post("/login", data={"token": TOKEN})
+        second.cookies = client.cookies
+        assert (await second.get("/api/snapshot")).status_code == 401
+        await second.post("/login", data={"token": other})
+        assert len(second.cookies) == 2
+        for each in (client, second):
+            each.cookies = second.cookies
+            assert (await each.get("/api/snapshot")).status_code == 200
+
+
 async def test_a_link_with_the_token_loses_it(bus: GoEvent) -> None:
     async with asking(Page(bus, token=TOKEN)) as client:
         for _ in range(2):

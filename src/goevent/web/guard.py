@@ -17,7 +17,6 @@ import hashlib
 import hmac
 import re
 from collections.abc import Iterable
-from http.cookies import CookieError, SimpleCookie
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
@@ -26,7 +25,9 @@ from starlette.responses import Response
 
 COOKIE_NAME = "goevent-page"
 MIN_TOKEN_CHARS = 16
+COOKIE_NAME_DIGITS = 8
 _COOKIE_PURPOSE = b"cookie of the goevent page"
+_NAME_PURPOSE = b"name of the cookie of the goevent page"
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9._-]{1,253})(?::\d{1,5})?")
 
 SECURITY_HEADERS = {
@@ -97,13 +98,10 @@ class Guard:
         kind, _, shown = connection.headers.get("authorization", "").partition(" ")
         if kind.lower() == "bearer":
             return self.is_token(shown.strip())
-        cookies: SimpleCookie = SimpleCookie()
-        try:
-            cookies.load(connection.headers.get("cookie", ""))
-        except CookieError:
-            return False
-        cookie = cookies.get(COOKIE_NAME)
-        return cookie is not None and same(cookie.value.encode(), self._cookie())
+        # Not by `SimpleCookie`, which reads nothing if another application of the host has a cookie
+        # that breaks its rules.
+        cookie = connection.cookies.get(self._cookie_name())
+        return cookie is not None and same(cookie.encode(), self._derived(_COOKIE_PURPOSE))
 
     def is_token(self, shown: str) -> bool:
         """Tell whether a text is the token; the time that this takes tells nothing of the token."""
@@ -120,8 +118,8 @@ class Guard:
         # Lax, so that a link in a chat or a dashboard opens the page. A browser sends it with no
         # POST of another site.
         response.set_cookie(
-            COOKIE_NAME,
-            self._cookie().decode(),
+            self._cookie_name(),
+            self._derived(_COOKIE_PURPOSE).decode(),
             path=path or "/",
             secure=secure,
             httponly=True,
@@ -142,11 +140,16 @@ class Guard:
         except ValueError:
             return False
 
-    def _cookie(self) -> bytes:
+    def _cookie_name(self) -> str:
+        # Browsers share cookies between the ports of a host. By a name of its own, a page with
+        # another token there does not log this one out.
+        return f"{COOKIE_NAME}-{self._derived(_NAME_PURPOSE)[:COOKIE_NAME_DIGITS].decode()}"
+
+    def _derived(self, purpose: bytes) -> bytes:
         # Not the token itself, so that it is in no store of a browser. It depends on nothing else,
         # so that a restart of the program logs nobody out.
         token = self._token or b""
-        return hmac.new(token, _COOKIE_PURPOSE, hashlib.sha256).hexdigest().encode()
+        return hmac.new(token, purpose, hashlib.sha256).hexdigest().encode()
 
 
 def same(left: bytes, right: bytes) -> bool:
