@@ -76,6 +76,25 @@ async def test_the_environment_gives_a_bus_its_token_and_hosts(
         assert (await client.get("api/snapshot", headers=headers)).status_code == 200
 
 
+@pytest.mark.parametrize(("value", "status"), [("1", 404), ("0", 403), ("", 403)])
+async def test_the_environment_allows_actions(
+    bus: GoEvent, monkeypatch: pytest.MonkeyPatch, value: str, status: int
+) -> None:
+    monkeypatch.setenv("GOEVENT_WEB_ACTIONS", value)
+    async with served(bus) as url, httpx.AsyncClient(base_url=url) as client:
+        # The driver of this bus keeps no dead letters.
+        answer = await client.post("api/dead-letters/replay", json={"all": True})
+        assert answer.status_code == status
+
+
+async def test_an_unclear_permission_for_actions_is_refused(
+    bus: GoEvent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GOEVENT_WEB_ACTIONS", "false")
+    with pytest.raises(ValueError, match="GOEVENT_WEB_ACTIONS is 1 or 0"):
+        await serve_http(bus, "127.0.0.1:0")
+
+
 @pytest.mark.parametrize(
     "address",
     [

@@ -23,6 +23,7 @@ from .page import Page
 
 TOKEN_VARIABLE = "GOEVENT_WEB_TOKEN"  # noqa: S105 - the name of a variable
 HOSTS_VARIABLE = "GOEVENT_WEB_HOSTS"
+ACTIONS_VARIABLE = "GOEVENT_WEB_ACTIONS"
 MAX_PORT = 65_535
 KEEP_ALIVE_SECONDS = 30.0
 BACKLOG = 100
@@ -47,7 +48,7 @@ async def serve_http(
     Args:
         target: A page, or a bus. The page of a bus takes its token from the environment variable
             `GOEVENT_WEB_TOKEN` and further hosts, with commas between them, from
-            `GOEVENT_WEB_HOSTS`; it has no actions.
+            `GOEVENT_WEB_HOSTS`; it has actions if `GOEVENT_WEB_ACTIONS` is `1`.
         address: `"HOST:PORT"`, as `"127.0.0.1:8080"` or `"[::1]:8080"`. Port 0 is any free one.
         task_status: As of `nursery.start`, which returns the URL.
 
@@ -94,9 +95,13 @@ async def serve_http(
 def page_of(bus: GoEvent) -> Page:
     """Return the page of a bus, with the settings of the environment."""
     hosts = os.environ.get(HOSTS_VARIABLE, "").split(",")
+    actions = os.environ.get(ACTIONS_VARIABLE, "")
+    if actions not in ("", "0", "1"):
+        raise ValueError(f"{ACTIONS_VARIABLE} is 1 or 0")
     return Page(
         bus,
         token=os.environ.get(TOKEN_VARIABLE) or None,
+        actions=actions == "1",
         hosts=[host.strip() for host in hosts if host.strip()],
     )
 
