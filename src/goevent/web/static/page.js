@@ -9,6 +9,7 @@ const FAILING_SECONDS = 10;
 const STALE_SECONDS = 6;
 const LETTERS_SECONDS = 5;
 const KEPT_ERRORS = 50;
+const RETRY_SECONDS = 5;
 const SVG = "http://www.w3.org/2000/svg";
 const $ = (id) => document.getElementById(id);
 
@@ -500,7 +501,7 @@ function drawErrors() {
     if (made.node !== before) list.insertBefore(made.node, before); else before = before.nextSibling;
   }
   $("no-errors").hidden = model.errorCount > 0;
-  put($("errors-note"), model.errorCount > model.errors.length ? `the newest ${model.errors.length} of ${count(model.errorCount)}` : model.errorCount ? count(model.errorCount) : "");
+  put($("errors-note"), model.errorCount && !model.errors.length ? `all ${count(model.errorCount)} were cleared` : model.errorCount > model.errors.length ? `the newest ${model.errors.length} of ${count(model.errorCount)}` : model.errorCount ? count(model.errorCount) : "");
 }
 
 function makeFailure(key) {
@@ -692,13 +693,22 @@ let stream = null;
 
 function listen() {
   stream = new EventSource("events");
-  stream.addEventListener("frame", (event) => { showLink("live", "live"); apply(JSON.parse(event.data)); });
-  stream.addEventListener("end", () => { leave(); showLink("lost", "closed"); });
+  stream.addEventListener("frame", (event) => {
+    const frame = JSON.parse(event.data);
+    if (frame.state !== "closed") showLink("live", "live");
+    apply(frame);
+  });
+  // The bus may be opened again, or the program started again.
+  stream.addEventListener("end", () => { leave(); showLink("lost", "closed"); listenLater(); });
   stream.addEventListener("error", () => {
     showLink("lost", "reconnecting");
     // A refusal ends the source for good: the token has changed, or too many browsers listen.
-    if (stream?.readyState === EventSource.CLOSED) { leave(); setTimeout(() => { if (!stream && !document.hidden) listen(); }, 5000); }
+    if (stream?.readyState === EventSource.CLOSED) { leave(); listenLater(); }
   });
+}
+
+function listenLater() {
+  setTimeout(() => { if (!stream && !document.hidden) listen(); }, RETRY_SECONDS * 1000);
 }
 
 function leave() {
