@@ -1,5 +1,9 @@
 """The page tells the state of the bus, its failures and its dead letters as JSON."""
 
+from typing import Literal
+
+import msgspec
+import pydantic
 import pytest
 import trio
 from starlette.applications import Starlette
@@ -9,7 +13,7 @@ from tests.support.redis_buses import Paid
 from tests.support.streams_buses import StreamsBus, streams_server
 from tests.support.web_pages import TOKEN, asking
 
-from goevent import DecodeError, Event, GoEvent
+from goevent import DecodeError, Event, EventRegistry, GoEvent
 from goevent.web import Page
 
 SECRET = "the-secret-of-an-event"
@@ -48,7 +52,8 @@ async def test_failures_are_listed_with_their_tracebacks() -> None:
         assert one["reason"] == "ValueError: no 1"
         assert 'raise ValueError(f"no {event.payload' in one["details"]
         assert (await client.get("/api/errors/4")).status_code == 404
-        assert (await client.get("/api/errors/0")).status_code == 404
+        for wrong in ("0", "-1", "one", "\u0662", "9" * 5000):
+            assert (await client.get(f"/api/errors/{wrong}")).status_code == 404
 
 
 async def test_a_look_at_the_failures_does_not_keep_them_from_the_log(
@@ -77,6 +82,54 @@ async def test_bytes_of_messages_are_shown_only_if_asked_for(show: bool) -> None
             text = (await client.get(path)).text
             assert "not an order" in text
             assert (SECRET in text) == show
+
+
+@pytest.mark.parametrize("show", [False, True])
+async def test_a_value_that_does_not_fit_is_shown_only_if_asked_for(show: bool) -> None:
+    class Order(pydantic.BaseModel):
+        total: int
+
+    class Card(msgspec.Struct):
+        kind: Literal["visa", "other"]
+
+    registry = EventRegistry()
+    registry.register_as("order.paid", Order)
+    registry.register_as("card.used", Card)
+    bus = GoEvent()
+    bus.on_error(ignore_error)
+
+    def decode_order(event: Event) -> None:
+        registry.create("order.paid", event.payload())
+
+    def decode_card(event: Event) -> None:
+        registry.create("card.used", event.payload())
+
+    bus.subscribe(decode_order, "order.paid")
+    bus.subscribe(decode_card, "card.used")
+    async with bus, asking(Page(bus, show_payloads=show)) as client:
+        for name, field in (("order.paid", "total"), ("card.used", "kind")):
+            payload = {field: f"{SECRET} in {SECRET}"}
+            await (await bus.dispatch(Event(name, payload))).wait()
+        for path in ("/api/errors", "/api/errors/1", "/api/errors/2"):
+            text = (await client.get(path)).text
+            assert "cannot decode" in text
+            assert (SECRET in text) == show
+        for number in ("1", "2"):
+            assert "registry.create" in (await client.get(f"/api/errors/{number}")).text
+
+
+async def test_a_name_that_is_not_unicode_breaks_nothing() -> None:
+    bus = GoEvent()
+    bus.on_error(ignore_error)
+    bus.subscribe(lambda event: 1 / 0, "order.paid", name="half \ud800")
+    async with bus, asking(Page(bus)) as client:
+        await (await bus.dispatch(Event("order.paid"))).wait()
+        told = (await client.get("/api/snapshot")).json()
+        assert told["listeners"][0]["name"] == "half ?"
+        for path in ("/api/errors", "/asyncapi.json", "/metrics"):
+            answer = await client.get(path)
+            assert answer.status_code == 200
+            assert "half ?" in answer.text
 
 
 async def test_a_bus_without_dead_letters_says_so(bus: GoEvent) -> None:
@@ -152,7 +205,9 @@ async def test_an_action_with_a_wrong_body_is_refused(bus: GoEvent, body: bytes)
 async def test_unknown_addresses_and_methods_are_refused(bus: GoEvent) -> None:
     async with asking(Page(bus, actions=True)) as client:
         assert (await client.get("/nothing")).status_code == 404
-        assert (await client.post("/api/snapshot")).status_code == 405
+        answer = await client.post("/api/snapshot")
+        assert answer.status_code == 405
+        assert set(answer.headers["allow"].split(", ")) == {"GET", "HEAD"}
         assert (await client.delete("/")).status_code == 405
         answer = await client.post("/api/dead-letters/burn", json={"all": True})
         assert answer.status_code == 404

@@ -107,6 +107,57 @@ async def test_a_new_listener_makes_a_full_frame(bus: GoEvent, mock_clock: MockC
         assert browser.frames[1]["type"] == "full"
 
 
+async def test_a_name_that_is_not_unicode_travels(mock_clock: MockClock) -> None:
+    bus = GoEvent()
+    bus.on_error(ignore_error)
+    bus.subscribe(lambda event: 1 / 0, "order.paid", name="half \ud800")
+    async with bus, browsers(Page(bus), 1) as (browser,):
+        await bus.dispatch(Event("order.paid"))
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+        full, delta = browser.frames
+        assert full["listeners"][0][0] == "half ?"
+        assert delta["errors"][0][3] == "half ?"
+
+
+async def test_cleared_failures_leave_the_page(mock_clock: MockClock) -> None:
+    bus = GoEvent()
+    bus.on_error(ignore_error)
+    bus.subscribe(lambda event: 1 / 0, "order.paid", name="book")
+    async with bus:
+        for _ in range(2):
+            await bus.dispatch(Event("order.paid"))
+        async with browsers(Page(bus), 1) as (browser,):
+            for number in (1, 2, 3):
+                bus.clear_errors()
+                if number > 1:
+                    await bus.dispatch(Event("order.paid"))
+                mock_clock.jump(1)
+                await wait_all_tasks_blocked()
+            assert [frame["type"] for frame in browser.frames] == ["full", "full", "delta", "full"]
+            numbers = [[each[0] for each in frame["errors"]] for frame in browser.frames]
+            assert numbers == [[1, 2], [], [3], [4]]
+            mock_clock.jump(1)
+            await wait_all_tasks_blocked()
+            assert "errors" not in browser.frames[4]
+
+
+def test_a_bus_that_is_opened_again_in_another_run_goes_on() -> None:
+    bus = GoEvent()
+    page = Page(bus)
+
+    async def look() -> None:
+        async with bus, browsers(page, 1) as (browser,):
+            clock.jump(1)
+            await wait_all_tasks_blocked()
+            assert [frame["state"] for frame in browser.frames] == ["open", "open"]
+
+    for start in (1000.0, 0.0, 5000.0):
+        clock = MockClock()
+        clock.jump(start)
+        trio.run(look, clock=clock)
+
+
 async def test_all_browsers_share_one_sample(
     bus: GoEvent, mock_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -208,6 +259,12 @@ async def test_too_many_browsers_are_refused(bus: GoEvent, mock_clock: MockClock
     page = Page(bus)
     async with browsers(page, MAX_STREAMS), asking(page) as client:
         assert (await client.get("/events")).status_code == 503
+
+
+async def test_a_question_for_the_headers_ends(bus: GoEvent) -> None:
+    async with asking(Page(bus)) as client:
+        answer = await client.head("/events")
+        assert answer.headers["content-type"].startswith("text/event-stream")
 
 
 async def test_the_stream_travels_over_http(bus: GoEvent) -> None:

@@ -22,7 +22,9 @@ def as_json(document: Mapping[str, object]) -> str:
           "asyncapi": "3.0.0"
         }
     """
-    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+    # The name of a listener may hold half of a surrogate pair, which UTF-8 cannot.
+    return text.encode("utf-8", "replace").decode()
 
 
 def as_yaml(document: Mapping[str, object]) -> str:

@@ -13,9 +13,9 @@ from importlib import import_module
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 import trio
 from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import RedirectResponse, Response
 from starlette.routing import Route
@@ -25,7 +25,7 @@ from .._errors import DriverError, EventError, require_trio
 from ..telemetry.health import Health, HealthReport
 from .dead_letters import Letters, RequestRefused, read_body
 from .guard import SECURITY_HEADERS, Guard
-from .sampler import Sampler, newest_errors
+from .sampler import Sampler, encoded, newest_errors
 from .stream import FrameStream, Streams
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ LISTED_ERRORS = 100
 BROKER_SECONDS = 10.0
 """The time that the broker has to answer a question of the page."""
 MAX_DETAILS_CHARS = 50_000
+MAX_NUMBER_DIGITS = 18
 # Answered without the token: the page that asks for it, and the probes, which name no reasons.
 OPEN_PATHS = frozenset({"/login", "/page.css", "/logo.svg", "/health/live", "/health/ready"})
 NAMES = {
@@ -62,8 +63,9 @@ class Page:
             `Authorization: Bearer`, or by the cookie that the login gives. The probes need none.
             None lets everybody in who can reach the page.
         actions: Dead letters may be replayed and discarded.
-        show_payloads: Data of events are shown: the bytes of dead letters, and those that a
-            `DecodeError` quotes. Texts and tracebacks of exceptions are always shown.
+        show_payloads: Data of events are shown: the bytes of dead letters, those that a
+            `DecodeError` quotes, and values that pydantic and msgspec quote. Other texts and
+            tracebacks of exceptions are always shown.
         hosts: Further names of hosts under which the page is reached, without ports.
         health: Answers the probes; None for one with the default limits.
 
@@ -182,7 +184,7 @@ class Page:
                 Route("/asyncapi.yaml", self._asyncapi_yaml, methods=get),
                 Route("/api/snapshot", self._snapshot, methods=get),
                 Route("/api/errors", self._list_errors, methods=get),
-                Route("/api/errors/{number:int}", self._show_error, methods=get),
+                Route("/api/errors/{number}", self._show_error, methods=get),
                 Route("/api/dead-letters", self._list_letters, methods=get),
                 Route("/api/dead-letters/{action}", self._settle_letters, methods=("POST",)),
             ],
@@ -213,6 +215,8 @@ class Page:
     async def _events(self, request: Request) -> Any:
         if self._streams.are_full:
             return failed(503, "too many browsers listen to this page")
+        if request.method == "HEAD":
+            return Response(media_type="text/event-stream")
         return FrameStream(self._sampler, self._streams)
 
     # -- facts
@@ -228,7 +232,11 @@ class Page:
         return as_json({"count": count, "errors": listed[::-1]})
 
     async def _show_error(self, request: Request) -> Response:
-        number = int(request.path_params["number"])
+        digits: str = request.path_params["number"]
+        # Python refuses to read numbers of thousands of digits.
+        if not (digits.isascii() and digits.isdigit() and len(digits) <= MAX_NUMBER_DIGITS):
+            return failed(404, "the page has no such address")
+        number = int(digits)
         count = self._bus.snapshot().error_count
         errors = newest_errors(self._bus, LISTED_ERRORS)
         place = number - (count - len(errors)) - 1
@@ -377,7 +385,7 @@ def with_headers(app: ASGIApp) -> ASGIApp:
 
 def as_json(value: object, status: int = 200) -> Response:
     """Return a response with JSON."""
-    return Response(msgspec.json.encode(value), status, media_type="application/json")
+    return Response(encoded(value), status, media_type="application/json")
 
 
 def failed(status: int, reason: str) -> Response:
@@ -399,7 +407,10 @@ async def not_found(request: Request, error: Exception) -> Response:
 
 async def not_allowed(request: Request, error: Exception) -> Response:
     """Answer for a method that an address does not have."""
-    return failed(405, "the method is not allowed here")
+    assert isinstance(error, HTTPException)  # noqa: S101 - registered for its status
+    answer = failed(405, "the method is not allowed here")
+    answer.headers.update(error.headers or {})  # `Allow`
+    return answer
 
 
 async def refused(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ so nothing is kept for slow clients.
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from operator import itemgetter
@@ -33,6 +34,13 @@ SHOWN_ERRORS = 50
 SHOWN_EVENTS = 300
 MAX_REASON_CHARS = 400
 
+HIDDEN = "(hidden)"
+# pydantic and msgspec quote a value that does not fit.
+_QUOTED_VALUE = re.compile(
+    r"(?<=input_value=).*?(?=, input_type=\w+\])|(?<=Invalid enum value ).*?(?= - at `|\n|\Z)"
+    r"|(?<=Invalid value ).*?(?= - at `|\n|\Z)",
+    re.DOTALL,
+)
 # `DecodeError` ends with the first bytes of the message.
 _EXCERPT = re.compile(r"(cannot decode .*?: .*?) in .*\Z", re.DOTALL)
 
@@ -73,7 +81,9 @@ class Sampler:
     @property
     def is_stale(self) -> bool:
         """True if the period of the newest frame is over."""
-        return trio.current_time() >= self._next_at
+        # The clock of another run of Trio, in which the bus is opened again, starts anywhere.
+        left = self._next_at - trio.current_time()
+        return not 0 < left < 2 * FRAME_SECONDS
 
     @property
     def is_over(self) -> bool:
@@ -84,17 +94,17 @@ class Sampler:
         """Wait until there is a frame newer than `number`. Cancellation changes nothing."""
         await trio.lowlevel.checkpoint()
         while self._number <= number:
-            if trio.current_time() < self._next_at:
-                await trio.sleep_until(self._next_at)
-            else:
+            if self.is_stale:
                 self.sample()
+            else:
+                await trio.sleep_until(self._next_at)
 
     def message_after(self, number: int) -> bytes:
         """Return the newest frame for a client whose newest one has this number."""
         if number == self._number - 1 and self._delta is not None:
             return self._delta
         if self._full is None:
-            self._full = msgspec.json.encode(self._whole())
+            self._full = encoded(self._whole())
         return self._full
 
     async def keep_history(self) -> None:
@@ -116,7 +126,12 @@ class Sampler:
         self._note_history(snapshot, now)
         new_errors = self._note_errors(snapshot)
         self._delta = None
-        if layout == self._layout and self._number and events.keys() >= self._events.keys():
+        if (
+            layout == self._layout
+            and self._number
+            and events.keys() >= self._events.keys()
+            and new_errors is not None
+        ):
             changes: dict[str, Any] = {
                 "type": "delta",
                 "number": self._number + 1,
@@ -132,7 +147,7 @@ class Sampler:
             }
             if new_errors:
                 changes["errors"] = self._errors[-new_errors:]
-            self._delta = msgspec.json.encode(changes)
+            self._delta = encoded(changes)
         self._layout, self._rows, self._events, self._state = layout, rows, events, state
         self._full = None
         self._number += 1
@@ -194,12 +209,18 @@ class Sampler:
                 oldest = max(oldest, each.oldest_age)
         self._history.append((round(now, 3), ended, depth, in_flight, ledger.failed, oldest))
 
-    def _note_errors(self, snapshot: Snapshot) -> int:
-        """Keep the newest failures for the table; return how many of them are new."""
+    def _note_errors(self, snapshot: Snapshot) -> int | None:
+        """Keep the newest failures for the table.
+
+        Returns:
+            How many of them are new; None if the bus was told to forget the others.
+        """
         count, known = snapshot.error_count, self._error_count
-        if count == known:
-            return 0
         errors = newest_errors(self._bus, SHOWN_ERRORS)
+        expected = len(self._errors) + count - max(known, 0)
+        are_forgotten = known >= 0 and len(errors) < min(expected, SHOWN_ERRORS)
+        if count == known and not are_forgotten:
+            return 0
         # Errors hold no time. The first frame cannot know when its errors were.
         if known >= 0:
             first_new = max(known, count - SHOWN_ERRORS) + 1
@@ -219,7 +240,7 @@ class Sampler:
             for number, error in enumerate(errors, count - len(errors) + 1)
         ]
         self._error_count = count
-        return min(count - max(known, 0), len(self._errors))
+        return None if are_forgotten else min(count - max(known, 0), len(self._errors))
 
     def text_of(self, text: str) -> str:
         """Return the text of a failure, without the bytes of a message unless they are shown."""
@@ -276,8 +297,17 @@ def events_of(snapshot: Snapshot, *, fan_out: bool) -> dict[str, tuple[Any, ...]
 
 
 def without_excerpt(text: str) -> str:
-    """Return the text of an error without the bytes that a `DecodeError` in it quotes."""
-    return _EXCERPT.sub(r"\1", text)
+    """Return the text of an error without the data of events that a failed decoding quotes."""
+    return _EXCERPT.sub(r"\1", _QUOTED_VALUE.sub(HIDDEN, text))
+
+
+def encoded(value: object) -> bytes:
+    """Return a value as JSON. A name may hold half of a surrogate pair, which UTF-8 cannot."""
+    try:
+        return msgspec.json.encode(value)
+    except UnicodeEncodeError:
+        text = json.dumps(msgspec.to_builtins(value), ensure_ascii=False, separators=(",", ":"))
+        return text.encode("utf-8", "replace")
 
 
 def shorten(text: str) -> str:
