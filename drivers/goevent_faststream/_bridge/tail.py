@@ -4,6 +4,9 @@ The Trio side makes one `Tail` for each `tail` of the driver, and runs it beside
 reader leaves or the bus closes. The events cross in a queue of their own, apart from the arrivals.
 Its bound is counted on the loop: an adapter that shows more waits in `show` until the reader has
 taken some. So a slow reader holds back the broker, and never the listeners of the bus.
+
+Any program may publish under a topic, subject or routing key that is no event name. Such a message
+is no event, and is not shown.
 """
 
 from __future__ import annotations
@@ -12,7 +15,7 @@ import asyncio
 
 import trio
 
-from goevent import BusForked, DriverConnectionError, DriverError
+from goevent import BusForked, DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import TailedEvent
 
 from .._adapter.contract import TailsEvents
@@ -171,6 +174,8 @@ class Tail:
         self._token.run_sync_soon(self._start)
 
     async def _show(self, event: TailedEvent) -> None:
+        if not _is_event_name(event.event_name):
+            return
         async with self._turn:
             while self._free_events <= 0 or self._free_bytes <= 0:
                 self._room.clear()
@@ -183,3 +188,11 @@ class Tail:
         self._free_events += events
         self._free_bytes += event_bytes
         self._room.set()
+
+
+def _is_event_name(text: str) -> bool:
+    try:
+        compile_pattern(text)
+    except ValueError:
+        return False
+    return "*" not in text

@@ -69,6 +69,21 @@ async def test_events_reach_the_reader_in_order() -> None:
     assert ids == [*range(adapter.count)]
 
 
+class HostileAdapter(TailingAdapter):
+    """An adapter that shows messages of other programs, and then an event."""
+
+    async def tail(self, pattern: str, show: Show, started: Callable[[], None]) -> None:
+        started()
+        for name in ("", "a.", "a.\x1b[31m", "a.\udcff", "a.é", "a.*", "**", "a" * 10_000, "a.b"):
+            await show(TailedEvent(event_name=name, data=b""))
+        await asyncio.Event().wait()
+
+
+async def test_messages_whose_name_is_no_event_name_are_not_shown() -> None:
+    async with tailing(HostileAdapter()) as bus, bus.driver.tail("**") as events:
+        assert (await events.receive()).event_name == "a.b"
+
+
 async def test_a_slow_reader_holds_back_the_adapter() -> None:
     adapter = TailingAdapter()
     async with tailing(adapter) as bus, bus.driver.tail("a.b") as events:
