@@ -70,3 +70,16 @@ async def test_limits_of_the_server_are_findings() -> None:
     assert [each.severity for each in found] == ["error", "warning"]
     assert "Maximum QoS" in found[0].text
     assert "20,000 bytes" in found[1].text
+
+
+async def test_a_slow_reader_of_a_tail_holds_up_nobody() -> None:
+    async with mqtt_server() as server:
+        watcher, reader = server.bus(), server.bus()
+        got = reader.seen()
+        async with reader, watcher, watcher.driver.tail("order.*") as channel:
+            for n in range(2500):
+                await (await reader.dispatch(Paid(n=n))).wait()
+            with trio.fail_after(HANG_SECONDS):
+                while len(got) < 2500:
+                    await trio.sleep(0.01)
+            assert len(await take(channel, 100)) == 100

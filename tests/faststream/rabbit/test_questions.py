@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import trio
+from pamqp.commands import Basic
 from tests.support.limits import HANG_SECONDS
+from tests.support.rabbit_node import rabbit_node
 from tests.support.rabbit_server import RabbitSandbox, rabbit_sandbox, with_channel
 from tests.support.redis_buses import Paid
 
@@ -83,3 +86,69 @@ async def test_a_queue_with_other_properties_is_a_warning(rabbit: RabbitSandbox)
     assert finding.severity == "warning"
     assert "other properties" in finding.text
     assert "\n" not in finding.text
+
+
+async def test_a_tail_goes_on_after_a_restart_of_the_server() -> None:
+    with rabbit_node() as node:
+        bus = node.sandbox().bus(None)
+        async with bus, bus.driver.tail("order.*") as channel:
+            await (await bus.dispatch(Paid(n=1))).wait()
+            await take(channel, 1)
+            await trio.to_thread.run_sync(node.kill)
+            await trio.to_thread.run_sync(node.start)
+            async with trio.open_nursery() as nursery:
+
+                async def send() -> None:
+                    # An event that is sent before the tail is back is lost to it.
+                    while True:
+                        await (await bus.dispatch(Paid(n=2))).wait()
+                        await trio.sleep(0.1)
+
+                nursery.start_soon(send)
+                (event,) = await take(channel, 1)
+                nursery.cancel_scope.cancel()
+    assert event.event_name == "order.paid"
+
+
+async def test_a_tail_shows_hostile_messages_and_goes_on(rabbit: RabbitSandbox) -> None:
+    watcher = rabbit.bus(None)
+    properties: list[dict[str, Any]] = [
+        {},
+        {"headers": {"a": {"b": [1, None, bytearray(b"\xff")]}, "": "x"}, "message_id": "\x1b[31m"},
+        {"timestamp": datetime.fromtimestamp(0, UTC), "content_type": "\x00"},
+        {"headers": {"x-death": [{"count": 1}]}, "correlation_id": "é"},
+    ]
+
+    async def publish(channel: Any) -> None:
+        for each in properties:
+            for key in ("order.paid", "order.", "order.\x1b", "order.é"):
+                await channel.basic_publish(
+                    b"\xff\x00",
+                    exchange=rabbit.exchange,
+                    routing_key=key,
+                    properties=Basic.Properties(**each),
+                )
+
+    async with watcher, watcher.driver.tail("order.*") as channel:
+        await with_channel(rabbit.port, publish)
+        await rabbit.publish(b"last")
+        shown: list[TailedEvent] = []
+        while not shown or shown[-1].data != b"last":
+            shown += await take(channel, 1)
+    assert [each.event_name for each in shown] == ["order.paid"] * 5
+    for each in shown:
+        assert isinstance(each.id, str)
+        assert all(isinstance(text, str) for pair in each.headers.items() for text in pair)
+
+
+async def test_a_slow_reader_of_a_tail_holds_up_nobody(rabbit: RabbitSandbox) -> None:
+    watcher, reader = rabbit.bus(None), rabbit.bus("shop")
+    got = reader.seen()
+    async with reader, watcher, watcher.driver.tail("order.*") as channel:
+        for n in range(1500):
+            await (await reader.dispatch(Paid(n=n))).wait()
+        with trio.fail_after(HANG_SECONDS):
+            while len(got) < 1500:
+                await trio.sleep(0.01)
+        shown = await take(channel, 1500)
+    assert b"1499" in shown[-1].data
