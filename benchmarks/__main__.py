@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measure goevent beside its peers, or beside an earlier commit of it.
 
 Without a suite it measures goevent within one process. `codec`, `redis`, `streams`, `brokers`,
-`telemetry` and `chaos` have command lines of their own.
+`telemetry`, `portal` and `chaos` have command lines of their own.
 """
 
 import argparse

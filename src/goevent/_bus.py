@@ -938,9 +938,9 @@ class GoEvent:
 
         `trio.run(bus.serve)` is the smallest whole program of a worker. A second signal cuts the
         drain short: it cancels the listeners, and a durable driver releases their events. A signal
-        before the bus is open cancels the opening. While this runs,
-        SIGINT raises no `KeyboardInterrupt`. If a task calls `close`, this returns, too. A
-        cancelled `serve` does not drain.
+        before the bus is open cancels the opening. While this runs, SIGINT raises no
+        `KeyboardInterrupt`. If a task calls `close`, this returns, too. A cancelled `serve` does
+        not drain.
 
         Args:
             grace: Seconds that listeners have to finish after the signal. The supervisor of the

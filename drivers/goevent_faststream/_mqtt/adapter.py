@@ -315,7 +315,7 @@ class MqttAdapter:
         return await self._inspection.check(names)
 
     async def lag(self, group: str) -> Sequence[Backlog]:
-        """Refuse: a server of MQTT tells nobody what waits for whom."""
+        """Refuse: a server of MQTT does not tell its queues."""
         return await self._inspection.lag(group)
 
     async def tail(

@@ -110,7 +110,7 @@ class MqttInspection:
     # -- lag
 
     async def lag(self, group: str) -> Sequence[Backlog]:
-        """Refuse: a server of MQTT tells nobody what waits for whom.
+        """Refuse: a server of MQTT does not tell its queues.
 
         Raises:
             UnsupportedError: Always.
