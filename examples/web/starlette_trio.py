@@ -4,6 +4,7 @@ Run it with `python examples/web/starlette_trio.py 8000`.
 """
 
 # --8<-- [start:app]
+import signal
 import sys
 
 import trio
@@ -34,13 +35,18 @@ def make_app(bus: GoEvent, invoices: list[int]) -> Starlette:
     return Starlette(routes=[Route("/orders/{order_id}", pay, methods=["POST"])])
 
 
+async def wait_for_signal() -> None:
+    with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        await anext(signals)
+
+
 async def main(port: int) -> None:
     config = HypercornConfig()
     config.bind = [f"127.0.0.1:{port}"]
     bus = GoEvent()
     app = make_app(bus, [])
     async with bus:  # closes after the last request
-        await serve(app, config)  # type: ignore[arg-type]
+        await serve(app, config, shutdown_trigger=wait_for_signal)  # type: ignore[arg-type]
 
 
 # --8<-- [end:app]

@@ -7,7 +7,8 @@ Theory of operation. A call from outside appends to one queue. If no wake-up is 
 wakes the *pump*, a task of the portal's nursery. So many events cost one wake-up. The pump takes
 them in order, and never waits: an event that has to wait, for room in a mailbox for example, gets a
 task of its own. Later events of the same name then queue behind that task, so they keep their
-order, and an event of another name does not wait for them. The end of an event is noted by its
+order, and an event of another name does not wait for them. A batch always gets a task. It begins
+once it is the first one in the queue of each of its names. The end of an event is noted by its
 handle in Trio's thread, without a task. Waiting threads are woken by an event of `threading`, and
 the futures of one asyncio loop together, with one call of `call_soon_threadsafe`.
 
@@ -16,7 +17,8 @@ in random order, so the events of one thread would not keep their order. Its cal
 start of that task, which blocks an asyncio loop. After a fork, a call in the child waits forever.
 
 Locks. `Portal._lock` protects what both sides use. It is held for a few steps, and never while
-other code runs. A fork may copy it while it is held. So every method looks for a fork first.
+other code runs, except signal handlers: they may dispatch, so the lock is reentrant. A fork may
+copy it while it is held. So every method looks for a fork first.
 """
 
 # The portal belongs to the bus: it uses the dispatcher and the end of handles directly.
@@ -37,6 +39,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, overload
 
 import trio
 
+from ._batch_handle import BatchHandle
 from ._bus import GoEvent
 from ._errors import BusClosed, EventError
 from ._events.event import AnyEvent
@@ -74,19 +77,31 @@ class PortalHandle:
     """
 
     __slots__ = (
-        *("_context", "_done", "_errors", "_inner", "_portal", "_refusal", "_taken", "_waiters"),
-        *("event",),
+        "_context",
+        "_done",
+        "_errors",
+        "_inner",
+        "_keys",
+        "_portal",
+        "_refusal",
+        "_size",
+        "_taken",
+        "_waiters",
+        "event",
     )
 
     def __init__(self, owner: Portal, event: Any) -> None:
         self.event: Any = event
-        # The event is dispatched in the context of its caller: its span is the parent there.
-        self._context: Context = copy_context()
         self._portal = owner
+        # Middleware and contextual listeners see the context of the caller, such as its span.
+        self._context: Context = copy_context()
+        # The number of events, and the queues that a batch waits in; None for a single event.
+        self._size = 1
+        self._keys: tuple[object, ...] | None = None
         self._done = False
         self._errors: tuple[EventError, ...] = ()
         self._refusal: BaseException | None = None
-        self._inner: DispatchHandle | None = None
+        self._inner: DispatchHandle | BatchHandle | None = None
         # Those that wait until the event is taken, and until it is done.
         self._taken: AsyncioWaiter | None = None
         self._waiters: list[Waiter] | None = None
@@ -100,7 +115,7 @@ class PortalHandle:
     def errors(self) -> tuple[EventError, ...]:
         """The failures of listeners so far, in their order. A refusal is raised by `wait`."""
         inner = self._inner
-        found = self._errors if self._done or inner is None else inner._failed()
+        found = self._errors if self._done or inner is None else failures_of(inner)
         if found and inner is not None:
             self._portal._mark_seen(inner)
         return found
@@ -136,7 +151,9 @@ class PortalHandle:
         waiter = ThreadWaiter()
         if self._portal._add_waiter(self, waiter):
             try:
-                if not waiter.event.wait(timeout):
+                # `math.inf` means forever, as in Trio; a lock takes no such number.
+                longest = None if timeout is None else min(timeout, threading.TIMEOUT_MAX)
+                if not waiter.event.wait(longest):
                     raise TimeoutError(f"the event was not done within {timeout:g} s")
             finally:
                 self._portal._remove_waiter(self, waiter)
@@ -202,7 +219,7 @@ class Portal:
             raise ValueError(f"max_waiting must be at least 1, not {max_waiting}")
         self._bus = bus
         self._max_waiting = max_waiting
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._has_room = threading.Condition(self._lock)
         self._queue: deque[PortalHandle | PortalCall] = deque()
         self._untaken = 0
@@ -216,7 +233,8 @@ class Portal:
         self._close_now = False
         self._opening = trio.CancelScope()
         self._pumped = trio.Event()
-        # By the key of the events: those that wait behind one that has a task.
+        # By the key of the events: those that wait. The first one of each has a task, or is a batch
+        # that is not the first one elsewhere.
         self._queued: dict[object, deque[PortalHandle]] = {}
         self._calls: set[PortalCall] = set()
         self._unfinished: set[PortalHandle] = set()
@@ -291,6 +309,9 @@ class Portal:
     def dispatch_many(self, events: Iterable[AnyEvent]) -> PortalHandle:
         """Dispatch many events together, as `GoEvent.dispatch_many`; return at once.
 
+        It keeps its place among the events of each name, and waits for room as `dispatch` does. A
+        batch may be larger than that room.
+
         Args:
             events: The events. The iterable is read in this thread.
 
@@ -300,14 +321,17 @@ class Portal:
         Raises:
             BusClosed: The portal is closed, or its bus has failed; the cause is the failure.
             BusForked: This process is a fork of the portal's.
-            RuntimeError: This is the thread of the bus.
+            RuntimeError: This is the thread of the bus, or an asyncio loop runs here and the bus
+                has not taken 10,000 events yet.
         """
         self._check_process()
         handle = PortalHandle(self, tuple(events))
-        call = PortalCall(self._dispatch_batch, (handle,))
+        handle._size = len(handle.event)
+        handle._keys = tuple(dict.fromkeys(key_of(event) for event in handle.event))
         with self._lock:
-            self._put(call)
-            self._unfinished.add(handle)
+            if self._untaken >= self._max_waiting:
+                self._wait_for_room()
+            self._put(handle)
         return handle
 
     @overload
@@ -379,7 +403,7 @@ class Portal:
                 "this is the thread of the portal's bus: use the bus itself, as bus.dispatch"
             )
         if isinstance(item, PortalHandle):
-            self._untaken += 1
+            self._untaken += item._size
             self._unfinished.add(item)
         else:
             self._calls.add(item)
@@ -445,7 +469,7 @@ class Portal:
             if handle._waiters is not None and waiter in handle._waiters:
                 handle._waiters.remove(waiter)
 
-    def _mark_seen(self, inner: DispatchHandle) -> None:
+    def _mark_seen(self, inner: DispatchHandle | BatchHandle) -> None:
         """Tell the bus that the application has seen the errors, so that it does not log them."""
         self._check_process()
         token = self._token
@@ -524,17 +548,19 @@ class Portal:
                 # Before the queue is looked at: a later item then wakes the pump again.
                 self._awake = False
                 self._work = trio.Event()
-                taken: list[PortalHandle] = []
+                taken = 0
                 while queue:
                     await dispatcher.take_turn()
                     item = queue.popleft()
                     if isinstance(item, PortalCall):
                         self._count_taken(taken)
+                        taken = 0
                         item.context.run(nursery.start_soon, item.run, self)
                     elif self._take(item, nursery):
-                        taken.append(item)
-                        if len(taken) >= self._max_waiting // 2:
+                        taken += 1
+                        if taken >= self._max_waiting // 2:
                             self._count_taken(taken)
+                            taken = 0
                 self._count_taken(taken)
                 if self._closing.is_set():
                     break
@@ -542,46 +568,87 @@ class Portal:
         self._pumped.set()
 
     def _take(self, handle: PortalHandle, nursery: trio.Nursery) -> bool:
-        """Dispatch one event without waiting; False if it has to wait."""
-        event = handle.event
+        """Dispatch one event without waiting; False if it has to wait, as a batch always does."""
+        if handle._keys is not None:
+            for key in handle._keys:
+                self._queued.setdefault(key, deque()).append(handle)
+            self._begin_batch(handle, nursery)
+            return False
+        key = key_of(handle.event)
+        if (behind := self._queued.get(key)) is not None:
+            behind.append(handle)
+            return False
+        if self._dispatch_at_once(handle):
+            return True
+        self._queued[key] = deque([handle])
+        self._begin(handle, (key,), nursery)
+        return False
+
+    def _dispatch_at_once(self, handle: PortalHandle) -> bool:
+        """Dispatch one event, or refuse it; False if it has to wait."""
         try:
-            key: object = getattr(event, "event_name", None) or event.__class__
-            if (behind := self._queued.get(key)) is not None:
-                behind.append(handle)
-                return False
-            inner = handle._context.run(self._bus._dispatcher._dispatch_at_once, event)
+            inner = handle._context.run(self._bus._dispatcher._dispatch_at_once, handle.event)
         except Exception as error:  # noqa: BLE001 - the caller of `wait` raises it
             self._refuse(handle, error)
             return True
         if inner is None:
-            self._queued[key] = deque([handle])
-            nursery.start_soon(self._dispatch_waiting, key)
             return False
         self._accept(handle, inner)
         return True
 
-    async def _dispatch_waiting(self, key: object) -> None:
-        """Dispatch the events of a name, each of which has to wait for the one before it."""
-        waiting = self._queued[key]
-        try:
-            while waiting:
-                handle = waiting[0]
-                # A task of its own, because a task cannot change its context.
-                async with trio.open_nursery() as nursery:
-                    handle._context.run(nursery.start_soon, self._dispatch_one, handle)
-                waiting.popleft()
-                self._count_taken([handle])
-        finally:
-            # A cancelled task leaves its events to `_end`.
-            del self._queued[key]
+    def _begin(self, handle: PortalHandle, keys: tuple[object, ...], nursery: trio.Nursery) -> None:
+        """Give an event or a batch a task, in the context of its caller."""
+        handle._context.run(nursery.start_soon, self._dispatch_waiting, handle, keys, nursery)
 
-    async def _dispatch_one(self, handle: PortalHandle) -> None:
+    def _begin_batch(self, batch: PortalHandle, nursery: trio.Nursery) -> None:
+        """Begin a batch if it is the first one in each of its queues."""
+        keys = batch._keys or ()
+        if all(self._queued[key][0] is batch for key in keys):
+            self._begin(batch, keys, nursery)
+
+    async def _dispatch_waiting(
+        self, handle: PortalHandle, keys: tuple[object, ...], nursery: trio.Nursery
+    ) -> None:
+        """Dispatch what has to wait, and then what waits behind it.
+
+        A cancellation leaves the events to `_end`.
+        """
+        batch: BatchHandle | None = None
         try:
-            inner = await self._bus.dispatch(handle.event)
+            if handle._keys is None:
+                self._accept(handle, await self._bus.dispatch(handle.event))
+            else:
+                batch = handle._inner = await self._bus.dispatch_many(handle.event)
         except Exception as error:  # noqa: BLE001 - the caller of `wait` raises it
             self._refuse(handle, error)
-        else:
-            self._accept(handle, inner)
+        self._count_taken(handle._size)
+        if batch is not None:
+            nursery.start_soon(self._finish_batch, handle, batch)
+        for key in keys:
+            await self._advance(key, nursery)
+
+    async def _advance(self, key: object, nursery: trio.Nursery) -> None:
+        """Take the first one from a queue, and dispatch those that need not wait any more."""
+        queue = self._queued[key]
+        queue.popleft()
+        # No checkpoint may come between the removal and the look at the next one: otherwise two
+        # tasks could begin it.
+        while queue:
+            handle = queue[0]
+            if handle._keys is not None:
+                self._begin_batch(handle, nursery)
+                return
+            await self._bus._dispatcher.take_turn()
+            if not self._dispatch_at_once(handle):
+                self._begin(handle, (key,), nursery)
+                return
+            queue.popleft()
+            self._count_taken(1)
+        del self._queued[key]
+
+    async def _finish_batch(self, handle: PortalHandle, batch: BatchHandle) -> None:
+        await batch.wait()
+        self._finish(handle, failures_of(batch))
 
     def _accept(self, handle: PortalHandle, inner: DispatchHandle) -> None:
         handle._inner = inner
@@ -636,21 +703,11 @@ class Portal:
             if not future.done():
                 future.set_result(None)
 
-    def _count_taken(self, handles: list[PortalHandle]) -> None:
-        if handles:
+    def _count_taken(self, count: int) -> None:
+        if count:
             with self._lock:
-                self._untaken -= len(handles)
-                self._has_room.notify(len(handles))
-            handles.clear()
-
-    async def _dispatch_batch(self, handle: PortalHandle) -> None:
-        try:
-            batch = await self._bus.dispatch_many(handle.event)
-            await batch.wait()
-        except Exception as error:  # noqa: BLE001 - the caller of `wait` raises it
-            self._refuse(handle, error)
-        else:
-            self._finish(handle, batch.errors)
+                self._untaken -= count
+                self._has_room.notify(count)
 
     # -- opening and closing
 
@@ -846,6 +903,19 @@ def loop_runs_here() -> bool:
     return asyncio is not None and asyncio._get_running_loop() is not None
 
 
-def _look_at_errors(inner: DispatchHandle) -> None:
+def key_of(event: Any) -> object:
+    """Return the name of an event, or its class; its order is kept among those of the same key."""
+    name = getattr(event, "event_name", None)
+    return name if name and isinstance(name, str) else event.__class__
+
+
+def failures_of(inner: DispatchHandle | BatchHandle) -> tuple[EventError, ...]:
+    """Return the failures so far, without telling the bus that they were seen."""
+    if isinstance(inner, DispatchHandle):
+        return inner._failed()
+    return tuple(error for handle in inner.failed for error in handle._failed())
+
+
+def _look_at_errors(inner: DispatchHandle | BatchHandle) -> None:
     """Have the bus know that the errors were seen."""
     inner.errors  # noqa: B018 - the property tells the bus

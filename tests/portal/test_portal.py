@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import signal
 import subprocess
@@ -20,6 +21,7 @@ from goevent import (
     BusClosed,
     BusForked,
     Config,
+    DispatchHandle,
     DriverConnectionError,
     Event,
     EventAbandoned,
@@ -232,6 +234,133 @@ def test_a_batch_has_one_handle() -> None:
         wrong = p.dispatch_many([Paid(1), "no event"])  # type: ignore[list-item] # pyright: ignore
         with pytest.raises(TypeError):
             wrong.wait(LONG)
+
+
+def test_batches_and_single_events_keep_their_order() -> None:
+    bus, got = GoEvent(), list[int]()
+
+    @bus.listener("portal.*", mailbox=3)
+    async def record(event: Event) -> None:
+        await trio.sleep(0)
+        got.append(event.payload()["number"])
+
+    with portal(bus) as p:
+        for start in range(0, 300, 6):
+            p.dispatch(Paid(start))
+            p.dispatch_many([Paid(start + 1), Shipped(start + 2), Paid(start + 3)])
+            p.dispatch(Shipped(start + 4))
+            p.dispatch_many([Shipped(start + 5)])
+    # One mailbox has both names, whose events may overtake each other.
+    for rest in ((0, 1, 3), (2, 4, 5)):
+        numbers = [number for number in range(300) if number % 6 in rest]
+        assert [number for number in got if number % 6 in rest] == numbers
+
+
+def test_a_batch_waits_for_room_and_counts_with_all_of_its_events() -> None:
+    bus, goes_on = GoEvent(), threading.Event()
+
+    @bus.listener("portal.paid")
+    def hold(event: Event) -> None:
+        goes_on.wait(LONG)
+
+    with portal(bus, max_waiting=10) as p:
+        p.dispatch(Paid(0))  # stops the thread of the bus
+        p.dispatch_many([Shipped(number) for number in range(30)])
+        returned = threading.Event()
+
+        def dispatch_more() -> None:
+            p.dispatch_many([Shipped(30)])
+            returned.set()
+
+        thread = threading.Thread(target=dispatch_more)
+        thread.start()
+        assert not returned.wait(0.2)
+        goes_on.set()
+        assert returned.wait(LONG)
+        thread.join()
+
+
+def test_failures_in_a_batch_that_nobody_looks_at_are_logged(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    bus = GoEvent()
+
+    @bus.listener("portal.paid")
+    def fail(event: Event) -> None:
+        raise ValueError("no money")
+
+    with portal(bus) as p:
+        p.dispatch_many([Paid(1)]).wait()
+    assert "no money" in caplog.text
+    caplog.clear()
+    with portal(bus) as p:
+        handle = p.dispatch_many([Paid(1)])
+        handle.wait()
+        with pytest.raises(ExceptionGroup):
+            handle.raise_errors()
+    assert "no money" not in caplog.text
+
+
+@pytest.mark.parametrize("mailbox", [3, 100])
+def test_listeners_and_middleware_see_the_context_of_the_caller(mailbox: int) -> None:
+    user = ContextVar("user", default="nobody")
+    seen: list[tuple[str, str]] = []
+
+    class Note:
+        def around_dispatch(self, handle: DispatchHandle) -> Iterator[None]:
+            seen.append(("middleware", user.get()))
+            yield
+
+    bus = GoEvent(Config(middleware=(Note(),)))
+
+    @bus.listener("portal.paid", context=True, mailbox=mailbox)
+    async def note(event: Event) -> None:
+        await trio.lowlevel.checkpoint()
+        seen.append(("listener", user.get()))
+
+    with portal(bus) as p:
+        handles: list[Any] = []
+        for name in ("ada", "bob", "eve"):
+            user.set(name)
+            handles += [p.dispatch(Paid(1)), p.dispatch_many([Paid(2), Paid(3)])]
+        assert p.call(user.get) == "eve"
+        for handle in handles:
+            handle.wait(LONG)
+    for place in ("middleware", "listener"):
+        names = [name for where, name in seen if where == place]
+        assert names == [name for name in ("ada", "bob", "eve") for _ in range(3)]
+
+
+def test_a_signal_handler_may_dispatch_while_its_thread_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    bus, got = recording_bus()
+    with portal(bus) as p:
+        put = p._put  # pyright: ignore[reportPrivateUsage]
+
+        def put_with_a_signal(item: Any) -> None:
+            put(item)
+            signal.raise_signal(signal.SIGUSR1)  # while the lock is held
+
+        def handle_signal(number: int, frame: object) -> None:
+            monkeypatch.undo()
+            p.dispatch(Shipped(2))
+
+        monkeypatch.setattr(p, "_put", put_with_a_signal)
+        before = signal.signal(signal.SIGUSR1, handle_signal)
+        try:
+            p.dispatch(Paid(1))
+        finally:
+            signal.signal(signal.SIGUSR1, before)
+    assert got == [1, 2]
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300])
+def test_a_wait_may_have_any_timeout(timeout: float) -> None:
+    bus, got = recording_bus()
+    with portal(bus) as p:
+        p.dispatch(Paid(1)).wait(timeout)
+    assert got == [1]
 
 
 def test_call_runs_functions_and_coroutines_in_the_thread_of_the_bus() -> None:

@@ -78,8 +78,12 @@ def test_a_wsgi_application_waits_for_its_event_and_ends_with_ctrl_c() -> None:
         assert process.returncode == 0
 
 
-def test_starlette_and_the_bus_share_one_loop_of_trio() -> None:
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_starlette_and_the_bus_share_one_loop_of_trio(stop: signal.Signals) -> None:
     pytest.importorskip("hypercorn")
-    with web_server("starlette_trio.py", "0") as (url, _):
+    with web_server("starlette_trio.py", "0") as (url, process):
         answer = httpx.post(f"{url}/orders/7", timeout=LONG)
         assert answer.json() == {"invoices": [7]}
+        process.send_signal(stop)
+        output, _ = process.communicate(timeout=LONG)
+        assert (process.returncode, output) == (0, "")
