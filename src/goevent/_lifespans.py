@@ -69,7 +69,7 @@ class Lifespans:
         """Enter all functions. If one fails, those before it are left again.
 
         Raises:
-            Exception: What the function raised, with a note that names it.
+            Exception: The exception of the function, with a note that names it.
         """
         self.entering = True
         try:

@@ -294,6 +294,7 @@ class Portal:
         Raises:
             BusClosed: The portal is closed, or its bus has failed; the cause is the failure.
             BusForked: This process is a fork of the portal's.
+            RuntimeError: No asyncio loop runs here, or this is the thread of the bus.
             Exception: The bus refused the event; see `GoEvent.dispatch`.
         """
         self._check_process()
@@ -379,6 +380,8 @@ class Portal:
 
         Raises:
             BusClosed: The portal is closed, or was closed before the function returned.
+            BusForked: This process is a fork of the portal's.
+            RuntimeError: No asyncio loop runs here, or this is the thread of the bus.
             Exception: The exception of the function.
         """
         self._check_process()

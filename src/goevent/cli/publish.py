@@ -83,7 +83,7 @@ def command(
     found = load_target(target)
     config = found.bus.config
     if not found.is_url and not ad_hoc and not config.registry.is_registered(name):
-        raise WrongUse(f"{config.registry.unknown(name)}; --ad-hoc publishes it all the same")
+        raise WrongUse(f"{config.registry.unknown(name)} (--ad-hoc publishes it all the same)")
     driver = keyed(found, name, key)
     added = added_headers(found, headers)
     if lines:

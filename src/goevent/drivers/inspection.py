@@ -26,7 +26,7 @@ class Finding:
     Attributes:
         severity: `"error"` if events cannot be published or received; `"warning"` if they can, and
             the driver cannot keep all of its promises.
-        text: What is wrong and what to do, in one line, without secrets.
+        text: The fault and its remedy, in one line, without secrets.
     """
 
     severity: Literal["warning", "error"]
