@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 from hypothesis import given, strategies as st
+from tests.support.command import goevent_command
 
 from goevent import DriverConnectionError, EncodeError, EventError, UnsupportedError
 from goevent.cli.failures import CommandFinding, WrongUse, failure_of
@@ -83,3 +85,14 @@ def test_each_error_has_its_exit_code_and_one_line(
     failure = failure_of(error)
     assert failure.code == code
     assert line in failure.line if line else not failure.line
+
+
+def test_a_traceback_shows_no_login(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "url = 'redis://ann:' + 'pass' + 'word1@h'\nraise OSError(url + '\\x1b[2J')\n"
+    )
+    result = goevent_command("--traceback", "describe", "shop:bus", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "Traceback (most recent call last)" in result.stderr
+    assert "OSError: redis://***@h\\x1b[2J" in result.stderr
+    assert "password1" not in result.stderr

@@ -75,12 +75,21 @@ def run(command: click.Command, arguments: Sequence[str]) -> int:
         if settings.get("traceback") and not isinstance(
             error, click.ClickException | CommandFinding
         ):
-            traceback.print_exception(error)
+            write_traceback(error)
         if failure.line:
             sys.stderr.write(f"goevent: {failure.line}\n")
         leave_broken_pipe()
         return failure.code
     return code if isinstance(code, int) else 0
+
+
+def write_traceback(error: BaseException) -> None:
+    """Write a traceback to stderr, without logins and without characters that move a cursor."""
+    from .output import write_note
+
+    for text in traceback.format_exception(error):
+        for line in text.splitlines():
+            write_note(_LOGIN.sub(r"\1***@", line))
 
 
 def leave_broken_pipe() -> None:
