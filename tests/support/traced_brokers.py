@@ -91,7 +91,7 @@ async def making_buses(kind: str) -> AsyncGenerator[MakeBus]:
     """Run a broker, and yield a function that makes buses on it; "hub" needs no broker."""
     if kind == "hub":
         hub = MemoryHub()
-        yield partial(bus_of, MemoryDriver(hub))
+        yield lambda **config: bus_of(MemoryDriver(hub), **config)
         return
     broker = BROKERS[kind]
     async with broker.server() as addr:

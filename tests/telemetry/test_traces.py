@@ -10,7 +10,7 @@ import trio
 import trio.testing
 from opentelemetry import baggage, context, propagate, trace
 from opentelemetry.propagators.textmap import TextMapPropagator
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor
 from tests.support.redis_buses import OrderLost, Paid
 from tests.support.traced_brokers import bus_of
 from tests.support.traces import Seen, Telemetry
@@ -322,6 +322,90 @@ async def test_without_an_sdk_the_context_of_the_caller_passes_through() -> None
             await bus.dispatch(Paid())
         await bus.wait()
     assert f"{trace_id(telemetry.only('request')):x}" in headers[0]["traceparent"]
+
+
+# -- providers that fail
+
+
+class FailingProcessor(SpanProcessor):
+    """A span processor that fails at the beginning or at the end of a span."""
+
+    def __init__(self, where: str) -> None:
+        self.where = where
+
+    def on_start(self, span: Any, parent_context: Any = None) -> None:
+        if self.where == "start":
+            raise ValueError("no")
+
+    def on_end(self, span: Any) -> None:
+        if self.where == "end":
+            raise ValueError("no")
+
+
+class FailingInstrument:
+    """A counter and a histogram that fail."""
+
+    def add(self, *_: Any) -> None:
+        raise ValueError("no")
+
+    record = add
+
+
+@pytest.mark.parametrize("many", [False, True])
+@pytest.mark.parametrize("part", ["start", "end", "meter"])
+async def test_providers_that_fail_keep_no_event_from_its_listeners(
+    part: str, many: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    hub, seen = MemoryHub(), list[Paid]()
+
+    def bus() -> GoEvent:
+        telemetry = Telemetry()
+        telemetry.tracer_provider.add_span_processor(FailingProcessor(part))
+        middleware = telemetry.middleware()
+        if part == "meter":
+            failing: Any = FailingInstrument()
+            middleware.sent_messages = middleware.consumed_messages = failing
+            middleware.operation_duration = middleware.process_duration = failing
+        return bus_of(MemoryDriver(hub), middleware=(middleware,))
+
+    sender, receiver = bus(), bus()
+
+    @receiver.listener(Paid)
+    async def take(event: Paid) -> None:
+        seen.append(event)
+
+    async with receiver, sender:
+        handle = await (sender.dispatch_many([Paid()] * 3) if many else sender.dispatch(Paid()))
+        await handle.wait()
+        while len(seen) < (3 if many else 1):
+            await trio.testing.wait_all_tasks_blocked()
+        await receiver.wait()
+        assert (handle.errors, sender.errors, receiver.errors) == ((), (), ())
+    assert len([each for each in caplog.records if each.name == "goevent.telemetry"]) == 2
+
+
+class Unprintable(Exception):
+    """An exception that has no text."""
+
+    def __str__(self) -> str:
+        raise ValueError("no")
+
+
+async def test_failed_run_whose_exception_has_no_text_keeps_its_exception() -> None:
+    telemetry = Telemetry()
+    bus = local_bus(telemetry)
+
+    @bus.listener(Paid)
+    async def take(event: Paid) -> None:
+        raise Unprintable
+
+    async with bus:
+        handle = await bus.dispatch(Paid())
+        await handle.wait()
+        assert [type(each.error) for each in handle.errors] == [Unprintable]
+    run = telemetry.only(PROCESS)
+    assert run.status.status_code is trace.StatusCode.ERROR
+    assert telemetry.seen(run).error.endswith(".Unprintable")
 
 
 # -- ends

@@ -33,6 +33,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from .. import __version__
 from .._delivery import Delivery, SettledEvent
 from .._errors import Veto
+from .._foreign import text_of
 from .._handle import DispatchHandle
 from .._suggestions import suggest_options
 from ..drivers.contract import Driver
@@ -75,6 +76,9 @@ class OpenTelemetry:
     The trace context and the baggage travel in the headers of the event, by the propagator that
     `opentelemetry.propagate` is configured with. An event whose headers hold a trace context before
     its dispatch keeps it. Headers that hold no valid context are ignored.
+
+    A sampler, a span processor or a propagator that raises keeps no event from its listeners. The
+    first failure of the tracer, of the meter and of the propagator is logged as a warning.
 
     Example:
         >>> from goevent.telemetry.otel import OpenTelemetry
@@ -133,39 +137,92 @@ class OpenTelemetry:
         self.continue_trace: bool = continue_trace
         self.settle_spans: bool = settle_spans
         self.record_exceptions: bool = record_exceptions
-        self._was_propagator_reported = False
+        self._reported: set[str] = set()
 
     def bind_driver(self, driver: Driver) -> BusTelemetry:
         """Return the middleware for the bus of a driver; the bus calls this."""
         return BusTelemetry(self, driver)
 
+    # Telemetry that fails must not keep an event from its listeners. So each call of a provider
+    # that may fail is in one of these methods.
+
+    def start(
+        self,
+        name: str,
+        kind: SpanKind,
+        attributes: Attributes,
+        *,
+        context: Context | None = None,
+        links: Sequence[Link] = (),
+    ) -> Span:
+        """Begin a span; return one that records nothing if the tracer fails."""
+        try:
+            return self.tracer.start_span(name, context, kind, attributes, links)
+        except Exception:  # noqa: BLE001 - it is logged
+            self._report("tracer")
+            return trace.INVALID_SPAN
+
+    def end(self, span: Span) -> None:
+        """End a span."""
+        try:
+            span.end()
+        except Exception:  # noqa: BLE001 - it is logged
+            self._report("tracer")
+
     def fail(self, span: Span, error: BaseException) -> str:
         """Mark a span as failed; return the value of `error.type`."""
         error_type = error_type_of(error)
-        if span.is_recording():
-            span.set_attribute(names.ERROR_TYPE, error_type)
-            if self.record_exceptions:
-                span.record_exception(error)
-                span.set_status(Status(StatusCode.ERROR, str(error)))
-            else:
-                span.set_status(StatusCode.ERROR)
+        try:
+            if span.is_recording():
+                span.set_attribute(names.ERROR_TYPE, error_type)
+                if self.record_exceptions:
+                    span.set_status(Status(StatusCode.ERROR, text_of(error)))
+                    span.record_exception(error)
+                else:
+                    span.set_status(StatusCode.ERROR)
+        except Exception:  # noqa: BLE001 - it is logged
+            self._report("tracer")
         return error_type
+
+    def count(self, counter: metrics.Counter, number: int, attributes: Attributes) -> None:
+        """Add to a counter."""
+        try:
+            counter.add(number, attributes)
+        except Exception:  # noqa: BLE001 - it is logged
+            self._report("meter")
+
+    def measure(self, histogram: metrics.Histogram, seconds: float, attributes: Attributes) -> None:
+        """Record a duration."""
+        try:
+            histogram.record(seconds, attributes)
+        except Exception:  # noqa: BLE001 - it is logged
+            self._report("meter")
+
+    def inject(self, headers: dict[str, str], context: Context) -> None:
+        """Write a context into the headers of an event."""
+        try:
+            propagate.inject(headers, context)
+        except Exception:  # noqa: BLE001 - it is logged
+            self._report("propagator")
 
     def extract(self, headers: Mapping[str, str]) -> Context:
         """Return the context in the headers of an event; an empty one if they hold none."""
         try:
             return propagate.extract(headers, _NO_CONTEXT)
-        except Exception:
-            # The headers come from a broker. A propagator that cannot bear them must not keep the
-            # event from its listeners.
-            if not self._was_propagator_reported:
-                self._was_propagator_reported = True
-                _LOGGER.warning(
-                    "the propagator fails on the headers of an event, which has no trace context "
-                    "now; further failures are not logged",
-                    exc_info=True,
-                )
+        except Exception:  # noqa: BLE001 - it is logged
+            self._report("propagator")
             return _NO_CONTEXT
+
+    def _report(self, part: str) -> None:
+        """Log the first failure of a part; called where its exception is caught."""
+        if part not in self._reported:
+            self._reported.add(part)
+            _LOGGER.warning(
+                "the %s of OpenTelemetry fails, so telemetry is incomplete; events go on, and "
+                "further failures are not logged",
+                part,
+                exc_info=True,
+            )
 
 
 class BusTelemetry:
@@ -180,7 +237,7 @@ class BusTelemetry:
         capabilities = driver.capabilities
         identity = broker_identity(driver) or BrokerIdentity(system=names.IN_PROCESS_SYSTEM)
         self._telemetry = telemetry
-        self._start_span = telemetry.tracer.start_span
+        self._start_span = telemetry.start
         self._is_alone = capabilities.alone
         self._group = identity.group
         self._common: Attributes = {names.SYSTEM: identity.system}
@@ -213,16 +270,16 @@ class BusTelemetry:
             elif self._is_alone or handle.in_batch:
                 span = self._start_span(
                     f"create {event.name}",
-                    kind=SpanKind.PRODUCER,
-                    attributes=message_attributes(event.create, handle),
+                    SpanKind.PRODUCER,
+                    message_attributes(event.create, handle),
                 )
                 self._inject(headers, span)
-                span.end()
+                self._telemetry.end(span)
             else:
                 span = self._start_span(
                     f"send {event.name}",
-                    kind=SpanKind.PRODUCER,
-                    attributes=message_attributes(event.send, handle),
+                    SpanKind.PRODUCER,
+                    message_attributes(event.send, handle),
                 )
                 self._inject(headers, span)
                 sending = self._unsent[handle] = Sending(span)
@@ -231,13 +288,13 @@ class BusTelemetry:
             if sending is not None and self._unsent.pop(handle, None) is not None:
                 if not isinstance(error, Veto):
                     self._telemetry.fail(sending.span, error)
-                sending.span.end()
+                self._telemetry.end(sending.span)
             raise
         finally:
             _dispatching.reset(token)
             if self._unsent.pop(handle, None) is not None and sending is not None:
                 # Other middleware, or a filter, has kept the event from the driver.
-                sending.span.end()
+                self._telemetry.end(sending.span)
 
     def around_publish(self, handles: Sequence[DispatchHandle]) -> Iterator[None]:
         """Cover the way of events to the broker by a span, and measure it."""
@@ -252,7 +309,7 @@ class BusTelemetry:
             error_type = self._telemetry.fail(sending.span, error)
             raise
         finally:
-            sending.span.end()
+            self._telemetry.end(sending.span)
             self._measure_send(handles, perf_counter() - sending.start, error_type)
 
     def _send_created(self, handles: Sequence[DispatchHandle], first: EventAttributes) -> Sending:
@@ -273,9 +330,7 @@ class BusTelemetry:
             if any(handle.event_name != first.name for handle in handles):
                 name = "send"
                 del attributes[names.DESTINATION_NAME]
-        return Sending(
-            self._start_span(name, kind=SpanKind.CLIENT, attributes=attributes, links=links)
-        )
+        return Sending(self._start_span(name, SpanKind.CLIENT, attributes, links=links))
 
     def _measure_send(
         self, handles: Sequence[DispatchHandle], seconds: float, error_type: str
@@ -286,16 +341,17 @@ class BusTelemetry:
             counts = Counter(handle.event_name for handle in handles)
         for name, count in counts.items():
             attributes = failed_attributes(self._event(name).sent, error_type)
-            telemetry.sent_messages.add(count, attributes)
+            telemetry.count(telemetry.sent_messages, count, attributes)
         attributes = self._event(handles[0].event_name).send
         if len(counts) > 1:
             attributes = operation_attributes(self._common, names.SEND)
-        telemetry.operation_duration.record(seconds, failed_attributes(attributes, error_type))
+        attributes = failed_attributes(attributes, error_type)
+        telemetry.measure(telemetry.operation_duration, seconds, attributes)
 
     def _inject(self, headers: dict[str, str], span: Span) -> None:
         """Write the context of a span, and the baggage, into the headers of its event."""
         context = trace.set_span_in_context(span)
-        propagate.inject(headers, context)
+        self._telemetry.inject(headers, context)
         self._read = (headers, context)
 
     # -- the way in
@@ -303,7 +359,7 @@ class BusTelemetry:
     def around_delivery(self, handle: DispatchHandle) -> Iterator[None]:
         """Count an event that has arrived."""
         consumed = self._event(handle.event_name).consumed
-        self._telemetry.consumed_messages.add(1, consumed)
+        self._telemetry.count(self._telemetry.consumed_messages, 1, consumed)
         yield
 
     def around_call(self, delivery: Delivery) -> Iterator[None]:
@@ -323,9 +379,9 @@ class BusTelemetry:
             parent = inherited if is_inside else _NO_CONTEXT
         span = self._start_span(
             f"process {event.name}",
+            SpanKind.CONSUMER,
+            run_attributes(event.process, delivery),
             context=parent,
-            kind=SpanKind.CONSUMER,
-            attributes=run_attributes(event.process, delivery),
             links=links,
         )
         # The baggage of the event goes on to the listener, and to the events that it dispatches.
@@ -343,11 +399,12 @@ class BusTelemetry:
             error_type = telemetry.fail(span, error)
             raise
         finally:
-            telemetry.process_duration.record(
-                perf_counter() - start, failed_attributes(event.process, error_type)
-            )
+            seconds, attributes = perf_counter() - start, event.process
+            if error_type:
+                attributes = failed_attributes(attributes, error_type)
+            telemetry.measure(telemetry.process_duration, seconds, attributes)
             detach(token)
-            span.end()
+            self._telemetry.end(span)
 
     def around_settle(self, settled: SettledEvent) -> Iterator[None]:
         """Cover the settlement of an event by a span, below that of its last run."""
@@ -367,9 +424,9 @@ class BusTelemetry:
         creation = _span_context(self._context(handle.headers))
         span = self._start_span(
             f"{operation} {event.name}",
+            SpanKind.CLIENT,
+            message_attributes(event.settle(operation), handle),
             context=parent,
-            kind=SpanKind.CLIENT,
-            attributes=message_attributes(event.settle(operation), handle),
             links=[Link(creation)] if creation.is_valid else [],
         )
         try:
@@ -378,7 +435,7 @@ class BusTelemetry:
             self._telemetry.fail(span, error)
             raise
         finally:
-            span.end()
+            self._telemetry.end(span)
 
     # -- what is remembered
 
