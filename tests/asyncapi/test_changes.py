@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from enum import Enum
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
 import msgspec
+import pydantic
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -34,6 +35,22 @@ class OldLine(msgspec.Struct):
 
 class NewLine(msgspec.Struct):
     price: str
+
+
+class OpenLine(TypedDict):
+    price: NotRequired[int]
+
+
+class SparseLine(msgspec.Struct, omit_defaults=True):
+    price: int = 0
+
+
+class HiddenPrice(pydantic.BaseModel):
+    price: int = pydantic.Field(default=0, exclude=True)
+
+
+class RenamedPrice(pydantic.BaseModel):
+    price: int = pydantic.Field(serialization_alias="cents")
 
 
 class OldTree(msgspec.Struct):
@@ -182,6 +199,45 @@ def test_a_reader_that_refuses_unknown_fields_breaks_by_a_new_one() -> None:
     strict = {"forbid_unknown_fields": True}
     found = changes([("a", int)], [("a", int), ("b", int, 1)], old_options=strict)
     assert found == [("b", *OLD_READS)]
+
+
+@pytest.mark.parametrize(
+    ("old", "field"),
+    [
+        (event_type([("line", OpenLine)]), "line.price"),
+        (event_type([("line", SparseLine)]), "line.price"),
+        (event_type([("lines", list[SparseLine])]), "lines[].price"),
+        (event_type([("price", int | msgspec.UnsetType, msgspec.UNSET)]), "price"),
+        (HiddenPrice, "price"),
+        (RenamedPrice, "price"),
+    ],
+)
+def test_a_field_that_is_not_always_written_breaks_a_reader_that_requires_it(
+    old: Any, field: str
+) -> None:
+    line: Any = msgspec.defstruct("Line", [("price", int)])
+    kinds = {"line.price": ("line", line), "lines[].price": ("lines", list.__class_getitem__(line))}
+    new = event_type([kinds.get(field, ("price", int))])
+    found = breaking_changes(program(old), program(new))
+    assert [(each.field, each.reason) for each in found if each.writer == OLD] == [
+        (field, "is required and is not always written")
+    ]
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"anyOf": [{"$ref": PAYLOAD}, {"$ref": PAYLOAD}]},
+        {"type": ""},
+        {"enum": 5},
+    ],
+)
+def test_a_document_of_another_hand_is_compared_to_the_end(schema: dict[str, Any]) -> None:
+    mine = program(event_type([("price", int)]))
+    other = program(event_type([("price", int)]))
+    other["components"]["messages"]["paid"]["payload"] = schema
+    breaking_changes(mine, other)
+    breaking_changes(other, mine)
 
 
 def test_a_writer_that_omits_defaults_breaks_a_reader_that_requires_the_field() -> None:

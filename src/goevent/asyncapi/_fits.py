@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, cast
 
 from ._schemas import OMITS_DEFAULTS, Schema, list_of
@@ -76,8 +77,9 @@ class Comparison:
             return []
         if reader is False:
             return [Misfit(path, "is not allowed by the reader")]
-        written = [*alternatives(self.writer, writer)][:MAX_ALTERNATIVES]
-        read = [*alternatives(self.reader, reader)][:MAX_ALTERNATIVES]
+        # A union that leads to itself has no end of alternatives.
+        written = [*islice(alternatives(self.writer, writer), MAX_ALTERNATIVES)]
+        read = [*islice(alternatives(self.reader, reader), MAX_ALTERNATIVES)]
         found: list[Misfit] = []
         for each in written:
             tries = [self._misfits_of_one(each, other, path) for other in read]
@@ -121,14 +123,14 @@ class Comparison:
         read = _properties(reader)
         required = _names(reader.get("required"))
         always = _names(writer.get("required"))
-        omits = bool(writer.get(OMITS_DEFAULTS))
+        # True for all fields that are not required, otherwise a list of names.
+        omits = writer.get(OMITS_DEFAULTS)
+        missing = _names(omits)
         for name in sorted(required):
             if name not in written:
                 found.append(Misfit(_join(path, name), "is required and is not written"))
-            elif omits and name not in always:
-                found.append(
-                    Misfit(_join(path, name), "is required and is not written if it is the default")
-                )
+            elif name in missing or (omits is True and name not in always):
+                found.append(Misfit(_join(path, name), "is required and is not always written"))
         rest = reader.get("additionalProperties", True)
         for name in written:
             if name in read:
@@ -249,6 +251,8 @@ def shown_type(schema: Schema) -> str:
     if len(kinds) > 1:
         return "of any type"
     title = schema.get("title")
+    if not kinds or not kinds[0]:  # a file may have any value as a type
+        return "of no type"
     article = "an" if kinds[0][0] in "aeiou" else "a"
     name = kinds[0] if kinds[0] != "object" or not isinstance(title, str) else f"object {title}"
     return "null" if name == "null" else f"{article} {name}"

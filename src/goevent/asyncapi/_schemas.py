@@ -2,7 +2,8 @@
 
 `_document` calls `schemas_of` once with all classes, so that classes which share a nested class
 share its schema, too. The schemas are those of msgspec and pydantic: they say what a reader
-requires. A writer writes every field, except one that `x-goevent-omits-defaults` allows to miss.
+requires. A writer writes every field, except one that `x-goevent-omits-defaults` allows to miss: it
+is true for the fields that are not required, or lists the fields.
 
 A class that has no schema does not make the document fail: its schema is `{}` with the reason.
 """
@@ -11,9 +12,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_origin
 
 import msgspec
+import msgspec.inspect
 
 from .._events.event_types import PYDANTIC, adapter_of, describe_class, short_name
 
@@ -23,6 +25,12 @@ MAX_REASON_CHARS = 300
 
 _NOT_IN_KEYS = re.compile(r"[^\w.-]", re.ASCII)
 _AUTO_DOC = re.compile(r"\w+\(.*\)", re.DOTALL)
+
+_WITH_FIELDS = (
+    msgspec.inspect.StructType,
+    msgspec.inspect.DataclassType,
+    msgspec.inspect.TypedDictType,
+)
 
 Schema = dict[str, Any]
 
@@ -39,8 +47,6 @@ def schemas_of(classes: Iterable[type[Any]]) -> tuple[dict[type[Any], Schema], d
     components: dict[str, Schema] = {}
     _add(found, components, natives, _native_schemas)
     _add(found, components, [cls for cls in wanted if cls not in natives], _pydantic_schemas)
-    for cls, schema in found.items():
-        _mark(cls, schema, components)
     return found, {name: components[name] for name in sorted(components)}
 
 
@@ -62,13 +68,16 @@ def _add(
             possible.append(cls)
     if not possible:
         return
-    schemas, parts = make(possible)
+    nested = nested_classes(possible) if make is _native_schemas else []
+    schemas, parts = make([*possible, *nested])
     renamed = {name: _free_key(name, components) for name in parts}
     for name, schema in parts.items():
         components[renamed[name]] = tidied(schema, renamed)
-    found.update(
-        (cls, tidied(schema, renamed)) for cls, schema in zip(possible, schemas, strict=True)
-    )
+    for cls, schema in zip([*possible, *nested], schemas, strict=True):
+        own = tidied(schema, renamed)
+        _mark(cls, own, components)
+        if cls not in nested:
+            found[cls] = own
 
 
 def _native_schemas(classes: list[type[Any]]) -> tuple[tuple[Schema, ...], dict[str, Schema]]:
@@ -107,13 +116,63 @@ def _free_key(name: str, taken: Mapping[str, object]) -> str:
     return free
 
 
+def nested_classes(classes: list[type[Any]]) -> list[type[Any]]:
+    """Return the classes with fields that are part of others, by the view of msgspec.
+
+    Args:
+        classes: Classes that msgspec knows.
+    """
+    seen: dict[type[Any], None] = {}
+    rest: list[object] = [*msgspec.inspect.multi_type_info(classes)]
+    while rest:
+        each = rest.pop()
+        if isinstance(each, _WITH_FIELDS):
+            if each.cls in seen:
+                continue
+            seen[each.cls] = None
+            rest += [field.type for field in each.fields]
+        elif isinstance(each, msgspec.inspect.Type):
+            for name in each.__struct_fields__:
+                value = getattr(each, name)
+                rest += value if isinstance(value, tuple) else [value]
+    return [cls for cls in seen if cls not in classes]
+
+
 def _mark(cls: type[Any], schema: Schema, components: dict[str, Schema]) -> None:
-    """Mark the schema of a class that does not write the fields which have their default."""
-    config = getattr(cls, "__struct_config__", None)
+    """Mark the schema of a class that does not write all of its fields."""
+    own = components.get(str(schema.get("$ref", "")).removeprefix(COMPONENTS))
+    omitted = _omitted(cls)
+    if own is not None and omitted:
+        own[OMITS_DEFAULTS] = omitted
+
+
+def _omitted(cls: type[Any]) -> bool | list[str]:
+    """Return the fields that a class may not write; True for those that are not required."""
+    origin = get_origin(cls) or cls  # a nested class may be generic
+    if adapter_of(origin) is PYDANTIC:
+        fields = cast("Mapping[str, Any]", cls.__pydantic_fields__)
+        return sorted(
+            str(field.validation_alias or name)
+            for name, field in fields.items()
+            if field.exclude
+            or (field.serialization_alias or name) != (field.validation_alias or name)
+        )
+    info = msgspec.inspect.type_info(cls)
+    if isinstance(info, msgspec.inspect.TypedDictType):
+        return not all(field.required for field in info.fields)
+    config = getattr(origin, "__struct_config__", None)
     if config is not None and config.omit_defaults:
-        own = components.get(str(schema.get("$ref", "")).removeprefix(COMPONENTS))
-        if own is not None:
-            own[OMITS_DEFAULTS] = True
+        return True
+    if not isinstance(info, _WITH_FIELDS):
+        return False
+    # msgspec does not show `UNSET`: such a field is not required, and has no default.
+    return sorted(
+        field.encode_name
+        for field in info.fields
+        if not field.required
+        and field.default is msgspec.NODEFAULT
+        and field.default_factory is msgspec.NODEFAULT
+    )
 
 
 def tidied(schema: Any, renamed: Mapping[str, str]) -> Any:
