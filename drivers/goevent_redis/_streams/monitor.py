@@ -36,6 +36,9 @@ QUIET_STREAMS_PER_SECOND = 500
 MAX_QUIET_SECONDS = 15.0
 """The longest time between two inspections of a stream."""
 
+OLDEST_WAITING_SECONDS = 10.0
+"""How long the time of the oldest waiting entry of a stream is kept: the look copies the entry."""
+
 MAX_INSPECTED_STREAMS = 2000
 """How many streams are inspected in one round."""
 
@@ -92,7 +95,11 @@ class StreamMonitor:
             (
                 INSPECT,
                 (stream.key, self._keys.marks, self._replayed_key(stream)),
-                (self._keys.group, int(trims and not stream.replayed)),
+                (
+                    self._keys.group,
+                    int(trims and not stream.replayed),
+                    _known_oldest_waiting(stream),
+                ),
             )
             for stream in streams
         ]
@@ -142,6 +149,7 @@ class StreamMonitor:
         length: int,
         has_replayed: int,
         waiting_ms: int,
+        oldest_ms: int,
     ) -> None:
         stream.highest_id = max(stream.highest_id, parse_id(last), parse_id(highest))
         stream.backlog = Backlog(
@@ -151,6 +159,9 @@ class StreamMonitor:
             oldest_pending=age_ms / 1000,
             oldest_waiting=waiting_ms / 1000,
         )
+        if not stream.oldest_waiting_ms and oldest_ms:
+            stream.forget_oldest_at = trio.current_time() + OLDEST_WAITING_SECONDS
+        stream.oldest_waiting_ms = oldest_ms
         # Any bus may have called `replay` for this group: the others notice it here.
         if has_replayed and not stream.replayed:
             self._read_replayed(stream)
@@ -190,6 +201,13 @@ class StreamMonitor:
             if not isinstance(reply, Exception) and reply:
                 names = ", ".join(map(as_text, reply))
                 logger.info("removed silent consumers of %r: %s", stream.name, names)
+
+
+def _known_oldest_waiting(stream: Stream) -> int | str:
+    """Return the time of the oldest waiting entry in ms; empty if the script has to look for it."""
+    if trio.current_time() >= stream.forget_oldest_at:
+        stream.oldest_waiting_ms = 0
+    return stream.oldest_waiting_ms or ""
 
 
 def _inspect_at(stream: Stream) -> float:

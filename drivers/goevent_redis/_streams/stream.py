@@ -44,6 +44,9 @@ class Stream:
         backlog: The work of the group, as last seen.
         inspect_at: When the monitor looks at it again; set to the past when something happens.
         claim_at: When an entry may be free for a claim, as far as this bus knows.
+        oldest_waiting_ms: The time of the oldest entry that was not delivered, as last seen; 0 if
+            there is none, or if the monitor has to look for it.
+        forget_oldest_at: When the monitor looks for that entry again.
         warned: A warning about its length was logged.
     """
 
@@ -63,7 +66,8 @@ class Stream:
         self.finished: set[bytes] = set()
         self.highest_id: EntryId = (0, 0)
         self.backlog: Backlog | None = None
-        self.inspect_at = self.claim_at = -math.inf
+        self.inspect_at = self.claim_at = self.forget_oldest_at = -math.inf
+        self.oldest_waiting_ms = 0
         self.warned = False
 
     @property

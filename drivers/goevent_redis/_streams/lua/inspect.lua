@@ -2,10 +2,11 @@
 --
 -- KEYS  1 stream  2 hash of the marks of the group  3 stream of replayed events
 -- ARGV  1 group  2 '1' to remove all that every group has acknowledged
+--       3 time in ms of the oldest entry that was not delivered, as last seen; '' to look for it
 -- Returns {pending, lag or -1, milliseconds since the oldest pending entry was published, last
 --          delivered id, highest id that may have been delivered before a group was created anew,
 --          length, 1 if there are replayed events, milliseconds since the oldest entry that was
---          not delivered was published}.
+--          not delivered was published, and the time in ms of that entry; both are 0 without one}.
 --
 -- The script stores the id up to which everything is acknowledged: a group that vanishes begins
 -- anew there.
@@ -64,13 +65,21 @@ local lag = ours.lag
 if not lag then lag = -1 end
 local now = redis.call('TIME')
 now = now[1] * 1000 + math.floor(now[2] / 1000)
-local age, waiting = 0, 0
+local age, waiting, oldest = 0, 0, 0
 if ours.first then age = now - string.match(ours.first, '%d+') end
 if lag ~= 0 then
-  local next = redis.call('XRANGE', KEYS[1], '(' .. ours['last-delivered-id'], '+', 'COUNT', 1)[1]
-  if next then waiting = now - string.match(next[1], '%d+') end
+  local last = ours['last-delivered-id']
+  if ARGV[3] == '' then
+    -- The reply has the whole entry, which may be large, so the caller asks for this rarely.
+    local next = redis.call('XRANGE', KEYS[1], '(' .. last, '+', 'COUNT', 1)[1]
+    oldest = next and tonumber(string.match(next[1], '%d+')) or 0
+  else
+    -- If that entry has been delivered meanwhile, the next one is not older than the delivered one.
+    oldest = math.max(tonumber(ARGV[3]), tonumber(string.match(last, '%d+')))
+  end
+  if oldest > 0 then waiting = now - oldest end
 end
 return {ours.pending, lag, math.max(age, 0), ours['last-delivered-id'],
   redis.call('HGET', KEYS[2], KEYS[1] .. '|high') or '0',
   redis.call('XLEN', KEYS[1]), redis.call('EXISTS', KEYS[3]),
-  math.max(waiting, 0)}
+  math.max(waiting, 0), oldest}
