@@ -196,7 +196,8 @@ class StreamFaults:
                 self.refused(error, f"create the group {self._keys.group!r}", stream)
                 stream.refused = True
                 return
-        stream.highest_id = max(stream.highest_id, parse_id(highest))
+        stream.repeats_until = max(stream.repeats_until, parse_id(highest))
+        stream.highest_id = max(stream.highest_id, stream.repeats_until)
         if made == b"none":
             # The next replay creates it.
             stream.active = False

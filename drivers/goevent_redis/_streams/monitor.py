@@ -151,7 +151,8 @@ class StreamMonitor:
         waiting_ms: int,
         oldest_ms: int,
     ) -> None:
-        stream.highest_id = max(stream.highest_id, parse_id(last), parse_id(highest))
+        stream.repeats_until = max(stream.repeats_until, parse_id(highest))
+        stream.highest_id = max(stream.highest_id, parse_id(last), stream.repeats_until)
         stream.backlog = Backlog(
             event_name=stream.name,
             lag=None if lag < 0 else lag,

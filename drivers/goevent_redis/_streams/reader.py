@@ -37,7 +37,7 @@ from .._link.errors import RedisLinkError
 from .._link.resp import Encodable
 from .context import ConsumerContext
 from .scripts import RECOVER, ScriptCall, call_many
-from .stream import Entry, Fields, Stream, max_entry_bytes, parse_id
+from .stream import Entry, EntryId, Fields, Stream, max_entry_bytes, parse_id
 
 READ_BLOCK_SECONDS = 2.0
 """How long a read waits at the server."""
@@ -345,7 +345,9 @@ class StreamReader:
         self, connection: RedisConnection, streams: list[Stream], count: int, *, blocks: bool
     ) -> int:
         """Read at most `count` entries of each stream; return how many entries came."""
-        by_key = {each.encoded_key: each for each in streams}
+        # The ids from before the read: the monitor asks over another connection, and may learn of
+        # the entries of this very read before its reply is here.
+        by_key = {each.encoded_key: (each, each.highest_id) for each in streams}
         command: list[Any] = ["XREADGROUP", "GROUP", self._keys.group, self._consumer]
         command += ["COUNT", count]
         if blocks:
@@ -369,19 +371,27 @@ class StreamReader:
             if not any(stream.refused for stream in self.streams.values()):
                 self._faults.succeeded(READ_EVENTS)
             for key, found in reply.items():
-                self._arrived(by_key[key], found)
+                self._arrived(*by_key[key], found)
                 total += len(found)
             self._trust(2 * total)
         return total
 
-    def _arrived(self, stream: Stream, found: list[tuple[bytes, Fields]]) -> None:
+    def _arrived(
+        self, stream: Stream, highest_before: EntryId, found: list[tuple[bytes, Fields]]
+    ) -> None:
+        """Hold the entries of a reply, and enqueue them.
+
+        Args:
+            highest_before: The highest id that the group was known to have delivered before the
+                server was asked.
+        """
         if not found:
             # The entry that woke the read was trimmed before it was read.
             return
         first, last = parse_id(found[0][0]), parse_id(found[-1][0])
         self._weight = self._weight * 15 // 16  # `intake` raises it again
         # A group delivers rising ids only. If it goes back, it was created anew.
-        repeats = first <= stream.highest_id
+        repeats = first <= max(highest_before, stream.repeats_until)
         stream.highest_id = max(stream.highest_id, last)
         stream.inspect_at = -math.inf
         entries: list[Entry] = []

@@ -41,6 +41,8 @@ class Stream:
         finished: The ids of entries that were done when the group had vanished, and could not be
             acknowledged.
         highest_id: The highest id that the group is known to have delivered.
+        repeats_until: The highest id that may have been delivered before the group vanished; the
+            group that was created anew delivers such entries again.
         backlog: The work of the group, as last seen.
         inspect_at: When the monitor looks at it again; set to the past when something happens.
         claim_at: When an entry may be free for a claim, as far as this bus knows.
@@ -65,6 +67,7 @@ class Stream:
         self.held: dict[bytes, Entry] = {}
         self.finished: set[bytes] = set()
         self.highest_id: EntryId = (0, 0)
+        self.repeats_until: EntryId = (0, 0)
         self.backlog: Backlog | None = None
         self.inspect_at = self.claim_at = self.forget_oldest_at = -math.inf
         self.oldest_waiting_ms = 0

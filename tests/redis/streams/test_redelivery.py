@@ -21,6 +21,8 @@ from tests.support.streams_buses import (
 )
 
 from goevent import DeadLettered, DecodeError, DriverConnectionError, UnsupportedError
+from goevent_redis._link.connection import RedisConnection
+from goevent_redis._streams.stream import parse_id
 
 
 async def test_poison_event_is_tried_max_deliveries_times_and_becomes_one_dead_letter() -> None:
@@ -285,3 +287,38 @@ async def test_a_bus_without_listeners_lists_replays_and_discards_for_a_group() 
             assert await operator.replay(Paid) == 3
             await until(lambda: len(seen) == 8)
             assert operator.told == []
+
+
+async def test_entry_that_the_monitor_sees_before_its_read_is_answered_is_no_repeat(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The monitor asks over a connection of its own, so its answer may be here first.
+    call, looked = RedisConnection.call, trio.Event()
+
+    async with streams_server() as server, command_client(server) as ask:
+        bus = StreamsBus(server.addr)
+        tries = bus.tries()
+
+        def has_seen(newest: tuple[int, int]) -> bool:
+            consumer = bus.driver._consumer  # pyright: ignore[reportPrivateUsage]
+            assert consumer is not None
+            (stream,) = consumer._reader.streams.values()  # pyright: ignore[reportPrivateUsage]
+            return stream.highest_id >= newest
+
+        async def read_late(
+            connection: RedisConnection, *args: Any, timeout: float | None = None
+        ) -> Any:
+            reply = await call(connection, *args, timeout=timeout)
+            if args[0] == "XREADGROUP" and reply:
+                await until(partial(has_seen, parse_id(reply[STREAM.encode()][-1][0])))
+                looked.set()
+            return reply
+
+        monkeypatch.setattr(RedisConnection, "call", read_late)
+        async with bus:
+            await publish(bus, 1)
+            await until_settled(ask)
+            await publish(bus, 2)
+            await until_settled(ask)
+    assert looked.is_set()
+    assert tries == [(1, 1), (2, 1)]
