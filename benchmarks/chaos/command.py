@@ -115,6 +115,7 @@ def _complaints(driver: ChaosDriver, plan: ChaosPlan, counts: Counts) -> list[st
         few_repeats=driver.few_repeats,
         ordered=driver.ordered,
         once=plan.kills_nothing and not plan.failure_share and driver.takes_all_commits,
+        unmarked=not driver.counts_unseen,
     )
 
 

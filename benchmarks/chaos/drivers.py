@@ -52,6 +52,8 @@ class ChaosDriver:
         few_repeats: The broker takes acknowledgements whenever it runs, so repeats have a bound.
         takes_all_commits: The broker takes acknowledgements also while members come and go, so
             restarts in order repeat nothing.
+        counts_unseen: The broker may count a delivery that no consumer has seen, so an event that
+            comes for the first time may be marked.
         joins_hang: The broker may leave a group without an answer until it is started again.
         ordered: The driver promises the order of each key.
         without: The kinds of interruption that the broker itself does not survive.
@@ -67,6 +69,7 @@ class ChaosDriver:
     marks_repeats: bool = True
     few_repeats: bool = True
     takes_all_commits: bool = True
+    counts_unseen: bool = False
     joins_hang: bool = False
     ordered: bool = False
     without: Collection[str] = ()
@@ -107,7 +110,11 @@ DRIVERS: dict[str, ChaosDriver] = {
         title="RabbitMQ, quorum queue",
         server=RabbitServer,
         options=_DURABLE,
-        limits="no order in a group; one node starts again in about ten seconds",
+        counts_unseen=True,
+        limits=(
+            "no order in a group; one node starts again in about ten seconds; a quorum queue "
+            "counts a delivery that is on its way to a consumer that stops, although it takes it back"
+        ),
     ),
     "mqtt": ChaosDriver(
         title="MQTT, Mosquitto",

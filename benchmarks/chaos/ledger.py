@@ -89,6 +89,7 @@ class Counts:
         few_repeats: bool = True,
         ordered: bool = False,
         once: bool = False,
+        unmarked: bool = True,
     ) -> list[str]:
         """Return the broken promises.
 
@@ -99,6 +100,7 @@ class Counts:
             few_repeats: Few of the events are repeated, as `MAX_DUPLICATE_SHARE` says.
             ordered: The events of a key have an order.
             once: No process was killed, so no event is delivered twice.
+            unmarked: Such an event has no mark of a repeat, either.
         """
         found: list[str] = []
         if not self.accepted:
@@ -113,10 +115,11 @@ class Counts:
             found.append(f"{self.duplicates} duplicates of {self.accepted} events")
         if ordered and self.overtaken:
             found.append(f"{len(self.overtaken)} events out of order: {self.overtaken[:5]}")
-        if once and (self.duplicates or self.flagged):
+        marked = self.flagged if unmarked else []
+        if once and (self.duplicates or marked):
             found.append(
-                f"{self.duplicates} duplicates and {len(self.flagged)} events delivered again, "
-                f"such as {self.flagged[:5]}"
+                f"{self.duplicates} duplicates and {len(marked)} events delivered again, "
+                f"such as {marked[:5]}"
             )
         if self.unclean:
             found.append(f"exit codes of restarted consumers: {self.unclean}")

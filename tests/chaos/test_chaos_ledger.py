@@ -119,5 +119,7 @@ def test_finds_repeats_after_restarts_and_consumers_that_stop_late_or_fail(tmp_p
     counts.stops, counts.unclean = [1.0, GRACE_SECONDS + 1], [1]
     again, code, late = counts.complaints(once=True)
     assert "1 events delivered again, such as [2]" in again
+    code_alone, _ = counts.complaints(once=True, unmarked=False)
+    assert code_alone == code
     assert "[1]" in code
     assert "26.0 s to stop" in late

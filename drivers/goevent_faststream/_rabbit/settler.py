@@ -8,7 +8,9 @@ the pause, the server returns the message.
 A quorum queue counts each return as a delivery. A message that no listener has begun must not be
 counted, so it is not returned: the settler publishes a copy into the same queue, which carries the
 number of deliveries, and acknowledges the original once the server has confirmed the copy. A
-classic queue counts nothing; there, messages that failed are replaced by copies, too.
+classic queue counts nothing; there, messages that failed are replaced by copies, too. A message
+that is on its way inside the server while its consumer is cancelled never comes here: the server
+returns it by itself, and counts that.
 
 When the connection is lost, the server returns all unacknowledged messages at once. Some of them
 come back to this bus while a listener still works on them, and others after their acknowledgement
