@@ -113,7 +113,7 @@ DRIVERS: dict[str, ChaosDriver] = {
         counts_unseen=True,
         limits=(
             "no order in a group; one node starts again in about ten seconds; a quorum queue "
-            "counts a delivery that is on its way to a consumer that stops, although it takes it back"
+            "counts a delivery that it takes back from a consumer that stops"
         ),
     ),
     "mqtt": ChaosDriver(
