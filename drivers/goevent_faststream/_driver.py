@@ -213,11 +213,12 @@ class FastStreamDriver:
         found = await self._running().call(adapter.check, names, more_seconds=INSPECTION_SECONDS)
         return sorted(found, key=lambda finding: finding.severity)
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Return the backlog of a group for each event name that the broker knows it to read.
 
         Args:
             group: The consumer group; it may have no consumer at present.
+            names: The names and patterns that it reads, for RabbitMQ, which does not list them.
 
         Raises:
             UnsupportedError: The broker has no groups, or cannot tell.
@@ -228,7 +229,9 @@ class FastStreamDriver:
             raise UnsupportedError(
                 f"the driver for {self._name} cannot tell the backlog of a group"
             )
-        backlogs = await self._running().call(adapter.lag, group, more_seconds=INSPECTION_SECONDS)
+        backlogs = await self._running().call(
+            adapter.lag, group, names, more_seconds=INSPECTION_SECONDS
+        )
         return sorted(backlogs, key=lambda backlog: backlog.event_name)
 
     def tail(

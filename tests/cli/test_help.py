@@ -30,6 +30,11 @@ def test_help_of_each_command_has_an_example(name: str) -> None:
     assert f"goevent {name} " in result.stdout
 
 
+def test_a_closed_output_is_no_failure() -> None:
+    command = f"{sys.executable} -m goevent --help >&- 2>&-"
+    assert subprocess.run(command, shell=True, check=False).returncode == 0
+
+
 def test_version_is_that_of_the_package() -> None:
     assert goevent_command("--version").stdout == f"goevent {__version__}\n"
 

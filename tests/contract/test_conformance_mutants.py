@@ -568,20 +568,20 @@ class TailLeavesATask(MemoryDriver):
 
 
 class LagCountsNothing(GroupDriver):
-    async def lag(self, group: str) -> Sequence[Backlog]:
-        return [replace(each, lag=0, pending=0) for each in await super().lag(group)]
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
+        return [replace(each, lag=0, pending=0) for each in await super().lag(group, names)]
 
 
 class LagCountsWhatIsDone(GroupDriver):
-    async def lag(self, group: str) -> Sequence[Backlog]:
-        found = await super().lag(group)
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
+        found = await super().lag(group, names)
         return [replace(each, lag=max(each.lag or 0, 10)) for each in found]
 
 
 class LagCreatesTheGroup(GroupDriver):
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         self.broker.group(group).names.add("anything")
-        return await super().lag(group)
+        return await super().lag(group, names)
 
 
 class MemorySuite(DriverConformance):

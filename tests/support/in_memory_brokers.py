@@ -273,7 +273,7 @@ class GroupDriver:
 
         return running_tail(show)
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         await trio.lowlevel.checkpoint()
         if (found := self.broker.groups.get(group)) is None:
             return ()

@@ -91,7 +91,11 @@ async def making_buses(kind: str) -> AsyncGenerator[MakeBus]:
     """Run a broker, and yield a function that makes buses on it; "hub" needs no broker."""
     if kind == "hub":
         hub = MemoryHub()
-        yield lambda **config: bus_of(MemoryDriver(hub), **config)
+
+        def make(**config: Any) -> GoEvent:
+            return bus_of(MemoryDriver(hub), **config)
+
+        yield make
         return
     broker = BROKERS[kind]
     async with broker.server() as addr:

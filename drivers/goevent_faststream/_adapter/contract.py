@@ -226,7 +226,7 @@ class ChecksBroker(Protocol):
 class TellsLag(Protocol):
     """An adapter that answers `lag` of `goevent.drivers.Inspects`; runs on the loop side."""
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Return the backlog of a group for each event name that the broker knows it to read."""
         ...
 

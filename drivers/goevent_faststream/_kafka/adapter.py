@@ -222,7 +222,7 @@ class KafkaAdapter:
         """Look for settings of the topics that lose or refuse events."""
         return await self._inspection.check(names)
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Return the backlog of any group, from its commits."""
         return await self._inspection.lag(group)
 

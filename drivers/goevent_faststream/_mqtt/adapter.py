@@ -314,7 +314,7 @@ class MqttAdapter:
         """Look for limits of the server, and for subscriptions that it refuses."""
         return await self._inspection.check(names)
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Refuse: a server of MQTT does not tell its queues."""
         return await self._inspection.lag(group)
 

@@ -316,7 +316,7 @@ class JetStreamAdapter:
         """Look for missing rights, and for settings of the stream that lose events."""
         return await self._inspection.check(names)
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Return the backlog of any group."""
         return await self._inspection.lag(group)
 

@@ -2,7 +2,7 @@
 
 `RabbitInspection` is owned by an adapter. A tail has a channel and a queue of its own, bound to the
 exchange that all events go to, so no group misses an event. AMQP lists no queues: the lag is that
-of the queues whose names follow from the names that this bus listens to.
+of the queues whose names follow from event names, which the caller gives or this bus listens to.
 """
 
 from __future__ import annotations
@@ -154,26 +154,26 @@ class RabbitInspection:
 
     # -- lag
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
-        """Return the events that wait for a group under the names that this bus listens to.
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
+        """Return the events that wait for a group under names.
 
         The server tells how many events are ready, and not how many are delivered and
         unacknowledged: `pending` is 0, and the ages are unknown.
 
         Raises:
-            UnsupportedError: The bus listens to nothing.
+            UnsupportedError: No names are given, and the bus listens to nothing.
             DriverError: The server does not answer.
         """
-        subscribed = [*self._subscribed]
-        if not subscribed:
+        asked = [*dict.fromkeys([*names, *self._subscribed])]
+        if not asked:
             raise UnsupportedError(
-                "RabbitMQ does not list the queues of a group: ask with a bus that listens to its "
-                "events, such as goevent lag module:bus"
+                "RabbitMQ does not list the queues of a group: name the events, or ask with a "
+                "bus that listens to them, such as goevent lag module:bus"
             )
-        names = self._names_of(group)
+        of_group = self._names_of(group)
         # The queue of patterns also exists if only another bus of the group has patterns.
-        queues = {name: names.queue(name) for name in subscribed if "*" not in name}
-        queues[PATTERNS] = names.patterns
+        queues = {name: of_group.queue(name) for name in asked if "*" not in name}
+        queues[PATTERNS] = of_group.patterns
         found: list[Backlog] = []
         for name, queue in sorted(queues.items()):
             count = await self._count(queue)

@@ -459,9 +459,9 @@ class RabbitWorkQueuesAdapter:
         """Look for missing rights, blocked publishers, and queues that do not keep events."""
         return await self._inspection.check(names)
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
-        """Return the events that wait for a group under the names that this bus listens to."""
-        return await self._inspection.lag(group)
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
+        """Return the events that wait for a group under names."""
+        return await self._inspection.lag(group, names)
 
     async def tail(
         self,

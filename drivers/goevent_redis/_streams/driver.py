@@ -329,7 +329,7 @@ class RedisStreamsDriver:
         link = self._open_link()
         return await find_faults(link, self._keys, self._streams, names, max_size=self._max_size)
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Return the backlog of a group for each name that it reads, replayed events included."""
         # Refuses a text that cannot be the name of a group.
         StreamsConfig(group=group)

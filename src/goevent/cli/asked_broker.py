@@ -61,6 +61,12 @@ async def asked(
         yield bus
 
 
+def listened_names(target: Target) -> list[str]:
+    """Return the names and patterns of the listeners of a target, in order."""
+    listeners = target.bus.registered_listeners()
+    return [*dict.fromkeys(name for each in listeners for name in each.event_names)]
+
+
 def report(error: EventError) -> None:
     """Show a report of the driver."""
     write_note(f"goevent: {one_line(error.reason)}")

@@ -159,17 +159,19 @@ def routes_of(
         listeners: The listeners.
         names: The names of event types.
     """
-    wanted = [*dict.fromkeys(name for each in listeners for name in each.event_names)]
-    matches = {pattern: compile_pattern(pattern) for pattern in wanted}
-    exact = [name for name in wanted if "*" not in name]
-    return {
-        name: [
-            listener.name
-            for listener in listeners
-            if any(matches[pattern](name) for pattern in listener.event_names)
-        ]
-        for name in sorted({*names, *exact})
-    }
+    # By name, because a bus may have thousands of each; only patterns are tried on every name.
+    exact: dict[str, list[int]] = {}
+    patterns: dict[str, list[int]] = {}
+    for place, listener in enumerate(listeners):
+        for name in listener.event_names:
+            (patterns if "*" in name else exact).setdefault(name, []).append(place)
+    matchers = [(compile_pattern(pattern), places) for pattern, places in patterns.items()]
+    routes: dict[str, list[str]] = {}
+    for name in sorted({*names, *exact}):
+        places = {*exact.get(name, ())}
+        places.update(*(found for matches, found in matchers if matches(name)))
+        routes[name] = [listeners[place].name for place in sorted(places)]
+    return routes
 
 
 # -- for people

@@ -61,6 +61,9 @@ class Failure(NamedTuple):
 
 def run(command: click.Command, arguments: Sequence[str]) -> int:
     """Run the command, report its failure, and return the exit code."""
+    # Python has no object for a stream that the shell has closed, as by `>&-`.
+    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         # A text that the terminal's encoding lacks must not end the command.
         if reconfigure := getattr(stream, "reconfigure", None):

@@ -9,7 +9,7 @@ import click
 
 from .. import Backlog, UnsupportedError
 from ..drivers import inspected
-from .asked_broker import asked, group_of, group_option, run_asking
+from .asked_broker import asked, group_of, group_option, listened_names, run_asking
 from .failures import CommandFinding
 from .output import json_option, write_json, write_note, write_table
 from .targets import Target, TargetCommand, load_target, url_argument
@@ -65,7 +65,7 @@ async def backlogs_of(target: Target, group: str) -> Sequence[Backlog]:
     """Return the backlogs of a group."""
     ask = inspected(target.bus.driver, "lag").lag
     async with asked(target):
-        return await ask(group)
+        return await ask(group, listened_names(target))
 
 
 def judge(backlogs: Sequence[Backlog], limit: float, group: str) -> None:

@@ -21,7 +21,14 @@ import trio
 
 from .. import Backlog, DriverError, GoEvent, ListenerSnapshot, Snapshot, UnsupportedError
 from ..drivers import inspected
-from .asked_broker import asked, dead_letters_of, group_of, group_option, run_asking
+from .asked_broker import (
+    asked,
+    dead_letters_of,
+    group_of,
+    group_option,
+    listened_names,
+    run_asking,
+)
 from .failures import one_line
 from .output import (
     json_option,
@@ -173,7 +180,7 @@ async def broker_source(target: Target, group: str) -> AsyncGenerator[Sampler]:
             raise
 
     async def sample() -> Sample:
-        backlogs = await ask(group)
+        backlogs = await ask(group, listened_names(target))
         dead = None if letters is None else await letters.count()
         return Sample(state="connected", backlogs=backlogs, dead_letters=dead)
 

@@ -74,11 +74,13 @@ class Inspects(Protocol):
         """
         ...
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Return the backlog of a group for each event name that the broker knows it to read.
 
         Args:
             group: The consumer group; it may have no consumer at present.
+            names: Names and patterns that the group is known to read. Only a broker that cannot
+                list what a group reads needs them.
 
         Returns:
             The backlogs in the order of their names; none if the broker knows no such group.

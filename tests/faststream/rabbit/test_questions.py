@@ -59,11 +59,13 @@ async def test_the_lag_counts_the_queues_of_a_group_by_the_names_of_the_bus(
             await (await sender.dispatch(Paid(n=n))).wait()
         with pytest.raises(UnsupportedError, match="module:bus"):
             await sender.driver.lag("shop")
+        named = await sender.driver.lag("shop", ["order.paid", "order.*"])
         async with asker:
             found = await asker.driver.lag("shop")
             assert await asker.driver.lag("nobody") == []
     assert [(each.event_name, each.lag) for each in found if each.lag] == [("order.paid", 3)]
     assert found[0].oldest_waiting is None
+    assert ("order.paid", 3) in [(each.event_name, each.lag) for each in named]
 
 
 async def test_a_server_without_faults_has_no_findings(rabbit: RabbitSandbox) -> None:
