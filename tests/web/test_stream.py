@@ -12,7 +12,7 @@ from tests.support.limits import HANG_SECONDS
 from tests.support.web_pages import TOKEN, asking, served
 from trio.testing import MockClock, wait_all_tasks_blocked
 
-from goevent import Event, GoEvent, Snapshot
+from goevent import DriverSnapshot, Event, GoEvent, MemoryDriver, MemoryHub, Snapshot
 from goevent.web import Page
 from goevent.web.stream import MAX_STREAMS
 
@@ -118,6 +118,31 @@ async def test_a_name_that_is_not_unicode_travels(mock_clock: MockClock) -> None
         full, delta = browser.frames
         assert full["listeners"][0][0] == "half ?"
         assert delta["errors"][0][3] == "half ?"
+
+
+async def test_a_driver_without_a_state_leaves_the_page_open(
+    mock_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    class SilentDriver(MemoryDriver):
+        fails = False
+
+        def snapshot(self) -> DriverSnapshot:
+            if self.fails:
+                raise OSError("no answer")
+            return DriverSnapshot(connected=True)
+
+    driver = SilentDriver(MemoryHub())
+    async with GoEvent(driver) as bus, browsers(Page(bus), 1) as (browser,):
+        driver.fails = True
+        for _ in range(2):
+            mock_clock.jump(1)
+            await wait_all_tasks_blocked()
+        assert len(browser.frames) == 1
+        assert caplog.text.count("the live page gets no snapshot") == 1
+        driver.fails = False
+        mock_clock.jump(1)
+        await wait_all_tasks_blocked()
+        assert browser.frames[1]["state"] == "open"
 
 
 async def test_cleared_failures_leave_the_page(mock_clock: MockClock) -> None:

@@ -12,6 +12,7 @@ so nothing is kept for slow clients.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import deque
 from operator import itemgetter
@@ -21,11 +22,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import trio
 
-from .._errors import EventError
+from .._errors import DriverError, EventError
+from .._foreign import log, text_of
 
 if TYPE_CHECKING:
     from .._bus import GoEvent
     from .._kernel.ledger import ListenerSnapshot, Snapshot
+
+logger = logging.getLogger("goevent")
 
 FRAME_SECONDS = 1.0
 """The time from one frame to the next."""
@@ -72,6 +76,7 @@ class Sampler:
         self._delta: bytes | None = None
         self._full: bytes | None = None
         self._is_over = False
+        self._lacks_snapshot = False
 
     @property
     def number(self) -> int:
@@ -117,7 +122,16 @@ class Sampler:
         now = trio.current_time()
         # Periods stand still on the clock, so that clients wake together.
         self._next_at = now - now % FRAME_SECONDS + FRAME_SECONDS
-        snapshot = self._bus.snapshot()
+        try:
+            snapshot = self._bus.snapshot()
+        except DriverError as error:
+            # A driver that cannot tell its state must end neither the page nor its program. There
+            # is no frame in this period.
+            if not self._lacks_snapshot:
+                log(logger, logging.WARNING, "the live page gets no snapshot: %s", text_of(error))
+            self._lacks_snapshot = True
+            return
+        self._lacks_snapshot = False
         listeners = snapshot.listeners
         layout = tuple([(each.name, each.event_names, each.inline) for each in listeners])
         rows = [row_of(each) for each in listeners]
