@@ -13,6 +13,7 @@ from hypothesis import given, settings, strategies as st
 
 from goevent import Config, EventRegistry, GoEvent
 from goevent.asyncapi import Change, breaking_changes, document
+from goevent.asyncapi._fits import Comparison
 
 OLD, NEW = "the old program", "the new program"
 PAYLOAD = "#/components/messages/paid/payload"
@@ -372,3 +373,30 @@ def test_whatever_is_not_reported_can_be_read(data: Any, old: Any, new: Any) -> 
         message = msgspec.json.encode(event)
         if can_read(message, type(event)) and not any(each.writer == writer for each in found):
             msgspec.json.decode(message, type=reader)
+
+
+@pytest.mark.parametrize("leaf", [{"type": "integer"}, {"type": "string"}])
+def test_classes_that_share_classes_are_compared_once(leaf: dict[str, Any]) -> None:
+    # A walk along each path would take five times as long for each level.
+    levels = {
+        f"L{level}": {
+            "type": "object",
+            "properties": {
+                field: {"$ref": f"#/schemas/L{level + 1}"} for field in ("a", "b", "c", "d", "e")
+            },
+        }
+        for level in range(20)
+    }
+    writer = {"schemas": {**levels, "L20": leaf}}
+    reader = {"schemas": {**levels, "L20": {"type": "integer"}}}
+    root = {"$ref": "#/schemas/L0"}
+    found = Comparison(writer, reader).misfits(root, root)
+    assert bool(found) is (leaf != {"type": "integer"})
+    assert all(len(each.path.split(".")) == 20 for each in found)
+
+
+def test_a_bound_that_no_float_can_hold_is_told() -> None:
+    (misfit,) = Comparison({}, {}).misfits(
+        {"type": "integer"}, {"type": "integer", "maximum": 10**400}
+    )
+    assert misfit.reason.endswith("a number beyond the range of a float")

@@ -477,3 +477,10 @@ async def test_one_object_serves_several_buses() -> None:
     identity = drivers[1].identity
     assert (identity.system, identity.address, identity.port) == ("nats", "there", 4333)
     assert "secret" not in repr(identity)
+
+
+@pytest.mark.parametrize("kind", ["tracer_provider", "meter_provider"])
+def test_an_object_that_is_no_provider_is_refused(kind: str) -> None:
+    wrong: dict[str, Any] = {kind: "https://collector"}
+    with pytest.raises(TypeError, match="a provider has a method get_"):
+        OpenTelemetry(**wrong)

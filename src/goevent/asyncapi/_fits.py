@@ -54,6 +54,9 @@ class Comparison:
     writer: Mapping[str, Any]
     reader: Mapping[str, Any]
     _open: set[str] = field(default_factory=set[str])
+    # The open pairs that were taken to fit since the innermost open pair was entered.
+    _assumed: set[str] = field(default_factory=set[str])
+    _known: dict[str, list[Misfit]] = field(default_factory=dict[str, list[Misfit]])
 
     def misfits(self, writer: Any, reader: Any, path: str = "") -> list[Misfit]:
         """Return the values that a writer may write and a reader refuses; at most 100.
@@ -65,12 +68,27 @@ class Comparison:
         """
         pair = _identity(writer, reader)
         if pair in self._open:
+            self._assumed.add(pair)
             return []
+        found = self._known.get(pair)
+        if found is None:
+            found = self._compare(pair, writer, reader)
+        return [Misfit(_under(path, each.path), each.reason) for each in found]
+
+    def _compare(self, pair: str, writer: Any, reader: Any) -> list[Misfit]:
+        """Compare a pair, and keep the result unless it rests on an assumption.
+
+        Classes that share others form a graph with very many paths.
+        """
+        outer, self._assumed = self._assumed, set()
         self._open.add(pair)
-        try:
-            return self._misfits(writer, reader, path)[:MAX_MISFITS]
-        finally:
-            self._open.discard(pair)
+        found = self._misfits(writer, reader, "")[:MAX_MISFITS]
+        self._open.discard(pair)
+        self._assumed.discard(pair)
+        if not self._assumed:
+            self._known[pair] = found
+        self._assumed |= outer
+        return found
 
     def _misfits(self, writer: Any, reader: Any, path: str) -> list[Misfit]:
         if writer is False or reader in (True, {}):
@@ -297,8 +315,9 @@ def _bound_misfits(writer: Schema, reader: Schema, path: str) -> list[Misfit]:
         if not isinstance(own, int | float):
             own = _other_bound(writer, key, limit)
         if own is None or (own < limit if key in _LOWER_BOUNDS else own > limit):
-            has = "no" if own is None else f"{own:g} as"
-            found.append(Misfit(path, f"has {has} {key}, and the reader requires {limit:g}"))
+            has = "no" if own is None else f"{_shown_number(own)} as"
+            reason = f"has {has} {key}, and the reader requires {_shown_number(limit)}"
+            found.append(Misfit(path, reason))
     for key in _SAME_TEXTS:
         if key not in reader or writer.get(key) == reader[key]:
             continue
@@ -350,6 +369,18 @@ def _names(required: Any) -> set[str]:
 
 def _join(path: str, name: str) -> str:
     return f"{path}.{name}" if path else name
+
+
+def _under(path: str, inner: str) -> str:
+    """Return the path of a field that lies at `inner` within the field at `path`."""
+    return f"{path}{inner}" if inner.startswith("[") or not inner else _join(path, inner)
+
+
+def _shown_number(number: float) -> str:
+    try:
+        return f"{number:g}"
+    except OverflowError:  # an integer that no float can hold
+        return "a number beyond the range of a float"
 
 
 def _identity(writer: Any, reader: Any) -> str:

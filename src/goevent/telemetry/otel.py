@@ -94,6 +94,9 @@ class OpenTelemetry:
         settle_spans: Whether the settlements of durable events have spans.
         record_exceptions: Whether a span of a failed run holds the exception with its message and
             its traceback. Without it, the span holds only the class, as `error.type`.
+
+    Raises:
+        TypeError: An object is no provider.
     """
 
     def __init__(
@@ -105,6 +108,9 @@ class OpenTelemetry:
         settle_spans: bool = True,
         record_exceptions: bool = True,
     ) -> None:
+        for provider, method in ((tracer_provider, "get_tracer"), (meter_provider, "get_meter")):
+            if provider is not None and not callable(getattr(provider, method, None)):
+                raise TypeError(f"a provider has a method {method}, and {provider!r} has none")
         self.tracer: trace.Tracer = trace.get_tracer(
             "goevent", __version__, tracer_provider, schema_url=names.SCHEMA_URL
         )
