@@ -240,7 +240,8 @@ async def metrics_page(
     """Return the metrics of a bus, and those of a registry, in the text format of Prometheus.
 
     For web applications in the event loop of the bus; `CONTENT_TYPE` belongs to it. It yields to
-    other tasks every millisecond. A cancelled call changes nothing.
+    other tasks every millisecond. A cancelled call changes nothing. The registry is read in a
+    worker thread, as by the servers of prometheus-client.
 
     Args:
         bus: The bus, which is open on this thread, or not open.
@@ -262,13 +263,16 @@ async def metrics_page(
     text = "".join(pieces).encode()
     if registry is None:
         return text
+    # A histogram of many listeners has too many samples for one step of the event loop.
+    others = await trio.to_thread.run_sync(text_of_others, registry, abandon_on_cancel=True)
+    return text + others
+
+
+def text_of_others(registry: CollectorRegistry) -> bytes:
+    """Return the metrics of a registry in the text format, without those of snapshots."""
     own = {metric.name for metric in map(empty_metric, FAMILIES)}
-    others = [text]
-    for metric in registry.collect():
-        if metric.name not in own:
-            others.append(generate_latest(OneMetric(metric)))
-            await trio.lowlevel.checkpoint()
-    return b"".join(others)
+    metrics = (metric for metric in registry.collect() if metric.name not in own)
+    return b"".join([generate_latest(OneMetric(metric)) for metric in metrics])
 
 
 class OneMetric(CollectorRegistry):
