@@ -44,7 +44,8 @@ class TailedEvent:
         headers: The broker's headers of the message, as text.
         time: When the event was published; None if the broker does not tell.
         missed: How many events before this one were not shown, because the reader was too slow. It
-            stays 0 where the broker keeps events and waits.
+            stays 0 where the broker keeps events and waits, and where it drops them untold, as
+            RabbitMQ does beyond a limit.
     """
 
     event_name: str
