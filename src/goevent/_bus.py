@@ -1059,7 +1059,10 @@ class GoEvent:
             raise RuntimeError("this bus is open already")
         try:
             await self._lifespans.enter(self)
-            await self._open_session()
+            if (failure := await self._open_session()) is not None:
+                # The text names the reason. The frames between here and the driver are those of the
+                # bus and of Trio, and would hide it.
+                raise failure.with_traceback(None)
         except BaseException as error:
             if not self._lifespans.entered:
                 raise
@@ -1074,7 +1077,8 @@ class GoEvent:
         return raise_unchanged(leaving)
 
     @enable_ki_protection
-    async def _open_session(self) -> None:
+    async def _open_session(self) -> DriverError | None:
+        """Open a session; return the error of a driver that cannot run."""
         self._session = Session(
             self._dispatcher,
             self._inbox,
@@ -1097,10 +1101,7 @@ class GoEvent:
         finally:
             if not entered:
                 self._opened = None
-        if failure is not None:
-            # The text names the reason. The frames between here and the driver are those of the bus
-            # and of Trio, and would hide it.
-            raise failure.with_traceback(None)
+        return failure
 
     @enable_ki_protection
     async def __aexit__(
