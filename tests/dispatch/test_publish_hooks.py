@@ -8,7 +8,7 @@ from typing import Any, Self
 
 import pytest
 import trio
-from tests.support.redis_buses import REGISTRY, Paid
+from tests.support.events import REGISTRY, Job
 
 from goevent import (
     Capabilities,
@@ -93,7 +93,7 @@ def bus_with(driver: Driver, *middleware: Any, **config: Any) -> GoEvent:
 async def test_hook_ends_with_the_receipt_of_the_broker() -> None:
     driver, watch = HeldDriver(), Watch()
     async with bus_with(driver, watch) as bus:
-        handle = await bus.dispatch(Paid(n=1))
+        handle = await bus.dispatch(Job(n=1))
         assert watch.notes == [[1]]
         driver.answers.pop()(Receipt(id="7"))
         assert watch.notes == [[1], ([1], ["7"])]
@@ -103,7 +103,7 @@ async def test_hook_ends_with_the_receipt_of_the_broker() -> None:
 async def test_refused_event_raises_its_error_at_the_yield() -> None:
     driver, watch = HeldDriver(), Watch()
     async with bus_with(driver, watch) as bus:
-        handle = await bus.dispatch(Paid(n=1))
+        handle = await bus.dispatch(Job(n=1))
         driver.answers.pop()(DriverError("full"))
         assert watch.notes == [[1], ([1], DriverError)]
         assert len(handle.errors) == 1
@@ -113,7 +113,7 @@ async def test_event_that_waits_for_the_driver_has_begun_when_it_was_dispatched(
     driver, watch = HeldDriver(), Watch()
     async with bus_with(driver, watch) as bus:
         for n in (1, 2, 3):
-            await bus.dispatch(Paid(n=n))
+            await bus.dispatch(Job(n=n))
         assert watch.notes == [[1], [2], [3]]
         assert len(driver.answers) == 2
         driver.answers[0](Receipt(id="a"))
@@ -127,7 +127,7 @@ async def test_event_that_waits_for_the_driver_has_begun_when_it_was_dispatched(
 async def test_events_of_a_batch_that_go_out_together_share_one_run() -> None:
     driver, watch = HeldDriver(), Watch()
     async with bus_with(driver, watch) as bus:
-        bus.dispatch_many_nowait([Paid(n=1), Paid(n=2), Paid(n=3)])
+        bus.dispatch_many_nowait([Job(n=1), Job(n=2), Job(n=3)])
         # Two may be in flight, so the third one waits.
         assert sorted(watch.notes) == [[1, 2], [3]]
         watch.notes.clear()
@@ -145,7 +145,7 @@ async def test_events_without_an_answer_end_when_the_bus_does() -> None:
     bus = bus_with(driver, watch, close_timeout=0)
     async with bus:
         for n in (1, 2, 3):
-            await bus.dispatch(Paid(n=n))
+            await bus.dispatch(Job(n=n))
     assert sorted(watch.notes[3:]) == [(([n], EventAbandoned)) for n in (1, 2, 3)]
     assert bus.error_count == 3
 
@@ -164,7 +164,7 @@ async def test_failing_hook_is_reported_and_the_event_is_published() -> None:
     for broken, kind in ((Broken(), Veto), (BrokenBelow(), LookupError)):
         driver = HeldDriver()
         async with bus_with(driver, broken) as bus:
-            handle = await bus.dispatch(Paid(n=1))
+            handle = await bus.dispatch(Job(n=1))
             driver.answers.pop()(Receipt(id="1"))
             assert handle.done
             (error,) = handle.errors
@@ -178,12 +178,12 @@ async def test_hub_without_room_still_ends_each_run_once() -> None:
     receiver = bus_with(MemoryDriver(hub))
     seen: list[int] = []
 
-    @receiver.listener(Paid)
-    async def take(event: Paid) -> None:
+    @receiver.listener(Job)
+    async def take(event: Job) -> None:
         seen.append(event.n)
 
     async with receiver, sender:
-        batch = await sender.dispatch_many([Paid(n=n) for n in range(300)])
+        batch = await sender.dispatch_many([Job(n=n) for n in range(300)])
         await batch.wait()
         await receiver.wait()
     begun: list[list[int]] = [each for each in watch.notes if isinstance(each, list)]
@@ -203,11 +203,11 @@ async def test_handle_tells_whether_it_goes_out_with_a_batch() -> None:
 
     ask = Ask()
     async with bus_with(MemoryDriver(MemoryHub()), ask) as bus:
-        handle = await bus.dispatch(Paid(n=1))
+        handle = await bus.dispatch(Job(n=1))
         assert not handle.in_batch
-        await bus.dispatch_many([Paid(n=2)])
+        await bus.dispatch_many([Job(n=2)])
     async with bus_with(MemoryDriver(), ask) as bus:
-        await bus.dispatch_many([Paid(n=3)])
+        await bus.dispatch_many([Job(n=3)])
     assert ask.answers == [False, True, False]
 
 
@@ -225,7 +225,7 @@ class WatchSettled:
 
 
 def arrival(n: int) -> Envelope:
-    return Envelope(event_name="order.paid", event_type="order.paid", event=Paid(n=n))
+    return Envelope(event_name="test.job", event_type="test.job", event=Job(n=n))
 
 
 @asynccontextmanager
@@ -233,8 +233,8 @@ async def arriving(*middleware: Any) -> AsyncGenerator[tuple[GoEvent, Inbox]]:
     driver = HeldDriver()
     bus = bus_with(driver, *middleware)
 
-    @bus.listener(Paid)
-    async def take(event: Paid) -> None:
+    @bus.listener(Job)
+    async def take(event: Job) -> None:
         if event.n == 2:
             raise ValueError("two")
 
@@ -291,7 +291,7 @@ async def test_middleware_is_bound_to_the_driver_of_each_bus() -> None:
 
     held, watch = HeldDriver(), Watch()
     async with bus_with(held, Binds()) as bus:
-        await bus.dispatch(Paid(n=1))
+        await bus.dispatch(Job(n=1))
         held.answers.pop()(Receipt())
     assert watch.notes == [[1], ([1], [""])]
 
