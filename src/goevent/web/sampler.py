@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .._bus import GoEvent
     from .._kernel.ledger import ListenerSnapshot, Snapshot
 
-logger = logging.getLogger("goevent")
+logger: logging.Logger = logging.getLogger("goevent")
 
 FRAME_SECONDS = 1.0
 """The time from one frame to the next."""
