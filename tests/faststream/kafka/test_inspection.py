@@ -163,9 +163,13 @@ async def test_the_backlog_of_any_group_comes_from_its_commits(
             (settled,) = await asker.driver.lag("a.b")
             await accepted(asker, 1, 2, 3)
             (backlog,) = await asker.driver.lag("a.b")
+            # tansu may tell an older end for a moment after it has accepted a record.
+            with trio.fail_after(HANG_SECONDS):
+                while backlog.lag != 3:
+                    await trio.sleep(0.1)
+                    (backlog,) = await asker.driver.lag("a.b")
             assert await asker.driver.lag("unknown") == []
     assert (settled.event_name, settled.lag, settled.oldest_waiting) == ("order.paid", 0, 0.0)
-    assert backlog.lag == 3
     assert backlog.oldest_waiting is not None
     assert 0.0 <= backlog.oldest_waiting < HANG_SECONDS
 
