@@ -11,14 +11,9 @@ from tests.support.chaos import chaos
 RESTARTS = 4
 
 
-# TODO(#16): the cause is mended, and a run of 6 restarts was clean. Take the mark away once this
-# test has passed here, too.
-MENDED = pytest.mark.xfail(reason="an event that has not run may be marked", strict=False)
-
-
 @pytest.mark.parametrize(
     "driver",
-    [pytest.param("streams", marks=MENDED), "streams+partitions", "jetstream", "rabbitmq"],
+    ["streams", "streams+partitions", "jetstream"],
 )
 async def test_consumers_that_are_restarted_in_turn_repeat_no_event(
     tmp_path: Path, driver: str
@@ -26,8 +21,7 @@ async def test_consumers_that_are_restarted_in_turn_repeat_no_event(
     counts = await chaos(tmp_path, driver, f"--rolling --events 1600 --restarts {RESTARTS}")
     assert counts["accepted"] == 1600
     assert not counts["lost"] + counts["overtaken"]
-    # A quorum queue counts a delivery that it takes back from a consumer that stops.
-    assert driver == "rabbitmq" or not counts["flagged"]
+    assert not counts["flagged"]
     assert not counts["duplicates"] + counts["pending"]
     assert counts["unclean"] == []
     assert len(counts["stops"]) == RESTARTS
