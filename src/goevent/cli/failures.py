@@ -16,11 +16,12 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import click
 
+from .._foreign import leaves
 from .output import ReaderGone, printable
 
 FINDING = 1
@@ -160,15 +161,6 @@ def describe(error: BaseException) -> str:
     """Return the class and the text of an error."""
     kind, text = type(error).__name__, str(error)
     return f"{kind}: {text}" if text else kind
-
-
-def leaves(error: BaseException) -> Iterator[BaseException]:
-    """Return the errors of a group, and of the groups in it."""
-    if isinstance(error, BaseExceptionGroup):
-        for each in cast("BaseExceptionGroup[BaseException]", error).exceptions:
-            yield from leaves(each)
-    else:
-        yield error
 
 
 def one_line(text: str) -> str:
