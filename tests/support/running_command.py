@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import subprocess
 from collections.abc import AsyncGenerator, Mapping
@@ -48,6 +49,21 @@ class RunningCommand:
         with trio.fail_after(HANG_SECONDS):
             while self.err.count(text) < count:
                 assert self._open_streams, f"{text!r} is not in {self.err!r}"
+                await self._news.wait()
+
+    async def has_line(self, pattern: str, count: int = 1) -> None:
+        """Wait until so many whole lines of its stderr match a pattern."""
+        lines = re.compile(f"^{pattern}\n", re.MULTILINE)
+        with trio.fail_after(HANG_SECONDS):
+            while len(lines.findall(self.err)) < count:
+                assert self._open_streams, f"{pattern!r} is no line of {self.err!r}"
+                await self._news.wait()
+
+    async def prints(self, text: str, count: int = 1) -> None:
+        """Wait until its stdout has a text so many times."""
+        with trio.fail_after(HANG_SECONDS):
+            while self.out.count(text) < count:
+                assert self._open_streams, f"{text!r} is not in {self.out!r}"
                 await self._news.wait()
 
     def terminate(self) -> None:

@@ -3,6 +3,10 @@
 `run` calls it for `--reload`. It watches the `.py` files below the working directory. A change ends
 the worker as a SIGTERM does, and a further change during its drain cuts the drain short. A worker
 that dies waits for the next change, because the fault is in the program.
+
+Python takes the bytecode of a module for valid as long as the time of the source in whole seconds
+and its size are the same. A change within the second in which the worker was started may keep both.
+So the bytecode of each changed file is removed before the next start.
 """
 
 from __future__ import annotations
@@ -10,6 +14,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import AsyncIterator, Sequence
+from importlib.util import cache_from_source
+from pathlib import Path
 
 import trio
 from watchfiles import PythonFilter, awatch
@@ -40,6 +46,16 @@ def run_reloading(
     return reloading.ledger
 
 
+def remove_bytecode(source: str) -> None:
+    """Remove the bytecode of a source file, so that Python reads the source."""
+    for optimization in ("", "1", "2"):
+        bytecode = cache_from_source(source, optimization=optimization)
+        try:
+            Path(bytecode).unlink(missing_ok=True)
+        except OSError as error:
+            write_note(f"goevent: cannot remove the bytecode of a changed file: {error}")
+
+
 class Reloading:
     """A worker that is started again.
 
@@ -58,7 +74,7 @@ class Reloading:
         self._worker: WorkerProcess | None = None
         self._stopping = trio.Event()
         self._wake = trio.Event()
-        self._changed = ""
+        self._changed: set[str] = set()
         self.ledger: Ledger = Ledger()
 
     async def run(self, early: EarlySignals) -> None:
@@ -76,7 +92,7 @@ class Reloading:
 
     async def _work(self) -> None:
         while not self._stopping.is_set():
-            self._wake, self._changed = trio.Event(), ""
+            self._wake, self._changed = trio.Event(), set()
             worker = WorkerProcess(0, self._target, self._options, verbose=self._verbose)
             self._worker = worker
             ending = await worker.run()
@@ -87,12 +103,16 @@ class Reloading:
                 write_note(f"goevent: the worker ended ({ending}); waiting for a change")
                 await self._wake.wait()
             if self._changed:
-                write_note(f"goevent: {self._changed} has changed; the worker starts again")
+                name = min(self._changed).removeprefix(self._prefix)
+                write_note(f"goevent: {name} has changed; the worker starts again")
+                # The worker has ended, so it writes no older bytecode after this.
+                for path in self._changed:
+                    remove_bytecode(path)
 
     async def _watch(self) -> None:
         watched = awatch(self._directory, watch_filter=PythonFilter(), stop_event=self._stopping)
         async for changes in watched:
-            self._changed = min(path for _, path in changes).removeprefix(self._prefix)
+            self._changed.update(path for _, path in changes)
             self._end_worker()
 
     async def _obey(self, signals: AsyncIterator[int]) -> None:
