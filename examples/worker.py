@@ -31,7 +31,7 @@ def make_bus(url: str) -> GoEvent:
         if current_delivery().redelivered:
             # An earlier attempt may already have sent it: look before you send it again.
             logging.warning("invoice of %s comes again", event.customer)
-        await trio.sleep(0.01)
+        await trio.sleep(0.1)
         logging.info("sent %d cents to %s", event.cents, event.customer)
 
     @bus.on_error
