@@ -8,6 +8,7 @@ import msgspec
 import pytest
 import trio
 from tests.support.events import REGISTRY, Ping
+from tests.support.limits import HANG_SECONDS
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import Config, DriverError, Event, GoEvent, MemoryDriver, MemoryHub, UnsupportedError
@@ -20,21 +21,43 @@ def event(text: str, size: int = 1) -> TailedEvent:
 
 async def test_a_full_channel_counts_what_its_reader_has_missed() -> None:
     channel = TailChannel(max_events=2)
-    for name in ("a", "b", "c", "d"):
+    for name in ("a", "b", "c", "d", "e"):
         channel.put_nowait(event(name))
     shown = [await channel.receive(), await channel.receive()]
-    channel.put_nowait(event("e"))
-    shown.append(await channel.receive())
-    assert [(each.event_name, each.missed) for each in shown] == [("a", 0), ("b", 0), ("e", 2)]
+    channel.put_nowait(event("f"))
+    shown += [await channel.receive(), await channel.receive()]
+    told = [(each.event_name, each.missed) for each in shown]
+    assert told == [("a", 0), ("b", 0), ("e", 2), ("f", 0)]
+
+
+async def test_a_reader_that_catches_up_is_told_though_nothing_follows() -> None:
+    channel = TailChannel(max_events=2)
+    for n in range(100):
+        channel.put_nowait(event(f"e{n}"))
+    with trio.fail_after(HANG_SECONDS):
+        shown = [await channel.receive() for _ in range(3)]
+    told = [(each.event_name, each.missed) for each in shown]
+    assert told == [("e0", 0), ("e1", 0), ("e99", 97)]
+
+
+async def test_what_the_broker_has_left_out_is_counted_with_what_the_channel_leaves_out() -> None:
+    channel = TailChannel(max_events=1)
+    channel.put_nowait(event("a"))
+    for missed in (0, 10, 0, 100):
+        channel.put_nowait(TailedEvent(event_name="b", data=b"", missed=missed))
+    with trio.fail_after(HANG_SECONDS):
+        assert [(await channel.receive()).missed for _ in range(2)] == [0, 113]
 
 
 async def test_a_channel_is_bounded_in_bytes_and_takes_one_event_of_any_size() -> None:
     channel = TailChannel(max_bytes=100)
     channel.put_nowait(event("large", 1000))
     channel.put_nowait(event("missed"))
+    channel.put_nowait(event("newest"))
+    assert not channel.has_room
     assert (await channel.receive()).event_name == "large"
-    channel.put_nowait(event("next"))
-    assert (await channel.receive()).missed == 1
+    newest = await channel.receive()
+    assert (newest.event_name, newest.missed) == ("newest", 1)
 
 
 async def test_put_waits_for_room_and_a_cancelled_put_puts_nothing_in(

@@ -3,6 +3,11 @@
 A driver that answers `tail` makes one `TailChannel` for each call, by `running_tail`. A task of the
 driver puts events in; the caller of `tail` takes them out. The channel is bounded in events and in
 bytes, because a tail must not use up the memory of a program that only looks.
+
+Theory of operation. An event that finds the channel full of other events waits as the newest one,
+in the place of the one that was the newest before; that one is counted as missed. The newest event
+moves into the channel as soon as there is room, and has the count. So a reader that has caught up
+knows of every event that it has missed, even if no further event is published.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ class TailChannel(trio.abc.ReceiveChannel[TailedEvent]):
     """The events of one tail; any number of tasks of one Trio run may receive from it.
 
     Args:
-        max_events: How many events wait for the reader.
+        max_events: How many events wait for the reader, besides the newest one.
         max_bytes: How many bytes of data they may have together. A single event may have more.
     """
 
@@ -39,6 +44,8 @@ class TailChannel(trio.abc.ReceiveChannel[TailedEvent]):
         self._max_bytes = max_bytes
         self._events: deque[TailedEvent] = deque()
         self._bytes = 0
+        # The newest event, while the channel is full; and how many before it were missed.
+        self._newest: TailedEvent | None = None
         self._missed = 0
         self._changed = trio.Event()
         self._closed = False
@@ -52,18 +59,13 @@ class TailChannel(trio.abc.ReceiveChannel[TailedEvent]):
         )
 
     def put_nowait(self, event: TailedEvent) -> None:
-        """Put an event in, or count it as missed if the reader is too slow."""
+        """Put an event in; if the reader is too slow, the newest event so far is missed for it."""
         if self._closed:
             return
-        if not self.has_room:
-            self._missed += 1
-            return
-        if self._missed:
-            event = replace(event, missed=event.missed + self._missed)
-            self._missed = 0
-        self._events.append(event)
-        self._bytes += len(event.data)
-        self._notify()
+        if self._newest is not None:
+            self._missed += 1 + self._newest.missed
+        self._newest = event
+        self._admit_newest()
 
     async def put(self, event: TailedEvent) -> None:
         """Put an event in; waits for room. If it is cancelled, the event is not in."""
@@ -93,6 +95,7 @@ class TailChannel(trio.abc.ReceiveChannel[TailedEvent]):
             await self._changed.wait()
         event = self._events.popleft()
         self._bytes -= len(event.data)
+        self._admit_newest()
         self._notify()
         return event
 
@@ -100,6 +103,7 @@ class TailChannel(trio.abc.ReceiveChannel[TailedEvent]):
         """Take no more events, and forget those that wait."""
         self._closed = True
         self._events.clear()
+        self._newest = None
         self._bytes = 0
         self._notify()
 
@@ -107,6 +111,19 @@ class TailChannel(trio.abc.ReceiveChannel[TailedEvent]):
         """Close the channel; the tail itself ends with its block."""
         self.close()
         await trio.lowlevel.checkpoint()
+
+    def _admit_newest(self) -> None:
+        """Let the newest event in if there is room, with the count of the missed ones."""
+        event = self._newest
+        if event is None or not self.has_room:
+            return
+        self._newest = None
+        if self._missed:
+            event = replace(event, missed=event.missed + self._missed)
+            self._missed = 0
+        self._events.append(event)
+        self._bytes += len(event.data)
+        self._notify()
 
     def _notify(self) -> None:
         self._changed.set()
