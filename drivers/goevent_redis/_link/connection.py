@@ -159,6 +159,9 @@ class RedisConnection:
 
     async def _reply(self) -> Any:
         while not self._replies:
+            # A fork may have closed the socket while this task was about to wait for it. Trio
+            # cannot wait for a closed socket.
+            self._check_process()
             try:
                 chunk = await self.receive()
             except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
@@ -190,10 +193,7 @@ class RedisConnection:
         notices nothing, because the parent has a descriptor of its own for the same connection.
         """
         self.usable, self._is_forked = False, True
-        socket = _socket_of(self.stream)
-        # In another thread than that of the run loop no task waits, and none ever runs again.
-        if socket is not None and trio.lowlevel.in_trio_run():
-            socket.close()
+        _close_copy(self.stream)
 
     def _check_process(self) -> None:
         if self._is_forked:
@@ -207,12 +207,49 @@ def broken_connection(config: RedisConfig, error: BaseException | None) -> Conne
     return ConnectionBroken(f"the connection to {config.where()} broke: {_root_cause(error)}")
 
 
-async def open_connection(config: RedisConfig) -> RedisConnection:
+class Opening:
+    """A connection that is being opened by a task; a fork copies it with the task."""
+
+    def __init__(self) -> None:
+        self._stream: trio.abc.Stream | None = None
+        self._is_forked = False
+
+    def connected(self, stream: trio.abc.Stream) -> None:
+        """Note the stream.
+
+        Raises:
+            LinkClosed: The process was forked while it was connecting.
+        """
+        self.check_process()
+        self._stream = stream
+
+    def fork(self) -> None:
+        """Open it no further: this process is a fork of the one that owns it."""
+        self._is_forked = True
+        if self._stream is not None:
+            _close_copy(self._stream)
+
+    def check_process(self) -> None:
+        """Refuse to go on in a fork.
+
+        Raises:
+            LinkClosed: This is a fork of the process that began to open the connection.
+        """
+        if self._is_forked:
+            raise LinkClosed("the connection belongs to the parent of this process")
+
+
+async def open_connection(config: RedisConfig, opening: Opening | None = None) -> RedisConnection:
     """Open a connection: connect, verify the certificate, log in and select the database.
 
     A cancelled call closes everything that it had opened.
 
+    Args:
+        config: The address of the server and the login.
+        opening: Learns the stream, so that a fork can close its copy of it.
+
     Raises:
+        LinkClosed: The process was forked meanwhile, and this is the fork.
         ConnectRefused: Nothing answers at the address.
         ConnectTimeout: The connection was not ready within `RedisConfig.dial_timeout`.
         TLSFailure: The certificate does not verify, or the server does not speak TLS.
@@ -229,6 +266,8 @@ async def open_connection(config: RedisConfig) -> RedisConnection:
         stream = await _connect(config)
         finished = False
         try:
+            if opening is not None:
+                opening.connected(stream)
             context = config.ssl_context()
             if context is not None:
                 # A Redis server without TLS may take the handshake for a command, and wait for
@@ -254,6 +293,14 @@ def _socket_of(stream: trio.abc.Stream) -> trio.socket.SocketType | None:
     if isinstance(stream, trio.SSLStream):
         return _socket_of(cast("trio.SSLStream[trio.abc.Stream]", stream).transport_stream)
     return stream.socket if isinstance(stream, trio.SocketStream) else None
+
+
+def _close_copy(stream: trio.abc.Stream) -> None:
+    """Close the copy of a stream that a fork has made; the server notices nothing."""
+    socket = _socket_of(stream)
+    # In another thread than that of the run loop no task waits, and none ever runs again.
+    if socket is not None and trio.lowlevel.in_trio_run():
+        socket.close()
 
 
 async def _close(stream: trio.abc.Stream) -> None:

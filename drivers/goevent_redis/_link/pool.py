@@ -25,7 +25,7 @@ from dataclasses import dataclass
 import trio
 
 from .config import RedisConfig
-from .connection import RedisConnection, open_connection
+from .connection import Opening, RedisConnection, open_connection
 from .errors import LinkClosed, PoolTimeout, RedisLinkError, require_trio
 from .service import running
 
@@ -70,7 +70,9 @@ class Pool:
         self._idle: deque[IdleConnection] = (
             deque()
         )  # the one that was used last is at the right end
+        # What a fork has to close: the tasks of the borrowers go on in it.
         self._lent: set[RedisConnection] = set()
+        self._openings: set[Opening] = set()
         self._permits = trio.CapacityLimiter(config.pool_size)
         self._running = False
         self._is_forked = False
@@ -129,6 +131,8 @@ class Pool:
             self._refill.set()
 
     async def _get(self) -> RedisConnection:
+        # A fork may have come while the task waited for its turn, or for a PING.
+        self._check_process()
         while self._idle:
             idle = self._idle.pop()
             connection = idle.connection
@@ -136,11 +140,40 @@ class Pool:
             # A dead one is closed by the check, and the next one is tried.
             if idle.renewals != self._renewals:
                 await connection.aclose()
-            elif await _is_alive(connection, trio.current_time() - idle.since):
+            elif await self._is_alive(connection, trio.current_time() - idle.since):
                 return connection
+            self._check_process()
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check_running()
-        return await open_connection(self.config)
+        return await self._open_one()
+
+    async def _is_alive(self, connection: RedisConnection, idle_for: float) -> bool:
+        """Return True if an idle connection can be lent; close it if not."""
+        # No reply is due. Unread bytes are the end of the stream, or an unexpected reply.
+        alive = not connection.is_readable()
+        if alive and idle_for > PING_AFTER_IDLE_SECONDS:
+            self._lent.add(connection)
+            try:
+                await connection.call("PING")
+            except RedisLinkError:
+                alive = False
+            finally:
+                self._lent.discard(connection)
+        if not alive:
+            await connection.aclose()
+        return alive
+
+    async def _open_one(self) -> RedisConnection:
+        opening = Opening()
+        self._openings.add(opening)
+        try:
+            return await open_connection(self.config, opening)
+        except (RedisLinkError, trio.ClosedResourceError):
+            # In a fork the socket is closed, so opening fails in one way or another.
+            opening.check_process()
+            raise
+        finally:
+            self._openings.discard(opening)
 
     def renew(self) -> None:
         """Lend no connection again that is open by now.
@@ -204,23 +237,14 @@ class Pool:
         self._running, self._is_forked = False, True
         for connection in self._lent:
             connection.fork()
+        for opening in self._openings:
+            opening.fork()
 
-    def _check_running(self) -> None:
+    def _check_process(self) -> None:
         if self._is_forked:
             raise LinkClosed("the pool belongs to the parent of this process")
+
+    def _check_running(self) -> None:
+        self._check_process()
         if not self._running:
             raise LinkClosed("the pool is not open")
-
-
-async def _is_alive(connection: RedisConnection, idle_for: float) -> bool:
-    """Return True if an idle connection can be lent; close it if not."""
-    # No reply is due. Unread bytes are the end of the stream, or an unexpected reply.
-    alive = not connection.is_readable()
-    if alive and idle_for > PING_AFTER_IDLE_SECONDS:
-        try:
-            await connection.call("PING")
-        except RedisLinkError:
-            alive = False
-    if not alive:
-        await connection.aclose()
-    return alive

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import Bus, Paid, tls_contexts, until
 from tests.support.redis_server import RedisServer, fault_proxy, redis_server
 from tests.support.streams_buses import StreamsBus
+from trio.testing import wait_all_tasks_blocked
 
 from goevent import GoEvent
 from goevent_redis import LinkClosed, RedisConfig, RedisDriver
@@ -193,16 +194,65 @@ async def test_a_child_sends_no_end_of_tls() -> None:
             assert proxy.dials == 1
 
 
+async def call_and_note(call: Callable[[], Awaitable[object]], outcomes: list[str]) -> None:
+    try:
+        outcomes.append(str(await call()))
+    except LinkClosed as error:
+        outcomes.append(str(error))
+
+
+@pytest.mark.parametrize("tls", [False, True])
+def test_a_connection_that_is_being_opened_stays_with_the_parent(tls: bool) -> None:
+    parent = os.getpid()
+    status = 97
+
+    async def main() -> None:
+        nonlocal status
+        context, client_context = tls_contexts() if tls else (None, None)
+        async with redis_server() as server, fault_proxy(server.port, context) as proxy:
+            url = f"{'rediss' if tls else 'redis'}://localhost:{proxy.port}"
+            patient = RedisConfig(
+                url=url, tls=client_context, dial_timeout=HANG_SECONDS, read_timeout=HANG_SECONDS
+            )
+            driver = RedisDriver(patient)
+            outcomes: list[str] = []
+            try:
+                async with Bus(driver), trio.open_nursery() as nursery:
+                    client = driver.client
+                    # The login gets no reply, and with TLS the handshake gets none.
+                    proxy.swallow()
+                    nursery.start_soon(call_and_note, lambda: client.blpop("jobs", 60), outcomes)
+                    await until(lambda: proxy.dials == 2)
+                    await wait_all_tasks_blocked(0.01)
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.alarm(CHILD_SECONDS)
+                        await until(lambda: outcomes != [])
+                        status = 0 if "belongs to the parent" in outcomes[0] else 96
+                        return
+                    with trio.fail_after(HANG_SECONDS):
+                        ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+                    assert os.waitstatus_to_exitcode(ended[1]) == 0
+                    proxy.pass_on()
+                    await client.rpush("jobs", "mow")
+                    await until(lambda: outcomes != [])
+                    assert outcomes == ["(b'jobs', b'mow')"]
+                    assert proxy.dials == 2
+            finally:
+                if os.getpid() != parent:
+                    os._exit(status)
+
+    try:
+        trio.run(main)
+    finally:
+        if os.getpid() != parent:
+            os._exit(98)
+
+
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_reply_that_a_borrowed_connection_waits_for_stays_with_the_parent(tls: bool) -> None:
     parent = os.getpid()
     status = 97
-
-    async def wait_for_job(client: Any, outcomes: list[str]) -> None:
-        try:
-            outcomes.append(str(await client.blpop("jobs", 60)))
-        except LinkClosed as error:
-            outcomes.append(str(error))
 
     async def main() -> None:
         nonlocal status
@@ -215,7 +265,8 @@ def test_a_reply_that_a_borrowed_connection_waits_for_stays_with_the_parent(tls:
             outcomes: list[str] = []
             try:
                 async with Bus(driver), trio.open_nursery() as nursery:
-                    nursery.start_soon(wait_for_job, driver.client, outcomes)
+                    client = driver.client
+                    nursery.start_soon(call_and_note, lambda: client.blpop("jobs", 60), outcomes)
                     await until(lambda: b"blpop" in server_commands(server))
                     pid = os.fork()
                     if pid == 0:
@@ -226,7 +277,7 @@ def test_a_reply_that_a_borrowed_connection_waits_for_stays_with_the_parent(tls:
                     with trio.fail_after(HANG_SECONDS):
                         ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
                     assert os.waitstatus_to_exitcode(ended[1]) == 0
-                    await driver.client.rpush("jobs", "mow")
+                    await client.rpush("jobs", "mow")
                     await until(lambda: outcomes != [])
                     assert outcomes == ["(b'jobs', b'mow')"]
             finally:
