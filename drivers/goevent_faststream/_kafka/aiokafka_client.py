@@ -29,6 +29,7 @@ from .._adapter.properties import all_headers
 from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .aiokafka_member import AiokafkaMember
+from .aiokafka_patch import tolerate_invalid_metadata
 from .aiokafka_producer import (
     NoProducerIdError,
     ProducerInProgress,
@@ -127,6 +128,7 @@ class AiokafkaClient:
     ) -> DriverError | None:
         """Connect."""
         self._requests = AiokafkaRequests()
+        tolerate_invalid_metadata()
         self._broken, self._failed = broken, failed
         self._has_middlewares = bool(self._broker.middlewares)
         set_unset_options(self._broker._connection_kwargs)

@@ -20,7 +20,7 @@ from goevent import DriverConnectionError, DriverError
 
 from .aiokafka_requests import CLIENT_ERRORS, AiokafkaRequests, to_driver_error
 from .client import REQUEST_SECONDS, RebalanceListener, take_over
-from .offsets import CommitPoint, KafkaRecord
+from .offsets import CommitPoint, KafkaRecord, end_metadata, note_of
 from .refusals import (
     FETCH,
     FIND_COORDINATOR,
@@ -205,7 +205,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         except CLIENT_ERRORS as error:
             raise self._explained(to_driver_error(error)) from error
         for part, at in found.items():
-            points[part.partition] = CommitPoint(at.offset, at.metadata or "")
+            points[part.partition] = CommitPoint(at.offset, note_of(at.metadata))
         return points
 
     # -- called by the consumer
@@ -234,7 +234,9 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
     async def commit(self, points: Mapping[int, CommitPoint]) -> bool:
         """Commit; return False if the group refuses it."""
         offsets = {
-            TopicPartition(self._topic, partition): OffsetAndMetadata(point.offset, point.note)
+            TopicPartition(self._topic, partition): OffsetAndMetadata(
+                point.offset, end_metadata(point.note)
+            )
             for partition, point in points.items()
         }
         try:

@@ -33,7 +33,7 @@ from goevent import DriverError
 
 from .client import REQUEST_SECONDS, RebalanceListener, take_over
 from .confluent_errors import UNREACHABLE_CODES, to_driver_error
-from .offsets import CommitPoint, KafkaRecord
+from .offsets import CommitPoint, KafkaRecord, note_of
 from .refusals import (
     FENCED_INSTANCE,
     FETCH,
@@ -290,7 +290,7 @@ class ConfluentMember:
                 # A negative offset means that nothing is committed.
                 is_committed = each.offset >= 0
                 points[each.partition] = (
-                    CommitPoint(each.offset, each.metadata or "") if is_committed else None
+                    CommitPoint(each.offset, note_of(_metadata(each))) if is_committed else None
                 )
         return points
 
@@ -441,6 +441,19 @@ class ConfluentMember:
 
 def _do_nothing() -> None:
     """Do nothing: a job that only wakes the thread."""
+
+
+def _metadata(committed: Any) -> str | None:
+    """Return the metadata of a commit; bytes that are not UTF-8 are replaced.
+
+    The client decodes them each time that they are read. It also decodes the bytes of its memory
+    that follow those that another client has written without a NUL.
+    """
+    try:
+        metadata: str | None = committed.metadata
+    except UnicodeDecodeError as error:
+        return error.object.decode(errors="replace")
+    return metadata
 
 
 def _refusal(request: str, error: KafkaError) -> Refusal:

@@ -22,6 +22,10 @@ delivered, as runs of equal marks: `goevent/1:1x1,8xs,` says that the first reco
 once, and that the next eight are settled. The member that takes the partition over, even after a
 crash, skips the settled records and continues the count of the deliveries of the others.
 
+A NUL ends the metadata, since librdkafka returns them as a string of C: confluent-kafka sends the
+NUL itself, and behind the metadata of other clients it returns whatever lies next in its memory. A
+member that reads a note without a NUL, of an older goevent, skips what follows the last run.
+
 A broker that was killed may go back to an older commit point, whose note does not know what came
 later. So `history` remembers what this bus has had: what it has settled is settled again without
 running, and other records are marked as repeats.
@@ -46,7 +50,10 @@ from .history import PartitionHistory, Recollection
 
 # Brokers take 4096 characters of metadata, unless they are configured otherwise.
 MAX_NOTE_CHARS = 2000
-MAX_RUN_DIGITS = 7
+MAX_NUMBER_DIGITS = 7
+# A note about more records is not of goevent, and would fill the memory.
+MAX_NOTE_RECORDS = 1_000_000
+METADATA_END = "\0"
 _NOTE_HEAD = "goevent/1:"
 _SETTLED = -1
 
@@ -221,22 +228,41 @@ def write_note(base: int, position: int, marks: Mapping[int, int]) -> str:
 
 
 def read_note(point: CommitPoint) -> dict[int, int]:
-    """Return the marks in a note by their offsets; none if goevent has not written it."""
+    """Return the marks in a note by their offsets; none if goevent has not written it.
+
+    A note ends at the first run that goevent cannot have written: confluent-kafka may return bytes
+    behind the note of another client.
+    """
     if not point.note.startswith(_NOTE_HEAD):
         return {}
     marks: dict[int, int] = {}
     offset = point.offset
     for run in point.note.removeprefix(_NOTE_HEAD).split(",")[:-1]:
         count, _, mark = run.partition("x")
-        is_valid = count.isdigit() and (mark == "s" or mark.isdigit())
-        # A longer run is not of goevent, and would fill the memory.
-        if not is_valid or len(count) > MAX_RUN_DIGITS:
-            return {}
+        if not (_is_number(count) and (mark == "s" or _is_number(mark))):
+            break
+        end = offset + int(count)
+        if end > point.offset + MAX_NOTE_RECORDS:
+            break
         value = _SETTLED if mark == "s" else int(mark)
         if value:
-            marks.update(dict.fromkeys(range(offset, offset + int(count)), value))
-        offset += int(count)
+            marks.update(dict.fromkeys(range(offset, end), value))
+        offset = end
     return marks
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdigit() and len(text) <= MAX_NUMBER_DIGITS
+
+
+def end_metadata(note: str) -> str:
+    """Return a note as the metadata that a client writes as they are."""
+    return note + METADATA_END if note else ""
+
+
+def note_of(metadata: str | None) -> str:
+    """Return the note in the metadata that a client has read."""
+    return (metadata or "").partition(METADATA_END)[0]
 
 
 def backlog_of(name: str, unread: int, partitions: Sequence[PartitionOffsets]) -> Backlog:

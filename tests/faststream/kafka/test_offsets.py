@@ -8,6 +8,8 @@ from goevent_faststream._kafka.offsets import (
     CommitPoint,
     KafkaRecord,
     PartitionOffsets,
+    end_metadata,
+    note_of,
     read_note,
     write_note,
 )
@@ -85,6 +87,31 @@ def test_record_that_another_bus_may_have_had_is_a_repeat() -> None:
 @pytest.mark.parametrize("note", ["", "theirs", "goevent/1:x,", "goevent/1:99999999xs,", "1x1,"])
 def test_foreign_note_is_ignored(note: str) -> None:
     assert read_note(CommitPoint(7, note)) == {}
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "\ufffd\ufffd1",
+        "\x01,",
+        "\ufffd5x,7",
+        "\u00b2x1,",
+        "1x\u00b2,",
+        "1x99999999,",
+        "999999x1," * 2,
+    ],
+)
+def test_note_ends_in_front_of_what_goevent_cannot_have_written(rest: str) -> None:
+    note = "goevent/1:1x2,3xs,"
+    assert read_note(CommitPoint(7, note + rest)) == {7: 2, 8: -1, 9: -1, 10: -1}
+
+
+@pytest.mark.parametrize("note", ["", "goevent/1:1x1,8xs,"])
+def test_metadata_end_with_a_nul_that_is_no_part_of_the_note(note: str) -> None:
+    assert note_of(end_metadata(note)) == note
+    assert note_of(note) == note
+    assert note_of(None) == ""
+    assert end_metadata(note)[-1:] in ("", "\0")
 
 
 def test_note_is_cut_at_its_limit() -> None:
