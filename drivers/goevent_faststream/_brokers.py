@@ -167,7 +167,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         group="none: every bus has a queue of its own, which is deleted with its connection",
         key="none: all events of one bus and name stay in order",
         travels="in the JSON envelope; the handle id also in the property message_id",
-        patterns="* is *, ** is #; the driver drops events that # matches and ** does not",
+        patterns="* is *, ** is *.#",
         settles="nothing: at most once; an acknowledgement only asks for the next event",
         address="RabbitExchange",
         url_options=_AIO_PIKA_OPTIONS,
@@ -190,7 +190,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         ),
         key="none: consumers of a group compete, so there is no order",
         travels="in the JSON envelope; the handle id also in the property message_id",
-        patterns="* is *, ** is #; they get the events that match and have no queue of their own",
+        patterns="* is *, ** is *.#; they get the events that match and have no queue of their own",
         settles=(
             "basic.ack; basic.nack after the pause, which the queue counts; a copy with the number "
             "of its deliveries, then basic.ack; a dead letter is written to the queue "

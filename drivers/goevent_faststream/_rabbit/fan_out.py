@@ -269,7 +269,7 @@ class RabbitFanOutAdapter:
 
     def _on_passed(self, arrival: Arrival) -> None:
         if self._subscribed.match(arrival.name) is None:
-            # The binding key of a pattern with `**` is wider than the pattern.
+            # It came before the name was unsubscribed, or a middleware has changed the name.
             self._connection.start(self._acknowledge(arrival))
             return
         self._deliveries.add(arrival)

@@ -16,11 +16,16 @@ _NAME = re.compile(r"[a-zA-Z0-9_.:@#,/+ -]*")
 
 
 def binding_key(pattern: str) -> str:
-    """Return the narrowest binding key that covers a name or pattern.
+    """Return the binding key that matches the event names of a name or pattern, and no others.
 
     `*` is one word in both languages. goevent's `**` is at least one word, while AMQP's `#` may be
-    none; the caller drops the surplus messages.
+    none.
     """
+    return ".".join("*.#" if word == "**" else word for word in pattern.split("."))
+
+
+def earlier_binding_key(pattern: str) -> str:
+    """Return the binding key that goevent 0.2 had for a pattern: it matches more names."""
     return ".".join("#" if word == "**" else word for word in pattern.split("."))
 
 

@@ -21,6 +21,7 @@ names, too, if its own listeners subscribe to these names.
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -30,7 +31,14 @@ from faststream.rabbit import ExchangeType, QueueType, RabbitExchange, RabbitQue
 from goevent import DriverError
 
 from .._config import BrokerConfig
-from .names import MAX_EXCHANGE_BYTES, RabbitNames, binding_key, check_name, key_error
+from .names import (
+    MAX_EXCHANGE_BYTES,
+    RabbitNames,
+    binding_key,
+    check_name,
+    earlier_binding_key,
+    key_error,
+)
 
 DEFAULT_EXCHANGE = "goevent"
 MAX_NAMED_LOSSES = 10
@@ -222,12 +230,22 @@ class GroupTopology:
         key = checked_key(self._prefix + binding_key(pattern))
         queue, names = self.queue(pattern), self.names
         exchange = names.patterns if "*" in pattern else names.exact_exchange
+        wider_key = self._prefix + earlier_binding_key(pattern)
 
         async def bind_queue(channel: Any) -> None:
             await channel.queue_bind(queue.name, exchange, key)
             # Last: a message that reaches the group's exchange must find its queue bound there.
             await channel.exchange_bind(names.exact_exchange, self._exchange.name, key)
 
+        async def unbind_wider(channel: Any) -> None:
+            await channel.exchange_unbind(names.exact_exchange, self._exchange.name, wider_key)
+            await channel.queue_unbind(queue.name, exchange, wider_key)
+
         await ensure_object(request, queue)
         await request(bind_queue)
+        if wider_key != key:
+            # The bindings of an earlier version bring events that no listener matches. They go
+            # last, so that no event is missed. A user without the right never had them.
+            with suppress(ChannelAccessRefused):
+                await request(unbind_wider)
         return queue.name

@@ -45,7 +45,7 @@ async def test_double_star_needs_a_word_although_a_sharp_needs_none() -> None:
         sender, receiver = sandbox.bus(None), sandbox.bus(None)
         within, all_of_them = receiver.seen("order.paid.**"), receiver.seen("**")
         async with opened(sender, receiver):
-            # The binding key order.paid.# matches order.paid, too.
+            # The key order.paid.# would match order.paid, too.
             await accepted(sender, 1)
             await sender.dispatch(Deep(n=2))
             await until(lambda: len(all_of_them) == 2)
@@ -269,7 +269,7 @@ def test_no_two_names_share_a_queue() -> None:
     ]
     assert len(set(spelled)) == len(spelled)
     assert max(len(each) for each in spelled) <= MAX_SHORT_STRING_BYTES
-    assert binding_key("a.*.**") == "a.*.#"
+    assert binding_key("a.*.**") == "a.*.*.#"
 
 
 def test_deliveries_are_the_counts_of_the_queue_and_of_goevent() -> None:

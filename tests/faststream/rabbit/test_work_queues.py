@@ -358,6 +358,31 @@ async def test_given_queue_decides_the_type_of_the_groups_queues(kind: str) -> N
         await with_channel(sandbox.port, declare)
 
 
+@pytest.mark.parametrize("is_upgrade", [False, True])
+async def test_queue_of_patterns_gets_only_events_that_they_match(is_upgrade: bool) -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus, queue = sandbox.bus(), sandbox.queue("##")
+        bus.seen("order.**", "**.paid")
+
+        async def bind_as_before(channel: Any) -> None:
+            for key in ("order.#", "#.paid"):
+                await channel.queue_bind(queue, queue, key)
+                await channel.exchange_bind(f"{sandbox.exchange}:shop", sandbox.exchange, key)
+
+        async with bus:
+            pass
+        if is_upgrade:
+            # The keys of goevent 0.2, where `#` may stand for no word.
+            await with_channel(sandbox.port, bind_as_before)
+            async with bus:
+                pass
+        keys = ["order", "paid", "order.paid", "order.item.added", "user.paid", "user"]
+        for key in keys:
+            await sandbox.publish(b"", key)
+        taken = await sandbox.take_messages(queue)
+        assert [each.delivery.routing_key for each in taken] == keys[2:5]
+
+
 async def test_event_of_an_abandoned_pattern_is_reported_as_a_dead_letter() -> None:
     async with rabbit_sandbox() as sandbox:
         old, new = sandbox.bus(), sandbox.bus(max_deliveries=2)
