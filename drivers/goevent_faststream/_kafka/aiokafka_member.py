@@ -75,6 +75,7 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self._topic = membership.topic
         self._listener = listener
         self._requests = AiokafkaRequests()
+        self._is_stopping = False
         self.failure: DriverError | None = None
         # The last refusal of each request that has not succeeded since.
         self._refusals: dict[str, Refusal] = {}
@@ -92,6 +93,8 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
 
     async def stop(self) -> None:
         """Leave the group."""
+        # The client ends a join that is under way first, and may assign partitions meanwhile.
+        self._is_stopping = True
         await self._requests.close(AIOKAFKA_LEAVE_SECONDS / 2)
         await stop_consumer(self._consumer)
 
@@ -169,15 +172,20 @@ class AiokafkaMember(ConsumerRebalanceListener):  # type: ignore[misc]
         self, revoked: set[Any]
     ) -> None:
         """Give partitions up."""
+        if self._is_stopping:
+            return
         await self._listener.revoked([each.partition for each in revoked])
 
     async def on_partitions_assigned(  # pyright: ignore[reportIncompatibleMethodOverride]
         self, assigned: set[Any]
     ) -> None:
         """Take partitions, and read on from their commit points."""
+        # The listener must get nothing from a member that has stopped. `stop` cancels a take-over
+        # that has begun; a later one would have nobody who does.
+        if self._is_stopping:
+            return
         parts = sorted(assigned)
         try:
-            # `stop` cancels it: the listener must get nothing from a member that has stopped.
             await self._requests.run(self._take_over(parts), None)
         except (DriverError, *CLIENT_ERRORS) as error:
             # aiokafka would only log an exception, and read from a position of its own choice.

@@ -274,3 +274,35 @@ def test_aiokafka_member_that_has_not_started_can_be_asked_and_stopped() -> None
         await member.stop()
 
     asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
+
+
+def test_aiokafka_member_that_joins_while_it_is_stopped_takes_nothing_over() -> None:
+    taken: list[object] = []
+
+    class Listener:
+        """A consumer that notes what it gets."""
+
+        async def assigned(self, points: Mapping[int, Any]) -> Mapping[int, int]:
+            """Note the partitions."""
+            taken.append(points)
+            return {}
+
+    async def main() -> None:
+        async def fetch_committed_offsets(_: object) -> Mapping[Any, Any]:
+            return {}
+
+        async def stop() -> None:
+            # The client waits for a join that is under way before it closes.
+            await member.on_partitions_assigned({TopicPartition(TOPIC, 0)})
+
+        aiokafka_consumer: Any = SimpleNamespace(
+            _client=SimpleNamespace(send=None),
+            _coordinator=SimpleNamespace(fetch_committed_offsets=fetch_committed_offsets),
+            stop=stop,
+        )
+        listener: Any = Listener()
+        member = AiokafkaMember(aiokafka_consumer, MEMBERSHIP, listener)
+        await member.stop()
+
+    asyncio.run(asyncio.wait_for(main(), HANG_SECONDS))
+    assert taken == []
