@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def write_program(folder: Path, kind: str) -> None:
+    # Both programs have one size and perhaps one second, so Python would take the older bytecode.
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
     (folder / "shop.py").write_text(PROGRAM.format(type=kind), encoding="utf-8")
 
 
@@ -46,7 +49,7 @@ def test_document_is_printed_as_yaml_or_json(folder: Path, options: list[str]) -
 
 def test_title_version_and_published_events_are_given(folder: Path) -> None:
     options = ["--title", "shop", "--version", "2.0.0", "--publishes", "order.paid"]
-    result = goevent_command("asyncapi", "shop:bus", *options, "--json", cwd=folder)
+    result = goevent_command("asyncapi", "shop:bus", *options, "--json", cwd=folder, fresh=True)
     made = json.loads(result.stdout)
     assert made["info"] == {"title": "shop", "version": "2.0.0"}
     assert "send.order.paid" in made["operations"]

@@ -53,7 +53,7 @@ def report(event): ...
 def description(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     directory = tmp_path_factory.mktemp("shop")
     (directory / "shop.py").write_text(PROGRAM)
-    result = goevent_command("describe", "shop:bus", "--json", cwd=directory)
+    result = goevent_command("describe", "shop:bus", "--json", cwd=directory, fresh=True)
     assert (result.returncode, result.stderr) == (0, "")
     assert "hunter2" not in result.stdout
     found: dict[str, Any] = json.loads(result.stdout)

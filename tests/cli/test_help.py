@@ -14,7 +14,7 @@ from goevent.cli.commands import COMMANDS
 
 @pytest.mark.parametrize("arguments", [["--help"], ["-h"]])
 def test_help_lists_every_command(arguments: list[str]) -> None:
-    result = goevent_command(*arguments)
+    result = goevent_command(*arguments, fresh=True)
     assert result.returncode == 0
     assert not result.stderr
     for name, help_line in COMMANDS.items():
@@ -24,7 +24,7 @@ def test_help_lists_every_command(arguments: list[str]) -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_of_each_command_has_an_example(name: str) -> None:
-    result = goevent_command(name, "--help")
+    result = goevent_command(name, "--help", fresh=True)
     assert result.returncode == 0
     assert "Example" in result.stdout
     assert f"goevent {name} " in result.stdout

@@ -75,6 +75,7 @@ async def test_a_published_event_arrives_with_its_headers(server: RedisServer) -
         result = await run_goevent(
             *("publish", url_of(server), NAME, '{"n": 1}', "--header", "tenant=acme"),
             *("--key", "7", "--wait"),
+            fresh=True,
         )
         assert (result.returncode, result.stderr) == (0, "")
         assert result.stdout.count("-") == 1  # the id of the entry
@@ -210,7 +211,7 @@ async def test_lag_tells_the_backlog_and_fails_over_a_limit(server: RedisServer)
         registration.unregister()
     for n in range(3):
         await run_goevent("publish", url_of(server), NAME, f'{{"n": {n}}}')
-    result = await run_goevent("lag", url_of(server), "--group", "billing", "--json")
+    result = await run_goevent("lag", url_of(server), "--group", "billing", "--json", fresh=True)
     assert result.returncode == 0
     waiting = {each["event_name"]: each["lag"] for each in json.loads(result.stdout)["backlogs"]}
     assert waiting[NAME] == 3
@@ -246,11 +247,11 @@ async def test_dead_letters_are_listed_shown_replayed_and_discarded(server: Redi
             while len(await bus.driver.dead_letters.list()) < 2:
                 await trio.sleep(0.02)
 
-    async def ask(action: str, *arguments: str) -> tuple[int, str, str]:
-        result = await run_goevent("dead", action, url, *arguments)
+    async def ask(action: str, *arguments: str, fresh: bool = False) -> tuple[int, str, str]:
+        result = await run_goevent("dead", action, url, *arguments, fresh=fresh)
         return result.returncode, result.stdout, result.stderr
 
-    code, text, _ = await ask("list", "--json")
+    code, text, _ = await ask("list", "--json", fresh=True)
     letters = json.loads(text)["letters"]
     assert code == 0
     assert [each["payload"]["n"] for each in letters] == [0, 1]
@@ -263,7 +264,7 @@ async def test_dead_letters_are_listed_shown_replayed_and_discarded(server: Redi
     assert 'payload:    {"n":0' in text
     code, _, line = await ask("show", "1-1")
     assert (code, line) == (1, "goevent: there is no dead letter of this id\n")
-    code, text, _ = await ask("replay", letters[0]["id"])
+    code, text, _ = await ask("replay", letters[0]["id"], fresh=True)
     assert (code, text) == (0, "1 dead letter(s) replayed\n")
     code, text, line = await ask("replay", letters[0]["id"])
     assert (code, text) == (1, "0 dead letter(s) replayed\n")
@@ -296,7 +297,8 @@ async def test_replay_delivers_stored_events_once_more(server: RedisServer) -> N
         with trio.fail_after(HANG_SECONDS):
             while len(got) < 2:
                 await trio.sleep(0.02)
-            result = await run_goevent("replay", url, NAME, "--start", "2020-01-01T00:00Z")
+            start = "2020-01-01T00:00Z"
+            result = await run_goevent("replay", url, NAME, "--start", start, fresh=True)
             assert (result.returncode, result.stderr) == (0, "")
             assert result.stdout == f"2 event(s) of {NAME} go to billing once more\n"
             await twice.wait()
@@ -312,7 +314,7 @@ async def test_a_time_without_a_zone_is_wrong_use(server: RedisServer) -> None:
 
 async def test_check_is_silent_about_a_good_server() -> None:
     async with redis_server("appendonly yes") as server:
-        good = await run_goevent("check", url_of(server))
+        good = await run_goevent("check", url_of(server), fresh=True)
         assert (good.returncode, good.stdout) == (0, f"{url_of(server)}: no findings\n")
     down = await run_goevent("check", url_of(server))
     assert down.returncode == 1

@@ -60,7 +60,8 @@ async def test_one_frame_of_a_live_page_with_its_token() -> None:
         address = f"127.0.0.1:{free_port()}"
         await nursery.start(serve_http, page, address)
         url = f"http://{address}"
-        good = await run_goevent("top", url, "--once", env={"GOEVENT_WEB_TOKEN": token})
+        env = {"GOEVENT_WEB_TOKEN": token}
+        good = await run_goevent("top", url, "--once", env=env, fresh=True)
         refused = await run_goevent("top", url, "--once")
         wrong = await run_goevent("top", f"{url}/nowhere", "--once", "--token", token)
         nursery.cancel_scope.cancel()
@@ -87,7 +88,8 @@ async def test_one_frame_of_a_group_at_its_broker() -> None:
             bus.subscribe(lambda event: None, "order.paid", name="quiet")
             await bus.ready()
         await run_goevent("publish", url, "order.paid", "{}")
-        result = await run_goevent("top", url, "--group", "billing", "--once", "--json")
+        asked = ("top", url, "--group", "billing", "--once", "--json")
+        result = await run_goevent(*asked, fresh=True)
         without = await run_goevent("top", url, "--once")
     frame = json.loads(result.stdout)
     assert (frame["lag"], frame["pending"], frame["dead letters"]) == (1, 0, 0)
