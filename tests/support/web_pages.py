@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import AsyncGenerator, Callable, Generator
-from contextlib import asynccontextmanager, contextmanager
-from functools import partial
+from concurrent.futures import Future
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from queue import SimpleQueue
+from threading import Thread
 from typing import Any, TypeVar
 
 import httpx
@@ -60,22 +62,71 @@ def opened_browser(path: str) -> Generator[Browser]:
             browser.close()
 
 
-async def browse(url: str, steps: Callable[[BrowserPage], T], **context: Any) -> T:
-    """Open a page in the browser, and take some steps there in a thread.
+class BrowserThread:
+    """A thread with a browser, which starts at the first call; playwright stays in one thread."""
+
+    def __init__(self) -> None:
+        self._calls: SimpleQueue[tuple[Callable[[Browser], Any], Future[Any]] | None]
+        self._calls = SimpleQueue()
+        self._thread: Thread | None = None
+
+    def call(self, path: str, steps: Callable[[Browser], T]) -> T:
+        """Call a function with the browser of this path in the thread of the browser."""
+        if self._thread is None:
+            self._thread = Thread(target=self._run, args=[path], daemon=True)
+            self._thread.start()
+        result: Future[T] = Future()
+        self._calls.put((steps, result))
+        return result.result()
+
+    def close(self) -> None:
+        """End the browser and the thread."""
+        if self._thread is not None:
+            self._calls.put(None)
+            self._thread.join()
+
+    def _run(self, path: str) -> None:
+        with ExitStack() as stack:
+            browser: Browser | None = None
+            while (call := self._calls.get()) is not None:
+                steps, result = call
+                try:
+                    if browser is None:
+                        browser = stack.enter_context(opened_browser(path))
+                    value = steps(browser)
+                except BaseException as error:  # the caller raises it
+                    result.set_exception(error)
+                else:
+                    result.set_result(value)
+
+
+async def browse(
+    thread: BrowserThread, url: str, steps: Callable[[BrowserPage], T], **context: Any
+) -> T:
+    """Open a page in the browser, and take some steps there in its thread.
 
     The steps fail if the page breaks one of its own rules: an exception, a refused script or style.
 
     Args:
+        thread: The thread of the browser.
         url: The address.
         steps: Called with the page of playwright, when the page is open.
-        context: Options of the browser's context: `viewport`, `color_scheme`.
+        context: Options of the browser's context, which has cookies and a storage of its own:
+            `viewport`, `color_scheme`.
     """
-    return await trio.to_thread.run_sync(partial(_browse, chromium(), url, steps, context))
+    path = chromium()
+
+    def open_page(browser: Browser) -> T:
+        return _browse(browser, url, steps, context)
+
+    return await trio.to_thread.run_sync(lambda: thread.call(path, open_page))
 
 
-def _browse(path: str, url: str, steps: Callable[[BrowserPage], T], context: dict[str, Any]) -> T:
-    with opened_browser(path) as browser:
-        page = browser.new_context(**context).new_page()
+def _browse(
+    browser: Browser, url: str, steps: Callable[[BrowserPage], T], context: dict[str, Any]
+) -> T:
+    with browser.new_context(**context) as own:
+        page = own.new_page()
         page.set_default_timeout(HANG_SECONDS * 1000)
         broken: list[str] = []
 

@@ -1,7 +1,7 @@
 """The page works in a real browser: it loads, lives, keeps strangers out and trusts no text."""
 
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Generator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from tests.support.checks import ignore_error
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import REGISTRY, Paid
 from tests.support.streams_buses import StreamsBus, streams_server
-from tests.support.web_pages import TOKEN, browse, served, writes_screenshots
+from tests.support.web_pages import TOKEN, BrowserThread, browse, served, writes_screenshots
 from trio.testing import wait_all_tasks_blocked
 
 from goevent import Config, Event, GoEvent
@@ -46,6 +46,14 @@ async def at_work(bus: GoEvent, *names: str, pause: float = 0.02) -> AsyncGenera
         nursery.cancel_scope.cancel()
 
 
+@pytest.fixture(scope="module")
+def browser() -> Generator[BrowserThread]:
+    """One browser for all tests; each test has a context of its own."""
+    thread = BrowserThread()
+    yield thread
+    thread.close()
+
+
 def number(text: str) -> int:
     return int(text.replace(",", ""))
 
@@ -60,7 +68,7 @@ def loudly(page: BrowserPage) -> None:
     expect(page.locator("[data-tile=Deliveries] .value")).to_have_text(re.compile(r"\d.*/s"))
 
 
-async def test_the_page_loads_and_lives() -> None:
+async def test_the_page_loads_and_lives(browser: BrowserThread) -> None:
     bus = GoEvent()
     bus.subscribe(lambda event: None, "order.*", name="audit")
 
@@ -76,10 +84,10 @@ async def test_the_page_loads_and_lives() -> None:
         assert page.locator("#picture .edge").count() == 1
 
     async with bus, served(Page(bus)) as url, at_work(bus, "order.paid"):
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
-async def test_the_page_asks_for_the_token_and_opens_with_it() -> None:
+async def test_the_page_asks_for_the_token_and_opens_with_it(browser: BrowserThread) -> None:
     bus = GoEvent()
 
     def steps(page: BrowserPage) -> None:
@@ -97,10 +105,10 @@ async def test_the_page_asks_for_the_token_and_opens_with_it() -> None:
         assert page.evaluate("document.cookie") == ""
 
     async with bus, served(Page(bus, token=TOKEN)) as url:
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
-async def test_a_hostile_text_is_shown_as_text() -> None:
+async def test_a_hostile_text_is_shown_as_text(browser: BrowserThread) -> None:
     bus = GoEvent()
     bus.on_error(ignore_error)
 
@@ -119,10 +127,10 @@ async def test_a_hostile_text_is_shown_as_text() -> None:
         assert "goevent" in page.title()
 
     async with bus, served(Page(bus)) as url, at_work(bus, "order.paid"):
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
-async def test_a_failing_listener_is_red() -> None:
+async def test_a_failing_listener_is_red(browser: BrowserThread) -> None:
     bus = GoEvent()
     bus.on_error(ignore_error)
     bus.subscribe(lambda event: 1 / 0, "order.paid", name="book")
@@ -135,11 +143,13 @@ async def test_a_failing_listener_is_red() -> None:
         expect(page.locator("#error-list .who")).to_have_text(["book"])
 
     async with bus, served(Page(bus)) as url, at_work(bus, "order.paid"):
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_the_page_fits_a_phone_in_light_and_in_dark(scheme: str) -> None:
+async def test_the_page_fits_a_phone_in_light_and_in_dark(
+    scheme: str, browser: BrowserThread
+) -> None:
     bus = GoEvent()
     bus.on_error(ignore_error)
     long = "a.listener.with_a_name_that_is_longer_than_the_screen_of_a_phone_is_wide"
@@ -160,7 +170,7 @@ async def test_the_page_fits_a_phone_in_light_and_in_dark(scheme: str) -> None:
             assert page.evaluate(CONTRAST, selector) >= 4.5, selector
 
     async with bus, served(Page(bus)) as url, at_work(bus, "order.paid"):
-        await browse(url, steps, viewport=PHONE, color_scheme=scheme)
+        await browse(browser, url, steps, viewport=PHONE, color_scheme=scheme)
 
 
 CONTRAST = r"""
@@ -185,7 +195,7 @@ selector => {
 """
 
 
-async def test_messages_are_readable() -> None:
+async def test_messages_are_readable(browser: BrowserThread) -> None:
     bus = GoEvent(Config(registry=REGISTRY))
     bus.subscribe(lambda event: None, Paid, name="audit")
 
@@ -196,13 +206,13 @@ async def test_messages_are_readable() -> None:
         expect(paid.locator("dd")).to_have_text(["integer", "string"])
 
     async with bus, served(Page(bus)) as url:
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
 FOCUSED = "document.activeElement.textContent || document.activeElement.id"
 
 
-async def test_the_keyboard_reaches_everything() -> None:
+async def test_the_keyboard_reaches_everything(browser: BrowserThread) -> None:
     bus = GoEvent()
     bus.subscribe(lambda event: None, "order.paid", name="audit")
 
@@ -220,10 +230,10 @@ async def test_the_keyboard_reaches_everything() -> None:
         assert page.locator("#filter").input_value() == "audit"
 
     async with bus, served(Page(bus)) as url, at_work(bus, "order.paid"):
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
-async def test_a_thousand_listeners_stay_usable() -> None:
+async def test_a_thousand_listeners_stay_usable(browser: BrowserThread) -> None:
     bus = GoEvent()
     for number in range(1000):
         bus.subscribe(lambda event: None, f"order.{number}", name=f"listener {number}")
@@ -242,16 +252,17 @@ async def test_a_thousand_listeners_stay_usable() -> None:
         expect(page.locator("#rows tr")).to_have_count(300)
 
     async with bus, served(Page(bus)) as url, at_work(bus, "order.7", "order.777"):
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
-async def test_the_page_tells_when_the_bus_has_closed() -> None:
+async def test_the_page_tells_when_the_bus_has_closed(browser: BrowserThread) -> None:
     bus = GoEvent()
     opened = trio.Event()
+    token = trio.lowlevel.current_trio_token()
 
     def steps(page: BrowserPage) -> None:
         expect(page.locator("#live")).to_have_text("live")
-        trio.from_thread.run_sync(opened.set)
+        trio.from_thread.run_sync(opened.set, trio_token=token)
         expect(page.locator("#state")).to_have_text("closed")
         expect(page.locator("#live")).to_have_text("closed")
 
@@ -261,10 +272,10 @@ async def test_the_page_tells_when_the_bus_has_closed() -> None:
 
     async with bus, served(Page(bus)) as url, trio.open_nursery() as nursery:
         nursery.start_soon(close_when_opened)
-        await browse(url, steps)
+        await browse(browser, url, steps)
 
 
-async def test_dead_letters_are_replayed_and_discarded_on_the_page() -> None:
+async def test_dead_letters_are_replayed_and_discarded_on_the_page(browser: BrowserThread) -> None:
     async with streams_server() as server:
         bus = StreamsBus(server.addr, max_deliveries=1)
         failing = {0, 1, 2}
@@ -291,7 +302,7 @@ async def test_dead_letters_are_replayed_and_discarded_on_the_page() -> None:
         async with bus, served(Page(bus, actions=True)) as url:
             for number in range(3):
                 await bus.dispatch(Paid(n=number))
-            await browse(url, steps)
+            await browse(browser, url, steps)
             with trio.fail_after(HANG_SECONDS):
                 while len(ran) < 5:
                     await wait_all_tasks_blocked(0.01)
@@ -349,7 +360,7 @@ async def shop(addr: str) -> AsyncGenerator[GoEvent]:
         nursery.cancel_scope.cancel()
 
 
-async def test_the_page_looks_as_in_the_docs(tmp_path: Path) -> None:
+async def test_the_page_looks_as_in_the_docs(tmp_path: Path, browser: BrowserThread) -> None:
     folder = IMAGES if writes_screenshots() else tmp_path
 
     def steps(page: BrowserPage) -> None:
@@ -367,6 +378,6 @@ async def test_the_page_looks_as_in_the_docs(tmp_path: Path) -> None:
         shop(server.addr) as bus,
         served(Page(bus, actions=True)) as url,
     ):
-        await browse(url, steps, viewport=DESKTOP)
+        await browse(browser, url, steps, viewport=DESKTOP)
     for name in ("light", "dark", "phone"):
         assert 10_000 < (folder / f"page-{name}.png").stat().st_size < MAX_IMAGE_BYTES
