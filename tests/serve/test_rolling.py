@@ -9,6 +9,8 @@ from benchmarks.chaos.servers.contract import GRACE_SECONDS
 from tests.support.chaos import chaos
 
 RESTARTS = 4
+# Three consumers, so one is restarted twice. The events take ten seconds.
+SIZE = f"--events 1600 --rate 160 --producers 2 --consumers 3 --restarts {RESTARTS}"
 
 
 @pytest.mark.parametrize(
@@ -18,7 +20,7 @@ RESTARTS = 4
 async def test_consumers_that_are_restarted_in_turn_repeat_no_event(
     tmp_path: Path, driver: str
 ) -> None:
-    counts = await chaos(tmp_path, driver, f"--rolling --events 1600 --restarts {RESTARTS}")
+    counts = await chaos(tmp_path, driver, f"--rolling {SIZE}")
     assert counts["accepted"] == 1600
     assert not counts["lost"] + counts["overtaken"]
     assert not counts["flagged"]
