@@ -16,9 +16,12 @@ ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 
 LOOP_THREAD = "tests/faststream/bridge/test_loop_thread.py"
+BUSY_PROCESS = (
+    "tests/failures/test_base_exceptions.py::test_ctrl_c_ends_a_process_that_is_busy_with"
+)
 INTERRUPTED = [
     "tests/docs/test_examples.py::test_orders_ends_with_a_report_on_control_c",
-    "tests/failures/test_base_exceptions.py::test_ctrl_c_ends_a_process_that_is_busy_with",
+    f"{BUSY_PROCESS}[a dispatch loop]",
     f"{LOOP_THREAD}::test_keyboard_interrupt_ends_trio_and_the_loop_thread",
 ]
 """Tests in which SIGINT reaches a process that the test starts, or the process of the tests."""

@@ -15,6 +15,7 @@ from urllib.parse import unquote, urldefrag
 
 import pytest
 from tests.support.limits import SUBPROCESS_SECONDS
+from tests.support.made_once import made_once
 
 import goevent
 import goevent.drivers
@@ -50,20 +51,28 @@ class SitePage(HTMLParser):
         self.text.append(data)
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a site that was built from a copy of the sources."""
-    pytest.importorskip("zensical")
-    copy = tmp_path_factory.mktemp("checkout")
+def build(copy: Path) -> None:
+    """Build the site in a copy of the sources."""
     for folder in INPUTS:
-        shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(
+            ROOT / folder,
+            copy / folder,
+            ignore=shutil.ignore_patterns("__pycache__"),
+            dirs_exist_ok=True,
+        )
     shutil.copy(ROOT / "mkdocs.yml", copy)
     command = [sys.executable, "-m", "zensical", "build", "--strict"]
     done = subprocess.run(
         command, cwd=copy, capture_output=True, text=True, timeout=SUBPROCESS_SECONDS
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return copy / "site"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a site that was built from a copy of the sources."""
+    pytest.importorskip("zensical")
+    return made_once(tmp_path_factory, "site", build) / "site"
 
 
 @pytest.fixture(scope="module")

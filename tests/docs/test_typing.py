@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from tests.support.checks import unavailable
 from tests.support.limits import SUBPROCESS_SECONDS
+from tests.support.made_once import made_once
 
 CASES = Path(__file__).parent / "typing_cases"
 FILES = sorted(CASES.glob("must_*.py"))
@@ -37,10 +38,22 @@ def call(*command: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.fixture(scope="session")
-def mypy_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
-    pytest.importorskip("mypy")
-    directory = tmp_path_factory.mktemp("mypy")
+def save(done: subprocess.CompletedProcess[str], directory: Path) -> None:
+    """Keep the output of a checker for the workers that have not run it."""
+    if done.returncode in (0, 1):
+        (directory / "output").write_text(done.stdout)
+    else:
+        (directory / "broken").write_text(done.stdout + done.stderr)
+
+
+def output_of(directory: Path) -> str:
+    """Return the output of a checker; skip the test, or fail it in CI, if it does not run."""
+    if (directory / "broken").exists():
+        unavailable(f"{directory.name} does not run here: {(directory / 'broken').read_text()}")
+    return (directory / "output").read_text()
+
+
+def run_mypy(directory: Path) -> None:
     config = directory / "mypy.ini"
     config.write_text("[mypy]\nstrict = true\n")
     done = call(
@@ -53,19 +66,10 @@ def mypy_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
         *map(str, FILES),
         cwd=directory,
     )
-    if done.returncode not in (0, 1):
-        unavailable(f"mypy does not run here: {done.stdout}{done.stderr}")
-    errors: Errors = {}
-    for line in done.stdout.splitlines():
-        if found := re.match(r"(.+?):(\d+): error: (.*)", line):
-            path, number, message = found.groups()
-            errors.setdefault(Path(path).name, {}).setdefault(int(number), []).append(message)
-    return errors
+    save(done, directory)
 
 
-@pytest.fixture(scope="session")
-def pyright_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
-    directory = tmp_path_factory.mktemp("pyright")
+def run_pyright(directory: Path) -> None:
     settings: dict[str, Any] = {
         "typeCheckingMode": "strict",
         "reportUnusedExpression": False,
@@ -79,10 +83,27 @@ def pyright_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
         *map(str, FILES),
         cwd=directory,
     )
+    save(done, directory)
+
+
+@pytest.fixture(scope="session")
+def mypy_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
+    pytest.importorskip("mypy")
+    errors: Errors = {}
+    for line in output_of(made_once(tmp_path_factory, "mypy", run_mypy)).splitlines():
+        if found := re.match(r"(.+?):(\d+): error: (.*)", line):
+            path, number, message = found.groups()
+            errors.setdefault(Path(path).name, {}).setdefault(int(number), []).append(message)
+    return errors
+
+
+@pytest.fixture(scope="session")
+def pyright_errors(tmp_path_factory: pytest.TempPathFactory) -> Errors:
+    text = output_of(made_once(tmp_path_factory, "pyright", run_pyright))
     try:
-        output: dict[str, Any] = json.loads(done.stdout)
+        output: dict[str, Any] = json.loads(text)
     except ValueError:
-        unavailable(f"pyright does not run here: {done.stdout}{done.stderr}")
+        unavailable(f"pyright does not run here: {text}")
     assert output["summary"]["filesAnalyzed"] == len(FILES), output["summary"]
     errors: Errors = {}
     for found in output["generalDiagnostics"]:
