@@ -40,6 +40,41 @@ WAIT_FOR_END_OF_SHOVEL = """
     end,
     Wait().
 """
+# The server tells its connections of an alarm later than it takes the new setting.
+SET_WATERMARK = """
+    vm_memory_monitor:set_vm_memory_high_watermark(%s),
+    Wait = fun Wait() ->
+        case rabbit_alarm:get_alarms() =/= [] of
+            %s -> ok;
+            _ -> timer:sleep(10), Wait()
+        end
+    end,
+    Wait().
+"""
+
+# What the commands of `rabbitmqctl` call in the server, each with the command's arguments as
+# binaries. The command itself needs one to two seconds of a processor to start.
+EXPRESSIONS = {
+    "eval": "{0}",
+    "add_vhost": "ok = rabbit_vhost:add({0}, {acting})",
+    "delete_vhost": "ok = rabbit_vhost:delete({0}, {acting})",
+    "add_user": "ok = rabbit_auth_backend_internal:add_user({0}, {1}, {acting})",
+    "set_permissions": (
+        "ok = rabbit_auth_backend_internal:set_permissions({1}, {0}, {2}, {3}, {4}, {acting})"
+    ),
+    "set_topic_permissions": (
+        "ok = rabbit_auth_backend_internal:set_topic_permissions("
+        '{0}, <<"/">>, {1}, {2}, {3}, {acting})'
+    ),
+    "set_vhost_limits": "ok = rabbit_vhost_limit:parse_set({0}, {1}, {acting})",
+    "set_parameter": 'ok = rabbit_runtime_parameters:parse_set(<<"/">>, {0}, {1}, {2}, {acting})',
+}
+
+
+def _binary(text: str) -> str:
+    """Return a text as a binary in Erlang's syntax."""
+    assert text.isascii(), "erl_call reads Latin-1"
+    return f"<<{json.dumps(text)}>>"
 
 
 def _program(name: str) -> str:
@@ -129,7 +164,38 @@ class RabbitNode:
             self._process = None
 
     async def ctl(self, *arguments: str) -> str:
-        """Run `rabbitmqctl`; return its output."""
+        """Do as a command of `rabbitmqctl` does; return its output."""
+        command, *rest = (argument for argument in arguments if argument not in ("-p", "--vhost"))
+        if command == "eval":
+            return await self._evaluate(rest[0].strip().removesuffix("."))
+        if command in EXPRESSIONS:
+            acting = _binary("tests")
+            expression = EXPRESSIONS[command].format(*map(_binary, rest), acting=acting)
+            return await self._evaluate(expression)
+        return await self._run_ctl(*arguments)
+
+    async def _evaluate(self, expression: str) -> str:
+        """Evaluate an expression of Erlang in the server; return the text of its value."""
+        program = shutil.which("erl_call")
+        if program is None:
+            return await self._run_ctl("eval", f"{expression}.")
+        cookie = (self.directory / ".erlang.cookie").read_text()
+        address = f"localhost:{self._distribution_port}"
+        finished = await trio.run_process(
+            # A name of its own: the server may still know the last call by the usual one.
+            [program, "-address", address, "-c", cookie, "-h", f"t{uuid.uuid4().hex}", "-e"],
+            env=self._environment(),
+            stdin=f"{expression}.\n".encode(),
+            capture_stdout=True,
+            capture_stderr=True,
+            check=False,
+        )
+        answer = finished.stdout.decode()
+        if finished.returncode or not answer.startswith("{ok, "):
+            raise RuntimeError(f"{expression}: {answer} {finished.stderr.decode()}")
+        return answer.removeprefix("{ok, ").removesuffix("}")
+
+    async def _run_ctl(self, *arguments: str) -> str:
         finished = await trio.run_process(
             [_program("rabbitmqctl"), "--silent", *arguments],
             env=self._environment(),
@@ -151,7 +217,8 @@ class RabbitNode:
 
     async def block_publishers(self, *, blocked: bool = True) -> None:
         """Let the server run out of memory, as it sees it, or end that."""
-        await self.ctl("set_vm_memory_high_watermark", "0.00001" if blocked else "0.4")
+        watermark, alarmed = ("0.00001", "true") if blocked else ("0.4", "false")
+        await self.ctl("eval", SET_WATERMARK % (watermark, alarmed))
 
     async def move_messages(self, source: str, destination: dict[str, str]) -> None:
         """Move the messages of a queue by a shovel, as the management page does.
