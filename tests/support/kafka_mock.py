@@ -24,6 +24,7 @@ from goevent_faststream._kafka.aiokafka_client import AiokafkaClient
 from goevent_faststream._kafka.confluent_client import ConfluentClient
 from tests.support.brokers import missing
 from tests.support.limits import HANG_SECONDS
+from tests.support.redis_buses import until
 
 # API keys of Kafka's protocol, and its error codes.
 PRODUCE, FETCH, OFFSET_COMMIT, OFFSET_FETCH, JOIN_GROUP = 0, 1, 8, 9, 11
@@ -69,9 +70,13 @@ def library() -> Any:
         ("rd_kafka_mock_broker_set_up", "i", "pi"),
         ("rd_kafka_mock_broker_set_rtt", "i", "pii"),
         ("rd_kafka_mock_group_initial_rebalance_delay_ms", "", "pi"),
+        ("rd_kafka_mock_start_request_tracking", "", "p"),
+        ("rd_kafka_mock_get_requests", "p", "pp"),
+        ("rd_kafka_mock_request_api_key", "h", "p"),
+        ("rd_kafka_mock_request_destroy_array", "", "pz"),
     ):
         kinds: dict[str, Any] = {"p": ctypes.c_void_p, "s": ctypes.c_char_p, "i": ctypes.c_int}
-        kinds |= {"z": ctypes.c_size_t, "l": ctypes.c_int64, "": None}
+        kinds |= {"z": ctypes.c_size_t, "l": ctypes.c_int64, "h": ctypes.c_int16, "": None}
         function = getattr(lib, name)
         function.restype = kinds[result]
         function.argtypes = [kinds[each] for each in arguments]
@@ -92,6 +97,7 @@ class KafkaMock:
         self._host = lib.rd_kafka_new(0, conf, None, 0)
         self._cluster = lib.rd_kafka_mock_cluster_new(self._host, 1)
         lib.rd_kafka_mock_group_initial_rebalance_delay_ms(self._cluster, 50)
+        lib.rd_kafka_mock_start_request_tracking(self._cluster)
         self.addr: str = lib.rd_kafka_mock_cluster_bootstraps(self._cluster).decode()
 
     def topic(self, name: str, partitions: int = 1, *, exist_ok: bool = False) -> None:
@@ -121,6 +127,23 @@ class KafkaMock:
     def allow(self, request: int) -> None:
         """Answer requests without an error again."""
         self._lib.rd_kafka_mock_clear_request_errors(self._cluster, request)
+
+    def count(self, request: int) -> int:
+        """Return how many requests with an API key have come."""
+        size = ctypes.c_size_t()
+        found = self._lib.rd_kafka_mock_get_requests(self._cluster, ctypes.byref(size))
+        each = ctypes.cast(found, ctypes.POINTER(ctypes.c_void_p))
+        keys = [self._lib.rd_kafka_mock_request_api_key(each[n]) for n in range(size.value)]
+        self._lib.rd_kafka_mock_request_destroy_array(found, size)
+        return keys.count(request)
+
+    async def asked_again(self, request: int) -> None:
+        """Wait until one more request with an API key has come, and was answered.
+
+        A client sends the next one when it has the answer.
+        """
+        wanted = self.count(request) + 2
+        await until(lambda: self.count(request) >= wanted, HANG_SECONDS)
 
     def refuse_topic(self, topic: str, error: int) -> None:
         """Have the metadata of a topic tell an error; 0 for none."""

@@ -155,8 +155,7 @@ async def test_right_that_is_taken_away_is_reported_once_until_it_is_back(
                 mock.refuse(request_key, code)
                 await accepted(bus, 10 * loss)
                 await until_reports(bus, "uthorization", loss)
-                # Several attempts are made in this time.
-                await trio.sleep(2.0)
+                await mock.asked_again(request_key)
                 assert bus.count_reports("uthorization") == loss
                 mock.allow(request_key)
                 await until_seen(seen, 10 * loss)
