@@ -1,9 +1,10 @@
 """Real Kafka brokers for single tests, which may kill, freeze and restart them.
 
 tansu keeps everything in its memory, and noida-db writes its topics to files. Both come with the
-extra `kafka-brokers`. `tests.support.kafka_brokers` says what each of them cannot do. One more
-limit hides no test: tansu tells the end of a partition too low, as the offset after the first
-record of the last batch.
+extra `kafka-brokers`. `tests.support.kafka_brokers` says what each of them cannot do. Two more
+limits hide no test. tansu tells the end of a partition too low, as the offset after the first
+record of the last batch. It also moves that end before it has written the batch, so a reader that
+follows may miss a batch while another producer writes.
 """
 
 from __future__ import annotations

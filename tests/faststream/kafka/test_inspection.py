@@ -10,7 +10,7 @@ import pytest
 import trio
 from confluent_kafka import admin
 from tests.support.faststream_buses import accepted
-from tests.support.kafka_brokers import KafkaBrokerKind, RunningKafka
+from tests.support.kafka_brokers import KafkaBrokerKind, KafkaFeature, RunningKafka, on_the_mock
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import User, numbers, opened, until
 
@@ -57,6 +57,7 @@ async def write(server: RunningKafka, topic: str, *bodies: bytes, key: bytes | N
 async def test_a_tail_shows_events_from_now_on_and_takes_none(
     kind: KafkaBrokerKind, scheme: str
 ) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as server:
         await server.topic(TOPIC)
         sender, receiver = server.bus(scheme, None), server.bus(scheme)
@@ -130,6 +131,7 @@ async def test_a_tail_goes_on_when_the_broker_is_back(kind: KafkaBrokerKind, sch
     assert [b'"n":1' in shown[0].data, b'"n":2' in shown[1].data] == [True, True]
 
 
+@on_the_mock
 @both_clients
 async def test_a_slow_tail_gets_all_events_and_hostile_ones_as_they_are(
     kind: KafkaBrokerKind, scheme: str
@@ -150,6 +152,7 @@ async def test_a_slow_tail_gets_all_events_and_hostile_ones_as_they_are(
 async def test_the_backlog_of_any_group_comes_from_its_commits(
     kind: KafkaBrokerKind, scheme: str
 ) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as server:
         receiver, asker = server.bus(scheme, "a.b"), server.bus(scheme, None)
         seen = receiver.seen()
@@ -163,13 +166,9 @@ async def test_the_backlog_of_any_group_comes_from_its_commits(
             (settled,) = await asker.driver.lag("a.b")
             await accepted(asker, 1, 2, 3)
             (backlog,) = await asker.driver.lag("a.b")
-            # tansu may tell an older end for a moment after it has accepted a record.
-            with trio.fail_after(HANG_SECONDS):
-                while backlog.lag != 3:
-                    await trio.sleep(0.1)
-                    (backlog,) = await asker.driver.lag("a.b")
             assert await asker.driver.lag("unknown") == []
     assert (settled.event_name, settled.lag, settled.oldest_waiting) == ("order.paid", 0, 0.0)
+    assert backlog.lag == 3
     assert backlog.oldest_waiting is not None
     assert 0.0 <= backlog.oldest_waiting < HANG_SECONDS
 
@@ -186,6 +185,7 @@ async def test_a_cluster_of_one_broker_with_its_defaults_is_well(
     assert [each.text for each in found if "message.bytes" not in each.text] == []
 
 
+@on_the_mock
 async def test_a_bus_that_closes_ends_its_tail(kind: KafkaBrokerKind) -> None:
     async with kind.run() as server:
         bus = server.bus("kafka+confluent", None)

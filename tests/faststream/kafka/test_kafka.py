@@ -19,7 +19,7 @@ import pytest
 import trio
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import check_backlog
-from tests.support.kafka_brokers import KafkaBrokerKind, KafkaFeature, RunningKafka
+from tests.support.kafka_brokers import KafkaBrokerKind, KafkaFeature, RunningKafka, on_the_mock
 from tests.support.kafka_mock import read_records
 from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import REGISTRY, Deep, Paid, User, numbers, opened, until
@@ -116,6 +116,7 @@ async def test_receipt_is_the_partition_and_offset_of_the_record(
         assert [handle.receipt for handle in handles] == [f"{TOPIC}-0@0", f"{TOPIC}-0@1"]
 
 
+@on_the_mock
 @both_clients
 async def test_bus_without_a_group_can_only_publish(scheme: str, kind: KafkaBrokerKind) -> None:
     async with kind.run() as server:
@@ -130,7 +131,7 @@ async def test_bus_without_a_group_can_only_publish(scheme: str, kind: KafkaBrok
 async def test_after_a_kill_the_unsettled_event_is_redelivered_and_the_settled_are_not(
     scheme: str, kind: KafkaBrokerKind
 ) -> None:
-    kind.needs(KafkaFeature.COMMIT_METADATA, KafkaFeature.DEAD_MEMBERS_LEAVE)
+    kind.needs(KafkaFeature.GROUPS, KafkaFeature.COMMIT_METADATA, KafkaFeature.DEAD_MEMBERS_LEAVE)
     async with kind.run() as server:
         await server.topic(TOPIC)
         place = (f"shop.{TOPIC}", TOPIC)
@@ -155,6 +156,7 @@ async def test_after_a_kill_the_unsettled_event_is_redelivered_and_the_settled_a
         assert await commit_point(server, *place) == (10, "")
 
 
+@on_the_mock
 @both_clients
 async def test_failed_event_is_retried_until_it_is_a_dead_letter(
     scheme: str, kind: KafkaBrokerKind
@@ -177,6 +179,7 @@ async def test_failed_event_is_retried_until_it_is_a_dead_letter(
         assert ":" in headers["goevent-consumer"]
 
 
+@on_the_mock
 @both_clients
 async def test_undecodable_record_is_a_dead_letter_at_once(
     scheme: str, kind: KafkaBrokerKind
@@ -195,6 +198,7 @@ async def test_undecodable_record_is_a_dead_letter_at_once(
         assert (await commit_point(server, f"shop.{TOPIC}", TOPIC))[0] == 3
 
 
+@on_the_mock
 @both_clients
 async def test_failing_event_holds_back_its_key_and_no_other(
     scheme: str, kind: KafkaBrokerKind
@@ -224,7 +228,7 @@ async def test_failing_event_holds_back_its_key_and_no_other(
 async def test_two_buses_of_a_group_share_partitions_and_each_key_stays_in_order(
     scheme: str, kind: KafkaBrokerKind
 ) -> None:
-    kind.needs(KafkaFeature.CONCURRENT_JOINS)
+    kind.needs(KafkaFeature.GROUPS, KafkaFeature.CONCURRENT_JOINS)
     async with kind.run() as server:
         buses = [server.bus(scheme) for _ in range(2)]
         seen = [bus.seen(OrderMoved) for bus in buses]
@@ -248,12 +252,14 @@ async def test_two_buses_of_a_group_share_partitions_and_each_key_stays_in_order
 
 @both_clients
 async def test_snapshot_tells_the_backlog(scheme: str, kind: KafkaBrokerKind) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as server:
         await server.topic(TOPIC)
         bus = server.bus(scheme, prefetch=2)
         await check_backlog(bus)
 
 
+@on_the_mock
 @both_clients
 async def test_slow_listener_pauses_reading_and_its_bus_stays_in_the_group(
     scheme: str, kind: KafkaBrokerKind
@@ -282,6 +288,7 @@ async def test_slow_listener_pauses_reading_and_its_bus_stays_in_the_group(
 async def test_bus_that_ends_while_it_unsubscribes_leaves_its_groups(
     scheme: str, kind: KafkaBrokerKind
 ) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as server:
         await server.topic(TOPIC)
         bus, begun = server.bus(scheme), list[int]()
@@ -309,6 +316,7 @@ async def test_bus_that_ends_while_it_unsubscribes_leaves_its_groups(
 async def test_pattern_receives_from_existing_and_new_topics(
     scheme: str, kind: KafkaBrokerKind
 ) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as server:
         bus = server.bus(scheme)
         exact, pattern = bus.seen("order.paid"), bus.seen("order.**")
@@ -325,6 +333,7 @@ async def test_pattern_receives_from_existing_and_new_topics(
 
 @both_clients
 async def test_start_applies_to_a_new_group_only(scheme: str, kind: KafkaBrokerKind) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as server:
         await server.topic(TOPIC)
         async with server.bus(scheme, None) as sender:
@@ -349,6 +358,7 @@ async def test_start_applies_to_a_new_group_only(scheme: str, kind: KafkaBrokerK
 async def test_outage_is_reported_once_and_no_accepted_event_is_lost(
     scheme: str, kind: KafkaBrokerKind
 ) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as server:
         await server.topic(TOPIC)
         bus = server.bus(scheme, publish_timeout=1)
@@ -380,6 +390,7 @@ async def test_wrong_address_fails_in_time_and_shows_no_password(scheme: str) ->
     assert "geheim" not in f"{caught.value!r} {driver!r} {driver.config!r}"
 
 
+@on_the_mock
 @both_clients
 async def test_middlewares_of_the_broker_run_in_both_directions(
     scheme: str, kind: KafkaBrokerKind

@@ -7,7 +7,7 @@ import sys
 import pytest
 import trio
 from tests.support.faststream_buses import accepted
-from tests.support.kafka_brokers import KafkaBrokerKind
+from tests.support.kafka_brokers import KafkaBrokerKind, KafkaFeature
 from tests.support.kafka_server import noida_server
 from tests.support.limits import HANG_SECONDS
 from tests.support.redis_buses import numbers, until
@@ -19,6 +19,7 @@ both_clients = pytest.mark.parametrize("scheme", ["kafka", "kafka+confluent"])
 async def test_events_arrive_once_at_each_group_also_after_an_outage(
     scheme: str, kind: KafkaBrokerKind
 ) -> None:
+    kind.needs(KafkaFeature.GROUPS)
     async with kind.run() as broker:
         shop, mail = (broker.bus(scheme, group) for group in ("shop", "mail"))
         seen = [shop.seen(), mail.seen()]
