@@ -20,6 +20,8 @@ from goevent import Event, GoEvent
 
 logging.getLogger("goevent").disabled = True
 MB = 1_000_000
+# Of 200,000 events: 10 bytes of each, which is less than an object and a reference to it.
+ALLOWED = 2 * MB
 PAGE = os.sysconf("SC_PAGESIZE")
 
 def memory():
@@ -59,12 +61,12 @@ async def main():
     async with bus:
         await run(0, 50_000)
         before = memory()
-        await run(50_000, 1_000_000)
+        await run(50_000, 250_000)
         grown = memory() - before
     ledger = await bus.close()
-    assert ledger.accepted == ledger.completed == 3_000_000, ledger
+    assert ledger.accepted == ledger.completed == 750_000, ledger
     assert bus.error_count == 0
-    assert grown < 10 * MB, f"grown by {grown / MB:.1f} MB"
+    assert grown < ALLOWED, f"grown by {grown / MB:.1f} MB"
 
 trio.run(main)
 """
@@ -86,13 +88,13 @@ async def main():
     async with bus:
         await run(0, 50_000)
         before = memory()
-        await run(50_000, 1_000_000)
+        await run(50_000, 250_000)
         grown = memory() - before
         assert len(bus.errors) == 10_000
-        assert bus.error_count == 1_000_000
+        assert bus.error_count == 250_000
     ledger = await bus.close()
-    assert (ledger.accepted, ledger.completed, ledger.failed) == (2_000_000, 1_000_000, 1_000_000)
-    assert grown < 10 * MB, f"grown by {{grown / MB:.1f}} MB"
+    assert (ledger.accepted, ledger.completed, ledger.failed) == (500_000, 250_000, 250_000)
+    assert grown < ALLOWED, f"grown by {{grown / MB:.1f}} MB"
 
 trio.run(main)
 """
@@ -130,7 +132,7 @@ def run(program: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_a_million_events_leave_no_memory_behind() -> None:
+def test_many_events_leave_no_memory_behind() -> None:
     run(HEALTHY)
 
 
@@ -139,7 +141,7 @@ def test_a_million_events_leave_no_memory_behind() -> None:
     ["", "bus.on_error(lambda error: None)"],
     ids=["nobody looks", "on_error looks"],
 )
-def test_a_million_failures_leave_ten_thousand_in_memory(on_error: str) -> None:
+def test_many_failures_leave_ten_thousand_in_memory(on_error: str) -> None:
     run(FAILING.format(on_error=on_error))
 
 
@@ -151,7 +153,7 @@ LISTENERS = {
 
 @pytest.mark.parametrize("kind", LISTENERS)
 def test_failures_of_large_events_do_not_keep_the_events(kind: str) -> None:
-    run(LARGE.format(listener=LISTENERS[kind], message="'short'", count=20_000))
+    run(LARGE.format(listener=LISTENERS[kind], message="'short'", count=3_000))
 
 
 SLOW = """
@@ -164,7 +166,7 @@ async def slow(error):
 
 def test_failures_that_wait_for_a_slow_on_error_do_not_keep_the_events() -> None:
     listener = SLOW + LISTENERS["inline"]
-    run(LARGE.format(listener=listener, message="'short'", count=20_000))
+    run(LARGE.format(listener=listener, message="'short'", count=3_000))
 
 
 @pytest.mark.parametrize("kind", LISTENERS)
