@@ -442,7 +442,8 @@ def rss():
     raise RuntimeError
 
 async def main():
-    bus = bus_at(sys.argv[1])
+    # A fourth of the default, which fills in a fourth of the time.
+    bus = bus_at(sys.argv[1], prefetch_bytes=8 << 20)
     gate, seen, most = trio.Event(), [0, 0], rss()
     base = most
 
@@ -491,7 +492,7 @@ trio.run(main)
             finally:
                 process.kill()
         growth, arrived, missing, reports = map(int, line.split())
-        assert growth < 60
+        assert growth < 20
         assert arrived + missing >= count  # the rest were sent while it recovered
         assert missing > 0
         assert reports >= 1
