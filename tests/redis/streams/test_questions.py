@@ -146,14 +146,20 @@ async def test_a_tail_of_a_bus_that_is_not_open_is_refused() -> None:
 async def test_a_tail_of_many_names_finds_the_event_of_each() -> None:
     async with streams_server() as server, command_client(server) as ask:
         names = [f"many.n{n}" for n in range(3000)]
-        for at in range(0, len(names), 500):
-            await ask("SADD", "goevent:names", *names[at : at + 500])
-        for name in names:
-            await ask("XADD", f"goevent:stream:{name}", "1-1", "e", b"old")
+        parts = [names[at : at + 500] for at in range(0, len(names), 500)]
+
+        async def add_to_each(entry_id: str, data: str) -> None:
+            source = "for _, k in ipairs(KEYS) do redis.call('XADD', k, ARGV[1], 'e', ARGV[2]) end"
+            for part in parts:
+                keys = [f"goevent:stream:{each}" for each in part]
+                await ask("EVAL", source, len(keys), *keys, entry_id, data)
+
+        for part in parts:
+            await ask("SADD", "goevent:names", *part)
+        await add_to_each("1-1", "old")
         watcher = StreamsBus(server.addr, None)
         async with watcher, watcher.driver.tail("many.*") as channel:
-            for name in names:
-                await ask("XADD", f"goevent:stream:{name}", "*", "e", b"new")
+            await add_to_each("*", "new")
             with trio.fail_after(HANG_SECONDS):
                 events = [await channel.receive() for _ in names]
         assert sorted(each.event_name for each in events) == sorted(names)
