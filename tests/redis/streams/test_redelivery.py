@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import trio
-from tests.support.limits import HANG_SECONDS
+from tests.support.limits import HANG_SECONDS, PROMPT_SECONDS
 from tests.support.redis_buses import Paid, numbers, opened, until
 from tests.support.streams_buses import (
     STREAM,
@@ -66,8 +66,11 @@ async def test_pauses_between_deliveries_grow() -> None:
             await until_settled(ask)
     gaps = [later - earlier for earlier, later in pairwise(times)]
     assert len(gaps) == 3
+    # A busy machine may make any pause longer, so only the whole has a limit: it is below the time
+    # after which an entry is claimed from a consumer that says nothing.
     for gap, least in zip(gaps, (0.1, 0.2, 0.4), strict=True):
-        assert least <= gap < least + 0.5
+        assert least <= gap
+    assert sum(gaps) < PROMPT_SECONDS
 
 
 async def test_failure_of_one_listener_delivers_the_event_to_all_listeners_again() -> None:
