@@ -234,8 +234,8 @@ async def test_a_server_that_never_answers_is_a_typed_error_in_time(
 ) -> None:
     async with redis_server() as server:
         server.freeze()
-        with trio.fail_after(PROMPT_SECONDS):  # the default is 5
-            error = await refused(bus_on(server, password=SECRET), caplog)
+        with trio.fail_after(PROMPT_SECONDS):
+            error = await refused(bus_on(server, password=SECRET, dial_timeout=0.5), caplog)
         server.thaw()
         assert isinstance(error.__cause__, ConnectTimeout)
 
@@ -291,6 +291,7 @@ async def crash(server: RedisServer) -> None:
 
 
 @pytest.mark.parametrize("fault", [change_the_password, crash])
+@pytest.mark.usefixtures("brief_downtime")
 async def test_the_password_is_never_shown_while_a_bus_runs(
     fault: Callable[[RedisServer], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -328,6 +329,7 @@ async def test_the_password_is_never_shown_while_a_bus_runs(
         assert_silent(caplog, refusal.value, unhandled=unhandled)
 
 
+@pytest.mark.usefixtures("brief_downtime")
 async def test_unhandled_errors_are_logged_without_the_password(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

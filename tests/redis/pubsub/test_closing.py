@@ -66,6 +66,7 @@ async def used(bus: Bus) -> None:
 
 
 @FAULTS
+@pytest.mark.usefixtures("brief_downtime")
 async def test_a_bus_closes_in_time_with_publishes_in_flight(fault: Fault) -> None:
     """Each publish ends with an error or a reply, and the bus closes within its timeout."""
     async with redis_server() as server, fault_proxy(server.port) as proxy:

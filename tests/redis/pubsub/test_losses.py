@@ -83,6 +83,7 @@ async def test_a_killed_server_is_reported_and_used_again_within_a_second() -> N
         assert two.says("is lost") == two.says("connected to Redis again") == 2
 
 
+@pytest.mark.usefixtures("brief_downtime")
 async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have_run() -> None:
     async with redis_server() as server:
         one = bus_on(server)
@@ -107,6 +108,7 @@ async def test_a_publish_without_a_server_fails_clearly_and_local_listeners_have
         assert numbers(mine) == [1, 2]
 
 
+@pytest.mark.usefixtures("brief_downtime")
 async def test_each_of_many_publishes_in_an_outage_fails_within_ten_seconds() -> None:
     took: list[float] = []
     async with redis_server() as server:
@@ -129,6 +131,7 @@ async def test_each_of_many_publishes_in_an_outage_fails_within_ten_seconds() ->
     assert max(took) < 10
 
 
+@pytest.mark.usefixtures("brief_downtime")
 async def test_a_server_that_goes_away_while_the_bus_opens_is_an_error_in_time() -> None:
     failed = 0
     async with redis_server() as server, fault_proxy(server.port) as proxy:
