@@ -259,6 +259,16 @@ async def open_connection(config: RedisConfig, opening: Opening | None = None) -
         ServerRefused: The server takes no connection now, or has no such database.
         WrongServer: The server has no such database, because it is one of a cluster or a sentinel.
     """
+    opening = opening or Opening()
+    try:
+        return await _open(config, opening)
+    except (RedisLinkError, trio.ClosedResourceError):
+        # In a fork the socket is closed, so opening fails in one way or another.
+        opening.check_process()
+        raise
+
+
+async def _open(config: RedisConfig, opening: Opening) -> RedisConnection:
     timed_out: RedisLinkError = ConnectTimeout(
         f"no connection to {config.where()} within {config.dial_timeout:g} s"
     )
@@ -266,8 +276,7 @@ async def open_connection(config: RedisConfig, opening: Opening | None = None) -
         stream = await _connect(config)
         finished = False
         try:
-            if opening is not None:
-                opening.connected(stream)
+            opening.connected(stream)
             context = config.ssl_context()
             if context is not None:
                 # A Redis server without TLS may take the handshake for a command, and wait for

@@ -31,7 +31,7 @@ from redis import exceptions as redis_errors
 from trio.lowlevel import checkpoint_if_cancelled
 
 from .config import MIB, RedisConfig
-from .connection import open_connection
+from .connection import Opening, open_connection
 from .connectivity import Connected, Disconnected
 from .conversation import Conversation
 from .errors import LinkClosed, NotConnected, RedisLinkError, require_trio
@@ -123,6 +123,7 @@ class Link:
         self._running = False
         self._is_forked = False
         self._conversation: Conversation | None = None  # None while the link is down
+        self._opening: Opening | None = None  # knows the stream of the latest connection
         self._reason: Exception | None = None  # why it is down
         self._prepare_scope = trio.CancelScope()  # around `on_connect`
         self._changed = trio.Event()  # replaced whenever the link goes up or down
@@ -335,6 +336,12 @@ class Link:
             self._notify_changed()
             self._queue.wake_all()
 
+    def leave_to_parent(self) -> None:
+        """Close the copy of the connection, in a fork in which the tasks of the link go on."""
+        self._is_forked = True
+        if self._opening is not None:
+            self._opening.fork()
+
     def _check_running(self) -> None:
         if self._is_forked:
             raise _of_the_parent()
@@ -405,7 +412,8 @@ class Link:
     async def _connect_and_talk(self, task_status: trio.TaskStatus[None]) -> Exception:
         """Use one connection until it ends; return why it ended, or could not be opened."""
         try:
-            connection = await open_connection(self.config)
+            self._opening = opening = Opening()
+            connection = await open_connection(self.config, opening)
         except RedisLinkError as error:
             return error
         self._prepare_scope = trio.CancelScope()

@@ -130,6 +130,22 @@ class Pool:
             self._permits.release_on_behalf_of(owner)
             self._refill.set()
 
+    @asynccontextmanager
+    async def further_connection(self) -> AsyncGenerator[RedisConnection]:
+        """Open a connection beside those of the pool, and close it when the body has ended.
+
+        Raises:
+            RedisLinkError: It could not be opened; the class says why.
+        """
+        self._check_process()
+        connection = await self._open_one()
+        self._lent.add(connection)
+        try:
+            yield connection
+        finally:
+            self._lent.discard(connection)
+            await connection.aclose()
+
     async def _get(self) -> RedisConnection:
         # A fork may have come while the task waited for its turn, or for a PING.
         self._check_process()
@@ -168,10 +184,6 @@ class Pool:
         self._openings.add(opening)
         try:
             return await open_connection(self.config, opening)
-        except (RedisLinkError, trio.ClosedResourceError):
-            # In a fork the socket is closed, so opening fails in one way or another.
-            opening.check_process()
-            raise
         finally:
             self._openings.discard(opening)
 

@@ -123,6 +123,8 @@ class RedisDriver:
         self._in_use = False
         self._max_size = self._config.max_event_size
         self._is_forked = False
+        # Their tasks are the callers', so they go on in a fork.
+        self._tails: set[PubSubTail] = set()
         self._inbox: Inbox | None = None
         # The channels and globs that the server has refused after a lost connection.
         self._refused: set[str] = set()
@@ -392,10 +394,13 @@ class RedisDriver:
         tail = PubSubTail(self._config, pattern)
 
         async def show(channel: TailChannel, started: Callable[[], None]) -> None:
+            self._tails.add(tail)
             try:
                 await tail.show_events(channel, started)
             except redis_errors.RedisError as error:
                 raise self._to_driver_error(error) from error
+            finally:
+                self._tails.discard(tail)
 
         return running_tail(show)
 
@@ -407,6 +412,8 @@ class RedisDriver:
         if self._link is not None:
             self._link.fork()
         self._pool.fork()
+        for tail in self._tails:
+            tail.fork()
 
     def _open_link(self) -> Link:
         if self._is_forked:

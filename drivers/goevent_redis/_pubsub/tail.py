@@ -20,7 +20,7 @@ from .._event_names import is_event_name
 from .._link.config import RedisConfig
 from .._link.connectivity import Disconnected
 from .._link.conversation import Conversation
-from .._link.errors import LASTING_ERRORS
+from .._link.errors import LASTING_ERRORS, LinkClosed
 from .._link.link import Link
 from .channels import Channels
 
@@ -42,6 +42,7 @@ class PubSubTail:
         is_pattern = "*" in pattern
         self._command = "PSUBSCRIBE" if is_pattern else "SUBSCRIBE"
         self._channel = (self._channels.glob if is_pattern else self._channels.channel)(pattern)
+        self._link: Link | None = None
         self._failure: Exception | None = None
         self._failed = trio.Event()
 
@@ -59,7 +60,7 @@ class PubSubTail:
                 if event is not None:
                     channel.put_nowait(event)
 
-        link = Link(
+        self._link = link = Link(
             self._config,
             on_push=push,
             on_connect=self._subscribe,
@@ -80,6 +81,15 @@ class PubSubTail:
         reason = event.reason
         if isinstance(reason, (redis_errors.ResponseError, *LASTING_ERRORS)):
             self._failure = reason
+            self._failed.set()
+
+    def fork(self) -> None:
+        """End the tail: this process is a fork of the one that owns its connection."""
+        if self._link is not None:
+            self._failure = LinkClosed("the tail belongs to the parent of this process")
+            self._link.leave_to_parent()
+        # In another thread than that of the run loop no task runs again.
+        if trio.lowlevel.in_trio_run():
             self._failed.set()
 
     def _tailed(self, frame: list[Any]) -> TailedEvent | None:

@@ -344,7 +344,8 @@ class RedisStreamsDriver:
         new stream is found within half a second. Replayed events are not shown: they are not
         published.
         """
-        tail = StreamTail(self._open_link(), self._config.channel_prefix, pattern)
+        prefix = self._config.channel_prefix
+        tail = StreamTail(self._open_link(), self._pool, prefix, pattern)
         return running_tail(tail.show_events)
 
     # -- the connection

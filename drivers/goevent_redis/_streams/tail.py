@@ -25,9 +25,10 @@ from goevent import compile_pattern
 from goevent.drivers import TailChannel, TailedEvent, jittered
 
 from .._event_names import is_event_name
-from .._link.connection import RedisConnection, open_connection
+from .._link.connection import RedisConnection
 from .._link.errors import LASTING_ERRORS, LinkClosed, RedisLinkError
 from .._link.link import Link
+from .._link.pool import Pool
 from .._link.server import check_identity
 from .config import LATEST_SEQUENCE, MAX_PARTITIONS
 from .faults import refusal
@@ -59,6 +60,7 @@ class StreamTail:
 
     Args:
         link: The link of the open bus.
+        pool: Opens the connection for the reads that block.
         prefix: Precedes every key.
         pattern: An event name or a pattern.
 
@@ -66,8 +68,9 @@ class StreamTail:
         ValueError: The pattern makes no sense.
     """
 
-    def __init__(self, link: Link, prefix: str, pattern: str) -> None:
+    def __init__(self, link: Link, pool: Pool, prefix: str, pattern: str) -> None:
         self._link = link
+        self._pool = pool
         self._keys = StreamKeys(prefix, "")
         self._pattern = pattern
         self._matches = compile_pattern(pattern)
@@ -109,11 +112,11 @@ class StreamTail:
 
     async def _connect_and_read(self, channel: TailChannel) -> None:
         """Read over one connection, until it is lost or the keys have changed their types."""
-        connection = await open_connection(self._link.config)
         try:
-            check_identity(connection.server, self._link.config.where())
-            await self._read_rest(channel)
-            await self._follow(connection, channel)
+            async with self._pool.further_connection() as connection:
+                check_identity(connection.server, self._link.config.where())
+                await self._read_rest(channel)
+                await self._follow(connection, channel)
         except redis_errors.ResponseError as error:
             if not str(error).startswith("WRONGTYPE"):
                 raise
@@ -122,8 +125,6 @@ class StreamTail:
             self._found.clear()
             self._last.clear()
             self._names_seen = 0
-        finally:
-            await connection.aclose()
 
     async def _follow(self, connection: RedisConnection, channel: TailChannel) -> None:
         look_at = trio.current_time() + LOOK_INTERVAL_SECONDS

@@ -17,7 +17,7 @@ from tests.support.redis_server import RedisServer, fault_proxy, redis_server
 from tests.support.streams_buses import StreamsBus
 from trio.testing import wait_all_tasks_blocked
 
-from goevent import GoEvent
+from goevent import DriverError, GoEvent
 from goevent_redis import LinkClosed, RedisConfig, RedisDriver
 
 pytestmark = [
@@ -192,6 +192,56 @@ async def test_a_child_sends_no_end_of_tls() -> None:
                 await handle.wait()
                 assert handle.errors == ()
             assert proxy.dials == 1
+
+
+@pytest.mark.parametrize("pattern", ["order.paid", "order.**"])
+@pytest.mark.parametrize("make", [pubsub, streams])
+def test_the_server_sees_nothing_of_a_child_with_an_open_tail(
+    make: Callable[[str], tuple[GoEvent, GoEvent]], pattern: str
+) -> None:
+    parent = os.getpid()
+    status = 97
+
+    async def main() -> None:
+        nonlocal status
+        async with redis_server("appendonly yes") as server:
+            watch = Watch(server)
+            bus, sender = make(server.addr)
+            driver: Any = bus.driver
+            try:
+                async with sender, bus, driver.tail(pattern) as shown:
+                    await (await sender.dispatch(Paid(n=0))).wait()
+                    with trio.fail_after(HANG_SECONDS):
+                        await shown.receive()
+                    numbers = watch.state()[1:]
+                    pid = os.fork()
+                    if pid == 0:
+                        signal.alarm(CHILD_SECONDS)
+                        try:
+                            await shown.receive()
+                        except DriverError as error:
+                            status = 0 if "belongs to the parent" in str(error) else 96
+                        return
+                    with trio.fail_after(HANG_SECONDS):
+                        ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+                    assert os.waitstatus_to_exitcode(ended[1]) == 0
+                    assert watch.state()[1:] == numbers, "a connection has come or gone"
+                    for n in range(1, 50):
+                        await (await sender.dispatch(Paid(n=n))).wait()
+                    with trio.fail_after(HANG_SECONDS):
+                        events = [await shown.receive() for _ in range(1, 50)]
+                    assert [event.missed for event in events] == [0] * 49
+                    assert all(f'"n":{n}'.encode() in e.data for n, e in enumerate(events, 1))
+            finally:
+                if os.getpid() != parent:
+                    os._exit(status)
+            watch.close()
+
+    try:
+        trio.run(main)
+    finally:
+        if os.getpid() != parent:
+            os._exit(98)
 
 
 async def call_and_note(call: Callable[[], Awaitable[object]], outcomes: list[str]) -> None:

@@ -23,7 +23,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from goevent_redis._link import connection as _connection, link as _link
 from goevent_redis._link.config import RedisConfig
-from goevent_redis._link.connection import RedisConnection
+from goevent_redis._link.connection import Opening, RedisConnection
 from goevent_redis._link.connectivity import Connected, Disconnected
 from goevent_redis._link.conversation import Conversation
 from goevent_redis._link.errors import (
@@ -477,7 +477,7 @@ async def test_attempts_to_connect_are_limited(
     dials: list[float] = []
     ours, theirs = memory_stream_pair()
 
-    async def dial(config: RedisConfig) -> RedisConnection:
+    async def dial(config: RedisConfig, _: Opening) -> RedisConnection:
         await trio.lowlevel.checkpoint()
         dials.append(trio.current_time())
         if len(dials) > 1:

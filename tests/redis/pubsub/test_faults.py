@@ -26,7 +26,7 @@ from tests.support.redis_server import FaultProxy, fault_proxy, redis_server
 
 from goevent import DecodeError, DispatchHandle, DriverConnectionError, Envelope, JsonCodec
 from goevent_redis import RedisConfig, RedisDriver
-from goevent_redis._link.connection import open_connection
+from goevent_redis._link.connection import Opening, open_connection
 
 BACK = "connected to Redis again"
 
@@ -135,10 +135,10 @@ async def test_a_server_that_refuses_for_three_seconds_is_not_hammered(
 ) -> None:
     dials = 0
 
-    async def counted(config: RedisConfig) -> Any:
+    async def counted(config: RedisConfig, opening: Opening) -> Any:
         nonlocal dials
         dials += 1
-        return await open_connection(config)
+        return await open_connection(config, opening)
 
     monkeypatch.setattr("goevent_redis._link.link.open_connection", counted)
     async with redis_server() as server, fault_proxy(server.port) as proxy:
