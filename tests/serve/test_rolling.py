@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from benchmarks.chaos.drivers import DRIVERS
 from benchmarks.chaos.servers.contract import GRACE_SECONDS
 from tests.support.chaos import chaos
 
@@ -22,7 +23,10 @@ async def test_consumers_that_are_restarted_in_turn_repeat_no_event(
 ) -> None:
     counts = await chaos(tmp_path, driver, f"--rolling {SIZE}")
     assert counts["accepted"] == 1600
-    assert not counts["lost"] + counts["overtaken"]
+    assert not counts["lost"]
+    if DRIVERS[driver].ordered:
+        # Without that promise, a busy machine may run two events of an account in either order.
+        assert not counts["overtaken"]
     assert not counts["flagged"]
     assert not counts["duplicates"] + counts["pending"]
     assert counts["unclean"] == []
