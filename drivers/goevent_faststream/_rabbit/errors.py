@@ -30,14 +30,23 @@ def to_driver_error(error: BaseException) -> DriverError:
     elif isinstance(error, ProbableAuthenticationError):
         refusal = DriverConnectionError("RabbitMQ: the server rejects the login")
     elif isinstance(error, InvalidFrameError):
-        # The client's error when the server closes a connection during the handshake.
-        text = "RabbitMQ: this user has no access to the virtual host"
-        reason = _REFUSED_CONNECTION.search(str(error))
-        refusal = DriverConnectionError(f"{text}: {reason[1]}" if reason else text)
+        refusal = DriverConnectionError(_handshake_text(error))
     else:
         return map_error("RabbitMQ", error, (OSError,))
     refusal.__cause__ = error
     return refusal
+
+
+def _handshake_text(error: InvalidFrameError) -> str:
+    """Return the text for the client's error when the handshake gets an unexpected frame."""
+    refused = _REFUSED_CONNECTION.search(str(error))
+    if refused is None:
+        return f"RabbitMQ: the server breaks the handshake: {error}"
+    reason = refused[1]
+    # Other reasons are the server's own, as a virtual host that is down.
+    if reason.startswith("NOT_ALLOWED"):
+        return f"RabbitMQ: this user has no access to the virtual host: {reason}"
+    return f"RabbitMQ: the server refuses the connection: {reason}"
 
 
 def is_refused_connection(error: BaseException | None) -> bool:

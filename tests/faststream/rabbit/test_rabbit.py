@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import trio
+from aio_pika.exceptions import InvalidFrameError
 from faststream.rabbit import ExchangeType, RabbitBroker, RabbitExchange, RabbitQueue
 from pamqp import encode
 from pamqp.commands import Basic
@@ -30,6 +31,7 @@ from tests.support.redis_server import fault_proxy, free_port
 
 from goevent import DriverConnectionError, DriverError, Event
 from goevent_faststream import BrokerConfig, FastStreamDriver
+from goevent_faststream._rabbit.errors import to_driver_error
 from goevent_faststream._rabbit.names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
 from goevent_faststream._rabbit.receiver import count_deliveries
 
@@ -197,6 +199,26 @@ async def test_rejected_login_is_a_connection_error_without_the_password(
             pass
     assert "s3cret" not in f"{caught.value!r} {caught.value.__cause__!r} {bus.driver!r}"
     assert "s3cret" not in caplog.text.replace("s3cret:******", "")
+
+
+@pytest.mark.parametrize(
+    ("got", "says"),
+    [
+        (
+            "<Connection.Close NOT_ALLOWED - vhost x not found>",
+            "this user has no access to the virtual host: NOT_ALLOWED - vhost x not found",
+        ),
+        (
+            "<Connection.Close INTERNAL_ERROR - vhost '/' is down>",
+            "the server refuses the connection: INTERNAL_ERROR - vhost '/' is down",
+        ),
+        ("<Basic.Ack>", "the server breaks the handshake: expected OpenOk, got <Basic.Ack>"),
+    ],
+)
+def test_connection_that_is_refused_in_the_handshake_says_why(got: str, says: str) -> None:
+    error = to_driver_error(InvalidFrameError(f"expected OpenOk, got {got}"))
+    assert isinstance(error, DriverConnectionError)
+    assert str(error) == f"RabbitMQ: {says}"
 
 
 async def test_closed_port_and_silent_port_are_connection_errors() -> None:
