@@ -129,12 +129,5 @@ def http_server() -> Callable[..., Awaitable[object]]:
         ModuleNotFoundError: The extra `web` is not installed.
     """
     # Imported by name: this module is below the page, and does not load it without need.
-    try:
-        serve_http: Callable[..., Awaitable[object]]
-        serve_http = importlib.import_module("goevent.web").serve_http
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            f"http= needs the live page, whose packages are not installed ({error}): "
-            "pip install 'goevent[web]'"
-        ) from error
+    serve_http: Callable[..., Awaitable[object]] = importlib.import_module("goevent.web").serve_http
     return serve_http

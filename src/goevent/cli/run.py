@@ -180,7 +180,7 @@ def check_page(host: str) -> None:
     try:
         from goevent.web.server import TOKEN_VARIABLE, is_loopback
     except ModuleNotFoundError as error:
-        raise WrongUse("--http needs an extra: pip install 'goevent[web]'") from error
+        raise WrongUse(f"--http: {error}") from error
     if not is_loopback(host.strip("[]")) and not os.environ.get(TOKEN_VARIABLE):
         raise WrongUse(
             f"--http: {host} is not loopback, so the page needs a token: set {TOKEN_VARIABLE}"

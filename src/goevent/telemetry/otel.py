@@ -26,13 +26,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from time import perf_counter
 
-from opentelemetry import metrics, propagate, trace
-from opentelemetry.context import Context, attach, detach, get_current
-from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
-
 from .. import __version__
 from .._delivery import Delivery, SettledEvent
 from .._errors import Veto
+from .._extras import missing_extra
 from .._foreign import text_of
 from .._handle import DispatchHandle
 from .._suggestions import suggest_options
@@ -48,6 +45,13 @@ from .attributes import (
     operation_attributes,
     run_attributes,
 )
+
+try:
+    from opentelemetry import metrics, propagate, trace
+    from opentelemetry.context import Context, attach, detach, get_current
+    from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "otel", "goevent.telemetry.otel") from error
 
 MAX_REMEMBERED_NAMES = 1000
 """The number of event names whose attributes are kept."""

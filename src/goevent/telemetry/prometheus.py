@@ -27,17 +27,22 @@ from time import perf_counter
 from typing import cast
 
 import trio
-from prometheus_client import (
-    REGISTRY,
-    CollectorRegistry,
-    Histogram,
-    generate_latest,
-)
-from prometheus_client.metrics_core import Metric
-from prometheus_client.samples import Sample
 
+from .._extras import missing_extra
 from .._public import Delivery, GoEvent, Snapshot
 from .metric_families import FAMILIES, BusState, MetricFamily, state_of
+
+try:
+    from prometheus_client import (
+        REGISTRY,
+        CollectorRegistry,
+        Histogram,
+        generate_latest,
+    )
+    from prometheus_client.metrics_core import Metric
+    from prometheus_client.samples import Sample
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "prometheus", "goevent.telemetry.prometheus") from error
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The `Content-Type` of `metrics_page` and `SnapshotCollector.text`."""

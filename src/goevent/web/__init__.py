@@ -4,7 +4,12 @@
 snapshots, and writes nothing unless the user allows actions. It never knows the kernel.
 """
 
-from .page import Page as Page
-from .server import AddressError as AddressError, serve_http as serve_http
+from .._extras import missing_extra
+
+try:
+    from .page import Page as Page
+    from .server import AddressError as AddressError, serve_http as serve_http
+except ModuleNotFoundError as error:
+    raise missing_extra(error, "web", "the live page (goevent.web)") from error
 
 __all__ = ["AddressError", "Page", "serve_http"]

@@ -22,6 +22,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .._errors import DriverError, EventError, require_trio
+from .._extras import missing_extra
 from ..telemetry.health import Health, HealthReport
 from .dead_letters import Letters, RequestRefused, read_body
 from .guard import SECURITY_HEADERS, Guard
@@ -345,8 +346,8 @@ def optional(name: str, extra: str) -> Any:
     """
     try:
         return import_module(name)
-    except ImportError as error:
-        raise RequestRefused(501, f"install goevent[{extra}] for this: {error}") from error
+    except ModuleNotFoundError as error:
+        raise RequestRefused(501, str(missing_extra(error, extra, name))) from error
 
 
 @cache
