@@ -37,6 +37,7 @@ NOTES = {
     "_handle": "DispatchHandle: one dispatched event",
     "_events": "names, patterns, event types, registry",
     "_errors": "every exception",
+    "_extras": "packages that may be missing",
     "_foreign": "objects whose own code may fail",
     "_suggestions": "did you mean ...?",
     "_trio_internals": "private parts of Trio",
