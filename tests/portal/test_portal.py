@@ -559,10 +559,23 @@ from goevent import Event, GoEvent
 from goevent.portal import portal
 
 bus = GoEvent()
+interrupted = False
+
+def interrupt(number, frame):
+    global interrupted
+    interrupted = True
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGINT, interrupt)
 
 @bus.listener("a")
 async def forever(event):
-    os.kill(os.getpid(), signal.SIGINT)
+    # Python runs no handler for a signal that comes just before its main thread waits for a lock.
+    # A user presses Ctrl-C again.
+    while not interrupted:
+        os.kill(os.getpid(), signal.SIGINT)
+        await trio.sleep(0.1)
     await trio.sleep_forever()
 
 try:
