@@ -413,7 +413,11 @@ class Portal:
         self._queue.append(item)
         if not self._awake:
             self._awake = True
-            self._token.run_sync_soon(self._wake)
+            try:
+                self._token.run_sync_soon(self._wake)
+            except trio.RunFinishedError:
+                # The bus has failed. `_end` gets the lock after the caller, and refuses the item.
+                return
 
     def _wait_for_room(self) -> None:
         """Wait until the bus has taken an event; the caller holds the lock."""

@@ -488,6 +488,36 @@ def test_a_bus_that_fails_is_told_to_later_dispatches_and_by_the_block() -> None
         run()
 
 
+def test_an_event_that_comes_as_the_bus_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    bus = GoEvent()
+    trio_ended, dispatched = threading.Event(), threading.Event()
+    end = Portal._end
+
+    def end_later(self: Portal, failure: BaseException | None) -> None:
+        trio_ended.set()
+        assert dispatched.wait(LONG)
+        end(self, failure)
+
+    @bus.listener(Paid, supervision=Supervision("escalate"))
+    async def fail(event: Paid) -> None:
+        raise ValueError("the end")
+
+    def run() -> None:
+        with portal(bus) as p:
+            p.dispatch(Paid(1))
+            assert trio_ended.wait(LONG)
+            try:
+                handle = p.dispatch(Shipped(2))
+            finally:
+                dispatched.set()
+            with pytest.raises(BusClosed, match="has ended"):
+                handle.wait(LONG)
+
+    monkeypatch.setattr(Portal, "_end", end_later)
+    with pytest.raises((EventError, ExceptionGroup)):
+        run()
+
+
 def test_a_portal_that_is_closed_or_not_open_refuses_events() -> None:
     p = portal(GoEvent())
     with pytest.raises(BusClosed, match="not open"):
