@@ -491,7 +491,7 @@ def test_a_bus_that_fails_is_told_to_later_dispatches_and_by_the_block() -> None
 def test_an_event_that_comes_as_the_bus_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = GoEvent()
     trio_ended, dispatched = threading.Event(), threading.Event()
-    end = Portal._end
+    end = Portal._end  # pyright: ignore[reportPrivateUsage]
 
     def end_later(self: Portal, failure: BaseException | None) -> None:
         trio_ended.set()
