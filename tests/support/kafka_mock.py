@@ -20,6 +20,7 @@ import pytest
 import trio
 from aiokafka.consumer.group_coordinator import GroupCoordinator  # type: ignore[import-untyped]
 
+from goevent_faststream._kafka import client, consumer
 from goevent_faststream._kafka.aiokafka_client import AiokafkaClient
 from goevent_faststream._kafka.confluent_client import ConfluentClient
 from tests.support.brokers import missing
@@ -37,6 +38,7 @@ UNSUPPORTED_VERSION, POLICY_VIOLATION, INVALID_RECORD, OFFSET_OUT_OF_RANGE = 35,
 
 # The leader of a group is slower than the other members by so much.
 LEADER_DELAY_SECONDS = 0.3
+FETCH_WAIT_MILLISECONDS = 50
 _PERFORM_ASSIGNMENT: Any = getattr(GroupCoordinator, "_perform_assignment")  # noqa: B009 - it is protected
 
 
@@ -181,6 +183,10 @@ async def kafka_mock() -> AsyncGenerator[KafkaMock]:
     try:
         with pytest.MonkeyPatch.context() as monkeypatch:
             monkeypatch.setattr(GroupCoordinator, "_perform_assignment", _assign_late)
+            # The mock answers a fetch that finds nothing after its whole wait, even if a record
+            # comes meanwhile; Kafka answers it then.
+            monkeypatch.setattr(client, "FETCH_WAIT_MILLISECONDS", FETCH_WAIT_MILLISECONDS)
+            monkeypatch.setattr(consumer, "READ_WAIT_SECONDS", FETCH_WAIT_MILLISECONDS / 1000)
             yield mock
     finally:
         with trio.CancelScope(shield=True):
@@ -232,10 +238,10 @@ def one_partition(create_topic: Callable[..., None], monkeypatch: pytest.MonkeyP
     Args:
         create_topic: Creates a topic; it may exist already.
     """
-    for client in (AiokafkaClient, ConfluentClient):
+    for kind in (AiokafkaClient, ConfluentClient):
 
-        async def ensure_topic(self: Any, topic: str, real: Any = client.ensure_topic) -> None:
+        async def ensure_topic(self: Any, topic: str, real: Any = kind.ensure_topic) -> None:
             create_topic(topic, exist_ok=True)
             await real(self, topic)
 
-        monkeypatch.setattr(client, "ensure_topic", ensure_topic)
+        monkeypatch.setattr(kind, "ensure_topic", ensure_topic)
