@@ -768,8 +768,7 @@ class Portal:
         try:
             self._started.result()
         except BaseException:  # the failure of the bus, or Ctrl-C
-            self._close(now=True)
-            self._wait_for_end()
+            self._close_and_wait(now=True)
             raise
         return self
 
@@ -781,17 +780,20 @@ class Portal:
     ) -> None:
         if self._bus._dispatcher.is_forked:
             return  # the thread is that of the parent
-        self._close(now=error is not None)
-        self._wait_for_end()
+        self._close_and_wait(now=error is not None)
         self._raise_failure(error)
 
-    def _wait_for_end(self) -> None:
+    def _close_and_wait(self, *, now: bool) -> None:
         try:
+            self._close(now=now)
             self._ended.result()
         except BaseException:  # Ctrl-C
             self._close(now=True)
             self._ended.result()
             raise
+        finally:
+            if self._thread is not None:
+                self._thread.join()  # it has nothing left to do
 
     async def __aenter__(self) -> Self:
         running_loop()

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextvars import ContextVar
 from typing import Any
@@ -516,6 +517,21 @@ def test_an_event_that_comes_as_the_bus_ends_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(Portal, "_end", end_later)
     with pytest.raises((EventError, ExceptionGroup)):
         run()
+
+
+def test_the_thread_has_ended_after_the_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    run = Portal._run  # pyright: ignore[reportPrivateUsage]
+
+    def run_slowly(self: Portal) -> None:
+        threads.append(threading.current_thread())
+        run(self)
+        time.sleep(0.2)
+
+    monkeypatch.setattr(Portal, "_run", run_slowly)
+    with portal(GoEvent()):
+        pass
+    assert [each.is_alive() for each in threads] == [False]
 
 
 def test_a_portal_that_is_closed_or_not_open_refuses_events() -> None:
