@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
 import socket
 from pathlib import Path
@@ -323,9 +324,9 @@ async def test_each_worker_serves_a_page_of_its_own(tmp_path: Path) -> None:
 def test_a_port_that_is_taken_ends_with_1_and_its_name(tmp_path: Path, workers: int) -> None:
     write(tmp_path, count=0)
     with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
+        port = free_ports(workers)
+        taken.bind(("127.0.0.1", port))
         taken.listen()
-        port = taken.getsockname()[1]
         options = ["--http", f"127.0.0.1:{port}", "--workers", str(workers)]
         result = goevent_command("run", "shop:bus", *options, cwd=tmp_path)
     assert result.returncode == 1
@@ -335,18 +336,19 @@ def test_a_port_that_is_taken_ends_with_1_and_its_name(tmp_path: Path, workers: 
 
 
 def free_ports(count: int) -> int:
-    """Return the first of several free ports in a row."""
+    """Return the first of several free ports in a row.
+
+    The system gives the ports above 32,767 to other sockets, so a free one is soon taken there.
+    """
     while True:
+        first = random.randrange(20_000, 32_000)
         with contextlib.ExitStack() as stack:
-            first = stack.enter_context(socket.socket())
-            first.bind(("127.0.0.1", 0))
-            port: int = first.getsockname()[1]
             try:
-                for number in range(1, count):
-                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port + number))
-            except (OSError, OverflowError):
+                for number in range(first, first + count):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", number))
+            except OSError:
                 continue
-            return port
+            return first
 
 
 async def answer(port: int, path: str) -> bytes:
