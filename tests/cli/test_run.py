@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
+import secrets
 import signal
 import socket
 from pathlib import Path
@@ -341,7 +341,7 @@ def free_ports(count: int) -> int:
     The system gives the ports above 32,767 to other sockets, so a free one is soon taken there.
     """
     while True:
-        first = random.randrange(20_000, 32_000)
+        first = 20_000 + secrets.randbelow(12_000)  # `random` has one seed in all workers
         with contextlib.ExitStack() as stack:
             try:
                 for number in range(first, first + count):
