@@ -34,6 +34,8 @@ from .connection import RabbitConnection
 EVENT_NAME_HEADER = "goevent-name"
 # The deliveries before a copy. A dead letter has none: an operator who moves it back begins anew.
 EARLIER_DELIVERIES_HEADER = "goevent-earlier-deliveries"
+# How many deliveries of a message went to buses of the group that have no listener for it.
+UNMATCHED_HEADER = "goevent-unmatched"
 # A quorum queue adds its own counters to the headers of the publisher.
 DELIVERY_COUNT_HEADER = "x-delivery-count"
 # The queues and the routing keys of a message that the server itself has dead-lettered.
@@ -44,6 +46,7 @@ OWN_HEADERS = frozenset(
     (
         EVENT_NAME_HEADER,
         EARLIER_DELIVERIES_HEADER,
+        UNMATCHED_HEADER,
         DELIVERIES_HEADER,
         REASON_HEADER,
         DETAILS_HEADER,
@@ -66,6 +69,7 @@ class RabbitDelivery:
         properties: The message's AMQP properties.
         group: The only group that wants the message, or empty. It is a dead letter of this group,
             which an operator has published to the exchange for events again.
+        unmatched: How many deliveries went to buses of the group that have no listener for it.
     """
 
     channel: Any
@@ -74,6 +78,7 @@ class RabbitDelivery:
     redelivered: bool
     properties: Any
     group: str
+    unmatched: int
 
 
 class RabbitReceiver:
@@ -180,6 +185,7 @@ class RabbitReceiver:
                 redelivered,
                 properties,
                 "" if group is None else header_text(group),
+                _own_count(headers, UNMATCHED_HEADER),
             ),
         )
 
@@ -233,10 +239,13 @@ def count_deliveries(headers: dict[str, Any], redelivered: bool, *, queues_count
     if queues_count and redelivered:
         counter = headers.get(DELIVERY_COUNT_HEADER)
         returns = counter if isinstance(counter, int) else returns
-    earlier = headers.get(EARLIER_DELIVERIES_HEADER)
-    if not isinstance(earlier, int) or DEATH_HEADER in headers:
-        earlier = 0
-    return 1 + returns + earlier
+    return 1 + returns + _own_count(headers, EARLIER_DELIVERIES_HEADER)
+
+
+def _own_count(headers: dict[str, Any], name: str) -> int:
+    """Return a number that a bus has written into a copy; 0 if the server has dead-lettered it."""
+    count = headers.get(name)
+    return count if isinstance(count, int) and DEATH_HEADER not in headers else 0
 
 
 class DeliveryQueue:

@@ -7,10 +7,11 @@ the pause, the server returns the message.
 
 A quorum queue counts each return as a delivery. A message that no listener has begun must not be
 counted, so it is not returned: the settler publishes a copy into the same queue, which carries the
-number of deliveries, and acknowledges the original once the server has confirmed the copy. A
-classic queue counts nothing; there, messages that failed are replaced by copies, too. A message
-that is on its way inside the server while its consumer is cancelled never comes here: the server
-returns it by itself, and counts that.
+number of deliveries, and acknowledges the original once the server has confirmed the copy. The
+same is done for a message of the patterns queue that no listener of this bus matches: another bus
+of the group, which has other patterns, may run it. A classic queue counts nothing; there, messages
+that failed are replaced by copies, too. A message that is on its way inside the server while its
+consumer is cancelled never comes here: the server returns it by itself, and counts that.
 
 When the connection is lost, the server returns all unacknowledged messages at once. Some of them
 come back to this bus while a listener still works on them, and others after their acknowledgement
@@ -34,6 +35,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import suppress
 from copy import copy
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -41,7 +43,7 @@ from typing import Any
 from pamqp.encode import field_table
 
 from goevent import DriverError
-from goevent.drivers import ACK, Action, in_one_line
+from goevent.drivers import ACK, RELEASE, Action, in_one_line
 
 from .._adapter.contract import Arrival, Decision
 from .._adapter.dead_letters import (
@@ -64,6 +66,7 @@ from .receiver import (
     EARLIER_DELIVERIES_HEADER,
     EVENT_NAME_HEADER,
     OWN_HEADERS,
+    UNMATCHED_HEADER,
     RabbitDelivery,
     header_text,
 )
@@ -104,6 +107,8 @@ class RabbitSettler:
         self._channel = PublishChannel(connection.publishing, patient=True)
         # The messages that wait for a second attempt, or for the end of their pause.
         self._delayed: dict[Arrival, asyncio.TimerHandle] = {}
+        # Those of them that no listener of this bus matches.
+        self._passed_on: set[Arrival] = set()
         self._orphans: set[Arrival] = set()
         self._is_stopping = False
         # Events that the bus still holds although their connection is lost.
@@ -117,6 +122,7 @@ class RabbitSettler:
         self.held.clear()
         self._channel.reset()
         self._delayed.clear()
+        self._passed_on.clear()
         self._orphans.clear()
         self._without_delivery.clear()
         self._acknowledged.clear()
@@ -141,6 +147,7 @@ class RabbitSettler:
             if arrival not in self._orphans:
                 timer.cancel()
                 del self._delayed[arrival]
+                self._passed_on.discard(arrival)
                 finished.add(id(arrival))
         self._without_delivery.update(
             (_key(arrival), arrival)
@@ -173,6 +180,7 @@ class RabbitSettler:
             timer = self._delayed.pop(arrival, None)
             if timer is not None:
                 timer.cancel()
+                self._passed_on.discard(arrival)
             else:
                 self._without_delivery[_key(arrival)] = arrival
 
@@ -266,6 +274,25 @@ class RabbitSettler:
             if self._connection.is_up:
                 self._connection.host.report(to_driver_error(error))
 
+    def pass_on(self, arrival: Arrival, pause: float) -> None:
+        """Give a message to another bus of the group after a pause; the delivery does not count.
+
+        No listener of this bus matches it, and this is noted in the message.
+        """
+        if not self._is_held(arrival):
+            # The server has the message, and delivers it again as an ordinary one.
+            self._without_delivery.pop(_key(arrival), None)
+            self._forget(arrival)
+            return
+        self._acknowledged.pop(_key(arrival), None)
+        arrival.raw = replace(arrival.raw, unmatched=arrival.raw.unmatched + 1)
+        self._passed_on.add(arrival)
+        self._later(arrival, pause, partial(self._return_passed_on, [arrival]))
+
+    async def _return_passed_on(self, arrivals: Sequence[Arrival]) -> None:
+        self._passed_on.difference_update(arrivals)
+        await self._replace_by_copies(arrivals, added_deliveries=-1)
+
     def _can_settle(self, arrival: Arrival) -> bool:
         """Tell whether the delivery of an arrival belongs to the open channel."""
         delivery: RabbitDelivery = arrival.raw
@@ -355,8 +382,12 @@ class RabbitSettler:
         for timer in self._delayed.values():
             timer.cancel()
         self._delayed.clear()
+        passed_on = [arrival for arrival in delayed if arrival in self._passed_on]
+        self._passed_on.clear()
+        failed = [arrival for arrival in delayed if arrival not in passed_on]
         with suppress(*RABBIT_ERRORS, DriverError):
-            await self._return_counted(delayed)
+            await self._return_counted(failed)
+            await self.settle([Decision(arrival, RELEASE) for arrival in passed_on])
 
     async def _requeue(self, arrival: Arrival) -> None:
         tag, unwritten = arrival.raw.tag, self._unwritten
@@ -380,6 +411,7 @@ class RabbitSettler:
             delivery: RabbitDelivery = arrival.raw
             headers = {
                 EARLIER_DELIVERIES_HEADER: arrival.deliveries + added_deliveries,
+                UNMATCHED_HEADER: delivery.unmatched,
                 EVENT_NAME_HEADER: arrival.name,
             }
             message = _copy("", delivery.queue, arrival, headers, failures)

@@ -23,11 +23,13 @@ from goevent.drivers import (
     ACK,
     READ_SILENCE_SECONDS,
     RELEASE,
+    Action,
     Backlog,
     Capabilities,
     Finding,
     ReadWatchdog,
     TailedEvent,
+    Verdict,
     retry_or_dead_letter,
 )
 
@@ -435,21 +437,42 @@ class RabbitWorkQueuesAdapter:
             self._deliveries.add(arrival)
         else:
             # Another version of the service has bound the queue to this name, and may still run.
-            # The event fails here, so that a bus of that version gets it.
-            reason = "no listener of this bus matches it"
-            self._connection.start(self._fail(arrival, reason, reported=False))
+            self._connection.start(self._pass_on(arrival))
+
+    async def _pass_on(self, arrival: Arrival) -> None:
+        """Give an arrival that no listener matches to another bus, or write its dead letter."""
+        config, delivery = self._config, arrival.raw
+        # Deliveries count here only if the server stored no copy, or a listener failed.
+        unmatched = max(delivery.unmatched + 1, arrival.deliveries)
+        # The server serves the consumers of a queue in turn. Each gets the message several times
+        # before it is given up.
+        if (
+            unmatched >= config.max_deliveries
+            and unmatched >= config.max_deliveries * await self._count_consumers(delivery.queue)
+        ):
+            arrival.deliveries += delivery.unmatched
+            reason = "no listener of the group matches it"
+            dead = Verdict(Action.DEAD_LETTER, reason=reason)
+            await self._settler.settle_quietly(Decision(arrival, dead))
+            return
+        self._settler.pass_on(arrival, config.pause(min(unmatched, config.max_deliveries)))
+
+    async def _count_consumers(self, queue: str) -> int:
+        """Return how many buses consume a queue; 1 if the server does not tell."""
+        try:
+            reply = await self._connection.request(ServerObject("queue", queue).find)
+        except (DriverError, *RABBIT_ERRORS):
+            return 1
+        return max(1, int(reply.consumer_count))
 
     async def _on_stopped(self, arrival: Arrival, error: Exception | None) -> None:
         if error is None:
             await self._settler.settle_quietly(Decision(arrival, ACK))
             return
         self._connection.host.report(error, arrival.name)
-        await self._fail(arrival, f"a middleware has failed: {error!r}", reported=True)
-
-    async def _fail(self, arrival: Arrival, reason: str, *, reported: bool) -> None:
-        """Retry an arrival that no listener gets, or write it among the dead letters."""
+        reason = f"a middleware has failed: {error!r}"
         verdict = retry_or_dead_letter(
-            arrival.deliveries, self._config, reason=reason, reported=reported
+            arrival.deliveries, self._config, reason=reason, reported=True
         )
         await self._settler.settle_quietly(Decision(arrival, verdict))
 

@@ -11,7 +11,12 @@ import trio
 from faststream.rabbit import RabbitBroker, RabbitQueue
 from pamqp.commands import Basic
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
-from tests.support.faststream_checks import check_backlog, check_growing_pauses, under_load
+from tests.support.faststream_checks import (
+    check_backlog,
+    check_growing_pauses,
+    recording_middleware,
+    under_load,
+)
 from tests.support.limits import HANG_SECONDS
 from tests.support.rabbit_server import rabbit_sandbox, with_channel
 from tests.support.redis_buses import Deep, Paid, User, numbers, opened, until
@@ -393,10 +398,40 @@ async def test_event_of_an_abandoned_pattern_is_reported_as_a_dead_letter() -> N
         async with new:
             await (await new.dispatch(User(n=1))).wait()
             await (await new.dispatch(Deep(n=2))).wait()
-            await until(lambda: seen and new.count_reports("no listener of this bus matches it"))
+            await until(lambda: seen and new.count_reports("no listener of the group matches it"))
         assert numbers(seen) == [2]
         (message,) = await sandbox.take_messages(sandbox.queue("+dead"))
         assert message.header.properties.headers["goevent-name"] == "user.created"
+
+
+async def test_event_waits_for_the_bus_of_the_group_that_has_its_pattern() -> None:
+    async with rabbit_sandbox() as sandbox:
+        middleware, calls = recording_middleware()
+        url = f"amqp://guest:guest@127.0.0.1:{sandbox.port}/"
+        broker = RabbitBroker(url, middlewares=[middleware], logger=None)
+        config = BrokerConfig(group="shop", stream=sandbox.exchange, backoff=0.02, max_deliveries=2)
+        old = sandbox.bus(prefetch=1, max_deliveries=2)
+        new = FastStreamBus(FastStreamDriver(broker, config))
+        new.seen("order.**")
+        begun, gate, ran = trio.Event(), trio.Event(), list[tuple[int, int]]()
+
+        async def work(event: User) -> None:
+            ran.append((event.n, current_delivery().deliveries))
+            begun.set()
+            await gate.wait()
+
+        old.subscribe(work, "user.*")
+        async with old:
+            await (await old.dispatch(User(n=1))).wait()
+            await begun.wait()
+            async with new:
+                # The old bus holds all that it may, so the new one gets this event each time.
+                await (await old.dispatch(User(n=2))).wait()
+                await until(lambda: calls.count("consume") == 3 or new.reports)
+            assert new.reports == []
+            gate.set()
+            await until(lambda: len(ran) == 2)
+        assert ran == [(1, 1), (2, 1)]
 
 
 async def test_failed_event_goes_to_the_other_bus_of_the_group() -> None:
