@@ -461,8 +461,20 @@ def _refusal(request: str, error: KafkaError) -> Refusal:
 
 
 def confluent_record(raw: Any) -> KafkaRecord:
-    """Return a record of the client as the driver's own."""
-    headers = {name: (value or b"").decode(errors="replace") for name, value in raw.headers() or ()}
+    """Return a record of the client as the driver's own.
+
+    A record comes without its headers if the name of one is not UTF-8: the client gives none then.
+    """
+    try:
+        pairs = raw.headers() or ()
+    except UnicodeDecodeError:
+        pairs = ()
+    except SystemError as error:
+        # The client may also return a result beside the exception.
+        if not isinstance(error.__cause__, UnicodeDecodeError):
+            raise
+        pairs = ()
+    headers = {name: (value or b"").decode(errors="replace") for name, value in pairs}
     return KafkaRecord(
         raw.partition(),
         raw.offset(),

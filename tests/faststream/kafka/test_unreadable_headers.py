@@ -1,0 +1,53 @@
+"""Records with a header whose name is not UTF-8: they are events like others."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import trio
+from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
+from aiokafka.protocol.produce import ProduceRequest  # type: ignore[import-untyped]
+from aiokafka.record import default_records  # type: ignore[import-untyped]
+from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.kafka_mock import KafkaMock, kafka_mock, read_records
+from tests.support.redis_buses import numbers, until
+
+TOPIC = "goevent.order.paid"
+
+
+class InvalidName(str):
+    """A text that is sent as bytes that are not UTF-8."""
+
+    def encode(self, encoding: str = "utf-8", errors: str = "strict") -> bytes:
+        return b"\xff\xfe"
+
+
+async def write_with_invalid_header(mock: KafkaMock, body: bytes) -> None:
+    async def write() -> None:
+        producer: Any = AIOKafkaProducer(bootstrap_servers=mock.addr)
+        await producer.start()
+        records: Any = default_records
+        batch = records._DefaultRecordBatchBuilderPy(2, 0, False, -1, -1, -1, 1 << 16)
+        batch.append(0, 1000, None, body, [(InvalidName("x"), b"1")])
+        topics = [(TOPIC, [(0, bytes(batch.build()))])]
+        (node,) = producer.client.cluster.brokers()
+        await producer.client.send(node.nodeId, ProduceRequest(None, -1, 1000, topics))
+        await producer.stop()
+
+    await trio.to_thread.run_sync(lambda: asyncio.run(write()))
+
+
+async def test_librdkafka_delivers_a_record_with_an_invalid_name_of_a_header() -> None:
+    async with kafka_mock() as mock:
+        mock.topic(TOPIC)
+        bus = FastStreamBus(f"kafka+confluent://{mock.addr}?group=shop&claim_idle=1.2")
+        seen = bus.seen()
+        async with bus:
+            await accepted(bus, 1)
+            (record,) = await read_records(mock, TOPIC, 1)
+            await write_with_invalid_header(mock, record.value().replace(b'"n":1', b'"n":2'))
+            await accepted(bus, 3)
+            await until(lambda: len(seen) == 3)
+        assert not bus.reports
+    assert numbers(seen) == [1, 2, 3]
