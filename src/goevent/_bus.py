@@ -12,6 +12,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property, partial, update_wrapper
+from math import inf
 from threading import get_ident
 from types import TracebackType
 from typing import Any, NoReturn, Self, TypeVar, Unpack, cast, overload
@@ -40,11 +41,19 @@ from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
 from ._listeners.registered import RegisteredListener
 from ._listeners.registration import Registration
+from ._listeners.streams import DEFAULT_STREAM_EVENTS, EventStream, Streams
 from ._options.callables import refuse_generator
 from ._options.decorator import E1, E2, E3, E4, E5, E6, E7, E8, ListenerDecorator, NameDecorator
 from ._options.middleware import bind_middleware
 from ._options.mistakes import check_callback, check_listener, not_a_listener
-from ._options.options import NO_OPTIONS, ListenerKeywords, ListenerOptions, check_type
+from ._options.options import (
+    NO_OPTIONS,
+    ListenerKeywords,
+    ListenerOptions,
+    Overflow,
+    check_type,
+)
+from ._options.retry import check_seconds
 from ._options.signature import Listener, allow_interrupt, event_name_of, handler_name
 from ._ports.inbox import BusInbox
 from ._service import BusService
@@ -110,6 +119,7 @@ class GoEvent:
             self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign, assignment]
         if type(self).dispatch is GoEvent.dispatch:
             self.dispatch = self._dispatcher.dispatch  # type: ignore[method-assign]
+        self._streams = Streams(self._dispatcher, self._listeners)
         self._lifespans = Lifespans()
         self._session: Session | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
@@ -511,8 +521,122 @@ class GoEvent:
         """
         self._listeners.remove_name(event_name_of(event, self._config.registry))
 
+    @overload
+    def stream(
+        self, event1: type[E1], event2: type[E2], /, *, buffer: int = ..., overflow: Overflow = ...
+    ) -> AbstractAsyncContextManager[EventStream[E1 | E2]]: ...
+    @overload
+    def stream(
+        self, event1: type[E1], /, *, buffer: int = ..., overflow: Overflow = ...
+    ) -> AbstractAsyncContextManager[EventStream[E1]]: ...
+    @overload
+    def stream(
+        self,
+        *events: str | type | Sequence[str | type],
+        buffer: int = ...,
+        overflow: Overflow = ...,
+    ) -> AbstractAsyncContextManager[EventStream[Any]]: ...
+    def stream(
+        self,
+        *events: str | type | Sequence[str | type],
+        buffer: int = DEFAULT_STREAM_EVENTS,
+        overflow: Overflow = "block",
+    ) -> AbstractAsyncContextManager[EventStream[Any]]:
+        """Take events with `async for`, from the beginning of the block to its end.
+
+        When the block begins, the driver receives the events. They come in the order in which a
+        listener would get them, of this bus and of others. When the block ends, the events that
+        nobody has taken are forgotten. When the bus closes, or the names are unregistered, the loop
+        takes the events that wait, and ends.
+
+        A delivery ends when its event is in the stream, so `DispatchHandle.wait` and a durable
+        broker do not wait for the loop. Use a listener for work that must not be lost. On a driver
+        with groups, a stream takes events from its group as a listener does.
+
+        Args:
+            events: The events, by class or by name, one by one or in a list; also patterns.
+            buffer: How many events wait for the loop.
+            overflow: The fate of an event for a full buffer. `"block"` has its dispatch wait for
+                room, `"error"` has it raise `MailboxFull`. `"drop_new"` drops this event and
+                `"drop_old"` the oldest one: `EventStream.missed` counts them, and each is an
+                `EventDropped`.
+
+        Returns:
+            A context manager that gives an `EventStream`. Its block raises `BusClosed` if the bus
+            has closed, `DriverError` if the broker refuses a name, and `RuntimeError` if the bus is
+            not open yet.
+
+        Raises:
+            TypeError: There is no event, or one is neither a name nor an event class.
+            UnsupportedError: The driver cannot subscribe to a pattern.
+            ValueError: A name is neither an event name nor an event pattern.
+
+        Example:
+            >>> async def show(bus: GoEvent) -> None:
+            ...     async with bus.stream("order.*") as events:
+            ...         async for event in events:
+            ...             print(event)
+        """
+        names = self._planner.stream_names(one_by_one(events))
+        return self._streams.open(names, buffer=buffer, overflow=overflow)
+
+    @overload
+    async def next(
+        self,
+        event: type[E1],
+        /,
+        *,
+        where: Callable[[E1], object] | None = ...,
+        timeout: float | None = ...,
+    ) -> E1: ...
+    @overload
+    async def next(
+        self,
+        *events: str | type | Sequence[str | type],
+        where: Callable[[Any], object] | None = ...,
+        timeout: float | None = ...,
+    ) -> Any: ...
+    async def next(
+        self,
+        *events: str | type | Sequence[str | type],
+        where: Callable[[Any], object] | None = None,
+        timeout: float | None = None,
+    ) -> Any:
+        """Wait for the next event, and return it.
+
+        Events that were dispatched before the call are not seen. Open a `stream` first to be sure
+        of the answer to an event that this task dispatches.
+
+        Args:
+            events: The events, by class or by name, one by one or in a list; also patterns.
+            where: A filter: it returns true for the event to wait for. It runs in this task, and
+                its exceptions leave the call.
+            timeout: The seconds to wait; None to wait as long as it takes.
+
+        Raises:
+            BusClosed: The bus has closed, or closes before there is such an event.
+            DriverError: The broker has refused a name.
+            RuntimeError: The bus is not open yet, or this is not a Trio task on its thread.
+            trio.TooSlowError: There was no such event in time.
+            Exception: As for `stream`.
+
+        Example:
+            >>> async def shipped(bus: GoEvent) -> Event:
+            ...     return await bus.next("order.shipped", timeout=5.0)
+        """
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        with trio.fail_after(inf if timeout is None else timeout):
+            async with self.stream(*events) as stream:
+                async for event in stream:
+                    if where is None or where(event):
+                        return event
+        raise BusClosed("the bus was closed before there was such an event")
+
     def registered_listeners(self) -> tuple[RegisteredListener, ...]:
         """Return every listener with its options, in the order of registration.
+
+        Streams are not among them.
 
         Example:
             >>> bus = GoEvent()
@@ -521,7 +645,8 @@ class GoEvent:
             [10]
         """
         self._dispatcher.check_thread()
-        return tuple(map(RegisteredListener.of, self._router.listeners()))
+        actors = self._router.listeners()
+        return tuple(RegisteredListener.of(actor) for actor in actors if actor.resolved)
 
     # -- dispatch
 

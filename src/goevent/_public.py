@@ -49,6 +49,7 @@ from ._kernel.ledger import (
 )
 from ._listeners.registered import RegisteredListener as RegisteredListener
 from ._listeners.registration import Registration as Registration
+from ._listeners.streams import EventStream as EventStream
 from ._options.middleware import (
     AroundCall as AroundCall,
     AroundDelivery as AroundDelivery,
@@ -112,6 +113,7 @@ __all__ = [
     "EventError",
     "EventRegistry",
     "EventSnapshot",
+    "EventStream",
     "EventVetoed",
     "GapDetected",
     "GoEvent",

@@ -34,6 +34,7 @@ from ._foreign import raise_unchanged
 from ._handle import DispatchHandle
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.ledger import Ledger, LedgerBook
+from ._kernel.stream_actor import StreamActor
 from ._kernel.supervisor import Supervisor
 from ._ports.forks import watched
 from ._ports.inbox import BusInbox
@@ -311,6 +312,9 @@ class Session:
             self._publisher.fork()
         if self._nursery is not None:
             freeze_tasks(self._nursery)
+        streams = [actor for actor in actors if isinstance(actor, StreamActor)]
+        for stream in streams:
+            stream.fork(wakes=fails_waits)
         if fails_waits:
             self._scheduler.wake_quiet_waiters()
             fail_waits(self._waits_for_handle, BusForked)

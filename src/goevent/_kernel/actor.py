@@ -86,7 +86,10 @@ class Actor:
         accepted: Deliveries, without those that routes still count.
         stray_threads: Threads that run on after their timeout.
         last_error: The newest failure, or its text once a snapshot has shown it.
+        settles_on_arrival: True if a delivery ends when the event is in the mailbox.
     """
+
+    settles_on_arrival = False
 
     __slots__ = (
         "_lanes",

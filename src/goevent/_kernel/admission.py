@@ -22,6 +22,7 @@ import trio
 from .._errors import EventAbandoned, EventDropped, MailboxFull
 from .actor import names_of
 from .backpressure import WaitingDispatch
+from .stream_actor import StreamActor
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -39,7 +40,7 @@ class Admission:
     """The admission of one bus.
 
     Attributes:
-        unregister_once: Unregisters a listener with `once=True` that has got its event.
+        unregister_now: Unregisters a listener that has got its last event.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Admission:
         self._failures = failures
         self._backpressure = backpressure
         self._reentrancy = reentrancy
-        self.unregister_once: Callable[[Actor], None] = keep_registered
+        self.unregister_now: Callable[[Actor], None] = keep_registered
 
     # -- into the mailboxes
 
@@ -130,7 +131,7 @@ class Admission:
                 if actor.overflow == "drop_new":
                     self.drop(handle, actor, "its mailbox was full")
                     continue
-                self.drop(actor.mail.popleft(), actor, "a newer event took its place")
+                self._drop_oldest(actor)
             actor.mail.append(handle)
             if not actor.scheduled:
                 actor.scheduled = True
@@ -139,7 +140,7 @@ class Admission:
             route.publisher.post(handle)
         # In the same step, or the next dispatch would reach the listener a second time.
         for actor in route.once:
-            self.unregister_once(actor)
+            self.unregister_now(actor)
         if scheduler.ready and not scheduler.awake:
             scheduler.wake_workers()
 
@@ -150,6 +151,15 @@ class Admission:
         error = EventDropped(handle.event_name, actor.name, reason=reason)
         self._failures.settle(actor, handle, error)
 
+    def _drop_oldest(self, actor: Actor) -> None:
+        handle = actor.mail.popleft()
+        reason = "a newer event took its place"
+        if actor.settles_on_arrival:
+            error = EventDropped(handle.event_name, actor.name, reason=reason)
+            self._failures.fail(actor, handle, error)
+        else:
+            self.drop(handle, actor, reason)
+
     def abandon(self, actor: Actor, posted: Sequence[DispatchHandle] = ()) -> None:
         """Settle all events that an actor still holds, because the bus has ended.
 
@@ -157,6 +167,10 @@ class Admission:
             actor: The actor.
             posted: For the publisher's actor, the events that it has handed to the driver.
         """
+        if isinstance(actor, StreamActor):
+            # All its deliveries have ended. Its consumers still take the events that wait.
+            self.unregister_now(actor)
+            return
         running = [*actor.in_flight, *posted]
         waiting = [*actor.mail]
         actor.mail.clear()

@@ -185,8 +185,9 @@ def snapshots_of(
             else:
                 in_flight = len(shared.in_flight)
                 paused = max(lane.state for lane in shared.lanes)
-            unsettled += depth + in_flight
-            done -= depth + in_flight
+            if not actor.settles_on_arrival:
+                unsettled += depth + in_flight
+                done -= depth + in_flight
             state = paused or ("running" if in_flight else "idle")
             waits = suspended.get(actor, 0.0)
         raised, lost, cut = actor.failed, actor.dropped, actor.abandoned

@@ -13,9 +13,12 @@ from typing import TYPE_CHECKING, Any
 import trio
 from trio.lowlevel import enable_ki_protection
 
+from .._kernel.stream_actor import StreamActor
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .._handle import DispatchHandle
     from .._kernel.actor import Actor
     from .._kernel.admission import Admission
     from .._kernel.intake import Intake
@@ -32,7 +35,7 @@ class Listeners:
         self._router = intake.router
         self._scheduler = intake.scheduler
         self._backpressure = intake.backpressure
-        admission.unregister_once = self.unregister_once
+        admission.unregister_now = self.unregister_now
         intake.reentrancy.unregistered = lambda: ledger.unregistered
 
     @enable_ki_protection
@@ -66,8 +69,8 @@ class Listeners:
         """Unregister an actor because its supervision says so."""
         self.remove(actor, "its listener failed and was stopped")
 
-    def unregister_once(self, actor: Actor) -> None:
-        """Unregister an actor with `once=True`, which has just been given its only event."""
+    def unregister_now(self, actor: Actor) -> None:
+        """Unregister an actor that has got its last event, as with `once=True`; drop no event."""
         if actor.active:
             self._deactivate(actor)
             self._backpressure.leave_out(actor)
@@ -78,6 +81,8 @@ class Listeners:
     def _deactivate(self, actor: Actor) -> None:
         actor.active = False
         self._router.remove(actor)
+        if isinstance(actor, StreamActor):
+            actor.end()
         # The ledger keeps counting the events that the actor still has.
         self._ledger.add_unregistered(actor)
 
@@ -122,7 +127,9 @@ class Listeners:
 
     def _drop_unwanted(self, actor: Actor, reason: str) -> None:
         """Drop the queued events that the actor does not listen to any more."""
-        dropped = [handle for handle in actor.mail if not actor.listens_to(handle.event_name)]
+        dropped: list[DispatchHandle] = []
+        if not actor.settles_on_arrival:
+            dropped += [each for each in actor.mail if not actor.listens_to(each.event_name)]
         if dropped:
             kept = [handle for handle in actor.mail if actor.listens_to(handle.event_name)]
             actor.retain(kept)

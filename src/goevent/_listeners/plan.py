@@ -214,6 +214,24 @@ class ListenerPlanner:
         check_events(events, self._registry)
         return tuple(dict.fromkeys(event_name_of(event, self._registry) for event in events))
 
+    def stream_names(self, events: tuple[str | type, ...]) -> tuple[str, ...]:
+        """Return the names and patterns of a stream, as `event_names` does.
+
+        Raises:
+            UnsupportedError: The driver cannot subscribe to a pattern.
+        """
+        names = self.event_names(events)
+        self._check_patterns("the stream", names)
+        return names
+
+    def _check_patterns(self, listener: str, names: tuple[str, ...]) -> None:
+        pattern = next(filter(is_pattern, names), None)
+        if pattern is not None and not self._capabilities.patterns:
+            raise UnsupportedError(
+                f"{listener} listens to the pattern {pattern!r}, but the driver of this bus cannot "
+                "subscribe to patterns: list the names instead"
+            )
+
     def _plan(
         self,
         handler: Call,
@@ -225,12 +243,7 @@ class ListenerPlanner:
         names = self.event_names(events)
         check_owner(handler, events)
         name = asked.name or self._default.name or self.names.of(handler)
-        pattern = next(filter(is_pattern, names), None)
-        if pattern is not None and not self._capabilities.patterns:
-            raise UnsupportedError(
-                f"{name} listens to the pattern {pattern!r}, but the driver of this bus cannot "
-                "subscribe to patterns: list the names instead"
-            )
+        self._check_patterns(name, names)
         refuse_generator(handler, name)
         check_annotation(handler, name, names, self._registry, self._type_index, frame)
         check_further_names(name, names, self._registry)

@@ -1,0 +1,147 @@
+"""The streams of a bus: events that the application takes by itself, with `async for`.
+
+`GoEvent.stream` opens one. It registers a `StreamActor`, waits until the driver receives the events
+and, when the block ends, unregisters the actor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import trio
+
+from .._errors import BusClosed
+from .._kernel.stream_actor import StreamActor
+from .._options.options import OVERFLOWS, Overflow
+from .._options.retry import check_choice, check_count
+
+if TYPE_CHECKING:
+    from .._kernel.dispatcher import Dispatcher
+    from .listeners import Listeners
+
+E_co = TypeVar("E_co", covariant=True)
+
+DEFAULT_STREAM_EVENTS = 100
+"""How many events wait in a stream for its consumers, unless `buffer` says so."""
+
+
+class EventStream(trio.abc.ReceiveChannel[E_co]):
+    """The events of one stream, in the order of their dispatch; `GoEvent.stream` opens it.
+
+    Iterate over it with `async for`, or call `receive`. Several tasks may do so: each event goes to
+    one of them, and the task that has waited longest gets the next one.
+    """
+
+    def __init__(self, actor: StreamActor, dispatcher: Dispatcher) -> None:
+        self._actor = actor
+        self._dispatcher = dispatcher
+
+    @property
+    def event_names(self) -> tuple[str, ...]:
+        """The event names and patterns of the stream."""
+        return self._actor.event_names
+
+    @property
+    def waiting(self) -> int:
+        """The number of events that no task has taken yet."""
+        return len(self._actor.mail)
+
+    @property
+    def missed(self) -> int:
+        """The number of events that the overflow has dropped, each with an `EventDropped`."""
+        return self._actor.dropped
+
+    async def receive(self) -> E_co:
+        """Return the next event; wait for it.
+
+        It is always a cancellation point, and a cancelled call takes no event. It yields to other
+        tasks whenever it waits and, as `dispatch`, at least every 200 us of a loop that does not
+        wait.
+
+        Raises:
+            BusForked: This process is a fork of the bus's.
+            RuntimeError: This is not a Trio task on the thread of the bus.
+            trio.ClosedResourceError: The stream is closed, or its block has ended.
+            trio.EndOfChannel: The bus has closed, or the names were unregistered, and all events
+                are taken.
+        """
+        self._dispatcher.check_thread()
+        await self._dispatcher.take_turn()
+        event: E_co = await self._actor.receive()
+        return event
+
+    def receive_nowait(self) -> E_co:
+        """Return the next event if there is one.
+
+        Raises:
+            trio.WouldBlock: No event waits.
+            Exception: As for `receive`.
+        """
+        self._dispatcher.check_thread()
+        actor = self._actor
+        if not actor.mail:
+            raise trio.WouldBlock if actor.ended is None else actor.ended()
+        event: E_co = actor.take()
+        return event
+
+    def close(self) -> None:
+        """Take no more events, and forget those that wait. A second call has no effect."""
+        self._actor.cut(trio.ClosedResourceError)
+
+    async def aclose(self) -> None:
+        """Close the stream as `close` does. Always a checkpoint."""
+        self.close()
+        await trio.lowlevel.checkpoint()
+
+    def __repr__(self) -> str:
+        names = ", ".join(self.event_names)
+        state = "" if self._actor.ended is None else ", ended"
+        return f"<EventStream of {names}, {self.waiting} waiting, {self.missed} missed{state}>"
+
+
+class Streams:
+    """Opens the streams of one bus."""
+
+    def __init__(self, dispatcher: Dispatcher, listeners: Listeners) -> None:
+        self._dispatcher = dispatcher
+        self._listeners = listeners
+
+    @asynccontextmanager
+    async def open(
+        self, names: tuple[str, ...], *, buffer: int, overflow: Overflow
+    ) -> AsyncGenerator[EventStream[Any]]:
+        """Open a stream for the time of a block.
+
+        Raises:
+            BusClosed: The bus has closed.
+            DriverError: The broker has refused a name.
+            RuntimeError: The bus is not open yet, or this is not a Trio task on its thread.
+            TypeError: The size of the buffer is no int.
+            ValueError: The size of the buffer is below 1, or there is no such overflow.
+        """
+        check_count("buffer", buffer, at_least=1)
+        check_choice("overflow", overflow, OVERFLOWS)
+        dispatcher = self._dispatcher
+        dispatcher.check_task()
+        if dispatcher.state == "new":
+            raise RuntimeError("a stream needs an open bus: enter `async with bus` first")
+        if dispatcher.state != "open":
+            raise BusClosed("the bus is closed or closing and opens no stream")
+        actor = StreamActor(
+            f"stream of {', '.join(names)}",
+            names,
+            dispatcher.backpressure,
+            capacity=buffer,
+            overflow=overflow,
+        )
+        stream: EventStream[Any] = EventStream(actor, dispatcher)
+        self._listeners.add(actor)
+        try:
+            await self._listeners.ready(names)
+            yield stream
+        finally:
+            if not dispatcher.is_forked:
+                stream.close()
+                self._listeners.remove(actor)
