@@ -41,7 +41,7 @@ from ._listeners.listeners import Listeners
 from ._listeners.plan import ListenerPlanner
 from ._listeners.registered import RegisteredListener
 from ._listeners.registration import Registration
-from ._listeners.streams import DEFAULT_STREAM_EVENTS, EventStream, Streams
+from ._listeners.streams import DEFAULT_STREAM_EVENTS, EventStream, StreamOpener
 from ._options.callables import refuse_generator
 from ._options.decorator import E1, E2, E3, E4, E5, E6, E7, E8, ListenerDecorator, NameDecorator
 from ._options.middleware import bind_middleware
@@ -119,7 +119,7 @@ class GoEvent:
             self.dispatch_nowait = self._dispatcher.dispatch_nowait  # type: ignore[method-assign, assignment]
         if type(self).dispatch is GoEvent.dispatch:
             self.dispatch = self._dispatcher.dispatch  # type: ignore[method-assign]
-        self._streams = Streams(self._dispatcher, self._listeners)
+        self._streams = StreamOpener(self._dispatcher, self._listeners)
         self._lifespans = Lifespans()
         self._session: Session | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None

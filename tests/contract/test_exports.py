@@ -57,6 +57,7 @@ PUBLIC = [
     "EventError",
     "EventRegistry",
     "EventSnapshot",
+    "EventStream",
     "EventVetoed",
     "GapDetected",
     "GoEvent",

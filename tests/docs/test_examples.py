@@ -66,6 +66,7 @@ PRINTED = {
     "listeners.py": "counted 1",
     "live_page.py": "open ['billing', 'audit']\n200 text/html; charset=utf-8",
     "snapshot.py": "index: 0 waiting, 0 running, 20 done",
+    "streams.py": "OrderShipped(order_id=8)\norder 9 is on its way",
     "threads.py": "lines",
     "toy_driver.py": "the other bus got: hello over TCP",
     "watching.py": "0 missed before it",
@@ -78,6 +79,7 @@ OTHERS = {
     "toy_conformance.py",
     "data/generate.py",
     # `tests/portal` runs these on their web servers.
+    "web/events_to_browser.py",
     "web/fastapi_app.py",
     "web/starlette_trio.py",
     "web/wsgi_app.py",

@@ -78,6 +78,25 @@ def test_a_wsgi_application_waits_for_its_event_and_ends_with_ctrl_c() -> None:
         assert process.returncode == 0
 
 
+def test_a_browser_follows_the_events_of_a_bus() -> None:
+    pytest.importorskip("hypercorn")
+    with (
+        web_server("events_to_browser.py", "0") as (url, process),
+        httpx.Client(base_url=url, timeout=LONG) as web,
+    ):
+        assert "EventSource" in web.get("/").text
+        with web.stream("GET", "/events") as events:
+            lines = events.iter_lines()
+            assert next(lines) == ": the stream has begun"
+            assert web.post("/orders/7").json() == {"listeners": 1}
+            assert web.post("/orders/8").json() == {"listeners": 1}
+            data = (line for line in lines if line.startswith("data:"))
+            assert [next(data), next(data)] == ["data: 7", "data: 8"]
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=LONG)
+        assert (process.returncode, output) == (0, "")
+
+
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_starlette_and_the_bus_share_one_loop_of_trio(stop: signal.Signals) -> None:
     pytest.importorskip("hypercorn")

@@ -101,7 +101,7 @@ class EventStream(trio.abc.ReceiveChannel[E_co]):
         return f"<EventStream of {names}, {self.waiting} waiting, {self.missed} missed{state}>"
 
 
-class Streams:
+class StreamOpener:
     """Opens the streams of one bus."""
 
     def __init__(self, dispatcher: Dispatcher, listeners: Listeners) -> None:

@@ -253,3 +253,27 @@ async def receivers_are_counted(env: CaseEnvironment) -> None:
         await handle.wait()
         counts.append(handle.receivers)
     expect(counts == [0, 1, 2], f"0, 1 and then 2 receivers were counted as {counts}")
+
+
+async def streams_miss_nothing(env: CaseEnvironment) -> None:
+    event_type = env.event_type()
+    sender, receiver = env.bus(), env.bus()
+    taken: list[int] = []
+    async with env.open(receiver, sender):
+        async with receiver.stream(event_type, buffer=5) as stream, trio.open_nursery() as nursery:
+
+            async def send() -> None:
+                for n in range(100):
+                    await sender.dispatch(event_type(n=n))
+
+            nursery.start_soon(send)
+            async for event in stream:
+                taken.append(event.n)
+                if len(taken) == 100:
+                    break
+        received = env.listen(receiver, event_type)
+        await receiver.ready()
+        await env.flush(sender, event_type, received)
+    check = expect_same if env.capabilities.ordered else expect_each
+    check(taken, range(100), "in a stream")
+    expect(not received.events, f"{len(received.events)} events came again after the stream")

@@ -129,6 +129,10 @@ class DriverConformance:
         """A handle has the number of other buses that got the event."""
         await run_case(self, arrival.receivers_are_counted, COUNTING, FAN_OUT)
 
+    async def test_streams_miss_nothing(self) -> None:
+        """A stream gets each event from the beginning of its block on, also while it is full."""
+        await run_case(self, arrival.streams_miss_nothing)
+
     # -- order
 
     async def test_order_is_kept_per_publisher_and_name(self) -> None:
