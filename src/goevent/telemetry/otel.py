@@ -50,8 +50,8 @@ try:
     from opentelemetry import metrics, propagate, trace
     from opentelemetry.context import Context, attach, detach, get_current
     from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode
-except ModuleNotFoundError as error:
-    raise missing_extra(error, "otel", "goevent.telemetry.otel") from error
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, "otel", "goevent.telemetry.otel") from _error
 
 MAX_REMEMBERED_NAMES = 1000
 """The number of event names whose attributes are kept."""

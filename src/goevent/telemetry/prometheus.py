@@ -41,8 +41,8 @@ try:
     )
     from prometheus_client.metrics_core import Metric
     from prometheus_client.samples import Sample
-except ModuleNotFoundError as error:
-    raise missing_extra(error, "prometheus", "goevent.telemetry.prometheus") from error
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, "prometheus", "goevent.telemetry.prometheus") from _error
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 """The `Content-Type` of `metrics_page` and `SnapshotCollector.text`."""

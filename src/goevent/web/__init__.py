@@ -9,7 +9,7 @@ from .._extras import missing_extra
 try:
     from .page import Page as Page
     from .server import AddressError as AddressError, serve_http as serve_http
-except ModuleNotFoundError as error:
-    raise missing_extra(error, "web", "the live page (goevent.web)") from error
+except ModuleNotFoundError as _error:
+    raise missing_extra(_error, "web", "the live page (goevent.web)") from _error
 
 __all__ = ["AddressError", "Page", "serve_http"]
