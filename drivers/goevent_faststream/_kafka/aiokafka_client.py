@@ -39,6 +39,7 @@ from .aiokafka_producer import (
     watch_tasks,
 )
 from .aiokafka_reader import AiokafkaReader
+from .aiokafka_records import tolerate_invalid_header_names
 from .aiokafka_requests import (
     CLIENT_ERRORS,
     AiokafkaRequests,
@@ -129,6 +130,7 @@ class AiokafkaClient:
         """Connect."""
         self._requests = AiokafkaRequests()
         tolerate_invalid_metadata()
+        tolerate_invalid_header_names()
         self._broken, self._failed = broken, failed
         self._has_middlewares = bool(self._broker.middlewares)
         set_unset_options(self._broker._connection_kwargs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import pytest
 import trio
 from aiokafka import AIOKafkaProducer  # type: ignore[import-untyped]
 from aiokafka.protocol.produce import ProduceRequest  # type: ignore[import-untyped]
@@ -14,6 +15,7 @@ from tests.support.kafka_mock import KafkaMock, kafka_mock, read_records
 from tests.support.redis_buses import numbers, until
 
 TOPIC = "goevent.order.paid"
+SCHEMES = ("kafka", "kafka+confluent")
 
 
 class InvalidName(str):
@@ -38,10 +40,11 @@ async def write_with_invalid_header(mock: KafkaMock, body: bytes) -> None:
     await trio.to_thread.run_sync(lambda: asyncio.run(write()))
 
 
-async def test_librdkafka_delivers_a_record_with_an_invalid_name_of_a_header() -> None:
+@pytest.mark.parametrize("scheme", SCHEMES)
+async def test_a_record_with_an_invalid_name_of_a_header_is_delivered(scheme: str) -> None:
     async with kafka_mock() as mock:
         mock.topic(TOPIC)
-        bus = FastStreamBus(f"kafka+confluent://{mock.addr}?group=shop&claim_idle=1.2")
+        bus = FastStreamBus(f"{scheme}://{mock.addr}?group=shop&claim_idle=1.2")
         seen = bus.seen()
         async with bus:
             await accepted(bus, 1)
