@@ -207,10 +207,10 @@ class FastStreamDriver:
             UnsupportedError: The driver for this broker has no check.
             DriverError: The broker does not answer, or the bus is not open.
         """
-        adapter = self._adapter
-        if not isinstance(adapter, ChecksBroker):
+        inspection = self._adapter.inspection
+        if not isinstance(inspection, ChecksBroker):
             raise UnsupportedError(f"the driver for {self._name} cannot check its broker")
-        found = await self._running().call(adapter.check, names, more_seconds=INSPECTION_SECONDS)
+        found = await self._running().call(inspection.check, names, more_seconds=INSPECTION_SECONDS)
         return sorted(found, key=lambda finding: finding.severity)
 
     async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
@@ -224,13 +224,13 @@ class FastStreamDriver:
             UnsupportedError: The broker has no groups, or cannot tell.
             DriverError: The broker does not answer, or the bus is not open.
         """
-        adapter = self._adapter
-        if not isinstance(adapter, TellsLag):
+        inspection = self._adapter.inspection
+        if not isinstance(inspection, TellsLag):
             raise UnsupportedError(
                 f"the driver for {self._name} cannot tell the backlog of a group"
             )
         backlogs = await self._running().call(
-            adapter.lag, group, names, more_seconds=INSPECTION_SECONDS
+            inspection.lag, group, names, more_seconds=INSPECTION_SECONDS
         )
         return sorted(backlogs, key=lambda backlog: backlog.event_name)
 
@@ -260,10 +260,10 @@ class FastStreamDriver:
                         print(event.event_name, event.data)
         """
         compile_pattern(pattern)
-        adapter = self._adapter
-        if not isinstance(adapter, TailsEvents):
+        inspection = self._adapter.inspection
+        if not isinstance(inspection, TailsEvents):
             raise UnsupportedError(f"the driver for {self._name} cannot show the events that pass")
-        return self._running().tail(adapter, pattern)
+        return self._running().tail(inspection, pattern)
 
     def describe(self, names: Sequence[str]) -> BrokerDescription:
         """Describe the servers and the places of events; see `goevent.drivers.Describes`."""

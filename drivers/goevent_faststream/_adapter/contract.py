@@ -146,6 +146,14 @@ class Adapter(Protocol):
     """
 
     @property
+    def inspection(self) -> object:
+        """The object that answers the questions of operators, as far as the broker can.
+
+        It has the methods of `ChecksBroker`, `TellsLag` and `TailsEvents` that the broker allows.
+        """
+        ...
+
+    @property
     def capabilities(self) -> Capabilities:
         """The guarantees of the broker with this configuration; also read before `open`."""
         ...
@@ -213,9 +221,13 @@ class ShowsDeadLetters(Protocol):
         ...
 
 
+ShowEvent = Callable[[TailedEvent], Coroutine[Any, Any, None]]
+"""Takes one event of a tail; it waits while the reader is slow."""
+
+
 @runtime_checkable
 class ChecksBroker(Protocol):
-    """An adapter that answers `check` of `goevent.drivers.Inspects`; runs on the loop side."""
+    """An inspection that answers `check` of `goevent.drivers.Inspects`; runs on the loop side."""
 
     async def check(self, names: Sequence[str]) -> Sequence[Finding]:
         """Look for missing rights, and for settings that endanger the adapter's promises."""
@@ -224,7 +236,7 @@ class ChecksBroker(Protocol):
 
 @runtime_checkable
 class TellsLag(Protocol):
-    """An adapter that answers `lag` of `goevent.drivers.Inspects`; runs on the loop side."""
+    """An inspection that answers `lag` of `goevent.drivers.Inspects`; runs on the loop side."""
 
     async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Return the backlog of a group for each event name that the broker knows it to read."""
@@ -233,12 +245,12 @@ class TellsLag(Protocol):
 
 @runtime_checkable
 class TailsEvents(Protocol):
-    """An adapter that answers `tail` of `goevent.drivers.Inspects`; runs on the loop side."""
+    """An inspection that answers `tail` of `goevent.drivers.Inspects`; runs on the loop side."""
 
     async def tail(
         self,
         pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
+        show: ShowEvent,
         started: Callable[[], None],
     ) -> None:
         """Show the events that are published from now on, until cancelled.

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
-from typing import Any
 
 from goevent.drivers import TailedEvent
+
+from .contract import ShowEvent
 
 MAX_BUFFERED_EVENTS = 1000
 MAX_BUFFERED_BYTES = 4 << 20
@@ -38,7 +38,7 @@ class TailBuffer:
         self._newest = event
         self._admit_newest()
 
-    async def show_all(self, show: Callable[[TailedEvent], Coroutine[Any, Any, None]]) -> None:
+    async def show_all(self, show: ShowEvent) -> None:
         """Show the events in order, until cancelled."""
         while True:
             await self._added.wait()

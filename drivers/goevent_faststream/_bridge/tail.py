@@ -71,11 +71,11 @@ class Tail:
     """
 
     def __init__(
-        self, adapter: TailsEvents, broker: str, loop_thread: LoopThread, pattern: str
+        self, inspection: TailsEvents, broker: str, loop_thread: LoopThread, pattern: str
     ) -> None:
         self.error: DriverError | None = None
         self.is_forked = False
-        self._adapter = adapter
+        self._inspection = inspection
         self._broker = broker
         self._loop_thread = loop_thread
         self._pattern = pattern
@@ -102,7 +102,7 @@ class Tail:
                     nursery.start_soon(self._pass_on)
                     try:
                         await self._loop_thread.call(
-                            self._adapter.tail, self._pattern, self._show, self._on_started
+                            self._inspection.tail, self._pattern, self._show, self._on_started
                         )
                     except DriverError as error:
                         self.error = error

@@ -247,7 +247,7 @@ class TrioSide:
             ) from None
 
     @asynccontextmanager
-    async def tail(self, adapter: TailsEvents, pattern: str) -> AsyncGenerator[BridgedTail]:
+    async def tail(self, inspection: TailsEvents, pattern: str) -> AsyncGenerator[BridgedTail]:
         """Show the events that match a pattern, while the block lasts.
 
         Raises:
@@ -256,7 +256,7 @@ class TrioSide:
         """
         if self._tasks is None:
             raise IslandClosed(f"the driver for {self._broker} does not run: open its bus first")
-        tail = Tail(adapter, self._broker, self._loop_thread, pattern)
+        tail = Tail(inspection, self._broker, self._loop_thread, pattern)
         self._tails.add(tail)
         # Beside the bus, and not in a nursery of the reader: its errors stay single ones.
         self._tasks.start_soon(tail.run)

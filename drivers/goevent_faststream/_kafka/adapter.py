@@ -8,11 +8,11 @@ created later: the adapter looks for new topics every second.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 from goevent import DriverConnectionError, DriverError, compile_pattern
-from goevent.drivers import Backlog, Capabilities, Finding, TailedEvent
+from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Decision, Outgoing
 from .._config import BrokerConfig
@@ -23,7 +23,6 @@ from .flow_control import WaitingBytes
 from .inspection import KafkaInspection
 from .publisher import KafkaPublisher
 from .settler import KafkaSettler
-from .tail import TopicTail
 from .topics import check_prefix, name_of
 
 T = TypeVar("T")
@@ -32,7 +31,6 @@ T = TypeVar("T")
 MAX_EVENT_BYTES = 1_000_000
 DEFAULT_PREFIX = "goevent."
 DISCOVERY_PAUSE_SECONDS = 1.0
-TAIL_CLOSE_SECONDS = 0.7
 
 
 def check_address(address: object, topic_type: type[T]) -> T | None:
@@ -80,8 +78,7 @@ class KafkaAdapter:
         # One change of the consumers at a time.
         self._changing = asyncio.Lock()
         self._tasks: list[asyncio.Task[None]] = []
-        self._inspection = KafkaInspection(client, self._connection, self._prefix, MAX_EVENT_BYTES)
-        self._tails: set[asyncio.Task[Any]] = set()
+        self.inspection = KafkaInspection(client, self._connection, self._prefix, MAX_EVENT_BYTES)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -112,8 +109,7 @@ class KafkaAdapter:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
         # The bridge has cancelled them; their readers need a moment to close.
-        if self._tails:
-            await asyncio.wait({*self._tails}, timeout=TAIL_CLOSE_SECONDS)
+        await self.inspection.wait_for_tails()
         await self._settler.close()
         consumers, lost = [*self._consumers.values()], not self._connection.is_up
         self._consumers.clear()
@@ -215,30 +211,6 @@ class KafkaAdapter:
     async def settle(self, decisions: Sequence[Decision]) -> None:
         """Carry out verdicts."""
         await self._settler.settle(decisions)
-
-    # -- the inspection of the cluster
-
-    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
-        """Look for settings of the topics that lose or refuse events."""
-        return await self._inspection.check(names)
-
-    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
-        """Return the backlog of any group, from its commits."""
-        return await self._inspection.lag(group)
-
-    async def tail(
-        self,
-        pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
-        started: Callable[[], None],
-    ) -> None:
-        """Show events by a reader without a group."""
-        tail = TopicTail(self._client, self._connection, self._prefix, pattern, show, started)
-        task = asyncio.current_task()
-        if task is not None:
-            self._tails.add(task)
-            task.add_done_callback(self._tails.discard)
-        await tail.run()
 
     # -- watching
 

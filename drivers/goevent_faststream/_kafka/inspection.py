@@ -1,20 +1,23 @@
-"""The inspection of a Kafka cluster: the backlog of any group, and dangerous settings.
+"""The inspection of a Kafka cluster: the backlog of any group, tails, and dangerous settings.
 
-`KafkaAdapter` calls it. It joins no group, commits nothing and creates no topic.
+It joins no group, commits nothing and creates no topic.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from goevent import compile_pattern
 from goevent.drivers import Backlog, Finding
 
+from .._adapter.contract import ShowEvent
 from .client import KafkaClient
 from .connection import KafkaConnection
 from .limits import LIMIT_OF_TOPIC, parse_limit
+from .tail import TopicTail
 from .topic_reader import ClusterLayout, Place, TopicReader
 from .topics import colliding_topic, consumer_group, name_of, topic_of
 
@@ -23,6 +26,7 @@ REQUESTS_AT_ONCE = 16
 OLDEST_RECORD_SECONDS = 3.0
 # A shorter retention deletes events while a service is down for a night.
 SHORT_RETENTION_SECONDS = 24 * 3600.0
+TAIL_CLOSE_SECONDS = 0.7
 MILLISECONDS_PER_SECOND = 1000
 
 
@@ -41,10 +45,31 @@ class KafkaInspection:
         self._connection = connection
         self._prefix = prefix
         self._max_event_bytes = max_event_bytes
+        self._tails: set[asyncio.Task[Any]] = set()
+
+    # -- the events that pass
+
+    async def tail(self, pattern: str, show: ShowEvent, started: Callable[[], None]) -> None:
+        """Show events by a reader without a group, until cancelled.
+
+        Raises:
+            DriverError: The broker refuses it for good.
+        """
+        tail = TopicTail(self._client, self._connection, self._prefix, pattern, show, started)
+        task = asyncio.current_task()
+        if task is not None:
+            self._tails.add(task)
+            task.add_done_callback(self._tails.discard)
+        await tail.run()
+
+    async def wait_for_tails(self) -> None:
+        """Give the readers of cancelled tails a moment to close."""
+        if self._tails:
+            await asyncio.wait({*self._tails}, timeout=TAIL_CLOSE_SECONDS)
 
     # -- the backlog of a group
 
-    async def lag(self, group: str) -> list[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> list[Backlog]:
         """Return the backlog of a group for each topic in which it has committed.
 
         Events whose listeners run count as not delivered: the broker knows the commits only. A
@@ -55,8 +80,8 @@ class KafkaInspection:
         """
         await self._connection.wait_until_up()
         layout = await self._client.layout()
-        names = {topic: name_of(self._prefix, topic) for topic in layout.topics}
-        known = {topic: name for topic, name in sorted(names.items()) if name is not None}
+        named = {topic: name_of(self._prefix, topic) for topic in layout.topics}
+        known = {topic: name for topic, name in sorted(named.items()) if name is not None}
         committed = await self._committed(group, layout, [*known])
         if not committed:
             return []

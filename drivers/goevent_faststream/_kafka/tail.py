@@ -1,6 +1,6 @@
 """The tail of topics: the events that come from now on, read without a group.
 
-`KafkaAdapter` runs one `TopicTail` for each tail. It begins at the ends of the partitions that
+`KafkaInspection` runs one `TopicTail` for each tail. It begins at the ends of the partitions that
 exist, and looks for new topics and partitions every second; those it reads from their first record
 on, because they were created meanwhile. It remembers the offset behind the last record that it has
 shown of each partition. If its reader fails, another one goes on from there.
@@ -9,13 +9,13 @@ shown of each partition. If its reader fails, another one goes on from there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Any
 
 from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import TailedEvent
 
+from .._adapter.contract import ShowEvent
 from .client import KafkaClient
 from .connection import KafkaConnection
 from .offsets import KafkaRecord
@@ -44,7 +44,7 @@ class TopicTail:
         connection: KafkaConnection,
         prefix: str,
         pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
+        show: ShowEvent,
         started: Callable[[], None],
     ) -> None:
         self._client = client

@@ -22,7 +22,7 @@ stops reading, and the server keeps the rest.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ import zmqtt
 from faststream.mqtt import MQTTBroker
 
 from goevent import DriverError
-from goevent.drivers import Backlog, Capabilities, Finding, TailedEvent
+from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.connection import checked_broker
 from .._adapter.contract import (
@@ -95,7 +95,7 @@ class MqttAdapter:
         self._connection.on_connect = self._on_connect
         self._connection.on_down = self._on_down
         self._publisher = MqttPublisher(broker, self._connection, self._prefix)
-        self._inspection = MqttInspection(self._connection, config, self._prefix, _headers_of)
+        self.inspection = MqttInspection(self._connection, config, self._prefix, _headers_of)
         self._middlewares = MiddlewareChain()
         self._subscribed = SubscribedNames()
         self._filters = CoveringFilters()
@@ -307,25 +307,6 @@ class MqttAdapter:
             self._connection.host.report(error, arrival.name)
         for each in passed:
             await self._connection.host.deliver(each)
-
-    # -- the questions of operators
-
-    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
-        """Look for limits of the server, and for subscriptions that it refuses."""
-        return await self._inspection.check(names)
-
-    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
-        """Refuse: a server of MQTT does not tell its queues."""
-        return await self._inspection.lag(group)
-
-    async def tail(
-        self,
-        pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
-        started: Callable[[], None],
-    ) -> None:
-        """Show the events that match, by a subscription of its own."""
-        await self._inspection.tail(pattern, show, started)
 
     # -- the rest of the contract
 

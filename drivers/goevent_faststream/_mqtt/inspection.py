@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -19,6 +19,7 @@ from goevent import DriverError, UnsupportedError, compile_pattern
 from goevent.drivers import Backlog, Finding, TailedEvent
 
 from .._adapter.connectivity import FIRST_CONNECTION_SECONDS
+from .._adapter.contract import ShowEvent
 from .._adapter.errors import connection_lost
 from .._config import BrokerConfig
 from .connection import MQTT_ERRORS, QOS, RECONNECT_PAUSES_SECONDS, MqttConnection, to_driver_error
@@ -32,8 +33,6 @@ MIN_PACKET_BYTES = 1 << 20
 """The size of a packet below which a server refuses events that other brokers take."""
 
 MAX_REHEARSED_FILTERS = 200
-
-Show = Callable[[TailedEvent], Coroutine[Any, Any, None]]
 
 
 class MqttInspection:
@@ -59,7 +58,7 @@ class MqttInspection:
 
     # -- tail
 
-    async def tail(self, pattern: str, show: Show, started: Callable[[], None]) -> None:
+    async def tail(self, pattern: str, show: ShowEvent, started: Callable[[], None]) -> None:
         """Show the events that are published from now on, until cancelled.
 
         Raises:
@@ -86,7 +85,7 @@ class MqttInspection:
             await asyncio.sleep(RECONNECT_PAUSES_SECONDS[-1])
 
     async def _show(
-        self, client: Any, messages: Any, matches: Callable[[str], object], show: Show
+        self, client: Any, messages: Any, matches: Callable[[str], object], show: ShowEvent
     ) -> None:
         """Show the messages of one connection, until it is lost."""
         while True:
@@ -109,7 +108,7 @@ class MqttInspection:
 
     # -- lag
 
-    async def lag(self, group: str) -> Sequence[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
         """Refuse: a server of MQTT does not tell its queues.
 
         Raises:

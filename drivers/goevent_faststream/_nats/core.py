@@ -25,7 +25,7 @@ from faststream.nats import NatsBroker
 from nats import errors
 
 from goevent import DriverConnectionError, DriverError
-from goevent.drivers import Backlog, Capabilities, Finding, TailedEvent
+from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.connection import checked_broker
 from .._adapter.contract import (
@@ -45,7 +45,7 @@ from .connection import (
     make_broker as make_broker,
     to_driver_error,
 )
-from .core_inspection import check_server, tail_subject
+from .core_inspection import CoreInspection
 from .subjects import check_prefix, covering_subject
 
 DEFAULT_SUBJECT_PREFIX = "goevent."
@@ -95,6 +95,7 @@ class NatsAdapter:
         self._connection = NatsConnection(
             broker, config.publish_timeout, max(MIN_PENDING_BYTES, config.prefetch_bytes)
         )
+        self.inspection = CoreInspection(self._connection, self._prefix)
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
         self._publish_lock = asyncio.Lock()
@@ -347,21 +348,6 @@ class NatsAdapter:
                 event.refusal = error
                 return True
         return False
-
-    # -- the inspection of the server
-
-    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
-        """Look for missing rights, and for a small limit of messages."""
-        return await check_server(self._connection, self._prefix, names)
-
-    async def tail(
-        self,
-        pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
-        started: Callable[[], None],
-    ) -> None:
-        """Show events by a plain subscription; a slow reader misses some."""
-        await tail_subject(self._connection, self._prefix, pattern, show, started)
 
     # -- the rest of the contract
 

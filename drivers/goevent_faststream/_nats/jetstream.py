@@ -21,7 +21,7 @@ from faststream.nats import JStream, NatsBroker
 from nats import errors
 
 from goevent import DriverConnectionError, DriverError, compile_pattern
-from goevent.drivers import Backlog, Capabilities, Finding, TailedEvent
+from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.connection import checked_broker
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, Adapter, AdapterHost, Decision, Outgoing
@@ -39,7 +39,6 @@ from .released import ReleasedDeliveries
 from .settler import JetStreamSettler
 from .stream import EventStream
 from .stream_inspection import StreamInspection
-from .stream_tail import JetStreamTail
 from .subjects import check_prefix, check_stream_name, consumer_name, covering_subject
 
 DEFAULT_STREAM = "goevent-js"
@@ -92,7 +91,7 @@ class JetStreamAdapter:
         self._settler = JetStreamSettler(connection, stream, self._dead_letters, released)
         self._budget = PullBudget(config.prefetch_bytes)
         self._context = JetStreamContext(broker, connection, config, stream, released, self._budget)
-        self._inspection = StreamInspection(connection, stream, config.publish_timeout)
+        self.inspection = StreamInspection(connection, stream, config.publish_timeout)
         self._consumers: dict[str, JetStreamConsumer] = {}
         self._pattern_subscriptions: dict[str, Any] = {}
         # Held while consumers are created or stopped: a name may come from `subscribe` and from a
@@ -309,28 +308,6 @@ class JetStreamAdapter:
     def backlogs(self) -> tuple[Backlog, ...]:
         """Return the group's backlogs, as last read."""
         return tuple(consumer.backlog() for consumer in [*self._consumers.values()])
-
-    # -- the inspection of the stream
-
-    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
-        """Look for missing rights, and for settings of the stream that lose events."""
-        return await self._inspection.check(names)
-
-    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
-        """Return the backlog of any group."""
-        return await self._inspection.lag(group)
-
-    async def tail(
-        self,
-        pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
-        started: Callable[[], None],
-    ) -> None:
-        """Show events by a consumer of no group, which acknowledges nothing."""
-        stream = self._stream
-        await JetStreamTail(
-            self._connection, stream.name, stream.prefix, pattern, show, started
-        ).run()
 
     # -- reconnects
 

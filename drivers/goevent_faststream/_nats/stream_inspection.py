@@ -1,12 +1,12 @@
-"""The inspection of a stream of JetStream: the backlog of any group, and dangerous settings.
+"""The inspection of a stream of JetStream: the backlog of any group, tails, dangerous settings.
 
-`JetStreamAdapter` calls it. It reads the consumers and the settings of the stream, and changes
+It reads the consumers and the settings of the stream, and changes
 nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
@@ -16,10 +16,12 @@ from nats.js import api
 from goevent import DriverError
 from goevent.drivers import Backlog, Finding
 
+from .._adapter.contract import ShowEvent
 from .connection import NatsConnection
 from .core_inspection import check_max_payload
 from .rights import read_rights
 from .stream import CONSUMERS_PER_PAGE, EventStream, stream_error
+from .stream_tail import JetStreamTail
 from .subjects import consumer_name
 
 T = TypeVar("T")
@@ -46,9 +48,22 @@ class StreamInspection:
     def _js(self) -> Any:
         return self._connection.jetstream
 
+    # -- the events that pass
+
+    async def tail(self, pattern: str, show: ShowEvent, started: Callable[[], None]) -> None:
+        """Show events by a consumer of no group, until cancelled.
+
+        Raises:
+            DriverError: The server refuses it.
+        """
+        stream = self._stream
+        await JetStreamTail(
+            self._connection, stream.name, stream.prefix, pattern, show, started
+        ).run()
+
     # -- the backlog of a group
 
-    async def lag(self, group: str) -> list[Backlog]:
+    async def lag(self, group: str, names: Sequence[str] = ()) -> list[Backlog]:
         """Return the backlog of a group for each event name that it has a consumer for.
 
         Raises:

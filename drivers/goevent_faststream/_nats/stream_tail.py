@@ -1,6 +1,6 @@
 """The tail of a stream of JetStream: an ephemeral consumer without acknowledgements.
 
-`JetStreamAdapter` runs one `JetStreamTail` for each tail. The consumer belongs to no group and
+`StreamInspection` runs one `JetStreamTail` for each tail. The consumer belongs to no group and
 acknowledges nothing, so no group notices it.
 
 Theory of operation: The consumer begins behind the last event of the stream. Events come by pulls,
@@ -27,6 +27,7 @@ from nats.js import api, errors as js_errors
 from goevent import DriverConnectionError, DriverError, UnsupportedError, compile_pattern
 from goevent.drivers import TailedEvent
 
+from .._adapter.contract import ShowEvent
 from .connection import NatsConnection, to_driver_error
 from .pulls import (
     ENDED_PULL_STATUSES,
@@ -47,8 +48,6 @@ INACTIVE_SECONDS = 60.0  # after which the server deletes the consumer; a reader
 RETRY_SECONDS = 0.5
 GIVE_UP_SECONDS = 30.0  # of refusals one after the other
 HEARTBEAT_STATUS = "100"
-
-Show = Callable[[TailedEvent], Coroutine[Any, Any, None]]
 
 
 class _BrokenTailError(DriverError):
@@ -71,7 +70,7 @@ class JetStreamTail:
         stream: str,
         prefix: str,
         pattern: str,
-        show: Show,
+        show: ShowEvent,
         started: Callable[[], None],
     ) -> None:
         self._connection = connection

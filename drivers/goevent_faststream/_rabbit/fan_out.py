@@ -17,7 +17,7 @@ are grouped, since one of them covers all earlier messages, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -26,7 +26,7 @@ from aiormq.exceptions import ChannelNotFoundEntity
 from faststream.rabbit import RabbitBroker, RabbitExchange
 
 from goevent import DriverError
-from goevent.drivers import Backlog, Capabilities, Finding, TailedEvent
+from goevent.drivers import Backlog, Capabilities
 
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
 from .._adapter.subscribed_names import SubscribedNames
@@ -81,7 +81,7 @@ class RabbitFanOutAdapter:
             on_stopped=self._on_stopped,
             on_failed=self._connection.fail,
         )
-        self._inspection = RabbitInspection(
+        self.inspection = RabbitInspection(
             self._connection, self._exchange, self._prefix, self._subscribed
         )
         # The queue of this bus; both are empty until it subscribes to something.
@@ -292,25 +292,6 @@ class RabbitFanOutAdapter:
             # If the connection is lost, the queue has gone with it.
             with suppress(*RABBIT_ERRORS):
                 await delivery.channel.basic_ack(delivery.tag, multiple=all_before, wait=False)
-
-    # -- the questions of operators
-
-    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
-        """Look for missing rights, blocked publishers, and queues that do not keep events."""
-        return await self._inspection.check(names)
-
-    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
-        """Return the events that wait for a group under names."""
-        return await self._inspection.lag(group, names)
-
-    async def tail(
-        self,
-        pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
-        started: Callable[[], None],
-    ) -> None:
-        """Show the events of the exchange, by a queue that is gone with the tail."""
-        await self._inspection.tail(pattern, show, started)
 
     # -- the rest of the contract
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -20,6 +20,7 @@ from goevent import DriverError, UnsupportedError, compile_pattern
 from goevent.drivers import Backlog, Finding, TailedEvent
 
 from .._adapter.connectivity import DISCONNECT_SECONDS, REPLY_SECONDS
+from .._adapter.contract import ShowEvent
 from .._adapter.properties import merge_headers
 from .connection import RabbitConnection
 from .errors import RABBIT_ERRORS, REFUSALS, to_driver_error
@@ -33,8 +34,6 @@ TAIL_PREFETCH_EVENTS = 100
 # The events that the server keeps for a slow reader of a tail; then the oldest ones go.
 MAX_TAIL_EVENTS = 10_000
 MAX_TAIL_BYTES = 64 << 20
-
-Show = Callable[[TailedEvent], Coroutine[Any, Any, None]]
 
 
 class RabbitInspection:
@@ -66,7 +65,7 @@ class RabbitInspection:
 
     # -- tail
 
-    async def tail(self, pattern: str, show: Show, started: Callable[[], None]) -> None:
+    async def tail(self, pattern: str, show: ShowEvent, started: Callable[[], None]) -> None:
         """Show the events that are published from now on, until cancelled.
 
         Raises:
@@ -99,7 +98,7 @@ class RabbitInspection:
         self,
         key: str,
         matches: Callable[[str], object],
-        show: Show,
+        show: ShowEvent,
         started: Callable[[], None],
     ) -> None:
         """Show the events of one queue, until the channel is closed."""

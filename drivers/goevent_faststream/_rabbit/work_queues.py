@@ -10,7 +10,7 @@ and binds everything again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -26,9 +26,7 @@ from goevent.drivers import (
     Action,
     Backlog,
     Capabilities,
-    Finding,
     ReadWatchdog,
-    TailedEvent,
     Verdict,
     retry_or_dead_letter,
 )
@@ -108,7 +106,7 @@ class RabbitWorkQueuesAdapter:
             on_failed=self._connection.fail,
             queues_count=self._topology.counts_deliveries,
         )
-        self._inspection = RabbitInspection(
+        self.inspection = RabbitInspection(
             self._connection,
             self._topology.objects[0],
             prefix,
@@ -475,25 +473,6 @@ class RabbitWorkQueuesAdapter:
             arrival.deliveries, self._config, reason=reason, reported=True
         )
         await self._settler.settle_quietly(Decision(arrival, verdict))
-
-    # -- the questions of operators
-
-    async def check(self, names: Sequence[str]) -> Sequence[Finding]:
-        """Look for missing rights, blocked publishers, and queues that do not keep events."""
-        return await self._inspection.check(names)
-
-    async def lag(self, group: str, names: Sequence[str] = ()) -> Sequence[Backlog]:
-        """Return the events that wait for a group under names."""
-        return await self._inspection.lag(group, names)
-
-    async def tail(
-        self,
-        pattern: str,
-        show: Callable[[TailedEvent], Coroutine[Any, Any, None]],
-        started: Callable[[], None],
-    ) -> None:
-        """Show the events of the exchange, by a queue that is gone with the tail."""
-        await self._inspection.tail(pattern, show, started)
 
     # -- publishing and settlement
 
