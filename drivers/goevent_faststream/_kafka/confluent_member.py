@@ -22,6 +22,7 @@ from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from functools import partial
+from operator import methodcaller
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar, cast
@@ -460,19 +461,24 @@ def _refusal(request: str, error: KafkaError) -> Refusal:
     return Refusal(request, error.code(), KafkaError(error.code()).str())
 
 
+# For a name that is not UTF-8 the client returns broken pairs together with an exception; reading
+# them crashes the process. Python checks for that, but not in a plain call that it has made often.
+# It always does in a call from C.
+_read_headers = methodcaller("headers")
+
+
 def confluent_record(raw: Any) -> KafkaRecord:
     """Return a record of the client as the driver's own.
 
     A record comes without its headers if the name of one is not UTF-8: the client gives none then.
     """
     try:
-        pairs = raw.headers() or ()
-    except UnicodeDecodeError:
-        pairs = ()
-    except SystemError as error:
-        # The client may also return a result beside the exception.
-        if not isinstance(error.__cause__, UnicodeDecodeError):
+        pairs = _read_headers(raw) or ()
+    except (SystemError, UnicodeDecodeError) as error:
+        if UnicodeDecodeError not in (type(error), type(error.__cause__)):
             raise
+        # The client keeps its broken headers, and FastStream would read them.
+        raw.set_headers([])
         pairs = ()
     headers = {name: (value or b"").decode(errors="replace") for name, value in pairs}
     return KafkaRecord(

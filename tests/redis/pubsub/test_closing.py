@@ -10,7 +10,7 @@ from tests.support.checks import adds_up
 from tests.support.limits import PROMPT_SECONDS
 from tests.support.redis_buses import Bus, Paid, User, bus_at, bus_on, numbers, opened, sent, until
 from tests.support.redis_server import FaultProxy, RedisServer, fault_proxy, redis_server
-from tests.support.steps import open_files
+from tests.support.steps import open_sockets
 from tests.support.stopwatch import Stopwatch
 
 from goevent import DriverConnectionError
@@ -129,12 +129,12 @@ async def lived_through(
 
 
 async def test_buses_leave_no_socket_open_after_faults() -> None:
-    before = open_files()
+    before = open_sockets()
     async with redis_server() as server, fault_proxy(server.port) as proxy:
         await lived_through(proxy.reset, server, proxy)
         await lived_through(lambda: proxy.cut_after(3), server, proxy)
         await lived_through(server.kill, server, proxy, restart=True)
-    await until(lambda: open_files() <= before)
+    await until(lambda: open_sockets() <= before)
 
 
 async def test_a_bus_that_is_closed_during_an_outage_opens_again_after_it() -> None:
