@@ -43,6 +43,10 @@ class FaultyAdapter:
         if method == self.fails:
             raise self.make()
 
+    @property
+    def inspection(self) -> object:
+        return self
+
     async def open(self, host: AdapterHost) -> None:
         self.host = host
         self.call("open")
