@@ -24,9 +24,18 @@ def binding_key(pattern: str) -> str:
     return ".".join("*.#" if word == "**" else word for word in pattern.split("."))
 
 
-def earlier_binding_key(pattern: str) -> str:
-    """Return the binding key that goevent 0.2 had for a pattern: it matches more names."""
-    return ".".join("#" if word == "**" else word for word in pattern.split("."))
+def earlier_binding_key(pattern: str) -> str | None:
+    """Return the binding key that goevent 0.2 had for a pattern, where it matches more names.
+
+    Returns:
+        The key. None if it is that of today, or if another pattern has it today: `*.#` was the key
+        of `*.**`, and is that of `**`.
+    """
+    words = ["#" if word == "**" else word for word in pattern.split(".")]
+    todays = all(
+        before == "*" for before, word in zip(["", *words], words, strict=False) if word == "#"
+    )
+    return None if todays else ".".join(words)
 
 
 @dataclass(frozen=True, slots=True)

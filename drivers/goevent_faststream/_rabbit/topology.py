@@ -230,7 +230,7 @@ class GroupTopology:
         key = checked_key(self._prefix + binding_key(pattern))
         queue, names = self.queue(pattern), self.names
         exchange = names.patterns if "*" in pattern else names.exact_exchange
-        wider_key = self._prefix + earlier_binding_key(pattern)
+        earlier_key = earlier_binding_key(pattern)
 
         async def bind_queue(channel: Any) -> None:
             await channel.queue_bind(queue.name, exchange, key)
@@ -238,12 +238,13 @@ class GroupTopology:
             await channel.exchange_bind(names.exact_exchange, self._exchange.name, key)
 
         async def unbind_wider(channel: Any) -> None:
+            wider_key = f"{self._prefix}{earlier_key}"
             await channel.exchange_unbind(names.exact_exchange, self._exchange.name, wider_key)
             await channel.queue_unbind(queue.name, exchange, wider_key)
 
         await ensure_object(request, queue)
         await request(bind_queue)
-        if wider_key != key:
+        if earlier_key is not None:
             # The bindings of an earlier version bring events that no listener matches. They go
             # last, so that no event is missed. A user without the right never had them.
             with suppress(ChannelAccessRefused):

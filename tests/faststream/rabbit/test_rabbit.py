@@ -32,7 +32,12 @@ from tests.support.redis_server import fault_proxy, free_port
 from goevent import DriverConnectionError, DriverError, Event
 from goevent_faststream import BrokerConfig, FastStreamDriver
 from goevent_faststream._rabbit.errors import to_driver_error
-from goevent_faststream._rabbit.names import MAX_SHORT_STRING_BYTES, RabbitNames, binding_key
+from goevent_faststream._rabbit.names import (
+    MAX_SHORT_STRING_BYTES,
+    RabbitNames,
+    binding_key,
+    earlier_binding_key,
+)
 from goevent_faststream._rabbit.receiver import count_deliveries
 
 
@@ -292,6 +297,10 @@ def test_no_two_names_share_a_queue() -> None:
     assert len(set(spelled)) == len(spelled)
     assert max(len(each) for each in spelled) <= MAX_SHORT_STRING_BYTES
     assert binding_key("a.*.**") == "a.*.*.#"
+    # `*.#` is a key of today, that of `**`.
+    earlier = {each: earlier_binding_key(each) for each in ("a.b", "a.*", "**", "a.**", "*.**")}
+    assert earlier == {"a.b": None, "a.*": None, "**": "#", "a.**": "a.#", "*.**": None}
+    assert earlier_binding_key("a.*.**") is None
 
 
 def test_deliveries_are_the_counts_of_the_queue_and_of_goevent() -> None:

@@ -388,6 +388,20 @@ async def test_queue_of_patterns_gets_only_events_that_they_match(is_upgrade: bo
         assert [each.delivery.routing_key for each in taken] == keys[2:5]
 
 
+async def test_a_pattern_takes_no_binding_from_a_shorter_one() -> None:
+    async with rabbit_sandbox() as sandbox:
+        bus, queue = sandbox.bus(), sandbox.queue("##")
+        bus.seen("**")
+        async with bus:
+            # Until goevent 0.2 this pattern had the key that the other one has now.
+            bus.seen("*.**")
+            await bus.ready()
+        for key in ("order", "order.paid"):
+            await sandbox.publish(b"", key)
+        taken = await sandbox.take_messages(queue)
+        assert [each.delivery.routing_key for each in taken] == ["order", "order.paid"]
+
+
 async def test_event_of_an_abandoned_pattern_is_reported_as_a_dead_letter() -> None:
     async with rabbit_sandbox() as sandbox:
         old, new = sandbox.bus(), sandbox.bus(max_deliveries=2)
