@@ -57,8 +57,8 @@ def answers_of(driver: Driver) -> Iterator[str]:
     for question, protocol in QUESTIONS.items():
         if isinstance(driver, FastStreamDriver):
             refused = REFUSED_ANSWERS.get(driver.identity.system, ())
-            adapter = driver._adapter  # pyright: ignore[reportPrivateUsage]
-            is_answered = isinstance(adapter, protocol) and question not in refused
+            inspection = driver._adapter.inspection  # pyright: ignore[reportPrivateUsage]
+            is_answered = isinstance(inspection, protocol) and question not in refused
         else:
             is_answered = hasattr(driver, question)
         if is_answered:
