@@ -158,6 +158,7 @@ async def test_the_ledger_and_the_snapshot_add_up() -> None:
             assert snapshot.ledger == Ledger(3, 2, 0, 1, 0)
             (listener,) = snapshot.listeners
             assert (listener.name, listener.depth) == ("stream of test.ping", 2)
+            assert (listener.state, listener.in_flight) == ("stream", 0)
             assert listener.oldest_age >= 0
             assert (listener.completed, listener.dropped, stream.missed) == (2, 1, 1)
             assert bus.registered_listeners() == ()

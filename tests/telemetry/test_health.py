@@ -100,6 +100,16 @@ async def test_a_listener_that_finishes_nothing_turns_live_red(
         assert health.live() == HEALTHY
 
 
+async def test_a_stream_whose_events_nobody_takes_is_healthy(clock: Hands) -> None:
+    bus = make()
+    health = Health(bus, clock=clock)
+    async with bus, bus.stream(Job, buffer=1, overflow="drop_new"):
+        for _ in range(3):
+            bus.dispatch_nowait(Job())
+            assert health.live() == HEALTHY
+            clock.now += 1000.0
+
+
 async def test_progress_between_two_probes_keeps_a_busy_listener_live(
     autojump_clock: MockClock, clock: Hands
 ) -> None:

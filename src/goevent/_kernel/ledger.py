@@ -64,7 +64,8 @@ class ListenerSnapshot(msgspec.Struct, frozen=True, gc=False):
         in_flight: The number of events that the listener works on.
         last_error: The newest failure in one line.
         state: `"idle"`, `"running"`, `"backing off"` before another attempt, `"restarting"` or
-            `"escalating"`. A listener with several events in flight shows the state of one of them.
+            `"escalating"`; `"stream"` for a stream, whose events a consumer takes. A listener with
+            several events in flight shows the state of one of them.
         restarts: How often the supervision has restarted the listener.
         strays: The number of its threads that run on after their timeout.
         suspended_for: Seconds that all runs that the listener may have at once have waited without
@@ -185,10 +186,12 @@ def snapshots_of(
             else:
                 in_flight = len(shared.in_flight)
                 paused = max(lane.state for lane in shared.lanes)
-            if not actor.settles_on_arrival:
+            state = paused or ("running" if in_flight else "idle")
+            if actor.settles_on_arrival:
+                state = "stream"
+            else:
                 unsettled += depth + in_flight
                 done -= depth + in_flight
-            state = paused or ("running" if in_flight else "idle")
             waits = suspended.get(actor, 0.0)
         raised, lost, cut = actor.failed, actor.dropped, actor.abandoned
         if raised or lost or cut:

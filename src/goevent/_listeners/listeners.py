@@ -57,8 +57,9 @@ class Listeners:
         if not actor.active:
             return
         self._deactivate(actor)
-        # The scheduler may now have more workers than listeners.
-        self._scheduler.surplus = not actor.inline
+        if not actor.settles_on_arrival:
+            # The scheduler may now have more workers than listeners.
+            self._scheduler.surplus = not actor.inline
         if actor.recovery is not None:
             # A pause before a retry or a restart would delay the end of the current event.
             actor.recovery.wake()

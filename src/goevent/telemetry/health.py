@@ -27,8 +27,8 @@ from .metric_families import unique
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-PAUSED = ("backing off", "restarting", "escalating")
-"""The states of a listener that waits because its own options say so."""
+PAUSED = ("backing off", "restarting", "escalating", "stream")
+"""The states of a listener that waits because its own options say so, or for a consumer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +92,8 @@ class Health:
 
         Only a stuck listener makes it unhealthy: one that has work and has finished no run for
         `stuck_after` seconds. An idle, draining or closed bus is healthy, and so are a listener
-        that pauses before another attempt or its restart, and a bus whose broker is down.
+        that pauses before another attempt or its restart, a stream whose events nobody takes, and a
+        bus whose broker is down.
 
         Raises:
             RuntimeError: The bus is open on another thread.
