@@ -187,11 +187,14 @@ class RabbitConnection:
                     async with asyncio.timeout(DISCONNECT_SECONDS):
                         await broker.stop()
         finally:
-            # FastStream drops these only after an orderly stop, and would use them again.
-            broker._connection, broker._channel = None, None
-            broker.config.disconnect()
-            await asyncio.gather(self._consuming.close(), self.publishing.close())
-            self._silence.end()
+            try:
+                await asyncio.gather(self._consuming.close(), self.publishing.close())
+            finally:
+                # FastStream drops these only after an orderly stop, and would use them again. Now a
+                # start that was under way has ended, too, and sets them no more.
+                broker._connection, broker._channel = None, None
+                broker.config.disconnect()
+                self._silence.end()
 
     # -- the connection for deliveries, as adapters use it
 

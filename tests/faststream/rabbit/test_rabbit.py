@@ -377,3 +377,16 @@ async def test_invalid_text_and_times_in_properties_do_not_close_the_connection(
             if group is not None:
                 await until(lambda: bus.count_reports("is a dead letter after 2 deliveries") == 2)
         assert not bus.count_reports("is lost")
+
+
+async def test_opening_that_is_cancelled_leaves_no_connection_for_the_next_one() -> None:
+    broker = RabbitBroker(f"amqp://guest:guest@127.0.0.1:{rabbit_port()}/", logger=None)
+    bus = FastStreamBus(FastStreamDriver(broker, BrokerConfig(group="shop")))
+    for milliseconds in range(50):
+        with trio.move_on_after(milliseconds / 1000):
+            async with bus:
+                pass
+        # FastStream would use it again, and it belongs to the loop of the last opening.
+        assert broker._connection is None  # pyright: ignore[reportPrivateUsage]
+    async with bus:
+        assert bus.driver.snapshot().connected
