@@ -30,7 +30,7 @@ from .._adapter.dead_letters import (
     dead_letter_headers,
 )
 from .connection import NatsConnection, to_driver_error
-from .stream import EventStream, ensure_own_stream
+from .stream import NatsStream, ensure_own_stream
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ _DEAD_LETTER_HEADERS = frozenset(
 class JetStreamDeadLetters:
     """The dead letters of one group."""
 
-    def __init__(self, connection: NatsConnection, events: EventStream, group: str) -> None:
+    def __init__(self, connection: NatsConnection, events: NatsStream, group: str) -> None:
         self._connection = connection
         self._events = events
         self._stream = f"{events.name}-dead"

@@ -37,7 +37,7 @@ from .pull_budget import PullBudget
 from .pull_consumer import JetStreamConsumer, JetStreamContext
 from .released import ReleasedDeliveries
 from .settler import JetStreamSettler
-from .stream import EventStream
+from .stream import NatsStream
 from .stream_inspection import StreamInspection
 from .subjects import check_prefix, check_stream_name, consumer_name, covering_subject
 
@@ -84,7 +84,7 @@ class JetStreamAdapter:
                 )
         self._connection = connection = NatsConnection(broker, config.publish_timeout)
         connection.on_down, connection.on_up = self._on_down, self._on_up
-        self._stream = stream = EventStream(connection, name, self._prefix, address)
+        self._stream = stream = NatsStream(connection, name, self._prefix, address)
         self._publisher = JetStreamPublisher(broker, connection, stream, config.publish_timeout)
         released = ReleasedDeliveries(connection, name)
         self._dead_letters = JetStreamDeadLetters(connection, stream, config.group or "")

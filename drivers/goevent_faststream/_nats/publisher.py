@@ -33,7 +33,7 @@ from goevent.drivers import Receipt
 from .._adapter.contract import Outgoing, Result, publish_each
 from .._adapter.errors import may_have_arrived, no_answer
 from .connection import NatsConnection, api_error, to_driver_error
-from .stream import EventStream
+from .stream import NatsStream
 
 ACKNOWLEDGEMENT_SECONDS = 2.0  # for one attempt
 RETRY_PAUSE_SECONDS = 0.1
@@ -71,7 +71,7 @@ class JetStreamPublisher:
         self,
         broker: NatsBroker,
         connection: NatsConnection,
-        stream: EventStream,
+        stream: NatsStream,
         timeout: float,
     ) -> None:
         self._broker = broker

@@ -51,7 +51,7 @@ from .connection import NatsConnection, to_driver_error
 from .pull_budget import PullBudget
 from .pulls import PULL_RETRY_SECONDS, Pulls
 from .released import ReleasedDeliveries, released_key
-from .stream import MAX_CONSUMERS_CODE, EventStream, create_or_find, stream_error
+from .stream import MAX_CONSUMERS_CODE, NatsStream, create_or_find, stream_error
 from .subjects import consumer_name
 
 MAX_PULL_RETRY_SECONDS = 15.0  # between two attempts while the server refuses the pull
@@ -72,7 +72,7 @@ class JetStreamContext:
     broker: NatsBroker
     connection: NatsConnection
     config: BrokerConfig
-    stream: EventStream
+    stream: NatsStream
     released: ReleasedDeliveries
     budget: PullBudget
 

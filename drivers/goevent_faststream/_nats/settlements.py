@@ -1,7 +1,7 @@
 """The settlements that this bus remembers, because the server may forget them.
 
 A server that is killed forgets acknowledgements and counts of deliveries that it had not written to
-its disk. It then delivers these events again as if for the first time. `EventStream` owns one
+its disk. It then delivers these events again as if for the first time. `NatsStream` owns one
 `RememberedSettlements` for one life of the stream; the settler adds to it, and the consumers ask it
 about events that they may have had before.
 

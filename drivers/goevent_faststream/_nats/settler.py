@@ -24,7 +24,7 @@ from .connection import NatsConnection, to_driver_error
 from .dead_letters import JetStreamDeadLetters
 from .pull_consumer import JetStreamDelivery
 from .released import ReleasedDeliveries, released_key
-from .stream import EventStream
+from .stream import NatsStream
 
 MAX_DEAD_LETTER_RETRY_SECONDS = 30.0  # while the server refuses a dead letter
 MAX_UNWRITTEN_DEAD_LETTERS = 1000
@@ -39,7 +39,7 @@ class JetStreamSettler:
     def __init__(
         self,
         connection: NatsConnection,
-        stream: EventStream,
+        stream: NatsStream,
         dead_letters: JetStreamDeadLetters,
         released: ReleasedDeliveries,
     ) -> None:

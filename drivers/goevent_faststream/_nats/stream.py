@@ -1,6 +1,6 @@
 """The stream of JetStream that holds the events of all names.
 
-The adapter owns one `EventStream`, and its publisher and consumers share it. `ensure` may be called
+The adapter owns one `NatsStream`, and its publisher and consumers share it. `ensure` may be called
 at any time and any number of times: it creates the stream if it is missing, and reads the server's
 limits. The adapter calls it when it opens and after each reconnect; the others call it when the
 server answers that nobody has a stream for a subject, or that there is no such stream.
@@ -38,7 +38,7 @@ CONSUMERS_PER_PAGE = 256
 MAX_SEQUENCE = 1 << 64  # above every sequence of a stream
 
 
-class EventStream:
+class NatsStream:
     """The stream that holds the events, as last seen.
 
     Args:

@@ -20,7 +20,7 @@ from .._adapter.contract import ShowEvent
 from .connection import NatsConnection
 from .core_inspection import check_max_payload
 from .rights import read_rights
-from .stream import CONSUMERS_PER_PAGE, EventStream, stream_error
+from .stream import CONSUMERS_PER_PAGE, NatsStream, stream_error
 from .stream_tail import JetStreamTail
 from .subjects import consumer_name
 
@@ -38,7 +38,7 @@ class StreamInspection:
     """
 
     def __init__(
-        self, connection: NatsConnection, stream: EventStream, publish_timeout: float
+        self, connection: NatsConnection, stream: NatsStream, publish_timeout: float
     ) -> None:
         self._connection = connection
         self._stream = stream

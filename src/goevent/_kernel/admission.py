@@ -154,11 +154,10 @@ class Admission:
     def _drop_oldest(self, actor: Actor) -> None:
         handle = actor.mail.popleft()
         reason = "a newer event took its place"
-        if actor.settles_on_arrival:
-            error = EventDropped(handle.event_name, actor.name, reason=reason)
-            self._failures.fail(actor, handle, error)
-        else:
-            self.drop(handle, actor, reason)
+        error = EventDropped(handle.event_name, actor.name, reason=reason)
+        # The delivery to a stream has ended already.
+        end = self._failures.fail if actor.settles_on_arrival else self._failures.settle
+        end(actor, handle, error)
 
     def abandon(self, actor: Actor, posted: Sequence[DispatchHandle] = ()) -> None:
         """Settle all events that an actor still holds, because the bus has ended.
