@@ -80,6 +80,7 @@ PROMISES: Sequence[tuple[str, Callable[[Capabilities], str]]] = (
     ("headers", lambda c: _yes(c.headers)),
     ("replay", lambda c: _yes(c.replay)),
     ("count of receivers", lambda c: _yes(c.counts_receivers)),
+    ("requests and replies", lambda c: _yes(c.replies)),
     ("largest event, bytes", lambda c: f"{c.max_size:,}" if c.max_size else "the codec's"),
 )
 

@@ -8,6 +8,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `contract`: the `Driver` and the `Inbox`, and the values that pass between them.
 - `durable`: the settings of every durable driver, and its verdicts on events.
 - `dead_letters`: the events that a group has given up.
+- `direct`: the messages that buses send to each other beside the events.
 - `identity`: what telemetry calls the broker.
 - `description`: the servers of a broker and its places for events, for documents.
 - `inspection`: the questions of operators, which change nothing at the broker.
@@ -63,6 +64,12 @@ if typing.TYPE_CHECKING:
         PlaceDescription as PlaceDescription,
         ServerDescription as ServerDescription,
         described as described,
+    )
+    from .direct import (
+        DirectSent as DirectSent,
+        SendsDirectly as SendsDirectly,
+        TakeDirect as TakeDirect,
+        direct_sender as direct_sender,
     )
     from .durable import (
         ACK as ACK,
@@ -133,6 +140,7 @@ __all__ = [
     "DeadLetterStore",
     "DeadLetters",
     "Describes",
+    "DirectSent",
     "Driver",
     "DriverSnapshot",
     "DriverUrl",
@@ -149,9 +157,11 @@ __all__ = [
     "ReadWatchdog",
     "Receipt",
     "ServerDescription",
+    "SendsDirectly",
     "Settlement",
     "TailChannel",
     "TailedEvent",
+    "TakeDirect",
     "TlsSettings",
     "Verdict",
     "broker_identity",
@@ -162,6 +172,7 @@ __all__ = [
     "dead_letter_report",
     "described",
     "did_you_mean",
+    "direct_sender",
     "explain_tls",
     "find_tls_failure",
     "group_required",
@@ -183,6 +194,7 @@ __all__ = [
 _IMPORTED_LATER = (
     "dead_letters",
     "description",
+    "direct",
     "durable",
     "identity",
     "inspection",

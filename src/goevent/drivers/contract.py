@@ -54,6 +54,8 @@ class Capabilities:
         counts_receivers: A `Receipt` tells how many other buses got the event.
         across_processes: The driver reaches buses of other processes, so events must be encodable.
         replay: The broker keeps published events, and the driver can deliver them again.
+        replies: The driver carries direct messages between buses, so that `bus.request` and
+            `wait(scope="all")` work; see `goevent.drivers.SendsDirectly`.
         lossless: An accepted event arrives at every bus that is subscribed at that time. Without
             it, events that a slow bus or an outage has lost are reported, if the driver can know of
             them.
@@ -71,6 +73,7 @@ class Capabilities:
     counts_receivers: bool = False
     across_processes: bool = True
     replay: bool = False
+    replies: bool = False
     lossless: bool = True
     in_flight: int = 1
     max_size: int | None = None
@@ -319,7 +322,8 @@ class Driver(Protocol):
       taken it calls `replied`, a `BatchReplied`, as often as it likes: once for each is enough. If
       `Message.encode` raises for one of them, that error is the result of this message only.
 
-    The questions of operators, `check`, `lag` and `tail`, are optional, too; see
+    The methods of `goevent.drivers.SendsDirectly` are needed for the capability `replies`. The
+    questions of operators, `check`, `lag` and `tail`, are optional, too; see
     `goevent.drivers.Inspects`. So is the attribute `identity`, a `goevent.drivers.BrokerIdentity`,
     from which telemetry has the name and the address of the broker, and the method `describe`, from
     which AsyncAPI documents have the servers and the places of events; see

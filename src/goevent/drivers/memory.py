@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from .._wire.envelope import Envelope
     from .contract import BatchReplied, Inbox, Message
+    from .direct import DirectSent, TakeDirect
     from .inspection import Finding, TailedEvent
     from .tail_channel import TailChannel
 
@@ -51,6 +52,8 @@ class MemoryHub:
             raise ValueError(f"an inbox holds at least 1 event, not {inbox}")
         self._inbox = inbox
         self._members: dict[MemoryDriver, trio.MemorySendChannel[Envelope]] = {}
+        # The open addresses of direct messages, with the functions of their members.
+        self._addresses: dict[str, dict[MemoryDriver, TakeDirect]] = {}
         # The open tails, each with the test of its pattern.
         self._tails: dict[TailChannel, Callable[[str], object]] = {}
 
@@ -67,13 +70,17 @@ class MemoryHub:
         return receive
 
     def leave(self, member: MemoryDriver) -> None:
-        """Send a member no more events; those in its inbox can still be received."""
+        """Send a member no more events; those in its inbox can still be received.
+
+        Direct messages still reach it.
+        """
         if (inbox := self._members.pop(member, None)) is not None:
             inbox.close()
 
     def forget(self, member: MemoryDriver) -> None:
-        """Forget a member whose bus belongs to the parent of this process."""
+        """Forget a member that has ended, or whose bus belongs to the parent of this process."""
         self._members.pop(member, None)
+        self.close_addresses(member, [*self._addresses])
 
     def inboxes_of_others(
         self, member: MemoryDriver, name: str
@@ -84,6 +91,28 @@ class MemoryHub:
             for other, inbox in self._members.items()
             if other is not member and other.wants(name)
         ]
+
+    def open_addresses(
+        self, member: MemoryDriver, addresses: Sequence[str], take: TakeDirect
+    ) -> None:
+        """Give a member the direct messages to these addresses."""
+        for address in addresses:
+            self._addresses.setdefault(address, {})[member] = take
+
+    def close_addresses(self, member: MemoryDriver, addresses: Sequence[str]) -> None:
+        """Give a member the direct messages to these addresses no more."""
+        for address in addresses:
+            takers = self._addresses.get(address, {})
+            takers.pop(member, None)
+            if not takers:
+                self._addresses.pop(address, None)
+
+    def send_directly(self, address: str, data: bytes) -> int:
+        """Hand a direct message to all members with this address; return their number."""
+        takers = [*self._addresses.get(address, {}).values()]
+        for take in takers:
+            take(address, data)
+        return len(takers)
 
     async def show_events(
         self, pattern: str, channel: TailChannel, started: Callable[[], None]
@@ -116,7 +145,7 @@ class MemoryHub:
 
 
 ALONE = Capabilities(alone=True)
-JOINED = Capabilities(counts_receivers=True, across_processes=False)
+JOINED = Capabilities(counts_receivers=True, across_processes=False, replies=True)
 
 
 @suggest_options
@@ -177,6 +206,7 @@ class MemoryDriver:
                 await trio.sleep_forever()
             finally:
                 self._hub.leave(self)
+                self._hub.forget(self)
                 # Cancelled before the inbox was empty: each lost event is reported.
                 while arriving.statistics().current_buffer_used:
                     name = arriving.receive_nowait().event_name
@@ -257,6 +287,24 @@ class MemoryDriver:
         if receipts:
             replied(receipts)
         return len(receipts)
+
+    # -- direct messages
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        """Receive the direct messages to more addresses; see `goevent.drivers.SendsDirectly`."""
+        await trio.lowlevel.checkpoint()
+        if self._hub is not None:
+            self._hub.open_addresses(self, addresses, take)
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        """Receive their direct messages no more."""
+        await trio.lowlevel.checkpoint()
+        if self._hub is not None:
+            self._hub.close_addresses(self, addresses)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        """Hand a direct message to the buses of the hub that have opened the address."""
+        sent(0 if self._hub is None else self._hub.send_directly(address, data))
 
     # -- the questions of operators
 
