@@ -16,8 +16,8 @@ from .contract import Driver
 TakeDirect = Callable[[str, bytes], None]
 """Takes the bytes that were sent to an address."""
 
-DirectSent = Callable[[int | None | Exception], None]
-"""Takes the number of buses that got a direct message, None if unknown, or the error."""
+DirectSent = Callable[[int | Exception | None], None]
+"""Takes the number of buses that got a direct message, the error, or None if unknown."""
 
 
 @runtime_checkable
