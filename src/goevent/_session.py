@@ -314,7 +314,7 @@ class Session:
             freeze_tasks(self._nursery)
         streams = [actor for actor in actors if isinstance(actor, StreamActor)]
         for stream in streams:
-            stream.fork(wakes=fails_waits)
+            stream.cut(BusForked, wakes=fails_waits)
         if fails_waits:
             self._scheduler.wake_quiet_waiters()
             fail_waits(self._waits_for_handle, BusForked)

@@ -323,6 +323,22 @@ async def test_closing_a_stream_ends_the_wait_of_other_tasks() -> None:
         await stream.aclose()
 
 
+async def test_a_closed_stream_gets_no_events_and_holds_no_dispatch_back() -> None:
+    async with make_bus() as bus, trio.open_nursery() as nursery:
+        async with bus.stream(Ping, buffer=1) as stream:
+            await dispatch(bus, 1)
+            nursery.start_soon(dispatch, bus, 2)
+            await wait_all_tasks_blocked()
+            stream.close()
+            bus.dispatch_nowait(Ping(3))
+            bus.dispatch_nowait(Ping(4))
+            assert stream.waiting == 0
+            with pytest.raises(trio.ClosedResourceError):
+                stream.receive_nowait()
+            assert bus.snapshot().listeners == ()
+        assert bus.errors == ()
+
+
 async def test_an_error_of_the_body_leaves_as_itself() -> None:
     async with make_bus() as bus:
         with pytest.raises(LookupError):
@@ -461,10 +477,8 @@ async def test_a_fork_may_not_take_events() -> None:
     async with make_bus() as bus, bus.stream(Ping) as stream:
         await dispatch(bus, 1)
 
-        def use() -> None:
-            stream.receive_nowait()
-
-        assert in_child(use).startswith("BusForked")
+        for use in (stream.receive_nowait, stream.close):
+            assert in_child(use).startswith("BusForked")
         assert await take(stream, 1) == [1]
 
 

@@ -28,7 +28,6 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from .._errors import BusForked
 from .actor import Actor
 
 if TYPE_CHECKING:
@@ -140,22 +139,18 @@ class StreamActor(Actor):
             self.ended = error
             self.mail.fail(error)
 
-    def cut(self, error: Callable[[], Exception]) -> None:
-        """Have the consumers get an error at once, and forget the events in the mailbox."""
-        self.ended = error
-        self.mail.clear()
-        self.mail.fail(error)
-
-    def fork(self, *, wakes: bool) -> None:
-        """Refuse all consumers: this process is a fork of the one that owns the bus.
+    def cut(self, error: Callable[[], Exception], *, wakes: bool = True) -> None:
+        """Have the consumers get an error at once, and forget the events in the mailbox.
 
         Args:
-            wakes: True if the consumers that wait are tasks of this process, too.
+            error: Makes the error.
+            wakes: False if this process is a fork, and the consumers that wait are tasks of the
+                parent: they cannot run here.
         """
-        self.ended = BusForked
+        self.ended = error
         self.mail.clear()
         if wakes:
-            self.mail.fail(BusForked)
+            self.mail.fail(error)
 
 
 def uncalled(_: object) -> None:

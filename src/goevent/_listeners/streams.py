@@ -34,9 +34,10 @@ class EventStream(trio.abc.ReceiveChannel[E_co]):
     one of them, and the task that has waited longest gets the next one.
     """
 
-    def __init__(self, actor: StreamActor, dispatcher: Dispatcher) -> None:
+    def __init__(self, actor: StreamActor, dispatcher: Dispatcher, listeners: Listeners) -> None:
         self._actor = actor
         self._dispatcher = dispatcher
+        self._listeners = listeners
 
     @property
     def event_names(self) -> tuple[str, ...]:
@@ -87,8 +88,19 @@ class EventStream(trio.abc.ReceiveChannel[E_co]):
         return event
 
     def close(self) -> None:
-        """Take no more events, and forget those that wait. A second call has no effect."""
+        """Unsubscribe the stream, and forget the events that wait; dispatches do not wait for it.
+
+        Tasks that wait in `receive` raise `trio.ClosedResourceError`. The end of the block does the
+        same. A second call has no effect.
+
+        Raises:
+            BusForked: This process is a fork of the bus's.
+            RuntimeError: The bus is open on another thread.
+        """
+        self._dispatcher.check_thread()
         self._actor.cut(trio.ClosedResourceError)
+        # In the same step: an event that arrived later would fill the mailbox, and nobody takes it.
+        self._listeners.remove(self._actor)
 
     async def aclose(self) -> None:
         """Close the stream as `close` does. Always a checkpoint."""
@@ -136,7 +148,7 @@ class StreamOpener:
             capacity=buffer,
             overflow=overflow,
         )
-        stream: EventStream[Any] = EventStream(actor, dispatcher)
+        stream: EventStream[Any] = EventStream(actor, dispatcher, self._listeners)
         self._listeners.add(actor)
         try:
             await self._listeners.ready(names)
@@ -144,4 +156,3 @@ class StreamOpener:
         finally:
             if not dispatcher.is_forked:
                 stream.close()
-                self._listeners.remove(actor)
