@@ -31,6 +31,7 @@ from goevent import (
     Supervision,
 )
 from goevent.portal import Portal, portal
+from goevent.portal._pump import PortalPump
 
 LONG = float(SUBPROCESS_SECONDS)
 UNREACHABLE = "redis://127.0.0.1:1"
@@ -337,7 +338,7 @@ def test_a_signal_handler_may_dispatch_while_its_thread_does(
 ) -> None:
     bus, got = recording_bus()
     with portal(bus) as p:
-        put = p._put  # pyright: ignore[reportPrivateUsage]
+        put = p._queue.put  # pyright: ignore[reportPrivateUsage]
 
         def put_with_a_signal(item: Any) -> None:
             put(item)
@@ -347,7 +348,7 @@ def test_a_signal_handler_may_dispatch_while_its_thread_does(
             monkeypatch.undo()
             p.dispatch(Shipped(2))
 
-        monkeypatch.setattr(p, "_put", put_with_a_signal)
+        monkeypatch.setattr(p._queue, "put", put_with_a_signal)  # pyright: ignore[reportPrivateUsage]
         before = signal.signal(signal.SIGUSR1, handle_signal)
         try:
             p.dispatch(Paid(1))
@@ -492,12 +493,12 @@ def test_a_bus_that_fails_is_told_to_later_dispatches_and_by_the_block() -> None
 def test_an_event_that_comes_as_the_bus_ends_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     bus = GoEvent()
     trio_ended, dispatched = threading.Event(), threading.Event()
-    end = Portal._end  # pyright: ignore[reportPrivateUsage]
+    refuse_rest = PortalPump.refuse_rest
 
-    def end_later(self: Portal, failure: BaseException | None) -> None:
+    def refuse_later(self: PortalPump, failure: BaseException | None) -> None:
         trio_ended.set()
         assert dispatched.wait(LONG)
-        end(self, failure)
+        refuse_rest(self, failure)
 
     @bus.listener(Paid, supervision=Supervision("escalate"))
     async def fail(event: Paid) -> None:
@@ -514,7 +515,7 @@ def test_an_event_that_comes_as_the_bus_ends_is_refused(monkeypatch: pytest.Monk
             with pytest.raises(BusClosed, match="has ended"):
                 handle.wait(LONG)
 
-    monkeypatch.setattr(Portal, "_end", end_later)
+    monkeypatch.setattr(PortalPump, "refuse_rest", refuse_later)
     with pytest.raises((EventError, ExceptionGroup)):
         run()
 
