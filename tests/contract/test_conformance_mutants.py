@@ -37,7 +37,15 @@ from goevent import (
     Receipt,
     Settlement,
 )
-from goevent.drivers import Backlog, BatchReplied, TailChannel, TailedEvent, running_tail
+from goevent.drivers import (
+    Backlog,
+    BatchReplied,
+    DirectSent,
+    TailChannel,
+    TailedEvent,
+    TakeDirect,
+    running_tail,
+)
 from goevent.testing import DriverConformance
 
 CASES = [name for name in dir(DriverConformance) if name.startswith("test_")]
@@ -595,6 +603,186 @@ class LagCreatesTheGroup(GroupDriver):
         return await super().lag(group, names)
 
 
+# -- direct messages
+
+
+class LosesSomeDirectMessages(MemoryDriver):
+    count = 0
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        self.count += 1
+        if self.count % 7:
+            super().send_directly(address, data, sent)
+        else:
+            sent(1)
+
+
+class StripsDirectMessages(MemoryDriver):
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        super().send_directly(address, data.removesuffix(b"\r\n"), sent)
+
+
+class LetsDirectMessagesOvertake(MemoryDriver):
+    """Keeps one message of ten until the next one to its address has been sent."""
+
+    count = 0
+    kept: tuple[str, bytes, DirectSent] | None = None
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        self.count += 1
+        if self.kept is None and self.count % 10 == 3:
+            self.kept = (address, data, sent)
+            return
+        super().send_directly(address, data, sent)
+        if self.kept is not None and self.kept[0] == address:
+            kept, self.kept = self.kept, None
+            super().send_directly(*kept)
+
+
+class FoldsAddresses(MemoryDriver):
+    """Takes addresses that differ by case for one."""
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        def take_folded(folded: str, data: bytes) -> None:
+            take(next(each for each in addresses if each.lower() == folded), data)
+
+        await super().open_addresses([each.lower() for each in addresses], take_folded)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        super().send_directly(address.lower(), data, sent)
+
+
+class KeepsClosedAddresses(MemoryDriver):
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+
+
+class DropsItsOwnDirectMessages(MemoryDriver):
+    sending = False
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        await super().open_addresses(
+            addresses, lambda address, data: None if self.sending else take(address, data)
+        )
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        self.sending = True
+        super().send_directly(address, data, sent)
+        self.sending = False
+
+
+class RefusesToSendInsideOfTake(MemoryDriver):
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        def take_alone(address: str, data: bytes) -> None:
+            self.taking = True
+            take(address, data)
+            self.taking = False
+
+        await super().open_addresses(addresses, take_alone)
+
+    taking = False
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        if self.taking:
+            raise RuntimeError("busy")
+        super().send_directly(address, data, sent)
+
+
+class NeverTellsWhatBecameOfDirectMessages(MemoryDriver):
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        super().send_directly(address, data, lambda outcome: None)
+
+
+class TellsOutcomesOfDirectMessagesTwice(MemoryDriver):
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        super().send_directly(address, data, sent)
+        super().send_directly("nobody", b"", sent)
+
+
+class ForgetsDirectMessagesAtTheEnd(MemoryDriver):
+    """Sends from a task of its own, which ends with the bus."""
+
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        self.queue, receive = trio.open_memory_channel[tuple[str, bytes, DirectSent]](1000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self.forward, receive)
+            await super().run(inbox, task_status=task_status)
+
+    async def forward(
+        self, messages: trio.MemoryReceiveChannel[tuple[str, bytes, DirectSent]]
+    ) -> None:
+        async for message in messages:
+            super().send_directly(*message)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        self.queue.send_nowait((address, data, sent))
+
+
+class KeepsAddressesOfAClosedBus(EchoDriver):
+    async def run(
+        self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        kept = self.addresses
+        self.addresses = {}
+        async with trio.open_nursery() as nursery:
+            await nursery.start(super().run, inbox)
+            self.addresses = kept
+            task_status.started()
+
+
+class OpensAddressesTwice(EchoDriver):
+    """Opens an address once more for each call."""
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        known = [self.addresses.get(address) for address in addresses]
+
+        def take_again(address: str, data: bytes) -> None:
+            for each in (*known, take):
+                if each is not None:
+                    each(address, data)
+
+        await super().open_addresses(addresses, take_again)
+
+
+class OpensNoAddressAfterAnOutage(EchoDriver):
+    def subscribe_again(self, connection: EchoConnection) -> None:
+        super().subscribe_again(connection)
+        connection.addresses.clear()
+
+
+class LosesOutcomesInAnOutage(EchoDriver):
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        if self.connection is not None:
+            super().send_directly(address, data, sent)
+
+
+class SendsDirectMessagesAsEvents(EchoDriver):
+    """Has the same place for an address and for an event of that name."""
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        if self.connection is None:
+            sent(DriverConnectionError("not connected"))
+        else:
+            sent(self.broker.publish(address, data) + self.broker.send_directly(address, data))
+
+
+class QueuesDirectMessagesBehindEvents(EchoDriver):
+    async def receive(self, inbox: Inbox, connection: EchoConnection) -> None:
+        async for name, data in connection.receive:
+            if name in connection.addresses:
+                connection.addresses[name](name, data)
+            else:
+                await inbox.receive(name, data)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        takers = [each for each in self.broker.connections if address in each.addresses]
+        for connection in takers:
+            connection.send.send_nowait((address, data))
+        sent(len(takers))
+
+
 class MemorySuite(DriverConformance):
     def __init__(self, mutant: Callable[..., Any]) -> None:
         self.mutant = mutant
@@ -727,6 +915,34 @@ MUTANTS: list[tuple[type, str, str]] = [
     (TailLeavesATask, "tail_leaves_nothing_behind", "tasks are left by a cancelled tail"),
     (LagCountsNothing, "lag_counts_what_waits", "10 events to wait for the group"),
     (LagCountsWhatIsDone, "lag_counts_what_waits", "0 events to wait for the group"),
+    (LosesSomeDirectMessages, "direct_messages_arrive_unchanged", "10 became 9 messages"),
+    (StripsDirectMessages, "direct_messages_arrive_unchanged", "arrived as b''"),
+    (LetsDirectMessagesOvertake, "direct_messages_keep_their_order", "in another order"),
+    (FoldsAddresses, "direct_addresses_do_not_mix", "to 1 buses were counted as"),
+    (KeepsClosedAddresses, "direct_addresses_do_not_mix", "to 0 buses were counted as"),
+    (DropsItsOwnDirectMessages, "all_buses_of_an_address_get_a_direct_message", "last direct"),
+    (RefusesToSendInsideOfTake, "direct_messages_can_be_answered", "busy"),
+    (SendsDirectMessagesAsEvents, "events_and_direct_messages_do_not_meet", "were counted as"),
+    (QueuesDirectMessagesBehindEvents, "full_mailboxes_delay_no_direct_message", "waiting for"),
+    (
+        NeverTellsWhatBecameOfDirectMessages,
+        "direct_messages_have_outcomes_when_the_bus_ends",
+        "200 direct messages of a left bus have no outcome",
+    ),
+    (
+        TellsOutcomesOfDirectMessagesTwice,
+        "direct_messages_have_outcomes_when_the_bus_ends",
+        r"`sent` was called \[2\] times",
+    ),
+    (
+        ForgetsDirectMessagesAtTheEnd,
+        "direct_messages_have_outcomes_when_the_bus_ends",
+        "have no outcome",
+    ),
+    (KeepsAddressesOfAClosedBus, "addresses_end_with_the_bus", "has outlived its bus"),
+    (OpensAddressesTwice, "opening_an_address_can_be_cancelled", r"b'once', b'once'"),
+    (OpensNoAddressAfterAnOutage, "direct_messages_outlive_an_outage", "after an outage"),
+    (LosesOutcomesInAnOutage, "direct_messages_outlive_an_outage", "outcomes of [0-9]+ direct"),
     (LagCreatesTheGroup, "unknown_group_has_no_lag", "that nobody knows has the lag"),
 ]
 

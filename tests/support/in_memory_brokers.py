@@ -21,12 +21,14 @@ from goevent import DriverConnectionError, DriverError, compile_pattern
 from goevent.drivers import (
     Backlog,
     Capabilities,
+    DirectSent,
     Inbox,
     Message,
     Receipt,
     Settlement,
     TailChannel,
     TailedEvent,
+    TakeDirect,
     running_tail,
 )
 
@@ -43,6 +45,7 @@ class EchoConnection:
     def __init__(self) -> None:
         self.send, self.receive = trio.open_memory_channel[NamedBytes](math.inf)
         self.names: dict[str, Callable[[str], object]] = {}
+        self.addresses: dict[str, TakeDirect] = {}
 
     def wants(self, name: str) -> bool:
         return any(match(name) for match in self.names.values())
@@ -74,14 +77,23 @@ class EchoBroker:
             connection.send.send_nowait((name, data))
         return len(receivers)
 
+    def send_directly(self, address: str, data: bytes) -> int:
+        takers = [each for each in self.connections if address in each.addresses]
+        for connection in takers:
+            connection.addresses[address](address, data)
+        return len(takers)
+
 
 class EchoDriver:
     schemes: tuple[str, ...] = ("echo",)
-    capabilities = Capabilities(counts_receivers=True, lossless=False, max_size=MAX_MESSAGE_BYTES)
+    capabilities = Capabilities(
+        counts_receivers=True, lossless=False, max_size=MAX_MESSAGE_BYTES, replies=True
+    )
 
     def __init__(self, broker: EchoBroker) -> None:
         self.broker = broker
         self.names: set[str] = set()
+        self.addresses: dict[str, TakeDirect] = {}
         self.connection: EchoConnection | None = None
 
     @classmethod
@@ -92,6 +104,7 @@ class EchoDriver:
         self, inbox: Inbox, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED
     ) -> None:
         self.names.clear()
+        self.addresses.clear()
         self.connection = self.broker.connect()
         task_status.started()
         try:
@@ -115,6 +128,7 @@ class EchoDriver:
 
     def subscribe_again(self, connection: EchoConnection) -> None:
         connection.names.update({name: compile_pattern(name) for name in self.names})
+        connection.addresses.update(self.addresses)
 
     async def subscribe(self, names: Sequence[str]) -> None:
         await trio.lowlevel.checkpoint()
@@ -136,6 +150,25 @@ class EchoDriver:
             raise DriverError("not connected")
         name = message.event_name
         return Receipt(receivers=self.broker.publish(name, data) - self.connection.wants(name))
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        await trio.lowlevel.checkpoint()
+        self.addresses.update(dict.fromkeys(addresses, take))
+        if self.connection is not None:
+            self.connection.addresses.update(self.addresses)
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        for address in addresses:
+            self.addresses.pop(address, None)
+            if self.connection is not None:
+                self.connection.addresses.pop(address, None)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        if self.connection is None:
+            sent(DriverConnectionError("not connected"))
+        else:
+            sent(self.broker.send_directly(address, data))
 
 
 # -- groups of competing consumers, durable

@@ -9,6 +9,7 @@ from typing import Any
 import trio
 
 from ... import Driver, GoEvent
+from ...drivers import SendsDirectly
 from .environment import CaseEnvironment
 from .expect import expect, expect_each
 from .received import NumberedEvent
@@ -27,6 +28,8 @@ async def it_is_a_driver(env: CaseEnvironment) -> None:
     expect(not promised.alone, "a driver with `alone` reaches no other bus")
     expect(promised.in_flight >= 1, "in_flight is at least 1")
     expect(promised.max_size is None or promised.max_size > 0, "max_size is above 0")
+    complete = not promised.replies or isinstance(driver, SendsDirectly)
+    expect(complete, f"{driver!r} lacks a member of goevent.drivers.SendsDirectly")
     expect(env.driver().capabilities == promised, "two drivers promise different things")
     await trio.lowlevel.checkpoint()
 

@@ -52,6 +52,7 @@ DURABLE = Requirement(lambda env: env.capabilities.durable, "the driver is not d
 COUNTING = Requirement(
     lambda env: env.capabilities.counts_receivers, "the driver does not count receivers"
 )
+REPLIES = Requirement(lambda env: env.capabilities.replies, "the driver carries no direct messages")
 ENCODED = Requirement(
     lambda env: env.capabilities.across_processes, "the driver does not encode events"
 )

@@ -9,6 +9,7 @@ from ... import Driver
 from . import (
     arrival as arrival,
     batching as batching,
+    direct as direct,
     grouping as grouping,
     lifetime as lifetime,
     limits as limits,
@@ -31,6 +32,7 @@ from .runner import (
     OUTAGE,
     PATTERNS,
     RECONNECTS,
+    REPLIES,
     TAILS,
     TELLS_LAG,
     run_case,
@@ -286,6 +288,52 @@ class DriverConformance:
     async def test_accepted_events_have_receipts(self) -> None:
         """The receipt of a durable driver has the id that the broker gave to the event."""
         await run_case(self, grouping.accepted_events_have_receipts, DURABLE)
+
+    # -- direct messages
+
+    async def test_direct_messages_arrive_unchanged(self) -> None:
+        """Any bytes that are sent to an address arrive at the bus that has opened it."""
+        await run_case(self, direct.direct_messages_arrive_unchanged, REPLIES)
+
+    async def test_direct_messages_keep_their_order(self) -> None:
+        """The direct messages of one sender to one address arrive in order."""
+        await run_case(self, direct.direct_messages_keep_their_order, REPLIES)
+
+    async def test_direct_addresses_do_not_mix(self) -> None:
+        """A bus gets the direct messages to its open addresses, and no others."""
+        await run_case(self, direct.direct_addresses_do_not_mix, REPLIES)
+
+    async def test_all_buses_of_an_address_get_a_direct_message(self) -> None:
+        """Each bus that has opened an address gets its messages, the sender's bus, too."""
+        await run_case(self, direct.all_buses_of_an_address_get_a_message, REPLIES)
+
+    async def test_direct_messages_can_be_answered(self) -> None:
+        """A direct message can be sent while another one is taken."""
+        await run_case(self, direct.direct_messages_can_be_answered, REPLIES)
+
+    async def test_events_and_direct_messages_do_not_meet(self) -> None:
+        """No listener gets a direct message, by a pattern or by an equal name, and none counts."""
+        await run_case(self, direct.events_and_direct_messages_do_not_meet, REPLIES)
+
+    async def test_full_mailboxes_delay_no_direct_message(self) -> None:
+        """A direct message does not wait behind the events of a listener that is stuck."""
+        await run_case(self, direct.full_mailboxes_delay_no_direct_message, REPLIES)
+
+    async def test_direct_messages_have_outcomes_when_the_bus_ends(self) -> None:
+        """Each direct message has one outcome, also if its bus ends at once, in any way."""
+        await run_case(self, direct.direct_messages_have_outcomes_when_the_bus_ends, REPLIES)
+
+    async def test_addresses_end_with_the_bus(self) -> None:
+        """A bus that is opened again has no open address."""
+        await run_case(self, direct.addresses_end_with_the_bus, REPLIES)
+
+    async def test_opening_an_address_can_be_cancelled(self) -> None:
+        """An address whose opening was cancelled can be opened, and gets each message once."""
+        await run_case(self, direct.opening_an_address_can_be_cancelled, REPLIES)
+
+    async def test_direct_messages_outlive_an_outage(self) -> None:
+        """After an outage the addresses are open again, and each message has one outcome."""
+        await run_case(self, direct.direct_messages_outlive_an_outage, REPLIES, OUTAGE, RECONNECTS)
 
     # -- the questions of operators
 
