@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Self
 
 import pytest
 import redis
@@ -24,6 +24,9 @@ pytestmark = [
     pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork"),
     pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning"),
 ]
+
+
+NO_STATUS, WRONG_STATUS = 97, 96
 
 
 class Watch:
@@ -56,6 +59,39 @@ def assert_untouched(watch: Watch, use: Callable[[], None]) -> None:
     after = watch.state()
     assert after[0] - before[0] == own, "the server has got a command"
     assert after[1:] == before[1:], "a connection has come or gone"
+
+
+class ChildEnd:
+    """Ends the process of a child that leaves a block of its parent, with a status.
+
+    So neither the run loop nor the server of the test, which are the parent's, end in the child.
+
+    Attributes:
+        status: The exit code of the child.
+    """
+
+    def __init__(self) -> None:
+        self.status = NO_STATUS
+        self._parent = os.getpid()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if os.getpid() != self._parent:
+            os._exit(self.status)
+
+
+def told_of_parent(text: str) -> int:
+    """Return the exit code of a child whose call has failed with this text."""
+    return 0 if "belongs to the parent" in text else WRONG_STATUS
+
+
+async def wait_for_child(pid: int) -> None:
+    """Wait for the end of a child that has found everything as it should be."""
+    with trio.fail_after(HANG_SECONDS):
+        ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
+    assert os.waitstatus_to_exitcode(ended[1]) == 0
 
 
 def pubsub(addr: str) -> tuple[GoEvent, GoEvent]:
@@ -125,11 +161,8 @@ def check(told: str, expected: str) -> None:
 def test_the_server_sees_nothing_of_a_child_that_leaves_the_bus(
     make: Callable[[str], tuple[GoEvent, GoEvent]], leaves_by: SystemExit | None
 ) -> None:
-    parent = os.getpid()
-
-    def wait_for(pid: int) -> None:
-        _, status = os.waitpid(pid, 0)
-        assert os.waitstatus_to_exitcode(status) == (99 if leaves_by is None else 4)
+    child = ChildEnd()
+    child.status = 99 if leaves_by is None else 4
 
     async def main() -> None:
         async with redis_server("appendonly yes") as server:
@@ -138,7 +171,7 @@ def test_the_server_sees_nothing_of_a_child_that_leaves_the_bus(
             got: list[int] = []
             receiver.subscribe(lambda event: got.append(event.n), Paid)
             async with receiver:
-                try:
+                with child:
                     async with bus:
                         await (await bus.dispatch(Paid(n=0))).wait()
                         await until(lambda: got == [0])
@@ -152,7 +185,8 @@ def test_the_server_sees_nothing_of_a_child_that_leaves_the_bus(
                             if leaves_by is not None:
                                 raise leaves_by
                             return
-                        wait_for(pid)
+                        _, status = os.waitpid(pid, 0)
+                        assert os.waitstatus_to_exitcode(status) == child.status
                         after = watch.state()
                         assert after[0] - before[0] == own
                         assert after[1:] == before[1:]
@@ -160,17 +194,10 @@ def test_the_server_sees_nothing_of_a_child_that_leaves_the_bus(
                             await (await bus.dispatch(Paid(n=n))).wait()
                         await until(lambda: sorted(got) == [*range(20)])
                         assert bus.errors == receiver.errors == ()
-                finally:
-                    if os.getpid() != parent:
-                        # Without an end of the run loop: the server of the test is the parent's.
-                        os._exit(99 if leaves_by is None else 4)
             watch.close()
 
-    try:
+    with ChildEnd():
         trio.run(main)
-    finally:
-        if os.getpid() != parent:
-            os._exit(97)
 
 
 async def test_a_child_sends_no_end_of_tls() -> None:
@@ -199,16 +226,14 @@ async def test_a_child_sends_no_end_of_tls() -> None:
 def test_the_server_sees_nothing_of_a_child_with_an_open_tail(
     make: Callable[[str], tuple[GoEvent, GoEvent]], pattern: str
 ) -> None:
-    parent = os.getpid()
-    status = 97
+    child = ChildEnd()
 
     async def main() -> None:
-        nonlocal status
         async with redis_server("appendonly yes") as server:
             watch = Watch(server)
             bus, sender = make(server.addr)
             driver: Any = bus.driver
-            try:
+            with child:
                 async with sender, bus, driver.tail(pattern) as shown:
                     await (await sender.dispatch(Paid(n=0))).wait()
                     with trio.fail_after(HANG_SECONDS):
@@ -220,11 +245,9 @@ def test_the_server_sees_nothing_of_a_child_with_an_open_tail(
                         try:
                             await shown.receive()
                         except DriverError as error:
-                            status = 0 if "belongs to the parent" in str(error) else 96
+                            child.status = told_of_parent(str(error))
                         return
-                    with trio.fail_after(HANG_SECONDS):
-                        ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
-                    assert os.waitstatus_to_exitcode(ended[1]) == 0
+                    await wait_for_child(pid)
                     assert watch.state()[1:] == numbers, "a connection has come or gone"
                     for n in range(1, 50):
                         await (await sender.dispatch(Paid(n=n))).wait()
@@ -232,16 +255,10 @@ def test_the_server_sees_nothing_of_a_child_with_an_open_tail(
                         events = [await shown.receive() for _ in range(1, 50)]
                     assert [event.missed for event in events] == [0] * 49
                     assert all(f'"n":{n}'.encode() in e.data for n, e in enumerate(events, 1))
-            finally:
-                if os.getpid() != parent:
-                    os._exit(status)
             watch.close()
 
-    try:
+    with ChildEnd():
         trio.run(main)
-    finally:
-        if os.getpid() != parent:
-            os._exit(98)
 
 
 async def call_and_note(call: Callable[[], Awaitable[object]], outcomes: list[str]) -> None:
@@ -251,13 +268,33 @@ async def call_and_note(call: Callable[[], Awaitable[object]], outcomes: list[st
         outcomes.append(str(error))
 
 
+async def fork_while_waiting(outcomes: list[str], child: ChildEnd) -> bool:
+    """Fork while a call waits: in the child it fails, with its status; return True there.
+
+    The parent returns once the child has ended.
+    """
+    pid = os.fork()
+    if pid:
+        await wait_for_child(pid)
+        return False
+    signal.alarm(CHILD_SECONDS)
+    await until(lambda: outcomes != [])
+    child.status = told_of_parent(outcomes[0])
+    return True
+
+
+async def check_waiting_call(client: Any, outcomes: list[str]) -> None:
+    """Check that the call of the parent, which waits for a job, gets one."""
+    await client.rpush("jobs", "mow")
+    await until(lambda: outcomes != [])
+    assert outcomes == ["(b'jobs', b'mow')"]
+
+
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_connection_that_is_being_opened_stays_with_the_parent(tls: bool) -> None:
-    parent = os.getpid()
-    status = 97
+    child = ChildEnd()
 
     async def main() -> None:
-        nonlocal status
         context, client_context = tls_contexts() if tls else (None, None)
         async with redis_server() as server, fault_proxy(server.port, context) as proxy:
             url = f"{'rediss' if tls else 'redis'}://localhost:{proxy.port}"
@@ -266,7 +303,7 @@ def test_a_connection_that_is_being_opened_stays_with_the_parent(tls: bool) -> N
             )
             driver = RedisDriver(patient)
             outcomes: list[str] = []
-            try:
+            with child:
                 async with Bus(driver), trio.open_nursery() as nursery:
                     client = driver.client
                     # The login gets no reply, and with TLS the handshake gets none.
@@ -274,38 +311,21 @@ def test_a_connection_that_is_being_opened_stays_with_the_parent(tls: bool) -> N
                     nursery.start_soon(call_and_note, lambda: client.blpop("jobs", 60), outcomes)
                     await until(lambda: proxy.dials == 2)
                     await wait_all_tasks_blocked(0.01)
-                    pid = os.fork()
-                    if pid == 0:
-                        signal.alarm(CHILD_SECONDS)
-                        await until(lambda: outcomes != [])
-                        status = 0 if "belongs to the parent" in outcomes[0] else 96
+                    if await fork_while_waiting(outcomes, child):
                         return
-                    with trio.fail_after(HANG_SECONDS):
-                        ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
-                    assert os.waitstatus_to_exitcode(ended[1]) == 0
                     proxy.pass_on()
-                    await client.rpush("jobs", "mow")
-                    await until(lambda: outcomes != [])
-                    assert outcomes == ["(b'jobs', b'mow')"]
+                    await check_waiting_call(client, outcomes)
                     assert proxy.dials == 2
-            finally:
-                if os.getpid() != parent:
-                    os._exit(status)
 
-    try:
+    with ChildEnd():
         trio.run(main)
-    finally:
-        if os.getpid() != parent:
-            os._exit(98)
 
 
 @pytest.mark.parametrize("tls", [False, True])
 def test_a_reply_that_a_borrowed_connection_waits_for_stays_with_the_parent(tls: bool) -> None:
-    parent = os.getpid()
-    status = 97
+    child = ChildEnd()
 
     async def main() -> None:
-        nonlocal status
         context, client_context = tls_contexts()
         async with redis_server() as server, fault_proxy(server.port, context) as proxy:
             secure = RedisConfig(
@@ -313,32 +333,17 @@ def test_a_reply_that_a_borrowed_connection_waits_for_stays_with_the_parent(tls:
             )
             driver = RedisDriver(secure if tls else RedisConfig(addr=server.addr))
             outcomes: list[str] = []
-            try:
+            with child:
                 async with Bus(driver), trio.open_nursery() as nursery:
                     client = driver.client
                     nursery.start_soon(call_and_note, lambda: client.blpop("jobs", 60), outcomes)
                     await until(lambda: b"blpop" in server_commands(server))
-                    pid = os.fork()
-                    if pid == 0:
-                        signal.alarm(CHILD_SECONDS)
-                        await until(lambda: outcomes != [])
-                        status = 0 if "belongs to the parent" in outcomes[0] else 96
+                    if await fork_while_waiting(outcomes, child):
                         return
-                    with trio.fail_after(HANG_SECONDS):
-                        ended = await trio.to_thread.run_sync(os.waitpid, pid, 0)
-                    assert os.waitstatus_to_exitcode(ended[1]) == 0
-                    await client.rpush("jobs", "mow")
-                    await until(lambda: outcomes != [])
-                    assert outcomes == ["(b'jobs', b'mow')"]
-            finally:
-                if os.getpid() != parent:
-                    os._exit(status)
+                    await check_waiting_call(client, outcomes)
 
-    try:
+    with ChildEnd():
         trio.run(main)
-    finally:
-        if os.getpid() != parent:
-            os._exit(98)
 
 
 def server_commands(server: RedisServer) -> bytes:
