@@ -1,7 +1,7 @@
 """`python -m benchmarks`: measure goevent beside its peers, or beside an earlier commit of it.
 
-Without a suite it measures goevent within one process. `codec`, `redis`, `streams`, `brokers`,
-`telemetry`, `portal` and `chaos` have command lines of their own.
+Without a suite it measures goevent within one process. The suites in `SUITES` have command lines
+of their own.
 """
 
 import argparse
@@ -39,6 +39,8 @@ SUITES = {
     "codec": "benchmarks.codec.suite",
     "chaos": "benchmarks.chaos.command",
     "portal": "benchmarks.portal.suite",
+    "scrape": "benchmarks.telemetry.scrape",
+    "web": "benchmarks.web.suite",
     "docs": "benchmarks.report.pages",
     "all": "benchmarks.all_suites",
 }

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.telemetry.scrape`: the cost of a scrape by Prometheus.
+"""`python -m benchmarks scrape`: the cost of a scrape by Prometheus.
 
 For a bus with many listeners, each with an event name of its own, it prints the time of a scrape by
 each way, and the longest pause of the event loop during a scrape. A task that does nothing but
@@ -120,17 +120,16 @@ async def measure(size: int, rounds: int) -> dict[str, Figures]:
     return figures
 
 
-def main() -> None:
-    """Measure and print."""
-    parser = argparse.ArgumentParser(description="Measure scrapes by Prometheus.")
+def main(arguments: list[str]) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks scrape", description="Measure scrapes by Prometheus."
+    )
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--listeners", type=int, nargs="*", default=SIZES)
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     for size in chosen.listeners:
         print(f"{size:,} listeners")
         for way, figures in trio.run(measure, size, chosen.rounds).items():
             print(f"  {way:26} {figures}")
-
-
-if __name__ == "__main__":
-    main()
+    return 0

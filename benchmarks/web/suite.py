@@ -1,4 +1,4 @@
-"""Measures the cost of the live page: `python -m benchmarks.web`.
+"""`python -m benchmarks web`: the cost of the live page.
 
 First the processor time that the page takes: a bus with 100 listeners, of which each has an event
 in every period, with the page served and read by five readers from another process, and without.
@@ -124,15 +124,14 @@ async def measure_throughput(rounds: int, seconds: float) -> None:
     print(f"the page costs {cost:.1f} % of the throughput (median of {rounds} pairs)")
 
 
-def main() -> None:
-    """Read the arguments and measure."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.web", description=__doc__)
+def main(arguments: list[str]) -> int:
+    """Run the command line."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks web", description="Measure the live page."
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     trio.run(measure_page, options.rounds, options.seconds)
     trio.run(measure_throughput, options.rounds, options.seconds)
-
-
-if __name__ == "__main__":
-    main()
+    return 0
