@@ -28,7 +28,7 @@ from ._foreign import describe, describe_value, format_error, traceback_of
 Outcome = Literal["failed", "dropped", "abandoned"]
 # Limits of an error that is kept as text: the frames of its traceback, and its reason.
 MAX_KEPT_FRAMES = 20
-MAX_REASON_CHARS = 1000
+MAX_KEPT_REASON_CHARS = 1000
 # The beginning of the reason of an `EventError` whose exception is a `DeadLettered`.
 DEAD_LETTER_REASON = "DeadLettered: "
 
@@ -187,8 +187,8 @@ class EventError(GoEventError):
             return self
         reason = self.reason
         # The reason may quote the whole event.
-        if len(reason) > MAX_REASON_CHARS:
-            reason = f"{reason[:MAX_REASON_CHARS]}..."
+        if len(reason) > MAX_KEPT_REASON_CHARS:
+            reason = f"{reason[:MAX_KEPT_REASON_CHARS]}..."
         text = type(self)(self.event_name, self.listener, reason=reason)
         text.attempts = self.attempts
         text._frames = frame_lines(kept_frames(traceback_of(self.__cause__)), {})
@@ -426,8 +426,8 @@ def text_of(error: EventError) -> EventError | ErrorText:
         if cause is None or type(error) is not EventError:
             return error.as_text()
         reason = error._reason or describe(cause)
-        if len(reason) > MAX_REASON_CHARS:
-            reason = f"{reason[:MAX_REASON_CHARS]}..."
+        if len(reason) > MAX_KEPT_REASON_CHARS:
+            reason = f"{reason[:MAX_KEPT_REASON_CHARS]}..."
         entry = traceback_of(cause)
         frames: tuple[KeptFrame, ...]
         if entry is not None and entry.tb_next is None:

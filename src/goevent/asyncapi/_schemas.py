@@ -21,7 +21,7 @@ from .._events.event_types import PYDANTIC, adapter_of, describe_class, short_na
 
 COMPONENTS = "#/components/schemas/"
 OMITS_DEFAULTS = "x-goevent-omits-defaults"
-MAX_REASON_CHARS = 300
+MAX_SCHEMA_REASON_CHARS = 300
 
 _NOT_IN_KEYS = re.compile(r"[^\w.-]", re.ASCII)
 _AUTO_DOC = re.compile(r"\w+\(.*\)", re.DOTALL)
@@ -99,7 +99,7 @@ def _pydantic_schemas(classes: list[type[Any]]) -> tuple[tuple[Schema, ...], dic
 
 
 def _no_schema(cls: type[Any], error: Exception) -> Schema:
-    reason = " ".join(str(error).split())[:MAX_REASON_CHARS] or type(error).__name__
+    reason = " ".join(str(error).split())[:MAX_SCHEMA_REASON_CHARS] or type(error).__name__
     return {
         "title": short_name(cls),
         "description": f"{describe_class(cls)} has no JSON Schema: {reason}",

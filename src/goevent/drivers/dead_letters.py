@@ -17,8 +17,11 @@ from .error_mapping import driver_errors
 T = TypeVar("T")
 
 MAX_REASON_CHARS = 1000
+"""The length to which `in_one_line` cuts a reason, so that it fits into a header of any broker."""
 DEAD_LETTERS_PER_PAGE = 100
+"""How many dead letters `DeadLetters.list` returns, unless it is told another number."""
 DEAD_LETTERS_PER_CALL = 20
+"""How many dead letters the store gets in one call to replay or to discard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

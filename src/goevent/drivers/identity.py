@@ -1,4 +1,9 @@
-"""The identity of a broker: its names in telemetry. Drivers state it, and telemetry reads it."""
+"""The identity of a broker: its names in telemetry. Drivers state it, and telemetry reads it.
+
+It is not a part of `BrokerDescription`: telemetry reads it at each opening of a bus, for which it
+has to cost nothing, and its words are those of OpenTelemetry. A description is made for given event
+names, in the words of AsyncAPI.
+"""
 
 from __future__ import annotations
 

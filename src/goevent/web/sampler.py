@@ -36,7 +36,7 @@ FRAME_SECONDS = 1.0
 HISTORY_FRAMES = 120
 SHOWN_ERRORS = 50
 SHOWN_EVENTS = 300
-MAX_REASON_CHARS = 400
+MAX_ROW_REASON_CHARS = 400
 
 HIDDEN = "(hidden)"
 # pydantic and msgspec quote a value that does not fit.
@@ -326,4 +326,4 @@ def encoded(value: object) -> bytes:
 
 def shorten(text: str) -> str:
     """Return a reason that is not too long for a table."""
-    return text if len(text) <= MAX_REASON_CHARS else f"{text[:MAX_REASON_CHARS]}..."
+    return text if len(text) <= MAX_ROW_REASON_CHARS else f"{text[:MAX_ROW_REASON_CHARS]}..."
