@@ -40,14 +40,14 @@ class RequestRefused(Exception):
         self.reason = reason
 
 
-class Choice(msgspec.Struct, forbid_unknown_fields=True):
+class DeadLetterChoice(msgspec.Struct, forbid_unknown_fields=True):
     """The body of an action: the ids of the dead letters, or all of them."""
 
     ids: list[str] = []
     all: bool = False
 
 
-class Letters:
+class PageDeadLetters:
     """The dead letters of one bus.
 
     Args:
@@ -95,7 +95,7 @@ class Letters:
         if action not in ("replay", "discard"):
             raise RequestRefused(404, "the actions are replay and discard")
         try:
-            choice = msgspec.json.decode(body, type=Choice)
+            choice = msgspec.json.decode(body, type=DeadLetterChoice)
         except msgspec.MsgspecError as error:
             raise RequestRefused(400, f"the body is wrong: {error}") from error
         if bool(choice.ids) == choice.all:

@@ -24,10 +24,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._errors import DriverError, EventError, require_trio
 from .._extras import missing_extra
 from ..telemetry.health import Health, HealthReport
-from .dead_letters import Letters, RequestRefused, read_body
+from .dead_letters import PageDeadLetters, RequestRefused, read_body
 from .guard import SECURITY_HEADERS, Guard
 from .sampler import Sampler, encoded, newest_errors
-from .stream import FrameStream, Streams
+from .stream import FrameStream, OpenStreams
 
 if TYPE_CHECKING:
     from .._bus import GoEvent
@@ -92,13 +92,13 @@ class Page:
         self._bus = bus
         self._guard = Guard(token, hosts)
         self._actions = actions
-        self._letters = Letters(bus, shows_payloads=show_payloads)
+        self._letters = PageDeadLetters(bus, shows_payloads=show_payloads)
         self._sampler = Sampler(
             bus,
             shows_payloads=show_payloads,
             about={"driver": about_driver(bus), "actions": actions, "keep": self._letters.are_kept},
         )
-        self._streams = Streams()
+        self._streams = OpenStreams()
         self._health = Health(bus) if health is None else health
         self._app = self._routes()
 

@@ -22,7 +22,7 @@ SEND_SECONDS = 30.0
 RECONNECT_MILLISECONDS = 2000
 
 
-class Streams:
+class OpenStreams:
     """The open streams of one page."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class FrameStream:
         streams: The streams of the page.
     """
 
-    def __init__(self, sampler: Sampler, streams: Streams) -> None:
+    def __init__(self, sampler: Sampler, streams: OpenStreams) -> None:
         self._sampler = sampler
         self._streams = streams
 
