@@ -184,7 +184,7 @@ class KafkaConsumer:
             raise self._failure
 
     def _task_done(self, task: asyncio.Task[None]) -> None:
-        """Close the bus if a task has failed: it would be deaf without a word."""
+        """Close the bus if a task has failed: it would get no events, and report nothing."""
         if not task.cancelled() and (error := task.exception()) is not None:
             failure = DriverError(f"the consumer of {self.name!r} has failed: {error!r}")
             failure.__cause__ = error

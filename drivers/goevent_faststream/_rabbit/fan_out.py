@@ -76,7 +76,7 @@ class RabbitFanOutAdapter:
         self._receiver = RabbitReceiver(
             broker,
             self._prefix,
-            is_wanted=self._accept,
+            accept=self._accept,
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
             on_failed=self._connection.fail,

@@ -85,7 +85,7 @@ class RabbitReceiver:
     """Makes arrivals of the messages of one channel.
 
     Args:
-        is_wanted: Called with each arrival, in the server's order, before its middlewares run;
+        accept: Called with each arrival, in the server's order, before its middlewares run;
             returns False for an arrival that must not be delivered.
         on_passed: Called with each arrival that has passed the middlewares. Its `via` is empty.
         on_stopped: Called with each arrival that has not passed, and with the error if a middleware
@@ -99,7 +99,7 @@ class RabbitReceiver:
         broker: RabbitBroker,
         prefix: str,
         *,
-        is_wanted: Callable[[Arrival], bool],
+        accept: Callable[[Arrival], bool],
         on_passed: Callable[[Arrival], object],
         on_stopped: Callable[[Arrival, Exception | None], Awaitable[None]],
         on_failed: Callable[[Exception], object],
@@ -107,7 +107,7 @@ class RabbitReceiver:
     ) -> None:
         self._broker = broker
         self._prefix = prefix
-        self._is_wanted = is_wanted
+        self._accept = accept
         self._on_passed = on_passed
         self._on_stopped = on_stopped
         self._on_failed = on_failed
@@ -132,7 +132,7 @@ class RabbitReceiver:
             try:
                 arrival = self._arrival(message, queue, event_name)
                 # Before the middlewares, which may await and so change the order.
-                if not self._is_wanted(arrival):
+                if not self._accept(arrival):
                     return
                 if self._middlewares.is_active:
                     await self._run_middlewares(message, arrival)

@@ -52,7 +52,7 @@ class ServerObject:
     """An exchange or a queue that the bus needs.
 
     Attributes:
-        kind: Which of both.
+        kind: Which of the two it is.
         properties: The arguments of its declaration.
         is_declared: Whether the bus may create it; otherwise it must exist.
     """

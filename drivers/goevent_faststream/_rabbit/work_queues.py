@@ -100,7 +100,7 @@ class RabbitWorkQueuesAdapter:
         self._receiver = RabbitReceiver(
             broker,
             prefix,
-            is_wanted=self._accept,
+            accept=self._accept,
             on_passed=self._on_passed,
             on_stopped=self._on_stopped,
             on_failed=self._connection.fail,
@@ -114,11 +114,11 @@ class RabbitWorkQueuesAdapter:
             self._topology,
             config.group,
         )
+        # The consumed queues by their event names, and by their names in RabbitMQ.
         self._queues: dict[str, ConsumedQueue] = {}
+        self._by_queue_name: dict[str, ConsumedQueue] = {}
         # The queues that a message has come from since the last check.
         self._served: set[str] = set()
-        # The consumed queues by their names in RabbitMQ.
-        self._windows: dict[str, ConsumedQueue] = {}
         self._fitting: asyncio.Task[None] | None = None
         self._is_stopping = False
 
@@ -138,7 +138,7 @@ class RabbitWorkQueuesAdapter:
         """
         self._subscribed.clear()
         self._queues.clear()
-        self._windows.clear()
+        self._by_queue_name.clear()
         self._fitting = None
         self._deliveries.reset()
         self._settler.reset()
@@ -351,7 +351,7 @@ class RabbitWorkQueuesAdapter:
             window = PrefetchWindow(self._config.prefetch, self._config.prefetch_bytes)
             window.size = self._first_window(len(self._queues) + 1)
             queue = ConsumedQueue(name, queue_name, window, watchdog)
-            self._windows[queue_name] = queue
+            self._by_queue_name[queue_name] = queue
             await self._consume(queue)
             self._queues[name] = queue
 
@@ -370,7 +370,7 @@ class RabbitWorkQueuesAdapter:
         for queue in [*self._queues.values()]:
             if not self._is_needed(queue):
                 del self._queues[queue.name]
-                self._windows.pop(queue.queue, None)
+                self._by_queue_name.pop(queue.queue, None)
                 await self._cancel_consumer(queue.consumer_tag)
 
     def _is_needed(self, queue: ConsumedQueue) -> bool:
@@ -412,7 +412,7 @@ class RabbitWorkQueuesAdapter:
         """Note an arrival; return whether its listeners have to run."""
         name = arrival.raw.queue
         self._served.add(name)
-        queue = self._windows.get(name)
+        queue = self._by_queue_name.get(name)
         if queue is not None and queue.window.arrived(len(arrival.body)) and queue.consumer_tag:
             self._fit_soon([queue])
         if not self._settler.accept(arrival):
