@@ -17,7 +17,7 @@ from tests.support.limits import HANG_SECONDS
 from tests.support.redis_server import free_port, redis_server
 
 from goevent import Backlog, Event, GoEvent
-from goevent.cli.top import Meter, Sample
+from goevent.cli.meter import Meter, Sample
 from goevent.web import Page, serve_http
 
 PROGRAM = """

@@ -5,10 +5,13 @@ imports neither Trio nor a driver. A command prints to stdout, reports faults to
 and exits with 0 if all is fine, 1 for a finding, and 2 for wrong use. This room uses the public
 names of goevent and of the other rooms. Nothing imports it.
 
-- `group`: the command itself, and the look-up of its commands.
-- `run`: the command of this name; `worker` serves a bus, `workers` and `reloading` start processes.
-- `commands`: the names of the commands.
+- `group`: the command itself, and the look-up of its commands in the table of `commands`.
+- `run`: the command of this name; `worker` serves a bus, `workers` and `reloading` start processes
+  by `worker_process`, and `early_signals` takes the signals that come before the bus is open.
+- `top`: the command of this name; `meter` makes its frames, `screen` shows them, and `page_client`
+  asks a live page.
 - `targets`: the bus that a text stands for.
+- `asked_broker`: the driver of a target in a bus of its own; `keyed_driver` gives its events a key.
 - `output`: tables, JSON and progress bars.
 - `failures`: the line and the exit code of an error.
 """
