@@ -241,7 +241,7 @@ def test_a_broker_that_is_down_is_named_without_the_password(tmp_path: Path) -> 
         (("shop:bus", "--grace", "nan"), "--grace must be at least 0"),
         (("shop:bus", "--workers", "0"), "--workers"),
         (("shop:bus", "--workers", "2", "--reload"), "leave out --workers"),
-        (("shop:bus", "--http", "8080"), "--http is written HOST:PORT"),
+        (("shop:bus", "--http", "8080"), "--http: an address is HOST:PORT"),
         (("shop:bus", "--http", "0.0.0.0:8080"), "0.0.0.0 is not loopback, so the page needs"),
         (("shop:bus", "--http", "localhost:65535", "--workers", "2"), "a port is from 1 to 65535"),
     ],

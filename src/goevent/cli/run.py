@@ -24,7 +24,6 @@ GRACE_SECONDS = 25.0
 """Below the 30 seconds after which Kubernetes kills."""
 
 MAX_WORKERS = 1024
-MAX_PORT = 65535
 
 
 @click.command("run", cls=TargetCommand)
@@ -155,33 +154,25 @@ def warn_of_copies(bus: GoEvent, count: int) -> None:
 def addresses(http: str | None, count: int) -> list[str | None]:
     """Return the address of the live page of each worker.
 
+    A page that cannot be served is refused here, before a worker starts.
+
     Raises:
-        WrongUse: It is not written HOST:PORT, or a port is too high.
+        WrongUse: The extra is not installed, the address is malformed, a port is too high, or
+            others than this machine reach the page and it has no token.
     """
     if http is None:
         return [None] * count
-    host, separator, port = http.rpartition(":")
-    if not separator or not host or not (port.isascii() and port.isdigit()):
-        raise WrongUse("--http is written HOST:PORT, for example 127.0.0.1:8080 or [::1]:8080")
-    first = int(port)
+    try:
+        from goevent.web.server import MAX_PORT, TOKEN_VARIABLE, is_loopback, split_address
+
+        host, first = split_address(http)
+    except (ModuleNotFoundError, ValueError) as error:
+        raise WrongUse(f"--http: {error}") from error
     if not 0 < first <= first + count - 1 <= MAX_PORT:
         raise WrongUse(f"--http: a port is from 1 to {MAX_PORT}, and each worker needs one")
-    check_page(host)
-    return [f"{host}:{first + number}" for number in range(count)]
-
-
-def check_page(host: str) -> None:
-    """Refuse a page that cannot be served, before a worker starts.
-
-    Raises:
-        WrongUse: The extra is not installed, or others than this machine reach the page and it has
-            no token.
-    """
-    try:
-        from goevent.web.server import TOKEN_VARIABLE, is_loopback
-    except ModuleNotFoundError as error:
-        raise WrongUse(f"--http: {error}") from error
-    if not is_loopback(host.strip("[]")) and not os.environ.get(TOKEN_VARIABLE):
+    if not is_loopback(host) and not os.environ.get(TOKEN_VARIABLE):
         raise WrongUse(
             f"--http: {host} is not loopback, so the page needs a token: set {TOKEN_VARIABLE}"
         )
+    shown = f"[{host}]" if ":" in host else host
+    return [f"{shown}:{first + number}" for number in range(count)]
