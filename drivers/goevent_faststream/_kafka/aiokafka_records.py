@@ -4,9 +4,12 @@ Any producer may write such a name. aiokafka raises on it, and the consumer asks
 again, for ever: a single record would keep a group from the rest of its partition. With the patch
 the name is decoded with replacement characters.
 
-Theory of operation. `FetchedRecords` keeps the bytes of an answer. If aiokafka cannot read one of
-the records, `TolerantPartitionRecords` reads the answer a second time, from that record on, with
-batches that decode tolerantly. They use the reader in Python that aiokafka has beside its own in C.
+Theory of operation. `FetchedRecords` keeps the bytes of an answer, and counts the batches that were
+taken from it. If aiokafka cannot read one of the records, `TolerantPartitionRecords` reads the
+answer a second time, from the batch with that record on, with batches that decode tolerantly. They
+use the reader in Python that aiokafka has beside its own in C. Earlier batches are not looked at
+again: aiokafka would take its position back to them, and has forgotten which producers had aborted
+their transactions there.
 
 `tolerate_invalid_header_names` patches the consumers of aiokafka for the whole process. Anything
 that aiokafka reads without the patch, it reads in the same way with it.
@@ -59,7 +62,17 @@ class TolerantBatch(_DefaultRecordBatchPy):  # type: ignore[misc]
 
 
 class TolerantRecords(_MemoryRecordsPy):  # type: ignore[misc]
-    """The records of one partition in an answer, in tolerant batches."""
+    """The records of one partition in an answer, in tolerant batches.
+
+    Args:
+        data: The bytes of the answer.
+        skipped: The number of batches at its beginning to leave out.
+    """
+
+    def __init__(self, data: bytes, skipped: int) -> None:
+        super().__init__(data)
+        for _ in range(skipped):
+            self._cache_next()
 
     def next_batch(self, *args: Any, **options: Any) -> Any:
         found: Any = self._next_slice
@@ -70,14 +83,26 @@ class TolerantRecords(_MemoryRecordsPy):  # type: ignore[misc]
 
 
 class FetchedRecords:
-    """The records of one partition in an answer, with the bytes that they are read from."""
+    """The records of one partition in an answer, with the bytes that they are read from.
+
+    Attributes:
+        data: The bytes.
+        taken: The number of batches that were taken, or were about to be.
+    """
 
     def __init__(self, data: bytes) -> None:
         self.data: bytes = data
+        self.taken: int = 0
         records: Any = MemoryRecords(data)
         self.size_in_bytes: Any = records.size_in_bytes
         self.has_next: Any = records.has_next
-        self.next_batch: Any = records.next_batch
+        self._next_batch: Any = records.next_batch
+
+    def next_batch(self) -> Any:
+        """Return the next batch."""
+        # Before: the batch itself may be the one that cannot be read.
+        self.taken += 1
+        return self._next_batch()
 
 
 class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
@@ -89,9 +114,9 @@ class TolerantPartitionRecords(fetcher.PartitionRecords):  # type: ignore[misc]
         try:
             yield from super()._unpack_records()
         except (CorruptRecordException, UnicodeDecodeError):
-            # The second reader leaves out the records that were taken before, by their offsets. It
-            # raises the same exception if the record is broken in another way.
-            self._records = TolerantRecords(self._records.data)
+            # aiokafka leaves out the records of this batch that were taken before, by offset. The
+            # second reader raises the same exception if the record is broken in another way.
+            self._records = TolerantRecords(self._records.data, self._records.taken - 1)
             yield from super()._unpack_records()
 
 
