@@ -609,15 +609,17 @@ class GoEvent:
 
         Args:
             events: The events, by class or by name, one by one or in a list; also patterns.
-            where: A filter: it returns true for the event to wait for. It runs in this task, and
-                its exceptions leave the call.
+            where: A filter: it returns true for the event to wait for. It is called during
+                dispatch, as `when=` of a listener, and its exceptions leave the call.
             timeout: The seconds to wait; None to wait as long as it takes.
 
         Raises:
             BusClosed: The bus has closed, or closes before there is such an event.
             DriverError: The broker has refused a name.
             RuntimeError: The bus is not open yet, or this is not a Trio task on its thread.
+            trio.EndOfChannel: The names were unregistered before there was such an event.
             trio.TooSlowError: There was no such event in time.
+            TypeError: The filter cannot be called, or is async.
             Exception: As for `stream`.
 
         Example:
@@ -626,12 +628,9 @@ class GoEvent:
         """
         if timeout is not None:
             check_seconds("timeout", timeout)
+        names = self._planner.stream_names(one_by_one(events))
         with trio.fail_after(inf if timeout is None else timeout):
-            async with self.stream(*events) as stream:
-                async for event in stream:
-                    if where is None or where(event):
-                        return event
-        raise BusClosed("the bus was closed before there was such an event")
+            return await self._streams.next(names, where)
 
     def registered_listeners(self) -> tuple[RegisteredListener, ...]:
         """Return every listener with its options, in the order of registration.

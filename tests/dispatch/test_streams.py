@@ -524,6 +524,85 @@ async def test_next_raises_what_its_filter_raises() -> None:
         assert handle.errors == ()
 
 
+def is_third(event: Ping) -> bool:
+    return event.n == 3
+
+
+@pytest.mark.parametrize("where", [None, is_third])
+async def test_next_holds_back_no_dispatch(where: Callable[[Ping], bool] | None) -> None:
+    found: list[Ping] = []
+    async with make_bus() as bus, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            found.append(await bus.next(Ping, where=where))
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        for n in range(500):
+            bus.dispatch_nowait(Ping(n))
+        await wait_all_tasks_blocked()
+        assert found == [Ping(3 if where else 0)]
+        assert bus.snapshot().ledger == Ledger(1, 1, 0, 0, 0)
+
+
+async def test_next_takes_the_event_of_another_bus() -> None:
+    hub, asked = MemoryHub(), list[int]()
+
+    def fits(event: Ping) -> bool:
+        asked.append(event.n)
+        return event.n == 2
+
+    async with make_bus(hub) as bus, make_bus(hub) as other, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            assert await bus.next("test.*", where=fits) == Ping(2)
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        for n in range(5):
+            await (await other.dispatch(Ping(n))).wait()
+        await wait_all_tasks_blocked()
+    assert asked == [0, 1, 2]
+
+
+async def later(event: Ping) -> bool:
+    return event.n == 1
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [(later, "where is called during dispatch and cannot be async"), (7, "where must be a fun")],
+)
+async def test_next_refuses_a_filter_that_cannot_answer(where: Any, text: str) -> None:
+    async with make_bus() as bus:
+        with pytest.raises(TypeError, match=text):
+            await bus.next(Ping, where=where)
+
+
+async def test_next_refuses_an_answer_that_has_not_run() -> None:
+    async with make_bus() as bus, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(TypeError, match="where returned a coroutine"):
+                await bus.next(Ping, where=lambda event: later(event))
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        await dispatch(bus, 1)
+
+
+async def test_next_ends_when_its_names_are_unregistered() -> None:
+    async with make_bus() as bus, trio.open_nursery() as nursery:
+
+        async def wait() -> None:
+            with pytest.raises(trio.EndOfChannel, match="the names were unregistered"):
+                await bus.next(Ping)
+
+        nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        bus.unregister_listeners_for_event(Ping)
+
+
 async def test_next_ends_with_the_bus() -> None:
     async with trio.open_nursery() as nursery, make_bus() as bus:
 

@@ -28,11 +28,12 @@ from trio.lowlevel import (
     wait_task_rescheduled,
 )
 
-from .actor import Actor
+from .actor import DEFAULT_DISPATCH_OPTIONS, Actor
 
 if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .._options.options import Overflow
+    from .actor import DispatchOptions
     from .backpressure import Backpressure
 
 
@@ -93,9 +94,12 @@ class StreamActor(Actor):
         backpressure: Backpressure,
         *,
         capacity: int,
-        overflow: Overflow,
+        overflow: Overflow = "block",
+        options: DispatchOptions = DEFAULT_DISPATCH_OPTIONS,
     ) -> None:
-        super().__init__(name, event_names, uncalled, capacity=capacity, overflow=overflow)
+        super().__init__(
+            name, event_names, uncalled, capacity=capacity, overflow=overflow, options=options
+        )
         self.mail = StreamMailbox()
         # As if a worker had it: then dispatch queues it for no worker.
         self.scheduled = True

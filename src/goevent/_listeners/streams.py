@@ -2,20 +2,27 @@
 
 `GoEvent.stream` opens one. It registers a `StreamActor`, waits until the driver receives the events
 and, when the block ends, unregisters the actor.
+
+`GoEvent.next` takes one event. Its actor is unregistered as the event arrives, and its filter runs
+where the events are dispatched. So no event waits for it, and it holds back no dispatch.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import trio
 
 from .._errors import BusClosed
+from .._foreign import forget_caller
+from .._kernel.actor import DispatchOptions
 from .._kernel.stream_actor import StreamActor
-from .._options.options import OVERFLOWS, Overflow
+from .._options.options import OVERFLOWS, Overflow, check_function
+from .._options.results import AS_DEF, refuse_unrun
 from .._options.retry import check_choice, check_count
+from .._options.signature import allow_interrupt
 
 if TYPE_CHECKING:
     from .._kernel.dispatcher import Dispatcher
@@ -135,24 +142,92 @@ class StreamOpener:
         """
         check_count("buffer", buffer, at_least=1)
         check_choice("overflow", overflow, OVERFLOWS)
+        name = f"stream of {', '.join(names)}"
+        backpressure = self._dispatcher.backpressure
+        async with self._registered(
+            StreamActor(name, names, backpressure, capacity=buffer, overflow=overflow)
+        ) as stream:
+            yield stream
+
+    async def next(self, names: tuple[str, ...], where: Callable[[Any], object] | None) -> Any:
+        """Wait for one event.
+
+        Args:
+            names: The event names and patterns.
+            where: The filter, or None.
+
+        Raises:
+            trio.EndOfChannel: The names were unregistered.
+            TypeError: The filter is no sync function.
+            Exception: As for `open`, and what the filter raises.
+        """
+        fits = None if where is None else NextFilter(where)
+        actor = StreamActor(
+            f"next of {', '.join(names)}",
+            names,
+            self._dispatcher.backpressure,
+            capacity=1,
+            options=DispatchOptions(once=True, when=fits),
+        )
+        async with self._registered(actor) as stream:
+            try:
+                event = await stream.receive()
+            except trio.EndOfChannel:
+                if self._dispatcher.state == "open":
+                    reason = "the names were unregistered before there was such an event"
+                    raise trio.EndOfChannel(reason) from None
+                raise BusClosed("the bus was closed before there was such an event") from None
+        if fits is not None:
+            fits.raise_failure()
+        return event
+
+    @asynccontextmanager
+    async def _registered(self, actor: StreamActor) -> AsyncGenerator[EventStream[Any]]:
+        """Keep a stream registered for the time of a block."""
         dispatcher = self._dispatcher
         dispatcher.check_task()
         if dispatcher.state == "new":
             raise RuntimeError("a stream needs an open bus: enter `async with bus` first")
         if dispatcher.state != "open":
             raise BusClosed("the bus is closed or closing and opens no stream")
-        actor = StreamActor(
-            f"stream of {', '.join(names)}",
-            names,
-            dispatcher.backpressure,
-            capacity=buffer,
-            overflow=overflow,
-        )
         stream: EventStream[Any] = EventStream(actor, dispatcher, self._listeners)
         self._listeners.add(actor)
         try:
-            await self._listeners.ready(names)
+            await self._listeners.ready(actor.event_names)
             yield stream
         finally:
             if not dispatcher.is_forked:
                 stream.close()
+
+
+class NextFilter:
+    """The filter of one `GoEvent.next`.
+
+    An event whose filter raises ends the wait, as one that fits. So the filter is not called again.
+    """
+
+    def __init__(self, where: Callable[[Any], object]) -> None:
+        check_function("where", where, "a")
+        allow_interrupt(where)
+        self._where = where
+        self._failure: Exception | None = None
+
+    def __call__(self, event: object) -> bool:
+        try:
+            answer = self._where(event)
+            if answer is not True and answer is not False:
+                refuse_unrun(answer, "where", AS_DEF)
+            return bool(answer)
+        except Exception as error:  # noqa: BLE001 - `next` raises it
+            forget_caller(error)
+            self._failure = error
+            return True
+
+    def raise_failure(self) -> None:
+        """Raise the exception of the filter, if it has raised one."""
+        failure, self._failure = self._failure, None
+        try:
+            if failure is not None:
+                raise failure
+        finally:
+            del failure  # its traceback has this frame
