@@ -92,6 +92,7 @@ WORDS = (
     ("headers, id and origin", "travels"),
     ("pattern", "patterns"),
     ("acknowledge, retry, release, dead-letter", "settles"),
+    ("requests and replies", "direct"),
     ("address", "address"),
 )
 

@@ -38,6 +38,7 @@ class Mapping:
         key: The broker's use of an event's key.
         travels: Where headers, handle id and origin travel.
         patterns: How a pattern receives its events.
+        direct: Where requests, replies and reports travel, beside the events.
         settles: How events are acknowledged, retried, released and dead-lettered, in this order.
         address: The class of FastStream that may be given as `address`.
         url_options: The options of a URL that go to the broker's client.
@@ -64,6 +65,7 @@ class Mapping:
     patterns: str
     settles: str
     address: str
+    direct: str = "none: there are no requests and replies"
     url_options: tuple[str, ...] = ()
     refused: dict[str, str] = field(default_factory=dict[str, str])
 
@@ -129,6 +131,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         patterns="* is *, ** is >; the driver drops events that > matches and ** does not",
         settles="nothing: at most once",
         address="none",
+        direct="subject $GOEVENT.{prefix}{address}",
         url_options=TLS_OPTIONS,
         refused=dict.fromkeys(
             ("group", "stream", *_DURABLE_SETTINGS),
@@ -153,6 +156,7 @@ MAPPINGS: tuple[Mapping, ...] = (
             "{stream}-dead, then +TERM"
         ),
         address="JStream",
+        direct="core subject $GOEVENT.{prefix}{address}, which the stream does not hold",
         url_options=TLS_OPTIONS,
     ),
     Mapping(

@@ -27,12 +27,14 @@ from goevent.drivers import (
     BrokerIdentity,
     Capabilities,
     DeadLetters,
+    DirectSent,
     DriverSnapshot,
     Finding,
     Inbox,
     Message,
     Receipt,
     TailedEvent,
+    TakeDirect,
     check_url_options,
     group_required,
     read_driver_url,
@@ -348,6 +350,33 @@ class FastStreamDriver:
         if self._trio_side is None:
             return 0
         return self._trio_side.publish_many_nowait(messages, replied)
+
+    # -- direct messages
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        """Receive the direct messages to more addresses; see `goevent.drivers.SendsDirectly`.
+
+        Raises:
+            UnsupportedError: The driver for this broker has no direct messages.
+            DriverError: The broker cannot be reached, or has refused.
+        """
+        await self._running().open_addresses(addresses, take)
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        """Receive their direct messages no more."""
+        await self._running().close_addresses(addresses)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        """Send bytes to all buses that have opened an address, without waiting.
+
+        Args:
+            sent: Called once, in Trio's thread, with the number of buses, None if it is unknown,
+                or the error. These brokers tell at most that there is no such bus.
+        """
+        if self._trio_side is None or self._is_forked:
+            sent(DriverConnectionError("the FastStream driver does not run: open its bus first"))
+        else:
+            self._trio_side.send_directly(address, data, sent)
 
     def snapshot(self) -> DriverSnapshot:
         """Return the state of the connection and the group's work, which is up to a second old."""

@@ -19,9 +19,11 @@ from goevent.drivers import (
     Backlog,
     Capabilities,
     DeadLetterStore,
+    DirectSent,
     Finding,
     Receipt,
     TailedEvent,
+    TakeDirect,
     Verdict,
 )
 
@@ -98,6 +100,34 @@ class Decision:
 
     arrival: Arrival
     verdict: Verdict
+
+
+@dataclass(slots=True, eq=False)
+class OutgoingDirect:
+    """One direct message on its way to the broker.
+
+    Attributes:
+        address: The address.
+        data: The bytes.
+        sent: Called on Trio's side with the result.
+        answer: Called on the loop side with this object when the result is known.
+        result: The number of buses that got it, None if unknown, or the error; once `done` was
+            called.
+    """
+
+    address: str
+    data: bytes
+    sent: DirectSent
+    answer: Callable[[OutgoingDirect], None]
+    result: int | DriverError | None = None
+    is_done: bool = False
+
+    def done(self, result: int | DriverError | None) -> None:
+        """Take the result; the adapter calls this on the loop side, and only the first counts."""
+        if not self.is_done:
+            self.is_done = True
+            self.result = result
+            self.answer(self)
 
 
 class AdapterHost(Protocol):
@@ -221,6 +251,52 @@ class ShowsDeadLetters(Protocol):
         ...
 
 
+class DirectMessages(Protocol):
+    """The direct messages of one broker; its methods run on the loop side.
+
+    They use the connection of the adapter. They are open after `stop_receiving`, too, and until
+    `Adapter.close`.
+    """
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        """Receive the messages to more addresses; returns when the broker has confirmed it.
+
+        Args:
+            addresses: Those that are open already are confirmed, and no more.
+            take: Takes a message on the loop side. It does not wait.
+
+        Raises:
+            DriverError: The broker cannot be reached, or has refused. None of them is open then.
+        """
+        ...
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        """Receive their messages no more.
+
+        Raises:
+            DriverError: The broker has refused.
+        """
+        ...
+
+    def send(self, burst: Sequence[OutgoingDirect]) -> None:
+        """Send messages in order, and call `done` of each when its result is known.
+
+        It does not wait. Messages that wait for the broker do not wait for events. The bridge
+        bounds their bytes, and answers those that are not done at the end.
+        """
+        ...
+
+
+@runtime_checkable
+class CarriesDirectMessages(Protocol):
+    """An adapter with the capability `replies`."""
+
+    @property
+    def direct(self) -> DirectMessages:
+        """The direct messages of the bus."""
+        ...
+
+
 ShowEvent = Callable[[TailedEvent], Coroutine[Any, Any, None]]
 """Takes one event of a tail; it waits while the reader is slow."""
 
@@ -269,7 +345,7 @@ class TailsEvents(Protocol):
 
 def failed_publish(error: Exception) -> DriverError:
     """Return the result of an event whose publish has raised an exception that is not mapped."""
-    failure = DriverError(f"the client failed to publish the event: {error!r}")
+    failure = DriverError(f"the client failed to publish: {error!r}")
     failure.__cause__ = error
     return failure
 

@@ -18,7 +18,8 @@ and never blocks; the bound is the publisher's limit of events in flight. The lo
 delivers more waits in its own task, on the loop, until the Trio side has settled an arrival. This
 wait is the back-pressure on the broker. On the Trio side, arrivals and notices (replies and
 reports) have a queue and a task each, so that a listener's full mailbox stops arrivals and not the
-replies to publishes, on which that listener may wait.
+replies to publishes, on which that listener may wait. Direct messages have a queue and a task of
+their own for the same reason.
 
 The loop thread ends last. When the bus closes, the Trio side releases the arrivals that no listener
 has. It waits, within a deadline, until the adapter has settled the events at the broker and has

@@ -14,7 +14,16 @@ from typing import Any
 
 from goevent import DriverConnectionError, DriverError
 
-from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, failed_publish
+from .._adapter.contract import (
+    Adapter,
+    Arrival,
+    CarriesDirectMessages,
+    Decision,
+    DirectMessages,
+    Outgoing,
+    OutgoingDirect,
+    failed_publish,
+)
 from .queues import ToTrioQueue
 
 UNLIMITED_CAPACITY = 1 << 50
@@ -52,8 +61,8 @@ class LoopFailure:
 LoopNotice = Outgoing | LoopReport | LoopFailure
 """The items for Trio: an event whose result is known, a report, or the end."""
 
-LoopRequest = Outgoing | Decision | Freed
-"""The items for the loop: an event to publish, a decision to carry out, or freed capacity."""
+LoopRequest = Outgoing | OutgoingDirect | Decision | Freed
+"""The items for the loop: an event or a direct message, a decision to carry out, freed capacity."""
 
 
 class LoopSide:
@@ -67,6 +76,7 @@ class LoopSide:
 
     Attributes:
         connected: Whether the broker can be reached; Trio's thread may read it.
+        direct_messages: The direct messages of the adapter; None if it carries none.
     """
 
     def __init__(
@@ -79,6 +89,9 @@ class LoopSide:
         notices: ToTrioQueue[LoopNotice],
     ) -> None:
         self.connected = False
+        self.direct_messages: DirectMessages | None = None
+        if isinstance(adapter, CarriesDirectMessages):
+            self.direct_messages = adapter.direct
         self._adapter = adapter
         self._broker = broker
         self._capacity = prefetch
@@ -157,9 +170,12 @@ class LoopSide:
     def receive(self, burst: list[LoopRequest]) -> None:
         """Start the work that Trio asks for."""
         outgoing: list[Outgoing] = []
+        direct: list[OutgoingDirect] = []
         for request in burst:
             # The adapter gets all events of a burst at once, in order.
-            if isinstance(request, Outgoing):
+            if isinstance(request, OutgoingDirect):
+                direct.append(request)
+            elif isinstance(request, Outgoing):
                 outgoing.append(request)
             elif isinstance(request, Decision):
                 self._decisions.append(request)
@@ -168,6 +184,8 @@ class LoopSide:
             else:
                 self._capacity += request.arrivals
                 self._free_bytes += request.body_bytes
+        if direct:
+            self._send_directly(direct)
         if outgoing:
             self._start(self._publish(outgoing))
         # One call of `settle` at a time; a call under way takes up the new decisions afterwards.
@@ -175,6 +193,14 @@ class LoopSide:
             self._start(self.settle_all())
         if self._waiting:
             self._wake_first_waiting()
+
+    def _send_directly(self, burst: list[OutgoingDirect]) -> None:
+        if self.direct_messages is not None:
+            try:
+                self.direct_messages.send(burst)
+            except Exception as error:  # noqa: BLE001 - the messages fail with it, and not the bus
+                for message in burst:
+                    message.done(failed_publish(error))
 
     async def _publish(self, outgoing: list[Outgoing]) -> None:
         try:

@@ -1,8 +1,9 @@
 """The Trio side of an open bus.
 
-It owns the loop thread and two tasks: one delivers arrivals to the bus in order; the other passes
-on replies to publishes, reports and the failure of the adapter. Neither waits for the other: a full
-mailbox holds back arrivals but not replies. Each tail has a task of its own.
+It owns the loop thread and three tasks: one delivers arrivals to the bus in order; one passes
+on replies to publishes, reports and the failure of the adapter; one hands over direct messages.
+None waits for another: a full mailbox holds back arrivals but neither replies nor direct messages.
+Each tail has a task of its own.
 `FastStreamDriver` calls it; the adapter never does.
 """
 
@@ -16,24 +17,35 @@ from typing import Any, TypeVar
 
 import trio
 
-from goevent import DecodeError, DriverConnectionError, DriverError
+from goevent import DecodeError, DriverConnectionError, DriverError, UnsupportedError
 from goevent.drivers import (
     EXHAUSTED,
     RELEASE,
     BatchReplied,
+    DirectSent,
     Inbox,
     Message,
     Receipt,
     Settlement,
+    TakeDirect,
     Verdict,
     undecodable,
     verdict,
 )
 
-from .._adapter.contract import Adapter, Arrival, Decision, Outgoing, Result, TailsEvents
+from .._adapter.contract import (
+    Adapter,
+    Arrival,
+    Decision,
+    DirectMessages,
+    Outgoing,
+    Result,
+    TailsEvents,
+)
 from .._adapter.formats import Format
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
+from .direct import DirectBridge
 from .loop_side import Freed, LoopFailure, LoopNotice, LoopReport, LoopRequest, LoopSide
 from .loop_thread import IslandClosed, LoopThread
 from .queues import ToLoopQueue, ToTrioQueue
@@ -76,6 +88,7 @@ class TrioSide:
         self._loop_thread = LoopThread(
             f"goevent-{broker}-loop", self._loop_side.report, adapter.close
         )
+        self._direct = DirectBridge(broker, self._loop_side.report)
         # None until the adapter is open, and again as soon as the bus closes.
         self._to_loop: ToLoopQueue[LoopRequest] | None = None
         self._names = SubscribedNames()
@@ -106,6 +119,12 @@ class TrioSide:
             DriverConnectionError: The broker cannot be reached, or refuses the login.
             DriverError: The adapter cannot go on, or its loop has ended.
         """
+        try:
+            await self._run(task_status)
+        finally:
+            self._direct.end()
+
+    async def _run(self, task_status: trio.TaskStatus[None]) -> None:
         failure: DriverError | None = None
         # The loop outlives a cancellation: held events are released on it, and its client closes.
         thread_scope = trio.CancelScope(shield=True)
@@ -129,6 +148,7 @@ class TrioSide:
                     async with trio.open_nursery() as tasks:
                         tasks.start_soon(self._deliver_arrivals)
                         tasks.start_soon(self._pass_on_notices)
+                        tasks.start_soon(self._direct.hand_over)
                         tasks.start_soon(to_loop.wake_loop)
                         self._tasks = tasks
                         task_status.started()
@@ -245,6 +265,48 @@ class TrioSide:
             raise DriverConnectionError(
                 f"{self._broker} has not answered a request within {seconds:g} s"
             ) from None
+
+    # -- direct messages
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        """Receive the direct messages to addresses."""
+        direct = self._direct_messages()
+        opened = self._direct.open_among(addresses)
+        # First, because messages may arrive before the broker's confirmation does.
+        self._direct.open_addresses(addresses, take)
+        is_open = False
+        try:
+            await self.call(
+                *(direct.open_addresses, addresses, self._direct.take),
+                more_seconds=_seconds_for(addresses),
+            )
+            is_open = True
+        finally:
+            if not is_open:
+                self._direct.close_addresses([each for each in addresses if each not in opened])
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        """Receive the direct messages to addresses no more."""
+        direct = self._direct_messages()
+        self._direct.close_addresses(addresses)
+        await self.call(direct.close_addresses, addresses, more_seconds=_seconds_for(addresses))
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        """Post a direct message; `sent` gets the result."""
+        if self._loop_side.direct_messages is None:
+            sent(self._unsupported())
+        elif self._to_loop is None or not self._loop_side.connected:
+            sent(DriverConnectionError(f"{self._broker}: there is no connection"))
+        else:
+            self._direct.send(self._to_loop.post, address, data, sent)
+
+    def _direct_messages(self) -> DirectMessages:
+        if self._loop_side.direct_messages is None:
+            raise self._unsupported()
+        return self._loop_side.direct_messages
+
+    def _unsupported(self) -> UnsupportedError:
+        return UnsupportedError(f"the driver for {self._broker} carries no direct messages")
 
     @asynccontextmanager
     async def tail(self, inspection: TailsEvents, pattern: str) -> AsyncGenerator[BridgedTail]:

@@ -7,7 +7,7 @@ defect that it mends.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nats import errors
@@ -42,7 +42,11 @@ def use_plain_writes(client: Any) -> None:
         stream.writelines = write
 
 
-def guard_reader(client: Any, max_pending_bytes: int | None) -> None:
+def guard_reader(
+    client: Any,
+    max_pending_bytes: int | None,
+    raw_takers: Mapping[int, Callable[[bytes, bytes, bytes | None], None]],
+) -> None:
     """Make the client survive each message, and bound the bytes of those that wait.
 
     The client's reader ends silently at a message whose subject or headers it cannot decode, from
@@ -55,6 +59,8 @@ def guard_reader(client: Any, max_pending_bytes: int | None) -> None:
 
     Args:
         max_pending_bytes: The limit; None if another one bounds the messages.
+        raw_takers: The functions that take a message of a subscription, by its number, before the
+            client makes an object of it.
     """
     process_headers, process_message = client._process_headers, client._process_msg
     limit = 1 << 62 if max_pending_bytes is None else max_pending_bytes
@@ -68,8 +74,14 @@ def guard_reader(client: Any, max_pending_bytes: int | None) -> None:
             return None
         return headers
 
-    async def process(sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes) -> None:
+    async def process(
+        sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None
+    ) -> None:
         nonlocal arrived
+        take = raw_takers.get(sid)
+        if take is not None:
+            take(subject, data, headers)
+            return
         if not subject.isascii():
             subject = subject.decode(errors="replace").encode()
         arrived += len(data)

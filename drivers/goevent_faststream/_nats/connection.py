@@ -118,6 +118,8 @@ class NatsConnection(BrokerConnection):
         refusals: The requests that wait for a refusal of the server.
         on_down: Called when the connection is lost.
         on_up: Called when the connection is back, with all its subscriptions.
+        raw_takers: The functions that take the messages of subscriptions, by their numbers, in
+            place of the client: the subject, the body and the headers.
     """
 
     def __init__(
@@ -131,6 +133,7 @@ class NatsConnection(BrokerConnection):
         self.refusals = Refusals(self._report)
         self.on_down: Callable[[], object] = _do_nothing
         self.on_up: Callable[[], object] = _do_nothing
+        self.raw_takers: dict[int, Callable[[bytes, bytes, bytes | None], None]] = {}
         self._client: Any = None
         self._client_tasks: ClientTasks | None = None
         self._starting: asyncio.Task[None] | None = None
@@ -165,6 +168,7 @@ class NatsConnection(BrokerConnection):
         self.refusals.reset()
         self._reason = ""
         self._slow_since.clear()
+        self.raw_takers.clear()
         broker: Any = self.broker
         broker._connect = self._connect_client
         # Cancelling the task would leave its socket open. It may finish late; `close` ends it.
@@ -184,7 +188,7 @@ class NatsConnection(BrokerConnection):
         self._add_callbacks(client)
         use_plain_writes(client)
         close_within_a_second(client)
-        guard_reader(client, self._max_pending_bytes)
+        guard_reader(client, self._max_pending_bytes, self.raw_takers)
         send_pings_in_order(client)
         self._take_error_lines(client)
         self._take_refused_requests(client)
@@ -455,6 +459,10 @@ class NatsConnection(BrokerConnection):
         text = f"NATS: the client's {name} has ended"
         reason = f"{error!r}" if error is not None else "its reason is in the log of nats"
         self.refusals.report_once(text, DriverError(f"{text} ({reason}); it connects again"))
+        self.start(self._reconnect())
+
+    def replace(self) -> None:
+        """Replace a connection whose server is silent."""
         self.start(self._reconnect())
 
     async def _reconnect(self) -> None:

@@ -46,7 +46,8 @@ from .connection import (
     to_driver_error,
 )
 from .core_inspection import CoreInspection
-from .subjects import check_prefix, covering_subject
+from .direct import NatsDirectMessages
+from .subjects import DIRECT_ROOT, check_prefix, covering_subject
 
 DEFAULT_SUBJECT_PREFIX = "goevent."
 # The messages that wait in the client are lost beyond its limit, so a smaller `prefetch_bytes` does
@@ -95,6 +96,8 @@ class NatsAdapter:
         self._connection = NatsConnection(
             broker, config.publish_timeout, max(MIN_PENDING_BYTES, config.prefetch_bytes)
         )
+        self.direct = NatsDirectMessages(self._connection, self._prefix)
+        self._connection.on_down = self.direct.connection_lost
         self.inspection = CoreInspection(self._connection, self._prefix)
         self._overlap = OverlapFilter()
         self._subscriptions: dict[str, Any] = {}
@@ -108,7 +111,7 @@ class NatsAdapter:
     @property
     def capabilities(self) -> Capabilities:
         """The guarantees of core NATS."""
-        return Capabilities(lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS)
+        return Capabilities(lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS, replies=True)
 
     async def open(self, host: AdapterHost) -> None:
         """Connect.
@@ -121,6 +124,7 @@ class NatsAdapter:
         self._subscriptions.clear()
         self._unconfirmed, self._confirming, self._is_confirming = [], [], False
         self._expiry = None
+        self.direct.open()
         await self._connection.open(host)
 
     async def close(self) -> None:
@@ -129,6 +133,7 @@ class NatsAdapter:
             self._expiry.cancel()
         self._subscriptions.clear()
         await self._connection.close()
+        self.direct.close()
 
     # -- subscriptions
 
@@ -161,6 +166,9 @@ class NatsAdapter:
 
         async def on_message(message: Any) -> None:
             name, body = message.subject.removeprefix(prefix), message.data
+            # Without a prefix, a pattern may cover them.
+            if not prefix and name.startswith(DIRECT_ROOT):
+                return
             if overlap.is_first(pattern, name, body):
                 await host.deliver(Arrival(name, pattern, body, message.headers or {}))
 

@@ -32,6 +32,7 @@ from .connection import (
     to_driver_error,
 )
 from .dead_letters import JetStreamDeadLetters
+from .direct import NatsDirectMessages
 from .publisher import JetStreamPublisher
 from .pull_budget import PullBudget
 from .pull_consumer import JetStreamConsumer, JetStreamContext
@@ -84,6 +85,7 @@ class JetStreamAdapter:
                 )
         self._connection = connection = NatsConnection(broker, config.publish_timeout)
         connection.on_down, connection.on_up = self._on_down, self._on_up
+        self.direct = NatsDirectMessages(connection, self._prefix)
         self._stream = stream = NatsStream(connection, name, self._prefix, address)
         self._publisher = JetStreamPublisher(broker, connection, stream, config.publish_timeout)
         released = ReleasedDeliveries(connection, name)
@@ -108,6 +110,7 @@ class JetStreamAdapter:
             durable=True,
             ordered=False,
             in_flight=MAX_IN_FLIGHT_EVENTS,
+            replies=True,
         )
 
     @property
@@ -132,6 +135,7 @@ class JetStreamAdapter:
         self._stream.reset()
         self._budget.open(host)
         self._turn = 0
+        self.direct.open()
         await self._connection.open(host)
         try:
             await self._stream.ensure()
@@ -147,6 +151,7 @@ class JetStreamAdapter:
         self._tasks.clear()
         self._consumers.clear()
         await self._connection.close()
+        self.direct.close()
 
     # -- subscriptions
 
@@ -312,6 +317,7 @@ class JetStreamAdapter:
     # -- reconnects
 
     def _on_down(self) -> None:
+        self.direct.connection_lost()
         self._publisher.connection_lost()
         self._stream.connection_lost()
         for consumer in self._consumers.values():

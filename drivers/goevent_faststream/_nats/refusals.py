@@ -59,11 +59,13 @@ class Refusals:
         report: Called with the refusal of a request that nobody waits for.
 
     Attributes:
+        on_direct_refused: Called in the same way before it, for direct messages.
         on_event_refused: Called with the subject and the refusal of a publish that is no request
             of the driver itself; returns True if an event waited for it.
     """
 
     def __init__(self, report: Callable[[DriverError], object]) -> None:
+        self.on_direct_refused: Callable[[str, DriverError], bool] = _take_nothing
         self.on_event_refused: Callable[[str, DriverError], bool] = _take_nothing
         self._report = report
         self._claims: dict[str, list[Claim]] = {}
@@ -97,7 +99,8 @@ class Refusals:
         for claim in claims:
             claim(error)
         is_taken = bool(claims) or (
-            not refusal.is_subscription and self.on_event_refused(subject, error)
+            not refusal.is_subscription
+            and (self.on_direct_refused(subject, error) or self.on_event_refused(subject, error))
         )
         if not is_taken:
             self.report_once(f"{refusal.is_subscription} {_without_numbers(subject)}", error)

@@ -11,6 +11,8 @@ MAX_CONSUMER_NAME_CHARS = 200
 MAX_STREAM_NAME_BYTES = 250
 # A server ends the connection at a line of more than 4,096 bytes; the rest of a line is short.
 MAX_PREFIX_BYTES = 2000
+# The beginning of the subjects of direct messages. Neither an event name nor a prefix has a `$`.
+DIRECT_ROOT = "$GOEVENT."
 # A consumer name takes neither of these two; names of events and groups have no `=` and no `+`.
 _ESCAPES = str.maketrans({".": "=", "*": "+"})
 
