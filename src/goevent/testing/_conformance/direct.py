@@ -51,6 +51,7 @@ class DirectPeer:
         self.received: list[tuple[str, bytes]] = []
         self.outcomes: list[list[int | Exception | None]] = []
         self._markers = 0
+        self._received_markers: set[tuple[str, bytes]] = set()
 
     @property
     def _sender(self) -> SendsDirectly:
@@ -70,6 +71,8 @@ class DirectPeer:
     def take(self, address: str, data: bytes) -> None:
         """Record a message."""
         self.received.append((address, data))
+        if data.startswith(MARKER):
+            self._received_markers.add((address, data))
         self._env.notify()
         if self.answer is not None:
             self.answer(data)
@@ -94,13 +97,13 @@ class DirectPeer:
         marker = MARKER + f" {self._markers} of {id(self)}".encode()
         self.send(address, marker)
         for receiver in receivers:
-            await receiver.wait_for_message(address, marker)
+            await receiver.wait_for_marker(address, marker)
         await self.wait_for_outcomes()
 
-    async def wait_for_message(self, address: str, data: bytes) -> None:
-        """Wait until a message has arrived, as one of the latest."""
+    async def wait_for_marker(self, address: str, marker: bytes) -> None:
+        """Wait until a message of `flush` has arrived."""
         await self._env.wait_until(
-            lambda: (address, data) in self.received[-100:],
+            lambda: (address, marker) in self._received_markers,
             lambda: f"the last direct message after {len(self.received)} others",
         )
 
