@@ -1,4 +1,4 @@
-"""`python -m benchmarks all`: run every suite that compares, and write the figures into the docs.
+"""`python -m benchmarks all`: run every suite but the chaos, and write the figures into the docs.
 
 Each suite is a process of its own and writes its JSON into `benchmarks/results`. With
 `--write-docs` the README, the docs and the charts get the new figures of all suites at once, but
@@ -14,8 +14,6 @@ from pathlib import Path
 
 from benchmarks.report import pages
 
-COMPARING = ("kernel", "codec", "redis", "streams", "brokers")
-"""The suites whose figures stand in the docs; the chaos compares nothing."""
 RESULTS = Path(__file__).resolve().parent / "results"
 DEFAULT_ROUNDS = 3
 
@@ -24,7 +22,7 @@ def main(arguments: list[str]) -> int:
     """Run the command line; the exit code is 1 if a suite failed."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks all",
-        description=f"Run the suites {', '.join(COMPARING)} one after another.",
+        description=f"Run the suites {', '.join(pages.SUITES)} one after another.",
     )
     parser.add_argument("--quick", action="store_true", help="smoke test of every suite")
     parser.add_argument(
@@ -40,7 +38,7 @@ def main(arguments: list[str]) -> int:
     RESULTS.mkdir(exist_ok=True)
     files: list[str] = []
     failed: list[str] = []
-    for suite in COMPARING:
+    for suite in pages.SUITES:
         path = RESULTS / f"{suite}-{stamp}.json"
         effort = ["--quick"] if chosen.quick else ["--rounds", str(chosen.rounds)]
         print(f"\n== {suite}", flush=True)

@@ -1,26 +1,25 @@
 """`python -m benchmarks portal`: dispatch through the portal, beside dispatch on Trio.
 
 All ways dispatch the same event to one listener with a mailbox. The ways take turns, round by
-round, and the best round of each counts: a busy machine only makes a round slower.
+round, and a figure is the median of the rounds.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable
-from pathlib import Path
+from statistics import median
 
 import trio
 from anyio.from_thread import start_blocking_portal
 
+from benchmarks.brokers.harness import number_of_rounds, suite_parser
+from benchmarks.report.brokers import write_figures
 from goevent import Event, GoEvent
 from goevent.portal import Portal, portal
 
 EVENTS, QUICK_EVENTS = 4_000, 500
-ROUNDS, QUICK_ROUNDS = 3, 1
 PART = 500
 """The events that are under way at once, where they are not awaited one by one."""
 
@@ -119,33 +118,38 @@ async def asyncio_each(p: Portal, count: int) -> None:
         await p.dispatch(Measured(number))
 
 
-WAYS: dict[str, Callable[[int], float]] = {
-    f"Trio: dispatch, {PART} at once": on_trio,
-    f"thread: portal, {PART} at once": from_thread,
-    f"asyncio: portal, {PART} at once": in_asyncio(asyncio_many),
-    "Trio: dispatch and wait": on_trio_each,
-    "thread: portal, dispatch and wait": from_thread_each,
-    "thread: anyio's portal, dispatch and wait": from_thread_by_anyio,
-    "asyncio: portal, dispatch and await": in_asyncio(asyncio_each),
+JOBS: dict[str, dict[str, Callable[[int], float]]] = {
+    "many": {
+        "Trio": on_trio,
+        "thread": from_thread,
+        "asyncio": in_asyncio(asyncio_many),
+    },
+    "each": {
+        "Trio": on_trio_each,
+        "thread": from_thread_each,
+        "asyncio": in_asyncio(asyncio_each),
+        "anyio": from_thread_by_anyio,
+    },
 }
+"""Dispatches of many events at once, or of one at a time with its wait, by each way."""
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks portal", description="Measure the portal."
-    )
-    parser.add_argument("--quick", action="store_true", help="smoke test")
-    parser.add_argument("--json", metavar="FILE", help="also write JSON")
-    chosen = parser.parse_args(arguments)
+    chosen = suite_parser("portal", "Measure the portal.").parse_args(arguments)
     count = QUICK_EVENTS if chosen.quick else EVENTS
-    best = dict.fromkeys(WAYS, float("inf"))
-    for _ in range(QUICK_ROUNDS if chosen.quick else ROUNDS):
-        for name, way in WAYS.items():
-            best[name] = min(best[name], way(count) / count)
-    print(f"{'way':45} {'µs per event':>14} {'events/s':>12}")
-    for name, seconds in best.items():
-        print(f"{name:45} {seconds * MICROSECONDS:14.2f} {1 / seconds:12,.0f}")
+    taken: dict[str, dict[str, list[float]]] = {
+        job: {way: [] for way in ways} for job, ways in JOBS.items()
+    }
+    for _ in range(number_of_rounds(chosen)):
+        for job, ways in JOBS.items():
+            for way, measure in ways.items():
+                taken[job][way].append(MICROSECONDS * measure(count) / count)
+    print(f"{'':16} {'µs per event':>14} {'events/s':>12}")
+    for job, figures in taken.items():
+        for way, values in figures.items():
+            each = median(values)
+            print(f"{job + ', ' + way:16} {each:14.2f} {MICROSECONDS / each:12,.0f}")
     if chosen.json:
-        Path(chosen.json).write_text(json.dumps(best, indent=2), encoding="utf-8")
+        write_figures(chosen.json, taken)
     return 0

@@ -19,6 +19,7 @@ from benchmarks.report.brokers import report_console
 from benchmarks.report.chaos import chaos_limits, chaos_table, reduced_runs
 from benchmarks.report.charts import Bar, Group, chart
 from benchmarks.report.codec import SIZES_IN_DOCS, codec_table
+from benchmarks.report.costs import page_cost, portal_table, scrape_table, telemetry_table
 from benchmarks.report.figures import load, reduced, save
 from benchmarks.report.goals import goals_on_terminal, goals_table
 
@@ -28,8 +29,16 @@ PAGES = (
     ROOT / "docs/operate/performance.md",
     ROOT / "docs/operate/guarantees-tested.md",
     ROOT / "docs/start/for-faststream-users.md",
+    ROOT / "docs/use/other-frameworks.md",
+    ROOT / "docs/operate/observe.md",
+    ROOT / "docs/operate/live-page.md",
 )
 CHARTS = ROOT / "docs/img/charts"
+SUITES = (
+    *("kernel", "codec", "redis", "streams", "brokers"),
+    *("telemetry", "scrape", "portal", "web"),
+)
+"""The suites whose figures stand in the pages, beside those of the chaos."""
 PART = re.compile(r"<!-- figures: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 LIBRARIES = {
@@ -123,8 +132,7 @@ def main(arguments: list[str]) -> int:
         prog="python -m benchmarks docs",
         description="Write the figures into the README, the docs and the charts.",
     )
-    suites = ("kernel", "codec", "redis", "streams", "brokers")
-    for suite in suites:
+    for suite in SUITES:
         parser.add_argument(f"--{suite}", type=Path, metavar="FILE", help="its --json, taken anew")
     parser.add_argument(
         "--chaos",
@@ -136,7 +144,7 @@ def main(arguments: list[str]) -> int:
     )
     chosen = vars(parser.parse_args(arguments))
     document = load()
-    for suite in suites:
+    for suite in SUITES:
         if (path := chosen[suite]) is not None:
             document[suite] = reduced(suite, json.loads(path.read_text(encoding="utf-8")))
     for path in chosen["chaos"]:
@@ -184,6 +192,13 @@ def parts(document: Mapping[str, Any]) -> dict[str, str]:
         "names": _names(kernel),
         "redis": _redis_table(document),
         "brokers": _brokers_table(document["brokers"]["medians"]),
+        "portal": table(portal_table(document["portal"]["medians"])),
+        "portal-run": _run(document["portal"]),
+        "telemetry": table(telemetry_table(document["telemetry"]["cpu"])),
+        "telemetry-run": _run(document["telemetry"]),
+        "scrape": table(scrape_table(document["scrape"]["medians"])),
+        "scrape-run": _run(document["scrape"]),
+        "page": f"{page_cost(document['web']['medians'])} {_run(document['web'])}",
         "chaos": table(chaos_table(document["chaos"])),
         "chaos-limits": chaos_limits(document["chaos"]),
     }

@@ -4,12 +4,12 @@ For a bus with many listeners, each with an event name of its own, it prints the
 each way, and the longest pause of the event loop during a scrape. A task that does nothing but
 yield measures the pauses: the time between two of its steps. Both are CPU time of the process, so
 that other processes on the machine do not count; the row without a scrape shows the smallest pause
-that can be measured. Each figure is the median of the rounds, with the best round in brackets.
+that can be measured. Each figure is the median of the scrapes, with the best one in brackets. The
+JSON has microseconds.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from statistics import median
@@ -19,11 +19,13 @@ from urllib.request import urlopen
 import trio
 from prometheus_client import CollectorRegistry, start_http_server
 
+from benchmarks.brokers.harness import number_of_rounds, suite_parser
+from benchmarks.report.brokers import write_figures
 from goevent import Event, GoEvent
 from goevent.telemetry.prometheus import SnapshotCollector, metrics_page
 
 SIZES = (1_000, 10_000)
-ROUNDS = 15
+SCRAPES_PER_ROUND = 5
 IDLE_SECONDS = 0.01
 
 Scrape = Callable[[], Awaitable[object]]
@@ -122,14 +124,17 @@ async def measure(size: int, rounds: int) -> dict[str, Figures]:
 
 def main(arguments: list[str]) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks scrape", description="Measure scrapes by Prometheus."
-    )
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    parser.add_argument("--listeners", type=int, nargs="*", default=SIZES)
+    parser = suite_parser("scrape", "Measure scrapes by Prometheus.")
+    parser.add_argument("--listeners", type=int, nargs="*", help="the sizes of the buses")
     chosen = parser.parse_args(arguments)
-    for size in chosen.listeners:
+    taken: dict[str, dict[str, list[float]]] = {}
+    for size in chosen.listeners or (SIZES[:1] if chosen.quick else SIZES):
         print(f"{size:,} listeners")
-        for way, figures in trio.run(measure, size, chosen.rounds).items():
+        found = trio.run(measure, size, number_of_rounds(chosen) * SCRAPES_PER_ROUND)
+        for way, figures in found.items():
             print(f"  {way:26} {figures}")
+            for part, seconds in (("time", figures.times), ("pause", figures.pauses)):
+                taken.setdefault(f"{size}:{part}", {})[way] = [1e6 * each for each in seconds]
+    if chosen.json:
+        write_figures(chosen.json, taken)
     return 0

@@ -9,7 +9,6 @@ machine, too; the second one needs a quiet one.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import subprocess
 import sys
@@ -20,12 +19,15 @@ from functools import partial
 
 import trio
 
+from benchmarks.brokers.harness import number_of_rounds, suite_parser
+from benchmarks.report.brokers import write_figures
 from goevent import Config, Event, EventRegistry, GoEvent
 from goevent.web import serve_http
 
 LISTENERS = 100
 READERS = 5
 BATCH_EVENTS = 200
+SECONDS, QUICK_SECONDS = 4.0, 0.2
 REGISTRY = EventRegistry()
 
 
@@ -90,24 +92,24 @@ async def trickle(bus: GoEvent, seconds: float) -> float:
     return (time.process_time() - used) / passed
 
 
-async def measure_page(rounds: int, seconds: float) -> None:
-    """Print the share of a processor that the page takes."""
+async def measure_page(rounds: int, seconds: float) -> list[float]:
+    """Print the share of a processor that the page takes; return it for each round, in percent."""
     shares: list[float] = []
     for _ in range(rounds):
         async with make_bus() as bus:
             alone = await trickle(bus, seconds)
         async with make_bus() as bus, watched(bus):
-            shares.append(await trickle(bus, seconds) - alone)
-    share = statistics.median(shares)
+            shares.append(100 * (await trickle(bus, seconds) - alone))
     print(
-        f"the page with {READERS} readers takes {100 * share:.2f} % of a processor "
+        f"the page with {READERS} readers takes {statistics.median(shares):.2f} % of a processor "
         f"(median of {rounds}, {LISTENERS} listeners)"
     )
+    return shares
 
 
-async def measure_throughput(rounds: int, seconds: float) -> None:
-    """Print the throughput with the page and without, and the ratio."""
-    ratios: list[float] = []
+async def measure_throughput(rounds: int, seconds: float) -> list[float]:
+    """Print the throughput with the page and without; return the cost of each pair, in percent."""
+    costs: list[float] = []
     for number in range(rounds + 1):
         async with make_bus() as bus:
             alone = await work(bus, seconds)
@@ -115,23 +117,27 @@ async def measure_throughput(rounds: int, seconds: float) -> None:
             seen = await work(bus, seconds)
         if number == 0:
             continue  # warms up
-        ratios.append(seen[0] / alone[0])
+        costs.append(100 * (1 - seen[0] / alone[0]))
         print(
             f"round {number}: {alone[1]:,.0f} events/s alone, {seen[1]:,.0f} with {READERS} readers"
             f"; by processor time {alone[0]:,.0f} and {seen[0]:,.0f}"
         )
-    cost = 100 * (1 - statistics.median(ratios))
+    cost = statistics.median(costs)
     print(f"the page costs {cost:.1f} % of the throughput (median of {rounds} pairs)")
+    return costs
 
 
 def main(arguments: list[str]) -> int:
     """Run the command line."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks web", description="Measure the live page."
-    )
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
-    options = parser.parse_args(arguments)
-    trio.run(measure_page, options.rounds, options.seconds)
-    trio.run(measure_throughput, options.rounds, options.seconds)
+    parser = suite_parser("web", "Measure the live page.")
+    parser.add_argument("--seconds", type=float, help="of each measurement")
+    chosen = parser.parse_args(arguments)
+    rounds = number_of_rounds(chosen)
+    seconds = chosen.seconds or (QUICK_SECONDS if chosen.quick else SECONDS)
+    taken = {
+        "share": {"page": trio.run(measure_page, rounds, seconds)},
+        "throughput": {"page": trio.run(measure_throughput, rounds, seconds)},
+    }
+    if chosen.json:
+        write_figures(chosen.json, taken)
     return 0
