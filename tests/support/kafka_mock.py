@@ -20,7 +20,7 @@ import pytest
 import trio
 from aiokafka.consumer.group_coordinator import GroupCoordinator  # type: ignore[import-untyped]
 
-from goevent_faststream._kafka import client, consumer
+from goevent_faststream._kafka import client_options, consumer
 from goevent_faststream._kafka.aiokafka_client import AiokafkaClient
 from goevent_faststream._kafka.confluent_client import ConfluentClient
 from tests.support.brokers import missing
@@ -185,7 +185,7 @@ async def kafka_mock() -> AsyncGenerator[KafkaMock]:
             monkeypatch.setattr(GroupCoordinator, "_perform_assignment", _assign_late)
             # The mock answers a fetch that finds nothing after its whole wait, even if a record
             # comes meanwhile; Kafka answers it then.
-            monkeypatch.setattr(client, "FETCH_WAIT_MILLISECONDS", FETCH_WAIT_MILLISECONDS)
+            monkeypatch.setattr(client_options, "FETCH_WAIT_MILLISECONDS", FETCH_WAIT_MILLISECONDS)
             monkeypatch.setattr(consumer, "READ_WAIT_SECONDS", FETCH_WAIT_MILLISECONDS / 1000)
             yield mock
     finally:

@@ -55,13 +55,11 @@ from .client import (
     ProducerFailedError,
     RebalanceListener,
     answer_sent,
-    check_producer_settings,
-    member_options,
     missing_topic,
     publish_by_broker,
-    reader_options,
     record_receipt,
 )
+from .client_options import check_producer_settings, member_options, reader_options
 from .limits import LIMIT_OF_TOPIC, ClientLimits, parse_limit
 from .refusals import Membership
 from .topic_reader import ClusterLayout, PartitionLayout, TopicReader

@@ -43,7 +43,6 @@ from .._config import BrokerConfig
 from .adapter import KafkaAdapter, check_address
 from .client import (
     LIMIT_REQUEST_SECONDS,
-    MAX_READER_BYTES,
     REQUEST_SECONDS,
     Answer,
     Failed,
@@ -51,13 +50,16 @@ from .client import (
     ProducerFailedError,
     RebalanceListener,
     answer_sent,
+    missing_topic,
+    publish_by_broker,
+    record_receipt,
+)
+from .client_options import (
+    MAX_READER_BYTES,
     check_producer_settings,
     fetch_bytes,
     member_options,
-    missing_topic,
-    publish_by_broker,
     reader_options,
-    record_receipt,
 )
 from .confluent_errors import LOGIN_CODES, call_blocking, to_driver_error
 from .confluent_member import ConfluentMember, GroupLog
