@@ -174,6 +174,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         patterns="* is *, ** is *.#",
         settles="nothing: at most once; an acknowledgement only asks for the next event",
         address="RabbitExchange",
+        direct="routing key {prefix}{address} on the direct exchange {stream}:+direct",
         url_options=_AIO_PIKA_OPTIONS,
         refused=dict.fromkeys(
             _DURABLE_SETTINGS, "without a group RabbitMQ keeps no events; add the option group"
@@ -201,6 +202,7 @@ MAPPINGS: tuple[Mapping, ...] = (
             "{stream}:{group}:+dead, then basic.ack"
         ),
         address="RabbitExchange, RabbitQueue",
+        direct="routing key {prefix}{address} on the direct exchange {stream}:+direct",
         url_options=_AIO_PIKA_OPTIONS,
         refused={
             "claim_idle": "the server gives the events of a bus that it has lost to another bus by "

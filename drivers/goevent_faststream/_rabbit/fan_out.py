@@ -32,6 +32,7 @@ from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Deci
 from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import RabbitConnection
+from .direct import RabbitDirectMessages
 from .errors import RABBIT_ERRORS, REFUSALS, to_driver_error
 from .inspection import RabbitInspection
 from .names import binding_key
@@ -62,6 +63,9 @@ class RabbitFanOutAdapter:
         self._connection = RabbitConnection(broker, config.publish_timeout)
         self._connection.on_connect = self._set_up
         self._repairs = Repairs(self._connection, self._repair)
+        self.direct = RabbitDirectMessages(
+            self._connection, exchange.name, self._prefix, self._repairs.run_quietly
+        )
         self._subscribed = SubscribedNames()
         self._publisher = RabbitPublisher(
             broker,
@@ -96,7 +100,7 @@ class RabbitFanOutAdapter:
     @property
     def capabilities(self) -> Capabilities:
         """The guarantees of RabbitMQ without a group."""
-        return Capabilities(lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS)
+        return Capabilities(lossless=False, in_flight=MAX_IN_FLIGHT_EVENTS, replies=True)
 
     async def open(self, host: AdapterHost) -> None:
         """Connect.
@@ -107,6 +111,7 @@ class RabbitFanOutAdapter:
         """
         self._subscribed.clear()
         self._deliveries.reset()
+        self.direct.reset()
         self._publisher.reset()
         self._repairs.reset()
         self._queue = self._consumer_tag = ""
@@ -118,6 +123,7 @@ class RabbitFanOutAdapter:
     async def close(self) -> None:
         """Disconnect."""
         self._subscribed.clear()
+        await self.direct.close()
         await self._connection.close()
 
     # -- the exchange, the queue and its bindings
@@ -145,6 +151,7 @@ class RabbitFanOutAdapter:
             await asyncio.sleep(NOTICE_SECONDS)
         if not is_full and not is_lost:
             return
+        await repairs.attempt("direct messages", self.direct.repair)
         exists = await repairs.attempt("exchange", self._ensure_exchange)
         if not exists or self._is_stopping or not [*self._subscribed]:
             return

@@ -88,6 +88,20 @@ class RabbitNames:
         check_name("queue", self.dead_letter_queue, MAX_SHORT_STRING_BYTES, "`stream` or `group`")
 
 
+def direct_exchange(events_exchange: str) -> str:
+    """Return the exchange for direct messages beside an exchange for events."""
+    name = f"{events_exchange}:+direct"
+    if len(name) <= MAX_EXCHANGE_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:32]
+    return f"{events_exchange[:60]}:+direct:{digest}"
+
+
+def direct_key(prefix: str, address: str) -> str:
+    """Return the routing key of an address; each address has a key of its own."""
+    return shortened(prefix + address)
+
+
 def check_name(kind: str, name: str, max_bytes: int, setting: str) -> None:
     """Check a name of AMQP.
 

@@ -33,9 +33,10 @@ from goevent.drivers import (
 
 from .._adapter.backlogs import make_backlog
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
-from .._adapter.subscribed_names import SubscribedNames
+from .._adapter.subscribed_names import RESERVED_PREFIX, SubscribedNames
 from .._config import BrokerConfig
 from .connection import RabbitConnection
+from .direct import RabbitDirectMessages
 from .errors import RABBIT_ERRORS, to_driver_error
 from .inspection import PATTERNS, RabbitInspection
 from .prefetch_window import PrefetchWindow, first_window
@@ -84,6 +85,9 @@ class RabbitWorkQueuesAdapter:
         self._repairs = Repairs(self._connection, self._repair)
         self._subscribed = SubscribedNames()
         prefix = config.prefix or ""
+        self.direct = RabbitDirectMessages(
+            self._connection, exchange.name, prefix, self._repairs.run_quietly
+        )
         self._publisher = RabbitPublisher(
             broker,
             self._connection,
@@ -126,7 +130,11 @@ class RabbitWorkQueuesAdapter:
     def capabilities(self) -> Capabilities:
         """The guarantees of RabbitMQ; consumers of a group compete, so there is no order."""
         return Capabilities(
-            fan_out=False, durable=True, ordered=False, in_flight=MAX_IN_FLIGHT_EVENTS
+            fan_out=False,
+            durable=True,
+            ordered=False,
+            in_flight=MAX_IN_FLIGHT_EVENTS,
+            replies=True,
         )
 
     async def open(self, host: AdapterHost) -> None:
@@ -141,6 +149,7 @@ class RabbitWorkQueuesAdapter:
         self._by_queue_name.clear()
         self._fitting = None
         self._deliveries.reset()
+        self.direct.reset()
         self._settler.reset()
         self._publisher.reset()
         self._repairs.reset()
@@ -151,6 +160,7 @@ class RabbitWorkQueuesAdapter:
 
     async def close(self) -> None:
         """Disconnect; unacknowledged messages come again."""
+        await self.direct.close()
         await self._connection.close()
         self._subscribed.clear()
         self._queues.clear()
@@ -203,6 +213,7 @@ class RabbitWorkQueuesAdapter:
         await self._look_after_consumers()
         if not is_full and not lost:
             return
+        await repairs.attempt("direct messages", self.direct.repair)
         names = {each.name for each in lost}
         for queue in [*self._queues.values()]:
             if queue.queue not in names:
@@ -426,6 +437,10 @@ class RabbitWorkQueuesAdapter:
     def _on_passed(self, arrival: Arrival) -> None:
         name, queue = arrival.name, arrival.raw.queue
         is_from_patterns = queue == self._topology.names.patterns
+        if is_from_patterns and name.startswith(RESERVED_PREFIX) and name not in self._subscribed:
+            # No bus of the group had subscribed to the name itself when this came.
+            self._connection.start(self._settler.settle_quietly(Decision(arrival, ACK)))
+            return
         if not is_from_patterns and name in self._subscribed:
             arrival.via = name
         else:
