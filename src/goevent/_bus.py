@@ -22,11 +22,13 @@ from trio.lowlevel import enable_ki_protection
 
 from ._batch_handle import BatchHandle
 from ._config import Config, check_close_timeout
+from ._conversations.conversations import Conversations
+from ._conversations.requests import DEFAULT_TIMEOUT_SECONDS
 from ._errors import BusClosed, DriverError, EventError, require_trio
 from ._events.event import AnyEvent
 from ._events.event_types import short_name
 from ._foreign import leaf_ids, leaves, raise_unchanged
-from ._handle import DispatchHandle
+from ._handle import DispatchHandle, Scope
 from ._kernel.actor import Actor
 from ._kernel.batch_dispatch import BatchDispatch
 from ._kernel.dispatcher import Dispatcher
@@ -43,7 +45,20 @@ from ._listeners.registered import RegisteredListener
 from ._listeners.registration import Registration
 from ._listeners.streams import DEFAULT_STREAM_EVENTS, EventStream, StreamOpener
 from ._options.callables import refuse_generator
-from ._options.decorator import E1, E2, E3, E4, E5, E6, E7, E8, ListenerDecorator, NameDecorator
+from ._options.decorator import (
+    E1,
+    E2,
+    E3,
+    E4,
+    E5,
+    E6,
+    E7,
+    E8,
+    A,
+    ListenerDecorator,
+    NameDecorator,
+    ResponderDecorator,
+)
 from ._options.middleware import bind_middleware
 from ._options.mistakes import check_callback, check_listener, not_a_listener
 from ._options.options import (
@@ -120,6 +135,8 @@ class GoEvent:
         if type(self).dispatch is GoEvent.dispatch:
             self.dispatch = self._dispatcher.dispatch  # type: ignore[method-assign]
         self._streams = StreamOpener(self._dispatcher, self._listeners)
+        self._conversations = Conversations(self._dispatcher, config, self._driver)
+        self._inbox.requests = self._conversations
         self._lifespans = Lifespans()
         self._session: Session | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
@@ -632,6 +649,166 @@ class GoEvent:
         with trio.fail_after(inf if timeout is None else timeout):
             return await self._streams.next(names, where)
 
+    @overload
+    def responder(
+        self, event: type[E1], answer: type[A], /, **options: Unpack[ListenerKeywords]
+    ) -> ResponderDecorator[E1, A]: ...
+    @overload
+    def responder(
+        self, event: type[E1], /, **options: Unpack[ListenerKeywords]
+    ) -> ResponderDecorator[E1, Any]: ...
+    @overload
+    def responder(
+        self, event: str, answer: type[A], /, **options: Unpack[ListenerKeywords]
+    ) -> ResponderDecorator[Any, A]: ...
+    @overload
+    def responder(
+        self, event: str, /, **options: Unpack[ListenerKeywords]
+    ) -> ResponderDecorator[Any, Any]: ...
+    def responder(
+        self,
+        event: str | type,
+        answer: type[Any] | None = None,
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Any:
+        """Register the decorated function as the responder to requests of an event.
+
+        The function returns the answer to `request`: an event, a dataclass, an attrs class, a model
+        or a built-in value. An `async def` is cancelled when its requester stops waiting, and when
+        the requester's bus has ended: within a second, or within five. A `def` runs to its end.
+
+        A responder is a listener with a mailbox, and has a listener's options. One request has one
+        responder: buses on a driver with groups share the requests of their group; otherwise each
+        request goes to one of all buses with a responder. The listeners of the event do not get its
+        requests.
+
+        A request reaches a responder at most once. On a durable driver it reaches another one if
+        the bus of the first one ends; `current_delivery().redelivered` tells. If the responder
+        fails, the requester gets a `RemoteError`, and this bus an `EventError`.
+
+        Args:
+            event: The event, by class or by name.
+            answer: The class of the answer. Type checkers then check what the function returns, and
+                so does the bus.
+            options: The options; see `ListenerOptions`.
+
+        Raises:
+            TypeError: The function does not take one argument, or its parameter is annotated with
+                the class of another event.
+            UnsupportedError: The driver carries no replies.
+            ValueError: The event has a responder on this bus, the name is a pattern, or the options
+                make no sense.
+
+        Example:
+            >>> bus = GoEvent()
+            >>> @bus.responder("price.asked", dict)
+            ... async def price(event: Event) -> dict:
+            ...     return {"cents": 250}
+            >>> async with bus:
+            ...     print(await bus.request(Event("price.asked", {"sku": "A"}), dict))
+            {'cents': 250}
+        """
+
+        def register(handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            self._add_responder(handler, event, answer, options)
+            return handler
+
+        return register
+
+    def respond(
+        self,
+        handler: Callable[[Any], Any],
+        event: str | type,
+        answer: type[Any] | None = None,
+        /,
+        **options: Unpack[ListenerKeywords],
+    ) -> Registration:
+        """Register a function as the responder to requests of an event; see `responder`.
+
+        Returns:
+            The registration, with which the responder can be unregistered.
+
+        Example:
+            >>> def double(event: Event) -> int:
+            ...     return event.payload()["number"] * 2
+            >>> bus = GoEvent()
+            >>> registration = bus.respond(double, "double.asked", int)
+            >>> registration.unregister()
+        """
+        return Registration(
+            self._listeners, (self._add_responder(handler, event, answer, options),)
+        )
+
+    def _add_responder(
+        self,
+        handler: Callable[[Any], Any],
+        event: str | type,
+        answer: type[Any] | None,
+        options: ListenerKeywords,
+    ) -> Actor:
+        self._dispatcher.check_thread()
+        names = self._planner.event_names((event,))
+        self._conversations.check_responder(names)
+        asked = ListenerOptions(**options)
+        if asked.async_ is False:
+            raise ValueError("a responder has a mailbox, so async_=False makes no sense")
+        if not asked.thread:
+            asked = replace(asked, async_=True)
+        wrapper = self._conversations.responder(answer)
+        actor = self._planner.build(handler, (event,), asked, depth=2, wrapper=wrapper)
+        self._listeners.add(actor)
+        self._conversations.add(names, actor)
+        return actor
+
+    async def request(
+        self,
+        event: object,
+        answer: type[A],
+        /,
+        *,
+        timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
+    ) -> A:
+        """Ask the responder to an event, and return its answer.
+
+        A responder of this bus is asked first, without the broker. Otherwise the request goes to
+        one bus with a responder. The time that is left until the deadline travels with it: the
+        nearest one of `timeout` and of the cancel scopes around the call. It bounds the run of the
+        responder, and of the requests that the responder makes. If the call is cancelled, the
+        responder is cancelled, too.
+
+        Args:
+            event: The event.
+            answer: The type of the answer, such as an event class, `int` or `list[int]`.
+            timeout: The seconds to wait for the answer; None for no limit but that of the cancel
+                scopes around the call.
+
+        Raises:
+            BusClosed: The bus is closed, or closes meanwhile.
+            DeadlockError: The responder works on a request that waits for this one.
+            DecodeError: The answer is not of this type.
+            DriverError: The broker cannot be reached, or has refused the request.
+            EncodeError: The event cannot be encoded.
+            NoResponder: No bus responds to the event. It is raised at once if the driver can tell,
+                otherwise at the timeout.
+            RemoteError: The responder has failed.
+            RequestLost: The request or its answer was lost, or the bus that had it has ended.
+            RequestRefused: The other bus, or middleware, has refused the request.
+            RequestTimeout: The answer has not come in time. It is a `trio.TooSlowError`.
+            UnsupportedError: The driver carries no replies.
+
+        Example:
+            >>> bus = GoEvent()
+            >>> @bus.responder("sum.asked", int)
+            ... def add(event: Event) -> int:
+            ...     return sum(event.payload()["numbers"])
+            >>> async with bus:
+            ...     print(await bus.request(Event("sum.asked", {"numbers": [1, 2]}), int))
+            3
+        """
+        result: A = await self._conversations.requests.ask(event, answer, timeout)
+        return result
+
     def registered_listeners(self) -> tuple[RegisteredListener, ...]:
         """Return every listener with its options, in the order of registration.
 
@@ -681,7 +858,7 @@ class GoEvent:
         """
         return self._dispatcher.dispatch_nowait(event)
 
-    async def dispatch(self, event: AnyEvent) -> DispatchHandle:
+    async def dispatch(self, event: AnyEvent, *, scope: Scope = "local") -> DispatchHandle:
         """Dispatch an event, waiting for room in full mailboxes, as Go's `Dispatch`.
 
         When it returns, every inline listener has run, and every other listener has the event in
@@ -694,6 +871,8 @@ class GoEvent:
 
         Args:
             event: The event: an instance of a registered class, or `Event(name, payload)`.
+            scope: `"all"` asks the other buses to report on the event, so that
+                `handle.wait(scope="all")` waits for their listeners, too.
 
         Returns:
             The handle, which tells when the listeners with a mailbox have finished.
@@ -709,6 +888,8 @@ class GoEvent:
             RuntimeError: The bus is not open yet, or this is not its thread.
             TypeError: The object is not an event.
             UnknownEventError: The name of an ad-hoc event has no type, and the registry is strict.
+            UnsupportedError: The driver carries no reports, or takes an event to one bus only; with
+                `scope="all"`.
 
         Example:
             >>> bus = GoEvent()
@@ -716,7 +897,7 @@ class GoEvent:
             ...     handle = await bus.dispatch(Event("order.paid", {"order_id": 7}))
             ...     await handle.wait()
         """
-        return await self._dispatcher.dispatch(event)
+        return await self._dispatcher.dispatch(event, scope=scope)
 
     async def dispatch_many(self, events: Iterable[AnyEvent]) -> BatchHandle:
         """Dispatch many events, and hand them to the broker together.
@@ -975,6 +1156,7 @@ class GoEvent:
             redelivered=inbox.redelivered,
             dead_lettered=inbox.dead_lettered,
             missing=inbox.missing,
+            requests=self._conversations.counts,
         )
 
     def snapshot_from_thread(self, timeout: float = 5.0) -> Snapshot:
@@ -1210,6 +1392,7 @@ class GoEvent:
             self._supervisor,
             self._driver,
             self._config,
+            self._conversations,
         )
         opened = self._opened = self._session.opened(self._config.close_timeout)
         failure: DriverError | None = None

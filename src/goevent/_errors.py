@@ -595,6 +595,77 @@ class EncodeError(GoEventError, ValueError):
         return f"cannot encode {self.event_name!r}: {self.reason}"
 
 
+class RequestError(GoEventError):
+    """A request has ended without an answer.
+
+    Attributes:
+        event_name: The name of the requested event.
+        reason: The reason, in one sentence.
+    """
+
+    def __init__(self, event_name: str, reason: str) -> None:
+        super().__init__(event_name, reason)
+        self.event_name = event_name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"no answer to {self.event_name!r}: {self.reason}"
+
+
+class NoResponder(RequestError):
+    """No bus responds to the event: the broker says so, or none has come forward in time."""
+
+
+class RequestTimeout(RequestError, trio.TooSlowError):
+    """The answer did not come within the `timeout` of the request. The responder is cancelled."""
+
+
+class RequestLost(RequestError):
+    """The request or its answer was lost, or the bus that worked on it has ended.
+
+    The responder may have run.
+    """
+
+
+class RequestRefused(RequestError):
+    """The other bus did not take the request, so no responder has run with it."""
+
+
+class RemoteError(RequestError):
+    """A listener of another bus, or the responder of a request, did not complete an event.
+
+    The exception itself stays in its process. If that is this process, it is the `__cause__`.
+
+    Attributes:
+        event_name: The name of the event.
+        listener: The name of the listener.
+        error_type: The class of its exception, as text.
+        text: The text of the exception.
+        outcome: `"failed"`, `"dropped"` or `"abandoned"`.
+        bus: The id of the bus of the listener.
+    """
+
+    def __init__(
+        self,
+        event_name: str,
+        listener: str,
+        error_type: str,
+        text: str,
+        *,
+        outcome: str = "failed",
+        bus: str = "",
+    ) -> None:
+        super().__init__(event_name, f"{error_type}: {text}" if error_type else text)
+        self.listener = listener
+        self.error_type = error_type
+        self.text = text
+        self.outcome = outcome
+        self.bus = bus
+
+    def __str__(self) -> str:
+        return f"{self.listener} {self.outcome} on {self.event_name!r}: {self.reason}"
+
+
 class DriverError(GoEventError):
     """A driver failed, or its broker refused a request."""
 

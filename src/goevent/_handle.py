@@ -15,9 +15,10 @@ from __future__ import annotations
 import types
 from os import urandom
 from threading import get_ident
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import msgspec
+from trio import fail_after
 from trio.lowlevel import (
     Task,
     checkpoint,
@@ -37,7 +38,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from contextvars import Context
 
-    import outcome
+    from outcome import Outcome
+
+    from ._remote_report import RemoteOutcome, RemoteReport
+
+Scope = Literal["local", "all"]
+
+DEFAULT_REPORT_TIMEOUT_SECONDS = 5.0
+"""How long a wait for the listeners of all buses lasts at most, unless the caller says."""
 
 IDS_PER_BLOCK = 256
 """The ids drawn at once. Asking the system for each id separately costs half of a publish."""
@@ -80,7 +88,7 @@ class WakeUp:
         return None
 
 
-WAKE_UP = cast("outcome.Outcome[None]", WakeUp())
+WAKE_UP = cast("Outcome[None]", WakeUp())
 
 
 class WorkerTable(Protocol):
@@ -148,6 +156,14 @@ class HandleRoute(Protocol):
     def publisher(self) -> HandlePublisher | None: ...
 
 
+class HandleTracking(Protocol):
+    """The reports of other buses about a dispatch, as its handle uses them."""
+
+    async def wait(self, handle: DispatchHandle, timeout: float, expect: int | None) -> None: ...
+    def remote(self, handle: DispatchHandle) -> tuple[RemoteReport, ...]: ...
+    def outcome(self, handle: DispatchHandle) -> RemoteOutcome: ...
+
+
 class HandleDetails(msgspec.Struct, eq=False, weakref=True):
     """The part of a handle that most handles never need. It lives as long as its handle.
 
@@ -158,6 +174,9 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
         deliveries: The number of times that the broker has delivered the event.
         context: The context of the dispatcher, if a listener runs in it.
         listeners: The number of listeners that got the event, if it is not that of the route.
+        reply_to: The address for answers, which travels with the event; or empty.
+        request: The request that the event is for its responder; None for any other event.
+        tracking: The reports of the other buses; None for a dispatch that nobody tracks.
     """
 
     first: Task | None
@@ -171,6 +190,9 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
     deliveries: int = 1
     context: Context | None = None
     listeners: int | None = None
+    reply_to: str = ""
+    request: object = None
+    tracking: HandleTracking | None = None
 
     def add_waiter(self, task: Task) -> None:
         if isinstance(self.waiters, list):
@@ -300,19 +322,69 @@ class DispatchHandle:
         if errors := self.errors:
             raise ExceptionGroup(f"{len(errors)} listener(s) failed on {self.event_name!r}", errors)
 
+    @property
+    def remote(self) -> tuple[RemoteReport, ...]:
+        """The `RemoteReport`s of the other buses so far, and one for each that is missing.
+
+        Raises:
+            RuntimeError: The event was not dispatched with `scope="all"`.
+        """
+        return self._tracking().remote(self)
+
+    @property
+    def outcome(self) -> RemoteOutcome:
+        """The `RemoteOutcome`: whether all other buses have reported.
+
+        Raises:
+            RuntimeError: The event was not dispatched with `scope="all"`.
+        """
+        return self._tracking().outcome(self)
+
+    def _tracking(self) -> HandleTracking:
+        details = self._details
+        tracking = details.tracking if isinstance(details, HandleDetails) else None
+        if tracking is None:
+            raise RuntimeError(
+                "other buses report only on an event that asks them to: "
+                'await bus.dispatch(event, scope="all")'
+            )
+        return tracking
+
     @enable_ki_protection
-    async def wait(self) -> None:
+    async def wait(
+        self,
+        *,
+        scope: Scope = "local",
+        timeout: float | None = None,
+        expect: int | None = None,
+    ) -> None:
         """Wait until every listener has finished the event.
 
         Always a checkpoint. A cancelled wait changes nothing for the event. Every wait ends: a
         delivery that is dropped, unregistered or abandoned counts as finished, and has an error in
         `errors`.
 
+        With `scope="all"`, it also waits for the listeners of all other buses that got the event,
+        which needs `bus.dispatch(event, scope="all")`. It returns at the timeout at the latest:
+        `outcome` tells whether all buses have reported, and `remote` has the reports.
+
+        Args:
+            scope: `"local"` for the listeners of this bus, `"all"` for those of all buses.
+            timeout: The seconds to wait; None for no limit, and for 5 s with `scope="all"`.
+            expect: The number of reports to wait for with `scope="all"`. By default it is what the
+                broker counts, or the number of buses that answer a roll call.
+
         Raises:
             BusForked: This process is a fork of the bus's.
             DeadlockError: The caller runs inside a listener that has to finish first.
-            RuntimeError: This is not a Trio task on the thread of the bus.
+            RuntimeError: This is not a Trio task on the thread of the bus, or other buses do not
+                report on this event.
+            trio.TooSlowError: The listeners of this bus have not finished in time; only with
+                `scope="local"`.
+            ValueError: There is no such scope, or a number makes no sense.
         """
+        if scope != "local" or timeout is not None or expect is not None:
+            return await self._wait_within(scope, timeout, expect)
         if self._left <= 0:
             if self._route.kernel.home_thread < 0:
                 raise BusForked
@@ -338,9 +410,27 @@ class DispatchHandle:
                     await self._park(task)
             else:
                 await self._park(task)
+        return None
+
+    async def _wait_within(self, scope: Scope, timeout: float | None, expect: int | None) -> None:
+        """Wait with a timeout, or for the listeners of all buses."""
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
+        if expect is not None and expect < 0:
+            raise ValueError(f"expect must be a number of reports, not {expect!r}")
+        if scope == "all":
+            limit = DEFAULT_REPORT_TIMEOUT_SECONDS if timeout is None else timeout
+            await self._tracking().wait(self, limit, expect)
+        elif scope != "local":
+            raise ValueError(f'scope is "local" or "all", not {scope!r}')
+        elif expect is not None:
+            raise ValueError('expect makes sense with scope="all" only')
+        elif timeout is not None:
+            with fail_after(timeout):
+                await self.wait()
 
     @types.coroutine
-    def _park(self, task: Task) -> Generator[object, outcome.Outcome[None], None]:
+    def _park(self, task: Task) -> Generator[object, Outcome[None], None]:
         """Park the running task until no delivery is left."""
         # The common case, a single waiting task, needs no object besides the handle.
         details = self._details

@@ -27,6 +27,12 @@ from ._errors import (
     ListenerTimeout as ListenerTimeout,
     MailboxFull as MailboxFull,
     NestingError as NestingError,
+    NoResponder as NoResponder,
+    RemoteError as RemoteError,
+    RequestError as RequestError,
+    RequestLost as RequestLost,
+    RequestRefused as RequestRefused,
+    RequestTimeout as RequestTimeout,
     UnknownDriverError as UnknownDriverError,
     UnsupportedError as UnsupportedError,
     Veto as Veto,
@@ -45,6 +51,7 @@ from ._kernel.ledger import (
     EventSnapshot as EventSnapshot,
     Ledger as Ledger,
     ListenerSnapshot as ListenerSnapshot,
+    RequestCounts as RequestCounts,
     Snapshot as Snapshot,
 )
 from ._listeners.registered import RegisteredListener as RegisteredListener
@@ -63,6 +70,7 @@ from ._options.options import ListenerOptions as ListenerOptions
 from ._options.retry import Retry as Retry
 from ._options.signature import Listener as Listener
 from ._options.supervision import Supervision as Supervision
+from ._remote_report import RemoteOutcome as RemoteOutcome, RemoteReport as RemoteReport
 from ._wire.codec import Codec as Codec
 from ._wire.envelope import Envelope as Envelope
 from ._wire.json_codec import JsonCodec as JsonCodec
@@ -132,9 +140,18 @@ __all__ = [
     "Middleware",
     "MsgpackCodec",
     "NestingError",
+    "NoResponder",
     "Receipt",
     "RegisteredListener",
     "Registration",
+    "RemoteError",
+    "RemoteOutcome",
+    "RemoteReport",
+    "RequestCounts",
+    "RequestError",
+    "RequestLost",
+    "RequestRefused",
+    "RequestTimeout",
     "Retry",
     "SettledEvent",
     "Settlement",

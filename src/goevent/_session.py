@@ -29,6 +29,7 @@ import trio
 from trio.lowlevel import TrioToken, current_trio_token, enable_ki_protection, in_trio_task
 
 from ._config import Config
+from ._conversations.conversations import Conversations
 from ._errors import BusForked, DriverError
 from ._foreign import raise_unchanged
 from ._handle import DispatchHandle
@@ -68,8 +69,10 @@ class Session:
         supervisor: Supervisor,
         driver: Driver,
         config: Config,
+        conversations: Conversations,
     ) -> None:
         self._dispatcher = dispatcher
+        self._conversations = conversations
         self._scheduler = dispatcher.scheduler
         self._router = dispatcher.router
         self._inbox = inbox
@@ -87,6 +90,7 @@ class Session:
         self._scheduler_scope = trio.CancelScope()
         self._driver_scope = trio.CancelScope()
         self._subscriptions_scope = trio.CancelScope()
+        self._conversations_scope = trio.CancelScope()
         self._supervisor_scope = trio.CancelScope()
         self._drain_scope: trio.CancelScope | None = None
         self._nursery: trio.Nursery | None = None
@@ -155,10 +159,12 @@ class Session:
             self._scheduler.failures,
         )
         self.subscriptions = Subscriptions(self._driver, self._inbox.report)
+        self._conversations.open(capabilities, self._inbox, self.subscriptions)
         self._router.connect(
             self._publisher, interest=self.subscriptions, fan_out=capabilities.fan_out
         )
         nursery.start_soon(self._run_subscriptions)
+        nursery.start_soon(self._run_conversations)
 
     # -- the tasks of the nursery
 
@@ -200,6 +206,11 @@ class Session:
         if self.subscriptions is not None:
             with self._subscriptions_scope:
                 await self.subscriptions.run()
+
+    @enable_ki_protection
+    async def _run_conversations(self) -> None:
+        with self._conversations_scope:
+            await self._conversations.run()
 
     # -- the end
 
@@ -277,6 +288,8 @@ class Session:
             if self.thread_port is not None:
                 self.thread_port.cancel()
             self._give_up()
+            self._conversations_scope.cancel()
+            self._conversations.close()
             # Only now: the driver has been told of the end of all deliveries, and can settle them
             # with its broker.
             self._driver_scope.cancel()
@@ -284,6 +297,8 @@ class Session:
                 await self._driver_ended.wait()
             await self._supervisor.flush()
         self._driver_scope.cancel()
+        self._conversations_scope.cancel()
+        self._conversations.close()
         # A second time: a listener that ignored its cancellation may still hold an event.
         self._give_up()
         self._dispatcher.special_dispatch.give_up()
@@ -307,6 +322,7 @@ class Session:
             self._dispatcher.backpressure.refuse(BusForked, inside_too=True)
         actors = [*self._router.listeners(), *self._ledger_book.unregistered]
         self._scheduler.fork(actors)
+        self._conversations.fork(wakes=fails_waits)
         self._supervisor.fork()
         if self._publisher is not None:
             self._publisher.fork()

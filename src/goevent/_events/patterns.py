@@ -25,7 +25,13 @@ import re
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
-from .names import MAX_NAME_BYTES, MAX_SHOWN_CHARS, explain_invalid
+from .names import (
+    MAX_NAME_BYTES,
+    MAX_SHOWN_CHARS,
+    RESERVED_PREFIX,
+    explain_invalid,
+    explain_reserved,
+)
 
 T = TypeVar("T")
 
@@ -33,6 +39,7 @@ T = TypeVar("T")
 MAX_REMEMBERED_NODES = 100_000
 
 _SEGMENT = r"(?:[A-Za-z0-9_-]+|\*\*?)"
+_NOT_RESERVED = f"(?!{re.escape(RESERVED_PREFIX)})"
 _PATTERN = re.compile(rf"{_SEGMENT}(?:\.{_SEGMENT})*")
 
 
@@ -47,11 +54,14 @@ def validate_pattern(text: str) -> str:
     Raises:
         TypeError: `text` is not a string.
         ValueError: `text` is empty, is too long, has an empty segment, has a character that is not
-            allowed, or has a `*` that is only a part of a segment. The message shows the place.
+            allowed, has a `*` that is only a part of a segment, or has a `*` among the reserved
+            names. The message shows the place.
     """
     if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise TypeError(f"an event pattern is a str, not {type(text).__name__}")
     if len(text) <= MAX_NAME_BYTES and _PATTERN.fullmatch(text):
+        if text.startswith(RESERVED_PREFIX) and is_pattern(text):
+            raise ValueError(explain_reserved("event pattern", text))
         return text
     position = 0
     for segment in text.split("."):
@@ -69,7 +79,8 @@ def compile_pattern(pattern: str) -> Callable[[str], re.Match[str] | None]:
     """Return a function that tells whether a name matches `pattern`.
 
     Use it to test many names against one pattern. A test takes time linear in the length of the
-    name, even for hostile names.
+    name, even for hostile names. A wildcard matches no reserved name, that is, none that begins
+    with `goevent.`.
 
     Example:
         >>> matches = compile_pattern("order.*")
@@ -82,6 +93,8 @@ def compile_pattern(pattern: str) -> Callable[[str], re.Match[str] | None]:
     """
     blocks = f"{validate_pattern(pattern)}.".split("**.")
     first, *rest = [block.replace(".", "[.]").replace("*", "[^.]++") for block in blocks]
+    if pattern.startswith("*"):
+        first = _NOT_RESERVED + first
     if not rest:
         return re.compile(first.removesuffix("[.]")).fullmatch
     *middle, last = rest
@@ -193,11 +206,13 @@ class PatternTrie(Generic[T]):
             self._root = PatternNode("")
 
     def match(self, name: str) -> list[T]:
-        """Return the items of all patterns that match a name.
+        """Return the items of all patterns that match a name; none match a reserved name.
 
         The order of the patterns is not defined. The items of one pattern stand together, in the
         order in which they were added.
         """
+        if name.startswith(RESERVED_PREFIX):
+            return []
         state = self._start
         for segment in name.split("."):
             state = state.steps.get(segment) or self._compute_step(state, segment)

@@ -42,9 +42,10 @@ from .intake import Intake
 from .special_dispatch import SpecialDispatch
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
 
     from .._config import Config
+    from .._handle import Scope
     from .actor import Actor
     from .route import Route
     from .scheduler import Scheduler
@@ -145,7 +146,13 @@ class NoRoutes(dict[type, "Route"]):
 
 
 class Dispatcher(Intake):
-    """The dispatcher of one bus; an intake itself, so that the hot path reads `_owner` directly."""
+    """The dispatcher of one bus; an intake itself, so that the hot path reads `_owner` directly.
+
+    Attributes:
+        track: Begins to track a dispatch on which the other buses report.
+    """
+
+    track: Callable[[DispatchHandle], Awaitable[None]]
 
     def __init__(self, config: Config, scheduler: Scheduler, supervisor: Supervisor) -> None:
         super().__init__(config, scheduler, supervisor)
@@ -184,7 +191,9 @@ class Dispatcher(Intake):
     _dispatch_at_once = hot_path(waits=True)
 
     @enable_ki_protection
-    async def dispatch(self, event: object) -> DispatchHandle:
+    async def dispatch(self, event: object, *, scope: Scope = "local") -> DispatchHandle:
+        if scope != "local":
+            return await self._dispatch_tracked(event, scope)
         start = perf_counter()
         try:
             # Trio's context of the bus's thread. Its dict costs less to read than its attributes.
@@ -207,6 +216,21 @@ class Dispatcher(Intake):
             if perf_counter() - start > self.slow_after:
                 self.warn_if_slow(self.router.find(event)[0], perf_counter() - start)
         return await self._dispatch_slowly(event)
+
+    async def _dispatch_tracked(self, event: object, scope: Scope) -> DispatchHandle:
+        """Dispatch an event on which the other buses report."""
+        if scope != "all":
+            raise ValueError(f'scope is "local" or "all", not {scope!r}')
+        await self.take_turn()
+        self.check_nested()
+        route, event = self.router.find(event)
+        handle = new_handle(route, event)
+        await self.track(handle)
+        self.check_nested()
+        route = self.router.named(route.name)
+        if route.special:
+            return await self.special_dispatch.dispatch(handle)
+        return await self.bring(route, handle)
 
     async def take_turn(self) -> None:
         """Yield to other tasks if it is time to; always a cancellation point.

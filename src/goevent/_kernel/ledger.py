@@ -8,7 +8,7 @@ an event that succeeds costs no counting.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -116,6 +116,34 @@ class EventSnapshot(msgspec.Struct, frozen=True, gc=False):
 dataclass(init=False, repr=False, eq=False, match_args=False)(EventSnapshot)
 
 
+@dataclass(slots=True, kw_only=True)
+class RequestCounts:
+    """The requests of a bus and their ends, since the bus was made.
+
+    Attributes:
+        asked: Requests of this bus. Each ends as one of the next four.
+        answered: Those that got an answer.
+        failed: Those that got an error: from the responder, from the driver, or because there was
+            no responder.
+        cancelled: Those whose caller was cancelled before the answer came.
+        timed_out: Those whose answer did not come within their `timeout`.
+        served: Requests that responders of this bus got, from this bus or from others.
+        served_cancelled: Those for whose answer nobody waited any more.
+        late: Messages that came for a request that was over, or that never was.
+        malformed: Direct messages that made no sense.
+    """
+
+    asked: int = 0
+    answered: int = 0
+    failed: int = 0
+    cancelled: int = 0
+    timed_out: int = 0
+    served: int = 0
+    served_cancelled: int = 0
+    late: int = 0
+    malformed: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Snapshot:
     """A bus at one moment; `state` is `"new"`, `"open"`, `"draining"` or `"closed"`.
@@ -132,6 +160,7 @@ class Snapshot:
         dead_lettered: The events that this bus has reported as dead letters.
         missing: The events of other buses that were reported as lost by `GapDetected`. An event
             that arrives after it was counted is not taken off.
+        requests: The requests of the bus, and those that it has served.
     """
 
     state: str
@@ -143,6 +172,7 @@ class Snapshot:
     redelivered: int = 0
     dead_lettered: int = 0
     missing: int = 0
+    requests: RequestCounts = field(default_factory=RequestCounts)
 
 
 def ledger_of(actors: Iterable[Actor]) -> Ledger:

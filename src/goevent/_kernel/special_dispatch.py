@@ -38,6 +38,8 @@ from .intake import nested_too_deep
 from .reentrancy import awaited_depth, enclosing_dispatches
 
 if TYPE_CHECKING:
+    from contextlib import AbstractAsyncContextManager
+
     from .._handle import DispatchHandle
     from .._options.middleware import Hook, Middleware
     from .actor import Actor
@@ -168,6 +170,15 @@ class SpecialDispatch:
         except (Vetoed, HookFailed) as error:
             self._report_middleware(handle, error, brought)
         return handle
+
+    def around(self, handle: DispatchHandle) -> AbstractAsyncContextManager[None]:
+        """Return the middleware around the dispatch of an event that goes another way.
+
+        Raises:
+            Vetoed: Middleware keeps the event from its way.
+            HookFailed: Middleware has failed.
+        """
+        return within_async(self._hooks, handle) if self._hooks else nullcontext()
 
     def _release_batch(self) -> None:
         """Have the earlier events of a batch published before code of the application is awaited.

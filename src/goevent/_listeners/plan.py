@@ -11,10 +11,10 @@ listener pays nothing per event for an option that it does not use.
 from __future__ import annotations
 
 from contextvars import copy_context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import trio
 
@@ -67,6 +67,22 @@ if TYPE_CHECKING:
 RESUME = Supervision()
 
 
+class RunWrapper(Protocol):
+    """Changes the runs of a listener that is more than a listener: a responder."""
+
+    def event_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the names under which the listener is registered."""
+        ...
+
+    def wrap_handler(self, handler: Call) -> Call:
+        """Return the function to run in place of the handler; of the same kind."""
+        ...
+
+    def wrap_call(self, call: Call) -> Call:
+        """Return the call of the mailbox to make in place of `call`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class ListenerPlan:
     """The decisions about one listener.
@@ -77,12 +93,14 @@ class ListenerPlan:
         resolved: The way in which it runs, and its effective options: those of the listener, then
             those of the bus.
         hooks: The middleware around its runs, the outermost first.
+        wrapper: Changes its runs; None for an ordinary listener.
     """
 
     name: str
     event_names: tuple[str, ...]
     resolved: tuple[ListenerKind, ListenerOptions]
     hooks: tuple[Hook, ...]
+    wrapper: RunWrapper | None = None
 
     @property
     def kind(self) -> ListenerKind:
@@ -170,6 +188,7 @@ class ListenerPlanner:
         asked: ListenerOptions,
         depth: int,
         factory: HandlerFactory | None = None,
+        wrapper: RunWrapper | None = None,
     ) -> Actor:
         """Return the actor for a handler. It is not registered yet.
 
@@ -180,6 +199,7 @@ class ListenerPlanner:
             depth: The number of frames between the caller of this method and the user's code.
                 Annotations may use the local names there.
             factory: Makes the handler anew when the supervision restarts the listener.
+            wrapper: Changes the runs of a listener with a mailbox.
 
         Raises:
             TypeError: The handler or its annotation does not fit the events.
@@ -187,9 +207,12 @@ class ListenerPlanner:
             UnsupportedError: The driver cannot subscribe to a pattern.
         """
         plan = self._plan(handler, events, asked, frame_above(depth + 1))
+        names = plan.event_names
+        if wrapper is not None:
+            plan, names = replace(plan, wrapper=wrapper), wrapper.event_names(names)
         actor = Actor(
             plan.name,
-            plan.event_names,
+            names,
             handler,
             capacity=plan.mailbox_events,
             overflow=plan.options.overflow or "block",
@@ -279,6 +302,8 @@ class ListenerPlanner:
         """Return the function that runs the listener for one event."""
         options, scheduler = plan.options, self._scheduler
         allow_interrupt(handler)
+        if plan.wrapper is not None:
+            handler = plan.wrapper.wrap_handler(handler)
         if plan.kind == "inline_async":
             # Special dispatch adds the middleware, the timeout and the context of these.
             return handler
@@ -294,6 +319,8 @@ class ListenerPlanner:
             call = as_async(handler)
         else:
             call = handler
+        if plan.wrapper is not None:
+            call = plan.wrapper.wrap_call(call)
         if options.timeout is not None and plan.kind == "async_mailbox":
             call = with_timeout(call, options.timeout, plan.name, scheduler)
         if plan.hooks:

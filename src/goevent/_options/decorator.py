@@ -7,9 +7,10 @@ it accepts any handler of one argument; the annotation is checked at registratio
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, overload
 
 E = TypeVar("E")
+A = TypeVar("A")
 # The classes of one registration. More of them, and those in a list, are checked at registration.
 E1 = TypeVar("E1")
 E2 = TypeVar("E2")
@@ -27,6 +28,15 @@ class ListenerDecorator(Protocol[E]):
     """A decorator that registers a handler of events of type `E` and returns it unchanged."""
 
     def __call__(self, handler: Callable[[E], R], /) -> Callable[[E], R]: ...
+
+
+class ResponderDecorator(Protocol[E, A]):
+    """A decorator that registers a responder to events of type `E`, whose answer is an `A`."""
+
+    @overload
+    def __call__(self, handler: Callable[[E], Awaitable[A]], /) -> Callable[[E], Awaitable[A]]: ...
+    @overload
+    def __call__(self, handler: Callable[[E], A], /) -> Callable[[E], A]: ...
 
 
 class NameDecorator(Protocol):

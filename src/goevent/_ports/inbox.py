@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import secrets
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import checkpoint_if_cancelled
@@ -34,6 +34,7 @@ from .._errors import (
     HookFailed,
     Vetoed,
 )
+from .._events.names import RESERVED_PREFIX, requested_name
 from .._handle import arrived_handle
 from .._kernel.intake import bus_closed
 from .._options.middleware import within
@@ -59,10 +60,32 @@ MAX_REMEMBERED_ORIGINS = 1000
 MAX_HANDLE_ID_CHARS = 255
 
 
+class Report(Protocol):
+    """The report about an event, called in place of the settlement of its delivery."""
+
+    def __call__(self, settlement: Settlement, /) -> None: ...
+    def delivered(self) -> None:
+        """Take note that the event is at its listeners."""
+        ...
+
+
+class RequestTaker(Protocol):
+    """Takes the requests that the broker brings, and reports on events to their dispatchers."""
+
+    def begin_report(self, envelope: Envelope, settle: Settle | None) -> Report | None:
+        """Return the report about an event that has arrived; None if there will be none."""
+        ...
+
+    async def deliver(self, envelope: Envelope, settle: Settle | None, deliveries: int) -> None:
+        """Take one request, and see to it that it is settled."""
+        ...
+
+
 class BusInbox:
     """The inbox of one bus.
 
     Attributes:
+        requests: Takes requests; None for a bus without any.
         origin: The id by which other buses know this one.
         redelivered: The events that arrived with more than one delivery, since the bus was made.
         dead_lettered: The events that the driver has reported as dead letters, since then.
@@ -84,6 +107,7 @@ class BusInbox:
         self._is_open = False
         self._is_forked = False
         self._ignores_own = True
+        self.requests: RequestTaker | None = None
         self.origin: str = self.renew_origin()
         self.redelivered: int = 0
         self.dead_lettered: int = 0
@@ -160,6 +184,12 @@ class BusInbox:
             return self._settle(name, settle)
         if deliveries > 1:
             self.redelivered += 1
+        if name.startswith(RESERVED_PREFIX):
+            return await self._deliver_request(envelope, settle, deliveries)
+        report = None
+        if envelope.reply_to and self.requests is not None:
+            report = self.requests.begin_report(envelope, settle)
+            settle = settle if report is None else report
         handle = failure = None
         try:
             await checkpoint_if_cancelled()
@@ -180,7 +210,27 @@ class BusInbox:
             if self._settle_hooks:
                 settle = partial(self._settle_within_hooks, handle, settle)
             self._settle_when_done(handle, name, settle)
+        if report is not None:
+            report.delivered()
         return None
+
+    async def _deliver_request(
+        self, envelope: Envelope, settle: Settle | None, deliveries: int
+    ) -> None:
+        """Deliver an event with a reserved name: a request."""
+        name, taken = envelope.event_name, False
+        try:
+            await checkpoint_if_cancelled()
+            if not self._is_open:
+                await self._opened.wait()
+            taken = True
+        finally:
+            if not taken:
+                self._refuse(name, settle, None)
+        if self.requests is None or not requested_name(name):
+            self.tell(name, settle, NO_LISTENER)
+        else:
+            await self.requests.deliver(envelope, settle, deliveries)
 
     def deliver_nowait(
         self, envelope: Envelope, settle: Settle | None = None, *, deliveries: int = 1
@@ -190,6 +240,10 @@ class BusInbox:
         if self._ignores_own and envelope.origin in self._origins:
             self._settle(name, settle)
             return True
+        report = None
+        if envelope.reply_to and self.requests is not None:
+            report = self.requests.begin_report(envelope, settle)
+            settle = settle if report is None else report
         dispatcher, handle = self._dispatcher, None
         if not (dispatcher.home_thread and self._is_open):
             return False
@@ -198,6 +252,8 @@ class BusInbox:
             event: object = envelope.event
             route = self._routes.get(type(event))
             if route is None or not name == route.name == envelope.event_type:
+                if name.startswith(RESERVED_PREFIX):
+                    return False
                 route, event = self._find_route(envelope)
             # Without `fan_out`, only the local route has the listeners and their options.
             route = route.local_only or route
@@ -229,6 +285,8 @@ class BusInbox:
                 self._tell(name, settle, NO_LISTENER if route.unheard else COMPLETED)
             else:
                 self._settle_when_done(handle, name, settle)
+            if report is not None:
+                report.delivered()
         return True
 
     async def _dispatch(self, envelope: Envelope, deliveries: int) -> DispatchHandle:
@@ -338,6 +396,11 @@ class BusInbox:
             self._supervisor.record_loose(EventError(handle.event_name, error.middleware, failure))
             if not told:
                 settle(settlement)
+
+    def tell(self, name: str, settle: Settle | None, settlement: Settlement) -> None:
+        """Tell the driver how a delivery has ended, if it wants to know."""
+        if settle is not None:
+            self._tell(name, settle, settlement)
 
     def _tell(self, name: str, settle: Settle, settlement: Settlement) -> None:
         """Call the function of the driver for one delivery."""

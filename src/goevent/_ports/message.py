@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import msgspec
 
 from .._errors import EncodeError
+from .._events.names import requested_name
 from .._handle import DispatchHandle, HandleDetails
 from .._wire.codec import Codec
 from .._wire.envelope import Envelope
@@ -134,12 +135,13 @@ class OutgoingMessage(msgspec.Struct, eq=False):
             handle._details = details = HandleDetails(details, id=handle._route.kernel.ids.draw())
         return Envelope(
             event_name=name,
-            event_type=name,
+            event_type=requested_name(name) or name if details.reply_to else name,
             event=handle.event,
             handle_id=details.id or handle.id,
             timestamp=int(time()),
             origin=self._encoding.sender.origin if origin is None else origin,
             seq=seq,
+            reply_to=details.reply_to,
             headers=details.headers or {},
         )
 
@@ -158,7 +160,7 @@ class OutgoingMessage(msgspec.Struct, eq=False):
             if not isinstance(details, HandleDetails):
                 new_id = handle._route.kernel.ids.draw()
                 handle._details = details = HandleDetails(details, id=new_id)
-            if not details.headers:
+            if not (details.headers or details.reply_to):
                 rendered = template.render(event, details.id or handle.id, seq)
                 if rendered is not None:
                     return rendered

@@ -20,7 +20,7 @@ longer wanted.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 from trio.lowlevel import enable_ki_protection
@@ -30,7 +30,7 @@ from .._options.retry import jittered_pause
 from ..drivers.error_mapping import driver_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
     from ..drivers.contract import Driver
 
@@ -39,11 +39,28 @@ MAX_RETRY_PAUSE_SECONDS = 30.0
 RETRY_JITTER = 0.5
 
 
+class AddressBook(Protocol):
+    """Opens addresses of direct messages in place of a subscription to events."""
+
+    def opens(self, name: str) -> bool:
+        """Tell whether a name stands for addresses, and not for events."""
+        ...
+
+    async def open(self, names: Sequence[str]) -> None: ...
+    async def close(self, names: Sequence[str]) -> None: ...
+
+
 class Subscriptions:
-    """The names and patterns that one bus receives, or wants to receive, from its driver."""
+    """The names and patterns that one bus receives, or wants to receive, from its driver.
+
+    Args:
+        driver: The driver.
+        report: Reports an error and the name of its event to the supervisor.
+    """
 
     def __init__(self, driver: Driver, report: Callable[[Exception, str], object]) -> None:
         self._driver = driver
+        self._addresses: AddressBook | None = None
         self._report = report
         # Dicts in place of sets keep the order of registration.
         self._wanted: dict[str, None] = {}
@@ -60,6 +77,10 @@ class Subscriptions:
         self._changed = trio.Event()
         self._updated = trio.lowlevel.ParkingLot()
         self._ended = False
+
+    def use(self, addresses: AddressBook) -> None:
+        """Have the addresses that some names stand for opened in place of subscriptions."""
+        self._addresses = addresses
 
     def want(self, name: str) -> None:
         """Ask the driver soon to receive the events of a name or pattern."""
@@ -137,7 +158,11 @@ class Subscriptions:
         self._in_flight = names
         try:
             with driver_errors(self._driver, "subscribe"):
-                await self._driver.subscribe(names)
+                events, addressed = self._divide(names)
+                if events:
+                    await self._driver.subscribe(events)
+                if addressed and self._addresses is not None:
+                    await self._addresses.open(addressed)
             self._in_flight = []
         except GoEventError as error:
             self._in_flight = []
@@ -167,13 +192,25 @@ class Subscriptions:
             self._confirmed.pop(name, None)
         try:
             with driver_errors(self._driver, "unsubscribe"):
-                await self._driver.unsubscribe(names)
+                events, addressed = self._divide(names)
+                if events:
+                    await self._driver.unsubscribe(events)
+                if addressed and self._addresses is not None:
+                    await self._addresses.close(addressed)
             self._in_flight = []
         except GoEventError as error:
             # The broker may go on sending these events, but no listener gets them.
             self._in_flight = []
             for name in names:
                 self._report(error, name)
+
+    def _divide(self, names: list[str]) -> tuple[list[str], list[str]]:
+        """Divide names into those of events, and those that stand for addresses."""
+        addresses = self._addresses
+        if addresses is None:
+            return names, []
+        addressed = [name for name in names if addresses.opens(name)]
+        return [name for name in names if name not in addressed], addressed
 
     async def drop_all(self) -> None:
         """Unsubscribe from everything, because the bus ends."""

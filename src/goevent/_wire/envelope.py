@@ -18,6 +18,7 @@ import msgspec
 from typing_extensions import TypeVar
 
 from .._events.event import AdHocEvent
+from .._events.names import requested_name
 from .._events.registry import EventRegistry
 from .._events.value_rules import INT64_MAX, INT64_MIN, WireFormatError
 
@@ -167,7 +168,7 @@ def resolve_event_type(
     if cls is None and accept_go_type_names and _GO_TYPE.fullmatch(event_type):
         event_type = event_name
         cls = registry.type_of(event_name)
-    if cls is None and event_type == event_name:
+    if cls is None and event_type == (requested_name(event_name) or event_name):
         cls = untyped_class(registry)
     if cls is None:
         raise WireFormatError(f"event_type {event_type[:MAX_SHOWN_CHARS]!r} is not registered")

@@ -35,7 +35,7 @@ class BusThread:
         self._dispatcher = bus._dispatcher
         self._thread: threading.Thread | None = None
         self._token: trio.lowlevel.TrioToken | None = None
-        self.lock = threading.RLock()
+        self.lock: threading.RLock = threading.RLock()
 
     @property
     def has_started(self) -> bool:

@@ -1,0 +1,107 @@
+"""Answers: turns the answers of responders into JSON and back.
+
+An answer is any value that msgspec or pydantic can write: an event, a dataclass, an attrs class, a
+model, a built-in value. The asking side names the type, and gets a value of that type or an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, cast
+
+import msgspec
+
+from .._errors import DecodeError, EncodeError
+from .._events.event import AdHocEvent, Event
+from .._events.event_types import PYDANTIC, adapter_of, short_name
+from .._foreign import describe, describe_value
+from .._wire.codec import MAX_MESSAGE_BYTES, excerpt_of
+
+MAX_CACHED_TYPES = 1000
+
+Reader = Callable[[bytes], Any]
+
+
+class AnswerCodec:
+    """The answers of one bus."""
+
+    def __init__(self) -> None:
+        self._readers: dict[Any, Reader] = {}
+        self._write = msgspec.json.Encoder().encode
+        self.max_size: int = MAX_MESSAGE_BYTES
+
+    def encode(self, event_name: str, value: object) -> bytes:
+        """Return an answer as JSON.
+
+        Raises:
+            EncodeError: The value cannot be written, or is too large.
+        """
+        try:
+            if adapter_of(type(value)) is PYDANTIC:
+                text: str = cast("Any", value).model_dump_json(by_alias=True)
+                data = text.encode()
+            else:
+                data = self._write(value)
+        except Exception as error:
+            reason = f"the answer {describe_value(value)} cannot be written: {describe(error)}"
+            raise EncodeError(event_name, reason) from error
+        if len(data) > self.max_size:
+            limit = f"the answer has {len(data)} bytes, above the limit of {self.max_size}"
+            raise EncodeError(event_name, limit)
+        return data
+
+    def decode(self, event_name: str, data: bytes, answer: Any) -> Any:
+        """Return the answer in the bytes.
+
+        Raises:
+            DecodeError: The bytes hold no value of this type.
+        """
+        try:
+            return self.reader(answer)(data)
+        except Exception as error:  # noqa: BLE001 - validators are code of the application
+            reason = f"the answer is no {_title(answer)}: {describe(error)}"
+        raise DecodeError(event_name, reason, excerpt=excerpt_of(data))
+
+    def convert(self, event_name: str, value: object, answer: Any) -> Any:
+        """Return an answer of this process as a value of the type, as `decode` would.
+
+        Raises:
+            DecodeError: The value is not one of this type.
+            EncodeError: The value cannot be written.
+        """
+        if isinstance(answer, type) and isinstance(value, answer):
+            return value
+        return self.decode(event_name, self.encode(event_name, value), answer)
+
+    def reader(self, answer: Any) -> Reader:
+        """Return the function that reads answers of a type, made once.
+
+        Raises:
+            TypeError: No answer can be of this type.
+        """
+        try:
+            reader = self._readers.get(answer)
+        except TypeError:  # a type that cannot be hashed
+            return _make_reader(answer)
+        if reader is None:
+            reader = _make_reader(answer)
+            if len(self._readers) >= MAX_CACHED_TYPES:
+                self._readers.clear()
+            self._readers[answer] = reader
+        return reader
+
+
+def _make_reader(answer: Any) -> Reader:
+    if answer is Event or answer is AdHocEvent:
+        raise TypeError("the answer to a request is of a class of its own, or a dict: not an Event")
+    if isinstance(answer, type) and adapter_of(answer) is PYDANTIC:
+        reader: Reader = cast("Any", answer).model_validate_json
+        return reader
+    try:
+        return msgspec.json.Decoder(answer).decode
+    except TypeError as error:
+        raise TypeError(f"no answer can be of the type {_title(answer)}: {error}") from None
+
+
+def _title(answer: Any) -> str:
+    return short_name(answer) if isinstance(answer, type) else describe_value(answer)

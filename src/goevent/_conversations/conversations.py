@@ -1,0 +1,263 @@
+"""Conversations: wires requests, responders and direct messages for one bus.
+
+The bus makes one and keeps it. Each session opens it with the driver, and closes it at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from .._errors import BusForked, UnsupportedError
+from .._kernel.ledger import RequestCounts
+from .._wire.codec import MAX_MESSAGE_BYTES
+from ..drivers.direct import direct_sender
+from .answers import AnswerCodec
+from .channel import DirectChannel
+from .directory import ResponderDirectory
+from .link import AddressSubscriptions, ConversationLink
+from .messages import (
+    Alive,
+    Cancel,
+    DirectMessage,
+    Done,
+    Failed,
+    Leaving,
+    Offer,
+    Present,
+    Received,
+    Refused,
+    Reply,
+    Roll,
+    Search,
+    Started,
+    Unknown,
+)
+from .peers import Peer, Peers
+from .reports import ArrivalReport, ArrivalReports, counted_subscriptions
+from .requests import Requests, bus_closed_meanwhile
+from .responders import Responder, Responders
+from .service import RequestService
+from .tracking import BUS_ENDED, REPORT_LOST, Trackings
+
+if TYPE_CHECKING:
+    from .._config import Config
+    from .._kernel.actor import Actor
+    from .._kernel.dispatcher import Dispatcher
+    from .._ports.inbox import BusInbox
+    from .._wire.envelope import Envelope
+    from ..drivers.contract import Capabilities, Driver, Settle
+
+
+class Conversations:
+    """The conversations of one bus.
+
+    Attributes:
+        requests: The requests of this bus.
+        answers: Turns answers into bytes and back.
+    """
+
+    def __init__(self, dispatcher: Dispatcher, config: Config, driver: Driver) -> None:
+        self._dispatcher = dispatcher
+        self._driver = driver
+        self._counts = RequestCounts()
+        self.answers: AnswerCodec = AnswerCodec()
+        self._responders = Responders(dispatcher)
+        self._service = RequestService(self._responders, self._counts)
+        self.requests: Requests = Requests(
+            dispatcher, self._responders, self.answers, config, self._counts
+        )
+        self._trackings = Trackings(dispatcher, driver)
+        self._reports = ArrivalReports(dispatcher)
+        self._link: ConversationLink | None = None
+        dispatcher.track = self._trackings.begin
+
+    @property
+    def counts(self) -> RequestCounts:
+        """The requests and their ends, since the bus was made."""
+        malformed = 0 if self._link is None else self._link.channel.malformed
+        return replace(self._counts, malformed=self._counts.malformed + malformed)
+
+    # -- responders
+
+    def check_responder(self, event_names: tuple[str, ...]) -> None:
+        """Refuse a responder that this bus cannot have.
+
+        Raises:
+            UnsupportedError: The driver carries no replies.
+            ValueError: An event has a responder, or its name is a pattern.
+        """
+        capabilities = self._driver.capabilities
+        if not (capabilities.alone or capabilities.replies):
+            kind = type(self._driver).__qualname__
+            raise UnsupportedError(f"{kind} carries no replies, so a bus on it has no responders")
+        for name in event_names:
+            if "*" in name:
+                raise ValueError(f"a responder answers events by name, not the pattern {name!r}")
+            self._responders.check_free(name)
+
+    def responder(self, answer: type[Any] | None) -> Responder:
+        """Return the wrapper for the function of a responder."""
+        return Responder(self.answers, answer)
+
+    def add(self, event_names: tuple[str, ...], actor: Actor) -> None:
+        """Note the actor of a responder."""
+        for name in event_names:
+            self._responders.add(name, actor)
+        self._want_address()
+
+    def _want_address(self) -> None:
+        """Have the address of this bus opened, if other buses may have messages for it."""
+        link = self._link
+        if link is not None and (link.is_direct or self._responders.any):
+            link.want()
+
+    # -- the session
+
+    def open(
+        self,
+        capabilities: Capabilities,
+        inbox: BusInbox,
+        subscriptions: AddressSubscriptions,
+    ) -> None:
+        """Begin to talk to other buses, if the driver carries direct messages.
+
+        Args:
+            capabilities: The promises of the running driver.
+            inbox: The inbox of the bus.
+            subscriptions: The subscriptions of the session.
+        """
+        sender = direct_sender(self._driver)
+        if sender is None:
+            return
+        is_direct = capabilities.fan_out
+        channel = DirectChannel(
+            sender,
+            self._take,
+            self._take_request,
+            inbox.report,
+            direct_requests=is_direct,
+            answers_rolls=is_direct and not capabilities.counts_receivers,
+        )
+        self.answers.max_size = capabilities.max_size or MAX_MESSAGE_BYTES
+        link = ConversationLink(
+            driver=self._driver,
+            channel=channel,
+            peers=Peers(channel, self._lost),
+            directory=ResponderDirectory(channel),
+            inbox=inbox,
+            subscriptions=subscriptions,
+            spawn=self._dispatcher.scheduler.spawn,
+            weight=counted_subscriptions(self._driver) or (lambda _: 1),
+            is_direct=is_direct,
+        )
+        self._connect(link)
+        subscriptions.use(channel)
+        self._want_address()
+
+    def _connect(self, link: ConversationLink | None) -> None:
+        self._link = self.requests.link = link
+        self._trackings.link = self._reports.link = link
+
+    async def run(self) -> None:
+        """Watch the other buses of conversations until cancelled."""
+        if self._link is not None:
+            await self._link.peers.run()
+
+    def close(self) -> None:
+        """End all requests of this bus, and tell the other buses that it leaves."""
+        self.requests.fail_all(bus_closed_meanwhile)
+        link = self._link
+        self._connect(None)
+        if link is not None:
+            self._counts.malformed += link.channel.malformed
+            for address in link.peers.addresses():
+                link.channel.send(address, Leaving(link.channel.address), _ignore_result)
+
+    def fork(self, *, wakes: bool) -> None:
+        """Talk to nobody: this process is a fork of the one that owns the bus.
+
+        Args:
+            wakes: True if the tasks that wait for answers run on in this process.
+        """
+        self._connect(None)
+        if wakes:
+            self.requests.fail_all(BusForked)
+
+    # -- what arrives
+
+    def begin_report(self, envelope: Envelope, settle: Settle | None) -> ArrivalReport | None:
+        """Return the report about an event that has arrived; None if there will be none."""
+        return self._reports.begin(envelope, settle)
+
+    async def deliver(self, envelope: Envelope, settle: Settle | None, deliveries: int) -> None:
+        """Take a request that the broker has brought; waits for room in the mailbox."""
+        assert self._link is not None  # noqa: S101 - no request is subscribed to without it
+        await self._service.deliver(self._link, envelope, settle, deliveries)
+
+    def _take_request(self, event_name: str, data: bytes) -> None:
+        if self._link is not None:
+            self._service.take_direct(self._link, event_name, data)
+
+    def _take(self, message: DirectMessage) -> None:
+        """Take a direct message."""
+        link = self._link
+        if link is None:
+            return
+        match message:
+            case Reply():
+                self.requests.take_reply(link, message)
+            case Failed():
+                self.requests.take_failed(message)
+            case Refused():
+                self.requests.take_refused(link, message)
+            case Started():
+                self.requests.take_started(link, message)
+            case Offer():
+                self.requests.take_offer(link, message)
+            case Unknown():
+                self.requests.take_unknown(message.ids)
+                self._trackings.lose(link, message.address, message.ids, REPORT_LOST)
+            case Search():
+                self._answer_search(link, message)
+            case Cancel():
+                self._service.cancel(message.id, message.reason)
+            case Alive():
+                self._take_sign(link, message)
+            case Roll():
+                self._trackings.answer_roll(link, message)
+            case Present():
+                self._trackings.take_present(message)
+            case Received():
+                self._counts.late += not self._trackings.take_received(link, message)
+            case Done():
+                self._counts.late += not self._trackings.take_done(link, message)
+            case Leaving():
+                link.directory.forget(message.address)
+                link.peers.lose(message.address)
+
+    def _answer_search(self, link: ConversationLink, message: Search) -> None:
+        is_open = self._dispatcher.state == "open"
+        if is_open and self._responders.actor(message.event_name) is not None:
+            offer = Offer(message.event_name, link.channel.address)
+            link.channel.send(message.reply_to, offer)
+
+    def _take_sign(self, link: ConversationLink, message: Alive) -> None:
+        link.peers.hear(message.address)
+        unknown = [
+            each for each in self._service.unknown(message.ids) if not self._reports.has(each)
+        ]
+        if unknown:
+            link.channel.send(message.address, Unknown(link.channel.address, unknown))
+
+    def _lost(self, address: str, peer: Peer) -> None:
+        """End the conversations with a bus that has ended."""
+        self._service.cancel_all([*peer.served])
+        self._reports.forget([*peer.served])
+        if (link := self._link) is not None:
+            self.requests.lose(link, address, [*peer.asked])
+            self._trackings.lose(link, address, [*peer.asked], BUS_ENDED)
+
+
+def _ignore_result(result: int | Exception | None) -> None:
+    """Ignore whether the last message of a bus has been sent: nobody needs it."""

@@ -1,0 +1,269 @@
+"""The direct messages that buses exchange in conversations, as they stand on the wire.
+
+Each is one JSON object with a `kind`; `docs/inside/conversations.md` describes them for services in
+other languages. Requests are no such messages: they have the form of events.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Union
+
+import msgspec
+
+from .addresses import ADDRESS_PATTERN
+
+MAX_TEXT_CHARS = 1000
+"""The longest text of an error that travels."""
+
+MAX_IDS_PER_MESSAGE = 1000
+
+MAX_REPORTED_FAILURES = 100
+"""The failed listeners of one event that a report names."""
+
+Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
+"""The address of a bus. It came from a stranger, so it is checked."""
+
+
+class Search(msgspec.Struct, tag="search", tag_field="kind", omit_defaults=True):
+    """Asks the buses with a responder for an event to come forward.
+
+    Attributes:
+        event_name: The event.
+        reply_to: The address of the asking bus.
+    """
+
+    event_name: str
+    reply_to: Address
+
+
+class Offer(msgspec.Struct, tag="offer", tag_field="kind", omit_defaults=True):
+    """The answer to a search: this bus responds to the event.
+
+    Attributes:
+        event_name: The event.
+        address: The address of the responding bus.
+    """
+
+    event_name: str
+    address: Address
+
+
+class Started(msgspec.Struct, tag="started", tag_field="kind", omit_defaults=True):
+    """A bus has got a request from the broker.
+
+    Attributes:
+        id: The id of the request.
+        address: The address of the responding bus.
+    """
+
+    id: str
+    address: Address
+
+
+class Reply(msgspec.Struct, tag="reply", tag_field="kind", omit_defaults=True):
+    """The answer to a request.
+
+    Attributes:
+        id: The id of the request.
+        value: The answer, as JSON.
+    """
+
+    id: str
+    value: msgspec.Raw
+
+
+class Failed(msgspec.Struct, tag="failed", tag_field="kind", omit_defaults=True):
+    """The responder has not completed a request.
+
+    Attributes:
+        id: The id of the request.
+        listener: The name of the responder.
+        error_type: The class of the exception.
+        text: The text of the exception.
+        outcome: `"failed"`, `"dropped"` or `"abandoned"`.
+        bus: The id of the responding bus.
+    """
+
+    id: str
+    listener: str = ""
+    error_type: str = ""
+    text: str = ""
+    outcome: str = "failed"
+    bus: str = ""
+
+
+class Refused(msgspec.Struct, tag="refused", tag_field="kind", omit_defaults=True):
+    """A bus has not taken a request: no responder has run with it.
+
+    Attributes:
+        id: The id of the request.
+        reason: `"closing"`, `"no_responder"`, `"full"`, `"deadlock"` or `"undecodable"`.
+        text: More about the reason.
+    """
+
+    id: str
+    reason: str
+    text: str = ""
+
+
+class Cancel(msgspec.Struct, tag="cancel", tag_field="kind", omit_defaults=True):
+    """Nobody waits for the answer to a request any more.
+
+    Attributes:
+        id: The id of the request.
+        reason: The reason, for the cancelled responder.
+    """
+
+    id: str
+    reason: str = ""
+
+
+class Alive(msgspec.Struct, tag="alive", tag_field="kind", omit_defaults=True):
+    """A sign of life, sent every second while a conversation lasts.
+
+    Attributes:
+        address: The address of the sender.
+        ids: The requests for whose answer the sender waits, and the dispatches for whose report.
+    """
+
+    address: Address
+    ids: list[str] = []
+
+
+class Unknown(msgspec.Struct, tag="unknown", tag_field="kind", omit_defaults=True):
+    """The answer to a sign of life with ids of requests that the bus does not work on.
+
+    Attributes:
+        address: The address of the bus.
+        ids: The requests that are over, or have never arrived.
+    """
+
+    address: Address
+    ids: list[str]
+
+
+class Leaving(msgspec.Struct, tag="leaving", tag_field="kind", omit_defaults=True):
+    """A bus takes no more requests.
+
+    Attributes:
+        address: Its address.
+    """
+
+    address: Address
+
+
+class Roll(msgspec.Struct, tag="roll", tag_field="kind", omit_defaults=True):
+    """Asks all buses which of them listen to an event.
+
+    Attributes:
+        event_name: The event.
+        reply_to: The address of the asking bus.
+    """
+
+    event_name: str
+    reply_to: Address
+
+
+class Present(msgspec.Struct, tag="present", tag_field="kind", omit_defaults=True):
+    """The answer to a roll call: this bus listens to the event.
+
+    Attributes:
+        event_name: The event.
+        address: The address of the listening bus.
+    """
+
+    event_name: str
+    address: Address
+
+
+class Received(msgspec.Struct, tag="received", tag_field="kind", omit_defaults=True):
+    """An event has arrived whose dispatcher wants a report, and its listeners are not done yet.
+
+    Attributes:
+        id: The id of the dispatch.
+        address: The address of the listening bus.
+        bus: The id of that bus.
+        weight: The receivers for which the broker counts the bus.
+    """
+
+    id: str
+    address: Address
+    bus: str = ""
+    weight: int = 1
+
+
+class ListenerFailure(msgspec.Struct, omit_defaults=True):
+    """One listener that has not completed an event.
+
+    Attributes:
+        listener: The name of the listener.
+        error_type: The class of its exception.
+        text: The text of the exception.
+        outcome: `"failed"`, `"dropped"` or `"abandoned"`.
+    """
+
+    listener: str = ""
+    error_type: str = ""
+    text: str = ""
+    outcome: str = "failed"
+
+
+class Done(msgspec.Struct, tag="done", tag_field="kind", omit_defaults=True):
+    """All listeners of a bus are done with an event whose dispatcher wants a report.
+
+    Attributes:
+        id: The id of the dispatch.
+        address: The address of the listening bus.
+        bus: The id of that bus.
+        weight: The receivers for which the broker counts the bus.
+        completed: The number of listeners that have completed the event.
+        errors: The others, at most `MAX_REPORTED_FAILURES`.
+        failed: The number of listeners that have failed.
+        dropped: The number of listeners for which the event was dropped.
+        abandoned: The number of listeners that the end of the bus has cut off.
+    """
+
+    id: str
+    address: Address
+    bus: str = ""
+    weight: int = 1
+    completed: int = 0
+    errors: list[ListenerFailure] = []
+    failed: int = 0
+    dropped: int = 0
+    abandoned: int = 0
+
+
+DirectMessage = Union[  # noqa: UP007 - msgspec reads it at run time
+    Search,
+    Offer,
+    Started,
+    Reply,
+    Failed,
+    Refused,
+    Cancel,
+    Alive,
+    Unknown,
+    Leaving,
+    Roll,
+    Present,
+    Received,
+    Done,
+]
+
+_encode = msgspec.json.Encoder().encode
+_decode = msgspec.json.Decoder(DirectMessage).decode
+
+
+def encode_message(message: DirectMessage) -> bytes:
+    """Return the bytes of a direct message."""
+    return _encode(message)
+
+
+def decode_message(data: bytes) -> DirectMessage:
+    """Return the direct message in the bytes.
+
+    Raises:
+        msgspec.DecodeError: The bytes are no such message.
+    """
+    return _decode(data)

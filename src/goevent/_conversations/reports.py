@@ -1,0 +1,152 @@
+"""The reports of this bus about the events of other buses.
+
+An event with an address for answers asks each bus that gets it for a report: what has become of it
+at the listeners there. The inbox begins an `ArrivalReport` for such an event, and settles it in
+place of the delivery. So a report is sent however the delivery ends.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._foreign import type_name
+from .addresses import is_address
+from .messages import (
+    MAX_REPORTED_FAILURES,
+    MAX_TEXT_CHARS,
+    Done,
+    ListenerFailure,
+    Received,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from .._errors import EventError
+    from .._kernel.dispatcher import Dispatcher
+    from .._wire.envelope import Envelope
+    from ..drivers.contract import Settle, Settlement
+    from .link import ConversationLink
+
+MAX_ID_CHARS = 255
+
+MAX_OPEN_REPORTS = 10_000
+"""The events at the listeners of this bus whose dispatchers wait; the others get no report."""
+
+
+class ArrivalReport:
+    """The report about one event; it is called in place of the settlement of its delivery."""
+
+    __slots__ = ("_envelope", "_is_settled", "_listeners", "_reports", "_settle")
+
+    def __init__(
+        self, reports: ArrivalReports, envelope: Envelope, listeners: int, settle: Settle | None
+    ) -> None:
+        self._reports = reports
+        self._envelope = envelope
+        self._listeners = listeners
+        self._settle = settle
+        self._is_settled = False
+
+    def __call__(self, settlement: Settlement) -> None:
+        """Take the end of the delivery: settle it, and send the report."""
+        self._is_settled = True
+        try:
+            if self._settle is not None:
+                self._settle(settlement)
+        finally:
+            self._reports.send_done(self._envelope, self._listeners, settlement)
+
+    def delivered(self) -> None:
+        """Take note that the event is at its listeners; tell the dispatcher if they need time."""
+        if not self._is_settled:
+            self._reports.send_received(self._envelope)
+
+
+class ArrivalReports:
+    """The reports of one bus.
+
+    Attributes:
+        link: The way to the other buses; None while there is none.
+    """
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+        self.link: ConversationLink | None = None
+        # The ids of the events whose reports are still to come, each with the address.
+        self._open: dict[str, str] = {}
+
+    def begin(self, envelope: Envelope, settle: Settle | None) -> ArrivalReport | None:
+        """Return the report about an event that has arrived; None if there will be none."""
+        if (
+            self.link is None
+            or not is_address(envelope.reply_to)
+            or not 0 < len(envelope.handle_id) <= MAX_ID_CHARS
+        ):
+            return None
+        route = self._dispatcher.router.named(envelope.event_name).local
+        return ArrivalReport(self, envelope, route.listener_count, settle)
+
+    def send_received(self, envelope: Envelope) -> None:
+        """Tell the dispatcher of an event that its listeners need time."""
+        link, request_id = self.link, envelope.handle_id
+        if link is None or len(self._open) >= MAX_OPEN_REPORTS:
+            return
+        self._open[request_id] = envelope.reply_to
+        link.peers.serve(envelope.reply_to, request_id)
+        link.channel.send(
+            envelope.reply_to,
+            Received(
+                request_id,
+                link.channel.address,
+                bus=link.inbox.origin,
+                weight=link.weight(envelope.event_name),
+            ),
+        )
+
+    def send_done(self, envelope: Envelope, listeners: int, settlement: Settlement) -> None:
+        """Send the report about an event."""
+        link = self.link
+        self.forget([envelope.handle_id])
+        if link is None:
+            return
+        errors = settlement.errors
+        outcomes = [error.outcome for error in errors]
+        link.channel.send(
+            envelope.reply_to,
+            Done(
+                envelope.handle_id,
+                link.channel.address,
+                bus=link.inbox.origin,
+                weight=link.weight(envelope.event_name),
+                completed=max(0, listeners - len(errors)),
+                errors=[failure_of(error) for error in errors[:MAX_REPORTED_FAILURES]],
+                failed=outcomes.count("failed"),
+                dropped=outcomes.count("dropped"),
+                abandoned=outcomes.count("abandoned"),
+            ),
+        )
+
+    def has(self, request_id: str) -> bool:
+        """Tell whether the report about an event is still to come."""
+        return request_id in self._open
+
+    def forget(self, ids: Collection[str]) -> None:
+        """Send no reports any more: they were sent, or the dispatchers have ended."""
+        for request_id in ids:
+            address = self._open.pop(request_id, None)
+            if address is not None and self.link is not None:
+                self.link.peers.end(address, request_id)
+
+
+def failure_of(error: EventError) -> ListenerFailure:
+    """Return the failure of a listener as text."""
+    cause = error.error
+    kind, text = ("", error.reason) if cause is None else (type_name(cause), str(cause))
+    return ListenerFailure(error.listener, kind, text[:MAX_TEXT_CHARS], error.outcome)
+
+
+def counted_subscriptions(driver: object) -> Callable[[str], int] | None:
+    """Return the method of a driver that tells for how many receivers its bus counts."""
+    found: Callable[[str], int] | None = getattr(driver, "matching_subscriptions", None)
+    return found

@@ -1,0 +1,540 @@
+"""The requests of one bus that wait for an answer.
+
+`GoEvent.request` calls `Requests.ask`. A request has one of three ways:
+
+- *here*, if this bus has a responder for the event: as an object, without the broker;
+- *direct*, under `fan_out`: as a direct message to one bus of the directory;
+- *by the broker* otherwise: as an event under a reserved name, which one bus of the group gets. A
+  durable broker gives it to another bus if the first one ends. Its answer is a direct message.
+
+Each waiting request is a `PendingRequest`. It ends once: with an answer, with an error, or because
+the caller stops waiting. Then the other bus is told, and a message that still comes is counted as
+late.
+"""
+
+# The internals of handles are for the kernel, the ports and the conversations, not for users.
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from math import inf
+from time import time
+from typing import TYPE_CHECKING, Any, cast
+
+import trio
+from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+
+from .._errors import (
+    BusClosed,
+    DeadlockError,
+    EncodeError,
+    EventError,
+    HookFailed,
+    NestingError,
+    NoResponder,
+    RemoteError,
+    RequestLost,
+    RequestRefused,
+    RequestTimeout,
+    UnsupportedError,
+    Vetoed,
+)
+from .._events.names import request_name
+from .._foreign import type_name
+from .._handle import WAKE_UP, new_handle
+from .._options.retry import check_seconds
+from .._wire.envelope import Envelope
+from .messages import Cancel, Failed, Offer, Refused, Reply, Started
+from .responders import MAX_CHAINED_REQUESTS, RequestRun, run_of
+
+if TYPE_CHECKING:
+    from .._config import Config
+    from .._handle import DispatchHandle
+    from .._kernel.dispatcher import Dispatcher
+    from .._kernel.ledger import RequestCounts
+    from .answers import AnswerCodec
+    from .link import ConversationLink
+    from .responders import Responders
+
+BUDGET_HEADER = "goevent-budget"
+"""The header with the seconds that are left until the deadline of a request."""
+
+CHAIN_HEADER = "goevent-chain"
+"""The header with the ids of the requests inside whose responders a request was made."""
+
+DEFAULT_TIMEOUT_SECONDS = 5.0
+
+
+class PendingRequest:
+    """One request that waits for its answer; the `Requester` of a responder of this bus.
+
+    Attributes:
+        id: The id of the request.
+        event_name: The name of the requested event.
+        address: The address of the bus that works on it; empty if none is known.
+        is_direct: True if no other bus gets the request if that one ends.
+        is_over: True once it has an answer or an error.
+        unsent: True if the request has certainly reached no responder, and another one may get it.
+        was_taken: True if a responder is known to have the request.
+    """
+
+    __slots__ = (
+        "_answer",
+        "_answers",
+        "_error",
+        "_task",
+        "address",
+        "event_name",
+        "id",
+        "is_direct",
+        "is_over",
+        "unsent",
+        "was_taken",
+    )
+
+    def __init__(
+        self, request_id: str, event_name: str, answers: AnswerCodec, *, is_direct: bool
+    ) -> None:
+        self.id: str = request_id
+        self.event_name: str = event_name
+        self.address: str = ""
+        self.is_direct: bool = is_direct
+        self.is_over: bool = False
+        self.unsent: bool = False
+        self.was_taken: bool = False
+        self._answers = answers
+        self._task: Task | None = None
+        self._answer: Callable[[Any], Any] | None = None
+        self._error: Exception | None = None
+
+    # -- the end of the request
+
+    def answer(self, read: Callable[[Any], Any]) -> None:
+        """End the request with an answer.
+
+        Args:
+            read: Returns the answer as a value of the type that it is given.
+        """
+        if not self.is_over:
+            self._answer = read
+            self._wake()
+
+    def fail(self, error: Exception) -> None:
+        """End the request with an error."""
+        if not self.is_over:
+            self._error = error
+            self._wake()
+
+    def _wake(self) -> None:
+        self.is_over = True
+        self.wake()
+
+    def wake(self) -> None:
+        """Wake the waiting task, if it waits."""
+        task, self._task = self._task, None
+        if task is not None:
+            reschedule(task, WAKE_UP)
+
+    async def wait(self) -> None:
+        """Wait until the request is over, or has to be sent again."""
+        if self.is_over or self.unsent:
+            await trio.lowlevel.checkpoint()
+            return
+
+        def abort(_: object) -> Abort:
+            self._task = None
+            return Abort.SUCCEEDED
+
+        self._task = current_task()
+        await wait_task_rescheduled(abort)
+
+    def result(self, answer: Any) -> Any:
+        """Return the answer.
+
+        Raises:
+            Exception: The error with which the request has ended.
+        """
+        if self._answer is not None:
+            return self._answer(answer)
+        error, self._error = self._error, None
+        try:
+            raise cast("Exception", error)
+        finally:
+            del error
+
+    # -- the `Requester` of a responder of this bus
+
+    def keep(self, event_name: str, value: object, answers: AnswerCodec) -> object:
+        """Return the answer itself: it stays in this process."""
+        return value
+
+    def answered(self, run: RequestRun, value: object) -> None:
+        """End the request with the answer of a responder of this bus."""
+        self.answer(lambda answer: self._answers.convert(self.event_name, value, answer))
+
+    def failed(self, run: RequestRun, error: EventError) -> None:
+        """End the request with the failure of a responder of this bus."""
+        cause = error.error
+        kind, text = ("", error.reason) if cause is None else (type_name(cause), str(cause))
+        remote = RemoteError(
+            self.event_name, error.listener, kind, text, outcome=error.outcome, bus=""
+        )
+        remote.__cause__ = cause
+        self.fail(remote)
+
+    def refused(self, run: RequestRun, reason: str, text: str) -> None:
+        """End the request with the refusal of this bus."""
+        self.fail(refusal(self.event_name, reason, text))
+
+
+def refusal(event_name: str, reason: str, text: str) -> Exception:
+    """Return the error for a refused request."""
+    if reason == "deadlock":
+        return DeadlockError(f"the request of {event_name!r} would never end: {text}")
+    if reason == "no_responder":
+        return NoResponder(event_name, text or "the bus has no responder any more")
+    return RequestRefused(event_name, text or f"the other bus has refused it: {reason}")
+
+
+class Requests:
+    """The requests of one bus.
+
+    Attributes:
+        counts: The requests and their ends.
+        link: The way to the other buses; None while there is none.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        responders: Responders,
+        answers: AnswerCodec,
+        config: Config,
+        counts: RequestCounts,
+    ) -> None:
+        self._dispatcher = dispatcher
+        self._responders = responders
+        self._answers = answers
+        self._codec = config.codec
+        self._pending: dict[str, PendingRequest] = {}
+        self.counts: RequestCounts = counts
+        self.link: ConversationLink | None = None
+
+    # -- asking
+
+    async def ask(self, event: object, answer: Any, timeout: float | None) -> Any:
+        """Return the answer to a request; see `GoEvent.request`."""
+        dispatcher = self._dispatcher
+        dispatcher.check_task()
+        dispatcher.check_intake()
+        if timeout is not None:
+            check_seconds("timeout", timeout)
+        seconds = inf if timeout is None else timeout
+        self._answers.reader(answer)
+        route, event = dispatcher.router.find(event)
+        chain = self._chain(route.name)
+        is_direct = self.link is None or self.link.is_direct
+        request_id = dispatcher.ids.draw()
+        pending = PendingRequest(request_id, route.name, self._answers, is_direct=is_direct)
+        counts = self.counts
+        counts.asked += 1
+        self._pending[pending.id] = pending
+        try:
+            with trio.CancelScope(deadline=trio.current_time() + seconds):
+                await self._ask(pending, event, chain)
+                result = pending.result(answer)
+                counts.answered += 1
+                return result
+        except trio.Cancelled:
+            counts.cancelled += 1
+            raise
+        except Exception:
+            counts.failed += 1
+            raise
+        finally:
+            del self._pending[pending.id]
+            pending.is_over = True
+        counts.timed_out += 1
+        raise self._timed_out(pending, seconds)
+
+    def _chain(self, event_name: str) -> tuple[str, ...]:
+        """Return the ids of the requests inside whose responders the caller runs."""
+        actor = self._dispatcher.reentrancy.calling_actor()
+        run = None if actor is None else run_of(actor.current)
+        if run is None:
+            return ()
+        chain = (*run.chain, run.id)
+        if len(chain) > MAX_CHAINED_REQUESTS:
+            raise NestingError(
+                f"the request of {event_name!r} is made inside {len(chain)} others, each by the "
+                "responder of the one before"
+            )
+        return chain
+
+    def _timed_out(self, pending: PendingRequest, timeout: float) -> Exception:
+        if pending.address or pending.was_taken:
+            reason = f"the responder has not answered within {timeout:g} s"
+            return RequestTimeout(pending.event_name, reason)
+        return NoResponder(
+            pending.event_name, f"no responder has come forward within {timeout:g} s"
+        )
+
+    async def _ask(self, pending: PendingRequest, event: object, chain: tuple[str, ...]) -> None:
+        """Take a request to a responder, and wait until it is over."""
+        if self._responders.actor(pending.event_name) is not None:
+            await self._ask_here(pending, event, chain)
+            return
+        link = self.link
+        if link is None:
+            if not self._dispatcher_is_alone:
+                raise UnsupportedError(
+                    "the driver of this bus carries no replies, so only responders of this bus "
+                    "can answer requests"
+                )
+            raise NoResponder(pending.event_name, "this bus has no responder for it")
+        await link.ready()
+        handle = self._handle(link, pending, event, chain)
+        try:
+            if link.is_direct:
+                async with self._dispatcher.special_dispatch.around(handle):
+                    await self._ask_directly(link, pending, handle)
+            else:
+                await self._ask_by_broker(pending, handle)
+        except Vetoed as veto:
+            reason = f"{veto.middleware} has vetoed it: {veto.reason}"
+            raise RequestRefused(pending.event_name, reason) from None
+        except HookFailed as failed:
+            raise failed.error from None
+        finally:
+            if pending.address:
+                link.peers.end(pending.address, pending.id)
+                if not pending.is_over:
+                    reason = "the requester was cancelled, or its deadline has passed"
+                    link.channel.send(pending.address, Cancel(pending.id, reason))
+
+    async def _ask_here(
+        self, pending: PendingRequest, event: object, chain: tuple[str, ...]
+    ) -> None:
+        """Ask the responder of this bus."""
+        pending.was_taken = True
+        deadline = trio.current_effective_deadline()
+        run = RequestRun(pending.id, pending.event_name, pending, deadline=deadline, chain=chain)
+        self.counts.served += 1
+        rest = self._responders.accept(run, event, {}, partial(self._ended_here, run))
+        if rest is not None:
+            self._dispatcher.scheduler.spawn(rest)
+        try:
+            await pending.wait()
+        finally:
+            if not pending.is_over:
+                run.cancel("the requester was cancelled, or its deadline has passed")
+
+    def _ended_here(self, run: RequestRun, errors: tuple[EventError, ...]) -> None:
+        self.counts.served_cancelled += run.is_cancelled
+        run.finish(errors)
+
+    def _handle(
+        self,
+        link: ConversationLink,
+        pending: PendingRequest,
+        event: object,
+        chain: tuple[str, ...],
+    ) -> DispatchHandle:
+        """Return the handle of a request, with which middleware and the publisher work."""
+        name = request_name(pending.event_name)
+        handle = new_handle(self._dispatcher.router.named(name), event)
+        details = handle._ensure_details()
+        details.id, details.reply_to = pending.id, link.channel.address
+        headers = handle.headers
+        deadline = trio.current_effective_deadline()
+        if deadline < inf:
+            # A deadline that has passed leaves nothing.
+            headers[BUDGET_HEADER] = f"{max(0.0, deadline - trio.current_time()):.3f}"
+        if chain:
+            headers[CHAIN_HEADER] = ",".join(chain)
+        return handle
+
+    async def _ask_directly(
+        self, link: ConversationLink, pending: PendingRequest, handle: DispatchHandle
+    ) -> None:
+        """Ask one bus of the directory, and another one if that has not got the request."""
+        data = self._encode(link, pending, handle)
+        directory, name = link.directory, pending.event_name
+        while not pending.is_over:
+            pending.unsent = False
+            address = directory.next_known(name) or await directory.find(name)
+            pending.address = address
+            link.peers.ask(address, pending.id)
+            sent = partial(self._sent, link, pending, address)
+            link.channel.send_request(address, name, data, sent)
+            await pending.wait()
+            if pending.unsent:
+                link.peers.end(address, pending.id)
+                pending.address = ""
+        directory.hear(name, pending.address)
+
+    def _encode(
+        self, link: ConversationLink, pending: PendingRequest, handle: DispatchHandle
+    ) -> bytes:
+        """Return the bytes of a request.
+
+        Raises:
+            EncodeError: The codec cannot encode the event, or the bytes are too many.
+        """
+        name = pending.event_name
+        data = self._codec.encode(
+            Envelope(
+                event_name=name,
+                event_type=name,
+                event=handle.event,
+                handle_id=pending.id,
+                timestamp=int(time()),
+                origin=link.inbox.origin,
+                reply_to=link.channel.address,
+                headers=handle.headers,
+            )
+        )
+        if len(data) > self._answers.max_size:
+            limit = f"{len(data)} bytes are above the driver's limit of {self._answers.max_size}"
+            raise EncodeError(name, limit)
+        return data
+
+    def _sent(
+        self,
+        link: ConversationLink,
+        pending: PendingRequest,
+        address: str,
+        result: int | Exception | None,
+    ) -> None:
+        """Take the answer of the broker to a request."""
+        if isinstance(result, Exception):
+            pending.fail(result)
+        elif result == 0 and pending.address == address and not pending.is_over:
+            self._ask_another(link, pending, address)
+
+    def _ask_another(self, link: ConversationLink, pending: PendingRequest, address: str) -> None:
+        link.directory.forget(address, pending.event_name)
+        pending.unsent = True
+        pending.wake()
+
+    async def _ask_by_broker(self, pending: PendingRequest, handle: DispatchHandle) -> None:
+        """Have the broker take a request to one bus of the group."""
+        dispatcher = self._dispatcher
+        route = dispatcher.router.named(handle.event_name)
+        if route.special:
+            await dispatcher.special_dispatch.dispatch(handle)
+        else:
+            await dispatcher.bring(route, handle)
+        handle._when_done(partial(self._published, pending))
+        await pending.wait()
+
+    def _published(self, pending: PendingRequest, errors: tuple[EventError, ...]) -> None:
+        if errors:
+            cause = errors[0].error
+            pending.fail(cause if isinstance(cause, Exception) else errors[0])
+
+    @property
+    def _dispatcher_is_alone(self) -> bool:
+        return self._dispatcher.router.publisher is None
+
+    # -- messages of the other bus
+
+    def _find(self, request_id: str) -> PendingRequest | None:
+        """Return a request that waits; count the message as late if there is none."""
+        pending = self._pending.get(request_id)
+        if pending is None or pending.is_over:
+            self.counts.late += 1
+            return None
+        return pending
+
+    def take_started(self, link: ConversationLink, message: Started) -> None:
+        """Note which bus works on a request; cancel it there if nobody waits any more."""
+        pending = self._find(message.id)
+        if pending is None:
+            link.channel.send(message.address, Cancel(message.id, "nobody waits for the answer"))
+            return
+        if pending.address:
+            link.peers.end(pending.address, pending.id)
+        pending.address, pending.was_taken = message.address, True
+        link.peers.ask(message.address, pending.id)
+
+    def take_reply(self, link: ConversationLink, message: Reply) -> None:
+        """End a request with its answer."""
+        if (pending := self._find(message.id)) is not None:
+            link.peers.hear(pending.address)
+            name, data = pending.event_name, bytes(message.value)
+            pending.answer(lambda answer: self._answers.decode(name, data, answer))
+
+    def take_failed(self, message: Failed) -> None:
+        """End a request with the failure of its responder."""
+        if (pending := self._find(message.id)) is not None:
+            pending.fail(
+                RemoteError(
+                    pending.event_name,
+                    message.listener,
+                    message.error_type,
+                    message.text,
+                    outcome=message.outcome,
+                    bus=message.bus,
+                )
+            )
+
+    def take_refused(self, link: ConversationLink, message: Refused) -> None:
+        """End a request that was refused, or ask another bus."""
+        if (pending := self._find(message.id)) is None:
+            return
+        if pending.is_direct and pending.address and message.reason in ("closing", "no_responder"):
+            self._ask_another(link, pending, pending.address)
+        else:
+            pending.fail(refusal(pending.event_name, message.reason, message.text))
+
+    def take_unknown(self, ids: list[str]) -> None:
+        """End the requests that the other bus does not work on: something was lost."""
+        for request_id in ids:
+            pending = self._pending.get(request_id)
+            if pending is not None and not pending.is_over:
+                reason = "the request or its answer was lost on the way"
+                pending.fail(RequestLost(pending.event_name, reason))
+
+    def take_offer(self, link: ConversationLink, message: Offer) -> None:
+        """Note a bus that responds to an event."""
+        link.directory.take_offer(message)
+
+    def lose(self, link: ConversationLink, address: str, ids: list[str]) -> None:
+        """End the requests of a bus that has ended; a broker gives them to another one."""
+        link.directory.forget(address)
+        for request_id in ids:
+            pending = self._pending.get(request_id)
+            if pending is None or pending.is_over:
+                continue
+            if pending.is_direct:
+                reason = "the bus that worked on it has ended"
+                pending.fail(RequestLost(pending.event_name, reason))
+            else:
+                pending.address = ""
+
+    def fail_all(self, error: Callable[[], Exception]) -> None:
+        """End all requests with an error of their own."""
+        for pending in [*self._pending.values()]:
+            pending.fail(error())
+
+
+def read_budget(headers: Mapping[str, str]) -> float:
+    """Return the seconds until the deadline of a request; infinity if the headers have none."""
+    try:
+        seconds = float(headers.get(BUDGET_HEADER, "inf"))
+    except ValueError:
+        return inf
+    return seconds if seconds >= 0 else inf
+
+
+def read_chain(headers: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the ids of the requests inside whose responders a request was made."""
+    chain = headers.get(CHAIN_HEADER, "")
+    return tuple(chain.split(",")[: MAX_CHAINED_REQUESTS + 1]) if chain else ()
+
+
+def bus_closed_meanwhile() -> BusClosed:
+    """Return the error for a request that waits when its bus ends."""
+    return BusClosed("the bus was closed while a request waited for its answer")
