@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from goevent.drivers import Finding
 
@@ -34,8 +35,15 @@ class NeededCommand:
         return " ".join(words if words[0] in ("XGROUP", "XINFO", "CLIENT") else words[:1])
 
 
-async def find_refusals(link: Link, needed: Sequence[NeededCommand]) -> list[Finding]:
+async def find_refusals(
+    link: Link, needed: Sequence[NeededCommand], *, severity: Literal["warning", "error"] = "error"
+) -> list[Finding]:
     """Return one finding for each purpose that the server would refuse, and for each other reason.
+
+    Args:
+        link: The link, whose user is asked for.
+        needed: The commands.
+        severity: The severity of the findings.
 
     Raises:
         RedisLinkError: There is no connection.
@@ -53,11 +61,11 @@ async def find_refusals(link: Link, needed: Sequence[NeededCommand]) -> list[Fin
         else:
             others.setdefault(reason, each)
     found = [
-        Finding(severity="error", text=_forbidden(purpose, commands))
+        Finding(severity=severity, text=_forbidden(purpose, commands))
         for purpose, commands in forbidden.items()
     ]
     found += [
-        Finding(severity="error", text=f"Redis would refuse {each.verb}: {reason}")
+        Finding(severity=severity, text=f"Redis would refuse {each.verb}: {reason}")
         for reason, each in others.items()
     ]
     return found

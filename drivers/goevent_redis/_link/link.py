@@ -40,6 +40,7 @@ from .request import (
     SUBSCRIBE_COMMANDS,
     CallbackRequest,
     CommandRequest,
+    PendingRequest,
     PipelineRequest,
     SubscribeRequest,
     subscribe_command_error,
@@ -267,6 +268,43 @@ class Link:
             raise trio.WouldBlock
         conversation.submit(_pack(command, args, extend), CallbackRequest(then))
 
+    def unsubscribe_nowait(
+        self, command: str, channels: Sequence[str | bytes]
+    ) -> SubscribeRequest | None:
+        """Send UNSUBSCRIBE or its like at once, also into a full write buffer.
+
+        Requests that wait for room in the buffer are sent after it.
+
+        Returns:
+            The request, whose confirmation may be waited for; None if there is no connection.
+        """
+        conversation = self._conversation
+        if conversation is None or not channels:
+            return None
+        request = SubscribeRequest(len(channels))
+        conversation.submit(pack((command, *channels)), request)
+        return request
+
+    async def post_in_turn(
+        self, encode: Callable[[], bytes], request: PendingRequest, *, patience: float
+    ) -> None:
+        """Submit a request after those that wait already; return when its bytes are on their way.
+
+        Args:
+            encode: Returns the bytes when they enter the write buffer, perhaps in another task.
+            request: Takes the replies.
+            patience: As for `execute`.
+
+        Raises:
+            NotConnected: There was no connection; `encode` was not called.
+            LinkClosed: The link does not run; `encode` was not called.
+        """
+        conversation = self.writable()
+        if conversation is None:
+            await self._submit_in_turn(encode, request, patience)
+        else:
+            conversation.submit(encode(), request)
+
     def writable(self) -> Conversation | None:
         """Return the conversation that takes a request right now; None if it would have to wait."""
         conversation = self._conversation
@@ -298,7 +336,7 @@ class Link:
         return await request.answer()
 
     async def _submit_in_turn(
-        self, encode: Callable[[], bytes], request: CommandRequest, patience: float | None
+        self, encode: Callable[[], bytes], request: PendingRequest, patience: float | None
     ) -> None:
         """Wait until a request has been submitted, after the requests that wait already."""
         patience = self._patience if patience is None else patience

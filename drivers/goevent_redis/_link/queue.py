@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from trio.lowlevel import Abort, RaiseCancelT, Task, current_task, reschedule, wait_task_rescheduled
 
 from .conversation import Conversation
-from .request import CommandRequest
+from .request import PendingRequest
 
 
 class QueuedRequest:
@@ -31,7 +31,7 @@ class QueuedRequest:
         self,
         remove: Callable[[QueuedRequest], None],
         encode: Callable[[], bytes],
-        request: CommandRequest,
+        request: PendingRequest,
     ) -> None:
         self.done = False
         self.error: Exception | None = None
@@ -79,7 +79,7 @@ class RequestQueue:
 
     @contextmanager
     def place(
-        self, encode: Callable[[], bytes], request: CommandRequest
+        self, encode: Callable[[], bytes], request: PendingRequest
     ) -> Generator[QueuedRequest]:
         """Keep a request in the queue while the body runs."""
         queued = QueuedRequest(self._remove, encode, request)

@@ -119,7 +119,7 @@ class SubscribeRequest(CommandRequest):
 
     __slots__ = ("_expected",)
 
-    answered_by_push = True
+    answered_by_push: ClassVar[bool] = True
 
     def __init__(self, expected: int) -> None:
         super().__init__()

@@ -20,6 +20,7 @@ from goevent.drivers import (
     BrokerDescription,
     BrokerIdentity,
     Capabilities,
+    DirectSent,
     DriverSnapshot,
     DurableConfig,
     Finding,
@@ -28,24 +29,27 @@ from goevent.drivers import (
     Receipt,
     TailChannel,
     TailedEvent,
+    TakeDirect,
     check_url_options,
     read_driver_url,
     running_tail,
 )
 
 from .._description import describe
+from .._direct import DirectMessages
 from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
 from .._link.connectivity import Connected
 from .._link.conversation import Conversation
-from .._link.errors import LinkClosed, NotConnected, RedisLinkError, WrongServer, shown_cause
+from .._link.errors import NotConnected, RedisLinkError, WrongServer, shown_cause
 from .._link.link import Link
 from .._link.pool import Pool
 from .._link.replies import whole_text
 from .._link.resp import pack_prefix
 from .._link.server import ServerIdentity, check_identity, usable_event_size
 from .._link.service import ConnectionReports, running_link_and_pool
+from .._link.subscription import confirm_all, subscribe_all
 from .._tls import REDIS_URL_OPTIONS, config_of_url, connection_error
 from .channels import Channels
 from .findings import find_faults
@@ -53,9 +57,6 @@ from .marks import MARKS_CHANNEL_NAME
 from .receiver import PubSubReceiver
 from .sequencer import PublishSequencer
 from .tail import PubSubTail
-
-MAX_CHANNELS_PER_COMMAND = 1000
-"""The number of channels in one SUBSCRIBE."""
 
 MAX_IN_FLIGHT_PUBLISHES = 1000
 """The number of publishes that may wait for their replies."""
@@ -119,6 +120,7 @@ class RedisDriver:
         self._pool = Pool(self._config)
         self._receiver: PubSubReceiver | None = None
         self._sequencer: PublishSequencer | None = None
+        self._direct: DirectMessages | None = None
         self._draining = False
         self._in_use = False
         self._max_size = self._config.max_event_size
@@ -144,6 +146,7 @@ class RedisDriver:
         """The guarantees and limits of pub/sub."""
         return Capabilities(
             counts_receivers=True,
+            replies=True,
             lossless=False,
             in_flight=MAX_IN_FLIGHT_PUBLISHES,
             max_size=self._max_size,
@@ -205,12 +208,14 @@ class RedisDriver:
         self._sequencer = sequencer = PublishSequencer(
             inbox, self._marks_channel, self._command_prefix, self._to_receipt
         )
+        self._direct = direct = DirectMessages(prefix, lambda error: inbox.report(error))
         self._receiver = receiver = PubSubReceiver(
             self._wanted,
             self._held,
             Channels(prefix),
             inbox,
             on_question=sequencer.asked,
+            on_direct=direct.receive,
             max_queued_bytes=self._config.prefetch_bytes,
             max_event_size=self._config.max_event_size,
         )
@@ -235,6 +240,7 @@ class RedisDriver:
         try:
             async with running_link_and_pool(link, self._pool):
                 self._max_size = await usable_event_size(self._config, link.execute)
+                direct.start(link, self._max_size)
                 self._link = link
                 # The receiver and the sequencer end at a cancellation. The link goes on, for the
                 # last marks.
@@ -243,16 +249,18 @@ class RedisDriver:
                         nursery.start_soon(receiver.run)
                         nursery.start_soon(sequencer.run, link)
                         nursery.start_soon(sequencer.answer, link)
+                        nursery.start_soon(direct.run)
                         nursery.start_soon(self._watch_master, link)
                         task_status.started()
                 finally:
                     deadline = trio.current_time() + FINAL_MARKS_SECONDS
                     with trio.CancelScope(shield=True, deadline=deadline):
                         await sequencer.announce_all(link)
+                        await direct.finish(link)
         except redis_errors.RedisError as error:
             raise self._to_driver_error(error) from shown_cause(error)
         finally:
-            self._link = None
+            self._link = self._direct = None
 
     async def drain(self) -> None:
         """Receive no more, and return when all events that have arrived are handed over."""
@@ -264,8 +272,8 @@ class RedisDriver:
         channels, globs = self._wanted.all()
         if link.connected:
             try:
-                await self._send(link, "UNSUBSCRIBE", [*channels, self._marks_channel])
-                await self._send(link, "PUNSUBSCRIBE", globs)
+                await subscribe_all(link, "UNSUBSCRIBE", [*channels, self._marks_channel])
+                await subscribe_all(link, "PUNSUBSCRIBE", globs)
             except redis_errors.RedisError:
                 pass  # the connection is lost, so nothing more arrives
         receiver.stop()
@@ -370,6 +378,30 @@ class RedisDriver:
         """Return whether there is a connection."""
         return DriverSnapshot(connected=self._link is not None and self._link.connected)
 
+    # -- direct messages
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        """Receive the direct messages to more addresses; see `goevent.drivers.SendsDirectly`.
+
+        If the connection is lost, it waits for the next one, at most 5 seconds.
+        """
+        await self._open_direct().open(addresses, take)
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        """Receive their direct messages no more."""
+        await self._open_direct().close(addresses)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        """Send a direct message; `sent` gets the number of buses that have opened the address.
+
+        Without a connection, it waits for the next one, at most 5 seconds.
+        """
+        direct = self._direct
+        if direct is None:
+            sent(DriverConnectionError("the Redis driver does not run: open its bus first"))
+        else:
+            direct.send(address, data, sent)
+
     # -- the questions of operators
 
     async def check(self, names: Sequence[str]) -> Sequence[Finding]:
@@ -411,6 +443,8 @@ class RedisDriver:
         self._is_forked = True
         if self._link is not None:
             self._link.fork()
+        if self._direct is not None:
+            self._direct.fork()
         self._pool.fork()
         for tail in self._tails:
             tail.fork()
@@ -422,40 +456,30 @@ class RedisDriver:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link
 
-    async def _send(self, link: Link | Conversation, command: str, channels: list[str]) -> None:
-        for start in range(0, len(channels), MAX_CHANNELS_PER_COMMAND):
-            await link.subscribe(command, *channels[start : start + MAX_CHANNELS_PER_COMMAND])
+    def _open_direct(self) -> DirectMessages:
+        self._open_link()
+        if self._direct is None:
+            raise RuntimeError("the driver runs without direct messages")
+        return self._direct
 
     async def _confirm(self, command: str, channels: list[str]) -> None:
-        """Send a command until the server has confirmed it, over a new connection if one breaks."""
-        while channels:
-            link = self._open_link()
-            try:
-                with trio.move_on_after(MAX_DOWNTIME_SECONDS) as waiting:
-                    await link.ready()
-                if waiting.cancelled_caught:
-                    raise NotConnected(f"there is no connection to {self._config.where()}")
-                await self._send(link, command, channels)
-            except (LinkClosed, NotConnected):
-                raise
-            except RedisLinkError:
-                continue  # the link has reported the lost connection
-            return
+        """Send a command until the server has confirmed it."""
+        await confirm_all(self._open_link(), command, channels, patience=MAX_DOWNTIME_SECONDS)
 
     async def _prepare(self, conversation: Conversation) -> None:
         """Prepare a new connection: start new numbers, and subscribe again."""
-        if self._receiver is None or self._sequencer is None:
+        if self._receiver is None or self._sequencer is None or self._direct is None:
             raise RuntimeError("the driver connects without a receiver or a sequencer")
         conversation.check_master()
         # Before anything is sent: messages of this connection must have its origin, and no
         # confirmation of it may come before the note of its beginning.
         self._sequencer.start_connection()
         self._receiver.start_connection()
-        if self._draining:
-            return
-        channels, globs = self._wanted.all()
-        await self._subscribe_again(conversation, "SUBSCRIBE", [self._marks_channel, *channels])
-        await self._subscribe_again(conversation, "PSUBSCRIBE", globs)
+        if not self._draining:
+            channels, globs = self._wanted.all()
+            await self._subscribe_again(conversation, "SUBSCRIBE", [self._marks_channel, *channels])
+            await self._subscribe_again(conversation, "PSUBSCRIBE", globs)
+        await self._direct.subscribe_again(conversation)
 
     async def _subscribe_again(
         self, conversation: Conversation, command: str, channels: list[str]
@@ -466,7 +490,7 @@ class RedisDriver:
             redis.exceptions.NoPermissionError: This is the first connection of the bus.
         """
         try:
-            await self._send(conversation, command, channels)
+            await subscribe_all(conversation, command, channels)
             self._refused.difference_update(channels)
         except redis_errors.NoPermissionError:
             if self._link is None:
@@ -478,7 +502,7 @@ class RedisDriver:
         self, conversation: Conversation, command: str, channel: str
     ) -> None:
         try:
-            await self._send(conversation, command, [channel])
+            await subscribe_all(conversation, command, [channel])
             self._refused.discard(channel)
         except redis_errors.NoPermissionError as error:
             # The refusal is reported once, and every new connection tries again.

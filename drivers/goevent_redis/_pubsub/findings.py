@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from goevent.drivers import Finding
 
+from .._direct import find_direct_refusals
 from .._link.link import Link
 from .._link.settings import read_settings
 from .._refusals import NeededCommand, find_refusals
@@ -33,6 +34,7 @@ async def find_faults(link: Link, names: Sequence[str], *, max_size: int) -> Seq
     channels = Channels(config.channel_prefix)
     wanted = [*dict.fromkeys(names or [EXAMPLE_NAME])]
     found = await find_refusals(link, [*_needed(channels, wanted)])
+    found += await find_direct_refusals(link, wanted[0])
     settings = await read_settings(link, ["client-output-buffer-limit"], ["memory"])
     limit = _pubsub_limit(settings.text("client-output-buffer-limit"))
     if limit is not None and limit < MIN_BUFFERED_EVENTS * config.max_event_size:

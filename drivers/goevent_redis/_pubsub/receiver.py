@@ -35,6 +35,7 @@ import trio
 from goevent import DecodeError, DriverError, Envelope, GapDetected
 from goevent.drivers import Inbox
 
+from .._direct import DIRECT_MESSAGE
 from .channels import Channels
 from .gaps import MAX_TRACKED_SEQUENCES, GapDetector
 from .marks import MARKS_CHANNEL_NAME, MergedMarks, SequenceMarks, decode_marks
@@ -75,6 +76,7 @@ class PubSubReceiver:
         counted: The subscriptions that decide which messages count; the receiver changes them.
         inbox: The bus.
         on_question: Called when another bus asks for the marks of this one.
+        on_direct: Called with the push frame of each direct message, which is never queued.
         max_queued_bytes: The size of the queue, roughly, without its last message.
         max_event_size: The largest event, in bytes.
     """
@@ -87,6 +89,7 @@ class PubSubReceiver:
         inbox: Inbox,
         *,
         on_question: Callable[[], None] = lambda: None,
+        on_direct: Callable[[list[Any]], None] = lambda _: None,
         max_queued_bytes: int,
         max_event_size: int,
     ) -> None:
@@ -95,6 +98,7 @@ class PubSubReceiver:
         self._counted = counted
         self._inbox = inbox
         self._on_question = on_question
+        self._on_direct = on_direct
         self._max_queued_bytes = self._free_bytes = max_queued_bytes
         self._max_event_size = max_event_size
         # The queue: the frames of the batch that is being handed over, then the batches of later
@@ -138,6 +142,8 @@ class PubSubReceiver:
                     self._enqueue_marks(frame[-1])
                 else:
                     batch.append(frame)
+            elif kind == DIRECT_MESSAGE:
+                self._on_direct(frame)
             else:
                 at_once = False
                 self._enqueue(batch)

@@ -25,17 +25,20 @@ from goevent.drivers import (
     BrokerIdentity,
     Capabilities,
     DeadLetters,
+    DirectSent,
     DriverSnapshot,
     Finding,
     Inbox,
     Message,
     Receipt,
     TailedEvent,
+    TakeDirect,
     group_required,
     running_tail,
 )
 
 from .._description import describe
+from .._direct import DirectMessages
 from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
@@ -105,6 +108,7 @@ class RedisStreamsDriver:
         self._link: Link | None = None
         self._consumer: StreamConsumer | None = None
         self._publisher: StreamPublisher | None = None
+        self._direct: DirectMessages | None = None
         self._in_use = False
         self._max_size = self._config.max_event_size
         self._is_forked = False
@@ -128,6 +132,7 @@ class RedisStreamsDriver:
             durable=True,
             ordered=self._streams.partitions > 1,
             replay=True,
+            replies=True,
             in_flight=MAX_IN_FLIGHT_PUBLISHES,
             max_size=self._max_size,
         )
@@ -200,9 +205,19 @@ class RedisStreamsDriver:
             reports.connected(event)
             self._pool.renew()
 
+        self._direct = direct = DirectMessages(
+            self._config.channel_prefix, lambda error: inbox.report(error)
+        )
+
+        async def prepare(conversation: Conversation) -> None:
+            conversation.check_master()
+            await direct.subscribe_again(conversation)
+
+        # The addresses are subscribed to over the link itself, so they cost no further connection.
         link = Link(
             self._config,
-            on_connect=_check_master,
+            on_push=direct.push,
+            on_connect=prepare,
             on_connected=connected,
             on_disconnected=reports.disconnected,
         )
@@ -210,16 +225,19 @@ class RedisStreamsDriver:
             async with running_link_and_pool(link, self._pool):
                 await self._check_server(link)
                 self._max_size = await usable_event_size(self._config, link.execute)
-                async with self._serving(link, inbox):
+                direct.start(link, self._max_size)
+                async with self._serving(link, inbox, direct):
                     task_status.started()
                     await trio.sleep_forever()
         except (RedisLinkError, redis_errors.RedisError) as error:
             raise refusal(error, "start this bus") from shown_cause(error)
         finally:
-            self._link = self._consumer = self._publisher = None
+            self._link = self._consumer = self._publisher = self._direct = None
 
     @asynccontextmanager
-    async def _serving(self, link: Link, inbox: Inbox) -> AsyncGenerator[None]:
+    async def _serving(
+        self, link: Link, inbox: Inbox, direct: DirectMessages
+    ) -> AsyncGenerator[None]:
         streams = self._streams
         faults = StreamFaults(link, inbox, self._keys, streams)
         name = streams.consumer or f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
@@ -242,12 +260,14 @@ class RedisStreamsDriver:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._publisher.run)
+                nursery.start_soon(direct.run)
                 if streams.group is not None:
                     consumer.start(nursery)
                 yield
         finally:
             with trio.CancelScope(shield=True, deadline=trio.current_time() + LEAVE_SECONDS):
                 await consumer.leave()
+                await direct.finish(link)
 
     async def drain(self) -> None:
         """Read no more, and release the entries that no listener has got."""
@@ -319,6 +339,30 @@ class RedisStreamsDriver:
             group=self._streams.group or "",
         )
 
+    # -- direct messages
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        """Receive the direct messages to more addresses; see `goevent.drivers.SendsDirectly`.
+
+        If the connection is lost, it waits for the next one, at most 5 seconds.
+        """
+        await self._open_direct().open(addresses, take)
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        """Receive their direct messages no more."""
+        await self._open_direct().close(addresses)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        """Send a direct message; `sent` gets the number of buses that have opened the address.
+
+        Without a connection, it waits for the next one, at most 5 seconds.
+        """
+        direct = self._direct
+        if direct is None:
+            sent(DriverConnectionError("the Redis driver does not run: open its bus first"))
+        else:
+            direct.send(address, data, sent)
+
     # -- the questions of operators
 
     async def check(self, names: Sequence[str]) -> Sequence[Finding]:
@@ -355,6 +399,8 @@ class RedisStreamsDriver:
         self._is_forked = True
         if self._link is not None:
             self._link.fork()
+        if self._direct is not None:
+            self._direct.fork()
         self._pool.fork()
 
     def _open_link(self) -> Link:
@@ -363,6 +409,12 @@ class RedisStreamsDriver:
         if self._link is None:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link
+
+    def _open_direct(self) -> DirectMessages:
+        self._open_link()
+        if self._direct is None:
+            raise RuntimeError("the driver runs without direct messages")
+        return self._direct
 
     def _required_group(self, purpose: str) -> str:
         if self._streams.group is None:
@@ -387,10 +439,6 @@ class RedisStreamsDriver:
                         f"has {version}"
                     )
         await warn_of_memory_only(link)
-
-
-async def _check_master(conversation: Conversation) -> None:
-    conversation.check_master()
 
 
 def _printable(name: str) -> str:

@@ -8,6 +8,7 @@ from redis import exceptions as redis_errors
 
 from goevent.drivers import Finding
 
+from .._direct import find_direct_refusals
 from .._link.link import Link
 from .._link.settings import Settings, read_settings
 from .._refusals import NeededCommand, find_refusals
@@ -46,6 +47,7 @@ async def find_faults(
         found = await find_refusals(link, [*_needed(keys, config, [*dict.fromkeys(examples)])])
         if keys.partitions == 1 or not found:
             found += await _find_wrong_partitions(link, keys, [*dict.fromkeys(names)])
+        found += await find_direct_refusals(link, examples[0])
         settings = await read_settings(
             link, ["appendonly", "appendfsync"], ["persistence", "memory"]
         )

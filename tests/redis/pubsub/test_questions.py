@@ -124,7 +124,7 @@ async def test_a_user_with_all_rights_has_no_findings_and_nothing_is_published()
         (("-publish",), ["may not publish 'order.paid'", "PUBLISH"]),
         (("-psubscribe",), ["may not listen to 'order.*'", "PSUBSCRIBE"]),
         (
-            ("resetchannels", "&goevent:$marks", "&goevent:other.*"),
+            ("resetchannels", "&goevent:$marks", "&goevent:$direct.*", "&goevent:other.*"),
             ["may not publish 'order.paid'", "may not listen to 'order.paid' and 1 more"],
         ),
     ],

@@ -331,7 +331,8 @@ async def test_another_number_of_partitions_is_an_error() -> None:
 
 async def test_a_bus_without_a_group_needs_no_right_to_listen() -> None:
     rights = ("+@connection", "+info", "+xadd", "+sadd", "+multi", "+discard", "~goevent:*")
-    rule = acl_user(LOGIN["username"], LOGIN["password"], *rights)
+    direct = ("+ssubscribe", "+sunsubscribe", "+spublish", "&goevent:$direct.*")
+    rule = acl_user(LOGIN["username"], LOGIN["password"], *rights, *direct)
     async with streams_server(rule) as server:
         bus = StreamsBus(server.addr, None, config=LOGIN)
         async with bus:
