@@ -1,4 +1,4 @@
-"""Direct messages over the link of an open bus: shard channels of Redis, without a cluster.
+"""Direct messages of an open bus: shard channels of Redis, without a cluster.
 
 Both drivers own a `DirectMessages` while their bus is open. The driver hands it the push frames of
 direct messages and has it subscribe again on each new connection. It must never know streams, event
@@ -15,6 +15,10 @@ They need Redis 7.0.
 from the task that reads the socket: no task waits for it. Without a connection, or with a full
 write buffer, messages are kept in order. One task sends all of them in one piece as soon as the
 link takes it, and gives up those that have waited for `KEPT_SECONDS`.
+
+*Connections.* Messages are sent over the link of the driver. Pub/sub also receives them there. The
+link of Streams must not subscribe: the server would cut it off for a large reply to a command, by
+its limit for subscribers. So Streams have a further link, which is opened with the first address.
 
 *Receiving.* The task that reads the socket calls `take`. A direct message never stands in the queue
 of events, so a full mailbox does not hold it up.
@@ -39,6 +43,7 @@ from ._link.errors import LinkClosed, RedisLinkError
 from ._link.link import Link
 from ._link.replies import whole_text
 from ._link.resp import complete_command, pack_prefix
+from ._link.service import ConnectionReports
 from ._link.subscription import confirm_all, subscribe_all
 from ._refusals import NeededCommand, find_refusals
 from ._tls import connection_error
@@ -94,13 +99,18 @@ class DirectMessages:
 
     Args:
         prefix: The prefix of all channels.
-        report: Takes the error of an address that is refused after a lost connection.
+        report: Takes the error of an address that is refused after a lost connection, and the
+            losses of a further link.
     """
 
-    def __init__(self, prefix: str, report: Callable[[DriverError], object]) -> None:
+    def __init__(self, prefix: str, report: Callable[[DriverError], None]) -> None:
         self._prefix = prefix
         self._report = report
         self._link: Link | None = None
+        # The link with the subscriptions: the same one, or a further one.
+        self._receiving: Link | None = None
+        self._nursery: trio.Nursery | None = None
+        self._starting = trio.Lock()
         self._max_size = 0
         # The open addresses, by their channels.
         self._takers: dict[bytes, tuple[str, TakeDirect]] = {}
@@ -113,15 +123,32 @@ class DirectMessages:
         # The channels that the server has refused after a lost connection.
         self._refused: set[bytes] = set()
 
-    def start(self, link: Link, max_size: int) -> None:
-        """Use a link, for messages up to a size in bytes."""
+    def start(self, link: Link, max_size: int, *, shares_link: bool) -> None:
+        """Send over a link.
+
+        Args:
+            link: The link of the driver.
+            max_size: The size of the largest message in bytes.
+            shares_link: The link receives the messages, too: it has `receive` or `push` for its
+                push frames, and `subscribe_again` for new connections.
+        """
         self._link, self._max_size = link, max_size
+        if shares_link:
+            self._receiving = link
+
+    @property
+    def connected(self) -> bool:
+        """False while messages cannot arrive at an open address."""
+        return self._receiving is None or self._receiving.connected
 
     # -- addresses
 
     async def open(self, addresses: Sequence[str], take: TakeDirect) -> None:
         """Open addresses; see `goevent.drivers.SendsDirectly`."""
-        link = self._open_link()
+        try:
+            link = await self._receiving_link()
+        except redis_errors.RedisError as error:
+            raise self._to_driver_error(error) from error
         channels = [direct_channel(self._prefix, address) for address in addresses]
         # Before the command: a connection that is made meanwhile subscribes to them.
         self._takers.update(
@@ -144,11 +171,11 @@ class DirectMessages:
 
     async def close(self, addresses: Sequence[str]) -> None:
         """Close addresses; see `goevent.drivers.SendsDirectly`."""
-        link = self._open_link()
+        link = self._receiving
         channels = [direct_channel(self._prefix, address) for address in addresses]
         self._forget(channels)
         await trio.lowlevel.checkpoint_if_cancelled()
-        request = link.unsubscribe_nowait("SUNSUBSCRIBE", channels)
+        request = None if link is None else link.unsubscribe_nowait("SUNSUBSCRIBE", channels)
         if request is None:
             return  # the next connection does not subscribe to them
         try:
@@ -157,6 +184,36 @@ class DirectMessages:
             pass  # as above
         except redis_errors.RedisError as error:
             raise self._to_driver_error(error) from error
+
+    async def _receiving_link(self) -> Link:
+        """Return the link that receives messages; open it if this is the first address."""
+        link = self._open_link()
+        async with self._starting:
+            if self._receiving is not None:
+                return self._receiving
+            if self._nursery is None:
+                raise _not_open()
+            with trio.move_on_after(KEPT_SECONDS):
+                # Its first attempt to connect may fail, and this one is connected again soon.
+                await link.ready()
+            reports = ConnectionReports(
+                lambda text: self._report(DriverConnectionError(f"requests and replies: {text}")),
+                "; those of the meantime have not arrived",
+            )
+            further = Link(
+                link.config,
+                on_push=self.push,
+                on_connect=self._prepare_further,
+                on_connected=reports.connected,
+                on_disconnected=reports.disconnected,
+            )
+            await self._nursery.start(further.run)
+            self._receiving = further
+            return further
+
+    async def _prepare_further(self, conversation: Conversation) -> None:
+        conversation.check_master()
+        await self.subscribe_again(conversation)
 
     async def subscribe_again(self, conversation: Conversation) -> None:
         """Open all addresses on a new connection. Call it as the last step of `on_connect`.
@@ -263,13 +320,15 @@ class DirectMessages:
     async def run(self) -> None:
         """Send the messages that are kept, until cancelled."""
         try:
-            while True:
-                await self._has_kept.wait()
-                self._has_kept = trio.Event()
-                while self._kept:
-                    await self._send_kept()
+            # The further link runs in it, too.
+            async with trio.open_nursery() as self._nursery:
+                while True:
+                    await self._has_kept.wait()
+                    self._has_kept = trio.Event()
+                    while self._kept:
+                        await self._send_kept()
         finally:
-            self._ended = True
+            self._ended, self._nursery = True, None
             for kept in self._take_kept():
                 kept.request.sent(_not_open())
 
@@ -304,6 +363,8 @@ class DirectMessages:
     def fork(self) -> None:
         """Refuse to send: this process is a fork of the one that owns the connection."""
         self._ended = True
+        if self._receiving is not None:
+            self._receiving.fork()
         # The callbacks belong to the parent.
         self._take_kept()
 

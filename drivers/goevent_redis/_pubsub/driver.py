@@ -240,7 +240,7 @@ class RedisDriver:
         try:
             async with running_link_and_pool(link, self._pool):
                 self._max_size = await usable_event_size(self._config, link.execute)
-                direct.start(link, self._max_size)
+                direct.start(link, self._max_size, shares_link=True)
                 self._link = link
                 # The receiver and the sequencer end at a cancellation. The link goes on, for the
                 # last marks.

@@ -209,15 +209,9 @@ class RedisStreamsDriver:
             self._config.channel_prefix, lambda error: inbox.report(error)
         )
 
-        async def prepare(conversation: Conversation) -> None:
-            conversation.check_master()
-            await direct.subscribe_again(conversation)
-
-        # The addresses are subscribed to over the link itself, so they cost no further connection.
         link = Link(
             self._config,
-            on_push=direct.push,
-            on_connect=prepare,
+            on_connect=_check_master,
             on_connected=connected,
             on_disconnected=reports.disconnected,
         )
@@ -225,7 +219,7 @@ class RedisStreamsDriver:
             async with running_link_and_pool(link, self._pool):
                 await self._check_server(link)
                 self._max_size = await usable_event_size(self._config, link.execute)
-                direct.start(link, self._max_size)
+                direct.start(link, self._max_size, shares_link=False)
                 async with self._serving(link, inbox, direct):
                     task_status.started()
                     await trio.sleep_forever()
@@ -333,8 +327,10 @@ class RedisStreamsDriver:
 
     def snapshot(self) -> DriverSnapshot:
         """Return the state of the connection and the backlogs, which are up to a second old."""
+        direct = self._direct
+        connected = self._link is not None and self._link.connected
         return DriverSnapshot(
-            connected=self._link is not None and self._link.connected,
+            connected=connected and (direct is None or direct.connected),
             backlogs=() if self._consumer is None else self._consumer.backlogs(),
             group=self._streams.group or "",
         )
@@ -439,6 +435,10 @@ class RedisStreamsDriver:
                         f"has {version}"
                     )
         await warn_of_memory_only(link)
+
+
+async def _check_master(conversation: Conversation) -> None:
+    conversation.check_master()
 
 
 def _printable(name: str) -> str:
