@@ -39,6 +39,7 @@ NOTES = {
     "_events": "names, patterns, event types, registry",
     "_remote_report": "what other buses report",
     "_errors": "every exception",
+    "_cause": "the ids of a chain of events",
     "_extras": "packages that may be missing",
     "_foreign": "objects whose own code may fail",
     "_suggestions": "did you mean ...?",

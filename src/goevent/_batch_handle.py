@@ -25,6 +25,7 @@ from ._errors import EventError, GoEventError, require_trio
 from ._handle import HandleDetails, new_handle
 
 if TYPE_CHECKING:
+    from ._cause import Cause
     from ._handle import BrokerReceipt, DispatchHandle, HandleRoute
 
 
@@ -104,19 +105,26 @@ class PostedEvents:
         routes: Their routes, which have no listeners.
         ids: The ids of their handles.
         since: When they were posted, by the clock of the scheduler.
+        cause: The cause of all of them, if a listener has dispatched them.
 
     Attributes:
         unanswered: The number of events that the driver has not answered.
     """
 
-    __slots__ = ("_handles", "_results", "_since", "events", "ids", "routes", "unanswered")
+    __slots__ = ("_handles", "_results", "_since", "cause", "events", "ids", "routes", "unanswered")
 
     def __init__(
-        self, events: list[Any], routes: Sequence[HandleRoute], ids: list[str], since: float
+        self,
+        events: list[Any],
+        routes: Sequence[HandleRoute],
+        ids: list[str],
+        since: float,
+        cause: Cause | None = None,
     ) -> None:
         self.events: list[Any] = events
         self.routes: Sequence[HandleRoute] = routes
         self.ids: list[str] = ids
+        self.cause: Cause | None = cause
         self.unanswered: int = len(events)
         self._since = since
         self._results: list[BrokerReceipt | NoAnswer | None] = [NO_ANSWER] * len(events)
@@ -198,7 +206,7 @@ class PostedEvents:
             result = self._results[place]
             handle = new_handle(self.routes[place], self.events[place])
             handle._since = self._since
-            handle._details = details = HandleDetails(None, id=self.ids[place])
+            handle._details = details = HandleDetails(None, id=self.ids[place], lineage=self.cause)
             if isinstance(result, NoAnswer):
                 handle._left = 1
             else:

@@ -46,8 +46,23 @@ class Delivery:
         return self.handle.event_name
 
     @property
+    def id(self) -> str:
+        """The id of the event, as `DispatchHandle.id`."""
+        return self.handle.id
+
+    @property
+    def correlation_id(self) -> str:
+        """The id of the first event of the chain, as `DispatchHandle.correlation_id`."""
+        return self.handle.correlation_id
+
+    @property
+    def causation_id(self) -> str:
+        """The id of the event that has caused this one, as `DispatchHandle.causation_id`."""
+        return self.handle.causation_id
+
+    @property
     def headers(self) -> Mapping[str, str]:
-        """The headers that middleware has added to the event, on this bus or on the sending one."""
+        """The headers of the event: those of its causes, and those that middleware has added."""
         return self.handle.headers
 
     @property

@@ -36,8 +36,11 @@ FrameLine: TypeAlias = tuple[str, int, str]
 """The file, the line and the function of a frame."""
 KeptFrame: TypeAlias = tuple[CodeType, int]
 """The code of a frame and the offset of its instruction, from which its line can be found later."""
-ErrorText: TypeAlias = tuple[str, str, int, str, tuple[KeptFrame, ...]]
-"""The event name, the listener, the attempts, the reason and the frames of an `EventError`.
+ErrorIds: TypeAlias = tuple[str, str, str]
+"""The id, the correlation id and the causation id of an event."""
+NO_IDS: ErrorIds = ("", "", "")
+ErrorText: TypeAlias = tuple[str, str, int, str, tuple[KeptFrame, ...], ErrorIds]
+"""The event name, the listener, the attempts, the reason, the frames and the ids of an error.
 
 Thousands of them are kept. The garbage collector does not track a tuple of such values, so they
 cost its passes nothing.
@@ -126,7 +129,10 @@ class EventError(GoEventError):
     """
 
     # Ten thousand of these are kept, so they have no instance dictionaries.
-    __slots__ = ("_earlier", "_frames", "_reason", "_text", "attempts", "event_name", "listener")
+    __slots__ = (
+        *("_earlier", "_frames", "_ids", "_reason", "_text"),
+        *("attempts", "event_name", "listener"),
+    )
 
     outcome: ClassVar[Outcome] = "failed"
 
@@ -146,9 +152,26 @@ class EventError(GoEventError):
         self.__cause__ = error
         self._reason = reason
         self._earlier = earlier
+        # Set when the failure is recorded; the code that makes the error need not have the handle.
+        self._ids: ErrorIds = NO_IDS
         self._frames: tuple[FrameLine, ...] = ()
         # The result of `text_of`, because two parts of the bus may ask for it.
         self._text: ErrorText | None = None
+
+    @property
+    def event_id(self) -> str:
+        """The id of the event, as `DispatchHandle.id`; empty for a failure without a handle."""
+        return self._ids[0]
+
+    @property
+    def correlation_id(self) -> str:
+        """The id of the first event of the chain, as `DispatchHandle.correlation_id`."""
+        return self._ids[1]
+
+    @property
+    def causation_id(self) -> str:
+        """The id of the event that has caused this one, as `DispatchHandle.causation_id`."""
+        return self._ids[2]
 
     @property
     def error(self) -> BaseException | None:
@@ -191,6 +214,7 @@ class EventError(GoEventError):
             reason = f"{reason[:MAX_KEPT_REASON_CHARS]}..."
         text = type(self)(self.event_name, self.listener, reason=reason)
         text.attempts = self.attempts
+        text._ids = self._ids
         text._frames = frame_lines(kept_frames(traceback_of(self.__cause__)), {})
         return text
 
@@ -435,7 +459,8 @@ def text_of(error: EventError) -> EventError | ErrorText:
             frames = ((entry.tb_frame.f_code, entry.tb_lasti),)
         else:
             frames = kept_frames(entry)
-        text = error._text = (error.event_name, error.listener, error.attempts, reason, frames)
+        name, listener, attempts = error.event_name, error.listener, error.attempts
+        text = error._text = (name, listener, attempts, reason, frames, error._ids)
     return text
 
 
@@ -448,9 +473,10 @@ def error_from(text: EventError | ErrorText, lines: dict[tuple[int, int], FrameL
     """
     if isinstance(text, EventError):
         return text
-    event_name, listener, attempts, reason, frames = text
+    event_name, listener, attempts, reason, frames, ids = text
     error = EventError(event_name, listener, reason=reason)
     error.attempts = attempts
+    error._ids = ids
     error._frames = frame_lines(frames, lines)
     return error
 
@@ -527,6 +553,7 @@ def listener_failed(
     failure.__cause__ = error
     failure._reason = ""
     failure._earlier = earlier
+    failure._ids = NO_IDS
     failure._frames = ()
     failure._text = None
     return failure

@@ -14,7 +14,7 @@ from __future__ import annotations
 import logging
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NoReturn, TypeVar, cast
 
@@ -203,11 +203,20 @@ def log(
     text: str,
     *args: object,
     error: BaseException | None = None,
+    extra: Mapping[str, object] | None = None,
 ) -> None:
     """Log a message, with the traceback of an exception if there is one.
 
     A handler or a filter of the application may raise an exception. It is printed, as those of
     handlers are.
+
+    Args:
+        logger: The logger.
+        level: The level of the record.
+        text: The message, with a place for each of `args`.
+        args: The values for the message.
+        error: The exception.
+        extra: The attributes that the record gets.
     """
     try:
         if not logger.isEnabledFor(level):
@@ -221,7 +230,7 @@ def log(
                 exc_info = exc_info_of(error)
             except Exception:  # noqa: BLE001 - then the record has the traceback as text
                 text, args = f"{text}\n%s", (*args, format_error(error))
-        logger.log(level, text, *args, exc_info=exc_info, stacklevel=2)
+        logger.log(level, text, *args, exc_info=exc_info, stacklevel=2, extra=extra)
     except Exception as broken:  # noqa: BLE001 - it must not leave the code that reports
         if logging.raiseExceptions and sys.stderr is not None:
             sys.stderr.write(f"--- Logging error ---\n{format_error(broken)}\n")

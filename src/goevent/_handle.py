@@ -28,6 +28,7 @@ from trio.lowlevel import (
     reschedule,
 )
 
+from ._cause import CAUSATION_ID_HEADER, CORRELATION_ID_HEADER, Cause, is_id
 from ._errors import NEEDS_TRIO, BusForked, EventError
 from ._trio_internals import PARKED
 
@@ -177,6 +178,9 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
         reply_to: The address for answers, which travels with the event; or empty.
         request: The request that the event is for its responder; None for any other event.
         tracking: The reports of the other buses; None for a dispatch that nobody tracks.
+        lineage: The cause, if a listener has dispatched the event; its id on the bus that sent it,
+            if the driver has brought it.
+        as_cause: The cause of the events that this one causes; None before the first of them.
     """
 
     first: Task | None
@@ -193,6 +197,8 @@ class HandleDetails(msgspec.Struct, eq=False, weakref=True):
     reply_to: str = ""
     request: object = None
     tracking: HandleTracking | None = None
+    lineage: Cause | str | None = None
+    as_cause: Cause | None = None
 
     def add_waiter(self, task: Task) -> None:
         if isinstance(self.waiters, list):
@@ -235,8 +241,9 @@ class DispatchHandle:
     _route: HandleRoute
     # When the event was put into mailboxes, by the clock of the scheduler.
     _since: float
-    # Most handles have one waiting task at most. They store it here, and need no details.
-    _details: Task | HandleDetails | None
+    # Most handles need one thing at most: the task that waits, the cause of the event, or its id on
+    # the bus that sent it. They store it here, and need no details.
+    _details: Task | HandleDetails | Cause | str | None
 
     @property
     def event_name(self) -> str:
@@ -245,18 +252,45 @@ class DispatchHandle:
 
     @property
     def id(self) -> str:
-        """The id of the dispatch: 16 lower hex digits, drawn on first use."""
+        """The id of the event: 16 lower hex digits, drawn on first use.
+
+        An event from another bus has the id that it got there.
+        """
         details = self._ensure_details()
         if not details.id:
-            details.id = self._route.kernel.ids.draw()
+            given = details.lineage
+            details.id = given if is_id(given) else self._route.kernel.ids.draw()
         return details.id
 
     @property
+    def correlation_id(self) -> str:
+        """The id of the first event of the chain: this one, unless a listener has dispatched it.
+
+        The header `correlation_id` of the event replaces it.
+        """
+        if given := self._id_header(CORRELATION_ID_HEADER):
+            return given
+        cause = self._cause
+        return self.id if cause is None else cause.correlation_id
+
+    @property
+    def causation_id(self) -> str:
+        """The id of the event whose listener has dispatched this one; empty for a first event."""
+        if given := self._id_header(CAUSATION_ID_HEADER):
+            return given
+        cause = self._cause
+        return "" if cause is None else cause.causation_id
+
+    @property
     def headers(self) -> dict[str, str]:
-        """The headers that travel with the event; middleware around dispatch may fill them."""
+        """The headers that travel with the event; middleware around dispatch may fill them.
+
+        An event that a listener has dispatched has the headers `correlation_id` and `causation_id`.
+        """
         details = self._ensure_details()
         if details.headers is None:
-            details.headers = {}
+            cause = self._cause
+            details.headers = {} if cause is None else cause.headers
         return details.headers
 
     @property
@@ -465,12 +499,55 @@ class DispatchHandle:
         if task.custom_sleep_data is self:
             reschedule(task, WAKE_UP)
 
+    def _sent_headers(self, details: HandleDetails) -> dict[str, str]:
+        """Return the headers for the wire; only to be read."""
+        if details.headers is not None:
+            return details.headers
+        lineage = details.lineage
+        return lineage.headers if type(lineage) is Cause else {}
+
+    @property
+    def _cause(self) -> Cause | None:
+        details = self._details
+        lineage = details.lineage if isinstance(details, HandleDetails) else details
+        return lineage if isinstance(lineage, Cause) else None
+
+    def _id_header(self, name: str) -> str:
+        """Return the id in a header of the event; empty if there is none."""
+        details = self._details
+        if not isinstance(details, HandleDetails) or not details.headers:
+            return ""
+        given = details.headers.get(name)
+        return given if is_id(given) else ""
+
+    def _as_cause(self) -> Cause:
+        """Return the cause of the events that a listener of this one dispatches."""
+        details = self._details
+        if type(details) is HandleDetails:
+            if (cause := details.as_cause) is None:
+                cause = details.as_cause = Cause(self.correlation_id, self.id)
+            return cause
+        # The usual cases, in fewer steps than by the properties.
+        details = self._ensure_details()
+        lineage = details.lineage
+        own = lineage if is_id(lineage) else self._route.kernel.ids.draw()
+        first = lineage.correlation_id if type(lineage) is Cause else own
+        details.id = own
+        details.as_cause = cause = Cause(first, own)
+        return cause
+
     def _ensure_details(self) -> HandleDetails:
         """Return the details, made now if there were none."""
         details = self._details
-        if not isinstance(details, HandleDetails):
-            self._details = details = HandleDetails(details)
-        return details
+        kind = type(details)
+        if kind is HandleDetails:
+            return details  # type: ignore[return-value]
+        if kind is Cause or kind is str:
+            made = HandleDetails(None, lineage=details)  # type: ignore[arg-type]
+        else:
+            made = HandleDetails(details)  # type: ignore[arg-type]
+        self._details = made
+        return made
 
     def _add_error(self, error: EventError) -> HandleDetails:
         """Record the failure of one delivery; return the details that hold it."""
@@ -531,12 +608,18 @@ def new_handle(route: HandleRoute, event: object) -> DispatchHandle:
 
 
 def arrived_handle(
-    route: HandleRoute, event: object, headers: Mapping[str, str], deliveries: int
+    route: HandleRoute,
+    event: object,
+    handle_id: str,
+    headers: Mapping[str, str],
+    deliveries: int,
 ) -> DispatchHandle:
     """Return the handle of an event that the driver has brought, and that no listener has got."""
     handle = new_handle(route, event)
-    if headers:
-        handle.headers.update(headers)
-    if deliveries > 1:
-        handle._ensure_details().deliveries = deliveries
+    if headers or deliveries > 1:
+        handle._details = HandleDetails(
+            None, headers={**headers} if headers else None, deliveries=deliveries, lineage=handle_id
+        )
+    else:
+        handle._details = handle_id
     return handle

@@ -60,6 +60,12 @@ def cancel_status(task: Task) -> object:
     return task._cancel_status
 
 
+def has_child_tasks(task: Task) -> bool:
+    """Tell whether a nursery of `task` is open."""
+    # `Task.child_nurseries` makes a list.
+    return bool(task._child_nurseries)
+
+
 async def close_leftovers(task: Task, status: object, error: Any) -> BaseException | None:
     """Leave every scope and nursery that was entered since `cancel_status` was `status`.
 

@@ -297,6 +297,11 @@ class MixesUpHeaders(MemoryDriver):
         return await super().publish(altered(message, headers=self.last))
 
 
+class LosesIds(MemoryDriver):
+    async def publish(self, message: Message) -> Receipt:
+        return await super().publish(altered(message, handle_id=""))
+
+
 class ChangesPayloads(MemoryDriver):
     async def publish(self, message: Message) -> Receipt:
         event = message.event
@@ -861,6 +866,8 @@ MUTANTS: list[tuple[type, str, str]] = [
     (DeliversItsEcho, "own_listeners_get_each_event_once", "own listeners.* more than once"),
     (LosesHeaders, "headers_arrive", "traceparent.* arrived as {}"),
     (MixesUpHeaders, "headers_arrive", "headers {'a': .* arrived as {.*traceparent"),
+    (LosesHeaders, "causes_arrive", "event 2 of a chain"),
+    (LosesIds, "causes_arrive", "event 1 of a chain"),
     (ChangesPayloads, "everything_arrives_as_it_was_sent", "these events were not sent"),
     (MixesUpNames, "names_do_not_mix", "20 events to arrive|do not belong here"),
     (DuplicatesEverySeventh, "streams_miss_nothing", "in a stream: .* more than once"),

@@ -150,6 +150,8 @@ def test_a_method_is_the_same_on_the_class_and_on_an_instance(instance: object) 
 
 def test_a_handle_shows_users_its_documented_attributes_and_no_other() -> None:
     assert [name for name in dir(DispatchHandle) if not name.startswith("_")] == [
+        "causation_id",
+        "correlation_id",
         "done",
         "errors",
         "event",

@@ -299,16 +299,17 @@ async def test_correlation_id_of_the_dispatch_replaces_the_id_of_the_handle() ->
         url = f"{server.url}?format=faststream"
         sender = FastStreamBus(url, middleware=(HeaderMiddleware(correlation_id="request-7"),))
         receiver = FastStreamBus(url)
-        seen: list[dict[str, str]] = []
+        seen: list[tuple[str, dict[str, str]]] = []
 
         async def take(event: Paid) -> None:
-            seen.append(dict(current_delivery().headers))
+            seen.append((current_delivery().id, dict(current_delivery().headers)))
 
         receiver.subscribe(take, Paid)
         async with opened(sender, receiver):
-            await accepted(sender, 1)
+            (handle,) = await accepted(sender, 1)
             await until(lambda: seen)
-        assert seen == [{"correlation_id": "request-7"}]
+        # The id of the event is another one.
+        assert seen == [(handle.id, {"correlation_id": "request-7"})]
 
 
 async def test_faststream_format_refuses_a_codec_that_is_not_json() -> None:

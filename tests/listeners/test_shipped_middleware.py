@@ -95,12 +95,15 @@ async def test_a_dispatch_and_each_run_are_logged_when_they_have_ended(
 
         handle = await bus.dispatch(Paid())
         await handle.wait()
-    names = ("stage", "event_name", "listener", "handle_id", "attempt", "duration", "outcome")
+    names = (
+        *("stage", "event_name", "listener", "handle_id", "attempt", "duration", "outcome"),
+        *("correlation_id", "causation_id"),
+    )
     paid = "shipped.paid"
     assert [facts(record, *names) for record in records] == [
-        ["call", paid, "count", handle.id, 1, 0.0, "completed"],
-        ["dispatch", paid, None, handle.id, None, 0.0, "completed"],
-        ["call", paid, "book", handle.id, 1, 2.0, "completed"],
+        ["call", paid, "count", handle.id, 1, 0.0, "completed", handle.id, ""],
+        ["dispatch", paid, None, handle.id, None, 0.0, "completed", handle.id, ""],
+        ["call", paid, "book", handle.id, 1, 2.0, "completed", handle.id, ""],
     ]
     assert {record.levelno for record in records} == {logging.DEBUG}
     assert [record.getMessage() for record in records] == [

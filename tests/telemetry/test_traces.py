@@ -18,6 +18,7 @@ from tests.support.traces import Seen, Telemetry
 from goevent import (
     Delivery,
     DispatchHandle,
+    Event,
     GoEvent,
     MailboxFull,
     MemoryDriver,
@@ -198,6 +199,26 @@ async def test_creation_context_of_the_application_is_kept() -> None:
     for span in (send, run):
         assert [f"{link.context.trace_id:x}" for link in span.links] == [OWN_CONTEXT[4:35]]
         assert dict(span.attributes or {})["messaging.message.conversation_id"] == "order-7"
+
+
+async def test_spans_have_the_ids_of_the_causes() -> None:
+    telemetry = Telemetry()
+    bus = bus_of(MemoryDriver(MemoryHub()), middleware=(telemetry.middleware(),))
+
+    async def follow(event: Event) -> None:
+        await bus.dispatch(Paid())
+
+    bus.subscribe(follow, "order.shipped")
+
+    bus.subscribe(lambda event: None, Paid)
+    async with bus:
+        first = await bus.dispatch(Event("order.shipped"))
+        await first.wait()
+        await bus.wait()
+    spans = [dict(span.attributes or {}) for span in telemetry.spans]
+    causes = {str(each.get("goevent.causation_id", "")) for each in spans}
+    assert causes == {"", first.id}
+    assert {str(each["messaging.message.conversation_id"]) for each in spans} == {first.id}
 
 
 HOSTILE = {

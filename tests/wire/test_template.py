@@ -73,10 +73,11 @@ def encoded(codec: JsonCodec, envelope: Envelope) -> bytes | None:
     seq=sequence_numbers,
     origin=texts,
     seconds=st.floats(0, 2**33),
+    headers=st.dictionaries(texts, texts | st.integers(), max_size=3),
     max_size=st.sampled_from([250, 1 << 20]),
 )
 def test_a_template_writes_the_bytes_of_the_codec(
-    event: Ordered, seq: Any, origin: str, seconds: float, max_size: int
+    event: Ordered, seq: Any, origin: str, seconds: float, headers: Any, max_size: int
 ) -> None:
     codec = JsonCodec(max_size=max_size)
     template = template_of(codec, Ordered, Ordered.event_name, origin, None)
@@ -84,7 +85,7 @@ def test_a_template_writes_the_bytes_of_the_codec(
     with pytest.MonkeyPatch.context() as patch:
         for moment in (seconds, seconds + 0.9, seconds - 5, seconds):
             patch.setattr(template_module, "time", lambda moment=moment: moment)
-            rendered = template.render(event, HANDLE_ID, seq)
+            rendered = template.render(event, HANDLE_ID, seq, headers)
             envelope = Envelope(
                 event_name=Ordered.event_name,
                 event_type=Ordered.event_name,
@@ -93,6 +94,7 @@ def test_a_template_writes_the_bytes_of_the_codec(
                 timestamp=int(moment),
                 origin=origin,
                 seq=seq,
+                headers=headers,
             )
             assert rendered is None or rendered == encoded(codec, envelope)
 
@@ -101,10 +103,11 @@ def test_a_template_writes_the_bytes_of_the_codec(
 def test_a_usual_event_is_written_by_the_template(seq: int | None) -> None:
     template = template_of(JsonCodec(), Ordered, Ordered.event_name, "ab", None)
     assert template is not None
-    assert template.render(Ordered(5, "x"), HANDLE_ID, seq) is not None
-    assert template.render(Ordered(5, "\ud800"), HANDLE_ID, seq) is None
-    assert template.render(Ordered(2**63), HANDLE_ID, seq) is None
-    assert template.render(Ordered(ratio=math.nan), HANDLE_ID, seq) is None
+    assert template.render(Ordered(5, "x"), HANDLE_ID, seq, {}) is not None
+    assert template.render(Ordered(5, "x"), HANDLE_ID, seq, {"trace": "a"}) is not None
+    assert template.render(Ordered(5, "\ud800"), HANDLE_ID, seq, {}) is None
+    assert template.render(Ordered(2**63), HANDLE_ID, seq, {}) is None
+    assert template.render(Ordered(ratio=math.nan), HANDLE_ID, seq, {}) is None
 
 
 def test_a_class_whose_events_need_a_look_has_no_template() -> None:

@@ -22,6 +22,7 @@ from .properties import CONTENT_TYPE, CORRELATION_ID, JSON
 NO_HEADERS: Mapping[str, str] = {}
 
 ORIGIN = "goevent-origin"
+HANDLE_ID = "goevent-id"
 _FORMAT_HEADERS = (CONTENT_TYPE, ORIGIN)
 _RESERVED_PREFIXES = ("Nats-", "goevent-")
 # RabbitMQ routes and counts by these.
@@ -94,8 +95,9 @@ class FastStreamFormat:
 
     The body is the event as JSON, and the header `content-type` says so. The event has the type
     that is registered under its name. The header `correlation_id` is the id of the handle, or the
-    header `correlation_id` of the dispatch; listeners see it among the headers. Other headers
-    travel as headers. `goevent-origin` names the sending bus, which so knows its own events.
+    header `correlation_id` of the dispatch; listeners see it among the headers. In the second case,
+    `goevent-id` is the id of the handle. Other headers travel as headers. `goevent-origin` names
+    the sending bus, which so knows its own events.
 
     Both directions use the codec of the bus, so that all its limits hold, and it must be a codec
     of JSON. A size limit counts the envelope that the codec sees.
@@ -122,6 +124,8 @@ class FastStreamFormat:
             _refuse_header(message.event_name, name, value)
             if name not in _FORMAT_HEADERS:
                 headers[name] = value
+        if headers[CORRELATION_ID] != written.handle_id:
+            headers[HANDLE_ID] = written.handle_id
         _refuse_sizes(message.event_name, headers)
         return bytes(written.event_data), headers
 
@@ -152,7 +156,7 @@ class FastStreamFormat:
             quoted_name,
             quoted_name,
             body,
-            _quoted(correlation),
+            _quoted(headers.get(HANDLE_ID) or correlation),
             _quoted(headers.get(ORIGIN, "")),
             _quoted(kept),
         )

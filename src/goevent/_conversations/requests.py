@@ -42,7 +42,7 @@ from .._errors import (
 )
 from .._events.names import request_name
 from .._foreign import type_name
-from .._handle import WAKE_UP, new_handle
+from .._handle import WAKE_UP
 from .._options.retry import check_seconds
 from .._wire.envelope import Envelope
 from .messages import Cancel, Failed, Offer, Refused, Reply, Started
@@ -321,7 +321,9 @@ class Requests:
         deadline = trio.current_effective_deadline()
         run = RequestRun(pending.id, pending.event_name, pending, deadline=deadline, chain=chain)
         self.counts.served += 1
-        rest = self._responders.accept(run, event, {}, partial(self._ended_here, run))
+        cause = self._dispatcher.cause()
+        headers = {} if cause is None else cause.headers
+        rest = self._responders.accept(run, event, headers, partial(self._ended_here, run))
         if rest is not None:
             self._dispatcher.scheduler.spawn(rest)
         try:
@@ -343,7 +345,7 @@ class Requests:
     ) -> DispatchHandle:
         """Return the handle of a request, with which middleware and the publisher work."""
         name = request_name(pending.event_name)
-        handle = new_handle(self._dispatcher.router.named(name), event)
+        handle = self._dispatcher.caused_handle(self._dispatcher.router.named(name), event)
         details = handle._ensure_details()
         details.id, details.reply_to = pending.id, link.channel.address
         headers = handle.headers

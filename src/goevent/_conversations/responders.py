@@ -314,7 +314,7 @@ class Responders:
             ended(())
             return None
         route = dispatcher.router.named(request_name(run.event_name)).local
-        handle = arrived_handle(route, event, headers, deliveries)
+        handle = arrived_handle(route, event, run.id, headers, deliveries)
         details = handle._ensure_details()
         details.id, details.request = run.id, run
         if not (route.special or self._has_hooks) and dispatcher.admission.commit(route, handle):

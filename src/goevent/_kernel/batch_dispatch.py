@@ -35,7 +35,6 @@ from trio.lowlevel import (
 from .._batch_handle import BatchHandle, HandleList, PostedEvents, interrupted
 from .._errors import EventError, MailboxFull, require_trio
 from .._foreign import describe
-from .._handle import new_handle
 from .actor import names_of
 
 if TYPE_CHECKING:
@@ -155,7 +154,7 @@ class BatchDispatch:
             takes no batch now.
         """
         dispatcher, publisher = self._dispatcher, self._router.publisher
-        if publisher is None or get_ident() != dispatcher._owner:
+        if publisher is None or dispatcher.state != "open" or dispatcher.inline_depth:
             return None
         events = found[first : first + publisher.batch_room]
         cached = dispatcher._routes
@@ -177,7 +176,7 @@ class BatchDispatch:
             routes = [cached[type(event)] for event in events]
         dispatcher.scheduler.now = now = dispatcher.scheduler.clock()
         ids = dispatcher.ids.draw_many(len(events))
-        posted = PostedEvents(events, routes, ids, now)
+        posted = PostedEvents(events, routes, ids, now, dispatcher.cause())
         publisher.post_events(posted)
         return posted
 
@@ -256,7 +255,7 @@ class BatchDispatch:
         if get_ident() != dispatcher._owner:
             dispatcher.check_nested()
         route, event = self._router.find(event)
-        handle = new_handle(route, event)
+        handle = dispatcher.caused_handle(route, event)
         if not route.special:
             return await dispatcher.bring(route, handle)
         return await dispatcher.special_dispatch.dispatch(handle)

@@ -31,6 +31,7 @@ from trio.lowlevel import (
     enable_ki_protection,
 )
 
+from .._cause import Cause
 from .._errors import BusForked, listener_failed
 from .._foreign import forget_caller
 from .._handle import DispatchHandle, arrived_handle, new_handle
@@ -42,10 +43,11 @@ from .intake import Intake
 from .special_dispatch import SpecialDispatch
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
     from .._config import Config
     from .._handle import Scope
+    from .._wire.envelope import Envelope
     from .actor import Actor
     from .route import Route
     from .scheduler import Scheduler
@@ -117,8 +119,8 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
                 raise no_room(route)
         else:
             handle._left = 0
-        # While inline listeners run, their own dispatches find no owner, and count as nested.
-        self._owner = 0
+        # While inline listeners run, their own dispatches find the event that causes them.
+        self._owner = handle
         try:
             for call in route.calls:
                 if (result := call(event)) is not None:
@@ -224,7 +226,7 @@ class Dispatcher(Intake):
         await self.take_turn()
         self.check_nested()
         route, event = self.router.find(event)
-        handle = new_handle(route, event)
+        handle = self.caused_handle(route, event)
         await self.track(handle)
         self.check_nested()
         route = self.router.named(route.name)
@@ -272,21 +274,81 @@ class Dispatcher(Intake):
         if get_ident() != self._owner:
             self.check_nested()
         route, event = self.router.find(event)
+        handle = self.caused_handle(route, event)
         if route.special:
-            return await self.special_dispatch.dispatch(new_handle(route, event))
-        return await self.bring(route, new_handle(route, event))
+            return await self.special_dispatch.dispatch(handle)
+        return await self.bring(route, handle)
 
     def _dispatch_nested(self, event: object, ident: int, waits: bool) -> DispatchHandle | None:
-        """Dispatch inside an inline listener, or while the bus is not open to every caller."""
+        """Dispatch inside a listener, or while the bus is not open to every caller.
+
+        Like `hot_path`, it returns None and has changed nothing where the caller has to wait.
+        """
         self.check_nested()
-        owner = self._owner
-        self._depth += 1
-        self._owner = ident
+        route = self._routes.get(type(event))
+        if route is None:
+            route, event = self.router.find(event)
+            if route.special:
+                if waits:
+                    return None
+                return self.special_dispatch.dispatch_nowait(
+                    route, self.caused_handle(route, event)
+                )
+        handle = self.caused_handle(route, event)
+        if route.actors:
+            if (room := route.free or route.room()) > 0:
+                self._fill(route, handle, room)
+            elif not self.admission.commit(route, handle):
+                if waits:
+                    return None
+                raise no_room(route)
+        if not route.calls:
+            route.called += 1
+            return handle
+        failure = None
+        level = int(self._runs_inline)  # see `run_inline`
+        owner, self._owner = self._owner, handle
+        self._depth += level
         try:
-            return self._dispatch_at_once(event) if waits else self.dispatch_nowait(event)
+            try:
+                for call in route.calls:
+                    if (result := call(event)) is not None:
+                        refuse_unrun(result)
+                route.called += 1
+                return handle
+            except Exception as error:  # noqa: BLE001 - every failure of a listener is reported
+                failure = error
+            return self._carry_on(route, handle, call, failure)  # pyright: ignore
         finally:
             self._owner = owner
-            self._depth -= 1
+            self._depth -= level
+            del handle, failure  # as in `hot_path`
+
+    def _fill(self, route: Route, handle: DispatchHandle, room: int) -> None:
+        """Put an event into all mailboxes on its route, as `hot_path` does inline."""
+        route.free = room - 1 if route.exclusive else 0
+        handle._left = len(route.actors)
+        scheduler = self.scheduler
+        if not (scheduler.awake and room & 15):
+            scheduler.now = scheduler.clock()
+        handle._since = scheduler.now
+        for actor in route.mailboxes:
+            actor.mail.append(handle)
+            if not actor.scheduled:
+                actor.scheduled = True
+                scheduler.ready.append(actor)
+        if route.publisher is not None:
+            route.publisher.post(handle)
+        route.mailed += 1
+        if scheduler.ready and not scheduler.awake:
+            scheduler.wake_workers()
+
+    def caused_handle(self, route: Route, event: object) -> DispatchHandle:
+        """Return the handle of an event that the caller dispatches, with the cause of the event."""
+        handle = new_handle(route, event)
+        if (cause := self.cause()) is not None:
+            handle._details = cause
+        return handle
 
     async def bring(
         self, route: Route, handle: DispatchHandle, *, arrived: bool = False
@@ -334,7 +396,7 @@ class Dispatcher(Intake):
             finally:
                 del handle, failure
         # Nothing is left to call, so this does the rest of `run_inline` in fewer steps.
-        owner, self._owner = self._owner, 0
+        owner, self._owner = self._owner, handle
         actor = route.inline[index]
         try:
             self._inline_failed(actor, handle, failure)
@@ -364,10 +426,10 @@ class Dispatcher(Intake):
         failures: list[Actor] = []
         calls, event = route.calls, handle.event
         fresh = failure is None
-        owner, self._owner = self._owner, 0
         # The calls after a failed one are as deep as it was. Outside of all inline calls, `_owner`
         # is enough to tell that one is under way.
-        level = int(fresh and not owner)
+        level = int(fresh and self._runs_inline)
+        owner, self._owner = self._owner, handle
         self._depth += level
         try:
             while index < len(calls):
@@ -398,7 +460,7 @@ class Dispatcher(Intake):
             del handle, failure
 
     def run_arrived(
-        self, route: Route, event: object, headers: Mapping[str, str], deliveries: int
+        self, route: Route, event: object, envelope: Envelope, deliveries: int
     ) -> DispatchHandle | None:
         """Make the inline calls for an event of the driver, on an ordinary route without mailboxes.
 
@@ -407,15 +469,15 @@ class Dispatcher(Intake):
         Args:
             route: The route.
             event: The event.
-            headers: The headers of the event, for its handle.
+            envelope: The envelope of the event.
             deliveries: The number of times that the broker has delivered the event.
 
         Returns:
             The handle with the errors, or None if no call has failed.
         """
         start = perf_counter()
-        owner, self._owner = self._owner, 0
-        level = 0 if owner else 1  # see `run_inline`
+        level = int(self._runs_inline)  # see `run_inline`
+        owner, self._owner = self._owner, envelope
         self._depth += level
         calls, index = route.calls, 0
         failure = handle = None
@@ -432,7 +494,9 @@ class Dispatcher(Intake):
                 route.called += 1
                 return None
             # Before the failure is reported: callbacks of the application may read the headers.
-            handle = arrived_handle(route, event, headers, deliveries)
+            cause = self._owner
+            handle_id = cause.causation_id if isinstance(cause, Cause) else envelope.handle_id
+            handle = arrived_handle(route, event, handle_id, envelope.headers, deliveries)
             return self.run_inline(route, handle, index, failure)
         finally:
             self._owner = owner

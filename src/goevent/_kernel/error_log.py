@@ -62,9 +62,9 @@ class ErrorLog:
         count, reports.left_out = reports.left_out, 0
         if count:
             text = f"{prefix}: %s (the log leaves out %d equal reports before this one)"
-            log(logger, logging.ERROR, text, error, count, error=raised)
+            log(logger, logging.ERROR, text, error, count, error=raised, extra=ids_of(error))
         else:
-            log(logger, logging.ERROR, f"{prefix}: %s", error, error=raised)
+            log(logger, logging.ERROR, f"{prefix}: %s", error, error=raised, extra=ids_of(error))
 
     def finish(self) -> None:
         """Write how many reports were left out, and forget all kinds, because the bus has ended."""
@@ -102,6 +102,16 @@ class EqualReports:
         self._updated = now
         self._tokens = tokens - 1 if tokens >= 1 else tokens
         return tokens >= 1
+
+
+def ids_of(error: EventError) -> dict[str, str]:
+    """Return the attributes of a log record that tell the event and its causes."""
+    return {
+        "event_name": error.event_name,
+        "handle_id": error.event_id,
+        "correlation_id": error.correlation_id,
+        "causation_id": error.causation_id,
+    }
 
 
 def write_count(kind: tuple[str, ...], reports: EqualReports) -> None:

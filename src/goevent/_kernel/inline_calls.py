@@ -64,7 +64,7 @@ class InlineCalls:
         """Call one inline `def`; a failure is reported, and its supervision is applied."""
         failure = None
         ended = False
-        owner = self._intake.enter_inline()
+        owner = self._intake.enter_inline(handle)
         try:
             if actor.options.hooks:
                 copy_context().run(self._call_within_hooks, actor, handle)

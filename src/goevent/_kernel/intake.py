@@ -6,28 +6,45 @@ The dispatcher is an intake itself; `SpecialDispatch` and `InlineCalls` ask it; 
 opens, drains and closes it.
 
 Theory of operation. `_owner` folds three questions into one comparison, which is all that the hot
-path of the dispatcher pays: is the bus open, is this its thread, and is no inline listener running?
-It holds the id of the bus's thread while all three are true, and 0 at all other times. A dispatch
-that does not find its own thread id there takes the slow way, which asks the questions one by one.
+path of the dispatcher pays: is the bus open, is this its thread, and does no listener dispatch? It
+holds the id of the bus's thread while all three are true. A dispatch that does not find its own
+thread id there takes the slow way, which asks the questions one by one, and looks for the event
+that causes it. At all other times `_owner` holds:
+
+* the handle whose inline listeners run, or the envelope of one that the driver has brought and that
+  has no handle; once such an event has caused another one, its `Cause` instead;
+* the worker whose step runs: the event is that of its lane;
+* `UNKNOWN_CALLER`: any task may be inside a listener. A listener is suspended and has child tasks,
+  or a thread with a timeout; or an inline `async def` runs;
+* 0: the bus is not open to every caller.
+
+Each of these is put there once for a dispatch, a step or a child task. So a dispatch outside of
+listeners pays nothing for causes.
 
 While a bus drains, it takes events from its own listeners and from its driver only. So a caller
 that is not inside an inline listener has to be found in the scheduler or among the dispatches that
 await inline listeners; see `reentrancy`.
 """
 
+# The internals of handles are for the kernel and the ports, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from math import inf
 from threading import get_ident
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from .._cause import CORRELATION_ID_HEADER, Cause, is_id
 from .._errors import BusClosed, BusForked, NestingError, require_trio
-from .._handle import IdGenerator
+from .._handle import DispatchHandle, IdGenerator
 from .._options.middleware import hooks_of
+from .._wire.envelope import Envelope
 from .actor import names_of
 from .backpressure import Backpressure
 from .reentrancy import Reentrancy, awaited_depth, enclosing_dispatches
 from .routing import Router
+from .worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -37,13 +54,21 @@ if TYPE_CHECKING:
 
     from .._config import Config
     from .._delivery import Delivery
-    from .._handle import DispatchHandle, HandleDetails
+    from .._handle import HandleDetails
     from .route import Route
     from .scheduler import Scheduler
     from .supervisor import Supervisor
 
 NO_THREAD = -1
 """The id of no thread. The bus of the parent process has it as its home thread in a fork."""
+
+UNKNOWN_CALLER = -2
+"""In place of the id of a thread: every dispatch has to look for the listener that makes it."""
+
+InlineEvent: TypeAlias = DispatchHandle | Envelope | Cause
+"""The event whose inline listeners run, in one of three forms."""
+Owner: TypeAlias = int | Worker | InlineEvent
+"""What `_owner` holds."""
 
 
 class Intake:
@@ -73,7 +98,11 @@ class Intake:
         self.max_nesting: int = config.max_nesting
         self.slow_after: float = inf if config.slow_after is None else config.slow_after
         self.home_thread: int = 0
-        self._owner = 0
+        scheduler.caller = self
+        self._owner: Owner = 0
+        self._outside = 0
+        # The listeners that may dispatch while none of their steps runs.
+        self._searches = 0
         self._depth = 0
         self._draining = False
         self._was_open = False
@@ -92,8 +121,8 @@ class Intake:
     @property
     def busy(self) -> bool:
         """True while inline listeners run, or dispatches refer to a route."""
-        inline = bool(self.home_thread) and not self._owner and not self._draining
-        return inline or self._depth > 0 or bool(self.backpressure or self.underway)
+        inline = self._runs_inline or self._depth > 0
+        return inline or bool(self.backpressure or self.underway)
 
     @property
     def on_home_thread(self) -> bool:
@@ -102,10 +131,12 @@ class Intake:
 
     def open(self) -> None:
         """Take events from every caller on this thread."""
-        self._owner = self.home_thread = get_ident()
+        self.home_thread = get_ident()
         self._draining = False
         self._was_open = True
-        self._depth = 0
+        self._depth = self._searches = 0
+        self._owner = 0
+        self._renew_outside()
         self.ids.forget()
 
     @property
@@ -116,20 +147,68 @@ class Intake:
     def fork(self) -> None:
         """Refuse every caller from now on: this process is a fork of the one that owns the bus."""
         self._owner, self.home_thread = 0, NO_THREAD
+        self._renew_outside()
         self.ids.forget()
 
     def drain(self) -> None:
         """Take events from listeners and from the driver only."""
-        self._owner = 0
         self._draining = True
+        self._renew_outside()
         self.backpressure.refuse(bus_closed, inside_too=False)
 
     def close(self) -> None:
         """Take no more events."""
-        self._owner = 0
         if not self.is_forked:
             self.home_thread = 0
+        self._renew_outside()
         self.backpressure.refuse(bus_closed, inside_too=True)
+
+    def _renew_outside(self) -> None:
+        """Set `_owner` for the time outside of steps and inline calls."""
+        if self.home_thread <= 0 or self._draining:
+            self._outside = 0
+        else:
+            self._outside = UNKNOWN_CALLER if self._searches else self.home_thread
+        if type(self._owner) is int:
+            self._owner = self._outside
+
+    # -- causes
+
+    def begin_search(self) -> None:
+        """Look for the listener of every dispatch, until `end_search` is called as often."""
+        self._searches += 1
+        if self._searches == 1:
+            self._renew_outside()
+
+    def end_search(self) -> None:
+        """End a search that `begin_search` began."""
+        self._searches -= 1
+        if not self._searches:
+            self._renew_outside()
+
+    @property
+    def _runs_inline(self) -> bool:
+        """True while an inline listener runs."""
+        kind = type(self._owner)
+        return kind is not int and kind is not Worker
+
+    def cause(self) -> Cause | None:
+        """Return the cause of an event that the caller dispatches; None outside of listeners."""
+        owner = self._owner
+        if isinstance(owner, Worker) and not self.underway:
+            lane = owner.actor
+            handle = None if lane is None else lane.current
+        elif isinstance(owner, DispatchHandle):
+            handle = owner
+        elif isinstance(owner, Cause):
+            return owner
+        elif isinstance(owner, Envelope):
+            # The next event has the same cause.
+            self._owner = cause = cause_of_arrived(owner, self.ids)
+            return cause
+        else:
+            handle = self.reentrancy.calling_event()
+        return None if handle is None else handle._as_cause()
 
     # -- checks
 
@@ -179,8 +258,9 @@ class Intake:
                 raise bus_closed()
             raise RuntimeError("dispatch needs an open bus: enter `async with bus` first")
         self.check_thread()
-        inside = arrived or self._depth or self.reentrancy.called_from_listener()
-        if self._draining and not inside:
+        if self._draining and not (
+            arrived or self._runs_inline or self._depth or self.reentrancy.called_from_listener()
+        ):
             raise bus_closed()
 
     def check_nested(self) -> None:
@@ -191,33 +271,36 @@ class Intake:
             NestingError: Listeners dispatch too deep inside each other.
             RuntimeError: The bus is not open yet, or this is another thread.
         """
-        self.check_intake()
-        if self._depth + awaited_depth() >= self.max_nesting:
+        if self._draining or get_ident() != self.home_thread:
+            self.check_intake()
+        # The context is asked only while an `async def` runs inline.
+        if self._depth + (awaited_depth() if self.underway else 0) >= self.max_nesting:
             raise nested_too_deep(self._depth + len(enclosing_dispatches.get()))
 
     # -- inline calls
 
-    def enter_inline(self) -> int:
-        """Count dispatches as nested until `leave_inline` is called.
+    def enter_inline(self, handle: DispatchHandle) -> Owner:
+        """Count dispatches as nested in those of an event until `leave_inline` is called.
 
         Returns:
             The argument for `leave_inline`.
         """
-        owner, self._owner = self._owner, 0
-        self._depth += 1
+        # A nested call on a special route has many frames, so it counts twice.
+        self._depth += 1 + self._runs_inline
+        owner, self._owner = self._owner, handle
         return owner
 
-    def leave_inline(self, owner: int) -> None:
+    def leave_inline(self, owner: Owner) -> None:
         """End an inline call that `enter_inline` began."""
         self._owner = owner
-        self._depth -= 1
+        self._depth -= 1 + self._runs_inline
 
     @property
     def inline_depth(self) -> int:
         """The number of inline calls around the caller; 0 on a thread other than the bus's."""
         if get_ident() != self.home_thread:
             return 0
-        return self._depth + (not self._owner and not self._draining)
+        return self._depth + self._runs_inline
 
     def delivery(self) -> Delivery | None:
         """Return the delivery that the calling listener works on.
@@ -249,6 +332,13 @@ class Intake:
     def mark_seen(self, details: HandleDetails) -> None:
         """Record that the application has seen the errors of a handle."""
         self._supervisor.mark_seen(details)
+
+
+def cause_of_arrived(envelope: Envelope, ids: IdGenerator) -> Cause:
+    """Return the cause of the events that an event of the driver causes; it has no handle."""
+    own = envelope.handle_id if is_id(envelope.handle_id) else ids.draw()
+    first = envelope.headers.get(CORRELATION_ID_HEADER)
+    return Cause(first if is_id(first) else own, own)
 
 
 def bus_closed() -> BusClosed:

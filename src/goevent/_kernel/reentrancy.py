@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from functools import partial
 from typing import TYPE_CHECKING
 
-from trio.lowlevel import current_task
+from trio.lowlevel import current_task, in_trio_task
 
 from .._errors import DeadlockError
 from .waits_for_graph import WaitsForGraph
@@ -71,6 +71,18 @@ class Reentrancy:
         if self._scheduler.suspended or task in self._scheduler.workers:
             return self._scheduler.owner(task)
         return None
+
+    def calling_event(self) -> DispatchHandle | None:
+        """Return the event of the listener that the caller runs inside, unless it is inline `def`.
+
+        None outside of Trio's tasks, too: there, nothing can be inside a listener.
+        """
+        if self.underway:
+            for handle in reversed(enclosing_dispatches.get()):
+                if handle in self.underway:
+                    return handle
+        lane = self.calling_actor() if in_trio_task() else None
+        return None if lane is None else lane.current
 
     def called_from_listener(self) -> bool:
         """Tell whether the caller runs inside a listener that may suspend."""

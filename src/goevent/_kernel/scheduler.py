@@ -58,7 +58,7 @@ from .actor import Actor
 from .backpressure import Backpressure
 from .failures import FailedRuns
 from .timeouts import Timeouts
-from .worker import SLICE_SECONDS, Worker
+from .worker import SLICE_SECONDS, CallerNote, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -98,7 +98,10 @@ class Scheduler:
             they left; None if there are none.
         side_tasks: The tasks beside the workers that do the work of listeners.
         threads: The ids of the threads that do the work of listeners.
+        caller: The intake, which notes the listener that runs; it sets itself.
     """
+
+    caller: CallerNote
 
     def __init__(self, failures: Failures, slow_after: float | None) -> None:
         self.ready: deque[Actor | Lane] = deque()
@@ -204,6 +207,16 @@ class Scheduler:
             if context is not None:
                 return context.copy()
         return contextvars.copy_context()
+
+    def add_side_task(self, task: Task, side_task: SideTask) -> None:
+        """Have a task beside the workers count as one that runs a listener."""
+        self.side_tasks[task] = side_task
+        self.caller.begin_search()
+
+    def remove_side_task(self, task: Task) -> None:
+        """Forget a task that has done the work of a listener."""
+        del self.side_tasks[task]
+        self.caller.end_search()
 
     def spawn(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a function in a task beside the workers; it is cancelled when the bus ends."""

@@ -246,7 +246,7 @@ class SpecialDispatch:
         when = actor.options.when
         if when is None:
             return True
-        owner = self._intake.enter_inline()
+        owner = self._intake.enter_inline(handle)
         try:
             answer = when(handle.event)
             if answer is not True and answer is not False:
@@ -271,6 +271,7 @@ class SpecialDispatch:
         turn = InlineTurn(chosen, handle, self._inline_calls, self._failures)
         self._turns[handle] = turn
         self._reentrancy.underway.add(handle)
+        self._intake.begin_search()
         if self._ending:
             turn.cancel()
         try:
@@ -280,7 +281,8 @@ class SpecialDispatch:
 
     def _forget(self, handle: DispatchHandle) -> None:
         # Called a second time if the bus gave up a listener that ends later.
-        self._turns.pop(handle, None)
+        if self._turns.pop(handle, None) is not None:
+            self._intake.end_search()
         self._reentrancy.underway.discard(handle)
         if not self._turns:
             self._all_ended.unpark_all()

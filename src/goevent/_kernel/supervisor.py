@@ -29,7 +29,7 @@ from .._errors import DriverError, EventError, EventVetoed, error_from, text_of
 from .._foreign import log
 from .._handle import HandleDetails
 from .._options.results import refuse_unrun
-from .error_log import ErrorLog
+from .error_log import ErrorLog, ids_of
 
 if TYPE_CHECKING:
     from .._errors import ErrorText, FrameLine
@@ -83,11 +83,14 @@ class Supervisor:
         A veto is not a failure: it is only recorded on the handle.
         """
         if (details := handle._details) is None:  # written out, as most failures pass here
-            handle._details = details = HandleDetails(None, errors=[error])
+            own = handle._route.kernel.ids.draw()
+            handle._details = details = HandleDetails(None, errors=[error], id=own)
+            error._ids = own, own, ""
         else:
             details = handle._add_error(error)
+            error._ids = handle.id, handle.correlation_id, handle.causation_id
         if isinstance(error, EventVetoed):
-            log(logger, logging.INFO, "%s", error)
+            log(logger, logging.INFO, "%s", error, extra=ids_of(error))
         elif not self._keep(error):
             # The weak reference tells when the handle is garbage: then nothing can show its errors.
             self._unseen.setdefault(weakref.ref(details, self._log_unseen), []).append(error)

@@ -11,9 +11,15 @@ does not either, and the worker sees nothing and costs nothing. When a step of t
 an actor is set, its listener has suspended, and the worker counts itself as suspended until its
 next step.
 
+While a step runs, the intake has the worker as the caller of every dispatch. So a dispatch inside a
+listener finds the event that causes it, and a step pays for that, not an event.
+
 Listeners share the task of the worker. Around them there may be a cancel scope, with which
 `timeouts` cancels a run. It stays open from one listener to the next, so a run pays nothing for it.
 """
+
+# The worker and the intake share `_owner`.
+# pyright: reportPrivateUsage=false
 
 from __future__ import annotations
 
@@ -25,7 +31,12 @@ from typing import TYPE_CHECKING, Any, Protocol, Self, cast
 import trio
 from trio.lowlevel import enable_ki_protection
 
-from .._trio_internals import cancel_status, close_leftovers, request_to_park
+from .._trio_internals import (
+    cancel_status,
+    close_leftovers,
+    has_child_tasks,
+    request_to_park,
+)
 
 if TYPE_CHECKING:
     from collections import deque
@@ -42,9 +53,25 @@ SLICE_SECONDS = 0.0002
 """How long a worker runs listeners between two yields to Trio."""
 
 
+class CallerNote(Protocol):
+    """The part of the intake that workers use: its note of the listener that runs.
+
+    Attributes:
+        _owner: The worker whose step runs; see `intake`.
+        _outside: The value of `_owner` outside of steps and inline calls.
+    """
+
+    _owner: Any
+    _outside: int
+
+    def begin_search(self) -> None: ...
+    def end_search(self) -> None: ...
+
+
 class WorkerScheduler(Protocol):
     """The part of the scheduler that its workers use."""
 
+    caller: CallerNote
     ready: deque[Actor | Lane]
     awake: int
     suspended: int
@@ -76,7 +103,9 @@ class Worker:
 
     __slots__ = (
         "_base_status",
+        "_caller",
         "_clean",
+        "_has_children",
         "_is_suspended",
         "_loop",
         "_scheduler",
@@ -105,7 +134,9 @@ class Worker:
         self.deadline: float = inf
         self._clean = clean
         self._scheduler = scheduler
+        self._caller = scheduler.caller
         self._is_suspended = False
+        self._has_children = False
         self._loop: Any = scheduler.loop(self)
         self._send = self._loop.send
 
@@ -139,8 +170,16 @@ class Worker:
             self._is_suspended = False
             scheduler.suspended -= 1
             scheduler.awake += 1
+            if self._has_children:
+                self._has_children = False
+                self._caller.end_search()
+        caller = self._caller
+        caller._owner = self
         self.slice_end = perf_counter() + SLICE_SECONDS
-        trap = self._send(value)
+        try:
+            trap = self._send(value)
+        finally:
+            caller._owner = caller._outside
         over = perf_counter() - self.slice_end
         if over > scheduler.slow_after and self.last_actor is not None:
             scheduler.warn_slow(self.last_actor.name, over + SLICE_SECONDS)
@@ -148,6 +187,10 @@ class Worker:
             self._is_suspended = self.has_suspended = actor.suspends = True
             scheduler.suspended += 1
             scheduler.awake -= 1
+            # The listener has child tasks, which may dispatch before its next step.
+            if has_child_tasks(self.task):
+                self._has_children = True
+                caller.begin_search()
             # The mailbox has room: the event that the listener runs with was taken out of it.
             # Admitting a dispatch from here could wake this very task, and Trio does not know yet
             # that the task waits. So the dispatch is woken to admit itself.

@@ -129,7 +129,7 @@ class ThreadRun:
     async def run(self) -> None:
         """Run the thread to its end."""
         task = current_task()
-        self._scheduler.side_tasks[task] = self
+        self._scheduler.add_side_task(task, self)
         try:
             with self._scope:
                 self._failed = await trio.to_thread.run_sync(
@@ -137,7 +137,7 @@ class ThreadRun:
                 )
         finally:
             self._ended.set()
-            del self._scheduler.side_tasks[task]
+            self._scheduler.remove_side_task(task)
         if self._stray:
             self._actor.stray_threads -= 1
             log(

@@ -10,6 +10,7 @@ from time import time
 
 import msgspec
 
+from .._cause import Cause
 from .._wire.envelope import Envelope
 from .message import MessageEncoding
 
@@ -21,11 +22,12 @@ class BatchMessage(msgspec.Struct, eq=False):
     event: object
     handle_id: str
     _encoding: MessageEncoding
+    _cause: Cause | None = None
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """No headers: only middleware adds them, and the event has passed none."""
-        return {}
+        """The headers of the cause only: middleware adds others, and the event has passed none."""
+        return {} if self._cause is None else self._cause.headers
 
     @property
     def key(self) -> str | None:
@@ -42,7 +44,7 @@ class BatchMessage(msgspec.Struct, eq=False):
             timestamp=int(time()),
             origin=self._encoding.sender.origin if origin is None else origin,
             seq=seq,
-            headers={},
+            headers=self.headers,
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
@@ -55,7 +57,7 @@ class BatchMessage(msgspec.Struct, eq=False):
         encoding, event = self._encoding, self.event
         template = encoding.template(type(event), self.event_name, origin)
         if template is not None:
-            rendered = template.render(event, self.handle_id, seq)
+            rendered = template.render(event, self.handle_id, seq, self.headers)
             if rendered is not None:
                 return rendered
         data: bytes = encoding.encode(self.envelope(origin=origin, seq=seq))

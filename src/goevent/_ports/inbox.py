@@ -35,7 +35,7 @@ from .._errors import (
     Vetoed,
 )
 from .._events.names import RESERVED_PREFIX, requested_name
-from .._handle import arrived_handle
+from .._handle import HandleDetails, arrived_handle
 from .._kernel.intake import bus_closed
 from .._options.middleware import within
 from ..drivers.contract import Settlement
@@ -56,8 +56,6 @@ NO_LISTENER = Settlement(started=False)
 # A driver draws a new origin each time that it has lost its connection. Echoes of events that were
 # sent before may arrive much later.
 MAX_REMEMBERED_ORIGINS = 1000
-# A longer id is none of ours; it came from a stranger.
-MAX_HANDLE_ID_CHARS = 255
 
 
 class Report(Protocol):
@@ -260,7 +258,9 @@ class BusInbox:
             if route.special or self._hooked:
                 return False
             if route.actors:
-                handle = arrived_handle(route, event, envelope.headers, deliveries)
+                handle = arrived_handle(
+                    route, event, envelope.handle_id, envelope.headers, deliveries
+                )
                 if not dispatcher.admission.commit(route, handle):
                     return False
         except (GoEventError, TypeError) as error:
@@ -269,7 +269,7 @@ class BusInbox:
         ran = False
         try:
             if handle is None:
-                handle = dispatcher.run_arrived(route, event, envelope.headers, deliveries)
+                handle = dispatcher.run_arrived(route, event, envelope, deliveries)
             else:
                 dispatcher.run_inline(route, handle)
             ran = True
@@ -295,10 +295,7 @@ class BusInbox:
             raise bus_closed()
         route, event = self._find_route(envelope)
         route = route.local
-        handle = arrived_handle(route, event, envelope.headers, deliveries)
-        if self._hooked and 0 < len(envelope.handle_id) <= MAX_HANDLE_ID_CHARS:
-            # Middleware may want to know it. To keep it for every event would cost an object.
-            handle._ensure_details().id = envelope.handle_id
+        handle = arrived_handle(route, event, envelope.handle_id, envelope.headers, deliveries)
         if route.special or self._hooked:
             return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
         return await dispatcher.bring(route, handle, arrived=True)
@@ -350,7 +347,7 @@ class BusInbox:
     def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
         if handle._route.unheard:
             self._settle(name, settle, listeners=0)
-        elif handle._details is None and handle._left <= 0:
+        elif handle._left <= 0 and not isinstance(handle._details, HandleDetails):
             self._settle(name, settle)
         else:
             # The lambda must not refer to the handle, because the handle refers to the lambda.

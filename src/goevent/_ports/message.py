@@ -132,7 +132,8 @@ class OutgoingMessage(msgspec.Struct, eq=False):
         handle, name = self._handle, self.event_name
         details = handle._details
         if not isinstance(details, HandleDetails):
-            handle._details = details = HandleDetails(details, id=handle._route.kernel.ids.draw())
+            details = handle._ensure_details()
+            details.id = handle._route.kernel.ids.draw()
         return Envelope(
             event_name=name,
             event_type=requested_name(name) or name if details.reply_to else name,
@@ -142,7 +143,7 @@ class OutgoingMessage(msgspec.Struct, eq=False):
             origin=self._encoding.sender.origin if origin is None else origin,
             seq=seq,
             reply_to=details.reply_to,
-            headers=details.headers or {},
+            headers=handle._sent_headers(details),
         )
 
     def encode(self, *, origin: str | None = None, seq: int | None = None) -> bytes:
@@ -158,10 +159,11 @@ class OutgoingMessage(msgspec.Struct, eq=False):
         if template is not None:
             details = handle._details
             if not isinstance(details, HandleDetails):
-                new_id = handle._route.kernel.ids.draw()
-                handle._details = details = HandleDetails(details, id=new_id)
-            if not (details.headers or details.reply_to):
-                rendered = template.render(event, details.id or handle.id, seq)
+                details = handle._ensure_details()
+                details.id = handle._route.kernel.ids.draw()
+            if not details.reply_to:
+                headers = handle._sent_headers(details)
+                rendered = template.render(event, details.id or handle.id, seq, headers)
                 if rendered is not None:
                     return rendered
         data: bytes = encoding.encode(self.envelope(origin=origin, seq=seq))

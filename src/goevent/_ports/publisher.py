@@ -180,9 +180,9 @@ class EventPublisher:
         """Hand over events without handles, no more than `batch_room`, as one batch."""
         self._batches[events] = None
         self._batched += len(events)
-        encoding = self._encoding
+        encoding, cause = self._encoding, events.cause
         messages = [
-            BatchMessage(route.name, event, handle_id, encoding)
+            BatchMessage(route.name, event, handle_id, encoding, cause)
             for route, event, handle_id in zip(
                 events.routes, events.events, events.ids, strict=True
             )

@@ -3,12 +3,12 @@
 `_ports/message` keeps one for each class of events that it sends. Most messages of a class differ
 in the event, the handle id, the second and the sequence number only. So a template writes the event
 and puts these values between parts that it has written before. The result is that of
-`JsonCodec.encode`, byte for byte; it takes half of the time.
+`JsonCodec.encode`, byte for byte; it takes half of the time. Headers are written at the end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from time import time
 from typing import Any
 
@@ -64,7 +64,9 @@ class MessageTemplate:
         self._format = b""
         self._begin = self._end = 0  # the second that the format is for
 
-    def render(self, event: object, handle_id: str, seq: int | None) -> bytes | None:
+    def render(
+        self, event: object, handle_id: str, seq: int | None, headers: Mapping[str, str]
+    ) -> bytes | None:
         """Return a message with the present time; None if the codec has to encode it."""
         if seq is None:
             number = b""
@@ -78,6 +80,10 @@ class MessageTemplate:
             if not self._can_write(event):
                 return None
             body = self._write(event)
+            if headers:
+                if any(type(each) is not str for pair in headers.items() for each in pair):
+                    return None
+                number += b',"headers":' + self._write(headers)
         except Exception:  # noqa: BLE001 - the codec raises it again, with the reason
             return None
         if not self._begin <= time() < self._end:

@@ -24,7 +24,7 @@ class LogEvents:
     Each record has these attributes, for formatters and filters:
 
     - `stage`: `"dispatch"`, `"delivery"` (an arrival) or `"call"` (a run of a listener)
-    - `event_name`, `handle_id`
+    - `event_name`, `handle_id`, `correlation_id`, `causation_id`
     - `listener`, `attempt`: None unless the stage is `"call"`
     - `duration`: The duration in seconds, as a float
     - `outcome`: `"completed"`, `"failed"`, `"vetoed"` or `"cancelled"`. A dispatch is completed
@@ -107,6 +107,8 @@ class LogEvents:
                     "stage": stage,
                     "event_name": handle.event_name,
                     "handle_id": handle.id,
+                    "correlation_id": handle.correlation_id,
+                    "causation_id": handle.causation_id,
                     "listener": listener,
                     "attempt": attempt,
                     "duration": trio.current_time() - start,

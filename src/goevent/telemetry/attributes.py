@@ -9,10 +9,6 @@ from .._errors import EventError
 from .._handle import DispatchHandle
 from . import conventions as names
 
-CORRELATION_ID_HEADER = "correlation_id"
-MAX_ID_CHARS = 255
-"""The longest id of a message or of a conversation that is shown."""
-
 Attributes = dict[str, str | int]
 
 
@@ -44,10 +40,13 @@ def operation_attributes(attributes: Attributes, name: str, kind: str = "") -> A
 
 def message_attributes(attributes: Attributes, handle: DispatchHandle) -> Attributes:
     """Return attributes together with those of one message."""
-    shown: Attributes = {**attributes, names.MESSAGE_ID: handle.id[:MAX_ID_CHARS]}
-    conversation = handle.headers.get(CORRELATION_ID_HEADER)
-    if conversation:
-        shown[names.CONVERSATION_ID] = conversation[:MAX_ID_CHARS]
+    shown: Attributes = {
+        **attributes,
+        names.MESSAGE_ID: handle.id,
+        names.CONVERSATION_ID: handle.correlation_id,
+    }
+    if causation := handle.causation_id:
+        shown[names.CAUSATION_ID] = causation
     return shown
 
 

@@ -29,6 +29,7 @@ ERROR_TYPE: Final = "error.type"
 LISTENER: Final = "goevent.listener"
 ATTEMPT: Final = "goevent.attempt"
 DELIVERIES: Final = "goevent.deliveries"
+CAUSATION_ID: Final = "goevent.causation_id"
 
 # -- types of operations. A bus never asks its broker for events, so there is no "receive".
 

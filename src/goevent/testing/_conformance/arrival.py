@@ -128,6 +128,44 @@ async def headers_arrive(env: CaseEnvironment) -> None:
         expect(got[n] == headers, f"headers {headers} arrived as {got[n]}")
 
 
+async def causes_arrive(env: CaseEnvironment) -> None:
+    """Send an event from bus to bus, and look for the ids of its causes at each of them."""
+    types = [env.event_type(suffix) for suffix in ("first", "second", "third")]
+    buses = [env.bus() for _ in types]
+    got: list[tuple[str, str, str]] = []
+
+    def answer(bus: GoEvent, following: type[NumberedEvent] | None) -> ReceivedEvents:
+        received = ReceivedEvents(env.notify)
+
+        async def listener(event: Any) -> None:
+            if event.n >= 0:
+                delivery = current_delivery()
+                got.append((delivery.id, delivery.correlation_id, delivery.causation_id))
+                if following is not None:
+                    await bus.dispatch(following(n=event.n))
+            received.record(event)
+
+        bus.subscribe(listener, types[buses.index(bus)])
+        return received
+
+    records = [
+        answer(bus, following) for bus, following in zip(buses, (*types[1:], None), strict=True)
+    ]
+    sender = env.bus()
+    async with env.open(*buses, sender):
+        handle = await sender.dispatch(types[0](n=0))
+        for each in records:
+            await env.wait_for(each, 1)
+    expected = handle.id, handle.id, ""
+    for place, ids in enumerate(got):
+        expect(
+            ids[1:] == expected[1:] and (place or ids == expected),
+            f"event {place + 1} of a chain has the correlation and the causation {ids[1:]} in place"
+            f" of {expected[1:]}",
+        )
+        expected = "", handle.id, ids[0]
+
+
 async def fifty_publish_at_once(env: CaseEnvironment) -> None:
     event_type = env.event_type()
     senders = [env.bus() for _ in range(5)]

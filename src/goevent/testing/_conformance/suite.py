@@ -111,6 +111,10 @@ class DriverConformance:
         """Each event arrives with its own headers."""
         await run_case(self, arrival.headers_arrive, HEADERS)
 
+    async def test_causes_arrive(self) -> None:
+        """An event that a listener dispatches arrives with the ids of its causes."""
+        await run_case(self, arrival.causes_arrive, HEADERS)
+
     async def test_fifty_can_publish_at_once(self) -> None:
         """Fifty tasks on five buses publish, and each event arrives once."""
         await run_case(self, arrival.fifty_publish_at_once)
