@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import trio
 from faststream import BaseMiddleware
 
-from goevent import Backlog, DriverConnectionError, GoEvent
+from goevent import Backlog, DriverConnectionError, GoEvent, Registration
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.redis_buses import Paid, User, numbers, opened, until
 from tests.support.redis_server import FaultProxy
@@ -140,6 +140,24 @@ async def check_single_delivery(sender: FastStreamBus, receiver: FastStreamBus) 
         await sender.dispatch(User(n=7))
         await until(lambda: len(seen[3]) == 101)
     assert [numbers(each) for each in seen[:3]] == [[*range(100)]] * 3
+
+
+async def check_pattern_that_leaves(sender: FastStreamBus, receiver: FastStreamBus) -> None:
+    """Assert that the end of a pattern takes no events from a name that it matches."""
+    count, seen = 1000, receiver.seen("order.paid")
+
+    async def leave(first: int) -> None:
+        """Unregister a pattern at its first event, when it has brought many others already."""
+        leaving: list[Registration] = []
+        leaving.append(receiver.subscribe(lambda _: leaving[0].unregister(), "order.*"))
+        await receiver.ready()
+        await sender.dispatch_many([Paid(n=first + n) for n in range(count)])
+        await until(lambda: len(seen) >= first + count)
+
+    async with opened(sender, receiver):
+        for round_ in range(3):
+            await leave(round_ * count)
+    assert numbers(seen) == [*range(3 * count)]
 
 
 async def check_failing_publish(bus: FastStreamBus) -> None:

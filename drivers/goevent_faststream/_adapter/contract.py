@@ -142,6 +142,10 @@ class AdapterHost(Protocol):
         """
         ...
 
+    def deliver_nowait(self, arrival: Arrival) -> None:
+        """Deliver an arrival at once, beyond the bound if need be: its wait had to end."""
+        ...
+
     def capacity(self) -> int:
         """Return how many arrivals can be delivered without waiting."""
         ...

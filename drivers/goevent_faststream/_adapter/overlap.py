@@ -10,7 +10,9 @@ subscription never brings the same message twice.
 So `OverlapFilter` counts equal messages by the subscription that brought them. A subscription that
 has brought n of them proves that n were sent. If n is larger than every count before, the message
 is new; otherwise it is a copy of one that another subscription has brought already. The first copy
-is delivered, no matter which subscription brought it. This holds while subscriptions come and go.
+is delivered, no matter which subscription brought it, and even if that one ends before the bus has
+it: the other copies count no more. When a single subscription is left, copies of messages that
+others have brought may still be on their way, so the messages that are remembered count on.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ class OverlapFilter:
         """Remove a name or pattern."""
         self._subscribed.remove(pattern)
 
+    def __contains__(self, pattern: object) -> bool:
+        return pattern in self._subscribed
+
     def is_first(self, pattern: str, name: str, body: bytes) -> bool:
         """Return True if a message matches its subscription and is not a copy, so that it counts.
 
@@ -47,9 +52,11 @@ class OverlapFilter:
         matching = self._subscribed.matching(name)
         if pattern not in matching:
             return False
-        if len(matching) < 2:
+        if len(matching) < 2 and not self._seen:
             return True
         key = hash((name, body))
+        if len(matching) < 2 and key not in self._seen:
+            return True
         counts = self._seen.setdefault(key, {})
         most = max(counts.values(), default=0)
         counts[pattern] = count = counts.get(pattern, 0) + 1

@@ -110,11 +110,15 @@ class LoopSide:
         # A delivery that waits goes first, or arrivals would change their order.
         if self._capacity <= 0 or self._free_bytes <= 0 or self._waiting:
             await self._wait_in_order()
+        self.deliver_nowait(arrival)
+        if self._waiting:
+            self._wake_first_waiting()
+
+    def deliver_nowait(self, arrival: Arrival) -> None:
+        """Post an arrival at once."""
         self._capacity -= 1
         self._free_bytes -= len(arrival.body)
         self._arrivals.post(arrival)
-        if self._waiting:
-            self._wake_first_waiting()
 
     def capacity(self) -> int:
         """Return how many arrivals can be delivered without waiting."""

@@ -169,8 +169,17 @@ class NatsAdapter:
             # Without a prefix, a pattern may cover them.
             if not prefix and name.startswith(DIRECT_ROOT):
                 return
-            if overlap.is_first(pattern, name, body):
-                await host.deliver(Arrival(name, pattern, body, message.headers or {}))
+            if not overlap.is_first(pattern, name, body):
+                return
+            # For all subscriptions that match it: their copies are dropped.
+            arrival = Arrival(name, "", body, message.headers or {})
+            try:
+                await host.deliver(arrival)
+            except asyncio.CancelledError:
+                # The client ends the wait with the subscription.
+                if pattern not in overlap:
+                    host.deliver_nowait(arrival)
+                raise
 
         overlap.add(pattern)
         subject = self._subject_of(pattern)

@@ -212,6 +212,10 @@ class FullHost:
 
     async def deliver(self, arrival: Arrival) -> None:
         """Take an arrival."""
+        self.deliver_nowait(arrival)
+
+    def deliver_nowait(self, arrival: Arrival) -> None:
+        """Take an arrival."""
         self.arrivals.append(arrival)
 
 

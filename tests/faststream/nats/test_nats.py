@@ -14,6 +14,7 @@ from faststream.nats import NatsBroker
 from tests.support.faststream_buses import FastStreamBus, accepted
 from tests.support.faststream_checks import (
     check_failing_publish,
+    check_pattern_that_leaves,
     check_restarts_under_load,
     check_single_delivery,
     driver_threads,
@@ -34,6 +35,11 @@ async def test_event_that_matches_a_name_and_three_patterns_arrives_once() -> No
     async with nats_server() as server:
         sender, receiver = FastStreamBus(server.url), FastStreamBus(server.url)
         await check_single_delivery(sender, receiver)
+
+
+async def test_a_pattern_that_leaves_takes_no_events_from_a_name() -> None:
+    async with nats_server() as server:
+        await check_pattern_that_leaves(FastStreamBus(server.url), FastStreamBus(server.url))
 
 
 async def test_pattern_with_a_wider_subject_gets_only_matching_events() -> None:
