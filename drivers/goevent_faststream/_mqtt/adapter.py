@@ -60,6 +60,7 @@ DEFAULT_TOPIC_PREFIX = "goevent."
 WAITING_SHARE = 8
 CHECK_SECONDS = 30.0  # between two requests that subscribe to everything again
 FILTER_CHANGE_SECONDS = 1.0  # for which copies may arrive by a filter that is being replaced
+MAX_REMEMBERED_COPIES = 10_000
 
 
 def make_adapter(broker: object, config: BrokerConfig, address: object) -> Adapter:
@@ -108,8 +109,12 @@ class MqttAdapter:
         self._queue: MessageQueue | None = None
         self._receiving: asyncio.Task[None] | None = None
         self._filters_lock = asyncio.Lock()
-        # The content of messages that arrived once during a change of filters; None without one.
-        self._seen_once: set[int] | None = None
+        # The content of messages that arrived once during a change of filters, the oldest first;
+        # None without one.
+        self._seen_once: dict[int, None] | None = None
+        self._change_end: asyncio.TimerHandle | None = None
+        # The messages that had arrived at the end of the change, and wait for the bus.
+        self._last_copies = 0
 
     @property
     def capabilities(self) -> Capabilities:
@@ -130,7 +135,6 @@ class MqttAdapter:
         """
         self._forget()
         self._filters_lock = asyncio.Lock()
-        self._seen_once = None
         self._publisher.reset()
         await self._connection.open(host)
         await self._middlewares.open(self._broker, self._make_subscriber)
@@ -154,6 +158,7 @@ class MqttAdapter:
         self._filters.clear()
         self._subscriptions.clear()
         self._delivered.clear()
+        self._end_change()
         self._queue = self._receiving = None
 
     # -- subscriptions
@@ -193,8 +198,9 @@ class MqttAdapter:
             DriverError: The server refuses a new filter, or does not answer. Nothing has changed.
         """
         added, removed = self._filters.changes()
-        if removed and added:
-            self._seen_once = set()
+        is_replacement = bool(removed and added)
+        if is_replacement:
+            self._begin_change()
         try:
             # First the new filters: a message that only an old one matches now must not be missed.
             await self._subscriptions.add(added)
@@ -205,14 +211,27 @@ class MqttAdapter:
                 # The events of the new filters come all the same.
                 self._connection.host.report(error)
         finally:
-            if self._seen_once is not None:
+            if is_replacement:
                 loop = asyncio.get_running_loop()
-                loop.call_later(FILTER_CHANGE_SECONDS, self._on_filters_changed)
+                self._change_end = loop.call_later(FILTER_CHANGE_SECONDS, self._await_last_copies)
 
-    def _on_filters_changed(self) -> None:
-        # If the next change is under way, its own timer follows.
-        if not self._filters_lock.locked():
-            self._seen_once = None
+    def _begin_change(self) -> None:
+        """Look for copies from now on. The messages of a change before this one stay known."""
+        seen_once = {} if self._seen_once is None else self._seen_once
+        self._end_change()
+        self._seen_once = seen_once
+
+    def _await_last_copies(self) -> None:
+        """Look for copies no longer, once the messages that have arrived are delivered."""
+        self._last_copies = 0 if self._queue is None else self._queue.qsize()
+        if not self._last_copies:
+            self._end_change()
+
+    def _end_change(self) -> None:
+        if self._change_end is not None:
+            self._change_end.cancel()
+        self._change_end = self._seen_once = None
+        self._last_copies = 0
 
     async def _check_subscriptions(self) -> None:
         """Subscribe to all filters again, from time to time, until cancelled."""
@@ -242,6 +261,8 @@ class MqttAdapter:
     def _open_queue(self) -> MessageQueue:
         self._on_down()
         self._delivered.connection_lost()
+        if self._last_copies:
+            self._end_change()
         self._queue = queue = MessageQueue(*self._max_waiting, self._on_drop)
         self._subscriptions.attach(queue)
         self._receiving = self._connection.start_vital(self._receive(queue))
@@ -267,6 +288,10 @@ class MqttAdapter:
         # message.
         while (message := await queue.get()) is not None:
             await self._deliver(message)
+            if self._last_copies:
+                self._last_copies -= 1
+                if not self._last_copies:
+                    self._end_change()
 
     async def _deliver(self, message: Any) -> None:
         name = ""
@@ -294,9 +319,11 @@ class MqttAdapter:
             # Copies come in pairs: the second one of a pair is dropped.
             key = content_key(message)
             if key in self._seen_once:
-                self._seen_once.discard(key)
+                del self._seen_once[key]
                 return True
-            self._seen_once.add(key)
+            self._seen_once[key] = None
+            if len(self._seen_once) > MAX_REMEMBERED_COPIES:
+                del self._seen_once[next(iter(self._seen_once))]
         return False
 
     async def _run_middlewares(self, message: Any, arrival: Arrival) -> None:

@@ -16,6 +16,7 @@ from faststream.mqtt import MQTTBroker
 from tests.support.faststream_buses import FastStreamBus, accepted, grown
 from tests.support.faststream_checks import (
     check_failing_publish,
+    check_pattern_that_leaves,
     check_removed_name_takes_no_events,
     check_restarts_under_load,
     check_silent_server,
@@ -49,6 +50,12 @@ async def test_event_that_matches_a_name_and_three_patterns_arrives_once() -> No
             await sender.dispatch(User(n=7))
             await until(lambda: len(seen[3]) == 101)
         assert [sorted(numbers(each)) for each in seen[:3]] == [[*range(100)]] * 3
+
+
+async def test_a_name_gets_each_event_once_while_a_pattern_leaves() -> None:
+    async with mqtt_server() as server:
+        # Each comes twice for a moment, and the server keeps 1,000 messages for a client.
+        await check_pattern_that_leaves(server.bus(), server.bus(), count=400)
 
 
 async def test_group_gets_an_event_once_however_many_patterns_match() -> None:
