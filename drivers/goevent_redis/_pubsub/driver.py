@@ -374,6 +374,10 @@ class RedisDriver:
             receivers = max(0, receivers - self._held.matching_subscriptions(name))
         return Receipt(receivers=receivers)
 
+    def matching_subscriptions(self, name: str) -> int:
+        """Return for how many receivers of an event the server counts this bus."""
+        return self._held.matching_subscriptions(name)
+
     def snapshot(self) -> DriverSnapshot:
         """Return whether there is a connection."""
         return DriverSnapshot(connected=self._link is not None and self._link.connected)

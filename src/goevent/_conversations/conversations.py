@@ -107,9 +107,13 @@ class Conversations:
         self._want_address()
 
     def _want_address(self) -> None:
-        """Have the address of this bus opened, if other buses may have messages for it."""
+        """Have the address of this bus opened, if other buses may have messages for it.
+
+        All other ways open it when they need it. So a bus without conversations needs no right for
+        direct messages, and may use a broker that is too old for them.
+        """
         link = self._link
-        if link is not None and (link.is_direct or self._responders.any):
+        if link is not None and (link.channel.answers_rolls or self._responders.any):
             link.want()
 
     # -- the session

@@ -93,6 +93,8 @@ class ArrivalReports:
         if link is None or len(self._open) >= MAX_OPEN_REPORTS:
             return
         self._open[request_id] = envelope.reply_to
+        # The dispatcher's signs of life, and its end, arrive there.
+        link.want()
         link.peers.serve(envelope.reply_to, request_id)
         link.channel.send(
             envelope.reply_to,
