@@ -227,6 +227,7 @@ MAPPINGS: tuple[Mapping, ...] = (
         ),
         settles="PUBACK as soon as the bus has the event: at most once, even in a group",
         address="none",
+        direct="topic goevent.direct/{prefix}{address} with / for each dot, by a second connection",
         url_options=("client_id", "keepalive", "version", *TLS_OPTIONS),
         refused={
             "stream": "MQTT has no streams: it keeps nothing",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from goevent import DriverError
 from goevent_faststream import FastStreamDriver
-from tests.support.faststream_buses import FastStreamBus
+from tests.support.faststream_buses import EventsOnlyDriver, FastStreamBus
 from tests.support.redis_buses import until
 
 
@@ -19,6 +19,9 @@ class DirectBus(FastStreamBus):
     """
 
     def __init__(self, driver: FastStreamDriver | str) -> None:
+        if isinstance(driver, str):
+            # The bus itself opens no address, so that only those of the test are open.
+            driver = EventsOnlyDriver.from_url(driver)
         super().__init__(driver)
         self.taken: list[tuple[str, bytes]] = []
         self.results: list[int | Exception | None] = []

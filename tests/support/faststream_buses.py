@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sized
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from goevent import Backlog, Config, DispatchHandle, EventError, GoEvent, current_delivery
+from goevent import (
+    Backlog,
+    Capabilities,
+    Config,
+    DispatchHandle,
+    EventError,
+    GoEvent,
+    current_delivery,
+)
 from goevent_faststream import FastStreamDriver
 from tests.support.redis_buses import REGISTRY, Paid
 
@@ -61,6 +70,15 @@ class FastStreamBus(GoEvent):
 
         self.subscribe(note, Paid)
         return arrived
+
+
+class EventsOnlyDriver(FastStreamDriver):
+    """A driver without direct messages, for tests that count what a broker gets for events."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """The guarantees of the broker, without requests and replies."""
+        return replace(super().capabilities, replies=False)
 
 
 async def accepted(bus: GoEvent, *numbers: int) -> list[DispatchHandle]:

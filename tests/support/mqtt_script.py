@@ -21,7 +21,7 @@ from zmqtt._internal.packets.publish import PubAck, Publish
 from zmqtt._internal.packets.subscribe import SubAck, Subscribe, UnsubAck, Unsubscribe
 from zmqtt._internal.types.qos import QoS
 
-from tests.support.faststream_buses import FastStreamBus
+from tests.support.faststream_buses import EventsOnlyDriver, FastStreamBus
 
 SUCCESS = 0
 
@@ -64,9 +64,9 @@ class ScriptedMqttServer:
     _sending: trio.Lock = field(default_factory=trio.Lock)
 
     def bus(self, **options: object) -> FastStreamBus:
-        """Return a bus on this server."""
+        """Return a bus on this server, with one connection for its events and no other one."""
         query = "&".join(f"{name}={value}" for name, value in options.items())
-        return FastStreamBus(f"mqtt://127.0.0.1:{self.port}?{query}")
+        return FastStreamBus(EventsOnlyDriver.from_url(f"mqtt://127.0.0.1:{self.port}?{query}"))
 
     async def disconnect(self, code: int) -> None:
         """End all connections with a reason code."""

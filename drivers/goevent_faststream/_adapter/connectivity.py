@@ -40,6 +40,11 @@ class Connectivity:
         self._reason = ""
 
     @property
+    def wait_seconds(self) -> float:
+        """How long a caller waits for a connection."""
+        return self._wait_seconds
+
+    @property
     def host(self) -> AdapterHost:
         """The host of the adapter.
 

@@ -49,6 +49,7 @@ from .._adapter.subscribers import SUBSCRIBER_OPTIONS
 from .._config import BrokerConfig
 from .arrivals import DeliveredMessages, MessageQueue, content_key
 from .connection import MQTT_ERRORS, MqttConnection, make_broker as make_broker
+from .direct import MqttDirectMessages
 from .filters import CoveringFilters
 from .inspection import MqttInspection
 from .publisher import MqttPublisher
@@ -96,6 +97,7 @@ class MqttAdapter:
         self._connection.on_connect = self._on_connect
         self._connection.on_down = self._on_down
         self._publisher = MqttPublisher(broker, self._connection, self._prefix)
+        self.direct = MqttDirectMessages(self._connection, self._prefix)
         self.inspection = MqttInspection(self._connection, config, self._prefix, _headers_of)
         self._middlewares = MiddlewareChain()
         self._subscribed = SubscribedNames()
@@ -125,6 +127,7 @@ class MqttAdapter:
             # Mosquitto loses the order of messages that wait for a full window.
             ordered=False,
             in_flight=MAX_IN_FLIGHT_EVENTS,
+            replies=True,
         )
 
     async def open(self, host: AdapterHost) -> None:
@@ -136,6 +139,7 @@ class MqttAdapter:
         self._forget()
         self._filters_lock = asyncio.Lock()
         self._publisher.reset()
+        self.direct.reset()
         await self._connection.open(host)
         await self._middlewares.open(self._broker, self._make_subscriber)
         self._connection.start_vital(self._check_subscriptions())
@@ -150,6 +154,7 @@ class MqttAdapter:
         """Disconnect."""
         if self._receiving is not None:
             self._receiving.cancel()
+        await self.direct.close()
         await self._connection.close()
         self._forget()
 
@@ -242,6 +247,7 @@ class MqttAdapter:
                 async with self._filters_lock:
                     if self._connection.is_up:
                         await self._subscriptions.renew()
+                await self.direct.renew()
 
     def _on_drop(self, message: zmqtt.Message) -> None:
         text = f"MQTT: messages of {message.topic!r} are lost, since too many are waiting already"

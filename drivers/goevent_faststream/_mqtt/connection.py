@@ -182,6 +182,28 @@ class MqttConnection(BrokerConnection):
             raise not_connected("MQTT")
         return broker._connection
 
+    def beside(self, broker: MQTTBroker) -> MqttConnection:
+        """Return a second connection to the same server, with the same login and no session.
+
+        Args:
+            broker: A broker that serves only this connection. It gets the options of the first one.
+        """
+        options: Any = broker
+        options._connection_kwargs = {
+            **self._options,
+            "client_id": "",
+            "clean_session": True,
+            "session_expiry_interval": 0,
+            "transport_factory": self._connect_transport,
+            "will": None,
+        }
+        return MqttConnection(
+            broker,
+            self._connectivity.wait_seconds,
+            prefetch=self.max_unacknowledged,
+            session_seconds=0.0,
+        )
+
     def make_client(self, client_id: str) -> zmqtt.MQTTClient:
         """Return a client with the same login and without a session, which is not connected."""
         options: dict[str, Any] = {

@@ -24,7 +24,7 @@ from zmqtt._internal.packets.publish import Publish
 from zmqtt._internal.state import QoS1Flight
 
 from goevent import DriverConnectionError, DriverError, EncodeError, GoEventError
-from goevent.drivers import READ_SILENCE_SECONDS
+from goevent.drivers import READ_SILENCE_SECONDS, Receipt
 
 from .._adapter.connectivity import REPLY_SECONDS
 from .._adapter.contract import Outgoing, Result, publish_each
@@ -32,7 +32,7 @@ from .._adapter.errors import connection_lost, may_have_arrived
 from .._adapter.properties import split_properties
 from .connection import QOS, MqttConnection, rejected_event, to_driver_error
 from .limits import MAX_TEXT_BYTES, OversizedPacket
-from .reason_codes import MIN_FAILURE_CODE
+from .reason_codes import MIN_FAILURE_CODE, NO_SUBSCRIBERS_CODE
 from .topics import topic_of
 
 # Until a connection is replaced on which an event has no answer.
@@ -40,12 +40,25 @@ UNANSWERED_SECONDS = READ_SILENCE_SECONDS
 
 
 class MqttPublisher:
-    """Publishes events under one prefix."""
+    """Publishes events under one prefix.
 
-    def __init__(self, broker: MQTTBroker, connection: MqttConnection, prefix: str) -> None:
+    Args:
+        tells_nobody: Whether the result of an event is a receipt with 0 receivers if the server
+            says that nobody has subscribed to it, as servers of MQTT 5 may do.
+    """
+
+    def __init__(
+        self,
+        broker: MQTTBroker,
+        connection: MqttConnection,
+        prefix: str,
+        *,
+        tells_nobody: bool = False,
+    ) -> None:
         self._broker = broker
         self._connection = connection
         self._prefix = prefix
+        self._tells_nobody = tells_nobody
         self._send_lock = asyncio.Lock()
 
     def reset(self) -> None:
@@ -69,7 +82,7 @@ class MqttPublisher:
                         len(burst) - sent, deadline
                     )
                     part = burst[sent : sent + count]
-                    futures = [_pending_reply(window, outgoing) for outgoing in part]
+                    futures = [self._pending_reply(window, outgoing) for outgoing in part]
                     pending += futures
                     sent += count
                     await self._send(part, futures)
@@ -84,6 +97,14 @@ class MqttPublisher:
                         outgoing.done(_error_after_send(TimeoutError()))
                 loop = asyncio.get_running_loop()
                 loop.call_later(UNANSWERED_SECONDS - REPLY_SECONDS, self._give_up, unanswered)
+
+    def _pending_reply(self, window: asyncio.Semaphore, outgoing: Outgoing) -> asyncio.Future[Any]:
+        """Return the future for the PUBACK of an event, which reports the result of the event."""
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(
+            partial(_report_result, window, outgoing, tells_nobody=self._tells_nobody)
+        )
+        return future
 
     def _give_up(self, unanswered: Iterable[asyncio.Future[Any]]) -> None:
         """End a connection on which events have no answer: they take up its window for good."""
@@ -173,15 +194,12 @@ class MqttPublisher:
         return None
 
 
-def _pending_reply(window: asyncio.Semaphore, outgoing: Outgoing) -> asyncio.Future[Any]:
-    """Return the future for the PUBACK of an event, which reports the result of the event."""
-    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-    future.add_done_callback(partial(_report_result, window, outgoing))
-    return future
-
-
 def _report_result(
-    window: asyncio.Semaphore, outgoing: Outgoing, future: asyncio.Future[Any]
+    window: asyncio.Semaphore,
+    outgoing: Outgoing,
+    future: asyncio.Future[Any],
+    *,
+    tells_nobody: bool,
 ) -> None:
     # Not earlier: the server counts an event until its answer, even if nobody waits for it.
     window.release()
@@ -197,6 +215,8 @@ def _report_result(
     elif (answer := future.result()).reason_code >= MIN_FAILURE_CODE:
         text = None if answer.properties is None else answer.properties.reason_string
         outgoing.done(rejected_event(answer.reason_code, text))
+    elif tells_nobody and answer.reason_code == NO_SUBSCRIBERS_CODE:
+        outgoing.done(Receipt(receivers=0))
     else:
         outgoing.done(None)
 

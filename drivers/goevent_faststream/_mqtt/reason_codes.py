@@ -8,6 +8,7 @@ https://docs.oasis-open.org/mqtt/mqtt/v5.0/os/mqtt-v5.0-os.html#_Toc3901031
 
 from __future__ import annotations
 
+NO_SUBSCRIBERS_CODE = 0x10
 MIN_FAILURE_CODE = 0x80
 SESSION_TAKEN_OVER = 0x8E
 

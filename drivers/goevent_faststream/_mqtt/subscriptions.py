@@ -42,12 +42,20 @@ class MqttSubscriptions:
     Args:
         topic: The topic, or filter of topics, that a filter of the bus stands for.
         share: The beginning of a shared subscription, or "".
+        qos: The quality of service; the owner acknowledges messages of QoS 1.
     """
 
-    def __init__(self, connection: MqttConnection, topic: Callable[[str], str], share: str) -> None:
+    def __init__(
+        self,
+        connection: MqttConnection,
+        topic: Callable[[str], str],
+        share: str,
+        qos: zmqtt.QoS = QOS,
+    ) -> None:
         self._connection = connection
         self._topic = topic
         self._share = share
+        self._qos = qos
         # Each with its last refusal; None if the server has accepted it.
         self._filters: dict[str, str | None] = {}
         # The filters that the server may have from an earlier connection, and that are not needed.
@@ -213,7 +221,7 @@ class MqttSubscriptions:
             except OversizedPacket as error:
                 refusals.update(dict.fromkeys(batch, str(error)))
             else:
-                is_downgraded |= min(answer.return_codes, default=QOS) < QOS
+                is_downgraded |= min(answer.return_codes, default=self._qos) < self._qos
 
         await self._send_batches([each for each in filters if each not in refusals], ask)
         self._note_granted(is_downgraded)
@@ -225,7 +233,8 @@ class MqttSubscriptions:
             # A retained message is an old one, kept by the server for new subscribers.
             options["retain_handling"] = zmqtt.RetainHandling.DO_NOT_SEND
         return [
-            SubscriptionRequest(topic_filter=self._full(each), qos=QOS, **options) for each in batch
+            SubscriptionRequest(topic_filter=self._full(each), qos=self._qos, **options)
+            for each in batch
         ]
 
     def _note_granted(self, is_downgraded: bool) -> None:
