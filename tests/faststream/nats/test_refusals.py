@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 from faststream.nats import NatsBroker
-from tests.support.faststream_buses import FastStreamBus, accepted
+from tests.support.faststream_buses import EventsOnlyDriver, FastStreamBus, accepted
 from tests.support.faststream_checks import gated_listener, recording_middleware
 from tests.support.limits import HANG_SECONDS
 from tests.support.nats_server import NatsServer, nats_server, with_client
@@ -91,7 +91,7 @@ async def test_middlewares_do_not_hide_a_refused_publish() -> None:
 
 async def test_limit_of_subscriptions_fails_ready_and_keeps_the_connection() -> None:
     async with nats_server(config="max_subscriptions: 2") as server:
-        bus, other = FastStreamBus(server.url), FastStreamBus(server.url)
+        bus, other = (FastStreamBus(EventsOnlyDriver.from_url(server.url)) for _ in range(2))
         seen = bus.seen(Paid, User)
         async with opened(other, bus):
             await bus.ready()

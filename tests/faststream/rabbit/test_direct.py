@@ -16,7 +16,7 @@ from tests.support.rabbit_server import RabbitSandbox, rabbit_sandbox, with_chan
 from tests.support.redis_buses import numbers, opened, until
 from tests.support.redis_server import fault_proxy
 
-from goevent import DriverConnectionError, DriverError, Event
+from goevent import DriverConnectionError, DriverError
 from goevent_faststream._rabbit.names import MAX_EXCHANGE_BYTES, direct_exchange
 
 ANSWER = "goevent.replies.a1"
@@ -182,8 +182,7 @@ async def test_patterns_of_a_group_drop_a_reserved_name_without_a_report() -> No
         seen = audit.seen("**")
         async with opened(audit, sender):
             await audit.ready()
-            handle = await sender.dispatch(Event(REQUEST, {"n": 1}))
-            await handle.wait()
+            await sandbox.publish(b"a request to another group", REQUEST)
             await accepted(sender, 2)
             await until(lambda: numbers(seen) == [2])
             await until(lambda: sum(each.pending for each in audit.backlogs()) == 0)
