@@ -253,3 +253,100 @@ async def test_a_mailbox_filters_arrivals(autojump_clock: MockClock, fan_out: bo
         await brings.done.wait()
         await bus.wait()
     assert seen == []
+
+
+class NoteArrivals:
+    """Middleware that notes the events around whose arrival it runs."""
+
+    def __init__(self) -> None:
+        self.seen: list[int] = []
+
+    def around_delivery(self, handle: DispatchHandle) -> Iterator[None]:
+        self.seen.append(handle.event.n)
+        yield
+
+
+def holding_bus(driver: Scripted, middleware: object) -> tuple[GoEvent, trio.Event]:
+    """Return a bus whose listener takes one event at a time, has room for one more, and waits."""
+    config = Config(registry=REGISTRY, driver=driver, middleware=(middleware,))  # type: ignore[arg-type]
+    bus, go_on = GoEvent(config), trio.Event()
+    bus.on_error(ignore_error)
+
+    @bus.listener(Ping, mailbox=1)
+    async def take(event: Ping) -> None:
+        await go_on.wait()
+
+    return bus, go_on
+
+
+async def test_an_arrival_within_middleware_that_would_wait_has_done_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    note, settled = NoteArrivals(), Settlements()
+    answers: list[bool] = []
+
+    async def bring(inbox: Inbox) -> None:
+        for n in range(3):
+            await wait_all_tasks_blocked()
+            answers.append(inbox.deliver_nowait(arriving(n), settled))
+        assert note.seen == [0, 1]
+        go_on.set()
+        await inbox.deliver(arriving(2), settled)
+        await trio.sleep_forever()
+
+    bus, go_on = holding_bus(Scripted(bring), note)
+    async with bus:
+        await trio.sleep(1)
+        assert adds_up(bus.snapshot().ledger)
+        assert not bus.errors
+    assert answers == [True, True, False]
+    assert note.seen == [0, 1, 2]
+    assert settled.outcomes == [()] * 3
+
+
+async def test_an_arrival_is_not_lost_if_its_middleware_fills_the_mailbox(
+    autojump_clock: MockClock,
+) -> None:
+    settled = Settlements()
+
+    class Fills:
+        def around_delivery(self, handle: DispatchHandle) -> Iterator[None]:
+            bus.dispatch_nowait(Ping(9))
+            yield
+
+    async def bring(inbox: Inbox) -> None:
+        await wait_all_tasks_blocked()
+        assert inbox.deliver_nowait(arriving(1), settled)
+        assert not inbox.deliver_nowait(arriving(2), settled)
+        go_on.set()
+        await trio.sleep_forever()
+
+    bus, go_on = holding_bus(Scripted(bring), Fills())
+    async with bus:
+        await trio.sleep(1)
+        ledger = bus.snapshot().ledger
+        assert adds_up(ledger)
+        assert not bus.errors
+    assert settled.outcomes == [()]
+
+
+async def test_an_interrupt_within_middleware_settles_the_arrival(
+    autojump_clock: MockClock,
+) -> None:
+    settled = Settlements()
+
+    async def bring(inbox: Inbox) -> None:
+        await wait_all_tasks_blocked()
+        inbox.deliver_nowait(arriving(1), settled)
+
+    class Interrupt:
+        def around_delivery(self, handle: DispatchHandle) -> Iterator[None]:
+            raise KeyboardInterrupt
+            yield
+
+    bus, _ = holding_bus(Scripted(bring), Interrupt())
+    with pytest.raises(KeyboardInterrupt):
+        async with bus:
+            await trio.sleep_forever()
+    assert settled.outcomes == [("abandoned",)]
+    assert adds_up(bus.snapshot().ledger)

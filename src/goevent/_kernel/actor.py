@@ -201,7 +201,7 @@ class Actor:
     @property
     def blocks_dispatch(self) -> bool:
         """True if a dispatch under `overflow="block"` has to wait for this mailbox."""
-        return self.overflow == "block" and not (self.limit and self.has_room())
+        return self.overflow == "block" and len(self.mail) >= self.limit
 
     @property
     def in_flight(self) -> list[DispatchHandle]:

@@ -67,9 +67,10 @@ class Admission:
         Raises:
             MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
         """
-        if any(actor.blocks_dispatch for actor in route.actors):
-            return False
-        self._put(route, handle)
+        for actor in route.actors:
+            if actor.blocks_dispatch:
+                return False
+        self.put(route, handle)
         return True
 
     async def wait_for_room(
@@ -104,17 +105,19 @@ class Admission:
     def _admit(self, route: Route, handle: DispatchHandle) -> None:
         # Called by the task that made the room, in the same step. So no later dispatch overtakes,
         # and the waiting task cannot be cancelled between its turn and the put.
-        self._put(route, handle)
+        self.put(route, handle)
         self._reentrancy.recheck_room_waits(route, handle)
 
-    def _put(self, route: Route, handle: DispatchHandle) -> None:
+    def put(self, route: Route, handle: DispatchHandle) -> None:
         """Put an event into all mailboxes on its route, without regard to waiting dispatches.
+
+        Under `overflow="block"`, a full mailbox takes it too.
 
         Raises:
             MailboxFull: A mailbox under `overflow="error"` is full; the event was put nowhere.
         """
         scheduler = self._scheduler
-        full = {actor: None for actor in route.actors if not actor.has_room()}
+        full = {actor: None for actor in route.actors if len(actor.mail) >= actor.capacity}
         for actor in full:
             if actor.overflow == "error":
                 raise MailboxFull(f"{route.name!r} not dispatched: {actor.name} has no room for it")
@@ -131,7 +134,8 @@ class Admission:
                 if actor.overflow == "drop_new":
                     self.drop(handle, actor, "its mailbox was full")
                     continue
-                self._drop_oldest(actor)
+                if actor.overflow == "drop_old":
+                    self._drop_oldest(actor)
             actor.mail.append(handle)
             if not actor.scheduled:
                 actor.scheduled = True

@@ -38,7 +38,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from .._cause import CORRELATION_ID_HEADER, Cause, is_id
 from .._errors import BusClosed, BusForked, NestingError, require_trio
 from .._handle import DispatchHandle, IdGenerator
-from .._options.middleware import hooks_of
+from .._options.middleware import HOOK_NAMES, hooks_of
 from .._wire.envelope import Envelope
 from .actor import names_of
 from .backpressure import Backpressure
@@ -85,12 +85,15 @@ class Intake:
     def __init__(self, config: Config, scheduler: Scheduler, supervisor: Supervisor) -> None:
         self.scheduler = scheduler
         self._supervisor = supervisor
-        # An event has a handle, which middleware around publishing needs, on special routes only.
-        has_middleware = bool(
-            hooks_of(config.middleware, "around_dispatch")
-            or hooks_of(config.middleware, "around_publish")
+        hooked = {name for name in HOOK_NAMES if hooks_of(config.middleware, name)}
+        self.router: Router = Router(
+            self,
+            config.registry,
+            # An event has a handle, which middleware around publishing needs, on special routes
+            # only.
+            special=not hooked.isdisjoint(("around_dispatch", "around_publish")),
+            special_arrivals=not hooked.isdisjoint(("around_delivery", "around_settle")),
         )
-        self.router: Router = Router(self, config.registry, special=has_middleware)
         self.reentrancy: Reentrancy = Reentrancy(scheduler, self.router)
         self.underway: Collection[DispatchHandle] = self.reentrancy.underway
         self.backpressure: Backpressure = scheduler.backpressure

@@ -95,20 +95,29 @@ class Router:
     Attributes:
         by_name: The routes of names that have a listener or a class, of those that were dispatched.
         by_type: The routes of classes, without special routes: the table of the hot path.
+        special_by_type: The special routes of classes.
         publisher: The publisher on every route; None without a driver.
         interest: Is told which names have listeners here, so that the driver subscribes to them.
     """
 
     def __init__(
-        self, kernel: RoutingKernel, registry: EventRegistry, *, special: bool = False
+        self,
+        kernel: RoutingKernel,
+        registry: EventRegistry,
+        *,
+        special: bool = False,
+        special_arrivals: bool = False,
     ) -> None:
         self.by_name: dict[str, Route] = {}
         self.by_type: dict[type, Route] = {}
+        self.special_by_type: dict[type, Route] = {}
         self.publisher: RoutePublisher | None = None
         self.interest: Interest | None = None
         self._kernel = kernel
         self._registry = registry
-        self._special = special  # every route is special: the bus has middleware
+        # The bus has middleware: every route is special, or at least those of arrived events.
+        self._special = special
+        self._special_arrivals = special or special_arrivals
         self._registered: dict[str, NameListeners] = {}  # by name or pattern
         self._patterns: PatternTrie[NameListeners] = PatternTrie()
         self._generation = 0  # of the patterns; see above
@@ -157,6 +166,7 @@ class Router:
             self._patterns.add(name, listeners)
             self._generation += 1
             self.by_type.clear()
+            self.special_by_type.clear()
         if self.interest is not None:
             self.interest.want(name)
         return listeners
@@ -217,6 +227,9 @@ class Router:
             TypeError: The object is not an event.
             UnknownEventError: The name of the ad-hoc event has no type, and the registry is strict.
         """
+        route = self.special_by_type.get(type(event))
+        if route is not None:
+            return route, event
         if isinstance(event, AdHocEvent):
             name = event.event_name
             if not self._registry.is_registered(name):
@@ -227,8 +240,9 @@ class Router:
         known = self._registry.name_of(type(event))
         if known is None:
             raise not_an_event(event, self._registry)
-        cached = self.by_type.get(type(event))
-        return cached or self._cache(type(event), known), event
+        cls = type(event)
+        cached = self.by_type.get(cls) or self.special_by_type.get(cls)
+        return cached or self._cache(cls, known), event
 
     def named(self, name: str) -> Route:
         """Return the route of a name, built now if there is none."""
@@ -259,8 +273,8 @@ class Router:
             self.by_name[name] = route
         if cls not in route.types:
             route.types = (*route.types, cls)
-        if not route.special:
-            self.by_type[cls] = route
+        table = self.special_by_type if route.special else self.by_type
+        table[cls] = route
         return route
 
     def _valid_route(self, name: str) -> Route | None:
@@ -304,7 +318,9 @@ class Router:
             )
         else:
             arriving = (*self._observing_arrivals, *chosen)
-            local = Route(name, self._kernel, arriving, special=self._special, counter=arrived)
+            local = Route(
+                name, self._kernel, arriving, special=self._special_arrivals, counter=arrived
+            )
             route = Route(
                 name,
                 self._kernel,
@@ -344,6 +360,7 @@ class Router:
             return
         for cls in route.types:
             self.by_type.pop(cls, None)
+            self.special_by_type.pop(cls, None)
         for one in route.built_from:
             if one.routed is not None:
                 one.routed.pop(name, None)

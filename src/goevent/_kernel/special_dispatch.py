@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from contextlib import nullcontext
 from contextvars import copy_context
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import trio
 
@@ -38,6 +38,7 @@ from .intake import nested_too_deep
 from .reentrancy import awaited_depth, enclosing_dispatches
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from contextlib import AbstractAsyncContextManager
 
     from .._handle import DispatchHandle
@@ -75,6 +76,7 @@ class SpecialDispatch:
         for hook in hooks:
             allow_interrupt(hook.function)
         self._suspends = any(hook.suspends for hook in self._hooks)
+        self._arrivals_suspend = any(hook.suspends for hook in self.arrival_hooks)
         self._intake = intake
         self._router = intake.router
         self._reentrancy = intake.reentrancy
@@ -124,12 +126,10 @@ class SpecialDispatch:
     def _bring_nowait(self, handle: DispatchHandle) -> None:
         # Middleware may have forked: this may be the child now.
         self._intake.check_process()
-        chosen = self._chosen_route(handle)
+        chosen = self._chosen_route(handle, self._router.named(handle.event_name))
         if not self._admission.commit(chosen, handle):
             raise no_room(chosen)
-        chosen.counter.count += 1
-        if chosen is not handle._route:
-            self._note_listeners(handle, chosen)
+        self._count(chosen, handle)
         self._inline_calls.call_all(chosen, handle)
 
     async def dispatch(self, handle: DispatchHandle, *, arrived: bool = False) -> DispatchHandle:
@@ -146,27 +146,21 @@ class SpecialDispatch:
             NestingError: Awaited inline listeners dispatch too deep inside each other.
         """
         hooks = self.arrival_hooks if arrived else self._hooks
-        if self._suspends and not arrived:
-            self._release_batch()
         brought = False
         try:
-            async with within_async(hooks, handle) if hooks else nullcontext():
-                # Middleware may have waited: the bus may be closed, and the route another one.
-                self._intake.check_intake(arrived=arrived)
-                chosen = self._chosen_route(handle, arrived=arrived)
-                if chosen.awaits and awaited_depth() >= self._intake.max_nesting:
-                    raise nested_too_deep(len(enclosing_dispatches.get()))
-                if not self._admission.commit(chosen, handle):
-                    chosen = await self._admission.wait_for_room(chosen, handle, arrived=arrived)
-                chosen.counter.count += 1
-                if chosen is not handle._route:
-                    self._note_listeners(handle, chosen)
-                brought = True
-                if chosen.awaits:
+            if self._arrivals_suspend if arrived else self._suspends:
+                if not arrived:
                     self._release_batch()
-                    await self._await_all(chosen, handle)
-                else:
-                    self._inline_calls.call_all_timed(chosen, handle)
+                async with within_async(hooks, handle):
+                    chosen = await self._admit(handle, arrived=arrived)
+                    brought = True
+                    await self._run_inline(chosen, handle)
+            else:
+                with within(hooks, handle) if hooks else nullcontext():
+                    chosen = await self._admit(handle, arrived=arrived)
+                    brought = True
+                    if chosen.inline:
+                        await self._run_inline(chosen, handle)
         except (Vetoed, HookFailed) as error:
             self._report_middleware(handle, error, brought)
         return handle
@@ -180,6 +174,74 @@ class SpecialDispatch:
         """
         return within_async(self._hooks, handle) if self._hooks else nullcontext()
 
+    async def _admit(self, handle: DispatchHandle, *, arrived: bool) -> Route:
+        """Put an event into the mailboxes of the listeners that want it; return their route."""
+        # Middleware may have waited: the bus may be closed, and the route another one.
+        self._intake.check_intake(arrived=arrived)
+        route = self._router.named(handle.event_name)
+        chosen = self._chosen_route(handle, route.local if arrived else route)
+        if chosen.awaits and awaited_depth() >= self._intake.max_nesting:
+            raise nested_too_deep(len(enclosing_dispatches.get()))
+        if not self._admission.commit(chosen, handle):
+            chosen = await self._admission.wait_for_room(chosen, handle, arrived=arrived)
+        self._count(chosen, handle)
+        return chosen
+
+    async def _run_inline(self, chosen: Route, handle: DispatchHandle) -> None:
+        """Run the inline listeners of an event that is in the mailboxes."""
+        if chosen.awaits:
+            self._release_batch()
+            await self._await_all(chosen, handle)
+        else:
+            self._inline_calls.call_all_timed(chosen, handle)
+
+    def _count(self, chosen: Route, handle: DispatchHandle) -> None:
+        """Count an event that is in the mailboxes, and note which listeners got it."""
+        chosen.counter.count += 1
+        if chosen is handle._route:
+            return
+        if chosen.unheard:
+            # The event has listeners, although none wanted it. Without any, a durable driver would
+            # give it to another bus.
+            handle._ensure_details().listeners = 0
+        else:
+            handle._route = chosen
+
+    def may_wait(self, route: Route) -> bool:
+        """Tell whether an event that the driver brings along a route may have to wait."""
+        return (
+            self._arrivals_suspend
+            or bool(route.awaits)
+            or any(actor.blocks_dispatch for actor in route.actors)
+        )
+
+    def bring_arrived(self, route: Route, handle: DispatchHandle) -> None:
+        """Take an event that the driver has brought, and that need not wait, to its listeners.
+
+        Args:
+            route: The route of the handle.
+            handle: The event.
+
+        Raises:
+            MailboxFull: A mailbox under `overflow="error"` is full.
+        """
+        brought = False
+        try:
+            with within(self.arrival_hooks, handle):
+                self._intake.check_process()
+                # Not a newer route: a listener that middleware has registered since may be an
+                # `async def` that runs inline.
+                chosen = self._chosen_route(handle, route)
+                # Without a check for room, which `may_wait` has made. An event that middleware has
+                # dispatched since can have filled a mailbox, but it is too late to wait.
+                self._admission.put(chosen, handle)
+                self._count(chosen, handle)
+                brought = True
+                if chosen.inline:
+                    self._inline_calls.call_all_timed(chosen, handle)
+        except (Vetoed, HookFailed) as error:
+            self._report_middleware(handle, error, brought)
+
     def _release_batch(self) -> None:
         """Have the earlier events of a batch published before code of the application is awaited.
 
@@ -187,15 +249,6 @@ class SpecialDispatch:
         """
         if self._router.publisher is not None:
             self._router.publisher.release()
-
-    def _note_listeners(self, handle: DispatchHandle, chosen: Route) -> None:
-        """Note on the handle which listeners got the event, because some did not want it."""
-        if chosen.unheard:
-            # The event has listeners, although none wanted it. Without any, a durable driver would
-            # give it to another bus.
-            handle._ensure_details().listeners = 0
-        else:
-            handle._route = chosen
 
     def _report_middleware(
         self, handle: DispatchHandle, error: Vetoed | HookFailed, brought: bool
@@ -218,18 +271,20 @@ class SpecialDispatch:
 
     # -- the listeners that want the event
 
-    def _chosen_route(self, handle: DispatchHandle, *, arrived: bool = False) -> Route:
+    def _chosen_route(self, handle: DispatchHandle, route: Route) -> Route:
         """Return the route of an event with those of its listeners that want it now."""
-        route = self._router.named(handle.event_name)
-        if arrived:
-            route = route.local
-        wanted = [actor for actor in route.listeners if self._wants(actor, handle)]
+        all_listeners = route.listeners
+        wanted = [
+            actor
+            for actor in all_listeners
+            if actor.options.when is None or self._wants(actor.options.when, actor, handle)
+        ]
         # Only now: a filter may itself dispatch, and so unregister a listener with `once=True`.
         listeners = [actor for actor in wanted if actor.active]
         for actor in listeners:
             if actor.options.contextual:
                 self._keep_context(handle)
-        if len(listeners) == len(route.listeners) and route.special:
+        if len(listeners) == len(all_listeners) and route.special:
             return route
         return route.with_listeners(listeners)
 
@@ -241,11 +296,8 @@ class SpecialDispatch:
             details.context.run(finder.set, self._intake.delivery)
             details.context.run(enclosing_dispatches.set, ())
 
-    def _wants(self, actor: Actor, handle: DispatchHandle) -> bool:
+    def _wants(self, when: Callable[[Any], object], actor: Actor, handle: DispatchHandle) -> bool:
         """Ask the filter of a listener; a filter that raises refuses the event."""
-        when = actor.options.when
-        if when is None:
-            return True
         owner = self._intake.enter_inline(handle)
         try:
             answer = when(handle.event)

@@ -13,7 +13,7 @@ from trio.lowlevel import current_task
 
 from .._kernel.context import InContext
 from .._kernel.timeouts import TimeLimit
-from .._options.middleware import within_async
+from .._options.middleware import within, within_async
 from .._options.results import refuse_unrun
 
 if TYPE_CHECKING:
@@ -65,13 +65,18 @@ def with_timeout(call: Call, seconds: float, listener: str, scheduler: Scheduler
 def with_middleware(call: Call, hooks: tuple[Hook, ...], scheduler: Scheduler) -> Call:
     """Return a call with middleware around each run."""
 
+    # `call` is inside the hooks, and its result is checked there, so that they see the failure.
     async def run(event: Any) -> None:
-        # Inside the hooks, so that they see the failure.
+        with within(hooks, scheduler.delivery()):
+            if (result := await call(event)) is not None:
+                refuse_unrun(result)
+
+    async def run_async(event: Any) -> None:
         async with within_async(hooks, scheduler.delivery()):
             if (result := await call(event)) is not None:
                 refuse_unrun(result)
 
-    return run
+    return run_async if any(hook.suspends for hook in hooks) else run
 
 
 def with_context(call: Call, scheduler: Scheduler) -> Call:

@@ -458,12 +458,17 @@ class HookStack:
     def __init__(self, hooks: tuple[Hook, ...], subject: Any) -> None:
         self._hooks = hooks
         self._subject = subject
-        self._attribution = ErrorAttribution()
+        self._attribution: ErrorAttribution | None = None  # most operations need none
         self._entered: list[tuple[Hook, Any]] = []
+
+    def _attributed(self) -> ErrorAttribution:
+        if self._attribution is None:
+            self._attribution = ErrorAttribution()
+        return self._attribution
 
     def _failed_entry(self, hook: Hook, error: BaseException) -> None:
         if issubclass(type(error), Exception):
-            self._attribution.record_entry(hook, cast("Exception", error))
+            self._attributed().record_entry(hook, cast("Exception", error))
 
     def _failed_exit(
         self, hook: Hook, raised: BaseException, error: BaseException | None
@@ -471,14 +476,14 @@ class HookStack:
         """Return the exception that goes on to the next hook."""
         if not issubclass(type(raised), Exception):
             return raised
-        goes_on = self._attribution.record_exit(hook, cast("Exception", raised), error)
+        goes_on = self._attributed().record_exit(hook, cast("Exception", raised), error)
         return raised if goes_on else error
 
     def _raise(self, leaving: BaseException | None) -> None:
         if leaving is None:
             return
         try:
-            if issubclass(type(leaving), Exception):
+            if self._attribution is not None and issubclass(type(leaving), Exception):
                 self._attribution.raise_attributed(cast("Exception", leaving))
             raise_unchanged(leaving)
         finally:

@@ -205,9 +205,7 @@ class BusInbox:
             if handle is None:
                 self._refuse(name, settle, failure)
         if handle is not None and settle is not None:
-            if self._settle_hooks:
-                settle = partial(self._settle_within_hooks, handle, settle)
-            self._settle_when_done(handle, name, settle)
+            self._settle_special(handle, name, settle)
         if report is not None:
             report.delivered()
         return None
@@ -256,7 +254,11 @@ class BusInbox:
             # Without `fan_out`, only the local route has the listeners and their options.
             route = route.local_only or route
             if route.special or self._hooked:
-                return False
+                if not self._deliver_special_nowait(route, event, envelope, settle, deliveries):
+                    return False
+                if report is not None:
+                    report.delivered()
+                return True
             if route.actors:
                 handle = arrived_handle(
                     route, event, envelope.handle_id, envelope.headers, deliveries
@@ -299,6 +301,35 @@ class BusInbox:
         if route.special or self._hooked:
             return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
         return await dispatcher.bring(route, handle, arrived=True)
+
+    def _deliver_special_nowait(
+        self,
+        route: Route,
+        event: object,
+        envelope: Envelope,
+        settle: Settle | None,
+        deliveries: int,
+    ) -> bool:
+        """Deliver an event with middleware or on a special route, if that takes no waiting."""
+        special_dispatch, name = self._dispatcher.special_dispatch, envelope.event_name
+        if special_dispatch.may_wait(route):
+            return False
+        if deliveries > 1:
+            self.redelivered += 1
+        handle = arrived_handle(route, event, envelope.handle_id, envelope.headers, deliveries)
+        failure, brought = None, False
+        try:
+            special_dispatch.bring_arrived(route, handle)
+            brought = True
+        except (GoEventError, TypeError) as error:
+            failure = error
+        finally:
+            # Without a failure, an inline listener raised a KeyboardInterrupt, for example.
+            if not brought:
+                self._refuse(name, settle, failure)
+        if brought and settle is not None:
+            self._settle_special(handle, name, settle)
+        return True
 
     def _find_route(self, envelope: Envelope) -> tuple[Route, object]:
         """Return the route of a delivered event, and the event."""
@@ -343,6 +374,12 @@ class BusInbox:
         self._settle(name, settle, failure)
 
     # -- settlements
+
+    def _settle_special(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
+        """Settle an event when it is done, with the middleware around settlements."""
+        if self._settle_hooks:
+            settle = partial(self._settle_within_hooks, handle, settle)
+        self._settle_when_done(handle, name, settle)
 
     def _settle_when_done(self, handle: DispatchHandle, name: str, settle: Settle) -> None:
         if handle._route.unheard:
