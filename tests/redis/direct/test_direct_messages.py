@@ -123,6 +123,7 @@ async def test_no_pattern_and_no_tail_sees_a_direct_message(make: MakeBus) -> No
             with trio.fail_after(HANG_SECONDS):
                 assert (await tail.receive()).event_name == "order.paid"
             await link.drain()
+            await until(lambda: post.received)
         assert post.received == [b"hello"]
         assert not [frame for frame in seen if b"direct" in frame[2]]
         assert not watcher.told
@@ -170,6 +171,8 @@ async def test_prefixes_are_apart(make: MakeBus) -> None:
             await there.open("inbox")
             assert await there.outcome(b"there") == 1
             assert await here.outcome(b"here") == 1
+            # The outcome and the message of Streams come over two connections.
+            await until(lambda: here.received and there.received)
             assert (here.received, there.received) == ([b"here"], [b"there"])
 
 
@@ -505,6 +508,7 @@ async def test_a_fork_sends_nothing_and_the_parent_goes_on(make: MakeBus) -> Non
             told = in_child(use)
             assert told == " ".join(["DriverConnectionError"] * 3 + ["BusForked"] * 2)
             assert await post.outcome(b"of the parent") == 1
+            await until(lambda: post.received)
             assert post.received == [b"of the parent"]
 
 
