@@ -232,6 +232,9 @@ class _DirectHost:
     async def wait_for_capacity(self) -> None:
         await self._events.host.wait_for_capacity()
 
+    def deliver_nowait(self, arrival: Arrival) -> None:
+        self._events.host.deliver_nowait(arrival)
+
     async def deliver(self, arrival: Arrival) -> None:
         await self._events.host.deliver(arrival)
 
