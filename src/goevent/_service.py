@@ -24,6 +24,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 import trio
+from trio.lowlevel import cancel_shielded_checkpoint
 
 from ._foreign import log
 from ._kernel.ledger import Ledger
@@ -32,6 +33,8 @@ from ._session import sole_error
 logger = logging.getLogger("goevent")
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
+TURNS_PER_SIGNAL = 3
+"""The turns of Trio's loop in which a signal that has come reaches the task that reads it."""
 
 
 class Served(AbstractAsyncContextManager[Any, Any], Protocol):
@@ -70,6 +73,7 @@ class BusService:
         self._opening = trio.CancelScope()
         self._opened = False
         self._ending = trio.Event()
+        self._ended = False
 
     async def run(self, *, task_status: trio.TaskStatus[None]) -> Ledger:
         """Open the bus, wait for the end, and close it.
@@ -92,6 +96,7 @@ class BusService:
                         # First: a port that is taken ends the service before it has an event.
                         await nursery.start(serve_http, self._bus, self._http)
                     await self._serve(nursery, task_status)
+                await self._take_last_signals()
                 nursery.cancel_scope.cancel()
         # Also after a cancelled opening: it may have been nearly done, with events under way.
         return self._ledger()
@@ -104,6 +109,15 @@ class BusService:
             await self._ending.wait()
             await self._bus.close(self._grace)
 
+    async def _take_last_signals(self) -> None:
+        """Let `_obey` take the signals that have come by now.
+
+        Trio would hand them on to the handlers from before, which end the process.
+        """
+        self._ended = True
+        for _ in range(TURNS_PER_SIGNAL * (len(SIGNALS) + 1)):
+            await cancel_shielded_checkpoint()
+
     async def _notice_close(self) -> None:
         await self._wait_closed()
         self._ending.set()
@@ -111,7 +125,9 @@ class BusService:
     async def _obey(self, signals: AsyncIterator[int]) -> None:
         async for number in signals:
             name = signal.Signals(number).name
-            if not self._opened:
+            if self._ended:
+                log(logger, logging.INFO, "%s: the bus has ended", name)
+            elif not self._opened:
                 log(logger, logging.INFO, "%s: the bus is not opened", name)
                 self._opening.cancel()
             elif not self._ending.is_set():

@@ -145,6 +145,20 @@ async def test_two_signals_at_once_cut_the_drain_short(autojump_clock: object) -
     assert served.ledger == Ledger(accepted=1, abandoned=1)
 
 
+async def test_a_signal_as_the_bus_ends_is_not_handed_on() -> None:
+    bus = GoEvent()
+
+    @bus.lifespan
+    async def interrupt() -> AsyncIterator[None]:
+        yield
+        # Python's own handler of this one raises KeyboardInterrupt.
+        signal.raise_signal(INT)
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(bus.serve)
+        signal.raise_signal(TERM)
+
+
 async def test_a_signal_while_the_bus_opens_cancels_the_opening() -> None:
     bus, said = GoEvent(), list[str]()
 
