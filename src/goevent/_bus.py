@@ -758,7 +758,7 @@ class GoEvent:
         wrapper = self._conversations.responder(answer)
         actor = self._planner.build(handler, (event,), asked, depth=2, wrapper=wrapper)
         self._listeners.add(actor)
-        self._conversations.add(names, actor)
+        self._conversations.add(names, actor, answer)
         return actor
 
     async def request(
@@ -822,7 +822,10 @@ class GoEvent:
         """
         self._dispatcher.check_thread()
         actors = self._router.listeners()
-        return tuple(RegisteredListener.of(actor) for actor in actors if actor.resolved)
+        answer_of = self._conversations.answer_of
+        return tuple(
+            RegisteredListener.of(actor, answer_of(actor)) for actor in actors if actor.resolved
+        )
 
     # -- dispatch
 

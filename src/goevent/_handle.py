@@ -146,6 +146,8 @@ class HandleRoute(Protocol):
     @property
     def name(self) -> str: ...
     @property
+    def event_name(self) -> str: ...
+    @property
     def kernel(self) -> DispatchKernel: ...
     @property
     def listeners(self) -> Sequence[object]: ...
@@ -248,7 +250,13 @@ class DispatchHandle:
     @property
     def event_name(self) -> str:
         """The name under which the event was dispatched."""
-        return self._route.name
+        return self._route.event_name
+
+    @property
+    def is_request(self) -> bool:
+        """True if the event is a request, which one responder gets; see `GoEvent.request`."""
+        route = self._route
+        return route.name != route.event_name
 
     @property
     def id(self) -> str:

@@ -48,6 +48,21 @@ async def follow(event): ...
 def report(event): ...
 """
 
+RESPONDER = """
+from goevent import Event, GoEvent
+
+bus = GoEvent()
+
+class Price(Event, name="price"):
+    cents: int
+
+@bus.responder("price.asked", Price)
+async def price(event): ...
+
+@bus.listener("**")
+async def note(event): ...
+"""
+
 
 @pytest.fixture(scope="module")
 def description(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
@@ -120,3 +135,17 @@ def test_tables_in_a_pipe_have_no_colour(tmp_path: Path) -> None:
     assert "order.paid       shop.Paid" in result.stdout
     assert "order: integer, note?: string" in result.stdout
     assert "[red]print" in result.stdout
+
+
+def test_a_responder_responds_to_an_event_and_listens_to_none(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(RESPONDER)
+    result = goevent_command("describe", "shop:bus", "--json", cwd=tmp_path, fresh=True)
+    found = json.loads(result.stdout)
+    price, _ = found["listeners"]
+    assert (price["events"], price["responds_to"]) == ([], "price.asked")
+    assert price["answer"] == "shop.Price"
+    assert found["responders"] == {"price.asked": "price"}
+    assert found["routes"] == {"price": ["note"]}
+    shown = goevent_command("describe", "shop:bus", cwd=tmp_path).stdout
+    assert "responds to price.asked with Price" in shown
+    assert "goevent.requests" not in shown

@@ -159,19 +159,23 @@ def test_a_handle_shows_users_its_documented_attributes_and_no_other() -> None:
         "headers",
         "id",
         "in_batch",
+        "is_request",
         "listeners",
+        "outcome",
         "pending",
         "raise_errors",
         "receipt",
         "receivers",
+        "remote",
         "wait",
     ]
 
 
 @pytest.mark.parametrize("method", ["dispatch", "dispatch_nowait"])
-def test_dispatch_takes_an_event_and_nothing_else(method: str) -> None:
+def test_dispatch_takes_an_event_and_a_scope(method: str) -> None:
     function = getattr(GoEvent(), method)
-    assert str(inspect.signature(function)) == "(event: 'AnyEvent') -> 'DispatchHandle'"
+    scope = ", *, scope: 'Scope' = 'local'" if method == "dispatch" else ""
+    assert str(inspect.signature(function)) == f"(event: 'AnyEvent'{scope}) -> 'DispatchHandle'"
     assert (inspect.getdoc(function) or "").startswith("Dispatch an event")
     with pytest.raises(TypeError):
         function(Ping(), True)

@@ -146,6 +146,19 @@ async def test_a_failing_listener_is_red(browser: BrowserThread) -> None:
         await browse(browser, url, steps)
 
 
+async def test_a_responder_is_shown_with_its_requests(browser: BrowserThread) -> None:
+    bus = GoEvent()
+    bus.respond(lambda event: 1, "price.asked", name="prices")
+
+    def steps(page: BrowserPage) -> None:
+        expect(page.locator("#rows .b")).to_have_text(["responds to price.asked"])
+        expect(page.locator("#picture .node.event .t")).to_have_text(["requests of price.asked"])
+
+    async with bus, served(Page(bus)) as url:
+        assert await bus.request(Event("price.asked"), int) == 1
+        await browse(browser, url, steps)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_the_page_fits_a_phone_in_light_and_in_dark(
     scheme: str, browser: BrowserThread

@@ -100,11 +100,15 @@ class Conversations:
         """Return the wrapper for the function of a responder."""
         return Responder(self.answers, answer)
 
-    def add(self, event_names: tuple[str, ...], actor: Actor) -> None:
-        """Note the actor of a responder."""
+    def add(self, event_names: tuple[str, ...], actor: Actor, answer: type[Any] | None) -> None:
+        """Note the actor of a responder, and the class of its answers."""
         for name in event_names:
-            self._responders.add(name, actor)
+            self._responders.add(name, actor, answer)
         self._want_address()
+
+    def answer_of(self, actor: Actor) -> type[Any] | None:
+        """Return the class of the answers of a responder; None for any other listener."""
+        return self._responders.answer_of(actor)
 
     def _want_address(self) -> None:
         """Have the address of this bus opened, if other buses may have messages for it.

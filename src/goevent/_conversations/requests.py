@@ -16,11 +16,12 @@ late.
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
 from time import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import trio
 from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
@@ -30,6 +31,7 @@ from .._errors import (
     DeadlockError,
     EncodeError,
     EventError,
+    EventVetoed,
     HookFailed,
     NestingError,
     NoResponder,
@@ -157,11 +159,17 @@ class PendingRequest:
         """
         if self._answer is not None:
             return self._answer(answer)
+        self.raise_failure()
+        raise AssertionError("a request that is over has an answer or an error")
+
+    def raise_failure(self) -> None:
+        """Raise the error with which the request has ended; return if there is none."""
         error, self._error = self._error, None
-        try:
-            raise cast("Exception", error)
-        finally:
-            del error
+        if error is not None:
+            try:
+                raise error
+            finally:
+                del error
 
     # -- the `Requester` of a responder of this bus
 
@@ -283,7 +291,12 @@ class Requests:
     async def _ask(self, pending: PendingRequest, event: object, chain: tuple[str, ...]) -> None:
         """Take a request to a responder, and wait until it is over."""
         if self._responders.actor(pending.event_name) is not None:
-            await self._ask_here(pending, event, chain)
+            if self._dispatcher.special_dispatch.has_hooks:
+                await self._ask_here_within_hooks(pending, event, chain)
+            else:
+                cause = self._dispatcher.cause()
+                headers = {} if cause is None else cause.headers
+                await self._ask_here(pending, event, chain, headers)
             return
         link = self.link
         if link is None:
@@ -296,16 +309,13 @@ class Requests:
         await link.ready()
         handle = self._handle(link, pending, event, chain)
         try:
-            if link.is_direct:
-                async with self._dispatcher.special_dispatch.around(handle):
+            if not link.is_direct:
+                await self._ask_by_broker(pending, handle)
+            elif self._dispatcher.special_dispatch.has_hooks:
+                async with self._within_hooks(pending, handle):
                     await self._ask_directly(link, pending, handle)
             else:
-                await self._ask_by_broker(pending, handle)
-        except Vetoed as veto:
-            reason = f"{veto.middleware} has vetoed it: {veto.reason}"
-            raise RequestRefused(pending.event_name, reason) from None
-        except HookFailed as failed:
-            raise failed.error from None
+                await self._ask_directly(link, pending, handle)
         finally:
             if pending.address:
                 link.peers.end(pending.address, pending.id)
@@ -313,16 +323,46 @@ class Requests:
                     reason = "the requester was cancelled, or its deadline has passed"
                     link.channel.send(pending.address, Cancel(pending.id, reason))
 
-    async def _ask_here(
+    @asynccontextmanager
+    async def _within_hooks(
+        self, pending: PendingRequest, handle: DispatchHandle
+    ) -> AsyncGenerator[None]:
+        """Run the middleware around a request, which sees its failure.
+
+        Raises:
+            RequestRefused: Middleware has vetoed the request.
+        """
+        try:
+            async with self._dispatcher.special_dispatch.around(handle):
+                yield
+                pending.raise_failure()
+        except Vetoed as veto:
+            raise vetoed(pending.event_name, veto.middleware, veto.reason) from None
+        except HookFailed as failed:
+            raise failed.error from None
+
+    async def _ask_here_within_hooks(
         self, pending: PendingRequest, event: object, chain: tuple[str, ...]
+    ) -> None:
+        """Ask the responder of this bus, with the middleware around dispatches."""
+        route = self._dispatcher.router.named(request_name(pending.event_name))
+        handle = self._dispatcher.caused_handle(route, event)
+        handle._ensure_details().id = pending.id
+        async with self._within_hooks(pending, handle):
+            await self._ask_here(pending, event, chain, handle.headers)
+
+    async def _ask_here(
+        self,
+        pending: PendingRequest,
+        event: object,
+        chain: tuple[str, ...],
+        headers: Mapping[str, str],
     ) -> None:
         """Ask the responder of this bus."""
         pending.was_taken = True
         deadline = trio.current_effective_deadline()
         run = RequestRun(pending.id, pending.event_name, pending, deadline=deadline, chain=chain)
         self.counts.served += 1
-        cause = self._dispatcher.cause()
-        headers = {} if cause is None else cause.headers
         rest = self._responders.accept(run, event, headers, partial(self._ended_here, run))
         if rest is not None:
             self._dispatcher.scheduler.spawn(rest)
@@ -423,7 +463,7 @@ class Requests:
     async def _ask_by_broker(self, pending: PendingRequest, handle: DispatchHandle) -> None:
         """Have the broker take a request to one bus of the group."""
         dispatcher = self._dispatcher
-        route = dispatcher.router.named(handle.event_name)
+        route = dispatcher.router.named(handle._route.name)
         if route.special:
             await dispatcher.special_dispatch.dispatch(handle)
         else:
@@ -432,9 +472,13 @@ class Requests:
         await pending.wait()
 
     def _published(self, pending: PendingRequest, errors: tuple[EventError, ...]) -> None:
-        if errors:
-            cause = errors[0].error
-            pending.fail(cause if isinstance(cause, Exception) else errors[0])
+        if not errors:
+            return
+        first = errors[0]
+        if isinstance(first, EventVetoed):
+            pending.fail(vetoed(pending.event_name, first.listener, first.reason))
+        else:
+            pending.fail(first.error if isinstance(first.error, Exception) else first)
 
     @property
     def _dispatcher_is_alone(self) -> bool:
@@ -520,6 +564,11 @@ class Requests:
         """End all requests with an error of their own."""
         for pending in [*self._pending.values()]:
             pending.fail(error())
+
+
+def vetoed(event_name: str, middleware: str, reason: str) -> RequestRefused:
+    """Return the error for a request that middleware has vetoed."""
+    return RequestRefused(event_name, f"{middleware} has vetoed it: {reason}")
 
 
 def read_budget(headers: Mapping[str, str]) -> float:

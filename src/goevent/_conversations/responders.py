@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import trio
 
 from .._delivery import current_delivery
-from .._errors import EventError
-from .._events.names import request_name
+from .._errors import EventError, MailboxFull
+from .._events.names import request_name, requested_name
 from .._handle import HandleDetails, arrived_handle
 from .._options.callables import is_async
 
@@ -240,17 +240,29 @@ class Responders:
     def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         self._actors: dict[str, Actor] = {}
+        self._answers: dict[str, type[Any] | None] = {}
         self._waiting = 0
         self.runs: dict[str, RequestRun] = {}
 
-    def add(self, event_name: str, actor: Actor) -> None:
+    def add(self, event_name: str, actor: Actor, answer: type[Any] | None) -> None:
         """Register the actor of a responder.
+
+        Args:
+            event_name: The name of the requested event.
+            actor: The actor.
+            answer: The class of the answers; None for any.
 
         Raises:
             ValueError: The event has a responder.
         """
         self.check_free(event_name)
         self._actors[event_name] = actor
+        self._answers[event_name] = answer
+
+    def answer_of(self, actor: Actor) -> type[Any] | None:
+        """Return the class of the answers of a responder; None for any other listener."""
+        event_name = requested_name(actor.event_names[0])
+        return self._answers.get(event_name) if event_name else None
 
     @property
     def any(self) -> bool:
@@ -273,7 +285,7 @@ class Responders:
         """Return the responder for an event; None if there is none."""
         actor = self._actors.get(event_name)
         if actor is not None and not actor.active:
-            del self._actors[event_name]
+            del self._actors[event_name], self._answers[event_name]
             return None
         return actor
 
@@ -317,9 +329,15 @@ class Responders:
         handle = arrived_handle(route, event, run.id, headers, deliveries)
         details = handle._ensure_details()
         details.id, details.request = run.id, run
-        if not (route.special or self._has_hooks) and dispatcher.admission.commit(route, handle):
-            dispatcher.run_inline(route, handle)
-            handle._when_done(ended)
+        is_special = route.special or self._is_hooked(run)
+        try:
+            if not is_special and dispatcher.admission.commit(route, handle):
+                dispatcher.run_inline(route, handle)
+                handle._when_done(ended)
+                return None
+        except MailboxFull:
+            run.refuse("full", f"the mailbox of {actor.name} is full")
+            ended(())
             return None
         if self._waiting >= MAX_WAITING_REQUESTS:
             run.refuse("full", f"{self._waiting} requests wait for {actor.name}")
@@ -337,23 +355,26 @@ class Responders:
         """Take a request along a special route, or wait for room in the mailbox."""
         dispatcher = self._dispatcher
         run = run_of(handle)
-        brought = False
+        brought, reason, text = False, "closing", "the bus has closed"
         try:
-            if route.special or self._has_hooks:
+            if route.special or (run is not None and self._is_hooked(run)):
                 await dispatcher.special_dispatch.dispatch(handle, arrived=True)
             else:
                 await dispatcher.bring(route, handle, arrived=True)
             brought = True
+        except MailboxFull:
+            reason, text = "full", "the mailbox of the responder is full"
         finally:
             self._waiting -= 1
             if not brought and run is not None:
-                run.refuse("closing", "the bus has closed")
+                run.refuse(reason, text)
                 ended(())
-        handle._when_done(ended)
+        if brought:
+            handle._when_done(ended)
 
-    @property
-    def _has_hooks(self) -> bool:
-        return bool(self._dispatcher.special_dispatch.arrival_hooks)
+    def _is_hooked(self, run: RequestRun) -> bool:
+        """Tell whether there is middleware around a request, because it has arrived."""
+        return bool(run.address and self._dispatcher.special_dispatch.arrival_hooks)
 
 
 def would_deadlock(actor: Actor, chain: Collection[str]) -> bool:

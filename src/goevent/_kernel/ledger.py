@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from .._events.names import requested_name
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
 
@@ -58,6 +60,7 @@ class ListenerSnapshot(msgspec.Struct, frozen=True, gc=False):
     """One listener at one moment.
 
     Attributes:
+        event_names: Its event names and patterns; for a responder, the reserved name of requests.
         inline: True if the listener runs inside `dispatch`, False if it has a mailbox.
         depth: The number of events in the mailbox.
         oldest_age: Seconds that the oldest of them has waited; 0.0 if there is none.
@@ -89,6 +92,11 @@ class ListenerSnapshot(msgspec.Struct, frozen=True, gc=False):
     strays: int = 0
     suspended_for: float = 0.0
 
+    @property
+    def responds_to(self) -> str:
+        """The event whose requests the listener answers; empty for one that is no responder."""
+        return requested_name(self.event_names[0]) if self.event_names else ""
+
 
 # For the functions of `dataclasses`: `asdict` of a snapshot makes dicts of its listeners, too.
 dataclass(init=False, repr=False, eq=False, match_args=False)(ListenerSnapshot)
@@ -99,7 +107,8 @@ class EventSnapshot(msgspec.Struct, frozen=True, gc=False):
 
     A snapshot has the names that a listener is registered for, and those that were dispatched or
     arrived. Of names without a listener of their own and without a class, the first 1,000 are
-    counted, because names may come from outside.
+    counted, because names may come from outside. Requests of an event have a reserved name, which
+    begins with `goevent.requests.`.
 
     Attributes:
         dispatched: The events that this bus has dispatched.

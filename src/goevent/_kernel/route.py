@@ -11,6 +11,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .._events.names import requested_name
 from .._handle import DispatchKernel
 from .actor import DEFAULT_DISPATCH_OPTIONS
 
@@ -114,7 +115,8 @@ class Route:
     """The entries of one event name: inline calls, mailboxes and a publisher.
 
     Attributes:
-        name: The event name.
+        name: The event name; a reserved one for requests.
+        event_name: The event name that users see.
         kernel: The bus, for handles.
         inline: The listeners that run inline.
         calls: The calls of these listeners.
@@ -146,6 +148,7 @@ class Route:
         "called",
         "calls",
         "counter",
+        "event_name",
         "exclusive",
         "free",
         "generation",
@@ -173,6 +176,7 @@ class Route:
         counter: EventCounter | None = None,
     ) -> None:
         self.name: str = name
+        self.event_name: str = requested_name(name) or name
         self.kernel: DispatchKernel = kernel
         self.unheard: bool = not listeners and publisher is None
         self.types: tuple[type, ...] = ()

@@ -126,7 +126,7 @@ class SpecialDispatch:
     def _bring_nowait(self, handle: DispatchHandle) -> None:
         # Middleware may have forked: this may be the child now.
         self._intake.check_process()
-        chosen = self._chosen_route(handle, self._router.named(handle.event_name))
+        chosen = self._chosen_route(handle, self._router.named(handle._route.name))
         if not self._admission.commit(chosen, handle):
             raise no_room(chosen)
         self._count(chosen, handle)
@@ -165,6 +165,11 @@ class SpecialDispatch:
             self._report_middleware(handle, error, brought)
         return handle
 
+    @property
+    def has_hooks(self) -> bool:
+        """True if there is middleware around dispatches."""
+        return bool(self._hooks)
+
     def around(self, handle: DispatchHandle) -> AbstractAsyncContextManager[None]:
         """Return the middleware around the dispatch of an event that goes another way.
 
@@ -178,7 +183,7 @@ class SpecialDispatch:
         """Put an event into the mailboxes of the listeners that want it; return their route."""
         # Middleware may have waited: the bus may be closed, and the route another one.
         self._intake.check_intake(arrived=arrived)
-        route = self._router.named(handle.event_name)
+        route = self._router.named(handle._route.name)
         chosen = self._chosen_route(handle, route.local if arrived else route)
         if chosen.awaits and awaited_depth() >= self._intake.max_nesting:
             raise nested_too_deep(len(enclosing_dispatches.get()))

@@ -48,11 +48,13 @@ def findings_in_program(target: Target) -> list[Finding]:
     registry = target.bus.config.registry
     findings: list[Finding] = []
     for listener in target.bus.registered_listeners():
-        for name in listener.event_names:
+        requested = listener.responds_to
+        does = "responds" if requested else "listens"
+        for name in (requested,) if requested else listener.event_names:
             if "*" in name or registry.is_registered(name):
                 continue
             hint = did_you_mean(name, registry.names())
-            text = f"{listener.name} listens to {name!r}, which is the name of no event type{hint}"
+            text = f"{listener.name} {does} to {name!r}, which is the name of no event type{hint}"
             if registry.strict:
                 findings.append(Finding(severity="error", text=f"{text} (strict registry)"))
             elif hint:
@@ -66,7 +68,14 @@ async def findings_at_broker(target: Target) -> Sequence[Finding]:
     if bus.driver.capabilities.alone:
         write_note(f"{target.name} has no broker to check")
         return ()
-    names = [name for listener in bus.registered_listeners() for name in listener.event_names]
+    # Under `fan_out`, requests do not come as events.
+    is_direct = bus.driver.capabilities.fan_out
+    names = [
+        name
+        for listener in bus.registered_listeners()
+        if not (is_direct and listener.responds_to)
+        for name in listener.event_names
+    ]
     try:
         async with asked(target):
             try:

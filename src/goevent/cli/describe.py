@@ -67,7 +67,9 @@ def description_of(target: Target) -> dict[str, Any]:
     description["listeners"] = [
         {
             "name": each.name,
-            "events": [*each.event_names],
+            "events": [] if each.responds_to else [*each.event_names],
+            "responds_to": each.responds_to or None,
+            "answer": None if each.answer is None else name_of(each.answer),
             "runs": RUNS[each.kind],
             "options": shown_options(each.options),
         }
@@ -75,6 +77,9 @@ def description_of(target: Target) -> dict[str, Any]:
     ]
     description["event_types"] = [describe_type(name, registry) for name in registry.names()]
     description["routes"] = routes_of(listeners, registry.names())
+    description["responders"] = {
+        each.responds_to: each.name for each in listeners if each.responds_to
+    }
     return description
 
 
@@ -153,7 +158,7 @@ def schema_of(cls: type[Any]) -> dict[str, Any]:
 def routes_of(
     listeners: Sequence[RegisteredListener], names: Sequence[str]
 ) -> dict[str, list[str]]:
-    """Return the listeners that get the events of each name.
+    """Return the listeners that get the events of each name; responders get none.
 
     Args:
         listeners: The listeners.
@@ -163,7 +168,7 @@ def routes_of(
     exact: dict[str, list[int]] = {}
     patterns: dict[str, list[int]] = {}
     for place, listener in enumerate(listeners):
-        for name in listener.event_names:
+        for name in () if listener.responds_to else listener.event_names:
             (patterns if "*" in name else exact).setdefault(name, []).append(place)
     matchers = [(compile_pattern(pattern), places) for pattern, places in patterns.items()]
     routes: dict[str, list[str]] = {}
@@ -190,7 +195,7 @@ def write_description(description: dict[str, Any]) -> None:
         return
     write_line()
     rows = [
-        (each["name"], ", ".join(each["events"]), each["runs"], pairs(each["options"]))
+        (each["name"], events_of(each), each["runs"], pairs(each["options"]))
         for each in description["listeners"]
     ]
     write_table("Listeners", ("listener", "events", "runs", "options"), rows)
@@ -203,6 +208,14 @@ def write_description(description: dict[str, Any]) -> None:
     write_line()
     routes = [(name, ", ".join(each) or "-") for name, each in description["routes"].items()]
     write_table("Routes", ("event", "listeners"), routes)
+
+
+def events_of(listener: Mapping[str, Any]) -> str:
+    """Return the events of a listener in one line."""
+    if not listener["responds_to"]:
+        return ", ".join(listener["events"])
+    answer = f" with {listener['answer'].rpartition('.')[2]}" if listener["answer"] else ""
+    return f"responds to {listener['responds_to']}{answer}"
 
 
 def pairs(values: Mapping[str, Any]) -> str:

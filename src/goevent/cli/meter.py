@@ -97,6 +97,8 @@ class Meter:
             "redelivered": snapshot.redelivered,
             "dead letters": snapshot.dead_lettered,
             "missing": snapshot.missing,
+            "asked": snapshot.requests.asked,
+            "served": snapshot.requests.served,
         }
 
     def _rate(self, count: int, before: int, now: float) -> float:
@@ -117,7 +119,10 @@ class Meter:
             done = 0 if earlier is None else earlier.completed + earlier.failed
             rate = self._rate(each.completed + each.failed, done, now)
             age = round(each.oldest_age, 1)
-            rows.append((each.name, rate, each.depth, age, each.in_flight, each.failed, each.state))
+            name = each.name
+            if each.responds_to:
+                name = f"{name} (responds to {each.responds_to})"
+            rows.append((name, rate, each.depth, age, each.in_flight, each.failed, each.state))
         # The busy ones first; the others keep the order of registration.
         rows.sort(key=lambda row: (-row[2], -row[4], -row[1]))
         hidden = len(rows) - SHOWN_LISTENERS

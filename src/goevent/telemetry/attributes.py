@@ -15,18 +15,32 @@ Attributes = dict[str, str | int]
 class EventAttributes:
     """The names and attributes that all spans and measurements of one event name share."""
 
-    __slots__ = ("_common", "consumed", "create", "name", "process", "send", "sent", "shared")
+    __slots__ = (
+        "_common",
+        "consumed",
+        "create",
+        "name",
+        "process",
+        "send",
+        "send_title",
+        "sent",
+        "shared",
+    )
 
-    def __init__(self, common: Attributes, group: str, name: str) -> None:
+    def __init__(
+        self, common: Attributes, group: str, name: str, *, is_request: bool = False
+    ) -> None:
+        operation = names.REQUEST if is_request else names.SEND
         self.name: str = name
+        self.send_title: str = f"{operation} {name}"
         self.shared: Attributes = {**common, names.DESTINATION_NAME: name}
         self._common: Attributes = {**self.shared}
         if group:
             self._common[names.CONSUMER_GROUP_NAME] = group
         self.create: Attributes = operation_attributes(self.shared, names.CREATE)
-        self.send: Attributes = operation_attributes(self.shared, names.SEND)
+        self.send: Attributes = operation_attributes(self.shared, operation, names.SEND)
         self.process: Attributes = operation_attributes(self._common, names.PROCESS)
-        self.sent: Attributes = {**self.shared, names.OPERATION_NAME: names.SEND}
+        self.sent: Attributes = {**self.shared, names.OPERATION_NAME: operation}
         self.consumed: Attributes = {**self._common, names.OPERATION_NAME: names.PROCESS}
 
     def settle(self, operation: str) -> Attributes:

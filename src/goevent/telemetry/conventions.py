@@ -43,6 +43,7 @@ SETTLE: Final = "settle"
 ACKNOWLEDGE: Final = "ack"
 REJECT: Final = "nack"
 RELEASE: Final = "release"
+REQUEST: Final = "request"
 
 # -- metrics
 

@@ -143,6 +143,28 @@ def arrived(bus: BusState) -> Iterable[Row]:
             yield (each.name,), each.arrived
 
 
+def requests(bus: BusState) -> Iterable[Row]:
+    if bus.snapshot is not None:
+        counts = bus.snapshot.requests
+        yield ("answered",), counts.answered
+        yield ("failed",), counts.failed
+        yield ("cancelled",), counts.cancelled
+        yield ("timed_out",), counts.timed_out
+
+
+def waiting_requests(snapshot: Snapshot) -> int:
+    """Return the number of requests that have not ended."""
+    counts = snapshot.requests
+    ended = counts.answered + counts.failed + counts.cancelled + counts.timed_out
+    return counts.asked - ended
+
+
+def unused_messages(bus: BusState) -> Iterable[Row]:
+    if bus.snapshot is not None:
+        yield ("late",), bus.snapshot.requests.late
+        yield ("malformed",), bus.snapshot.requests.malformed
+
+
 def connected(bus: BusState) -> Iterable[Row]:
     if bus.snapshot is not None and bus.snapshot.driver is not None:
         yield (), int(bus.snapshot.driver.connected)
@@ -257,6 +279,41 @@ FAMILIES: tuple[MetricFamily, ...] = (
         "Events of other buses that were lost on their way, as gaps in their numbers show.",
         (),
         of_bus(lambda snapshot: snapshot.missing),
+    ),
+    MetricFamily(
+        "goevent_requests_total",
+        "counter",
+        "Requests of the bus that have ended: answered, failed, cancelled or timed_out.",
+        ("outcome",),
+        requests,
+    ),
+    MetricFamily(
+        "goevent_requests_waiting",
+        "gauge",
+        "Requests of the bus that wait for their answer.",
+        (),
+        of_bus(waiting_requests),
+    ),
+    MetricFamily(
+        "goevent_requests_served_total",
+        "counter",
+        "Requests that the responders of the bus got, from this bus or from others.",
+        (),
+        of_bus(lambda snapshot: snapshot.requests.served),
+    ),
+    MetricFamily(
+        "goevent_requests_served_cancelled_total",
+        "counter",
+        "Served requests whose requester stopped waiting or ended.",
+        (),
+        of_bus(lambda snapshot: snapshot.requests.served_cancelled),
+    ),
+    MetricFamily(
+        "goevent_unused_messages_total",
+        "counter",
+        "Direct messages that were of no use: late, for a request that is over, or malformed.",
+        ("reason",),
+        unused_messages,
     ),
     MetricFamily(
         "goevent_driver_connected",

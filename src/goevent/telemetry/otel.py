@@ -13,6 +13,9 @@ encoded, and before any listener sees it. It ends in `around_publish`, when the 
 `_unsent` holds it in between: if the dispatch returns and the span is still there, the event was
 not committed to the driver.
 
+A request has a span "request". If a broker takes it to a responder, the span ends with the answer
+of the broker, as "send" does. Otherwise nothing is published, and it ends with the request itself.
+
 A span "process" covers one attempt of one listener. A worker's context is the one in which the bus
 was opened, so the current span there has nothing to do with the event. Only a listener that runs in
 the context of the dispatch has a parent there. `_dispatching` tells these cases apart.
@@ -256,6 +259,7 @@ class BusTelemetry:
         if identity.port:
             self._common[names.SERVER_PORT] = identity.port
         self._events: dict[str, EventAttributes] = {}
+        self._requests: dict[str, EventAttributes] = {}
         self._unsent: dict[DispatchHandle, Sending] = {}
         # Under a broker that is not `fan_out`, every event that a listener gets has arrived, and is
         # settled once. So its last span can be kept until then.
@@ -270,14 +274,14 @@ class BusTelemetry:
 
     def around_dispatch(self, handle: DispatchHandle) -> Iterator[None]:
         """Create the context of an event."""
-        headers, event = handle.headers, self._event(handle.event_name)
+        headers, event = handle.headers, self._event_of(handle)
         token = _dispatching.set(id(handle))
         sending = None
         try:
             if headers and _span_context(self._context(headers)).is_valid:
                 # The application has given the event a creation context of its own.
                 pass
-            elif self._is_alone or handle.in_batch:
+            elif (self._is_alone and not handle.is_request) or handle.in_batch:
                 span = self._start_span(
                     f"create {event.name}",
                     SpanKind.PRODUCER,
@@ -287,7 +291,7 @@ class BusTelemetry:
                 self._telemetry.end(span)
             else:
                 span = self._start_span(
-                    f"send {event.name}",
+                    event.send_title,
                     SpanKind.PRODUCER,
                     message_attributes(event.send, handle),
                 )
@@ -308,7 +312,7 @@ class BusTelemetry:
 
     def around_publish(self, handles: Sequence[DispatchHandle]) -> Iterator[None]:
         """Cover the way of events to the broker by a span, and measure it."""
-        first = self._event(handles[0].event_name)
+        first = self._event_of(handles[0])
         sending = self._unsent.pop(handles[0], None) if len(handles) == 1 else None
         if sending is None:
             sending = self._send_created(handles, first)
@@ -332,7 +336,7 @@ class BusTelemetry:
                 if len(handles) > 1:
                     attributes[names.DESTINATION_NAME] = handle.event_name
                 links.append(Link(created, attributes))
-        name, shown = f"send {first.name}", first.send
+        name, shown = first.send_title, first.send
         if len(handles) == 1:
             attributes = message_attributes(shown, handles[0])
         else:
@@ -346,13 +350,13 @@ class BusTelemetry:
         self, handles: Sequence[DispatchHandle], seconds: float, error_type: str
     ) -> None:
         telemetry = self._telemetry
-        counts: Mapping[str, int] = {handles[0].event_name: 1}
+        counts: Mapping[EventAttributes, int] = {self._event_of(handles[0]): 1}
         if len(handles) > 1:
-            counts = Counter(handle.event_name for handle in handles)
-        for name, count in counts.items():
-            attributes = failed_attributes(self._event(name).sent, error_type)
+            counts = Counter(map(self._event_of, handles))
+        for event, count in counts.items():
+            attributes = failed_attributes(event.sent, error_type)
             telemetry.count(telemetry.sent_messages, count, attributes)
-        attributes = self._event(handles[0].event_name).send
+        attributes = self._event_of(handles[0]).send
         if len(counts) > 1:
             attributes = operation_attributes(self._common, names.SEND)
         attributes = failed_attributes(attributes, error_type)
@@ -368,14 +372,14 @@ class BusTelemetry:
 
     def around_delivery(self, handle: DispatchHandle) -> Iterator[None]:
         """Count an event that has arrived."""
-        consumed = self._event(handle.event_name).consumed
+        consumed = self._event_of(handle).consumed
         self._telemetry.count(self._telemetry.consumed_messages, 1, consumed)
         yield
 
     def around_call(self, delivery: Delivery) -> Iterator[None]:
         """Cover one attempt of a listener by a span, and measure it."""
         handle, telemetry = delivery.handle, self._telemetry
-        event, created = self._event(handle.event_name), self._context(handle.headers)
+        event, created = self._event_of(handle), self._context(handle.headers)
         creation = _span_context(created)
         links = [Link(creation)] if creation.is_valid else []
         is_inside = _dispatching.get() == id(handle)
@@ -396,7 +400,7 @@ class BusTelemetry:
         )
         # The baggage of the event goes on to the listener, and to the events that it dispatches.
         context = trace.set_span_in_context(span, inherited)
-        if self._keeps_processed:
+        if self._keeps_processed and not handle.is_request:
             self._processed[handle] = context
         token = attach(context)
         start, error_type = perf_counter(), ""
@@ -430,7 +434,7 @@ class BusTelemetry:
             operation = names.REJECT
         else:
             operation = names.ACKNOWLEDGE
-        event = self._event(handle.event_name)
+        event = self._event_of(handle)
         creation = _span_context(self._context(handle.headers))
         span = self._start_span(
             f"{operation} {event.name}",
@@ -449,12 +453,16 @@ class BusTelemetry:
 
     # -- what is remembered
 
-    def _event(self, name: str) -> EventAttributes:
-        event = self._events.get(name)
+    def _event_of(self, handle: DispatchHandle) -> EventAttributes:
+        name, is_request = handle.event_name, handle.is_request
+        known = self._requests if is_request else self._events
+        event = known.get(name)
         if event is None:
-            if len(self._events) >= MAX_REMEMBERED_NAMES:
-                self._events.clear()
-            event = self._events[name] = EventAttributes(self._common, self._group, name)
+            if len(known) >= MAX_REMEMBERED_NAMES:
+                known.clear()
+            event = known[name] = EventAttributes(
+                self._common, self._group, name, is_request=is_request
+            )
         return event
 
     def _context(self, headers: Mapping[str, str]) -> Context:

@@ -50,6 +50,17 @@ function count(value) {
   return value < 1e6 ? `${(value / 1e3).toFixed(0)}k` : `${(value / 1e6).toFixed(value < 1e7 ? 2 : 1)}M`;
 }
 
+// The requests of an event have a reserved name.
+const REQUESTS = "goevent.requests.";
+
+function shownEvent(name) {
+  return name.startsWith(REQUESTS) ? `requests of ${name.slice(REQUESTS.length)}` : name;
+}
+
+function heardBy(name) {
+  return name.startsWith(REQUESTS) ? `responds to ${name.slice(REQUESTS.length)}` : name;
+}
+
 function rate(value) {
   if (value === null) return "–";
   if (value === 0) return "0";
@@ -302,7 +313,7 @@ function build(picture, width) {
   caption(0, "Events");
   caption(listenerX, "Listeners");
   picture.events.forEach((each, i) => {
-    const y = eventAt(i), made = nodeOf("event", 0, y, column, high, each.name, chars("event"));
+    const y = eventAt(i), made = nodeOf("event", 0, y, column, high, shownEvent(each.name), chars("event"));
     nodes.append(made.node);
     placeOf.set(each, y + high / 2);
     parts.events.push({ ...made, key: each.name });
@@ -453,7 +464,7 @@ function drawTable() {
     if (row.parentNode !== body) body.append(row);
     put(name, each.name);
     name.title = each.name;
-    put(events, `${each.events.join(", ")}${each.inline ? " · inline" : ""}`);
+    put(events, `${each.events.map(heardBy).join(", ")}${each.inline ? " · inline" : ""}`);
     for (const place of [1, 3, 4, 5, 6, 7]) {
       put(cells[place], COLUMNS[place][4](each));
       mark(cells[place], "zero", !COLUMNS[place][2](each));
@@ -530,7 +541,7 @@ function drawBacklogs() {
   while (body.children.length > model.backlogs.length) body.lastChild.remove();
   model.backlogs.forEach(([name, lag, pending, oldestPending, oldestWaiting], i) => {
     const cells = body.children[i].children;
-    put(cells[0], name);
+    put(cells[0], shownEvent(name));
     put(cells[1], lag === null ? "unknown" : count(lag));
     put(cells[2], count(pending));
     const oldest = Math.max(oldestPending, oldestWaiting ?? 0);
