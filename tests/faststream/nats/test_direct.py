@@ -263,3 +263,32 @@ async def test_forged_answers_of_the_server_change_no_result() -> None:
             await check_reached(bus, bus, ANSWER, b"4")
             await check_reached(bus, bus, ANSWER, b"5")
         assert bus.reports == []
+
+
+async def test_patterns_of_a_group_leave_reserved_names_alone() -> None:
+    name = "goevent-js.goevent.requests.price.asked"
+
+    async def publish(client: Any) -> None:
+        await client.jetstream().publish(name, b"a request to another group")
+
+    async def consumers(client: Any) -> list[str]:
+        found = await client.jetstream().consumers_info("goevent-js")
+        return [each.config.filter_subject for each in found]
+
+    async with nats_server() as server:
+        bus = bus_on(server, "nats+js")
+        seen = bus.seen("**")
+        async with bus:
+            await bus.ready()
+            # One before the connection is renewed, which looks for names, and one behind it.
+            await with_client(server, publish)
+            server.kill()
+            await until(lambda: not bus.is_connected())
+            await server.start()
+            await until(bus.is_connected)
+            await with_client(server, publish)
+            await accepted(bus, 7)
+            await until(lambda: seen)
+            assert [event.n for event in seen] == [7]
+            assert await with_client(server, consumers) == ["goevent-js.order.paid"]
+        assert not any("requests" in str(report) for report in bus.reports)
