@@ -89,6 +89,18 @@ def test_metadata_and_unknown_keys_do_not_disturb(make: Callable[[], Codec]) -> 
 
 
 @both
+@pytest.mark.parametrize("event", [Event(NAME, {"n": {"m": [1, 2.5, None]}}), Known(7)])
+def test_a_request_is_read_as_the_event_that_it_asks_for(
+    make: Callable[[], Codec], event: Event
+) -> None:
+    codec, name = make(), f"goevent.requests.{event.event_name}"
+    data = codec.encode(Envelope(event_name=name, event_type=event.event_name, event=event))
+    decoded = codec.decode(data, event_name=name, registry=REGISTRY)
+    assert (decoded.event, type(decoded.event)) == (event, type(event))
+    assert (decoded.event_name, decoded.event_type) == (name, event.event_name)
+
+
+@both
 def test_null_data_is_an_empty_payload(make: Callable[[], Codec]) -> None:
     codec = make()
     assert read(codec, write(codec, event_data=None)) == Event(NAME, {})

@@ -298,7 +298,7 @@ class JsonCodec:
         # As in Go, null data is read as an object without keys.
         event = self._decoder_of(cls).decode_event(b"{}" if raw == b"null" else raw)
         if cls is AdHocEvent:
-            event = Event(event_name, event)
+            event = Event(event_type, event)
         return from_wire(wire, event_type, event)
 
     def _encoder_of(self, cls: type[Any]) -> EventEncoder:

@@ -114,7 +114,7 @@ class MsgpackCodec:
             encoder.rules.check(body)
             if not exact and encoder.can_be_read(event):
                 fields = self._read(self._write(body))
-                encoder.check_same(event, self._event(cls, envelope.event_name, fields))
+                encoder.check_same(event, self._event(cls, envelope.event_type, fields))
             data = self._write(to_wire(envelope, body))
             if len(data) > self._max_size:
                 raise WireFormatError(f"{len(data)} bytes are above the limit of {self._max_size}")
@@ -146,7 +146,7 @@ class MsgpackCodec:
             )
             if body is _MISSING:
                 raise WireFormatError("event_data is missing")
-            event = self._event(cls, event_name, {} if body is None else body)
+            event = self._event(cls, event_type, {} if body is None else body)
             if self._upgrade:
                 event = registry.upgrade(event)
             return from_wire(wire, event_type, event)
@@ -185,12 +185,12 @@ class MsgpackCodec:
         self._encoders[cls] = encoder
         return encoder
 
-    def _event(self, cls: type[Any], event_name: str, body: object) -> Any:
+    def _event(self, cls: type[Any], event_type: str, body: object) -> Any:
         if not isinstance(body, dict):
             raise WireFormatError(f"event_data is a {type(body).__name__}, not a map")
         fields = msgspec.convert(body, dict[str, Any])
         if cls is AdHocEvent:
-            return Event(event_name, fields)
+            return Event(event_type, fields)
         if adapter_of(cls) is PYDANTIC:
             return cls.model_validate(fields)
         rules = self._rules.get(cls)
