@@ -213,7 +213,11 @@ class Subscriptions:
         return [name for name in names if name not in addressed], addressed
 
     async def drop_all(self) -> None:
-        """Unsubscribe from everything, because the bus ends."""
-        names = [*dict.fromkeys((*self._confirmed, *self._in_flight))]
+        """Unsubscribe from all events, because the bus ends.
+
+        Its addresses stay open: the listeners that drain wait for answers, and other buses for
+        theirs. They end with the driver.
+        """
+        names, _ = self._divide([*dict.fromkeys((*self._confirmed, *self._in_flight))])
         if names:
             await self._unsubscribe(names)
