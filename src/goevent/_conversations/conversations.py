@@ -35,7 +35,7 @@ from .messages import (
 )
 from .peers import Peer, Peers
 from .reports import ArrivalReport, ArrivalReports, counted_subscriptions
-from .requests import Requests, bus_closed_meanwhile
+from .requests import NOBODY_WAITS, Requests, bus_closed_meanwhile
 from .responders import Responder, Responders
 from .service import RequestService
 from .tracking import BUS_ENDED, REPORT_LOST, Trackings
@@ -77,6 +77,12 @@ class Conversations:
         """The requests and their ends, since the bus was made."""
         malformed = 0 if self._link is None else self._link.channel.malformed
         return replace(self._counts, malformed=self._counts.malformed + malformed)
+
+    @property
+    def under_way(self) -> int:
+        """The entries of all tables of conversations: 0 if none is under way."""
+        tables = len(self.requests), len(self._service.runs), len(self._reports)
+        return sum(tables) + (0 if self._link is None else len(self._link.peers))
 
     # -- responders
 
@@ -230,6 +236,7 @@ class Conversations:
                 self._answer_search(link, message)
             case Cancel():
                 self._service.cancel(message.id, message.reason)
+                self._reports.forget([message.id])
             case Alive():
                 self._take_sign(link, message)
             case Roll():
@@ -257,6 +264,10 @@ class Conversations:
         ]
         if unknown:
             link.channel.send(message.address, Unknown(link.channel.address, unknown))
+        for each in message.serves:
+            # The cancellation was lost on its way.
+            if not (self.requests.has(each) or self._trackings.has(each)):
+                link.channel.send(message.address, Cancel(each, NOBODY_WAITS))
 
     def _lost(self, address: str, peer: Peer) -> None:
         """End the conversations with a bus that has ended."""

@@ -124,10 +124,12 @@ class Alive(msgspec.Struct, tag="alive", tag_field="kind", omit_defaults=True):
     Attributes:
         address: The address of the sender.
         ids: The requests for whose answer the sender waits, and the dispatches for whose report.
+        serves: The requests and the dispatches of the other bus that the sender works on.
     """
 
     address: Address
     ids: list[str] = []
+    serves: list[str] = []
 
 
 class Unknown(msgspec.Struct, tag="unknown", tag_field="kind", omit_defaults=True):

@@ -116,7 +116,8 @@ class Peers:
             if now - peer.heard > PEER_SILENCE_SECONDS:
                 self.lose(address)
                 continue
-            ids = [*peer.asked]
-            for first in range(0, max(len(ids), 1), MAX_IDS_PER_MESSAGE):
-                part = ids[first : first + MAX_IDS_PER_MESSAGE]
-                self._channel.send(address, Alive(self._channel.address, part))
+            asked, served = [*peer.asked], [*peer.served]
+            for first in range(0, max(len(asked), len(served), 1), MAX_IDS_PER_MESSAGE):
+                part = slice(first, first + MAX_IDS_PER_MESSAGE)
+                sign = Alive(self._channel.address, asked[part], served[part])
+                self._channel.send(address, sign)

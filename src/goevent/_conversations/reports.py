@@ -76,6 +76,9 @@ class ArrivalReports:
         # The ids of the events whose reports are still to come, each with the address.
         self._open: dict[str, str] = {}
 
+    def __len__(self) -> int:
+        return len(self._open)
+
     def begin(self, envelope: Envelope, settle: Settle | None) -> ArrivalReport | None:
         """Return the report about an event that has arrived; None if there will be none."""
         if (

@@ -66,6 +66,7 @@ CHAIN_HEADER = "goevent-chain"
 """The header with the ids of the requests inside whose responders a request was made."""
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
+NOBODY_WAITS = "nobody waits for the answer"
 
 
 class PendingRequest:
@@ -228,6 +229,13 @@ class Requests:
         self._pending: dict[str, PendingRequest] = {}
         self.counts: RequestCounts = counts
         self.link: ConversationLink | None = None
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def has(self, request_id: str) -> bool:
+        """Tell whether a request waits for its answer."""
+        return request_id in self._pending
 
     # -- asking
 
@@ -498,7 +506,7 @@ class Requests:
         """Note which bus works on a request; cancel it there if nobody waits any more."""
         pending = self._find(message.id)
         if pending is None:
-            link.channel.send(message.address, Cancel(message.id, "nobody waits for the answer"))
+            link.channel.send(message.address, Cancel(message.id, NOBODY_WAITS))
             return
         if pending.address:
             link.peers.end(pending.address, pending.id)

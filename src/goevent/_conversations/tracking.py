@@ -248,6 +248,10 @@ class Trackings:
 
     # -- messages of other buses
 
+    def has(self, dispatch_id: str) -> bool:
+        """Tell whether the handle of a dispatch that asks for reports is alive."""
+        return dispatch_id in self._by_id
+
     def answer_roll(self, link: ConversationLink, message: Roll) -> None:
         """Tell another bus whether this one listens to an event."""
         if message.reply_to == link.channel.address or self._dispatcher.state != "open":
