@@ -788,6 +788,80 @@ class QueuesDirectMessagesBehindEvents(EchoDriver):
         sent(len(takers))
 
 
+# -- conversations
+
+
+class LosesMessages(MemoryDriver):
+    """Loses the direct messages of one kind."""
+
+    kind: ClassVar[bytes]
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        if b'"kind":"%s"' % self.kind in data:
+            sent(1)
+        else:
+            super().send_directly(address, data, sent)
+
+
+class LosesReplies(LosesMessages):
+    kind = b"reply"
+
+
+class LosesFailures(LosesMessages):
+    kind = b"failed"
+
+
+class LosesReports(LosesMessages):
+    kind = b"done"
+
+
+class RepeatsDirectMessages(MemoryDriver):
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        super().send_directly(address, data, lambda outcome: None)
+        super().send_directly(address, data, sent)
+
+
+class MixesUpAddresses(MemoryDriver):
+    """Sends every fifth direct message to the address of the one before."""
+
+    count = 0
+    before = ""
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        self.count += 1
+        place, self.before = (self.before if self.count % 5 == 0 else address), address
+        super().send_directly(place, data, sent)
+
+
+class CutsOffReplies(MemoryDriver):
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        super().send_directly(address, data[:-1] if b'"reply"' in data else data, sent)
+
+
+class ClosesAddressesFirst(EchoDriver):
+    """Closes its addresses when its bus begins to drain."""
+
+    async def drain(self) -> None:
+        await self.unsubscribe([*self.names])
+        await self.close_addresses([*self.addresses])
+
+
+class CountsOneReceiverTooMany(MemoryDriver):
+    async def publish(self, message: Message) -> Receipt:
+        receipt = await super().publish(message)
+        return Receipt(receivers=(receipt.receivers or 0) + 1)
+
+
+class GivesRequestsToAllBuses(GroupDriver):
+    """Has a group of its own for each bus."""
+
+    count = 0
+
+    def __init__(self, broker: GroupBroker, group: str) -> None:
+        GivesRequestsToAllBuses.count += 1
+        super().__init__(broker, f"{group}-{self.count}")
+
+
 class MemorySuite(DriverConformance):
     def __init__(self, mutant: Callable[..., Any]) -> None:
         self.mutant = mutant
@@ -950,6 +1024,21 @@ MUTANTS: list[tuple[type, str, str]] = [
     (OpensAddressesTwice, "opening_an_address_can_be_cancelled", r"b'once', b'once'"),
     (OpensNoAddressAfterAnOutage, "direct_messages_outlive_an_outage", "after an outage"),
     (LosesOutcomesInAnOutage, "direct_messages_outlive_an_outage", "outcomes of [0-9]+ direct"),
+    (LosesReplies, "requests_are_answered", "lost on the way"),
+    (LosesFailures, "failures_reach_the_requester", "lost on the way"),
+    (LosesReports, "all_buses_report", "its report was lost on the way"),
+    (LosesReports, "late_reports_complete_the_outcome", "missing=3"),
+    (RepeatsDirectMessages, "requests_are_answered", "22 messages came for requests that"),
+    (MixesUpAddresses, "requests_are_answered", "lost on the way"),
+    (CutsOffReplies, "requests_are_answered", "lost on the way"),
+    (ClosesAddressesFirst, "draining_buses_get_their_answers", "a bus that drains got .*Lost"),
+    (CountsOneReceiverTooMany, "all_buses_report", "missing=1"),
+    (CountsOneReceiverTooMany, "events_without_listeners_need_no_reports", "nobody listens, and"),
+    (GivesRequestsToAllBuses, "requests_can_be_cancelled_at_any_time", "504 .* were served 10"),
+    (GivesRequestsToAllBuses, "requests_of_an_ended_bus_end", "went to no other bus"),
+    (AcknowledgesTheAbandoned, "requests_of_an_ended_bus_end", "went to no other bus"),
+    (AcknowledgesAtOnce, "requests_of_an_ended_bus_end", "went to no other bus"),
+    (SendsDirectMessagesAsEvents, "listeners_get_no_requests", "got requests or answers"),
     (LagCreatesTheGroup, "unknown_group_has_no_lag", "that nobody knows has the lag"),
 ]
 

@@ -222,6 +222,7 @@ class GroupBroker:
     def __init__(self) -> None:
         self.groups: dict[str, ConsumerGroup] = {}
         self.tails: dict[TailChannel, str] = {}
+        self.addresses: dict[str, dict[GroupDriver, TakeDirect]] = {}
         self.count = 0
 
     def group(self, name: str) -> ConsumerGroup:
@@ -237,10 +238,16 @@ class GroupBroker:
                 channel.put_nowait(TailedEvent(event_name=name, data=data, id=str(self.count)))
         return self.count
 
+    def send_directly(self, address: str, data: bytes) -> int:
+        takers = [*self.addresses.get(address, {}).values()]
+        for take in takers:
+            take(address, data)
+        return len(takers)
+
 
 class GroupDriver:
     schemes: tuple[str, ...] = ("group",)
-    capabilities = Capabilities(fan_out=False, durable=True, patterns=False)
+    capabilities = Capabilities(fan_out=False, durable=True, patterns=False, replies=True)
 
     def __init__(self, broker: GroupBroker, group: str) -> None:
         self.broker = broker
@@ -266,6 +273,8 @@ class GroupDriver:
             for entry in self.held.values():
                 self.group.release(entry)
             self.held.clear()
+            for takers in self.broker.addresses.values():
+                takers.pop(self, None)
 
     async def deliver(self, inbox: Inbox, entry: GroupEntry) -> None:
         await inbox.receive(entry.name, entry.data, partial(self.settle, entry))
@@ -273,7 +282,8 @@ class GroupDriver:
     def settle(self, entry: GroupEntry, end: Settlement) -> None:
         if self.held.pop(entry.number, None) is None:
             return  # `run` has ended and has released it
-        if any(error.outcome == "abandoned" for error in end.errors):
+        is_unwanted = not (end.started or end.errors)
+        if is_unwanted or any(error.outcome == "abandoned" for error in end.errors):
             self.group.release(entry)
         else:
             self.group.acknowledge(entry)
@@ -292,6 +302,19 @@ class GroupDriver:
         await trio.lowlevel.checkpoint()
         number = self.broker.publish(message.event_name, message.encode())
         return Receipt(id=str(number))
+
+    async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+        await trio.lowlevel.checkpoint()
+        for address in addresses:
+            self.broker.addresses.setdefault(address, {})[self] = take
+
+    async def close_addresses(self, addresses: Sequence[str]) -> None:
+        await trio.lowlevel.checkpoint()
+        for address in addresses:
+            self.broker.addresses.get(address, {}).pop(self, None)
+
+    def send_directly(self, address: str, data: bytes, sent: DirectSent) -> None:
+        sent(self.broker.send_directly(address, data))
 
     def tail(
         self, pattern: str

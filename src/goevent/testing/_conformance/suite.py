@@ -9,6 +9,7 @@ from ... import Driver
 from . import (
     arrival as arrival,
     batching as batching,
+    conversations as conversations,
     direct as direct,
     grouping as grouping,
     lifetime as lifetime,
@@ -338,6 +339,70 @@ class DriverConformance:
     async def test_direct_messages_outlive_an_outage(self) -> None:
         """After an outage the addresses are open again, and each message has one outcome."""
         await run_case(self, direct.direct_messages_outlive_an_outage, REPLIES, OUTAGE, RECONNECTS)
+
+    # -- conversations
+
+    async def test_requests_are_answered(self) -> None:
+        """A request gets its typed answer, and each message comes once."""
+        await run_case(self, conversations.requests_are_answered, REPLIES)
+
+    async def test_failures_reach_the_requester(self) -> None:
+        """The failure of a responder is raised as a `RemoteError`."""
+        await run_case(self, conversations.failures_reach_the_requester, REPLIES)
+
+    async def test_requests_without_a_responder_fail(self) -> None:
+        """A request that nobody responds to fails by its timeout."""
+        await run_case(self, conversations.requests_without_a_responder_fail, REPLIES)
+
+    async def test_timeouts_cancel_the_responder(self) -> None:
+        """The responder is cancelled when the time of its request is over."""
+        await run_case(self, conversations.timeouts_cancel_the_responder, REPLIES)
+
+    async def test_cancelled_requesters_cancel_the_responder(self) -> None:
+        """The responder is cancelled when its requester is."""
+        await run_case(self, conversations.cancelled_requesters_cancel_the_responder, REPLIES)
+
+    async def test_requests_end_with_their_bus(self) -> None:
+        """The requests of a bus that closes end, and their responders are cancelled."""
+        await run_case(self, conversations.requests_end_with_their_bus, REPLIES)
+
+    async def test_closing_buses_finish_their_requests(self) -> None:
+        """A bus that closes answers what it has; another one gets the next requests."""
+        await run_case(self, conversations.closing_buses_finish_their_requests, REPLIES)
+
+    async def test_draining_buses_get_their_answers(self) -> None:
+        """A listener that runs while its bus closes gets the answers to its requests."""
+        await run_case(self, conversations.draining_buses_get_their_answers, REPLIES)
+
+    async def test_requests_of_an_ended_bus_end(self) -> None:
+        """A request of a bus that ends fails, or goes to another bus if it is durable."""
+        await run_case(self, conversations.requests_of_an_ended_bus_end, REPLIES)
+
+    async def test_requests_can_be_cancelled_at_any_time(self) -> None:
+        """Of 500 requests a third is cancelled; each is counted, and nothing is left."""
+        await run_case(self, conversations.requests_can_be_cancelled_at_any_time, REPLIES)
+
+    async def test_listeners_get_no_requests(self) -> None:
+        """No listener of an event, and of a pattern, gets its requests."""
+        await run_case(self, conversations.listeners_get_no_requests, REPLIES)
+
+    async def test_all_buses_report(self) -> None:
+        """A wait for all buses ends when all have reported, and tells the failures."""
+        await run_case(self, conversations.all_buses_report, REPLIES, FAN_OUT)
+
+    async def test_events_without_listeners_need_no_reports(self) -> None:
+        """A wait for all buses ends if none listens."""
+        await run_case(
+            self, conversations.events_without_listeners_need_no_reports, REPLIES, FAN_OUT
+        )
+
+    async def test_late_reports_complete_the_outcome(self) -> None:
+        """A slow bus makes the outcome partial, and its report completes it."""
+        await run_case(self, conversations.late_reports_complete_the_outcome, REPLIES, FAN_OUT)
+
+    async def test_ending_buses_report(self) -> None:
+        """A bus that ends has abandoned its events, and the wait ends."""
+        await run_case(self, conversations.ending_buses_report, REPLIES, FAN_OUT)
 
     # -- the questions of operators
 
