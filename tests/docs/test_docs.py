@@ -6,7 +6,7 @@ import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
@@ -16,6 +16,11 @@ import goevent.middleware
 import goevent.testing
 import goevent_faststream
 import goevent_redis
+from goevent._conversations.addresses import ROLL_ADDRESS, SEARCH_PREFIX
+from goevent._conversations.messages import DirectMessage
+from goevent._conversations.requests import BUDGET_HEADER, CHAIN_HEADER
+from goevent._events.names import REQUEST_PREFIX
+from goevent_redis._direct import direct_channel
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -154,6 +159,22 @@ def test_tables_of_brokers_agree_with_the_code() -> None:
     tables = script("_tables")
     page = text_of(DOCS / "brokers/choosing-a-broker.md")
     assert page == tables.written(page), "run: python docs/_tables.py"
+
+
+def test_messages_of_conversations_agree_with_the_code() -> None:
+    script_of_messages = script("_messages")
+    page = text_of(script_of_messages.PAGE)
+    assert page == script_of_messages.written(page), "run: python docs/_messages.py"
+
+
+def test_page_of_conversations_shows_every_message_and_the_headers() -> None:
+    examples = script("_messages").EXAMPLES.values()
+    shown = {type(message) for group in examples for message in group}
+    assert shown == set(get_args(DirectMessage))
+    page = text_of(DOCS / "inside/conversations.md")
+    for text in (BUDGET_HEADER, CHAIN_HEADER, REQUEST_PREFIX, f"`{ROLL_ADDRESS}`", SEARCH_PREFIX):
+        assert text in page
+    assert direct_channel("goevent:", "<address>") in page
 
 
 def test_reference_of_the_command_is_its_help() -> None:

@@ -37,9 +37,10 @@ SHOWN = {
     "health.py": ["docs/operate/observe.md"],
     "metrics.py": ["docs/operate/observe.md"],
     "tracing.py": ["docs/operate/observe.md"],
+    "conversation.py": ["docs/use/conversations.md"],
 }
-# Two processes, or two buses, print, so the order of the lines is not fixed.
-ANY_ORDER = {"redis_pubsub.py", "tracing.py"}
+# Several processes, or two buses, print, so the order of the lines is not fixed.
+ANY_ORDER = {"conversation.py", "redis_pubsub.py", "tracing.py"}
 
 # A busy machine makes a listener slow, and the bus says so.
 SLOW = re.compile(r"^\w.* held the event loop for .*\n", re.MULTILINE)
