@@ -37,7 +37,7 @@ EXAMPLES: dict[str, tuple[DirectMessage, ...]] = {
         messages.Cancel(ID, "the requester was cancelled, or its deadline has passed"),
     ),
     "life": (
-        messages.Alive(ASKING, [ID]),
+        messages.Alive(ASKING, [ID], ["fedcba9876543210"]),
         messages.Unknown(ANSWERING, [ID]),
         messages.Leaving(ANSWERING),
     ),

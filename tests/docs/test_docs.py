@@ -169,7 +169,7 @@ def test_messages_of_conversations_agree_with_the_code() -> None:
 
 def test_page_of_conversations_shows_every_message_and_the_headers() -> None:
     examples = script("_messages").EXAMPLES.values()
-    shown = {type(message) for group in examples for message in group}
+    shown: set[Any] = {type(message) for group in examples for message in group}
     assert shown == set(get_args(DirectMessage))
     page = text_of(DOCS / "inside/conversations.md")
     for text in (BUDGET_HEADER, CHAIN_HEADER, REQUEST_PREFIX, f"`{ROLL_ADDRESS}`", SEARCH_PREFIX):
