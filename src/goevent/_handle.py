@@ -570,8 +570,9 @@ class DispatchHandle:
         """Call a function with the errors, once, when every listener has finished."""
         if self._left <= 0:
             settle(self._failed())
-        else:
-            self._ensure_details().settle = settle
+            return
+        details = self._ensure_details()
+        details.settle = settle if details.settle is None else both(details.settle, settle)
 
     def _failed(self) -> tuple[EventError, ...]:
         return tuple(self._details.errors) if isinstance(self._details, HandleDetails) else ()
@@ -605,6 +606,18 @@ class DispatchHandle:
         details = self._details
         failed = len(details.errors) if isinstance(details, HandleDetails) else 0
         return f"<DispatchHandle {self.event_name!r} {state}, {failed} error(s)>"
+
+
+def both(first: Settle, second: Settle) -> Settle:
+    """Return a function that calls two others, even if the first one raises."""
+
+    def settle(errors: tuple[EventError, ...]) -> None:
+        try:
+            first(errors)
+        finally:
+            second(errors)
+
+    return settle
 
 
 def new_handle(route: HandleRoute, event: object) -> DispatchHandle:

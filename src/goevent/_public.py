@@ -47,6 +47,7 @@ from ._events.registry import (
     upcast as upcast,
 )
 from ._handle import DispatchHandle as DispatchHandle
+from ._kernel.event_trace import EventTrace as EventTrace, TracedListener as TracedListener
 from ._kernel.ledger import (
     EventSnapshot as EventSnapshot,
     Ledger as Ledger,
@@ -122,6 +123,7 @@ __all__ = [
     "EventRegistry",
     "EventSnapshot",
     "EventStream",
+    "EventTrace",
     "EventVetoed",
     "GapDetected",
     "GoEvent",
@@ -157,6 +159,7 @@ __all__ = [
     "Settlement",
     "Snapshot",
     "Supervision",
+    "TracedListener",
     "UnknownDriverError",
     "UnknownEventError",
     "UnsupportedError",

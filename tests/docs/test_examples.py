@@ -62,6 +62,7 @@ PRINTED = {
     "backpressure.py": "no room in the mailbox of slow",
     "redis_streams.py": "lost: 0",
     "kafka_orders.py": "billed: 40, each order in order: True\nmail gave up after 3 deliveries",
+    "causes.py": "- ship failed: ValueError: no address",
     "errors.py": "alert: book failed on 'order.paid': ValueError: a payment is positive",
     "batches.py": "4 lines, 1 failed\n2 ValueError: a payment is positive",
     "listeners.py": "counted 1",

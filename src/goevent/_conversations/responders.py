@@ -330,9 +330,13 @@ class Responders:
         details = handle._ensure_details()
         details.id, details.request = run.id, run
         is_special = route.special or self._is_hooked(run)
+        tracer = dispatcher.tracer
+        started = 0.0 if tracer is None else tracer.now()
         try:
             if not is_special and dispatcher.admission.commit(route, handle):
                 dispatcher.run_inline(route, handle)
+                if tracer is not None:
+                    tracer.note(handle, started, arrived=True)
                 handle._when_done(ended)
                 return None
         except MailboxFull:
@@ -356,6 +360,8 @@ class Responders:
         dispatcher = self._dispatcher
         run = run_of(handle)
         brought, reason, text = False, "closing", "the bus has closed"
+        tracer = dispatcher.tracer
+        started = 0.0 if tracer is None else tracer.now()
         try:
             if route.special or (run is not None and self._is_hooked(run)):
                 await dispatcher.special_dispatch.dispatch(handle, arrived=True)
@@ -370,6 +376,8 @@ class Responders:
                 run.refuse(reason, text)
                 ended(())
         if brought:
+            if tracer is not None:
+                tracer.note(handle, started, arrived=True)
             handle._when_done(ended)
 
     def _is_hooked(self, run: RequestRun) -> bool:

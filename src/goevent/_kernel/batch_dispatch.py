@@ -121,7 +121,7 @@ class BatchDispatch:
                     publisher.hold()
                 handle = dispatcher._dispatch_at_once(event)
                 if handle is None:
-                    handle = await self._dispatch_slowly(event)
+                    handle = await dispatcher._dispatch_slowly(event)
                     start = perf_counter()
                 handles.append(handle)
                 now = perf_counter()
@@ -155,6 +155,8 @@ class BatchDispatch:
         """
         dispatcher, publisher = self._dispatcher, self._router.publisher
         if publisher is None or dispatcher.state != "open" or dispatcher.inline_depth:
+            return None
+        if dispatcher.tracer is not None:
             return None
         events = found[first : first + publisher.batch_room]
         cached = dispatcher._routes
@@ -248,17 +250,6 @@ class BatchDispatch:
             # Several classes may share a route.
             routes[cached[event_type]] += count
         return routes
-
-    async def _dispatch_slowly(self, event: object) -> DispatchHandle:
-        """Dispatch an event that has to wait, or whose route is special."""
-        dispatcher = self._dispatcher
-        if get_ident() != dispatcher._owner:
-            dispatcher.check_nested()
-        route, event = self._router.find(event)
-        handle = dispatcher.caused_handle(route, event)
-        if not route.special:
-            return await dispatcher.bring(route, handle)
-        return await dispatcher.special_dispatch.dispatch(handle)
 
     def _release(self) -> None:
         if (publisher := self._router.publisher) is not None:

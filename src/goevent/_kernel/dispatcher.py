@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from .route import Route
     from .scheduler import Scheduler
     from .supervisor import Supervisor
+    from .tracer import Tracer
 
 # How long tasks dispatch before one of them looks whether to yield to Trio. The interval may have
 # begun in another task, so a task yields after twice as long at the latest.
@@ -75,7 +76,7 @@ def hot_path(*, waits: bool) -> Callable[[Dispatcher, object], DispatchHandle | 
     def dispatch_nowait(self: Dispatcher, event: object) -> DispatchHandle | None:
         ident = get_ident()
         if ident != self._owner:
-            return self._dispatch_nested(event, ident, waits)
+            return self._dispatch_nested(event, waits)
         try:
             route = self._routes[type(event)]
         except KeyError:
@@ -226,13 +227,19 @@ class Dispatcher(Intake):
         await self.take_turn()
         self.check_nested()
         route, event = self.router.find(event)
+        tracer = self.tracer
+        started = 0.0 if tracer is None else tracer.now()
         handle = self.caused_handle(route, event)
         await self.track(handle)
         self.check_nested()
         route = self.router.named(route.name)
         if route.special:
-            return await self.special_dispatch.dispatch(handle)
-        return await self.bring(route, handle)
+            await self.special_dispatch.dispatch(handle)
+        else:
+            await self.bring(route, handle)
+        if tracer is not None:
+            tracer.note(handle, started)
+        return handle
 
     async def take_turn(self) -> None:
         """Yield to other tasks if it is time to; always a cancellation point.
@@ -273,17 +280,43 @@ class Dispatcher(Intake):
         """Dispatch an event that needs special dispatch or room, or is the first of its class."""
         if get_ident() != self._owner:
             self.check_nested()
+        tracer = self.tracer
+        started = 0.0 if tracer is None else tracer.now()
         route, event = self.router.find(event)
         handle = self.caused_handle(route, event)
-        if route.special:
-            return await self.special_dispatch.dispatch(handle)
-        return await self.bring(route, handle)
+        try:
+            if route.special:
+                await self.special_dispatch.dispatch(handle)
+            else:
+                await self.bring(route, handle)
+            if tracer is not None:
+                tracer.note(handle, started)
+            return handle
+        finally:
+            del handle  # as in `bring`
 
-    def _dispatch_nested(self, event: object, ident: int, waits: bool) -> DispatchHandle | None:
-        """Dispatch inside a listener, or while the bus is not open to every caller.
+    def _dispatch_traced(self, tracer: Tracer, event: object, waits: bool) -> DispatchHandle | None:
+        """Dispatch as `_dispatch_nested`, and note the event."""
+        started = tracer.now()
+        handle = self._dispatch_nested(event, waits, traced=True)
+        if handle is not None:
+            tracer.note(handle, started)
+        return handle
+
+    def _dispatch_nested(
+        self, event: object, waits: bool, *, traced: bool = False
+    ) -> DispatchHandle | None:
+        """Dispatch inside a listener, or while the hot path may not.
 
         Like `hot_path`, it returns None and has changed nothing where the caller has to wait.
+
+        Args:
+            event: The event.
+            waits: True if the caller can wait.
+            traced: True if the caller notes the event.
         """
+        if self.tracer is not None and not traced:
+            return self._dispatch_traced(self.tracer, event, waits)
         self.check_nested()
         route = self._routes.get(type(event))
         if route is None:

@@ -15,7 +15,7 @@ that causes it. At all other times `_owner` holds:
   has no handle; once such an event has caused another one, its `Cause` instead;
 * the worker whose step runs: the event is that of its lane;
 * `UNKNOWN_CALLER`: any task may be inside a listener. A listener is suspended and has child tasks,
-  or a thread with a timeout; or an inline `async def` runs;
+  or a thread with a timeout; or an inline `async def` runs. Also while the bus traces its events;
 * 0: the bus is not open to every caller.
 
 Each of these is put there once for a dispatch, a step or a child task. So a dispatch outside of
@@ -31,6 +31,7 @@ await inline listeners; see `reentrancy`.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from math import inf
 from threading import get_ident
 from typing import TYPE_CHECKING, TypeAlias
@@ -44,10 +45,11 @@ from .actor import names_of
 from .backpressure import Backpressure
 from .reentrancy import Reentrancy, awaited_depth, enclosing_dispatches
 from .routing import Router
+from .tracer import Tracer
 from .worker import Worker
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Generator
     from contextlib import AbstractContextManager
 
     from trio.lowlevel import Task
@@ -80,6 +82,7 @@ class Intake:
         underway: The handles of the dispatches that await inline listeners.
         max_nesting: How deep inline listeners may dispatch inside each other.
         slow_after: Seconds after which an inline listener is reported as slow.
+        tracer: Notes the events; None outside of `tracing`.
     """
 
     def __init__(self, config: Config, scheduler: Scheduler, supervisor: Supervisor) -> None:
@@ -106,6 +109,9 @@ class Intake:
         self._outside = 0
         # The listeners that may dispatch while none of their steps runs.
         self._searches = 0
+        # Kept after the end of tracing, so that the traces can still be read.
+        self.tracer: Tracer | None = None
+        self._last_tracer: Tracer | None = None
         self._depth = 0
         self._draining = False
         self._was_open = False
@@ -170,8 +176,10 @@ class Intake:
         """Set `_owner` for the time outside of steps and inline calls."""
         if self.home_thread <= 0 or self._draining:
             self._outside = 0
+        elif self._searches or self.tracer is not None:
+            self._outside = UNKNOWN_CALLER
         else:
-            self._outside = UNKNOWN_CALLER if self._searches else self.home_thread
+            self._outside = self.home_thread
         if type(self._owner) is int:
             self._owner = self._outside
 
@@ -188,6 +196,43 @@ class Intake:
         self._searches -= 1
         if not self._searches:
             self._renew_outside()
+
+    @contextmanager
+    def tracing(self, max_events: int) -> Generator[None]:
+        """Note the events of this bus during the block.
+
+        Args:
+            max_events: The number of the newest events that are kept.
+
+        Raises:
+            RuntimeError: An inline listener called this: its dispatch has begun without.
+        """
+        self.check_thread()
+        if self._runs_inline:
+            raise RuntimeError("an inline listener cannot begin to trace the bus that runs it")
+        tracer = self.tracer
+        if tracer is None:
+            self.tracer = self._last_tracer = tracer = Tracer(lambda: self.scheduler.clock())
+            self._renew_outside()
+        tracer.blocks += 1
+        tracer.max_events = max(tracer.max_events, max_events)
+        try:
+            yield
+        finally:
+            tracer.blocks -= 1
+            if not tracer.blocks:
+                self.tracer = None
+                self._renew_outside()
+
+    def traced(self) -> Tracer:
+        """Return the tracer of the last `tracing` block.
+
+        Raises:
+            ValueError: There was none.
+        """
+        if self._last_tracer is None:
+            raise ValueError("no event was traced: dispatch inside `with bus.tracing():`")
+        return self._last_tracer
 
     @property
     def _runs_inline(self) -> bool:

@@ -253,6 +253,8 @@ class BusInbox:
                 route, event = self._find_route(envelope)
             # Without `fan_out`, only the local route has the listeners and their options.
             route = route.local_only or route
+            if dispatcher.tracer is not None:
+                return False
             if route.special or self._hooked:
                 if not self._deliver_special_nowait(route, event, envelope, settle, deliveries):
                     return False
@@ -298,9 +300,15 @@ class BusInbox:
         route, event = self._find_route(envelope)
         route = route.local
         handle = arrived_handle(route, event, envelope.handle_id, envelope.headers, deliveries)
+        tracer = dispatcher.tracer
+        started = 0.0 if tracer is None else tracer.now()
         if route.special or self._hooked:
-            return await dispatcher.special_dispatch.dispatch(handle, arrived=True)
-        return await dispatcher.bring(route, handle, arrived=True)
+            await dispatcher.special_dispatch.dispatch(handle, arrived=True)
+        else:
+            await dispatcher.bring(route, handle, arrived=True)
+        if tracer is not None:
+            tracer.note(handle, started, arrived=True)
+        return handle
 
     def _deliver_special_nowait(
         self,

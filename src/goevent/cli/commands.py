@@ -13,6 +13,7 @@ COMMANDS: Final[dict[str, str]] = {
     "describe": "Show listeners, event types and driver, without a broker.",
     "asyncapi": "Print the AsyncAPI document, or check an older one against the code.",
     "check": "Reach the broker, and report what endangers its promises.",
+    "trace": "Run a bus, dispatch an event, and show all that it causes there.",
     "publish": "Publish an event, or many from stdin.",
     "tail": "Show the events that pass, without taking them.",
     "lag": "Show the backlog of a consumer group.",
