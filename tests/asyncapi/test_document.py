@@ -19,7 +19,14 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from goevent import Config, Event, EventRegistry, GoEvent, JsonCodec, MsgpackCodec
-from goevent.asyncapi import ASYNCAPI_VERSION, as_json, as_yaml, document, read_document
+from goevent.asyncapi import (
+    ASYNCAPI_VERSION,
+    as_json,
+    as_yaml,
+    breaking_changes,
+    document,
+    read_document,
+)
 
 SPECIFICATION = json.loads(
     (Path(__file__).parent / "data" / "asyncapi-3.0.0.json").read_text(encoding="utf-8")
@@ -414,3 +421,71 @@ def test_document_of_any_class_is_valid(fields: dict[str, Any], event_name: str)
         schema = {**message["payload"], "components": made["components"]}
         validator: Any = jsonschema.Draft7Validator(schema)
         validator.validate(envelope)
+
+
+# -- requests
+
+
+class PriceAsked(msgspec.Struct):
+    sku: str
+
+
+class Price(msgspec.Struct):
+    cents: int
+
+
+def responding_bus(url: str) -> GoEvent:
+    registry = EventRegistry()
+    registry.register_as("price.asked", PriceAsked)
+    registry.register_as("price", Price)
+    bus = GoEvent(Config(driver=url, registry=registry))
+    bus.respond(lambda event: Price(1), PriceAsked, Price, name="prices")
+    bus.respond(lambda event: 1, "count.asked", name="counter")
+    return bus
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "address"),
+    [
+        ("redis://cache.example", "price.asked", None),
+        (
+            "nats+js://nats.example?group=billing",
+            "goevent.requests.price.asked",
+            "goevent-js.goevent.requests.price.asked",
+        ),
+    ],
+)
+def test_a_responder_is_an_operation_with_a_reply(url: str, name: str, address: str | None) -> None:
+    made: Any = document(responding_bus(url))
+    VALIDATOR.validate(made)
+    assert [*made["operations"]] == ["respond.count.asked", "respond.price.asked"]
+    operation = made["operations"]["respond.price.asked"]
+    assert operation["x-listener"] == "prices"
+    assert operation["reply"]["address"] == {"location": "$message.payload#/reply_to"}
+    channel = made["channels"]["goevent.requests.price.asked"]
+    assert channel["address"] == address
+    request = made["components"]["messages"]["goevent.requests.price.asked"]["payload"]["allOf"][1]
+    assert request["properties"]["event_name"] == {"const": name}
+    assert request["properties"]["event_type"] == {"const": "price.asked"}
+    assert request["required"] == ["reply_to"]
+    reply = made["components"]["messages"]["goevent.replies.price.asked"]["payload"]
+    assert reply["properties"]["value"] == {"$ref": "#/components/schemas/Price"}
+    for each in operation["reply"]["messages"]:
+        _, channels, channel_key, _, message = each["$ref"].split("/")
+        assert made[channels][channel_key]["messages"][message]["$ref"].split("/")[-1] == message
+        assert message in made["components"]["messages"]
+
+
+def test_an_answer_that_loses_a_field_breaks_those_who_ask() -> None:
+    old = responding_bus("memory")
+    registry = EventRegistry()
+    registry.register_as("price.asked", PriceAsked)
+    new = GoEvent(Config(driver="memory", registry=registry))
+    new.respond(lambda event: Shorter(), PriceAsked, Shorter, name="prices")
+    new.respond(lambda event: 1, "count.asked", name="counter")
+    changes = [str(each) for each in breaking_changes(document(old), document(new))]
+    assert any("goevent.replies.price.asked: field value.cents" in each for each in changes)
+
+
+class Shorter(msgspec.Struct):
+    currency: str = ""

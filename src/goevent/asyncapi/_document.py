@@ -23,6 +23,7 @@ from .._events.registry import EventRegistry
 from .._options.signature import event_name_of
 from ..drivers import BrokerDescription, PlaceDescription, ServerDescription, described
 from ._examples import NoExample, example_of
+from ._requests import RespondedEvent, add_requests, responded_events
 from ._schemas import COMPONENTS, Schema, schemas_of
 
 ASYNCAPI_VERSION = "3.0.0"
@@ -47,8 +48,9 @@ def document(
 ) -> Document:
     """Return the AsyncAPI document of a bus. The bus need not be open, and no broker is asked.
 
-    Each listener is an operation that receives. The listeners do not tell which events the program
-    publishes, so by default the registered event types without a listener are taken for those.
+    Each listener is an operation that receives, and each responder one with a reply. They do not
+    tell which events the program publishes, so by default the registered event types without a
+    listener are taken for those.
 
     Args:
         bus: The bus, with its listeners.
@@ -72,12 +74,14 @@ def document(
         ['receive.bill.order.paid']
     """
     registry = bus._config.registry
-    listeners = _listeners(bus)
+    listeners, responded = _listeners(bus), responded_events(bus)
     received = [*dict.fromkeys(name for _, names in listeners for name in names)]
-    sent = _sent(registry, received, publishes)
+    sent = _sent(registry, received, responded, publishes)
     names = sorted({*received, *sent, *registry.names()})
-    broker = described(bus.driver, [parameterised(name) for name in names])
-    messages, schemas = _messages(bus, registry, names, broker)
+    requested = [each.request_key for each in responded]
+    broker = described(bus.driver, [*map(parameterised, names), *requested])
+    answers = [each.answer for each in responded if each.answer is not None]
+    messages, schemas, found = _messages(bus, registry, names, answers, broker)
     channels = {name: _channel(name, messages, broker) for name in names}
     info: Schema = {
         "title": title or broker.group or DEFAULT_TITLE,
@@ -95,6 +99,8 @@ def document(
     result["channels"] = channels
     result["operations"] = _operations(listeners, sent, channels, broker)
     result["components"] = {"messages": messages, "schemas": schemas}
+    if responded:
+        _add_requests(result, bus, responded, found, broker)
     return result
 
 
@@ -113,18 +119,55 @@ def parameterised(name: str) -> str:
 
 
 def _listeners(bus: GoEvent) -> list[tuple[str, tuple[str, ...]]]:
-    return sorted((each.name, each.event_names) for each in bus.snapshot().listeners)
+    listeners = bus.snapshot().listeners
+    return sorted((each.name, each.event_names) for each in listeners if not each.responds_to)
+
+
+def _add_requests(
+    result: dict[str, Any],
+    bus: GoEvent,
+    responded: list[RespondedEvent],
+    found: Mapping[type[Any], Schema],
+    broker: BrokerDescription,
+) -> None:
+    """Add the requests to a document that has the events.
+
+    Args:
+        result: The document.
+        bus: The bus.
+        responded: The requests.
+        found: The schemas of the classes of events and answers.
+        broker: The places of the broker.
+    """
+    registry, is_direct = bus._config.registry, bus.driver.capabilities.fan_out
+    result["components"]["schemas"][ENVELOPE] = envelope_schema()
+    payloads: dict[str, Schema] = {}
+    for each in responded:
+        name = each.event_name
+        cls = registry.type_of(name)
+        data = _untyped(name) if cls is None else found[cls]
+        payloads[name] = _payload(name if is_direct else each.request_key, data, name)
+        payloads[name]["allOf"][1]["required"] = ["reply_to"]
+    add_requests(result, responded, payloads, found, broker, is_direct=is_direct)
 
 
 def _sent(
-    registry: EventRegistry, received: list[str], publishes: Iterable[str | type] | None
+    registry: EventRegistry,
+    received: list[str],
+    responded: list[RespondedEvent],
+    publishes: Iterable[str | type] | None,
 ) -> list[str]:
     """Return the names of the events that the program publishes."""
     if publishes is not None:
         return sorted({validate_name(event_name_of(each, registry)) for each in publishes})
     listened = [compile_pattern(name) for name in received]
+    # Neither requests nor answers are published.
+    exchanged: set[str | None] = {each.event_name for each in responded}
+    exchanged |= {registry.name_of(each.answer) for each in responded if each.answer is not None}
     return sorted(
-        name for name in registry.names() if not any(matches(name) for matches in listened)
+        name
+        for name in registry.names()
+        if name not in exchanged and not any(matches(name) for matches in listened)
     )
 
 
@@ -148,11 +191,17 @@ def _server(server: ServerDescription) -> Schema:
 
 
 def _messages(
-    bus: GoEvent, registry: EventRegistry, names: list[str], broker: BrokerDescription
-) -> tuple[dict[str, Schema], dict[str, Schema]]:
-    """Return the messages by event name, and the schemas."""
+    bus: GoEvent,
+    registry: EventRegistry,
+    names: list[str],
+    answers: list[type[Any]],
+    broker: BrokerDescription,
+) -> tuple[dict[str, Schema], dict[str, Schema], dict[type[Any], Schema]]:
+    """Return the messages by event name, the components, and the schema of each class."""
     classes = {name: registry.type_of(name) for name in names if not is_pattern(name)}
-    found, components = schemas_of(cls for cls in classes.values() if cls is not None)
+    # All classes together, so that an answer shares the schemas of the events.
+    events = [cls for cls in classes.values() if cls is not None]
+    found, components = schemas_of([*events, *answers])
     messages: dict[str, Schema] = {}
     schemas = dict(components)
     for name, cls in classes.items():
@@ -161,7 +210,7 @@ def _messages(
         messages[name] = _message(registry, name, cls, data, components, place, broker)
     if broker.enveloped and messages:
         schemas[ENVELOPE] = envelope_schema()
-    return messages, {key: schemas[key] for key in sorted(schemas)}
+    return messages, {key: schemas[key] for key in sorted(schemas)}, found
 
 
 def _untyped(name: str) -> Schema:
@@ -221,7 +270,7 @@ def _add_successor(message: Schema, registry: EventRegistry, cls: type[Any]) -> 
         message["x-upcast-to"] = registry.name_of(successor[0]) or describe_class(successor[0])
 
 
-def _payload(name: str, data: Schema) -> Schema:
+def _payload(name: str, data: Schema, event_type: str | None = None) -> Schema:
     return {
         "allOf": [
             {"$ref": f"{COMPONENTS}{ENVELOPE}"},
@@ -229,7 +278,7 @@ def _payload(name: str, data: Schema) -> Schema:
                 "type": "object",
                 "properties": {
                     "event_name": {"const": name},
-                    "event_type": {"const": name},
+                    "event_type": {"const": event_type or name},
                     "event_data": data,
                 },
             },

@@ -668,7 +668,7 @@ async function readMessages() {
     for (const given of Object.values(channel.messages ?? {})) {
       const message = resolve(whole_, given) ?? {};
       const schema = eventSchema(whole_, message.payload);
-      const card = el("article", { class: "message" }, el("h3", {}, message.name ?? channel.address ?? key));
+      const card = el("article", { class: "message" }, el("h3", {}, shownEvent(message.name ?? channel.address ?? key)));
       const text = [...(uses.get(key) ?? [])].map(([action, who]) => (action === "send" ? "sent" : who.length ? `received by ${who.slice(0, 3).join(", ")}${who.length > 3 ? ` and ${who.length - 3} more` : ""}` : "received"));
       const said = message.summary ?? message.description ?? schema.description;
       if (said) card.append(el("p", {}, said));
