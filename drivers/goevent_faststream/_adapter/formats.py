@@ -18,11 +18,13 @@ from goevent.drivers import Inbox, Message
 
 from .contract import Arrival
 from .properties import CONTENT_TYPE, CORRELATION_ID, JSON
+from .subscribed_names import RESERVED_NAMES_PREFIX
 
 NO_HEADERS: Mapping[str, str] = {}
 
 ORIGIN = "goevent-origin"
 HANDLE_ID = "goevent-id"
+REPLY_TO = "goevent-reply-to"
 _FORMAT_HEADERS = (CONTENT_TYPE, ORIGIN)
 _RESERVED_PREFIXES = ("Nats-", "goevent-")
 # RabbitMQ routes and counts by these.
@@ -87,6 +89,7 @@ class _EnvelopeParts(msgspec.Struct):
     event_data: msgspec.Raw
     handle_id: str = ""
     origin: str = ""
+    reply_to: str = ""
     headers: dict[str, str] = {}
 
 
@@ -97,7 +100,9 @@ class FastStreamFormat:
     that is registered under its name. The header `correlation_id` is the id of the handle, or the
     header `correlation_id` of the dispatch; listeners see it among the headers. In the second case,
     `goevent-id` is the id of the handle. Other headers travel as headers. `goevent-origin` names
-    the sending bus, which so knows its own events.
+    the sending bus, which so knows its own events. `goevent-reply-to` is the address for reports.
+
+    A request between buses of goevent has the form of goevent's envelope.
 
     Both directions use the codec of the bus, so that all its limits hold, and it must be a codec
     of JSON. A size limit counts the envelope that the codec sees.
@@ -109,6 +114,8 @@ class FastStreamFormat:
     def write(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
         """Return the event alone as the body, and everything else as headers."""
         data = message.encode()
+        if message.event_name.startswith(RESERVED_NAMES_PREFIX):
+            return data, NO_HEADERS
         try:
             written = self._written(data)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
@@ -126,12 +133,16 @@ class FastStreamFormat:
                 headers[name] = value
         if headers[CORRELATION_ID] != written.handle_id:
             headers[HANDLE_ID] = written.handle_id
+        if written.reply_to:
+            headers[REPLY_TO] = written.reply_to
         _refuse_sizes(message.event_name, headers)
         return bytes(written.event_data), headers
 
     def read(self, arrival: Arrival, inbox: Inbox) -> Envelope:
         """Return an envelope around the event in the body."""
         name, body, headers = arrival.name, arrival.body, arrival.headers
+        if name.startswith(RESERVED_NAMES_PREFIX):
+            return inbox.decode(name, body)
         content_type = headers.get(CONTENT_TYPE, "")
         # FastStream also tries to read a message without a content type as JSON.
         if content_type and not content_type.startswith(JSON):
@@ -151,13 +162,14 @@ class FastStreamFormat:
         }
         envelope = (
             b'{"event_name":%b,"event_type":%b,"event_data":%b,"handle_id":%b,"timestamp":0,'
-            b'"origin":%b,"headers":%b}'
+            b'"origin":%b,"reply_to":%b,"headers":%b}'
         ) % (
             quoted_name,
             quoted_name,
             body,
             _quoted(headers.get(HANDLE_ID) or correlation),
             _quoted(headers.get(ORIGIN, "")),
+            _quoted(headers.get(REPLY_TO, "")),
             _quoted(kept),
         )
         try:
