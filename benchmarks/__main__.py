@@ -36,6 +36,7 @@ SUITES = {
     "streams": "benchmarks.brokers.streams.suite",
     "brokers": "benchmarks.brokers.faststream.suite",
     "telemetry": "benchmarks.brokers.telemetry.suite",
+    "conversations": "benchmarks.brokers.conversations.suite",
     "codec": "benchmarks.codec.suite",
     "chaos": "benchmarks.chaos.command",
     "portal": "benchmarks.portal.suite",

@@ -39,6 +39,15 @@ def _run(contender: Any, job: str, place: Place, numbers: list[str]) -> Measured
             return Measured(getattr(contender, job)(place, int(count), _ready))
         case (("publish" | "batches"), [seconds]):
             return Measured(getattr(contender, job)(place, float(seconds)))
+        case (("respond" | "listen_many"), []):
+            getattr(contender, job)(place, _ready)
+            return Measured(0.0)
+        case "ask", [seconds, tasks]:
+            return Measured(*contender.ask(place, float(seconds), int(tasks)))
+        case (("ask_once" | "wait_for_all"), [seconds]):
+            return Measured(*getattr(contender, job)(place, float(seconds)))
+        case (("request" | "dispatch" | "stream" | "channel"), [count]):
+            return Measured(*getattr(contender, job)(place, int(count)))
         case "publish_alone", [seconds]:
             return Measured(contender.publish(place, float(seconds), 1))
         case "wait_alone", [count]:

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.brokers.faststream.rows import FASTSTREAM, BrokerRow
-from benchmarks.brokers.harness import SUBJECT, BrokerFigures, BrokerJob
+from benchmarks.brokers.harness import SUBJECT, BrokerContender, BrokerFigures, BrokerJob
 
 LOG_COLUMNS = 132
 """The width of a report in a file or a CI log, which has no edge to wrap at."""
@@ -50,6 +50,11 @@ def show_pubsub(
     for name in contenders:
         table.add_row(name, *(_pubsub_cell(figures, job, name) for job in jobs))
     console.print(table)
+    _show_goals(figures, jobs)
+
+
+def _show_goals(figures: BrokerFigures, jobs: Mapping[str, BrokerJob]) -> None:
+    console = report_console()
     for job, column in jobs.items():
         for peer, bound in column.goals.items():
             if ratios := figures.ratios(job, peer):
@@ -69,6 +74,26 @@ def _pubsub_cell(figures: BrokerFigures, job: str, name: str) -> str:
     text = f"{median(taken):,.0f}" if taken else ""
     ratios = figures.ratios(job, name) if name != SUBJECT else []
     return f"{text} ({median(ratios):.2f})" if ratios else text
+
+
+def show_jobs(
+    figures: BrokerFigures,
+    jobs: Mapping[str, BrokerJob],
+    contenders: Mapping[str, Sequence[BrokerContender]],
+    title: str,
+) -> None:
+    """Print one row for each job and contender, and the goals."""
+    console = report_console()
+    console.print(title, soft_wrap=True)
+    table = Table("", "", "figure", f"{SUBJECT} / peer")
+    for job, column in jobs.items():
+        for each in contenders[job]:
+            taken = figures.figures(job, each.name)
+            ratios = figures.ratios(job, each.name) if each.name != SUBJECT else []
+            shown = f"{median(ratios):.2f}" if ratios else ""
+            table.add_row(column.title, each.name, f"{median(taken):,.1f}" if taken else "", shown)
+    console.print(table)
+    _show_goals(figures, jobs)
 
 
 def show_streams(
