@@ -12,6 +12,9 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import GoEventError, MemoryHub, NoResponder, RequestLost, RequestTimeout
 
+NOTICE_SECONDS = 0.1
+"""After this time the dispatcher knows that a bus has its event."""
+
 SIGN_SECONDS = 1.1
 """The time until the next sign of life, and a little more."""
 
@@ -228,6 +231,7 @@ async def test_a_lost_report_is_told(
         pair.answering.tap.lost = {kind}
         handle = await pair.asking.dispatch(PriceAsked(), scope="all")
         await pair.held.wait_begun()
+        await trio.sleep(2 * NOTICE_SECONDS)
         pair.held.go.set()
         began = trio.current_time()
         await handle.wait(scope="all", timeout=10)
@@ -254,6 +258,7 @@ async def test_a_bus_that_falls_silent_is_missing(
     async with pair.opened():
         handle = await pair.asking.dispatch(PriceAsked(), scope="all")
         await pair.held.wait_begun()
+        await trio.sleep(2 * NOTICE_SECONDS)
         pair.answering.tap.is_dead = True
         began = trio.current_time()
         await handle.wait(scope="all", timeout=60)

@@ -6,6 +6,7 @@ The bus makes one and keeps it. Each session opens it with the driver, and close
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from .._errors import BusForked, UnsupportedError
@@ -41,9 +42,12 @@ from .service import RequestService
 from .tracking import BUS_ENDED, REPORT_LOST, Trackings
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from .._config import Config
     from .._kernel.actor import Actor
     from .._kernel.dispatcher import Dispatcher
+    from .._kernel.timeouts import TimedWait
     from .._ports.inbox import BusInbox
     from .._wire.envelope import Envelope
     from ..drivers.contract import Capabilities, Driver, Settle
@@ -71,6 +75,7 @@ class Conversations:
         self._reports = ArrivalReports(dispatcher)
         self._link: ConversationLink | None = None
         dispatcher.track = self._trackings.begin
+        dispatcher.scheduler.timeouts.waits = self._waits
 
     @property
     def counts(self) -> RequestCounts:
@@ -83,6 +88,9 @@ class Conversations:
         """The entries of all tables of conversations: 0 if none is under way."""
         tables = len(self.requests), len(self._service.runs), len(self._reports)
         return sum(tables) + (0 if self._link is None else len(self._link.peers))
+
+    def _waits(self) -> Iterator[TimedWait]:
+        return chain(self.requests.pending, self._reports.unfinished)
 
     # -- responders
 

@@ -41,6 +41,7 @@ class ConversationLink:
         spawn: Runs a function in a task of the bus.
         weight: Returns for how many receivers of an event the broker counts this bus.
         is_direct: True if requests travel as direct messages.
+        is_ready: True once messages arrive at the address of this bus.
     """
 
     driver: Driver
@@ -52,6 +53,7 @@ class ConversationLink:
     spawn: Callable[[Callable[[], Awaitable[None]]], None]
     weight: Callable[[str], int]
     is_direct: bool
+    is_ready: bool = False
 
     def want(self) -> None:
         """Have the address of this bus opened soon."""
@@ -65,3 +67,4 @@ class ConversationLink:
         """
         self.want()
         await self.subscriptions.ready([REPLIES_NAME])
+        self.is_ready = True

@@ -93,11 +93,12 @@ class Failed(msgspec.Struct, tag="failed", tag_field="kind", omit_defaults=True)
 
 
 class Refused(msgspec.Struct, tag="refused", tag_field="kind", omit_defaults=True):
-    """A bus has not taken a request: no responder has run with it.
+    """A bus has not taken a request, or has not completed it in time.
 
     Attributes:
         id: The id of the request.
-        reason: `"closing"`, `"no_responder"`, `"full"`, `"deadlock"` or `"undecodable"`.
+        reason: `"closing"`, `"no_responder"`, `"full"`, `"deadlock"`, `"undecodable"` or, if the
+            responder was cancelled at the deadline, `"late"`.
         text: More about the reason.
     """
 

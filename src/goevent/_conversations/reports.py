@@ -7,6 +7,7 @@ place of the delivery. So a report is sent however the delivery ends.
 
 from __future__ import annotations
 
+from math import inf
 from typing import TYPE_CHECKING
 
 from .._foreign import type_name
@@ -30,6 +31,9 @@ if TYPE_CHECKING:
 
 MAX_ID_CHARS = 255
 
+NOTICE_SECONDS = 0.1
+"""How long listeners may take before the dispatcher is told that the bus has the event."""
+
 MAX_OPEN_REPORTS = 10_000
 """The events at the listeners of this bus whose dispatchers wait; the others get no report."""
 
@@ -37,7 +41,7 @@ MAX_OPEN_REPORTS = 10_000
 class ArrivalReport:
     """The report about one event; it is called in place of the settlement of its delivery."""
 
-    __slots__ = ("_envelope", "_is_settled", "_listeners", "_reports", "_settle")
+    __slots__ = ("_envelope", "_is_settled", "_listeners", "_reports", "_settle", "deadline")
 
     def __init__(
         self, reports: ArrivalReports, envelope: Envelope, listeners: int, settle: Settle | None
@@ -47,10 +51,12 @@ class ArrivalReport:
         self._listeners = listeners
         self._settle = settle
         self._is_settled = False
+        self.deadline: float = inf
 
     def __call__(self, settlement: Settlement) -> None:
         """Take the end of the delivery: settle it, and send the report."""
         self._is_settled = True
+        self._reports.forget_unfinished(self)
         try:
             if self._settle is not None:
                 self._settle(settlement)
@@ -58,9 +64,14 @@ class ArrivalReport:
             self._reports.send_done(self._envelope, self._listeners, settlement)
 
     def delivered(self) -> None:
-        """Take note that the event is at its listeners; tell the dispatcher if they need time."""
+        """Take note that the event is at its listeners, which may need time."""
         if not self._is_settled:
-            self._reports.send_received(self._envelope)
+            self._reports.keep_unfinished(self)
+
+    def expire(self) -> None:
+        """Tell the dispatcher that the listeners need time."""
+        self._reports.forget_unfinished(self)
+        self._reports.send_received(self._envelope)
 
 
 class ArrivalReports:
@@ -75,9 +86,11 @@ class ArrivalReports:
         self.link: ConversationLink | None = None
         # The ids of the events whose reports are still to come, each with the address.
         self._open: dict[str, str] = {}
+        # The reports whose dispatchers know nothing of this bus yet.
+        self._unfinished: dict[ArrivalReport, None] = {}
 
     def __len__(self) -> int:
-        return len(self._open)
+        return len(self._open) + len(self._unfinished)
 
     def begin(self, envelope: Envelope, settle: Settle | None) -> ArrivalReport | None:
         """Return the report about an event that has arrived; None if there will be none."""
@@ -89,6 +102,21 @@ class ArrivalReports:
             return None
         route = self._dispatcher.router.named(envelope.event_name).local
         return ArrivalReport(self, envelope, route.listener_count, settle)
+
+    @property
+    def unfinished(self) -> Collection[ArrivalReport]:
+        """The reports that wait until their listeners have needed `NOTICE_SECONDS`."""
+        return self._unfinished
+
+    def keep_unfinished(self, report: ArrivalReport) -> None:
+        """Tell the dispatcher of an event soon that its listeners need time."""
+        if len(self._unfinished) < MAX_OPEN_REPORTS:
+            self._unfinished[report] = None
+            self._dispatcher.scheduler.timeouts.watch_wait(report, NOTICE_SECONDS)
+
+    def forget_unfinished(self, report: ArrivalReport) -> None:
+        """Tell the dispatcher no more that the listeners need time."""
+        self._unfinished.pop(report, None)
 
     def send_received(self, envelope: Envelope) -> None:
         """Tell the dispatcher of an event that its listeners need time."""

@@ -16,15 +16,16 @@ late.
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from math import inf
+from threading import get_ident
 from time import time
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import Abort, Task, current_task, reschedule, wait_task_rescheduled
+from trio.lowlevel import Task, current_task, in_trio_task, reschedule
 
 from .._errors import (
     BusClosed,
@@ -33,7 +34,6 @@ from .._errors import (
     EventError,
     EventVetoed,
     HookFailed,
-    NestingError,
     NoResponder,
     RemoteError,
     RequestLost,
@@ -44,13 +44,15 @@ from .._errors import (
 )
 from .._events.names import request_name
 from .._foreign import type_name
-from .._handle import WAKE_UP
+from .._handle import WAKE_UP, new_handle
 from .._options.retry import check_seconds
+from .._trio_internals import PARKED, park
 from .._wire.envelope import Envelope
 from .messages import Cancel, Failed, Offer, Refused, Reply, Started
 from .responders import MAX_CHAINED_REQUESTS, RequestRun, run_of
 
 if TYPE_CHECKING:
+    from .._cause import Cause
     from .._config import Config
     from .._handle import DispatchHandle
     from .._kernel.dispatcher import Dispatcher
@@ -66,7 +68,7 @@ CHAIN_HEADER = "goevent-chain"
 """The header with the ids of the requests inside whose responders a request was made."""
 
 DEFAULT_TIMEOUT_SECONDS = 5.0
-NOBODY_WAITS = "nobody waits for the answer"
+NOBODY_WAITS = "the requester was cancelled, or its deadline has passed"
 
 
 class PendingRequest:
@@ -80,6 +82,9 @@ class PendingRequest:
         is_over: True once it has an answer or an error.
         unsent: True if the request has certainly reached no responder, and another one may get it.
         was_taken: True if a responder is known to have the request.
+        is_late: True if the deadline has passed.
+        deadline: The deadline, by the clock of the scheduler.
+        run: The request at the responder of this bus; None at any other one.
     """
 
     __slots__ = (
@@ -88,10 +93,13 @@ class PendingRequest:
         "_error",
         "_task",
         "address",
+        "deadline",
         "event_name",
         "id",
         "is_direct",
+        "is_late",
         "is_over",
+        "run",
         "unsent",
         "was_taken",
     )
@@ -106,6 +114,9 @@ class PendingRequest:
         self.is_over: bool = False
         self.unsent: bool = False
         self.was_taken: bool = False
+        self.is_late: bool = False
+        self.deadline: float = inf
+        self.run: RequestRun | None = None
         self._answers = answers
         self._task: Task | None = None
         self._answer: Callable[[Any], Any] | None = None
@@ -136,21 +147,27 @@ class PendingRequest:
     def wake(self) -> None:
         """Wake the waiting task, if it waits."""
         task, self._task = self._task, None
-        if task is not None:
+        # Trio sets `custom_sleep_data` to None when it cancels the task, which wakes by itself.
+        if task is not None and task.custom_sleep_data is self:
             reschedule(task, WAKE_UP)
 
+    def expire(self) -> None:
+        """Stop the wait: the deadline has passed."""
+        if not self.is_over:
+            self.is_late = True
+            self.wake()
+
     async def wait(self) -> None:
-        """Wait until the request is over, or has to be sent again."""
+        """Wait until the request is over or late, or has to be sent again."""
         if self.is_over or self.unsent:
             await trio.lowlevel.checkpoint()
             return
-
-        def abort(_: object) -> Abort:
+        self._task = task = current_task()
+        task.custom_sleep_data = self
+        try:
+            await park(PARKED)
+        finally:
             self._task = None
-            return Abort.SUCCEEDED
-
-        self._task = current_task()
-        await wait_task_rescheduled(abort)
 
     def result(self, answer: Any) -> Any:
         """Return the answer.
@@ -158,8 +175,10 @@ class PendingRequest:
         Raises:
             Exception: The error with which the request has ended.
         """
-        if self._answer is not None:
-            return self._answer(answer)
+        # These refer to the request, which would keep itself alive.
+        read, self._answer = self._answer, None
+        if read is not None:
+            return read(answer)
         self.raise_failure()
         raise AssertionError("a request that is over has an answer or an error")
 
@@ -203,6 +222,8 @@ def refusal(event_name: str, reason: str, text: str) -> Exception:
         return DeadlockError(f"the request of {event_name!r} would never end: {text}")
     if reason == "no_responder":
         return NoResponder(event_name, text or "the bus has no responder any more")
+    if reason == "late":
+        return RequestTimeout(event_name, "the responder was cancelled at the deadline")
     return RequestRefused(event_name, text or f"the other bus has refused it: {reason}")
 
 
@@ -227,8 +248,14 @@ class Requests:
         self._answers = answers
         self._codec = config.codec
         self._pending: dict[str, PendingRequest] = {}
+        self._timeouts = dispatcher.scheduler.timeouts
         self.counts: RequestCounts = counts
         self.link: ConversationLink | None = None
+
+    @property
+    def pending(self) -> Collection[PendingRequest]:
+        """The requests that wait."""
+        return self._pending.values()
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -242,51 +269,92 @@ class Requests:
     async def ask(self, event: object, answer: Any, timeout: float | None) -> Any:
         """Return the answer to a request; see `GoEvent.request`."""
         dispatcher = self._dispatcher
-        dispatcher.check_task()
-        dispatcher.check_intake()
-        if timeout is not None:
+        enclosing = cause = None
+        if get_ident() != dispatcher._owner or dispatcher.scheduler.suspended or not in_trio_task():
+            # The caller may run inside a listener, or anywhere else than on a task of the bus.
+            dispatcher.check_task()
+            dispatcher.check_intake()
+            enclosing, cause = self._enclosing(), dispatcher.cause()
+        if timeout is not None and not (type(timeout) is float and 0.0 <= timeout < inf):
             check_seconds("timeout", timeout)
-        seconds = inf if timeout is None else timeout
         self._answers.reader(answer)
         route, event = dispatcher.router.find(event)
-        chain = self._chain(route.name)
-        is_direct = self.link is None or self.link.is_direct
-        request_id = dispatcher.ids.draw()
-        pending = PendingRequest(request_id, route.name, self._answers, is_direct=is_direct)
+        name, link = route.name, self.link
+        chain = () if enclosing is None else enclosing.chain_below(name)
+        is_direct = link is None or link.is_direct
+        pending = PendingRequest(dispatcher.ids.draw(), name, self._answers, is_direct=is_direct)
         counts = self.counts
         counts.asked += 1
         self._pending[pending.id] = pending
         try:
-            with trio.CancelScope(deadline=trio.current_time() + seconds):
-                await self._ask(pending, event, chain)
+            end = inf if timeout is None else trio.current_time() + timeout
+            if self._begin_at_once(pending, event, chain, cause, end):
+                if timeout is not None:
+                    self._timeouts.watch_wait(pending, timeout)
+                await pending.wait()
+            if not (pending.is_over or pending.is_late):
+                with trio.CancelScope(deadline=end):
+                    await self._ask(pending, event, chain, cause)
+            if pending.is_over:
                 result = pending.result(answer)
                 counts.answered += 1
                 return result
         except trio.Cancelled:
             counts.cancelled += 1
             raise
+        except RequestTimeout:
+            counts.timed_out += 1
+            raise
         except Exception:
             counts.failed += 1
             raise
         finally:
             del self._pending[pending.id]
-            pending.is_over = True
+            self._end(pending)
         counts.timed_out += 1
-        raise self._timed_out(pending, seconds)
+        raise self._timed_out(pending, inf if timeout is None else timeout)
 
-    def _chain(self, event_name: str) -> tuple[str, ...]:
-        """Return the ids of the requests inside whose responders the caller runs."""
+    def _end(self, pending: PendingRequest) -> None:
+        """Tell the bus that works on a request that it has ended."""
+        link = self.link
+        if pending.run is not None:
+            if not pending.is_over:
+                pending.run.cancel(NOBODY_WAITS)
+            pending.run = None
+        elif pending.address and link is not None:
+            link.peers.end(pending.address, pending.id)
+            if not pending.is_over:
+                link.channel.send(pending.address, Cancel(pending.id, NOBODY_WAITS))
+        pending.is_over = True
+
+    def _begin_at_once(
+        self,
+        pending: PendingRequest,
+        event: object,
+        chain: tuple[str, ...],
+        cause: Cause | None,
+        end: float,
+    ) -> bool:
+        """Take a request to a responder, if that takes no waiting; otherwise return False."""
+        name, link = pending.event_name, self.link
+        deadline = min(trio.current_effective_deadline(), end)
+        if self._responders.actor(name) is not None:
+            if self._has_hooks:
+                return False
+            headers = {} if cause is None else cause.headers
+            self._begin_here(pending, event, chain, headers, deadline)
+            return True
+        if link is None or not (link.is_direct and link.is_ready) or self._has_hooks:
+            return False
+        address = link.directory.next_known(name)
+        if address:
+            self._send(link, pending, event, headers_of(deadline, chain, cause), address)
+        return bool(address)
+
+    def _enclosing(self) -> RequestRun | None:
+        """Return the request inside whose responder the caller runs."""
         actor = self._dispatcher.reentrancy.calling_actor()
-        run = None if actor is None else run_of(actor.current)
-        if run is None:
-            return ()
-        chain = (*run.chain, run.id)
-        if len(chain) > MAX_CHAINED_REQUESTS:
-            raise NestingError(
-                f"the request of {event_name!r} is made inside {len(chain)} others, each by the "
-                "responder of the one before"
-            )
-        return chain
+        return None if actor is None else run_of(actor.current)
 
     def _timed_out(self, pending: PendingRequest, timeout: float) -> Exception:
         if pending.address or pending.was_taken:
@@ -296,40 +364,33 @@ class Requests:
             pending.event_name, f"no responder has come forward within {timeout:g} s"
         )
 
-    async def _ask(self, pending: PendingRequest, event: object, chain: tuple[str, ...]) -> None:
+    async def _ask(
+        self, pending: PendingRequest, event: object, chain: tuple[str, ...], cause: Cause | None
+    ) -> None:
         """Take a request to a responder, and wait until it is over."""
         if self._responders.actor(pending.event_name) is not None:
-            if self._dispatcher.special_dispatch.has_hooks:
-                await self._ask_here_within_hooks(pending, event, chain)
-            else:
-                cause = self._dispatcher.cause()
-                headers = {} if cause is None else cause.headers
-                await self._ask_here(pending, event, chain, headers)
+            await self._ask_here_within_hooks(pending, event, chain, cause)
             return
         link = self.link
         if link is None:
-            if not self._dispatcher_is_alone:
+            if self._dispatcher.router.publisher is not None:
                 raise UnsupportedError(
                     "the driver of this bus carries no replies, so only responders of this bus "
                     "can answer requests"
                 )
             raise NoResponder(pending.event_name, "this bus has no responder for it")
         await link.ready()
-        handle = self._handle(link, pending, event, chain)
-        try:
-            if not link.is_direct:
-                await self._ask_by_broker(pending, handle)
-            elif self._dispatcher.special_dispatch.has_hooks:
-                async with self._within_hooks(pending, handle):
-                    await self._ask_directly(link, pending, handle)
-            else:
-                await self._ask_directly(link, pending, handle)
-        finally:
-            if pending.address:
-                link.peers.end(pending.address, pending.id)
-                if not pending.is_over:
-                    reason = "the requester was cancelled, or its deadline has passed"
-                    link.channel.send(pending.address, Cancel(pending.id, reason))
+        handle = new_handle(self._dispatcher.router.named(request_name(pending.event_name)), event)
+        details = handle._ensure_details()
+        details.id, details.reply_to = pending.id, link.channel.address
+        details.headers = headers_of(trio.current_effective_deadline(), chain, cause)
+        if not link.is_direct:
+            await self._ask_by_broker(pending, handle)
+        elif self._has_hooks:
+            async with self._within_hooks(pending, handle):
+                await self._ask_directly(link, pending, event, handle.headers)
+        else:
+            await self._ask_directly(link, pending, event, handle.headers)
 
     @asynccontextmanager
     async def _within_hooks(
@@ -350,82 +411,81 @@ class Requests:
             raise failed.error from None
 
     async def _ask_here_within_hooks(
-        self, pending: PendingRequest, event: object, chain: tuple[str, ...]
+        self, pending: PendingRequest, event: object, chain: tuple[str, ...], cause: Cause | None
     ) -> None:
         """Ask the responder of this bus, with the middleware around dispatches."""
-        route = self._dispatcher.router.named(request_name(pending.event_name))
-        handle = self._dispatcher.caused_handle(route, event)
-        handle._ensure_details().id = pending.id
+        handle = new_handle(self._dispatcher.router.named(request_name(pending.event_name)), event)
+        details = handle._ensure_details()
+        details.id = pending.id
+        details.headers = {} if cause is None else {**cause.headers}
         async with self._within_hooks(pending, handle):
-            await self._ask_here(pending, event, chain, handle.headers)
+            deadline = trio.current_effective_deadline()
+            self._begin_here(pending, event, chain, handle.headers, deadline)
+            await pending.wait()
 
-    async def _ask_here(
+    def _begin_here(
         self,
         pending: PendingRequest,
         event: object,
         chain: tuple[str, ...],
         headers: Mapping[str, str],
+        deadline: float,
     ) -> None:
-        """Ask the responder of this bus."""
+        """Take a request to the responder of this bus."""
+        pending.run = run = RequestRun(
+            pending.id, pending.event_name, pending, deadline=deadline, chain=chain
+        )
         pending.was_taken = True
-        deadline = trio.current_effective_deadline()
-        run = RequestRun(pending.id, pending.event_name, pending, deadline=deadline, chain=chain)
         self.counts.served += 1
-        rest = self._responders.accept(run, event, headers, partial(self._ended_here, run))
+        rest = self._responders.accept(run, event, headers, self._ended_here)
         if rest is not None:
             self._dispatcher.scheduler.spawn(rest)
-        try:
-            await pending.wait()
-        finally:
-            if not pending.is_over:
-                run.cancel("the requester was cancelled, or its deadline has passed")
 
     def _ended_here(self, run: RequestRun, errors: tuple[EventError, ...]) -> None:
         self.counts.served_cancelled += run.is_cancelled
         run.finish(errors)
 
-    def _handle(
+    async def _ask_directly(
         self,
         link: ConversationLink,
         pending: PendingRequest,
         event: object,
-        chain: tuple[str, ...],
-    ) -> DispatchHandle:
-        """Return the handle of a request, with which middleware and the publisher work."""
-        name = request_name(pending.event_name)
-        handle = self._dispatcher.caused_handle(self._dispatcher.router.named(name), event)
-        details = handle._ensure_details()
-        details.id, details.reply_to = pending.id, link.channel.address
-        headers = handle.headers
-        deadline = trio.current_effective_deadline()
-        if deadline < inf:
-            # A deadline that has passed leaves nothing.
-            headers[BUDGET_HEADER] = f"{max(0.0, deadline - trio.current_time()):.3f}"
-        if chain:
-            headers[CHAIN_HEADER] = ",".join(chain)
-        return handle
-
-    async def _ask_directly(
-        self, link: ConversationLink, pending: PendingRequest, handle: DispatchHandle
+        headers: Mapping[str, str],
     ) -> None:
         """Ask one bus of the directory, and another one if that has not got the request."""
-        data = self._encode(link, pending, handle)
         directory, name = link.directory, pending.event_name
         while not pending.is_over:
-            pending.unsent = False
             address = directory.next_known(name) or await directory.find(name)
-            pending.address = address
-            link.peers.ask(address, pending.id)
-            sent = partial(self._sent, link, pending, address)
-            link.channel.send_request(address, name, data, sent)
+            self._send(link, pending, event, headers, address)
             await pending.wait()
-            if pending.unsent:
-                link.peers.end(address, pending.id)
-                pending.address = ""
-        directory.hear(name, pending.address)
+
+    def _send(
+        self,
+        link: ConversationLink,
+        pending: PendingRequest,
+        event: object,
+        headers: Mapping[str, str],
+        address: str,
+    ) -> None:
+        """Send a request to one bus.
+
+        Raises:
+            EncodeError: The codec cannot encode the event, or the bytes are too many.
+        """
+        data = self._encode(link, pending, event, headers)
+        if pending.address:
+            link.peers.end(pending.address, pending.id)
+        pending.address, pending.unsent = address, False
+        link.peers.ask(address, pending.id)
+        sent = partial(self._sent, link, pending, address)
+        link.channel.send_request(address, pending.event_name, data, sent)
 
     def _encode(
-        self, link: ConversationLink, pending: PendingRequest, handle: DispatchHandle
+        self,
+        link: ConversationLink,
+        pending: PendingRequest,
+        event: object,
+        headers: Mapping[str, str],
     ) -> bytes:
         """Return the bytes of a request.
 
@@ -437,12 +497,12 @@ class Requests:
             Envelope(
                 event_name=name,
                 event_type=name,
-                event=handle.event,
+                event=event,
                 handle_id=pending.id,
                 timestamp=int(time()),
                 origin=link.inbox.origin,
                 reply_to=link.channel.address,
-                headers=handle.headers,
+                headers=headers,
             )
         )
         if len(data) > self._answers.max_size:
@@ -489,8 +549,8 @@ class Requests:
             pending.fail(first.error if isinstance(first.error, Exception) else first)
 
     @property
-    def _dispatcher_is_alone(self) -> bool:
-        return self._dispatcher.router.publisher is None
+    def _has_hooks(self) -> bool:
+        return self._dispatcher.special_dispatch.has_hooks
 
     # -- messages of the other bus
 
@@ -577,6 +637,23 @@ class Requests:
 def vetoed(event_name: str, middleware: str, reason: str) -> RequestRefused:
     """Return the error for a request that middleware has vetoed."""
     return RequestRefused(event_name, f"{middleware} has vetoed it: {reason}")
+
+
+def headers_of(deadline: float, chain: tuple[str, ...], cause: Cause | None) -> dict[str, str]:
+    """Return the headers of a request.
+
+    Args:
+        deadline: When the requester stops waiting, by Trio's clock.
+        chain: The ids of the requests inside whose responders it is made.
+        cause: The event that its listener was handling; None outside of listeners.
+    """
+    headers: dict[str, str] = {} if cause is None else {**cause.headers}
+    if deadline < inf:
+        # A deadline that has passed leaves nothing.
+        headers[BUDGET_HEADER] = f"{max(0.0, deadline - trio.current_time()):.3f}"
+    if chain:
+        headers[CHAIN_HEADER] = ",".join(chain)
+    return headers
 
 
 def read_budget(headers: Mapping[str, str]) -> float:

@@ -14,17 +14,20 @@ request was refused, and no responder has run.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Collection
 from functools import partial
+from math import inf
 from typing import TYPE_CHECKING, Any, Protocol
 
 import trio
+from trio.lowlevel import current_task
 
 from .._delivery import current_delivery
-from .._errors import EventError, MailboxFull
-from .._events.names import request_name, requested_name
-from .._handle import HandleDetails, arrived_handle
-from .._options.callables import is_async
+from .._errors import EventError, MailboxFull, NestingError
+from .._events.names import REQUEST_PREFIX, request_name, requested_name
+from .._handle import HandleDetails, new_handle
+from .._kernel.timeouts import OwnTimeLimit, leave_cancelled
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,6 +36,8 @@ if TYPE_CHECKING:
     from .._kernel.actor import Actor
     from .._kernel.dispatcher import Dispatcher
     from .._kernel.route import Route
+    from .._kernel.scheduler import Scheduler
+    from .._kernel.worker import Worker
     from .answers import AnswerCodec
 
 MAX_WAITING_REQUESTS = 10_000
@@ -81,21 +86,24 @@ class RequestRun:
         is_cancelled: True once nobody waits for the answer any more.
         reason: The reason of that.
         is_refused: True once the request was refused.
+        ended: Called once with the errors, when the responder is done.
+        stop: Cancels the running responder; None while none can be cancelled.
     """
 
     __slots__ = (
         "_has_value",
-        "_scope",
         "_value",
         "address",
         "chain",
         "deadline",
+        "ended",
         "event_name",
         "id",
         "is_cancelled",
         "is_refused",
         "reason",
         "requester",
+        "stop",
     )
 
     def __init__(
@@ -117,7 +125,8 @@ class RequestRun:
         self.is_cancelled: bool = False
         self.reason: str = ""
         self.is_refused: bool = False
-        self._scope: trio.CancelScope | None = None
+        self.ended: Callable[[RequestRun, tuple[EventError, ...]], None] | None = None
+        self.stop: Callable[[str], None] | None = None
         self._value: object = None
         self._has_value = False
 
@@ -125,22 +134,14 @@ class RequestRun:
         """Cancel the responder, which need not have begun. A second call has no effect."""
         if not self.is_cancelled:
             self.is_cancelled, self.reason = True, reason
-            if self._scope is not None:
-                self._scope.cancel(reason)
+            if self.stop is not None:
+                self.stop(reason)
 
-    async def within_deadline(self, call: Callable[[Any], Any], event: Any) -> None:
-        """Run the responder, unless nobody waits for the answer any more."""
-        if not self.is_cancelled and trio.current_time() >= self.deadline:
+    def may_begin(self, now: float) -> bool:
+        """Tell whether somebody still waits for the answer."""
+        if now >= self.deadline:
             self.cancel(DEADLINE_PASSED)
-        if self.is_cancelled:
-            return
-        try:
-            with trio.CancelScope(deadline=self.deadline) as self._scope:
-                await call(event)
-                return
-        finally:
-            self._scope = None
-        self.cancel(DEADLINE_PASSED)
+        return not self.is_cancelled
 
     def keep(self, value: object, answer: type[Any] | None, answers: AnswerCodec) -> None:
         """Take the value that the responder has returned.
@@ -162,10 +163,30 @@ class RequestRun:
         self._value = self.requester.keep(self.event_name, value, answers)
         self._has_value = True
 
+    def chain_below(self, event_name: str) -> tuple[str, ...]:
+        """Return the chain of a request that the responder makes.
+
+        Raises:
+            NestingError: Responders make requests too deep inside each other.
+        """
+        chain = (*self.chain, self.id)
+        if len(chain) > MAX_CHAINED_REQUESTS:
+            raise NestingError(
+                f"the request of {event_name!r} is made inside {len(chain)} others, each by the "
+                "responder of the one before"
+            )
+        return chain
+
     def refuse(self, reason: str, text: str) -> None:
         """Refuse the request: no responder runs."""
         self.is_refused = True
         self.requester.refused(self, reason, text)
+
+    def settle(self, errors: tuple[EventError, ...]) -> None:
+        """Take the end of the delivery."""
+        ended, self.ended = self.ended, None
+        if ended is not None:
+            ended(self, errors)
 
     def finish(self, errors: tuple[EventError, ...]) -> None:
         """Tell the requester how the request has ended."""
@@ -174,7 +195,10 @@ class RequestRun:
         elif self._has_value:
             # Even if it comes too late: the requester counts it.
             self.requester.answered(self, self._value)
-        elif not (self.is_cancelled or self.is_refused):
+        elif self.is_cancelled:
+            if self.reason == DEADLINE_PASSED:
+                self.refuse("late", DEADLINE_PASSED)
+        elif not self.is_refused:
             self.refuse("no_responder", "the responder was unregistered before it ran")
 
 
@@ -193,31 +217,90 @@ class Responder:
         """Return the names under which the listener is registered."""
         return tuple(request_name(name) for name in names)
 
-    def wrap_handler(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return a function of the same kind that keeps the result of the user's function."""
+    def run_async(
+        self, handler: Callable[[Any], Any], scheduler: Scheduler
+    ) -> Callable[[Any], Any]:
+        """Return the call of the mailbox for an `async def`."""
         answer, answers = self.answer, self._answers
-        if is_async(handler):
+        workers = scheduler.workers
 
-            async def respond(event: Any) -> None:
-                run = current_run()
-                value = await handler(event)
-                run.keep(value, answer, answers)
+        async def respond(event: Any) -> None:
+            worker, now = workers[current_task()], trio.current_time()
+            run = run_on(worker)
+            if not run.may_begin(now):
+                return
+            try:
+                if not worker.in_own_scope or worker.deadline < inf:
+                    # Middleware has opened a scope, or the listener has a timeout of its own.
+                    limit = OwnTimeLimit(run.deadline - now, RunCancelled)
+                    run.stop = limit.cancel
+                    with limit:
+                        value = await handler(event)
+                else:
+                    # As `TimeLimit`, without an object for each run.
+                    if worker.scope is None:
+                        worker.renew_scope()
+                    run.stop = worker.cancel_run
+                    # Code that looks at the deadlines around it sees that of the request.
+                    worker.bound_run(run.deadline)
+                    try:
+                        value = await handler(event)
+                    finally:
+                        if worker.is_cancelled:
+                            kind, error, traceback = sys.exc_info()
+                            leave_cancelled(worker, kind, error, traceback, RunCancelled)
+                        else:
+                            worker.bound_run(inf)
+            except RunCancelled:
+                run.cancel(DEADLINE_PASSED)
+                return
+            finally:
+                run.stop = None
+            run.keep(value, answer, answers)
 
-            return respond
+        return respond
 
-        def respond_at_once(event: Any) -> None:
+    def run_sync(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        """Return the call of the mailbox for a `def`."""
+        answer, answers = self.answer, self._answers
+
+        async def respond(event: Any) -> None:
             run = current_run()
-            run.keep(handler(event), answer, answers)
+            if run.may_begin(trio.current_time()):
+                run.keep(handler(event), answer, answers)
 
-        return respond_at_once
+        return respond
 
-    def wrap_call(self, call: Callable[[Any], Any]) -> Callable[[Any], Any]:
-        """Return a call that ends with the deadline of its request."""
+    def run_threaded(
+        self,
+        handler: Callable[[Any], Any],
+        in_thread: Callable[[Callable[[Any], Any]], Callable[[Any], Any]],
+    ) -> Callable[[Any], Any]:
+        """Return the call of the mailbox for a `def` in a thread, which runs to its end."""
+        answer, answers = self.answer, self._answers
 
-        async def run_within_deadline(event: Any) -> None:
-            await current_run().within_deadline(call, event)
+        def respond(event: Any) -> None:
+            current_run().keep(handler(event), answer, answers)
 
-        return run_within_deadline
+        call = in_thread(respond)
+
+        async def wait(event: Any) -> None:
+            if current_run().may_begin(trio.current_time()):
+                await call(event)
+
+        return wait
+
+
+class RunCancelled(Exception):
+    """A responder was cancelled, because nobody waits for its answer any more."""
+
+
+def run_on(worker: Worker) -> RequestRun:
+    """Return the request that the responder on a worker works on."""
+    lane = worker.actor
+    run = None if lane is None else run_of(lane.current)
+    assert run is not None, "a responder runs with requests only"  # noqa: S101
+    return run
 
 
 def current_run() -> RequestRun:
@@ -242,6 +325,7 @@ class Responders:
         self._actors: dict[str, Actor] = {}
         self._answers: dict[str, type[Any] | None] = {}
         self._waiting = 0
+        self._has_hooks = bool(dispatcher.special_dispatch.arrival_hooks)
         self.runs: dict[str, RequestRun] = {}
 
     def add(self, event_name: str, actor: Actor, answer: type[Any] | None) -> None:
@@ -294,7 +378,7 @@ class Responders:
         run: RequestRun,
         event: object,
         headers: Mapping[str, str],
-        ended: Callable[[tuple[EventError, ...]], None],
+        ended: Callable[[RequestRun, tuple[EventError, ...]], None],
         *,
         deliveries: int = 1,
     ) -> Callable[[], Any] | None:
@@ -304,66 +388,70 @@ class Responders:
             run: The request.
             event: The requested event.
             headers: Its headers.
-            ended: Called once with the errors, when the responder is done with it.
+            ended: Called once with the request and the errors, when the responder is done with it.
             deliveries: How often the broker has delivered it.
 
         Returns:
             None if the request is in the mailbox, or was refused. Otherwise the rest of the work,
             which has to be awaited in a task.
         """
-        dispatcher = self._dispatcher
-        actor = self.actor(run.event_name)
-        if actor is None or dispatcher.state != "open":
-            closing = dispatcher.state != "open"
-            reason = "closing" if closing else "no_responder"
+        dispatcher, name = self._dispatcher, run.event_name
+        run.ended = ended
+        actor = self.actor(name)
+        if actor is None or dispatcher.is_closing:
+            closing = dispatcher.is_closing
             text = "the bus is closing" if closing else "the responder was unregistered"
-            run.refuse(reason, text)
-            ended(())
+            run.refuse("closing" if closing else "no_responder", text)
+            run.settle(())
             return None
-        if would_deadlock(actor, run.chain):
-            text = f"{actor.name} works on a request that waits for this one"
-            run.refuse("deadlock", text)
-            ended(())
+        if run.chain and would_deadlock(actor, run.chain):
+            run.refuse("deadlock", f"{actor.name} works on a request that waits for this one")
+            run.settle(())
             return None
-        route = dispatcher.router.named(request_name(run.event_name)).local
-        handle = arrived_handle(route, event, run.id, headers, deliveries)
-        details = handle._ensure_details()
-        details.id, details.request = run.id, run
+        route = dispatcher.router.named(REQUEST_PREFIX + name).local
+        handle = new_handle(route, event)
+        handle._details = HandleDetails(
+            None,
+            id=run.id,
+            headers={**headers} if headers else None,
+            deliveries=deliveries,
+            lineage=run.id,
+            request=run,
+        )
         is_special = route.special or self._is_hooked(run)
         tracer = dispatcher.tracer
         started = 0.0 if tracer is None else tracer.now()
         try:
             if not is_special and dispatcher.admission.commit(route, handle):
-                dispatcher.run_inline(route, handle)
+                route.called += 1
                 if tracer is not None:
                     tracer.note(handle, started, arrived=True)
-                handle._when_done(ended)
+                handle._when_done(run.settle)
                 return None
         except MailboxFull:
             run.refuse("full", f"the mailbox of {actor.name} is full")
-            ended(())
+            run.settle(())
             return None
         if self._waiting >= MAX_WAITING_REQUESTS:
             run.refuse("full", f"{self._waiting} requests wait for {actor.name}")
-            ended(())
+            run.settle(())
             return None
         self._waiting += 1
-        return partial(self._bring, route, handle, ended)
+        return partial(self._bring, route, run, handle)
 
     async def _bring(
         self,
         route: Route,
+        run: RequestRun,
         handle: DispatchHandle,
-        ended: Callable[[tuple[EventError, ...]], None],
     ) -> None:
         """Take a request along a special route, or wait for room in the mailbox."""
         dispatcher = self._dispatcher
-        run = run_of(handle)
         brought, reason, text = False, "closing", "the bus has closed"
         tracer = dispatcher.tracer
         started = 0.0 if tracer is None else tracer.now()
         try:
-            if route.special or (run is not None and self._is_hooked(run)):
+            if route.special or self._is_hooked(run):
                 await dispatcher.special_dispatch.dispatch(handle, arrived=True)
             else:
                 await dispatcher.bring(route, handle, arrived=True)
@@ -372,17 +460,17 @@ class Responders:
             reason, text = "full", "the mailbox of the responder is full"
         finally:
             self._waiting -= 1
-            if not brought and run is not None:
+            if not brought:
                 run.refuse(reason, text)
-                ended(())
+                run.settle(())
         if brought:
             if tracer is not None:
                 tracer.note(handle, started, arrived=True)
-            handle._when_done(ended)
+            handle._when_done(run.settle)
 
     def _is_hooked(self, run: RequestRun) -> bool:
         """Tell whether there is middleware around a request, because it has arrived."""
-        return bool(run.address and self._dispatcher.special_dispatch.arrival_hooks)
+        return bool(self._has_hooks and run.address)
 
 
 def would_deadlock(actor: Actor, chain: Collection[str]) -> bool:

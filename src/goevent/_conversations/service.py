@@ -133,7 +133,7 @@ class RequestService:
             return
         run = self._begin(link, envelope, event_name, RemoteRequester(link))
         rest = self._responders.accept(
-            run, envelope.event, envelope.headers, partial(self._ended, link, run)
+            run, envelope.event, envelope.headers, partial(self._ended, link)
         )
         if rest is not None:
             link.spawn(rest)
@@ -153,7 +153,7 @@ class RequestService:
             return
         requester = BrokerRequester(link)
         run = self._begin(link, envelope, event_name, requester)
-        ended = partial(self._settle, link, run, requester, envelope.event_name, settle)
+        ended = partial(self._settle, link, requester, envelope.event_name, settle)
         if self._responders.actor(event_name) is not None:
             started = Started(run.id, link.channel.address)
             link.channel.send(run.address, started)
@@ -206,10 +206,10 @@ class RequestService:
     def _settle(
         self,
         link: ConversationLink,
-        run: RequestRun,
         requester: BrokerRequester,
         name: str,
         settle: Settle | None,
+        run: RequestRun,
         errors: tuple[EventError, ...],
     ) -> None:
         """End a request of the broker: send the answer, and settle the request."""

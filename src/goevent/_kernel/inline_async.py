@@ -24,7 +24,7 @@ import trio
 from trio.lowlevel import current_task
 
 from .._delivery import Delivery, finder
-from .._errors import EventAbandoned, failure_of
+from .._errors import EventAbandoned, ListenerTimeout, failure_of
 from .._foreign import forget_caller, split
 from .._options.middleware import within_async
 from .._options.results import refuse_unrun
@@ -215,8 +215,8 @@ async def run_within(actor: Actor, delivery: Delivery) -> None:
         if options.timeout == inf:
             result = await closing_leftovers(actor.call(delivery.event))
         else:
-            message = f"{actor.name} took longer than {options.timeout:g} s"
-            with OwnTimeLimit(options.timeout, lambda: message):
+            late = f"{actor.name} took longer than {options.timeout:g} s"
+            with OwnTimeLimit(options.timeout, lambda: ListenerTimeout(late)):
                 result = await closing_leftovers(actor.call(delivery.event))
         if result is not None:
             refuse_unrun(result)

@@ -128,6 +128,11 @@ class Intake:
         return "closed" if self._was_open else "new"
 
     @property
+    def is_closing(self) -> bool:
+        """True unless the bus is open to all callers."""
+        return self._draining or self.home_thread <= 0
+
+    @property
     def busy(self) -> bool:
         """True while inline listeners run, or dispatches refer to a route."""
         inline = self._runs_inline or self._depth > 0

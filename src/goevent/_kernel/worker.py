@@ -152,6 +152,22 @@ class Worker:
         """True if a listener has not left the task as it was."""
         return not self.in_own_scope or differ(self.task.context, self._clean)
 
+    @property
+    def is_cancelled(self) -> bool:
+        """True if the scope around the listeners was cancelled."""
+        scope = self.scope
+        return scope is not None and scope.cancel_called
+
+    def bound_run(self, deadline: float) -> None:
+        """Cancel the running listener at a deadline, by Trio's clock; infinity takes it back."""
+        if self.scope is not None:
+            self.scope.deadline = deadline
+
+    def cancel_run(self, reason: str) -> None:
+        """Cancel the running listener; `timeouts.leave_cancelled` has to be called at its end."""
+        if self.scope is not None:
+            self.scope.cancel(reason)
+
     # -- driving the loop
 
     def __await__(self) -> Generator[Any, Any, None]:

@@ -74,12 +74,21 @@ class RunWrapper(Protocol):
         """Return the names under which the listener is registered."""
         ...
 
-    def wrap_handler(self, handler: Call) -> Call:
-        """Return the function to run in place of the handler; of the same kind."""
+    def run_async(self, handler: Call, scheduler: Scheduler) -> Call:
+        """Return the call of the mailbox for an `async def`."""
         ...
 
-    def wrap_call(self, call: Call) -> Call:
-        """Return the call of the mailbox to make in place of `call`."""
+    def run_sync(self, handler: Call) -> Call:
+        """Return the call of the mailbox for a `def`."""
+        ...
+
+    def run_threaded(self, handler: Call, in_thread: Callable[[Call], Call]) -> Call:
+        """Return the call of the mailbox for a `def` in a thread.
+
+        Args:
+            handler: The `def`.
+            in_thread: Returns the call that runs a `def` in a thread.
+        """
         ...
 
 
@@ -302,8 +311,6 @@ class ListenerPlanner:
         """Return the function that runs the listener for one event."""
         options, scheduler = plan.options, self._scheduler
         allow_interrupt(handler)
-        if plan.wrapper is not None:
-            handler = plan.wrapper.wrap_handler(handler)
         if plan.kind == "inline_async":
             # Special dispatch adds the middleware, the timeout and the context of these.
             return handler
@@ -312,15 +319,7 @@ class ListenerPlanner:
                 return handler
             warn = partial(scheduler.warn_slow, plan.name)
             return with_slow_warning(handler, options.slow_after, warn)
-        if plan.kind == "threaded":
-            # The timeout of a thread is special, because a thread cannot be cancelled.
-            call = run_in_thread(handler, actor, scheduler, self._threads, options.timeout)
-        elif plan.kind == "sync_mailbox":
-            call = as_async(handler)
-        else:
-            call = handler
-        if plan.wrapper is not None:
-            call = plan.wrapper.wrap_call(call)
+        call = self._mailbox_call(actor, plan, handler)
         if options.timeout is not None and plan.kind == "async_mailbox":
             call = with_timeout(call, options.timeout, plan.name, scheduler)
         if plan.hooks:
@@ -330,6 +329,23 @@ class ListenerPlanner:
         if plan.hooks or options.context:
             call = with_context(call, scheduler)
         return call
+
+    def _mailbox_call(self, actor: Actor, plan: ListenerPlan, handler: Call) -> Call:
+        """Return the function that runs a listener with a mailbox, without its options."""
+        scheduler, wrapper = self._scheduler, plan.wrapper
+        if plan.kind == "threaded":
+            # The timeout of a thread is special, because a thread cannot be cancelled.
+            timeout = plan.options.timeout
+
+            def in_thread(handler: Call) -> Call:
+                return run_in_thread(handler, actor, scheduler, self._threads, timeout)
+
+            return (
+                in_thread(handler) if wrapper is None else wrapper.run_threaded(handler, in_thread)
+            )
+        if plan.kind == "sync_mailbox":
+            return as_async(handler) if wrapper is None else wrapper.run_sync(handler)
+        return handler if wrapper is None else wrapper.run_async(handler, scheduler)
 
     # -- several events at the same time
 

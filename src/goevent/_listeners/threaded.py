@@ -19,6 +19,7 @@ import trio
 from trio.lowlevel import current_task
 
 from .._delivery import finder
+from .._errors import ListenerTimeout
 from .._foreign import forget_caller, log
 from .._kernel.timeouts import TimeLimit
 from .._options.results import refuse_unrun
@@ -90,7 +91,7 @@ def run_in_thread(
         thread_run = ThreadRun(bind(event), actor, scheduler, worker.actor, limiter)
         scheduler.spawn(thread_run.run)
         with TimeLimit(
-            scheduler.timeouts, worker, timeout, lambda: thread_run.timeout_message(timeout)
+            scheduler.timeouts, worker, timeout, lambda: thread_run.timeout_error(timeout)
         ):
             await thread_run.wait()
 
@@ -169,12 +170,12 @@ class ThreadRun:
         failed, self._failed = self._failed, ()
         raise_failed(failed)
 
-    def timeout_message(self, timeout: float) -> str:
-        """Return the text of the `ListenerTimeout`."""
+    def timeout_error(self, timeout: float) -> ListenerTimeout:
+        """Return the error of a run that was given up."""
         late = f"{self._actor.name} took longer than {timeout:g} s"
         if self._stray:
-            return f"{late}; its thread cannot be stopped and runs on"
-        return f"{late} to get a thread"
+            return ListenerTimeout(f"{late}; its thread cannot be stopped and runs on")
+        return ListenerTimeout(f"{late} to get a thread")
 
 
 def raise_failed(failed: Failed) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio.lowlevel import current_task
 
+from .._errors import ListenerTimeout
 from .._kernel.context import InContext
 from .._kernel.timeouts import TimeLimit
 from .._options.middleware import within, within_async
@@ -52,11 +53,11 @@ def with_timeout(call: Call, seconds: float, listener: str, scheduler: Scheduler
     """Return a call that is cancelled after `seconds` and then raises `ListenerTimeout`."""
     workers, timeouts = scheduler.workers, scheduler.timeouts
 
-    def message() -> str:
-        return f"{listener} took longer than {seconds:g} s"
+    def error() -> ListenerTimeout:
+        return ListenerTimeout(f"{listener} took longer than {seconds:g} s")
 
     async def run(event: Any) -> object:
-        with TimeLimit(timeouts, workers[current_task()], seconds, message):
+        with TimeLimit(timeouts, workers[current_task()], seconds, error):
             return await call(event)
 
     return run
