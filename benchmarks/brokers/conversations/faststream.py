@@ -22,7 +22,8 @@ class Price(pydantic.BaseModel):
 
 def _broker(place: Place) -> Any:
     silent: Any = None
-    return RedisBroker(f"redis://{place.addr}", logger=silent)
+    # Each request takes a connection of its own.
+    return RedisBroker(f"redis://{place.addr}", logger=silent, max_connections=1000)
 
 
 def respond(place: Place, ready: Ready) -> None:

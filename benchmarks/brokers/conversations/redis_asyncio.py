@@ -2,6 +2,7 @@
 
 import asyncio
 import secrets
+from typing import Any
 
 import msgspec
 from redis.asyncio import Redis
@@ -23,12 +24,16 @@ class Price(msgspec.Struct):
     cents: int
 
 
+def _client(place: Place) -> Any:
+    return Redis.from_url(f"redis://{place.addr}")
+
+
 def respond(place: Place, ready: Ready) -> None:
     asyncio.run(_respond(place, ready))
 
 
 async def _respond(place: Place, ready: Ready) -> None:
-    async with Redis.from_url(f"redis://{place.addr}") as client, client.pubsub() as pubsub:
+    async with _client(place) as client, client.pubsub() as pubsub:
         await pubsub.subscribe(CHANNEL)
         await pubsub.parse_response()
         ready()
@@ -71,7 +76,7 @@ async def _ask(place: Place, seconds: float, tasks: int) -> Latencies:
         async with asyncio.timeout(5.0):
             await future
 
-    async with Redis.from_url(f"redis://{place.addr}") as client, client.pubsub() as pubsub:
+    async with _client(place) as client, client.pubsub() as pubsub:
         await pubsub.subscribe(reply_to)
         await pubsub.parse_response()
         reader = asyncio.create_task(read())
