@@ -1026,7 +1026,7 @@ MUTANTS: list[tuple[type, str, str]] = [
     (LosesOutcomesInAnOutage, "direct_messages_outlive_an_outage", "outcomes of [0-9]+ direct"),
     (LosesReplies, "requests_are_answered", "lost on the way"),
     (LosesFailures, "failures_reach_the_requester", "lost on the way"),
-    (LosesReports, "all_buses_report", "its report was lost on the way"),
+    (LosesReports, "all_buses_report", "missing=3"),
     (LosesReports, "late_reports_complete_the_outcome", "missing=3"),
     (RepeatsDirectMessages, "requests_are_answered", "22 messages came for requests that"),
     (MixesUpAddresses, "requests_are_answered", "lost on the way"),
