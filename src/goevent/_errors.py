@@ -36,9 +36,8 @@ FrameLine: TypeAlias = tuple[str, int, str]
 """The file, the line and the function of a frame."""
 KeptFrame: TypeAlias = tuple[CodeType, int]
 """The code of a frame and the offset of its instruction, from which its line can be found later."""
-ErrorIds: TypeAlias = tuple[str, str, str]
-"""The id, the correlation id and the causation id of an event."""
-NO_IDS: ErrorIds = ("", "", "")
+ErrorIds: TypeAlias = str | tuple[str, str, str]
+"""The id, the correlation id and the causation id of an event; only the id of a first event."""
 ErrorText: TypeAlias = tuple[str, str, int, str, tuple[KeptFrame, ...], ErrorIds]
 """The event name, the listener, the attempts, the reason, the frames and the ids of an error.
 
@@ -153,7 +152,7 @@ class EventError(GoEventError):
         self._reason = reason
         self._earlier = earlier
         # Set when the failure is recorded; the code that makes the error need not have the handle.
-        self._ids: ErrorIds = NO_IDS
+        self._ids: ErrorIds = ""
         self._frames: tuple[FrameLine, ...] = ()
         # The result of `text_of`, because two parts of the bus may ask for it.
         self._text: ErrorText | None = None
@@ -161,17 +160,20 @@ class EventError(GoEventError):
     @property
     def event_id(self) -> str:
         """The id of the event, as `DispatchHandle.id`; empty for a failure without a handle."""
-        return self._ids[0]
+        ids = self._ids
+        return ids if isinstance(ids, str) else ids[0]
 
     @property
     def correlation_id(self) -> str:
         """The id of the first event of the chain, as `DispatchHandle.correlation_id`."""
-        return self._ids[1]
+        ids = self._ids
+        return ids if isinstance(ids, str) else ids[1]
 
     @property
     def causation_id(self) -> str:
         """The id of the event that has caused this one, as `DispatchHandle.causation_id`."""
-        return self._ids[2]
+        ids = self._ids
+        return "" if isinstance(ids, str) else ids[2]
 
     @property
     def error(self) -> BaseException | None:
@@ -553,7 +555,7 @@ def listener_failed(
     failure.__cause__ = error
     failure._reason = ""
     failure._earlier = earlier
-    failure._ids = NO_IDS
+    failure._ids = ""
     failure._frames = ()
     failure._text = None
     return failure

@@ -53,30 +53,34 @@ IDS_PER_BLOCK = 256
 
 
 class IdGenerator:
-    """Draws unique ids for the handles of one bus."""
+    """Draws unique ids for the handles of one bus.
+
+    Attributes:
+        drawn: The ids that were drawn in advance; the last one is the next.
+    """
 
     def __init__(self) -> None:
-        self._drawn: list[str] = []
+        self.drawn: list[str] = []
 
     def forget(self) -> None:
         """Throw away the ids drawn in advance.
 
         A forked process has a copy of them, and must not use the ids of its parent.
         """
-        self._drawn.clear()
+        self.drawn.clear()
 
     def draw(self) -> str:
         """Return 16 lower hex digits."""
-        if not self._drawn:
-            self._drawn = urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
-        return self._drawn.pop()
+        if not self.drawn:
+            self.drawn = urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
+        return self.drawn.pop()
 
     def draw_many(self, count: int) -> list[str]:
         """Return several ids, as `draw` does."""
-        while len(self._drawn) < count:
-            self._drawn += urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
-        ids = self._drawn[-count:]
-        del self._drawn[-count:]
+        while len(self.drawn) < count:
+            self.drawn += urandom(8 * IDS_PER_BLOCK).hex(" ", 8).split()
+        ids = self.drawn[-count:]
+        del self.drawn[-count:]
         return ids
 
 

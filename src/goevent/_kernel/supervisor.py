@@ -83,9 +83,9 @@ class Supervisor:
         A veto is not a failure: it is only recorded on the handle.
         """
         if (details := handle._details) is None:  # written out, as most failures pass here
-            own = handle._route.kernel.ids.draw()
+            ids = handle._route.kernel.ids
+            error._ids = own = ids.drawn.pop() if ids.drawn else ids.draw()
             handle._details = details = HandleDetails(None, errors=[error], id=own)
-            error._ids = own, own, ""
         else:
             details = handle._add_error(error)
             error._ids = handle.id, handle.correlation_id, handle.causation_id
