@@ -348,7 +348,7 @@ def test_other_codecs_and_formats_are_told() -> None:
     plain = made_of(shop("nats://nats.example?format=faststream"))
     message = plain["components"]["messages"]["order.shipped"]
     assert message["payload"] == {"$ref": "#/components/schemas/Shipped"}
-    assert "correlation_id" in message["headers"]["properties"]
+    assert {"correlation_id", "causation_id"} < message["headers"]["properties"].keys()
 
 
 @pytest.mark.parametrize(

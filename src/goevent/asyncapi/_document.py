@@ -328,7 +328,18 @@ def headers_schema() -> Schema:
         "type": "object",
         "properties": {
             "content-type": {"const": "application/json"},
-            "correlation_id": {"type": "string", "description": "The id of the dispatch."},
+            "correlation_id": {
+                "type": "string",
+                "description": "The id of the first event of the chain; the event's own, if there is none.",
+            },
+            "causation_id": {
+                "type": "string",
+                "description": "The id of the event whose listener has dispatched this one.",
+            },
+            "goevent-id": {
+                "type": "string",
+                "description": "The id of the dispatch, if the correlation id is another one.",
+            },
             "goevent-origin": {"type": "string", "description": "The id of the sending bus."},
         },
     }
