@@ -330,7 +330,7 @@ def headers_schema() -> Schema:
             "content-type": {"const": "application/json"},
             "correlation_id": {
                 "type": "string",
-                "description": "The id of the first event of the chain; the event's own, if there is none.",
+                "description": "The id of the first event of the chain.",
             },
             "causation_id": {
                 "type": "string",
