@@ -110,8 +110,8 @@ async def shop(bus: GoEvent) -> None:
     # --8<-- [start:deadline]
     try:
         await bus.request(ReportAsked(2026), str, timeout=2.0)
-    except RequestTimeout as error:
-        say(f"shop: {error}")
+    except RequestTimeout:
+        say("shop: no report within 2 s")
     # --8<-- [end:deadline]
 
     # --8<-- [start:all]
