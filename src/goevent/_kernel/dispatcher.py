@@ -461,8 +461,10 @@ class Dispatcher(Intake):
         fresh = failure is None
         # The calls after a failed one are as deep as it was. Outside of all inline calls, `_owner`
         # is enough to tell that one is under way.
-        level = int(fresh and self._runs_inline)
-        owner, self._owner = self._owner, handle
+        owner = self._owner
+        # Usually a number: then the property need not be called.
+        level = 0 if type(owner) is int else int(fresh and self._runs_inline)
+        self._owner = handle
         self._depth += level
         try:
             while index < len(calls):
@@ -509,8 +511,9 @@ class Dispatcher(Intake):
             The handle with the errors, or None if no call has failed.
         """
         start = perf_counter()
-        level = int(self._runs_inline)  # see `run_inline`
-        owner, self._owner = self._owner, envelope
+        owner = self._owner
+        level = 0 if type(owner) is int else int(self._runs_inline)  # see `run_inline`
+        self._owner = envelope
         self._depth += level
         calls, index = route.calls, 0
         failure = handle = None
