@@ -15,7 +15,7 @@ from .._wire.codec import MAX_MESSAGE_BYTES
 from ..drivers.direct import direct_sender
 from .answers import AnswerCodec
 from .channel import DirectChannel
-from .directory import ResponderDirectory
+from .directory import OfferedBuses, ResponderDirectory
 from .link import AddressSubscriptions, ConversationLink
 from .messages import (
     Alive,
@@ -171,7 +171,9 @@ class Conversations:
             subscriptions=subscriptions,
             spawn=self._dispatcher.scheduler.spawn,
             weight=counted_subscriptions(self._driver) or (lambda _: 1),
+            offered=OfferedBuses(),
             is_direct=is_direct,
+            is_durable=capabilities.durable,
         )
         self._connect(link)
         subscriptions.use(channel)
@@ -193,8 +195,9 @@ class Conversations:
         self._connect(None)
         if link is not None:
             self._counts.malformed += link.channel.malformed
-            for address in link.peers.addresses():
-                link.channel.send(address, Leaving(link.channel.address), _ignore_result)
+            for address in {**dict.fromkeys(link.peers.addresses()), **link.offered.recent()}:
+                leaving = self._service.leaving(link.channel.address, address)
+                link.channel.send(address, leaving, _ignore_result)
 
     def fork(self, *, wakes: bool) -> None:
         """Talk to nobody: this process is a fork of the one that owns the bus.
@@ -257,11 +260,13 @@ class Conversations:
                 self._counts.late += not self._trackings.take_done(link, message)
             case Leaving():
                 link.directory.forget(message.address)
+                self.requests.take_leaving(link, message)
                 link.peers.lose(message.address)
 
     def _answer_search(self, link: ConversationLink, message: Search) -> None:
         is_open = self._dispatcher.state == "open"
         if is_open and self._responders.actor(message.event_name) is not None:
+            link.offered.note(message.reply_to)
             offer = Offer(message.event_name, link.channel.address)
             link.channel.send(message.reply_to, offer)
 

@@ -24,6 +24,7 @@ REFRESH_SECONDS = 10.0
 """How often a search looks for further responders of an event that is in use."""
 
 MAX_SEARCHED_NAMES = 10_000
+MAX_OFFERED_BUSES = 1000
 
 
 class Offers:
@@ -119,6 +120,26 @@ class ResponderDirectory:
         message = Search(event_name, self._channel.address)
         self._channel.search(event_name, message, search.sent)
         return search
+
+
+class OfferedBuses:
+    """The buses to which this one has made offers, to tell them that it leaves."""
+
+    def __init__(self) -> None:
+        self._offered: dict[str, float] = {}
+
+    def note(self, address: str) -> None:
+        """Note that a bus gets an offer."""
+        self._offered.pop(address, None)
+        self._offered[address] = trio.current_time()
+        if len(self._offered) > MAX_OFFERED_BUSES:
+            # The oldest one: a dict keeps the order of insertion.
+            del self._offered[next(iter(self._offered))]
+
+    def recent(self) -> dict[str, float]:
+        """Return the addresses of those that may still rely on their offer."""
+        since = trio.current_time() - REFRESH_SECONDS - OFFER_SECONDS
+        return {address: at for address, at in self._offered.items() if at >= since}
 
 
 class SearchProgress:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from .._ports.inbox import BusInbox
     from ..drivers.contract import Driver
     from .channel import DirectChannel
-    from .directory import ResponderDirectory
+    from .directory import OfferedBuses, ResponderDirectory
     from .peers import Peers
 
 
@@ -40,7 +40,9 @@ class ConversationLink:
         subscriptions: Keep the address of this bus open.
         spawn: Runs a function in a task of the bus.
         weight: Returns for how many receivers of an event the broker counts this bus.
+        offered: The buses that know the responders of this one.
         is_direct: True if requests travel as direct messages.
+        is_durable: True if the broker gives a request to another bus when its bus ends.
         is_ready: True once messages arrive at the address of this bus.
     """
 
@@ -52,7 +54,9 @@ class ConversationLink:
     subscriptions: AddressSubscriptions
     spawn: Callable[[Callable[[], Awaitable[None]]], None]
     weight: Callable[[str], int]
+    offered: OfferedBuses
     is_direct: bool
+    is_durable: bool
     is_ready: bool = False
 
     def want(self) -> None:

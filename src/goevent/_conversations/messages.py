@@ -17,6 +17,9 @@ MAX_TEXT_CHARS = 1000
 
 MAX_IDS_PER_MESSAGE = 1000
 
+RELEASED = "released"
+"""The reason of a refusal after which the broker gives the request to another bus."""
+
 MAX_REPORTED_FAILURES = 100
 """The failed listeners of one event that a report names."""
 
@@ -97,14 +100,17 @@ class Refused(msgspec.Struct, tag="refused", tag_field="kind", omit_defaults=Tru
 
     Attributes:
         id: The id of the request.
-        reason: `"closing"`, `"no_responder"`, `"full"`, `"deadlock"`, `"undecodable"` or, if the
-            responder was cancelled at the deadline, `"late"`.
+        reason: `"closing"`, `"no_responder"`, `"full"`, `"deadlock"`, `"undecodable"`; `"late"` if
+            the responder was cancelled at the deadline; `"released"` if the broker gives the
+            request to another bus.
         text: More about the reason.
+        address: The address of the bus that has released it.
     """
 
     id: str
     reason: str
     text: str = ""
+    address: str = ""
 
 
 class Cancel(msgspec.Struct, tag="cancel", tag_field="kind", omit_defaults=True):
@@ -150,9 +156,14 @@ class Leaving(msgspec.Struct, tag="leaving", tag_field="kind", omit_defaults=Tru
 
     Attributes:
         address: Its address.
+        taken: The direct requests of the other bus that it has taken: another bus may be asked for
+            any other one. Their answers were sent before.
+        is_whole: False if there were more.
     """
 
     address: Address
+    taken: list[str] = []
+    is_whole: bool = True
 
 
 class Roll(msgspec.Struct, tag="roll", tag_field="kind", omit_defaults=True):

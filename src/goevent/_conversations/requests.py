@@ -48,7 +48,7 @@ from .._handle import WAKE_UP, new_handle
 from .._options.retry import check_seconds
 from .._trio_internals import PARKED, park
 from .._wire.envelope import Envelope
-from .messages import Cancel, Failed, Offer, Refused, Reply, Started
+from .messages import RELEASED, Cancel, Failed, Leaving, Offer, Refused, Reply, Started
 from .responders import MAX_CHAINED_REQUESTS, RequestRun, run_of
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class PendingRequest:
         id: The id of the request.
         event_name: The name of the requested event.
         address: The address of the bus that works on it; empty if none is known.
-        is_direct: True if no other bus gets the request if that one ends.
+        ends_with_bus: True if no other bus gets the request if that one ends.
         is_over: True once it has an answer or an error.
         unsent: True if the request has certainly reached no responder, and another one may get it.
         was_taken: True if a responder is known to have the request.
@@ -94,9 +94,9 @@ class PendingRequest:
         "_task",
         "address",
         "deadline",
+        "ends_with_bus",
         "event_name",
         "id",
-        "is_direct",
         "is_late",
         "is_over",
         "run",
@@ -105,12 +105,12 @@ class PendingRequest:
     )
 
     def __init__(
-        self, request_id: str, event_name: str, answers: AnswerCodec, *, is_direct: bool
+        self, request_id: str, event_name: str, answers: AnswerCodec, *, ends_with_bus: bool
     ) -> None:
         self.id: str = request_id
         self.event_name: str = event_name
         self.address: str = ""
-        self.is_direct: bool = is_direct
+        self.ends_with_bus: bool = ends_with_bus
         self.is_over: bool = False
         self.unsent: bool = False
         self.was_taken: bool = False
@@ -281,8 +281,9 @@ class Requests:
         route, event = dispatcher.router.find(event)
         name, link = route.name, self.link
         chain = () if enclosing is None else enclosing.chain_below(name)
-        is_direct = link is None or link.is_direct
-        pending = PendingRequest(dispatcher.ids.draw(), name, self._answers, is_direct=is_direct)
+        ends_with_bus = link is None or not link.is_durable
+        request_id = dispatcher.ids.draw()
+        pending = PendingRequest(request_id, name, self._answers, ends_with_bus=ends_with_bus)
         counts = self.counts
         counts.asked += 1
         self._pending[pending.id] = pending
@@ -380,17 +381,36 @@ class Requests:
                 )
             raise NoResponder(pending.event_name, "this bus has no responder for it")
         await link.ready()
-        handle = new_handle(self._dispatcher.router.named(request_name(pending.event_name)), event)
-        details = handle._ensure_details()
-        details.id, details.reply_to = pending.id, link.channel.address
-        details.headers = headers_of(trio.current_effective_deadline(), chain, cause)
+        handle = self._handle(link, pending, event, chain, cause)
         if not link.is_direct:
             await self._ask_by_broker(pending, handle)
+            while pending.unsent and not pending.is_over:
+                # A bus that closes has refused it, and the broker keeps no requests.
+                pending.unsent = False
+                link.peers.end(pending.address, pending.id)
+                pending.address = ""
+                again = self._handle(link, pending, event, chain, cause)
+                await self._ask_by_broker(pending, again)
         elif self._has_hooks:
             async with self._within_hooks(pending, handle):
                 await self._ask_directly(link, pending, event, handle.headers)
         else:
             await self._ask_directly(link, pending, event, handle.headers)
+
+    def _handle(
+        self,
+        link: ConversationLink,
+        pending: PendingRequest,
+        event: object,
+        chain: tuple[str, ...],
+        cause: Cause | None,
+    ) -> DispatchHandle:
+        """Return the handle of a request, with which middleware and the publisher work."""
+        handle = new_handle(self._dispatcher.router.named(request_name(pending.event_name)), event)
+        details = handle._ensure_details()
+        details.id, details.reply_to = pending.id, link.channel.address
+        details.headers = headers_of(trio.current_effective_deadline(), chain, cause)
+        return handle
 
     @asynccontextmanager
     async def _within_hooks(
@@ -598,7 +618,16 @@ class Requests:
         """End a request that was refused, or ask another bus."""
         if (pending := self._find(message.id)) is None:
             return
-        if pending.is_direct and pending.address and message.reason in ("closing", "no_responder"):
+        if message.reason == RELEASED:
+            # Another bus may have begun with it meanwhile.
+            if pending.address == message.address:
+                link.peers.end(pending.address, pending.id)
+                pending.address = ""
+        elif (
+            message.reason in ("closing", "no_responder")
+            and not link.is_durable
+            and (pending.address or not link.is_direct)
+        ):
             self._ask_another(link, pending, pending.address)
         else:
             pending.fail(refusal(pending.event_name, message.reason, message.text))
@@ -611,6 +640,19 @@ class Requests:
                 reason = "the request or its answer was lost on the way"
                 pending.fail(RequestLost(pending.event_name, reason))
 
+    def take_leaving(self, link: ConversationLink, message: Leaving) -> None:
+        """Ask another bus for the requests that one has not taken before it left."""
+        if not (link.is_direct and message.is_whole):
+            return
+        taken = {*message.taken}
+        for pending in [*self._pending.values()]:
+            if (
+                pending.address == message.address
+                and not (pending.is_over or pending.unsent)
+                and pending.id not in taken
+            ):
+                self._ask_another(link, pending, pending.address)
+
     def take_offer(self, link: ConversationLink, message: Offer) -> None:
         """Note a bus that responds to an event."""
         link.directory.take_offer(message)
@@ -620,9 +662,9 @@ class Requests:
         link.directory.forget(address)
         for request_id in ids:
             pending = self._pending.get(request_id)
-            if pending is None or pending.is_over:
+            if pending is None or pending.is_over or pending.unsent:
                 continue
-            if pending.is_direct:
+            if pending.ends_with_bus:
                 reason = "the bus that worked on it has ended"
                 pending.fail(RequestLost(pending.event_name, reason))
             else:

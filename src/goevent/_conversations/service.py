@@ -18,7 +18,16 @@ from .._events.names import requested_name
 from .._foreign import type_name
 from ..drivers.contract import Settlement
 from .addresses import is_address
-from .messages import MAX_TEXT_CHARS, Failed, Refused, Reply, Started
+from .messages import (
+    MAX_IDS_PER_MESSAGE,
+    MAX_TEXT_CHARS,
+    RELEASED,
+    Failed,
+    Leaving,
+    Refused,
+    Reply,
+    Started,
+)
 from .requests import read_budget, read_chain
 from .responders import RequestRun
 
@@ -93,16 +102,21 @@ class BrokerRequester(RemoteRequester):
         self.is_released: bool = False
 
     def failed(self, run: RequestRun, error: EventError) -> None:
-        if error.outcome == "abandoned":
-            self.is_released = True
+        if error.outcome == "abandoned" and self._link.is_durable:
+            self._release(run)
         else:
             super().failed(run, error)
 
     def refused(self, run: RequestRun, reason: str, text: str) -> None:
-        if reason in ("closing", "no_responder"):
-            self.is_released = True
+        if reason in ("closing", "no_responder") and self._link.is_durable:
+            self._release(run)
         else:
             super().refused(run, reason, text)
+
+    def _release(self, run: RequestRun) -> None:
+        self.is_released = True
+        address = self._link.channel.address
+        self._link.channel.send(run.address, Refused(run.id, RELEASED, address=address))
 
 
 class RequestService:
@@ -115,7 +129,9 @@ class RequestService:
     def __init__(self, responders: Responders, counts: RequestCounts) -> None:
         self._responders = responders
         self._counts = counts
-        self._known: dict[str, None] = {}
+        # The ids of the latest direct requests, each with the address of its requester.
+        self._known: dict[str, str] = {}
+        self._has_forgotten = False
         self.runs: dict[str, RequestRun] = {}
 
     def take_direct(self, link: ConversationLink, event_name: str, data: bytes) -> None:
@@ -129,7 +145,7 @@ class RequestService:
         if not _is_request(envelope):
             link.channel.refuse(not_a_request(event_name))
             return
-        if self._is_known(envelope.handle_id):
+        if self._is_known(envelope.handle_id, envelope.reply_to):
             return
         run = self._begin(link, envelope, event_name, RemoteRequester(link))
         rest = self._responders.accept(
@@ -184,15 +200,22 @@ class RequestService:
         link.peers.serve(run.address, run.id)
         return run
 
-    def _is_known(self, request_id: str) -> bool:
+    def _is_known(self, request_id: str, address: str) -> bool:
         """Note the id of a request; tell whether it has come before."""
         if request_id in self._known:
             return True
-        self._known[request_id] = None
+        self._known[request_id] = address
         if len(self._known) > MAX_REMEMBERED_REQUESTS:
             # The oldest one: a dict keeps the order of insertion.
             del self._known[next(iter(self._known))]
+            self._has_forgotten = True
         return False
+
+    def leaving(self, own_address: str, address: str) -> Leaving:
+        """Return the last message to a bus: it names the requests that came from there."""
+        taken = [each for each, requester in self._known.items() if requester == address]
+        is_whole = len(taken) <= MAX_IDS_PER_MESSAGE and not self._has_forgotten
+        return Leaving(own_address, taken[-MAX_IDS_PER_MESSAGE:], is_whole)
 
     def _ended(
         self, link: ConversationLink, run: RequestRun, errors: tuple[EventError, ...]
