@@ -1,4 +1,4 @@
-"""The figures of the rooms around the bus: the portal, telemetry, scrapes and the live page.
+"""The figures of conversations, the portal, telemetry, scrapes and the live page.
 
 `pages` writes them into the docs. Each function takes the medians, or the CPU times, of one suite.
 """
@@ -12,6 +12,15 @@ PORTAL_WAYS = {
     "thread": "the portal, from a thread",
     "asyncio": "the portal, from asyncio",
     "anyio": "anyio's blocking portal, from a thread",
+}
+CONVERSATION_JOBS = {
+    "ask": "requests/s over Redis, 64 tasks",
+    "ask_alone": "requests/s over Redis, one task",
+    "ask_once": "one request over Redis, median µs",
+    "ask_nats": "requests/s over NATS, 64 tasks",
+    "wait_for_all": '`scope="all"` over Redis, 10 other buses, median µs',
+    "request": "a request within one bus, µs",
+    "stream": "an event in a stream, µs",
 }
 TELEMETRY_MODES = {
     "bare": "without middleware",
@@ -32,6 +41,21 @@ def portal_table(medians: Medians) -> list[list[str]]:
     for way, title in PORTAL_WAYS.items():
         cells = [medians[job].get(way) for job in ("many", "each")]
         lines.append([title, *("" if cell is None else f"{cell:,.1f}" for cell in cells)])
+    return lines
+
+
+def conversations_table(medians: Medians) -> list[list[str]]:
+    """Return each figure of conversations, beside those of the peers of its job."""
+    lines = [["", "goevent", "beside it"]]
+    for job, title in CONVERSATION_JOBS.items():
+        figures = medians[job]
+        peers = [
+            f"{name} {figure:,.0f}" if figure >= 100 else f"{name} {figure:,.1f}"
+            for name, figure in figures.items()
+            if name != "goevent"
+        ]
+        own = figures["goevent"]
+        lines.append([title, f"{own:,.0f}" if own >= 100 else f"{own:,.1f}", ", ".join(peers)])
     return lines
 
 

@@ -19,7 +19,13 @@ from benchmarks.report.brokers import report_console
 from benchmarks.report.chaos import chaos_limits, chaos_table, reduced_runs
 from benchmarks.report.charts import Bar, Group, chart
 from benchmarks.report.codec import SIZES_IN_DOCS, codec_table
-from benchmarks.report.costs import page_cost, portal_table, scrape_table, telemetry_table
+from benchmarks.report.costs import (
+    conversations_table,
+    page_cost,
+    portal_table,
+    scrape_table,
+    telemetry_table,
+)
 from benchmarks.report.figures import load, reduced, save
 from benchmarks.report.goals import goals_on_terminal, goals_table
 
@@ -29,6 +35,7 @@ PAGES = (
     ROOT / "docs/operate/performance.md",
     ROOT / "docs/operate/guarantees-tested.md",
     ROOT / "docs/start/for-faststream-users.md",
+    ROOT / "docs/use/conversations.md",
     ROOT / "docs/use/other-frameworks.md",
     ROOT / "docs/operate/observe.md",
     ROOT / "docs/operate/live-page.md",
@@ -36,7 +43,7 @@ PAGES = (
 CHARTS = ROOT / "docs/img/charts"
 SUITES = (
     *("kernel", "codec", "redis", "streams", "brokers"),
-    *("telemetry", "scrape", "portal", "web"),
+    *("conversations", "telemetry", "scrape", "portal", "web"),
 )
 """The suites whose figures stand in the pages, beside those of the chaos."""
 PART = re.compile(r"<!-- figures: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -192,6 +199,8 @@ def parts(document: Mapping[str, Any]) -> dict[str, str]:
         "names": _names(kernel),
         "redis": _redis_table(document),
         "brokers": _brokers_table(document["brokers"]["medians"]),
+        "conversations": table(conversations_table(document["conversations"]["medians"])),
+        "conversations-run": _run(document["conversations"]),
         "portal": table(portal_table(document["portal"]["medians"])),
         "portal-run": _run(document["portal"]),
         "telemetry": table(telemetry_table(document["telemetry"]["cpu"])),

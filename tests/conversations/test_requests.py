@@ -394,3 +394,26 @@ def test_default_options_of_the_bus_apply_to_responders() -> None:
     bus.respond(lambda event: 1, PriceAsked)
     [listener] = bus.registered_listeners()
     assert listener.kind == "sync_mailbox"
+
+
+async def test_a_request_that_is_asked_again_is_asked_once_more(autojump_clock: MockClock) -> None:
+    hub = MemoryHub()
+    asking, first_bus, second_bus = (
+        GoEvent(Config(driver=MemoryDriver(hub), registry=REGISTRY)) for _ in range(3)
+    )
+    first_bus.respond(lambda event: 1, PriceAsked)
+
+    @second_bus.responder(PriceAsked)
+    async def slow(event: PriceAsked) -> int:
+        await trio.sleep_forever()
+        return 2
+
+    async with asking:
+        async with first_bus:
+            assert await asking.request(PriceAsked("a"), int) == 1
+        async with second_bus:
+            # The first bus is still known, and has not got the request.
+            with pytest.raises(RequestTimeout):
+                await asking.request(PriceAsked("a"), int, timeout=2.0)
+            await trio.testing.wait_all_tasks_blocked()
+            assert second_bus.snapshot().requests.served == 1

@@ -474,10 +474,12 @@ class Requests:
     ) -> None:
         """Ask one bus of the directory, and another one if that has not got the request."""
         directory, name = link.directory, pending.event_name
-        while not pending.is_over:
+        while True:
             address = directory.next_known(name) or await directory.find(name)
             self._send(link, pending, event, headers, address)
             await pending.wait()
+            if not pending.unsent:
+                return
 
     def _send(
         self,
@@ -597,6 +599,7 @@ class Requests:
         """End a request with its answer."""
         if (pending := self._find(message.id)) is not None:
             link.peers.hear(pending.address)
+            link.directory.hear(pending.event_name, pending.address)
             name, data = pending.event_name, bytes(message.value)
             pending.answer(lambda answer: self._answers.decode(name, data, answer))
 
