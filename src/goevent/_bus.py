@@ -22,8 +22,7 @@ from trio.lowlevel import enable_ki_protection
 
 from ._batch_handle import BatchHandle
 from ._config import Config, check_close_timeout
-from ._conversations.conversations import Conversations
-from ._conversations.requests import DEFAULT_TIMEOUT_SECONDS
+from ._conversations.lazy import LazyConversations
 from ._errors import BusClosed, DriverError, EventError, require_trio
 from ._events.event import AnyEvent
 from ._events.event_types import short_name
@@ -34,7 +33,7 @@ from ._kernel.batch_dispatch import BatchDispatch
 from ._kernel.dispatcher import Dispatcher
 from ._kernel.event_trace import EventTrace
 from ._kernel.failures import Failures
-from ._kernel.ledger import Ledger, LedgerBook, Snapshot
+from ._kernel.ledger import Ledger, LedgerBook, RequestCounts, Snapshot
 from ._kernel.routing import Observer
 from ._kernel.scheduler import Scheduler
 from ._kernel.supervisor import OnError, Supervisor
@@ -81,6 +80,9 @@ from .drivers.error_mapping import REPLAY, driver_errors, first_error
 
 C = TypeVar("C", bound=OnError)
 L = TypeVar("L", bound="Callable[[], Opening] | Callable[[GoEvent], Opening]")
+
+DEFAULT_REQUEST_TIMEOUT_SECONDS = 5.0
+"""How long a request waits for its answer, unless `timeout` says so."""
 
 
 class GoEvent:
@@ -136,8 +138,7 @@ class GoEvent:
         if type(self).dispatch is GoEvent.dispatch:
             self.dispatch = self._dispatcher.dispatch  # type: ignore[method-assign]
         self._streams = StreamOpener(self._dispatcher, self._listeners)
-        self._conversations = Conversations(self._dispatcher, config, self._driver)
-        self._inbox.requests = self._conversations
+        self._conversations = LazyConversations(self._dispatcher, config, self._driver, self._inbox)
         self._lifespans = Lifespans()
         self._session: Session | None = None
         self._opened: AbstractAsyncContextManager[None] | None = None
@@ -750,16 +751,17 @@ class GoEvent:
     ) -> Actor:
         self._dispatcher.check_thread()
         names = self._planner.event_names((event,))
-        self._conversations.check_responder(names)
+        conversations = self._conversations.get()
+        conversations.check_responder(names)
         asked = ListenerOptions(**options)
         if asked.async_ is False:
             raise ValueError("a responder has a mailbox, so async_=False makes no sense")
         if not asked.thread:
             asked = replace(asked, async_=True)
-        wrapper = self._conversations.responder(answer)
+        wrapper = conversations.responder(answer)
         actor = self._planner.build(handler, (event,), asked, depth=2, wrapper=wrapper)
         self._listeners.add(actor)
-        self._conversations.add(names, actor, answer)
+        conversations.add(names, actor, answer)
         return actor
 
     async def request(
@@ -768,7 +770,7 @@ class GoEvent:
         answer: type[A],
         /,
         *,
-        timeout: float | None = DEFAULT_TIMEOUT_SECONDS,
+        timeout: float | None = DEFAULT_REQUEST_TIMEOUT_SECONDS,
     ) -> A:
         """Ask the responder to an event, and return its answer.
 
@@ -807,7 +809,7 @@ class GoEvent:
             ...     print(await bus.request(Event("sum.asked", {"numbers": [1, 2]}), int))
             3
         """
-        result: A = await self._conversations.requests.ask(event, answer, timeout)
+        result: A = await self._conversations.get().requests.ask(event, answer, timeout)
         return result
 
     def registered_listeners(self) -> tuple[RegisteredListener, ...]:
@@ -823,9 +825,11 @@ class GoEvent:
         """
         self._dispatcher.check_thread()
         actors = self._router.listeners()
-        answer_of = self._conversations.answer_of
+        made = self._conversations.made
         return tuple(
-            RegisteredListener.of(actor, answer_of(actor)) for actor in actors if actor.resolved
+            RegisteredListener.of(actor, None if made is None else made.answer_of(actor))
+            for actor in actors
+            if actor.resolved
         )
 
     # -- dispatch
@@ -1202,6 +1206,7 @@ class GoEvent:
         listeners, ledger = self._ledger_book.snapshots(
             scheduler.clock(), scheduler.suspended_for()
         )
+        made = self._conversations.made
         return Snapshot(
             state=self._dispatcher.state,
             listeners=listeners,
@@ -1212,7 +1217,7 @@ class GoEvent:
             redelivered=inbox.redelivered,
             dead_lettered=inbox.dead_lettered,
             missing=inbox.missing,
-            requests=self._conversations.counts,
+            requests=RequestCounts() if made is None else made.counts,
         )
 
     def snapshot_from_thread(self, timeout: float = 5.0) -> Snapshot:

@@ -29,7 +29,7 @@ import trio
 from trio.lowlevel import TrioToken, current_trio_token, enable_ki_protection, in_trio_task
 
 from ._config import Config
-from ._conversations.conversations import Conversations
+from ._conversations.lazy import LazyConversations
 from ._errors import BusForked, DriverError
 from ._foreign import raise_unchanged
 from ._handle import DispatchHandle
@@ -69,7 +69,7 @@ class Session:
         supervisor: Supervisor,
         driver: Driver,
         config: Config,
-        conversations: Conversations,
+        conversations: LazyConversations,
     ) -> None:
         self._dispatcher = dispatcher
         self._conversations = conversations
@@ -159,7 +159,8 @@ class Session:
             self._scheduler.failures,
         )
         self.subscriptions = Subscriptions(self._driver, self._inbox.report)
-        self._conversations.open(capabilities, self._inbox, self.subscriptions)
+        if capabilities.replies:
+            self._conversations.get().open(capabilities, self._inbox, self.subscriptions)
         self._router.connect(
             self._publisher, interest=self.subscriptions, fan_out=capabilities.fan_out
         )
@@ -210,7 +211,8 @@ class Session:
     @enable_ki_protection
     async def _run_conversations(self) -> None:
         with self._conversations_scope:
-            await self._conversations.run()
+            if self._conversations.made is not None:
+                await self._conversations.made.run()
 
     # -- the end
 
@@ -288,8 +290,7 @@ class Session:
             if self.thread_port is not None:
                 self.thread_port.cancel()
             self._give_up()
-            self._conversations_scope.cancel()
-            self._conversations.close()
+            self._close_conversations()
             # Only now: the driver has been told of the end of all deliveries, and can settle them
             # with its broker.
             self._driver_scope.cancel()
@@ -297,8 +298,7 @@ class Session:
                 await self._driver_ended.wait()
             await self._supervisor.flush()
         self._driver_scope.cancel()
-        self._conversations_scope.cancel()
-        self._conversations.close()
+        self._close_conversations()
         # A second time: a listener that ignored its cancellation may still hold an event.
         self._give_up()
         self._dispatcher.special_dispatch.give_up()
@@ -311,6 +311,11 @@ class Session:
             self.ledger = self._ledger_book.ledger()
             self._ended.set()
 
+    def _close_conversations(self) -> None:
+        self._conversations_scope.cancel()
+        if self._conversations.made is not None:
+            self._conversations.made.close()
+
     def fork(self) -> None:
         """Leave the bus to the parent: this process is a fork of it; see `forks`."""
         self._dispatcher.fork()
@@ -322,7 +327,8 @@ class Session:
             self._dispatcher.backpressure.refuse(BusForked, inside_too=True)
         actors = [*self._router.listeners(), *self._ledger_book.unregistered]
         self._scheduler.fork(actors)
-        self._conversations.fork(wakes=fails_waits)
+        if self._conversations.made is not None:
+            self._conversations.made.fork(wakes=fails_waits)
         self._supervisor.fork()
         if self._publisher is not None:
             self._publisher.fork()

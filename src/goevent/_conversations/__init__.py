@@ -15,4 +15,5 @@ its own bus. It never knows a broker.
 - `link`: the parts of the conversations of one session.
 - `requests`: the requests of this bus that wait for an answer.
 - `conversations`: wires these parts for one bus.
+- `lazy`: makes them with their first use.
 """

@@ -42,9 +42,10 @@ from .service import RequestService
 from .tracking import BUS_ENDED, REPORT_LOST, Trackings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
 
     from .._config import Config
+    from .._handle import DispatchHandle
     from .._kernel.actor import Actor
     from .._kernel.dispatcher import Dispatcher
     from .._kernel.timeouts import TimedWait
@@ -59,6 +60,7 @@ class Conversations:
     Attributes:
         requests: The requests of this bus.
         answers: Turns answers into bytes and back.
+        track: Begins to track a dispatch on which the other buses report.
     """
 
     def __init__(self, dispatcher: Dispatcher, config: Config, driver: Driver) -> None:
@@ -74,7 +76,7 @@ class Conversations:
         self._trackings = Trackings(dispatcher, driver)
         self._reports = ArrivalReports(dispatcher)
         self._link: ConversationLink | None = None
-        dispatcher.track = self._trackings.begin
+        self.track: Callable[[DispatchHandle], Awaitable[None]] = self._trackings.begin
         dispatcher.scheduler.timeouts.waits = self._waits
 
     @property

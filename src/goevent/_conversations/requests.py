@@ -67,7 +67,6 @@ BUDGET_HEADER = "goevent-budget"
 CHAIN_HEADER = "goevent-chain"
 """The header with the ids of the requests inside whose responders a request was made."""
 
-DEFAULT_TIMEOUT_SECONDS = 5.0
 NOBODY_WAITS = "the requester was cancelled, or its deadline has passed"
 
 

@@ -39,7 +39,6 @@ ROLL_SECONDS = 0.3
 ROLL_AGE_SECONDS = 3.0
 MAX_ROLLS = 1000
 
-DEFAULT_TIMEOUT_SECONDS = 5.0
 
 NOT_FINISHED = "its listeners have not finished in time"
 NO_REPORT = "it has not reported: the event or the report was lost, or it is slow"
