@@ -51,7 +51,7 @@ def conversations_table(medians: Medians) -> list[list[str]]:
         figures = medians[job]
         peers = [
             f"{name} {figure:,.0f}" if figure >= 100 else f"{name} {figure:,.1f}"
-            for name, figure in figures.items()
+            for name, figure in sorted(figures.items())
             if name != "goevent"
         ]
         own = figures["goevent"]
