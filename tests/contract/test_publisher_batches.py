@@ -517,6 +517,32 @@ async def test_a_handle_of_a_posted_event_is_made_when_somebody_asks_for_it() ->
                 batch[place]
 
 
+@both_ways
+async def test_the_messages_of_a_batch_inside_a_listener_have_its_cause(listens: bool) -> None:
+    headers: list[dict[str, str]] = []
+
+    class Noting(BatchBroker):
+        def publish_many_nowait(self, messages: Sequence[Message], replied: BatchReplied) -> int:
+            headers.extend(dict(message.envelope().headers) for message in messages)
+            return super().publish_many_nowait(messages, replied)
+
+    broker = Noting()
+    batches: list[BatchHandle] = []
+
+    async def answer(_: Heard) -> None:
+        batches.append(await bus.dispatch_many(parcels(3)))
+
+    async with opened(broker, listens=listens) as bus:
+        bus.subscribe(answer, Heard)
+        first = await bus.dispatch(Heard(1))
+        await wait_all_tasks_blocked()
+        assert broker.batches == [[0, 1, 2]]
+        assert headers == [{"correlation_id": first.id, "causation_id": first.id}] * 3
+        assert [handle.causation_id for handle in batches[0]] == [first.id] * 3
+        broker.answer()
+        broker.answer_batch()
+
+
 async def test_the_id_of_a_message_is_that_of_its_handle() -> None:
     ids: list[str] = []
 
