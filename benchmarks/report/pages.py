@@ -94,7 +94,7 @@ SUMMARY = (
 CODEC_BARS = (GOEVENT, MSGSPEC, JSON)
 CODEC_CHART = ("flat:Event:1000", "nested:Event:10000")
 START_UP = (
-    ("import-1", 1e6, "ms", "`import goevent`, if Trio and msgspec are there"),
+    ("import-1", 1e6, "ms", "`from goevent import GoEvent`, if Trio and msgspec are there"),
     ("open_and_close-1", 1e3, "µs", "opening and closing a bus"),
     ("snapshot-10000", 1e6, "ms", "`bus.snapshot()` of 10,000 listeners"),
 )

@@ -254,7 +254,7 @@ SECTIONS: tuple[Section, ...] = (
     Section(
         "Start-up and inspection: ns",
         (
-            ("import goevent", "import-1"),
+            ("import GoEvent", "import-1"),
             ("open and close a bus", "open_and_close-1"),
             ("snapshot of 10,000 listeners", "snapshot-10000"),
         ),
@@ -376,7 +376,7 @@ GOALS: tuple[Goal, ...] = (
         per=1_000_000,
     ),
     Goal(
-        "import goevent, above Trio and msgspec",
+        "import GoEvent, above Trio and msgspec",
         ("import-1", "goevent"),
         None,
         30,
