@@ -18,7 +18,7 @@ import goevent_faststream
 import goevent_redis
 from goevent._conversations.addresses import ROLL_ADDRESS, SEARCH_PREFIX
 from goevent._conversations.messages import DirectMessage
-from goevent._conversations.requests import BUDGET_HEADER, CHAIN_HEADER
+from goevent._conversations.request_headers import BUDGET_HEADER, CHAIN_HEADER
 from goevent._events.names import REQUEST_PREFIX
 from goevent_redis._direct import direct_channel
 

@@ -11,9 +11,14 @@ its own bus. It never knows a broker.
 - `peers`: notices that the other bus of a conversation has ended.
 - `directory`: finds the buses that respond to an event.
 - `responders`: the responders of this bus, and the requests in their mailboxes.
-- `service`: takes the requests of other buses to them.
+- `request_run`: one request at a responder.
+- `request_headers`: the headers of a request.
+- `service`: takes the requests of other buses to the responders.
 - `link`: the parts of the conversations of one session.
 - `requests`: the requests of this bus that wait for an answer.
+- `asked_request`: one of these.
+- `tracking`: the reports of other buses about the events of this one.
+- `reports`: the reports of this bus about the events of others.
 - `conversations`: wires these parts for one bus.
-- `lazy`: makes them with their first use.
+- `lazy`: makes the conversations with their first use.
 """

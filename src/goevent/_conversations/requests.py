@@ -7,13 +7,13 @@
 - *by the broker* otherwise: as an event under a reserved name, which one bus of the group gets. A
   durable broker gives it to another bus if the first one ends. Its answer is a direct message.
 
-Each waiting request is a `PendingRequest`. It ends once: with an answer, with an error, or because
-the caller stops waiting. Then the other bus is told, and a message that still comes is counted as
-late.
+Each waiting request is an `AskedRequest`, and ends once. If the caller stops waiting, the bus that
+works on the request is told. A message that comes after the end is counted as late.
 """
 
 # The internals of handles are for the kernel, the ports and the conversations, not for users.
 # pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping
@@ -25,11 +25,10 @@ from time import time
 from typing import TYPE_CHECKING, Any
 
 import trio
-from trio.lowlevel import Task, current_task, in_trio_task, reschedule
+from trio.lowlevel import in_trio_task
 
 from .._errors import (
     BusClosed,
-    DeadlockError,
     EncodeError,
     EventError,
     EventVetoed,
@@ -43,13 +42,13 @@ from .._errors import (
     Vetoed,
 )
 from .._events.names import request_name
-from .._foreign import type_name
-from .._handle import WAKE_UP, new_handle
+from .._handle import new_handle
 from .._options.retry import check_seconds
-from .._trio_internals import PARKED, park
 from .._wire.envelope import Envelope
+from .asked_request import AskedRequest, refusal
 from .messages import RELEASED, Cancel, Failed, Leaving, Offer, Refused, Reply, Started
-from .responders import MAX_CHAINED_REQUESTS, RequestRun, run_of
+from .request_headers import headers_of
+from .request_run import RequestRun, run_of
 
 if TYPE_CHECKING:
     from .._cause import Cause
@@ -61,169 +60,7 @@ if TYPE_CHECKING:
     from .link import ConversationLink
     from .responders import Responders
 
-BUDGET_HEADER = "goevent-budget"
-"""The header with the seconds that are left until the deadline of a request."""
-
-CHAIN_HEADER = "goevent-chain"
-"""The header with the ids of the requests inside whose responders a request was made."""
-
 NOBODY_WAITS = "the requester was cancelled, or its deadline has passed"
-
-
-class PendingRequest:
-    """One request that waits for its answer; the `Requester` of a responder of this bus.
-
-    Attributes:
-        id: The id of the request.
-        event_name: The name of the requested event.
-        address: The address of the bus that works on it; empty if none is known.
-        ends_with_bus: True if no other bus gets the request if that one ends.
-        is_over: True once it has an answer or an error.
-        unsent: True if the request has certainly reached no responder, and another one may get it.
-        was_taken: True if a responder is known to have the request.
-        is_late: True if the deadline has passed.
-        deadline: The deadline, by the clock of the scheduler.
-        run: The request at the responder of this bus; None at any other one.
-    """
-
-    __slots__ = (
-        "_answer",
-        "_answers",
-        "_error",
-        "_task",
-        "address",
-        "deadline",
-        "ends_with_bus",
-        "event_name",
-        "id",
-        "is_late",
-        "is_over",
-        "run",
-        "unsent",
-        "was_taken",
-    )
-
-    def __init__(
-        self, request_id: str, event_name: str, answers: AnswerCodec, *, ends_with_bus: bool
-    ) -> None:
-        self.id: str = request_id
-        self.event_name: str = event_name
-        self.address: str = ""
-        self.ends_with_bus: bool = ends_with_bus
-        self.is_over: bool = False
-        self.unsent: bool = False
-        self.was_taken: bool = False
-        self.is_late: bool = False
-        self.deadline: float = inf
-        self.run: RequestRun | None = None
-        self._answers = answers
-        self._task: Task | None = None
-        self._answer: Callable[[Any], Any] | None = None
-        self._error: Exception | None = None
-
-    # -- the end of the request
-
-    def answer(self, read: Callable[[Any], Any]) -> None:
-        """End the request with an answer.
-
-        Args:
-            read: Returns the answer as a value of the type that it is given.
-        """
-        if not self.is_over:
-            self._answer = read
-            self._wake()
-
-    def fail(self, error: Exception) -> None:
-        """End the request with an error."""
-        if not self.is_over:
-            self._error = error
-            self._wake()
-
-    def _wake(self) -> None:
-        self.is_over = True
-        self.wake()
-
-    def wake(self) -> None:
-        """Wake the waiting task, if it waits."""
-        task, self._task = self._task, None
-        # Trio sets `custom_sleep_data` to None when it cancels the task, which wakes by itself.
-        if task is not None and task.custom_sleep_data is self:
-            reschedule(task, WAKE_UP)
-
-    def expire(self) -> None:
-        """Stop the wait: the deadline has passed."""
-        if not self.is_over:
-            self.is_late = True
-            self.wake()
-
-    async def wait(self) -> None:
-        """Wait until the request is over or late, or has to be sent again."""
-        if self.is_over or self.unsent:
-            await trio.lowlevel.checkpoint()
-            return
-        self._task = task = current_task()
-        task.custom_sleep_data = self
-        try:
-            await park(PARKED)
-        finally:
-            self._task = None
-
-    def result(self, answer: Any) -> Any:
-        """Return the answer.
-
-        Raises:
-            Exception: The error with which the request has ended.
-        """
-        # These refer to the request, which would keep itself alive.
-        read, self._answer = self._answer, None
-        if read is not None:
-            return read(answer)
-        self.raise_failure()
-        raise AssertionError("a request that is over has an answer or an error")
-
-    def raise_failure(self) -> None:
-        """Raise the error with which the request has ended; return if there is none."""
-        error, self._error = self._error, None
-        if error is not None:
-            try:
-                raise error
-            finally:
-                del error
-
-    # -- the `Requester` of a responder of this bus
-
-    def keep(self, event_name: str, value: object, answers: AnswerCodec) -> object:
-        """Return the answer itself: it stays in this process."""
-        return value
-
-    def answered(self, run: RequestRun, value: object) -> None:
-        """End the request with the answer of a responder of this bus."""
-        self.answer(lambda answer: self._answers.convert(self.event_name, value, answer))
-
-    def failed(self, run: RequestRun, error: EventError) -> None:
-        """End the request with the failure of a responder of this bus."""
-        cause = error.error
-        kind, text = ("", error.reason) if cause is None else (type_name(cause), str(cause))
-        remote = RemoteError(
-            self.event_name, error.listener, kind, text, outcome=error.outcome, bus=""
-        )
-        remote.__cause__ = cause
-        self.fail(remote)
-
-    def refused(self, run: RequestRun, reason: str, text: str) -> None:
-        """End the request with the refusal of this bus."""
-        self.fail(refusal(self.event_name, reason, text))
-
-
-def refusal(event_name: str, reason: str, text: str) -> Exception:
-    """Return the error for a refused request."""
-    if reason == "deadlock":
-        return DeadlockError(f"the request of {event_name!r} would never end: {text}")
-    if reason == "no_responder":
-        return NoResponder(event_name, text or "the bus has no responder any more")
-    if reason == "late":
-        return RequestTimeout(event_name, "the responder was cancelled at the deadline")
-    return RequestRefused(event_name, text or f"the other bus has refused it: {reason}")
 
 
 class Requests:
@@ -246,13 +83,13 @@ class Requests:
         self._responders = responders
         self._answers = answers
         self._codec = config.codec
-        self._pending: dict[str, PendingRequest] = {}
+        self._pending: dict[str, AskedRequest] = {}
         self._timeouts = dispatcher.scheduler.timeouts
         self.counts: RequestCounts = counts
         self.link: ConversationLink | None = None
 
     @property
-    def pending(self) -> Collection[PendingRequest]:
+    def pending(self) -> Collection[AskedRequest]:
         """The requests that wait."""
         return self._pending.values()
 
@@ -282,7 +119,7 @@ class Requests:
         chain = () if enclosing is None else enclosing.chain_below(name)
         ends_with_bus = link is None or not link.is_durable
         request_id = dispatcher.ids.draw()
-        pending = PendingRequest(request_id, name, self._answers, ends_with_bus=ends_with_bus)
+        pending = AskedRequest(request_id, name, self._answers, ends_with_bus=ends_with_bus)
         counts = self.counts
         counts.asked += 1
         self._pending[pending.id] = pending
@@ -314,7 +151,7 @@ class Requests:
         counts.timed_out += 1
         raise self._timed_out(pending, inf if timeout is None else timeout)
 
-    def _end(self, pending: PendingRequest) -> None:
+    def _end(self, pending: AskedRequest) -> None:
         """Tell the bus that works on a request that it has ended."""
         link = self.link
         if pending.run is not None:
@@ -329,7 +166,7 @@ class Requests:
 
     def _begin_at_once(
         self,
-        pending: PendingRequest,
+        pending: AskedRequest,
         event: object,
         chain: tuple[str, ...],
         cause: Cause | None,
@@ -356,7 +193,7 @@ class Requests:
         actor = self._dispatcher.reentrancy.calling_actor()
         return None if actor is None else run_of(actor.current)
 
-    def _timed_out(self, pending: PendingRequest, timeout: float) -> Exception:
+    def _timed_out(self, pending: AskedRequest, timeout: float) -> Exception:
         if pending.address or pending.was_taken:
             reason = f"the responder has not answered within {timeout:g} s"
             return RequestTimeout(pending.event_name, reason)
@@ -365,7 +202,7 @@ class Requests:
         )
 
     async def _ask(
-        self, pending: PendingRequest, event: object, chain: tuple[str, ...], cause: Cause | None
+        self, pending: AskedRequest, event: object, chain: tuple[str, ...], cause: Cause | None
     ) -> None:
         """Take a request to a responder, and wait until it is over."""
         if self._responders.actor(pending.event_name) is not None:
@@ -399,7 +236,7 @@ class Requests:
     def _handle(
         self,
         link: ConversationLink,
-        pending: PendingRequest,
+        pending: AskedRequest,
         event: object,
         chain: tuple[str, ...],
         cause: Cause | None,
@@ -413,7 +250,7 @@ class Requests:
 
     @asynccontextmanager
     async def _within_hooks(
-        self, pending: PendingRequest, handle: DispatchHandle
+        self, pending: AskedRequest, handle: DispatchHandle
     ) -> AsyncGenerator[None]:
         """Run the middleware around a request, which sees its failure.
 
@@ -430,7 +267,7 @@ class Requests:
             raise failed.error from None
 
     async def _ask_here_within_hooks(
-        self, pending: PendingRequest, event: object, chain: tuple[str, ...], cause: Cause | None
+        self, pending: AskedRequest, event: object, chain: tuple[str, ...], cause: Cause | None
     ) -> None:
         """Ask the responder of this bus, with the middleware around dispatches."""
         handle = new_handle(self._dispatcher.router.named(request_name(pending.event_name)), event)
@@ -444,7 +281,7 @@ class Requests:
 
     def _begin_here(
         self,
-        pending: PendingRequest,
+        pending: AskedRequest,
         event: object,
         chain: tuple[str, ...],
         headers: Mapping[str, str],
@@ -467,7 +304,7 @@ class Requests:
     async def _ask_directly(
         self,
         link: ConversationLink,
-        pending: PendingRequest,
+        pending: AskedRequest,
         event: object,
         headers: Mapping[str, str],
     ) -> None:
@@ -483,7 +320,7 @@ class Requests:
     def _send(
         self,
         link: ConversationLink,
-        pending: PendingRequest,
+        pending: AskedRequest,
         event: object,
         headers: Mapping[str, str],
         address: str,
@@ -504,7 +341,7 @@ class Requests:
     def _encode(
         self,
         link: ConversationLink,
-        pending: PendingRequest,
+        pending: AskedRequest,
         event: object,
         headers: Mapping[str, str],
     ) -> bytes:
@@ -534,7 +371,7 @@ class Requests:
     def _sent(
         self,
         link: ConversationLink,
-        pending: PendingRequest,
+        pending: AskedRequest,
         address: str,
         result: int | Exception | None,
     ) -> None:
@@ -544,12 +381,12 @@ class Requests:
         elif result == 0 and pending.address == address and not pending.is_over:
             self._ask_another(link, pending, address)
 
-    def _ask_another(self, link: ConversationLink, pending: PendingRequest, address: str) -> None:
+    def _ask_another(self, link: ConversationLink, pending: AskedRequest, address: str) -> None:
         link.directory.forget(address, pending.event_name)
         pending.unsent = True
         pending.wake()
 
-    async def _ask_by_broker(self, pending: PendingRequest, handle: DispatchHandle) -> None:
+    async def _ask_by_broker(self, pending: AskedRequest, handle: DispatchHandle) -> None:
         """Have the broker take a request to one bus of the group."""
         dispatcher = self._dispatcher
         route = dispatcher.router.named(handle._route.name)
@@ -560,7 +397,7 @@ class Requests:
         handle._when_done(partial(self._published, pending))
         await pending.wait()
 
-    def _published(self, pending: PendingRequest, errors: tuple[EventError, ...]) -> None:
+    def _published(self, pending: AskedRequest, errors: tuple[EventError, ...]) -> None:
         if not errors:
             return
         first = errors[0]
@@ -575,7 +412,7 @@ class Requests:
 
     # -- messages of the other bus
 
-    def _find(self, request_id: str) -> PendingRequest | None:
+    def _find(self, request_id: str) -> AskedRequest | None:
         """Return a request that waits; count the message as late if there is none."""
         pending = self._pending.get(request_id)
         if pending is None or pending.is_over:
@@ -681,38 +518,6 @@ class Requests:
 def vetoed(event_name: str, middleware: str, reason: str) -> RequestRefused:
     """Return the error for a request that middleware has vetoed."""
     return RequestRefused(event_name, f"{middleware} has vetoed it: {reason}")
-
-
-def headers_of(deadline: float, chain: tuple[str, ...], cause: Cause | None) -> dict[str, str]:
-    """Return the headers of a request.
-
-    Args:
-        deadline: When the requester stops waiting, by Trio's clock.
-        chain: The ids of the requests inside whose responders it is made.
-        cause: The event that its listener was handling; None outside of listeners.
-    """
-    headers: dict[str, str] = {} if cause is None else {**cause.headers}
-    if deadline < inf:
-        # A deadline that has passed leaves nothing.
-        headers[BUDGET_HEADER] = f"{max(0.0, deadline - trio.current_time()):.3f}"
-    if chain:
-        headers[CHAIN_HEADER] = ",".join(chain)
-    return headers
-
-
-def read_budget(headers: Mapping[str, str]) -> float:
-    """Return the seconds until the deadline of a request; infinity if the headers have none."""
-    try:
-        seconds = float(headers.get(BUDGET_HEADER, "inf"))
-    except ValueError:
-        return inf
-    return seconds if seconds >= 0 else inf
-
-
-def read_chain(headers: Mapping[str, str]) -> tuple[str, ...]:
-    """Return the ids of the requests inside whose responders a request was made."""
-    chain = headers.get(CHAIN_HEADER, "")
-    return tuple(chain.split(",")[: MAX_CHAINED_REQUESTS + 1]) if chain else ()
 
 
 def bus_closed_meanwhile() -> BusClosed:

@@ -28,8 +28,8 @@ from .messages import (
     Reply,
     Started,
 )
-from .requests import read_budget, read_chain
-from .responders import RequestRun
+from .request_headers import read_budget, read_chain
+from .request_run import RequestRun
 
 if TYPE_CHECKING:
     from .._kernel.ledger import RequestCounts
