@@ -165,7 +165,6 @@ class Conversations:
         )
         self.answers.max_size = capabilities.max_size or MAX_MESSAGE_BYTES
         link = ConversationLink(
-            driver=self._driver,
             channel=channel,
             peers=Peers(channel, self._lost),
             directory=ResponderDirectory(channel),
@@ -241,7 +240,7 @@ class Conversations:
             case Started():
                 self.requests.take_started(link, message)
             case Offer():
-                self.requests.take_offer(link, message)
+                link.directory.take_offer(message)
             case Unknown():
                 self.requests.take_unknown(message.ids)
                 self._trackings.lose(link, message.address, message.ids, REPORT_LOST)

@@ -10,7 +10,6 @@ from .._events.names import REPLIES_NAME
 
 if TYPE_CHECKING:
     from .._ports.inbox import BusInbox
-    from ..drivers.contract import Driver
     from .channel import DirectChannel
     from .directory import OfferedBuses, ResponderDirectory
     from .peers import Peers
@@ -32,8 +31,7 @@ class ConversationLink:
     """The way to the other buses while a bus is open.
 
     Attributes:
-        driver: The driver, which carries direct messages.
-        channel: Sends them, and hands on those that arrive.
+        channel: Sends direct messages, and hands on those that arrive.
         peers: The buses with which conversations are under way.
         directory: The buses that respond to events.
         inbox: Decodes requests, and settles those that the broker has brought.
@@ -46,7 +44,6 @@ class ConversationLink:
         is_ready: True once messages arrive at the address of this bus.
     """
 
-    driver: Driver
     channel: DirectChannel
     peers: Peers
     directory: ResponderDirectory

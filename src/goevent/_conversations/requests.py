@@ -46,7 +46,7 @@ from .._handle import new_handle
 from .._options.retry import check_seconds
 from .._wire.envelope import Envelope
 from .asked_request import AskedRequest, refusal
-from .messages import RELEASED, Cancel, Failed, Leaving, Offer, Refused, Reply, Started
+from .messages import RELEASED, Cancel, Failed, Leaving, Refused, Reply, Started
 from .request_headers import headers_of
 from .request_run import RequestRun, run_of
 
@@ -491,10 +491,6 @@ class Requests:
                 and pending.id not in taken
             ):
                 self._ask_another(link, pending, pending.address)
-
-    def take_offer(self, link: ConversationLink, message: Offer) -> None:
-        """Note a bus that responds to an event."""
-        link.directory.take_offer(message)
 
     def lose(self, link: ConversationLink, address: str, ids: list[str]) -> None:
         """End the requests of a bus that has ended; a broker gives them to another one."""

@@ -142,7 +142,6 @@ class Responders:
         self._answers: dict[str, type[Any] | None] = {}
         self._waiting = 0
         self._has_hooks = bool(dispatcher.special_dispatch.arrival_hooks)
-        self.runs: dict[str, RequestRun] = {}
 
     def add(self, event_name: str, actor: Actor, answer: type[Any] | None) -> None:
         """Register the actor of a responder.

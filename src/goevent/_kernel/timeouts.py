@@ -147,13 +147,6 @@ class TimeLimit:
             worker.renew_scope()
         self._timeouts.watch(worker, self._seconds)
 
-    def cancel(self, reason: str) -> None:
-        """Cancel the block before its time."""
-        if self._own is not None:
-            self._own.cancel(reason)
-        elif self._worker.scope is not None:
-            self._worker.scope.cancel(reason)
-
     def __exit__(
         self,
         kind: type[BaseException] | None,
