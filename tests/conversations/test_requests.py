@@ -9,6 +9,7 @@ from functools import partial
 
 import pytest
 import trio
+from tests.support.hostile import with_code
 from trio.testing import MockClock
 
 from goevent import (
@@ -130,6 +131,21 @@ async def test_a_failure_of_the_responder_reaches_the_requester(buses: Buses) ->
     assert (error.event_name, error.listener) == ("price.asked", "prices")
     assert (error.error_type, error.text, error.outcome) == ("KeyError", "'no such'", "failed")
     assert [each.listener for each in failures] == ["prices"]
+
+
+async def test_a_failure_without_a_text_reaches_the_requester(buses: Buses) -> None:
+    @buses.answering.responder(PriceAsked)
+    async def price(event: PriceAsked) -> Price:
+        raise with_code("__str__")
+
+    async with buses.opened():
+        with trio.fail_after(1), pytest.raises(RemoteError) as caught:
+            await buses.asking.request(PriceAsked("abc"), Price, timeout=None)
+    error = caught.value
+    assert (error.error_type, error.text) == (
+        "HostileStr",
+        "<its __str__ raised ZeroDivisionError>",
+    )
 
 
 async def test_an_answer_of_another_class_fails_the_responder(buses: Buses) -> None:

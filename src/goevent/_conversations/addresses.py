@@ -20,6 +20,15 @@ ADDRESS_PATTERN = r"\A[A-Za-z0-9_-]{1,64}\Z"
 _ADDRESS = re.compile(ADDRESS_PATTERN)
 
 
+MAX_ANSWERED_ID_CHARS = 255
+"""The longest id of a request, or of a dispatch, that is answered."""
+
+
+def is_answerable(message_id: str, reply_to: str) -> bool:
+    """Tell whether a message with this id can be answered. Both texts came from a stranger."""
+    return 0 < len(message_id) <= MAX_ANSWERED_ID_CHARS and is_address(reply_to)
+
+
 def is_address(text: str) -> bool:
     """Tell whether a text is the address of a bus. It came from a stranger."""
     return _ADDRESS.fullmatch(text) is not None

@@ -21,9 +21,9 @@ from .._errors import (
     RequestRefused,
     RequestTimeout,
 )
-from .._foreign import type_name
 from .._handle import WAKE_UP
 from .._trio_internals import PARKED, park
+from .messages import failure_texts
 
 if TYPE_CHECKING:
     from .answers import AnswerCodec
@@ -162,12 +162,11 @@ class AskedRequest:
 
     def failed(self, run: RequestRun, error: EventError) -> None:
         """End the request with the failure of a responder of this bus."""
-        cause = error.error
-        kind, text = ("", error.reason) if cause is None else (type_name(cause), str(cause))
+        error_type, text = failure_texts(error)
         remote = RemoteError(
-            self.event_name, error.listener, kind, text, outcome=error.outcome, bus=""
+            self.event_name, error.listener, error_type, text, outcome=error.outcome, bus=""
         )
-        remote.__cause__ = cause
+        remote.__cause__ = error.error
         self.fail(remote)
 
     def refused(self, run: RequestRun, reason: str, text: str) -> None:

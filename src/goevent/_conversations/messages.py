@@ -10,6 +10,8 @@ from typing import Annotated, Union
 
 import msgspec
 
+from .._errors import EventError
+from .._foreign import text_of, type_name
 from .addresses import ADDRESS_PATTERN
 
 MAX_TEXT_CHARS = 1000
@@ -264,6 +266,16 @@ DirectMessage = Union[  # noqa: UP007 - msgspec reads it at run time
     Received,
     Done,
 ]
+
+
+def failure_texts(error: EventError) -> tuple[str, str]:
+    """Return the class and the text of the exception of a listener, as messages have them.
+
+    The class is empty if the listener raised nothing, as for a dropped event.
+    """
+    cause = error.error
+    return ("", error.reason) if cause is None else (type_name(cause), text_of(cause))
+
 
 _encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(DirectMessage).decode

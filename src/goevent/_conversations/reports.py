@@ -10,14 +10,14 @@ from __future__ import annotations
 from math import inf
 from typing import TYPE_CHECKING
 
-from .._foreign import type_name
-from .addresses import is_address
+from .addresses import is_answerable
 from .messages import (
     MAX_REPORTED_FAILURES,
     MAX_TEXT_CHARS,
     Done,
     ListenerFailure,
     Received,
+    failure_texts,
 )
 
 if TYPE_CHECKING:
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from .._wire.envelope import Envelope
     from ..drivers.contract import Settle, Settlement
     from .link import ConversationLink
-
-MAX_ID_CHARS = 255
 
 NOTICE_SECONDS = 0.1
 """How long listeners may take before the dispatcher is told that the bus has the event."""
@@ -94,11 +92,7 @@ class ArrivalReports:
 
     def begin(self, envelope: Envelope, settle: Settle | None) -> ArrivalReport | None:
         """Return the report about an event that has arrived; None if there will be none."""
-        if (
-            self.link is None
-            or not is_address(envelope.reply_to)
-            or not 0 < len(envelope.handle_id) <= MAX_ID_CHARS
-        ):
+        if self.link is None or not is_answerable(envelope.handle_id, envelope.reply_to):
             return None
         route = self._dispatcher.router.named(envelope.event_name).local
         return ArrivalReport(self, envelope, route.listener_count, settle)
@@ -174,9 +168,8 @@ class ArrivalReports:
 
 def failure_of(error: EventError) -> ListenerFailure:
     """Return the failure of a listener as text."""
-    cause = error.error
-    kind, text = ("", error.reason) if cause is None else (type_name(cause), str(cause))
-    return ListenerFailure(error.listener, kind, text[:MAX_TEXT_CHARS], error.outcome)
+    error_type, text = failure_texts(error)
+    return ListenerFailure(error.listener, error_type, text[:MAX_TEXT_CHARS], error.outcome)
 
 
 def counted_subscriptions(driver: object) -> Callable[[str], int] | None:

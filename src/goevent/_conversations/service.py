@@ -15,9 +15,9 @@ import trio
 
 from .._errors import DecodeError, EventError
 from .._events.names import requested_name
-from .._foreign import type_name
+from .._ports.inbox import COMPLETED, NO_LISTENER
 from ..drivers.contract import Settlement
-from .addresses import is_address
+from .addresses import is_answerable
 from .messages import (
     MAX_IDS_PER_MESSAGE,
     MAX_TEXT_CHARS,
@@ -27,6 +27,7 @@ from .messages import (
     Refused,
     Reply,
     Started,
+    failure_texts,
 )
 from .request_headers import read_budget, read_chain
 from .request_run import RequestRun
@@ -42,11 +43,7 @@ if TYPE_CHECKING:
 MAX_REMEMBERED_REQUESTS = 10_000
 """The requests whose ids are kept after their end, to know them when they come again."""
 
-MAX_ID_CHARS = 255
 REQUESTER_ENDED = "the bus that made the request has ended"
-
-COMPLETED = Settlement()
-NO_RESPONDER = Settlement(started=False)
 
 
 class RequestHead(msgspec.Struct):
@@ -73,12 +70,11 @@ class RemoteRequester:
 
     def failed(self, run: RequestRun, error: EventError) -> None:
         """Send the failure as text."""
-        cause = error.error
-        kind, text = ("", error.reason) if cause is None else (type_name(cause), str(cause))
+        error_type, text = failure_texts(error)
         message = Failed(
             run.id,
             listener=error.listener,
-            error_type=kind,
+            error_type=error_type,
             text=text[:MAX_TEXT_CHARS],
             outcome=error.outcome,
             bus=self._link.inbox.origin,
@@ -241,7 +237,7 @@ class RequestService:
         if requester.is_released:
             # A failure is the answer to the request, and ends it. Only a request that no responder
             # has completed goes to another bus.
-            settlement = Settlement(errors) if errors else NO_RESPONDER
+            settlement = Settlement(errors) if errors else NO_LISTENER
         link.inbox.tell(name, settle, settlement)
 
     def _refuse_undecodable(self, link: ConversationLink, data: bytes, error: DecodeError) -> None:
@@ -250,7 +246,7 @@ class RequestService:
             head = msgspec.json.decode(data, type=RequestHead)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
-        if 0 < len(head.handle_id) <= MAX_ID_CHARS and is_address(head.reply_to):
+        if is_answerable(head.handle_id, head.reply_to):
             refused = Refused(head.handle_id, "undecodable", str(error)[:MAX_TEXT_CHARS])
             link.channel.send(head.reply_to, refused)
 
@@ -270,7 +266,7 @@ class RequestService:
 
 
 def _is_request(envelope: Envelope) -> bool:
-    return 0 < len(envelope.handle_id) <= MAX_ID_CHARS and is_address(envelope.reply_to)
+    return is_answerable(envelope.handle_id, envelope.reply_to)
 
 
 def not_a_request(event_name: str) -> DecodeError:

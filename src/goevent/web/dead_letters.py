@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 MAX_BODY_BYTES = 64 * 1024
 BODY_SECONDS = 10.0
-MAX_ID_CHARS = 512
+MAX_DEAD_LETTER_ID_CHARS = 512
 MAX_SHOWN_BYTES = 16 * 1024
 
 
@@ -79,7 +79,7 @@ class PageDeadLetters:
             RequestRefused: The driver keeps no dead letters, or `after` is too long.
         """
         store = self._store()
-        if len(after) > MAX_ID_CHARS:
+        if len(after) > MAX_DEAD_LETTER_ID_CHARS:
             raise RequestRefused(400, "this is not the id of a dead letter")
         count = await store.count()
         letters = await store.list(DEAD_LETTERS_PER_PAGE, after=after) if count else []
@@ -102,7 +102,7 @@ class PageDeadLetters:
             raise RequestRefused(400, 'name either "ids" or "all"')
         if len(choice.ids) > DEAD_LETTERS_PER_PAGE:
             raise RequestRefused(400, f"at most {DEAD_LETTERS_PER_PAGE} ids at once")
-        if any(not each or len(each) > MAX_ID_CHARS for each in choice.ids):
+        if any(not each or len(each) > MAX_DEAD_LETTER_ID_CHARS for each in choice.ids):
             raise RequestRefused(400, "this is not the id of a dead letter")
         store = self._store()
         if action == "replay":
