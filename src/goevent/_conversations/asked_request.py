@@ -27,6 +27,7 @@ from .messages import failure_texts
 
 if TYPE_CHECKING:
     from .answers import AnswerCodec
+    from .messages import RefusalReason
     from .request_run import RequestRun
 
 
@@ -169,13 +170,19 @@ class AskedRequest:
         remote.__cause__ = error.error
         self.fail(remote)
 
-    def refused(self, run: RequestRun, reason: str, text: str) -> None:
+    def refused(self, run: RequestRun, reason: RefusalReason, text: str) -> None:
         """End the request with the refusal of this bus."""
         self.fail(refusal(self.event_name, reason, text))
 
 
 def refusal(event_name: str, reason: str, text: str) -> Exception:
-    """Return the error for a refused request."""
+    """Return the error for a refused request.
+
+    Args:
+        event_name: The name of the requested event.
+        reason: A `RefusalReason`, or any other text from another bus.
+        text: More about the reason.
+    """
     if reason == "deadlock":
         return DeadlockError(f"the request of {event_name!r} would never end: {text}")
     if reason == "no_responder":

@@ -6,7 +6,7 @@ other languages. Requests are no such messages: they have the form of events.
 
 from __future__ import annotations
 
-from typing import Annotated, Union
+from typing import Annotated, Final, Literal, Union
 
 import msgspec
 
@@ -18,12 +18,18 @@ MAX_TEXT_CHARS = 1000
 """The longest text of an error that travels."""
 
 MAX_IDS_PER_MESSAGE = 1000
+"""The most ids in a sign of life; more ids are divided among several."""
 
-RELEASED = "released"
-"""The reason of a refusal after which the broker gives the request to another bus."""
+RefusalReason = Literal[
+    "closing", "no_responder", "full", "deadlock", "undecodable", "late", "released"
+]
+"""Why a bus refuses a request; see `Refused`. Another bus may send any other text."""
+
+UNTAKEN: Final = ("closing", "no_responder")
+"""The reasons after which another bus may be asked: no responder has begun."""
 
 MAX_REPORTED_FAILURES = 100
-"""The failed listeners of one event that a report names."""
+"""The failed listeners of one event that a report names; `Done.errors` says the number, too."""
 
 Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
 """The address of a bus. It came from a stranger, so it is checked."""
@@ -145,7 +151,7 @@ class Unknown(msgspec.Struct, tag="unknown", tag_field="kind", omit_defaults=Tru
     """The answer to a sign of life with ids of requests that the bus does not work on.
 
     Attributes:
-        address: The address of the bus.
+        address: The address of the bus that does not work on them.
         ids: The requests that are over, or have never arrived.
     """
 
@@ -157,10 +163,10 @@ class Leaving(msgspec.Struct, tag="leaving", tag_field="kind", omit_defaults=Tru
     """A bus takes no more requests.
 
     Attributes:
-        address: Its address.
+        address: The address of the leaving bus.
         taken: The direct requests of the other bus that it has taken: another bus may be asked for
             any other one. Their answers were sent before.
-        is_whole: False if there were more.
+        is_whole: False if it has taken more requests than `taken` names.
     """
 
     address: Address
@@ -233,7 +239,7 @@ class Done(msgspec.Struct, tag="done", tag_field="kind", omit_defaults=True):
         bus: The id of that bus.
         weight: The receivers for which the broker counts the bus.
         completed: The number of listeners that have completed the event.
-        errors: The others, at most `MAX_REPORTED_FAILURES`.
+        errors: The listeners that have not completed it, at most 100 of them.
         failed: The number of listeners that have failed.
         dropped: The number of listeners for which the event was dropped.
         abandoned: The number of listeners that the end of the bus has cut off.

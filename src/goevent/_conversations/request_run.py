@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .._kernel.worker import Worker
     from .answers import AnswerCodec
+    from .messages import RefusalReason
 
 DEADLINE_PASSED = "the deadline of the request has passed"
 
@@ -41,8 +42,8 @@ class Requester(Protocol):
         """Take the failure of the responder."""
         ...
 
-    def refused(self, run: RequestRun, reason: str, text: str) -> None:
-        """Take a refusal; no responder has run."""
+    def refused(self, run: RequestRun, reason: RefusalReason, text: str) -> None:
+        """Take a refusal. A responder has run only if the reason is `"late"`."""
         ...
 
     def keep(self, event_name: str, value: object, answers: AnswerCodec) -> object:
@@ -158,8 +159,8 @@ class RequestRun:
             )
         return chain
 
-    def refuse(self, reason: str, text: str) -> None:
-        """Refuse the request: no responder runs."""
+    def refuse(self, reason: RefusalReason, text: str) -> None:
+        """Tell the requester that the request is refused."""
         self.is_refused = True
         self.requester.refused(self, reason, text)
 

@@ -46,7 +46,7 @@ from .._handle import new_handle
 from .._options.retry import check_seconds
 from .._wire.envelope import Envelope
 from .asked_request import AskedRequest, refusal
-from .messages import RELEASED, Cancel, Failed, Leaving, Refused, Reply, Started
+from .messages import UNTAKEN, Cancel, Failed, Leaving, Refused, Reply, Started
 from .request_headers import headers_of
 from .request_run import RequestRun, run_of
 
@@ -457,13 +457,13 @@ class Requests:
         """End a request that was refused, or ask another bus."""
         if (pending := self._find(message.id)) is None:
             return
-        if message.reason == RELEASED:
+        if message.reason == "released":
             # Another bus may have begun with it meanwhile.
             if pending.address == message.address:
                 link.peers.end(pending.address, pending.id)
                 pending.address = ""
         elif (
-            message.reason in ("closing", "no_responder")
+            message.reason in UNTAKEN
             and not link.is_durable
             and (pending.address or not link.is_direct)
         ):

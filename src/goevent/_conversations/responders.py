@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from .._kernel.route import Route
     from .._kernel.scheduler import Scheduler
     from .answers import AnswerCodec
+    from .messages import RefusalReason
     from .request_run import RequestRun
 
 MAX_WAITING_REQUESTS = 10_000
@@ -262,7 +263,8 @@ class Responders:
     ) -> None:
         """Take a request along a special route, or wait for room in the mailbox."""
         dispatcher = self._dispatcher
-        brought, reason, text = False, "closing", "the bus has closed"
+        brought, text = False, "the bus has closed"
+        reason: RefusalReason = "closing"
         tracer = dispatcher.tracer
         started = 0.0 if tracer is None else tracer.now()
         try:

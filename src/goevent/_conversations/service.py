@@ -21,7 +21,7 @@ from .addresses import is_answerable
 from .messages import (
     MAX_IDS_PER_MESSAGE,
     MAX_TEXT_CHARS,
-    RELEASED,
+    UNTAKEN,
     Failed,
     Leaving,
     Refused,
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from ..drivers.contract import Settle
     from .answers import AnswerCodec
     from .link import ConversationLink
+    from .messages import RefusalReason
     from .responders import Responders
 
 MAX_REMEMBERED_REQUESTS = 10_000
@@ -81,7 +82,7 @@ class RemoteRequester:
         )
         self._link.channel.send(run.address, message)
 
-    def refused(self, run: RequestRun, reason: str, text: str) -> None:
+    def refused(self, run: RequestRun, reason: RefusalReason, text: str) -> None:
         """Send the refusal."""
         self._link.channel.send(run.address, Refused(run.id, reason, text))
 
@@ -103,8 +104,8 @@ class BrokerRequester(RemoteRequester):
         else:
             super().failed(run, error)
 
-    def refused(self, run: RequestRun, reason: str, text: str) -> None:
-        if reason in ("closing", "no_responder") and self._link.is_durable:
+    def refused(self, run: RequestRun, reason: RefusalReason, text: str) -> None:
+        if reason in UNTAKEN and self._link.is_durable:
             self._release(run)
         else:
             super().refused(run, reason, text)
@@ -112,7 +113,7 @@ class BrokerRequester(RemoteRequester):
     def _release(self, run: RequestRun) -> None:
         self.is_released = True
         address = self._link.channel.address
-        self._link.channel.send(run.address, Refused(run.id, RELEASED, address=address))
+        self._link.channel.send(run.address, Refused(run.id, "released", address=address))
 
 
 class RequestService:
