@@ -1,7 +1,10 @@
 """Requests and responders, within one bus and between the buses of a hub."""
 
+# The tables of conversations are looked at.
+# pyright: reportPrivateUsage=false
 from __future__ import annotations
 
+import json
 from collections.abc import AsyncGenerator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
@@ -34,6 +37,8 @@ from goevent import (
     UnsupportedError,
     current_delivery,
 )
+from goevent._conversations.directory import MAX_OFFERS_PER_EVENT
+from goevent.drivers import direct_sender
 
 REGISTRY = EventRegistry()
 
@@ -433,3 +438,29 @@ async def test_a_request_that_is_asked_again_is_asked_once_more(autojump_clock: 
                 await asking.request(PriceAsked("a"), int, timeout=2.0)
             await trio.testing.wait_all_tasks_blocked()
             assert second_bus.snapshot().requests.served == 1
+
+
+async def test_a_flood_of_offers_is_bounded() -> None:
+    hub = MemoryHub()
+    asking, answering, stranger = (
+        GoEvent(Config(driver=MemoryDriver(hub), registry=REGISTRY)) for _ in range(3)
+    )
+    answering.respond(lambda event: 1, PriceAsked)
+    addresses: list[str] = []
+    async with asking, answering, stranger:
+        sender = direct_sender(stranger.driver)
+        assert sender is not None
+
+        def note(address: str, data: bytes) -> None:
+            addresses.append(json.loads(data)["reply_to"])
+
+        await sender.open_addresses(["requests.price.asked"], note)
+        assert await asking.request(PriceAsked("a"), int) == 1
+        for number in range(3_000):
+            offer = {"kind": "offer", "event_name": "price.asked", "address": f"x{number}"}
+            sender.send_directly(addresses[0], json.dumps(offer).encode(), lambda result: None)
+        link = asking._conversations.get().requests.link
+        assert link is not None
+        assert len(link.directory) <= MAX_OFFERS_PER_EVENT
+        # Each forged address is forgotten when the hub says that nobody has it.
+        assert await asking.request(PriceAsked("a"), int) == 1

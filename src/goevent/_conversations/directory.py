@@ -24,6 +24,9 @@ REFRESH_SECONDS = 10.0
 """How often a search looks for further responders of an event that is in use."""
 
 MAX_SEARCHED_NAMES = 10_000
+
+MAX_OFFERS_PER_EVENT = 1_000
+"""The responding buses of one event that are remembered. Offers may come from strangers."""
 MAX_OFFERED_BUSES = 1000
 
 
@@ -54,10 +57,16 @@ class ResponderDirectory:
         self._channel = channel
         self._offers: dict[str, Offers] = {}
 
+    def __len__(self) -> int:
+        """Return the number of offers."""
+        return sum(len(offers.heard) for offers in self._offers.values())
+
     def take_offer(self, offer: Offer) -> None:
         """Note an offer; one that nobody has asked for is ignored."""
         offers = self._offers.get(offer.event_name)
-        if offers is not None:
+        if offers is not None and (
+            offer.address in offers.heard or len(offers.heard) < MAX_OFFERS_PER_EVENT
+        ):
             offers.heard[offer.address] = trio.current_time()
             if offers.search is not None:
                 offers.search.changed.set()

@@ -39,6 +39,9 @@ ROLL_SECONDS = 0.3
 ROLL_AGE_SECONDS = 3.0
 MAX_ROLLS = 1000
 
+MAX_REPORTING_BUSES = 10_000
+"""The buses whose reports on one event, or whose answers to a roll call, are kept."""
+
 
 NOT_FINISHED = "its listeners have not finished in time"
 NO_REPORT = "it has not reported: the event or the report was lost, or it is slow"
@@ -87,13 +90,15 @@ class RemoteTracking:
 
     def take_received(self, message: Received) -> None:
         """Note a bus whose listeners need time."""
-        if message.address not in self._reports:
+        if message.address not in self._reports and len(self._at_work) < MAX_REPORTING_BUSES:
             weight = max(1, message.weight)
             self._at_work[message.address] = RemoteReport(bus=message.bus, weight=weight)
 
     def take_done(self, message: Done) -> None:
         """Note the report of a bus; a second one is ignored."""
         if message.address in self._reports and not self._reports[message.address].missing:
+            return
+        if len(self._reports) >= MAX_REPORTING_BUSES:
             return
         errors = [
             RemoteError(
@@ -260,7 +265,8 @@ class Trackings:
 
     def take_present(self, message: Present) -> None:
         """Note a bus that listens to an event."""
-        if (roster := self._rosters.get(message.event_name)) is not None:
+        roster = self._rosters.get(message.event_name)
+        if roster is not None and len(roster.present) < MAX_REPORTING_BUSES:
             roster.present[message.address] = None
 
     def take_received(self, link: ConversationLink, message: Received) -> bool:
