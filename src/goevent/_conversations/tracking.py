@@ -133,7 +133,9 @@ class RemoteTracking:
     def _end(self, address: str, report: RemoteReport) -> None:
         self._at_work.pop(address, None)
         self._reports[address] = report
+        # Several tasks may wait for one event, so the next one is made here and not by a waiter.
         self._changed.set()
+        self._changed = trio.Event()
 
     # -- the wait
 
@@ -146,7 +148,6 @@ class RemoteTracking:
             if self._expected(handle) is None and self._roster is not None:
                 await trio.sleep_until(self._roster.called + ROLL_SECONDS)
             while self._is_waiting(handle):
-                self._changed = trio.Event()
                 await self._changed.wait()
 
     def _expected(self, handle: DispatchHandle) -> int | None:
