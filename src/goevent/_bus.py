@@ -1100,6 +1100,7 @@ class GoEvent:
 
         Raises:
             RuntimeError: The block begins in an inline listener, or on another thread.
+            TypeError: The number is no integer.
             ValueError: The number is less than 1.
 
         Example:
@@ -1114,6 +1115,8 @@ class GoEvent:
             >>> [event.event_name for _, event in bus.trace(handle).walk()]
             ['order.placed', 'payment.due']
         """
+        if isinstance(max_events, bool) or not isinstance(max_events, int):
+            raise TypeError(f"max_events must be a number of events, not {max_events!r}")
         if max_events < 1:
             raise ValueError(f"max_events must be at least 1, not {max_events}")
         return self._dispatcher.tracing(max_events)
@@ -1126,9 +1129,12 @@ class GoEvent:
                 id of an event that was dispatched or has arrived there.
 
         Raises:
+            TypeError: This is no handle and no id.
             ValueError: The event was not traced, or newer events have taken its place.
         """
         self._dispatcher.check_thread()
+        if not isinstance(handle, str | DispatchHandle):
+            raise TypeError(f"an event is traced by its handle or by its id, not by {handle!r}")
         event_id = handle if isinstance(handle, str) else handle.id
         found = self._dispatcher.traced().trace(event_id)
         if found is None:

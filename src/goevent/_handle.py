@@ -427,6 +427,7 @@ class DispatchHandle:
                 report on this event.
             trio.TooSlowError: The listeners of this bus have not finished in time; only with
                 `scope="local"`.
+            TypeError: The timeout is no number, or `expect` no integer.
             ValueError: There is no such scope, or a number makes no sense.
         """
         if scope != "local" or timeout is not None or expect is not None:
@@ -460,8 +461,13 @@ class DispatchHandle:
 
     async def _wait_within(self, scope: Scope, timeout: float | None, expect: int | None) -> None:
         """Wait with a timeout, or for the listeners of all buses."""
-        if timeout is not None and not timeout >= 0:
-            raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
+        if timeout is not None:
+            if isinstance(timeout, bool) or not isinstance(timeout, int | float):
+                raise TypeError(f"timeout must be a number of seconds, not {timeout!r}")
+            if not timeout >= 0:
+                raise ValueError(f"timeout must be at least 0 seconds, not {timeout!r}")
+        if expect is not None and (isinstance(expect, bool) or not isinstance(expect, int)):
+            raise TypeError(f"expect must be a number of reports, not {expect!r}")
         if expect is not None and expect < 0:
             raise ValueError(f"expect must be a number of reports, not {expect!r}")
         if scope == "all":

@@ -7,6 +7,7 @@ of the pauses, `jittered_pause`.
 from __future__ import annotations
 
 import random
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
@@ -142,7 +143,8 @@ def check_seconds(name: str, value: Any, *, positive: bool = False) -> None:
     """
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number of seconds, not {value!r}")
-    if not 0 <= value < float("inf") or (positive and not value):
+    # No float is as large as the largest integers, and no clock can add them.
+    if not 0 <= value <= sys.float_info.max or (positive and not value):
         raise ValueError(
             f"{name} must be {'more than' if positive else 'at least'} 0, not {value!r}"
         )
