@@ -14,12 +14,49 @@ import msgspec
 from .._errors import DecodeError, EncodeError
 from .._events.event import AdHocEvent, Event
 from .._events.event_types import PYDANTIC, adapter_of, short_name
-from .._foreign import describe, describe_value
+from .._events.value_rules import to_json_values
+from .._foreign import describe, describe_value, type_name
 from .._wire.codec import MAX_MESSAGE_BYTES, excerpt_of
 
 MAX_CACHED_TYPES = 1000
 
 Reader = Callable[[bytes], Any]
+
+
+class AnswerCheck:
+    """The check of the answers of one responder.
+
+    Args:
+        answers: The answers of the bus.
+        answer: The type that the responder was registered with; None for any.
+
+    Raises:
+        TypeError: No answer can be of this type.
+    """
+
+    def __init__(self, answers: AnswerCodec, answer: Any) -> None:
+        self._answers = answers
+        self._answer = answer
+        self._is_class = answer is not None and _has_instances(answer)
+        if not (answer is None or self._is_class):
+            answers.reader(answer)
+
+    def check(self, event_name: str, value: object) -> None:
+        """Refuse a value that is not of the type.
+
+        Raises:
+            DecodeError: The value does not have the parts that the type describes.
+            TypeError: The value is no instance of the class.
+        """
+        if self._answer is None:
+            return
+        if not self._is_class:
+            self._answers.convert(event_name, value, self._answer)
+        elif not isinstance(value, self._answer):
+            raise TypeError(
+                f"the responder to {event_name!r} has to return {self._answer.__qualname__}, and "
+                f"has returned {type_name(value)}"
+            )
 
 
 class AnswerCodec:
@@ -42,6 +79,9 @@ class AnswerCodec:
                 data = text.encode()
             else:
                 data = self._write(value)
+            if data.find(b"null") >= 0:
+                # msgspec and pydantic write NaN and the infinities as null.
+                check_finite(value)
         except Exception as error:
             reason = f"the answer {describe_value(value)} cannot be written: {describe(error)}"
             raise EncodeError(event_name, reason) from error
@@ -69,7 +109,8 @@ class AnswerCodec:
             DecodeError: The value is not one of this type.
             EncodeError: The value cannot be written.
         """
-        if isinstance(answer, type) and isinstance(value, answer):
+        # JSON has no subclasses: a bool is no int there.
+        if type(value) is answer:
             return value
         return self.decode(event_name, self.encode(event_name, value), answer)
 
@@ -91,6 +132,18 @@ class AnswerCodec:
         return reader
 
 
+def check_finite(value: object) -> None:
+    """Refuse an answer with a number that JSON does not have.
+
+    Raises:
+        WireFormatError: It has one.
+    """
+    if adapter_of(type(value)) is PYDANTIC:
+        to_json_values(cast("Any", value).model_dump(mode="json", by_alias=True))
+    else:
+        to_json_values(msgspec.to_builtins(value))
+
+
 def _make_reader(answer: Any) -> Reader:
     if answer is Event or answer is AdHocEvent:
         raise TypeError("the answer to a request is of a class of its own, or a dict: not an Event")
@@ -101,6 +154,14 @@ def _make_reader(answer: Any) -> Reader:
         return msgspec.json.Decoder(answer).decode
     except TypeError as error:
         raise TypeError(f"no answer can be of the type {_title(answer)}: {error}") from None
+
+
+def _has_instances(answer: Any) -> bool:
+    """Tell whether a type is a class whose instances Python knows, unlike `Any` or `list[int]`."""
+    try:
+        return isinstance(answer, type) and not isinstance(None, answer)
+    except TypeError:
+        return False
 
 
 def _title(answer: Any) -> str:

@@ -11,7 +11,7 @@ from typing import Annotated, Final, Literal, Union
 import msgspec
 
 from .._errors import EventError
-from .._foreign import text_of, type_name
+from .._foreign import plain, text_of, type_name
 from .addresses import ADDRESS_PATTERN
 
 MAX_TEXT_CHARS = 1000
@@ -21,7 +21,7 @@ MAX_IDS_PER_MESSAGE = 1000
 """The most ids in a sign of life; more ids are divided among several."""
 
 RefusalReason = Literal[
-    "closing", "no_responder", "full", "deadlock", "undecodable", "late", "released"
+    "closing", "no_responder", "full", "deadlock", "declined", "undecodable", "late", "released"
 ]
 """Why a bus refuses a request; see `Refused`. Another bus may send any other text."""
 
@@ -108,9 +108,9 @@ class Refused(msgspec.Struct, tag="refused", tag_field="kind", omit_defaults=Tru
 
     Attributes:
         id: The id of the request.
-        reason: `"closing"`, `"no_responder"`, `"full"`, `"deadlock"`, `"undecodable"`; `"late"` if
-            the responder was cancelled at the deadline; `"released"` if the broker gives the
-            request to another bus.
+        reason: `"closing"`, `"no_responder"`, `"full"`, `"deadlock"`, `"declined"`,
+            `"undecodable"`; `"late"` if the responder was cancelled at the deadline; `"released"`
+            if the broker gives the request to another bus.
         text: More about the reason.
         address: The address of the bus that has released it.
     """
@@ -281,6 +281,11 @@ def failure_texts(error: EventError) -> tuple[str, str]:
     """
     cause = error.error
     return ("", error.reason) if cause is None else (type_name(cause), text_of(cause))
+
+
+def travelling_text(text: str) -> str:
+    """Return a text of the application in a form that can be sent."""
+    return plain(text[:MAX_TEXT_CHARS])
 
 
 _encode = msgspec.json.Encoder().encode

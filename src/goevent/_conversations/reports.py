@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from .addresses import is_answerable
 from .messages import (
     MAX_REPORTED_FAILURES,
-    MAX_TEXT_CHARS,
     Done,
     ListenerFailure,
     Received,
     failure_texts,
+    travelling_text,
 )
 
 if TYPE_CHECKING:
@@ -169,7 +169,12 @@ class ArrivalReports:
 def failure_of(error: EventError) -> ListenerFailure:
     """Return the failure of a listener as text."""
     error_type, text = failure_texts(error)
-    return ListenerFailure(error.listener, error_type, text[:MAX_TEXT_CHARS], error.outcome)
+    return ListenerFailure(
+        travelling_text(error.listener),
+        travelling_text(error_type),
+        travelling_text(text),
+        error.outcome,
+    )
 
 
 def counted_subscriptions(driver: object) -> Callable[[str], int] | None:

@@ -15,7 +15,7 @@ request was refused, and no responder has completed it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from .._delivery import current_delivery
 from .._errors import EventError, NestingError
@@ -25,7 +25,7 @@ from .request_headers import MAX_CHAINED_REQUESTS
 if TYPE_CHECKING:
     from .._handle import DispatchHandle
     from .._kernel.worker import Worker
-    from .answers import AnswerCodec
+    from .answers import AnswerCheck, AnswerCodec
     from .messages import RefusalReason
 
 DEADLINE_PASSED = "the deadline of the request has passed"
@@ -125,23 +125,20 @@ class RequestRun:
             self.cancel(DEADLINE_PASSED)
         return not self.is_cancelled
 
-    def keep(self, value: object, answer: type[Any] | None, answers: AnswerCodec) -> None:
+    def keep(self, value: object, check: AnswerCheck, answers: AnswerCodec) -> None:
         """Take the value that the responder has returned.
 
         Args:
             value: The value.
-            answer: The type that the responder was registered with; None for any.
+            check: Refuses values of another type than that of the responder.
             answers: Turns it into bytes.
 
         Raises:
+            DecodeError: It is not of the type that the responder was registered with.
             EncodeError: It cannot be sent.
-            TypeError: It is not of the type that the responder was registered with.
+            TypeError: It is no instance of the class that the responder was registered with.
         """
-        if answer is not None and not isinstance(value, answer):
-            raise TypeError(
-                f"the responder to {self.event_name!r} has to return {answer.__qualname__}, "
-                f"and has returned {type(value).__qualname__}"
-            )
+        check.check(self.event_name, value)
         self._value = self.requester.keep(self.event_name, value, answers)
         self._has_value = True
 

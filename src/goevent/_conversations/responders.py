@@ -23,6 +23,7 @@ from .._errors import EventError, MailboxFull
 from .._events.names import REQUEST_PREFIX, request_name, requested_name
 from .._handle import HandleDetails, new_handle
 from .._kernel.timeouts import OwnTimeLimit, leave_cancelled
+from .answers import AnswerCheck
 from .request_run import DEADLINE_PASSED, current_run, run_of, run_on
 
 if TYPE_CHECKING:
@@ -44,13 +45,17 @@ MAX_WAITING_REQUESTS = 10_000
 class Responder:
     """The wrapper around the function of one responder.
 
-    Attributes:
+    Args:
+        answers: The answers of the bus.
         answer: The type that the function has to return; None for any.
+
+    Raises:
+        TypeError: No answer can be of this type.
     """
 
     def __init__(self, answers: AnswerCodec, answer: type[Any] | None) -> None:
         self._answers = answers
-        self.answer: type[Any] | None = answer
+        self._check = AnswerCheck(answers, answer)
 
     def event_names(self, names: tuple[str, ...]) -> tuple[str, ...]:
         """Return the names under which the listener is registered."""
@@ -60,7 +65,7 @@ class Responder:
         self, handler: Callable[[Any], Any], scheduler: Scheduler
     ) -> Callable[[Any], Any]:
         """Return the call of the mailbox for an `async def`."""
-        answer, answers = self.answer, self._answers
+        check, answers = self._check, self._answers
         workers = scheduler.workers
 
         async def respond(event: Any) -> None:
@@ -95,18 +100,18 @@ class Responder:
                 return
             finally:
                 run.stop = None
-            run.keep(value, answer, answers)
+            run.keep(value, check, answers)
 
         return respond
 
     def run_sync(self, handler: Callable[[Any], Any]) -> Callable[[Any], Any]:
         """Return the call of the mailbox for a `def`."""
-        answer, answers = self.answer, self._answers
+        check, answers = self._check, self._answers
 
         async def respond(event: Any) -> None:
             run = current_run()
             if run.may_begin(trio.current_time()):
-                run.keep(handler(event), answer, answers)
+                run.keep(handler(event), check, answers)
 
         return respond
 
@@ -116,10 +121,10 @@ class Responder:
         in_thread: Callable[[Callable[[Any], Any]], Callable[[Any], Any]],
     ) -> Callable[[Any], Any]:
         """Return the call of the mailbox for a `def` in a thread, which runs to its end."""
-        answer, answers = self.answer, self._answers
+        check, answers = self._check, self._answers
 
         def respond(event: Any) -> None:
-            current_run().keep(handler(event), answer, answers)
+            current_run().keep(handler(event), check, answers)
 
         call = in_thread(respond)
 
@@ -283,6 +288,10 @@ class Responders:
         if brought:
             if tracer is not None:
                 tracer.note(handle, started, arrived=True)
+            actor = self.actor(run.event_name)
+            if actor is not None and not (handle.listeners or handle._failed()):
+                # No other bus is asked: the filter is part of what the responder answers.
+                run.refuse("declined", f"{actor.name} has not accepted it (when=)")
             handle._when_done(run.settle)
 
     def _is_hooked(self, run: RequestRun) -> bool:

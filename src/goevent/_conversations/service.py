@@ -20,7 +20,6 @@ from ..drivers.contract import Settlement
 from .addresses import is_answerable
 from .messages import (
     MAX_IDS_PER_MESSAGE,
-    MAX_TEXT_CHARS,
     UNTAKEN,
     Failed,
     Leaving,
@@ -28,6 +27,7 @@ from .messages import (
     Reply,
     Started,
     failure_texts,
+    travelling_text,
 )
 from .request_headers import read_budget, read_chain
 from .request_run import RequestRun
@@ -74,9 +74,9 @@ class RemoteRequester:
         error_type, text = failure_texts(error)
         message = Failed(
             run.id,
-            listener=error.listener,
-            error_type=error_type,
-            text=text[:MAX_TEXT_CHARS],
+            listener=travelling_text(error.listener),
+            error_type=travelling_text(error_type),
+            text=travelling_text(text),
             outcome=error.outcome,
             bus=self._link.inbox.origin,
         )
@@ -84,7 +84,7 @@ class RemoteRequester:
 
     def refused(self, run: RequestRun, reason: RefusalReason, text: str) -> None:
         """Send the refusal."""
-        self._link.channel.send(run.address, Refused(run.id, reason, text))
+        self._link.channel.send(run.address, Refused(run.id, reason, travelling_text(text)))
 
 
 class BrokerRequester(RemoteRequester):
@@ -248,7 +248,7 @@ class RequestService:
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if is_answerable(head.handle_id, head.reply_to):
-            refused = Refused(head.handle_id, "undecodable", str(error)[:MAX_TEXT_CHARS])
+            refused = Refused(head.handle_id, "undecodable", travelling_text(str(error)))
             link.channel.send(head.reply_to, refused)
 
     def cancel(self, request_id: str, reason: str) -> None:

@@ -1,0 +1,183 @@
+"""Answers, failures and arguments that applications are not expected to use, and may."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, TypedDict
+
+import pytest
+import trio
+from tests.support.conversing_buses import ConversingBus, PriceAsked
+from trio.testing import MockClock
+
+from goevent import (
+    DecodeError,
+    Event,
+    GoEvent,
+    MemoryHub,
+    RemoteError,
+    RequestRefused,
+)
+
+
+class Offer(TypedDict):
+    cents: int
+
+
+class MuteError(Exception):
+    def __str__(self) -> str:
+        raise LookupError
+
+
+class Pair:
+    """A bus that asks, and one that answers; they may be one bus."""
+
+    def __init__(self, *, same: bool) -> None:
+        hub = MemoryHub()
+        self.asking = ConversingBus(hub)
+        self.answering = self.asking if same else ConversingBus(hub)
+
+    async def ask(self, answer: Any) -> Any:
+        async with self.answering:
+            if self.asking is self.answering:
+                return await self.asking.request(PriceAsked(n=1), answer, timeout=5)
+            async with self.asking:
+                return await self.asking.request(PriceAsked(n=1), answer, timeout=5)
+
+
+@pytest.fixture(params=["one bus", "two buses"])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    return Pair(same=request.param == "one bus")
+
+
+def returning(value: object) -> Callable[[PriceAsked], Any]:
+    async def respond(event: PriceAsked) -> Any:
+        return value
+
+    return respond
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [(MuteError(), "<its __str__ raised LookupError>"), (ValueError("\ud800"), "\\ud800")],
+    ids=["no text", "no Unicode"],
+)
+async def test_a_failure_without_a_proper_text_reaches_the_requester(
+    pair: Pair, autojump_clock: MockClock, error: Exception, text: str
+) -> None:
+    async def fail(event: PriceAsked) -> int:
+        raise error
+
+    pair.answering.respond(fail, PriceAsked, name="pricing \ud800")
+    with pytest.raises(RemoteError) as failed:
+        await pair.ask(int)
+    assert failed.value.text == text
+    assert trio.current_time() < 1
+
+
+async def test_a_report_names_failures_without_a_proper_text(autojump_clock: MockClock) -> None:
+    hub = MemoryHub()
+    asking, answering = ConversingBus(hub), ConversingBus(hub)
+
+    @answering.listener(PriceAsked, name="pricing \ud800")
+    async def fail(event: PriceAsked) -> None:
+        raise MuteError
+
+    async with answering, asking:
+        handle = await asking.dispatch(PriceAsked(n=1), scope="all")
+        await handle.wait(scope="all")
+        assert handle.outcome.complete
+        [report] = handle.remote
+        assert [error.text for error in report.errors] == ["<its __str__ raised LookupError>"]
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [({"cents": 1}, Offer), ({"cents": [1]}, Any), (1, int | None), ([1, 2], list[int])],
+    ids=["TypedDict", "Any", "union", "list"],
+)
+@pytest.mark.parametrize("registered", [True, False])
+async def test_types_without_instances_are_answers(
+    pair: Pair, value: object, answer: Any, registered: bool
+) -> None:
+    checked = answer if registered else None
+    pair.answering.respond(returning(value), PriceAsked, checked)
+    assert await pair.ask(answer) == value
+
+
+async def test_a_responder_with_such_a_type_is_checked(pair: Pair) -> None:
+    pair.answering.respond(returning(["a"]), PriceAsked, list[int])
+    with pytest.raises(RemoteError, match=r"the answer is no list\[int\]"):
+        await pair.ask(Any)
+
+
+@pytest.mark.parametrize("answer", [5, "int"])
+def test_a_responder_of_no_type_is_refused(answer: Any) -> None:
+    bus = GoEvent()
+    with pytest.raises(TypeError, match="no answer can be of the type"):
+        bus.respond(returning(1), "price.asked", answer)
+
+
+async def test_a_bool_is_no_int(pair: Pair) -> None:
+    pair.answering.respond(returning(True), PriceAsked)
+    with pytest.raises(DecodeError, match="Expected `int`, got `bool`"):
+        await pair.ask(int)
+
+
+async def test_nan_is_no_answer_that_travels(autojump_clock: MockClock) -> None:
+    pair = Pair(same=False)
+    pair.answering.respond(returning({"cents": math.nan, "sku": None}), PriceAsked)
+    with pytest.raises(RemoteError, match="JSON has no number nan"):
+        await pair.ask(dict)
+
+
+async def test_a_filter_of_a_responder_refuses_a_request(
+    pair: Pair, autojump_clock: MockClock
+) -> None:
+    pair.answering.respond(returning(1), PriceAsked, when=lambda event: event.n > 1)
+    with pytest.raises(RequestRefused, match=r"has not accepted it \(when=\)"):
+        await pair.ask(int)
+    assert trio.current_time() < 1
+
+
+async def test_several_tasks_wait_for_the_reports_on_one_event(autojump_clock: MockClock) -> None:
+    hub = MemoryHub()
+    asking, answering = ConversingBus(hub), ConversingBus(hub)
+    ends: list[float] = []
+
+    @answering.listener(PriceAsked)
+    async def slow(event: PriceAsked) -> None:
+        await trio.sleep(1)
+
+    async with answering, asking:
+        handle = await asking.dispatch(PriceAsked(n=1), scope="all")
+
+        async def wait() -> None:
+            await handle.wait(scope="all", timeout=60)
+            ends.append(trio.current_time())
+
+        began = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(wait)
+            nursery.start_soon(wait)
+    assert len(ends) == 2
+    assert max(ends) - began < 2
+
+
+async def test_numbers_of_a_wait_and_of_tracing_are_checked() -> None:
+    bus = GoEvent()
+    wrong: Any = "1"
+    async with bus:
+        handle = await bus.dispatch(Event("order.paid"), scope="all")
+        for number in (wrong, True):
+            with pytest.raises(TypeError, match="timeout must be a number of seconds"):
+                await handle.wait(timeout=number)
+            with pytest.raises(TypeError, match="expect must be a number of reports"):
+                await handle.wait(scope="all", expect=number)
+            with pytest.raises(TypeError, match="max_events must be a number of events"):
+                bus.tracing(max_events=number)
+        with pytest.raises(TypeError, match="by its handle or by its id"):
+            bus.trace(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+        with pytest.raises(ValueError, match="timeout must be at least 0"):
+            await bus.request(Event("price.asked"), int, timeout=10**400)
