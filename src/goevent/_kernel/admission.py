@@ -72,8 +72,10 @@ class Admission:
             route.free = room - 1 if route.exclusive else 0
             handle._left = len(route.actors)
             scheduler = self._scheduler
-            handle._since = scheduler.now = scheduler.clock()
             ready = scheduler.ready
+            if not (scheduler.awake and room & 15):
+                scheduler.now = scheduler.clock()
+            handle._since = scheduler.now
             for actor in route.mailboxes:
                 actor.mail.append(handle)
                 if not actor.scheduled:

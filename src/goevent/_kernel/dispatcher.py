@@ -328,13 +328,10 @@ class Dispatcher(Intake):
                     route, self.caused_handle(route, event)
                 )
         handle = self.caused_handle(route, event)
-        if route.actors:
-            if (room := route.free or route.room()) > 0:
-                self._fill(route, handle, room)
-            elif not self.admission.commit(route, handle):
-                if waits:
-                    return None
-                raise no_room(route)
+        if route.actors and not self.admission.commit(route, handle):
+            if waits:
+                return None
+            raise no_room(route)
         if not route.calls:
             route.called += 1
             return handle
@@ -356,25 +353,6 @@ class Dispatcher(Intake):
             self._owner = owner
             self._depth -= level
             del handle, failure  # as in `hot_path`
-
-    def _fill(self, route: Route, handle: DispatchHandle, room: int) -> None:
-        """Put an event into all mailboxes on its route, as `hot_path` does inline."""
-        route.free = room - 1 if route.exclusive else 0
-        handle._left = len(route.actors)
-        scheduler = self.scheduler
-        if not (scheduler.awake and room & 15):
-            scheduler.now = scheduler.clock()
-        handle._since = scheduler.now
-        for actor in route.mailboxes:
-            actor.mail.append(handle)
-            if not actor.scheduled:
-                actor.scheduled = True
-                scheduler.ready.append(actor)
-        if route.publisher is not None:
-            route.publisher.post(handle)
-        route.mailed += 1
-        if scheduler.ready and not scheduler.awake:
-            scheduler.wake_workers()
 
     def caused_handle(self, route: Route, event: object) -> DispatchHandle:
         """Return the handle of an event that the caller dispatches, with the cause of the event."""
