@@ -1,8 +1,8 @@
 """Direct messages of an open bus: shard channels of Redis, without a cluster.
 
-Both drivers own a `DirectMessages` while their bus is open. The driver hands it the push frames of
-direct messages and has it subscribe again on each new connection. It must never know streams, event
-channels or marks.
+Both drivers own a `RedisDirectMessages` while their bus is open. The driver hands it the push
+frames of direct messages and has it subscribe again on each new connection. It must never know
+streams, event channels or marks.
 
 Theory of operation
 -------------------
@@ -94,7 +94,7 @@ async def find_direct_refusals(link: Link, name: str) -> list[Finding]:
     return await find_refusals(link, needed, severity="warning")
 
 
-class DirectMessages:
+class RedisDirectMessages:
     """The direct messages of one open bus.
 
     Args:
@@ -290,7 +290,7 @@ class DirectMessages:
             except ValueError as error:
                 sent(DriverError(f"{address[:100]!r} is no address: {error}"))
                 return
-        request = SentMessage(self, sent)
+        request = SentDirectMessage(self, sent)
         conversation = link.writable()
         if conversation is None or self._kept:
             self._keep(complete_command(head, data), request)
@@ -304,7 +304,7 @@ class DirectMessages:
         self._heads[address] = head
         return head
 
-    def _keep(self, command: bytes, request: SentMessage) -> None:
+    def _keep(self, command: bytes, request: SentDirectMessage) -> None:
         size = len(command) + KEPT_OVERHEAD_BYTES
         if self._kept and self._kept_bytes + size > MAX_KEPT_BYTES:
             request.sent(
@@ -401,12 +401,12 @@ class DirectMessages:
         return driver_error
 
 
-class SentMessage(msgspec.Struct, eq=False):
-    """One direct message on its way: a request whose reply goes to `sent`."""
+class SentDirectMessage(msgspec.Struct, eq=False):
+    """One direct message on its way: a request to the link whose reply goes to `sent`."""
 
     answered_by_push: ClassVar[bool] = False
 
-    messages: DirectMessages
+    messages: RedisDirectMessages
     sent: DirectSent
 
     def receive_reply(self, frame: Any, /) -> bool:
@@ -427,7 +427,7 @@ class KeptMessage(msgspec.Struct, eq=False):
     """
 
     command: bytes
-    request: SentMessage
+    request: SentDirectMessage
     until: float
 
     @property
@@ -443,7 +443,7 @@ class KeptBatch:
 
     def __init__(self, take_kept: Callable[[], deque[KeptMessage]]) -> None:
         self._take_kept = take_kept
-        self._unanswered: deque[SentMessage] = deque()
+        self._unanswered: deque[SentDirectMessage] = deque()
 
     def encode(self) -> bytes:
         """Take the messages that wait by now; called when the bytes enter the write buffer."""

@@ -36,7 +36,7 @@ from goevent.drivers import (
 )
 
 from .._description import describe
-from .._direct import DirectMessages
+from .._direct import RedisDirectMessages
 from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
@@ -120,7 +120,7 @@ class RedisDriver:
         self._pool = Pool(self._config)
         self._receiver: PubSubReceiver | None = None
         self._sequencer: PublishSequencer | None = None
-        self._direct: DirectMessages | None = None
+        self._direct: RedisDirectMessages | None = None
         self._draining = False
         self._in_use = False
         self._max_size = self._config.max_event_size
@@ -208,7 +208,7 @@ class RedisDriver:
         self._sequencer = sequencer = PublishSequencer(
             inbox, self._marks_channel, self._command_prefix, self._to_receipt
         )
-        self._direct = direct = DirectMessages(prefix, lambda error: inbox.report(error))
+        self._direct = direct = RedisDirectMessages(prefix, lambda error: inbox.report(error))
         self._receiver = receiver = PubSubReceiver(
             self._wanted,
             self._held,
@@ -460,7 +460,7 @@ class RedisDriver:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link
 
-    def _open_direct(self) -> DirectMessages:
+    def _open_direct(self) -> RedisDirectMessages:
         self._open_link()
         if self._direct is None:
             raise RuntimeError("the driver runs without direct messages")

@@ -38,7 +38,7 @@ from goevent.drivers import (
 )
 
 from .._description import describe
-from .._direct import DirectMessages
+from .._direct import RedisDirectMessages
 from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
@@ -108,7 +108,7 @@ class RedisStreamsDriver:
         self._link: Link | None = None
         self._consumer: StreamConsumer | None = None
         self._publisher: StreamPublisher | None = None
-        self._direct: DirectMessages | None = None
+        self._direct: RedisDirectMessages | None = None
         self._in_use = False
         self._max_size = self._config.max_event_size
         self._is_forked = False
@@ -205,7 +205,7 @@ class RedisStreamsDriver:
             reports.connected(event)
             self._pool.renew()
 
-        self._direct = direct = DirectMessages(
+        self._direct = direct = RedisDirectMessages(
             self._config.channel_prefix, lambda error: inbox.report(error)
         )
 
@@ -230,7 +230,7 @@ class RedisStreamsDriver:
 
     @asynccontextmanager
     async def _serving(
-        self, link: Link, inbox: Inbox, direct: DirectMessages
+        self, link: Link, inbox: Inbox, direct: RedisDirectMessages
     ) -> AsyncGenerator[None]:
         streams = self._streams
         faults = StreamFaults(link, inbox, self._keys, streams)
@@ -406,7 +406,7 @@ class RedisStreamsDriver:
             raise DriverConnectionError("the Redis driver does not run: open its bus first")
         return self._link
 
-    def _open_direct(self) -> DirectMessages:
+    def _open_direct(self) -> RedisDirectMessages:
         self._open_link()
         if self._direct is None:
             raise RuntimeError("the driver runs without direct messages")

@@ -53,8 +53,8 @@ class WorkerLink:
                 write_note(f"{self.name}: {ledger}")
 
 
-class Started:
-    """Tells that the bus is open; `serve` calls it as the status of a task."""
+class ReadyLine:
+    """The line that tells that the bus is open; `serve` passes it as the status of a task."""
 
     def __init__(self, bus: GoEvent, name: str) -> None:
         self._bus = bus
@@ -147,7 +147,7 @@ async def _until_signal(
         if early.received:
             write_note(f"{name}: {early.received}: the bus is not opened")
             return Ledger()
-        started = Started(bus, name)
+        started = ReadyLine(bus, name)
         if link is None:
             return await bus.serve(grace=grace, http=http, task_status=started)
         try:

@@ -26,7 +26,7 @@ MAX_DEAD_LETTER_ID_CHARS = 512
 MAX_SHOWN_BYTES = 16 * 1024
 
 
-class RequestRefused(Exception):
+class HttpRefusal(Exception):
     """A request is wrong, or cannot be answered here.
 
     Attributes:
@@ -64,7 +64,7 @@ class PageDeadLetters:
         """True if the driver keeps dead letters."""
         try:
             self._store()
-        except RequestRefused:
+        except HttpRefusal:
             return False
         return True
 
@@ -76,11 +76,11 @@ class PageDeadLetters:
 
         Raises:
             DriverError: The broker cannot be asked.
-            RequestRefused: The driver keeps no dead letters, or `after` is too long.
+            HttpRefusal: The driver keeps no dead letters, or `after` is too long.
         """
         store = self._store()
         if len(after) > MAX_DEAD_LETTER_ID_CHARS:
-            raise RequestRefused(400, "this is not the id of a dead letter")
+            raise HttpRefusal(400, "this is not the id of a dead letter")
         count = await store.count()
         letters = await store.list(DEAD_LETTERS_PER_PAGE, after=after) if count else []
         return {"count": count, "letters": [self._shown(letter) for letter in letters]}
@@ -90,26 +90,26 @@ class PageDeadLetters:
 
         Raises:
             DriverError: The broker cannot be asked. Some of the letters may be settled.
-            RequestRefused: The action or the body is wrong, or the driver keeps no dead letters.
+            HttpRefusal: The action or the body is wrong, or the driver keeps no dead letters.
         """
         if action not in ("replay", "discard"):
-            raise RequestRefused(404, "the actions are replay and discard")
+            raise HttpRefusal(404, "the actions are replay and discard")
         try:
             choice = msgspec.json.decode(body, type=DeadLetterChoice)
         except msgspec.MsgspecError as error:
-            raise RequestRefused(400, f"the body is wrong: {error}") from error
+            raise HttpRefusal(400, f"the body is wrong: {error}") from error
         if bool(choice.ids) == choice.all:
-            raise RequestRefused(400, 'name either "ids" or "all"')
+            raise HttpRefusal(400, 'name either "ids" or "all"')
         if len(choice.ids) > DEAD_LETTERS_PER_PAGE:
-            raise RequestRefused(400, f"at most {DEAD_LETTERS_PER_PAGE} ids at once")
+            raise HttpRefusal(400, f"at most {DEAD_LETTERS_PER_PAGE} ids at once")
         if any(not each or len(each) > MAX_DEAD_LETTER_ID_CHARS for each in choice.ids):
-            raise RequestRefused(400, "this is not the id of a dead letter")
+            raise HttpRefusal(400, "this is not the id of a dead letter")
         store = self._store()
         if action == "replay":
             done = await (store.replay_all() if choice.all else store.replay(*choice.ids))
         elif choice.all:
             # The list may have grown since the person looked at it, and this cannot be undone.
-            raise RequestRefused(400, "dead letters are discarded by their ids")
+            raise HttpRefusal(400, "dead letters are discarded by their ids")
         else:
             done = await store.discard(*choice.ids)
         return {"done": done}
@@ -118,9 +118,9 @@ class PageDeadLetters:
         try:
             store: DeadLetters | None = getattr(self._bus.driver, "dead_letters", None)
         except UnsupportedError as error:
-            raise RequestRefused(404, str(error)) from error
+            raise HttpRefusal(404, str(error)) from error
         if store is None:
-            raise RequestRefused(404, "the driver of this bus keeps no dead letters")
+            raise HttpRefusal(404, "the driver of this bus keeps no dead letters")
         return store
 
     def _shown(self, letter: DeadLetter) -> dict[str, Any]:
@@ -145,18 +145,18 @@ async def read_body(request: Request, content_type: str) -> bytes:
     """Return the body of a request.
 
     Raises:
-        RequestRefused: It is too large, comes too slowly or has another type.
+        HttpRefusal: It is too large, comes too slowly or has another type.
     """
     found = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if found != content_type:
-        raise RequestRefused(415, f"the body has to be {content_type}")
+        raise HttpRefusal(415, f"the body has to be {content_type}")
     body = bytearray()
     with trio.move_on_after(BODY_SECONDS) as reading:
         async with aclosing(request.stream()) as parts:
             async for part in parts:
                 body += part
                 if len(body) > MAX_BODY_BYTES:
-                    raise RequestRefused(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+                    raise HttpRefusal(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
     if reading.cancelled_caught:
-        raise RequestRefused(408, "the body has not arrived in time")
+        raise HttpRefusal(408, "the body has not arrived in time")
     return bytes(body)

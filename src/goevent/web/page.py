@@ -24,7 +24,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .._errors import DriverError, EventError, require_trio
 from .._extras import missing_extra
 from ..telemetry.health import Health, HealthReport
-from .dead_letters import PageDeadLetters, RequestRefused, read_body
+from .dead_letters import HttpRefusal, PageDeadLetters, read_body
 from .guard import SECURITY_HEADERS, Guard
 from .sampler import Sampler, encoded, newest_errors
 from .stream import FrameStream, OpenStreams
@@ -192,7 +192,7 @@ class Page:
             exception_handlers={
                 404: not_found,
                 405: not_allowed,
-                RequestRefused: refused,
+                HttpRefusal: refused,
                 DriverError: broker_failed,
                 trio.TooSlowError: broker_slow,
             },
@@ -342,12 +342,12 @@ def optional(name: str, extra: str) -> Any:
     """Import a module that needs an extra.
 
     Raises:
-        RequestRefused: The extra is not installed.
+        HttpRefusal: The extra is not installed.
     """
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        raise RequestRefused(501, str(missing_extra(error, extra, name))) from error
+        raise HttpRefusal(501, str(missing_extra(error, extra, name))) from error
 
 
 @cache
@@ -416,7 +416,7 @@ async def not_allowed(request: Request, error: Exception) -> Response:
 
 async def refused(request: Request, error: Exception) -> Response:
     """Answer for a request that is wrong."""
-    assert isinstance(error, RequestRefused)  # noqa: S101 - registered for this class
+    assert isinstance(error, HttpRefusal)  # noqa: S101 - registered for this class
     return failed(error.status, error.reason)
 
 
