@@ -677,8 +677,9 @@ class GoEvent:
         """Register the decorated function as the responder to requests of an event.
 
         The function returns the answer to `request`: an event, a dataclass, an attrs class, a model
-        or a built-in value. An `async def` is cancelled when its requester stops waiting, and when
-        the requester's bus has ended: within a second, or within five. A `def` runs to its end.
+        or a built-in value. An `async def` is cancelled as soon as it is known that its requester
+        waits no longer, and within five seconds if the requester's process has died. A `def` runs
+        to its end.
 
         A responder is a listener with a mailbox, and has a listener's options. One request has one
         responder: buses on a driver with groups share the requests of their group; otherwise each
@@ -777,8 +778,9 @@ class GoEvent:
         A responder of this bus is asked first, without the broker. Otherwise the request goes to
         one bus with a responder. The time that is left until the deadline travels with it: the
         nearest one of `timeout` and of the cancel scopes around the call. It bounds the run of the
-        responder, and of the requests that the responder makes. If the call is cancelled, the
-        responder is cancelled, too.
+        responder, and of the requests that the responder makes. If the call is cancelled, an
+        `async def` responder is cancelled, too. If the nearest deadline is that of a cancel scope,
+        the scope cancels the call, and there is no `RequestTimeout`.
 
         Args:
             event: The event.
@@ -792,13 +794,18 @@ class GoEvent:
             DecodeError: The answer is not of this type.
             DriverError: The broker cannot be reached, or has refused the request.
             EncodeError: The event cannot be encoded.
+            NestingError: More than 32 responders make requests inside each other.
             NoResponder: No bus responds to the event. It is raised at once if the driver can tell,
                 otherwise at the timeout.
             RemoteError: The responder has failed.
             RequestLost: The request or its answer was lost, or the bus that had it has ended.
-            RequestRefused: The other bus, or middleware, has refused the request.
+            RequestRefused: The bus of the responder, or middleware, has refused the request.
             RequestTimeout: The answer has not come in time. It is a `trio.TooSlowError`.
+            RuntimeError: The bus is not open yet, or this is not a Trio task on its thread.
+            TypeError: The object is not an event, or no answer can be of this type.
+            UnknownEventError: The name of an ad-hoc event has no type, and the registry is strict.
             UnsupportedError: The driver carries no replies.
+            ValueError: The timeout is negative or not finite.
 
         Example:
             >>> bus = GoEvent()

@@ -580,7 +580,11 @@ class DeadlockError(GoEventError, RuntimeError):
 
 
 class NestingError(GoEventError, RuntimeError):
-    """Inline listeners dispatch inside each other deeper than `Config.max_nesting`."""
+    """Calls are nested too deep, and probably without an end.
+
+    Inline listeners dispatch inside each other deeper than `Config.max_nesting`, or more than 32
+    responders make requests inside each other.
+    """
 
 
 class MailboxFull(GoEventError):
@@ -646,7 +650,10 @@ class NoResponder(RequestError):
 
 
 class RequestTimeout(RequestError, trio.TooSlowError):
-    """The answer did not come within the `timeout` of the request. The responder is cancelled."""
+    """The answer did not come within the `timeout` of the request.
+
+    An `async def` responder is cancelled; it may have done part of its work.
+    """
 
 
 class RequestLost(RequestError):
@@ -657,7 +664,7 @@ class RequestLost(RequestError):
 
 
 class RequestRefused(RequestError):
-    """The other bus did not take the request, so no responder has run with it."""
+    """A bus or its middleware did not take the request, so no responder has run with it."""
 
 
 class RemoteError(RequestError):

@@ -19,6 +19,7 @@ from .._foreign import describe, describe_value, type_name
 from .._wire.codec import MAX_MESSAGE_BYTES, excerpt_of
 
 MAX_CACHED_TYPES = 1000
+"""The types of answers whose readers are kept."""
 
 Reader = Callable[[bytes], Any]
 

@@ -24,10 +24,13 @@ REFRESH_SECONDS = 10.0
 """How often a search looks for further responders of an event that is in use."""
 
 MAX_SEARCHED_NAMES = 10_000
+"""The events whose offers are remembered."""
 
 MAX_OFFERS_PER_EVENT = 1_000
 """The responding buses of one event that are remembered. Offers may come from strangers."""
+
 MAX_OFFERED_BUSES = 1000
+"""The buses that are told when this one leaves; those with the newest offers."""
 
 
 class Offers:

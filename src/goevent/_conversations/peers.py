@@ -20,6 +20,8 @@ from .messages import MAX_IDS_PER_MESSAGE, Alive
 
 SIGN_INTERVAL_SECONDS = 1.0
 PEER_SILENCE_SECONDS = 3.5
+"""How long a peer may be silent: three signs of life may be lost or late."""
+
 MAX_LATENESS_SECONDS = 0.5
 """How late a round may be to judge its peers."""
 

@@ -7,9 +7,9 @@ reports are there, or when it is certain that the rest will not come, or at its 
 Theory of operation. How many reports are to come is known in one of three ways. The caller says
 `expect`. Or the broker counts the receivers of the event; then the weights of the reports add up to
 that number, because a broker may count a bus once for each of its subscriptions. Otherwise a *roll
-call* asks all buses whether they listen to the event. A bus that has not answered the call within
-`ROLL_SECONDS` is not waited for, but its report counts if it comes. A roll is good for
-`ROLL_AGE_SECONDS`.
+call* asks all buses whether they listen to the event. No wait ends before `ROLL_SECONDS` after the
+call. A bus that answers later is waited for only while the wait lasts for others, but its report
+counts if it comes. Later dispatches of the event use the same roll for `ROLL_AGE_SECONDS`.
 """
 
 # The internals of handles are for the kernel, the ports and the conversations, not for users.
@@ -36,12 +36,16 @@ if TYPE_CHECKING:
     from .link import ConversationLink
 
 ROLL_SECONDS = 0.3
+"""How long the other buses have for their answers to a roll call."""
+
 ROLL_AGE_SECONDS = 3.0
+"""How long the answers to a roll call are used."""
+
 MAX_ROLLS = 1000
+"""The events whose rolls are remembered."""
 
 MAX_REPORTING_BUSES = 10_000
 """The buses whose reports on one event, or whose answers to a roll call, are kept."""
-
 
 NOT_FINISHED = "its listeners have not finished in time"
 NO_REPORT = "it has not reported: the event or the report was lost, or it is slow"
