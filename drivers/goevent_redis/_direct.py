@@ -192,7 +192,7 @@ class RedisDirectMessages:
             if self._receiving is not None:
                 return self._receiving
             if self._nursery is None:
-                raise _not_open()
+                raise driver_not_open()
             with trio.move_on_after(KEPT_SECONDS):
                 # Its first attempt to connect may fail, and this one is connected again soon.
                 await link.ready()
@@ -277,7 +277,7 @@ class RedisDirectMessages:
         """Send a message; see `goevent.drivers.SendsDirectly`."""
         link = self._link
         if link is None or self._ended:
-            sent(_not_open())
+            sent(driver_not_open())
             return
         if len(data) > self._max_size:
             limit = f"{len(data)} bytes are above max_event_size ({self._max_size})"
@@ -330,7 +330,7 @@ class RedisDirectMessages:
         finally:
             self._ended, self._nursery = True, None
             for kept in self._take_kept():
-                kept.request.sent(_not_open())
+                kept.request.sent(driver_not_open())
 
     async def _send_kept(self) -> None:
         """Wait until the link takes the kept messages; fail those that have waited too long."""
@@ -370,7 +370,7 @@ class RedisDirectMessages:
 
     def _open_link(self) -> Link:
         if self._link is None:
-            raise _not_open()
+            raise driver_not_open()
         return self._link
 
     def to_outcome(self, reply: Any) -> int | DriverError:
@@ -462,5 +462,6 @@ class KeptBatch:
             self._unanswered.popleft().fail(error)
 
 
-def _not_open() -> DriverConnectionError:
+def driver_not_open() -> DriverConnectionError:
+    """Return the error for a use of the driver of a bus that is not open."""
     return DriverConnectionError("the Redis driver does not run: open its bus first")

@@ -38,7 +38,7 @@ from goevent.drivers import (
 )
 
 from .._description import describe
-from .._direct import RedisDirectMessages
+from .._direct import RedisDirectMessages, driver_not_open
 from .._identity import server_identity
 from .._link.client import RedisClient
 from .._link.config import RedisConfig
@@ -355,7 +355,7 @@ class RedisStreamsDriver:
         """
         direct = self._direct
         if direct is None:
-            sent(DriverConnectionError("the Redis driver does not run: open its bus first"))
+            sent(driver_not_open())
         else:
             direct.send(address, data, sent)
 
@@ -403,7 +403,7 @@ class RedisStreamsDriver:
         if self._is_forked:
             raise BusForked
         if self._link is None:
-            raise DriverConnectionError("the Redis driver does not run: open its bus first")
+            raise driver_not_open()
         return self._link
 
     def _open_direct(self) -> RedisDirectMessages:
