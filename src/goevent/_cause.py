@@ -13,7 +13,7 @@ import msgspec
 CORRELATION_ID_HEADER = "correlation_id"
 CAUSATION_ID_HEADER = "causation_id"
 MAX_ID_BYTES = 255
-"""The longest id that is taken from another bus; AMQP and MQTT carry no longer one."""
+"""The longest id that is taken from another bus: AMQP carries no longer one as a property."""
 
 
 class Cause(msgspec.Struct, frozen=True, gc=False):

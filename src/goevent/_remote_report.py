@@ -9,7 +9,7 @@ from ._errors import RemoteError
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RemoteReport:
-    """What has become of an event at the listeners of another bus.
+    """The outcome of an event at the listeners of another bus.
 
     Attributes:
         bus: The id of the bus; empty if it is unknown.

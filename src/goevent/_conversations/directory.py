@@ -88,7 +88,7 @@ class ResponderDirectory:
                 offers.heard.pop(address, None)
 
     def next_known(self, event_name: str) -> str:
-        """Return the address of the bus whose turn it is; empty if none is known."""
+        """Return the address of the bus that is next in turn; empty if none is known."""
         offers = self._offers.get(event_name)
         if offers is None:
             return ""

@@ -6,7 +6,7 @@ sent, and the task of this module waits.
 
 Theory of operation. Any message of a peer is a sign of life. A bus whose own event loop was held up
 for long finds all its peers silent, although their messages wait in its socket. So a round that
-comes late only sends signs, and judges nobody.
+comes late only sends signs, and declares no peer ended.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PEER_SILENCE_SECONDS = 3.5
 """How long a peer may be silent: three signs of life may be lost or late."""
 
 MAX_LATENESS_SECONDS = 0.5
-"""How late a round may be to judge its peers."""
+"""A later round declares no peer ended: this bus itself was held up."""
 
 
 class Peer:
@@ -88,7 +88,7 @@ class Peers:
         return [*self._peers]
 
     def lose(self, address: str) -> None:
-        """Forget a peer that has ended, and tell so."""
+        """Forget a peer that has ended, and call `lost` with it."""
         peer = self._peers.pop(address, None)
         if peer is not None:
             self._lost(address, peer)

@@ -1,8 +1,9 @@
 """The reports of this bus about the events of other buses.
 
-An event with an address for answers asks each bus that gets it for a report: what has become of it
-at the listeners there. The inbox begins an `ArrivalReport` for such an event, and settles it in
-place of the delivery. So a report is sent however the delivery ends.
+An event with an address for answers asks each bus that gets it for a report: the number of the
+listeners there that have completed the event, and the failures of the others. The inbox begins an
+`ArrivalReport` for such an event, and settles it in place of the delivery. So a report is sent
+however the delivery ends.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ class ArrivalReport:
             self._reports.send_done(self._envelope, self._listeners, settlement)
 
     def delivered(self) -> None:
-        """Take note that the event is at its listeners, which may need time."""
+        """Note that the event is at its listeners, which may need time."""
         if not self._is_settled:
             self._reports.keep_unfinished(self)
 
@@ -109,7 +110,7 @@ class ArrivalReports:
             self._dispatcher.scheduler.timeouts.watch_wait(report, NOTICE_SECONDS)
 
     def forget_unfinished(self, report: ArrivalReport) -> None:
-        """Tell the dispatcher no more that the listeners need time."""
+        """Cancel the notice that the listeners need time: it was sent, or is not needed."""
         self._unfinished.pop(report, None)
 
     def send_received(self, envelope: Envelope) -> None:
@@ -159,7 +160,7 @@ class ArrivalReports:
         return request_id in self._open
 
     def forget(self, ids: Collection[str]) -> None:
-        """Send no reports any more: they were sent, or the dispatchers have ended."""
+        """End the reports about some events: they were sent, or the dispatchers have ended."""
         for request_id in ids:
             address = self._open.pop(request_id, None)
             if address is not None and self.link is not None:

@@ -48,7 +48,7 @@ REQUESTER_ENDED = "the bus that made the request has ended"
 
 
 class RequestHead(msgspec.Struct):
-    """The part of a request that says who waits, for one whose event cannot be decoded."""
+    """The id of a request and the address for its answer, if the event cannot be decoded."""
 
     handle_id: str = ""
     reply_to: str = ""

@@ -1,4 +1,4 @@
-"""The trace of an event: the tree of what the event has caused on one bus, as a value.
+"""The trace of an event: the tree of the events that it has caused on one bus, as a value.
 
 The tracer makes it when the application asks for it. It holds texts and numbers only, so it may be
 kept, printed and sent elsewhere.

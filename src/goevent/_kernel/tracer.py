@@ -1,6 +1,6 @@
-"""The tracer: notes the events that a bus dispatches, and makes the tree of what one has caused.
+"""The tracer: notes the events of a bus, and makes the tree of the events that one has caused.
 
-A bus has one only after `tracing` has been used. The dispatcher and the inbox tell it each event
+A bus has one only after `tracing` has been used. The dispatcher and the inbox note each event
 when its dispatch has returned, so no traced dispatch takes the hot path. The tracer knows the
 causes by the ids of the events, and so needs nothing from their listeners.
 
@@ -37,6 +37,10 @@ class EventNote:
     """One dispatch or one arrival of an event.
 
     Attributes:
+        arrived: True if the driver has brought the event.
+        started: When the dispatch began, by the clock of the scheduler.
+        ended: When the last listener had finished, by the same clock; None if it has not.
+        time: The Unix time at `started`.
         awaits_arrival: True if the event reaches the listeners of its own bus by the broker only.
     """
 
@@ -131,7 +135,7 @@ class Tracer:
     Attributes:
         blocks: The number of `tracing` blocks that are open.
         max_events: The number of the newest events that are kept.
-        changed: Tasks wait here for news of any event.
+        changed: Tasks wait here until an event is noted, or has ended.
     """
 
     def __init__(self, clock: Callable[[], float]) -> None:
