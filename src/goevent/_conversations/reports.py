@@ -6,10 +6,14 @@ listeners there that have completed the event, and the failures of the others. T
 however the delivery ends.
 """
 
+# The internals of handles are for the kernel, the ports and the conversations, not for users.
+# pyright: reportPrivateUsage=false
+
 from __future__ import annotations
 
+from collections import Counter
 from math import inf
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from .addresses import is_answerable
 from .messages import (
@@ -25,7 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
     from .._errors import EventError
+    from .._handle import DispatchHandle
     from .._kernel.dispatcher import Dispatcher
+    from .._kernel.route import Route
     from .._wire.envelope import Envelope
     from ..drivers.contract import Settle, Settlement
     from .link import ConversationLink
@@ -40,7 +46,10 @@ MAX_OPEN_REPORTS = 10_000
 class ArrivalReport:
     """The report about one event; it is called in place of the settlement of its delivery."""
 
-    __slots__ = ("_envelope", "_is_settled", "_listeners", "_reports", "_settle", "deadline")
+    __slots__ = (
+        *("_envelope", "_is_settled", "_listeners", "_names", "_reports", "_settle"),
+        "deadline",
+    )
 
     def __init__(
         self, reports: ArrivalReports, envelope: Envelope, listeners: int, settle: Settle | None
@@ -48,6 +57,7 @@ class ArrivalReport:
         self._reports = reports
         self._envelope = envelope
         self._listeners = listeners
+        self._names: tuple[str, ...] | None = None
         self._settle = settle
         self._is_settled = False
         self.deadline: float = inf
@@ -60,7 +70,21 @@ class ArrivalReport:
             if self._settle is not None:
                 self._settle(settlement)
         finally:
-            self._reports.send_done(self._envelope, self._listeners, settlement)
+            completed = self._completed(settlement.errors)
+            self._reports.send_done(self._envelope, completed, settlement)
+
+    def _completed(self, errors: tuple[EventError, ...]) -> int:
+        """Return the number of listeners that have completed the event."""
+        if self._names is None:
+            return max(0, self._listeners - len(errors))
+        # Filters and middleware fail, too, and are no listeners of the event.
+        failed = Counter(error.listener for error in errors)
+        return (Counter(self._names) - failed).total()
+
+    def chosen(self, handle: DispatchHandle) -> None:
+        """Take note of the listeners that filters and middleware have left."""
+        actors = cast("Route", handle._route).listeners if handle.listeners else ()
+        self._names = tuple(actor.name for actor in actors if actor.order)
 
     def delivered(self) -> None:
         """Note that the event is at its listeners, which may need time."""
@@ -132,7 +156,7 @@ class ArrivalReports:
             ),
         )
 
-    def send_done(self, envelope: Envelope, listeners: int, settlement: Settlement) -> None:
+    def send_done(self, envelope: Envelope, completed: int, settlement: Settlement) -> None:
         """Send the report about an event."""
         link = self.link
         self.forget([envelope.handle_id])
@@ -147,7 +171,7 @@ class ArrivalReports:
                 link.channel.address,
                 bus=link.inbox.origin,
                 weight=link.weight(envelope.event_name),
-                completed=max(0, listeners - len(errors)),
+                completed=completed,
                 errors=[failure_of(error) for error in errors[:MAX_REPORTED_FAILURES]],
                 failed=outcomes.count("failed"),
                 dropped=outcomes.count("dropped"),

@@ -62,6 +62,10 @@ class Report(Protocol):
     """The report about an event, called in place of the settlement of its delivery."""
 
     def __call__(self, settlement: Settlement, /) -> None: ...
+    def chosen(self, handle: DispatchHandle, /) -> None:
+        """Take note of the listeners that filters and middleware have left."""
+        ...
+
     def delivered(self) -> None:
         """Take note that the event is at its listeners."""
         ...
@@ -205,6 +209,8 @@ class BusInbox:
             if handle is None:
                 self._refuse(name, settle, failure)
         if handle is not None and settle is not None:
+            if report is not None:
+                report.chosen(handle)
             self._settle_special(handle, name, settle)
         if report is not None:
             report.delivered()
@@ -256,7 +262,9 @@ class BusInbox:
             if dispatcher.tracer is not None:
                 return False
             if route.special or self._hooked:
-                if not self._deliver_special_nowait(route, event, envelope, settle, deliveries):
+                if not self._deliver_special_nowait(
+                    route, event, envelope, settle, deliveries, report
+                ):
                     return False
                 if report is not None:
                     report.delivered()
@@ -317,6 +325,7 @@ class BusInbox:
         envelope: Envelope,
         settle: Settle | None,
         deliveries: int,
+        report: Report | None,
     ) -> bool:
         """Deliver an event with middleware or on a special route, if that takes no waiting."""
         special_dispatch, name = self._dispatcher.special_dispatch, envelope.event_name
@@ -336,6 +345,8 @@ class BusInbox:
             if not brought:
                 self._refuse(name, settle, failure)
         if brought and settle is not None:
+            if report is not None:
+                report.chosen(handle)
             self._settle_special(handle, name, settle)
         return True
 
