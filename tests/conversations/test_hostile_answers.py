@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypedDict
 
 import pytest
 import trio
 from tests.support.conversing_buses import ConversingBus, PriceAsked
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
+    Config,
     DecodeError,
     Event,
+    EventRegistry,
     GoEvent,
+    MemoryDriver,
     MemoryHub,
+    MsgpackCodec,
+    NoResponder,
     RemoteError,
     RequestRefused,
+    register_event_type,
 )
 
 
@@ -51,8 +59,8 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(same=request.param == "one bus")
 
 
-def returning(value: object) -> Callable[[PriceAsked], Any]:
-    async def respond(event: PriceAsked) -> Any:
+def returning(value: object) -> Callable[[Any], Any]:
+    async def respond(event: Any) -> Any:
         return value
 
     return respond
@@ -181,3 +189,101 @@ async def test_numbers_of_a_wait_and_of_tracing_are_checked() -> None:
             bus.trace(7)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
         with pytest.raises(ValueError, match="timeout must be at least 0"):
             await bus.request(Event("price.asked"), int, timeout=10**400)
+
+
+async def test_a_report_counts_the_listeners_that_filters_have_left() -> None:
+    hub = MemoryHub()
+    asking, answering = ConversingBus(hub), ConversingBus(hub)
+
+    async def listen(event: PriceAsked) -> None: ...
+
+    def inline(event: PriceAsked) -> None: ...
+
+    def fail(event: PriceAsked) -> bool:
+        raise LookupError
+
+    answering.listener(PriceAsked, when=lambda event: event.n > 1)(listen)
+    answering.listener(PriceAsked, name="second")(listen)
+    answering.listener(PriceAsked, name="third", when=fail)(inline)
+    async with answering, asking:
+        for n, completed in ((1, 1), (2, 2)):
+            handle = await asking.dispatch(PriceAsked(n=n), scope="all")
+            await handle.wait(scope="all")
+            assert [(each.completed, each.failed) for each in handle.remote] == [(completed, 1)]
+
+
+async def test_a_listener_asks_its_own_bus_while_that_closes() -> None:
+    bus = GoEvent()
+    bus.respond(returning(7), "price.asked")
+    answers: list[int] = []
+    closing = trio.Event()
+
+    @bus.listener("order.paid")
+    async def ask(event: Event) -> None:
+        await closing.wait()
+        answers.append(await bus.request(Event("price.asked"), int))
+
+    async with bus, trio.open_nursery() as nursery:
+        await bus.dispatch(Event("order.paid"))
+        nursery.start_soon(bus.close)
+        await wait_all_tasks_blocked()
+        closing.set()
+    assert answers == [7]
+
+
+async def test_nobody_responds_after_a_refusal(autojump_clock: MockClock) -> None:
+    pair = Pair(same=False)
+    running = trio.Event()
+
+    async def slow(event: PriceAsked) -> int:
+        running.set()
+        await trio.sleep(0.3)
+        return 1
+
+    pair.answering.respond(slow, PriceAsked, once=True)
+    async with pair.answering, pair.asking, trio.open_nursery() as nursery:
+        # Both are sent before the first one unregisters the responder.
+        for _ in range(2):
+            nursery.start_soon(expect_one_answer, pair.asking)
+        await running.wait()
+    counts = pair.asking.snapshot().requests
+    assert (counts.answered, counts.failed, counts.timed_out) == (1, 0, 1)
+
+
+async def expect_one_answer(bus: ConversingBus) -> None:
+    with suppress(NoResponder):
+        await bus.request(PriceAsked(n=1), int, timeout=0.5)
+
+
+async def test_an_undecodable_request_in_messagepack_is_refused(autojump_clock: MockClock) -> None:
+    registry = EventRegistry()
+
+    @register_event_type(name="price.asked", registry=registry)
+    @dataclass
+    class Strict:
+        sku: str
+
+    hub = MemoryHub()
+    asking = GoEvent(Config(driver=MemoryDriver(hub), codec=MsgpackCodec()))
+    answering = GoEvent(Config(driver=MemoryDriver(hub), codec=MsgpackCodec(), registry=registry))
+    answering.respond(returning(1), "price.asked")
+    async with answering, asking:
+        with pytest.raises(RequestRefused, match="cannot decode"):
+            await asking.request(Event("price.asked", {"sku": 5}), int)
+
+
+async def test_a_traced_request_of_the_own_bus_has_not_arrived() -> None:
+    bus = GoEvent()
+    bus.respond(returning(7), "price.asked")
+
+    @bus.listener("order.paid")
+    async def ask(event: Event) -> None:
+        await bus.request(Event("price.asked"), int)
+
+    async with bus:
+        with bus.tracing():
+            handle = await bus.dispatch(Event("order.paid"))
+            await handle.wait()
+    [request] = bus.trace(handle).children
+    assert request.event_name == "price.asked"
+    assert not request.arrived

@@ -383,7 +383,10 @@ class Requests:
 
     def _ask_another(self, link: ConversationLink, pending: AskedRequest, address: str) -> None:
         link.directory.forget(address, pending.event_name)
-        pending.unsent = True
+        if pending.address:
+            link.peers.end(pending.address, pending.id)
+        # Nobody works on it: if there is no other bus, nobody has responded.
+        pending.address, pending.was_taken, pending.unsent = "", False, True
         pending.wake()
 
     async def _ask_by_broker(self, pending: AskedRequest, handle: DispatchHandle) -> None:

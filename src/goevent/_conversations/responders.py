@@ -219,8 +219,9 @@ class Responders:
         dispatcher, name = self._dispatcher, run.event_name
         run.ended = ended
         actor = self.actor(name)
-        if actor is None or dispatcher.is_closing:
-            closing = dispatcher.is_closing
+        # The intake lets a listener of this bus ask until the last one has finished.
+        closing = dispatcher.is_closing if run.address else dispatcher.state == "closed"
+        if actor is None or closing:
             text = "the bus is closing" if closing else "the responder was unregistered"
             run.refuse("closing" if closing else "no_responder", text)
             run.settle(())
@@ -246,7 +247,7 @@ class Responders:
             if not is_special and dispatcher.admission.commit(route, handle):
                 route.called += 1
                 if tracer is not None:
-                    tracer.note(handle, started, arrived=True)
+                    tracer.note(handle, started, arrived=bool(run.address))
                 handle._when_done(run.settle)
                 return None
         except MailboxFull:
@@ -287,7 +288,7 @@ class Responders:
                 run.settle(())
         if brought:
             if tracer is not None:
-                tracer.note(handle, started, arrived=True)
+                tracer.note(handle, started, arrived=bool(run.address))
             actor = self.actor(run.event_name)
             if actor is not None and not (handle.listeners or handle._failed()):
                 # No other bus is asked: the filter is part of what the responder answers.

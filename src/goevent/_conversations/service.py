@@ -243,11 +243,8 @@ class RequestService:
 
     def _refuse_undecodable(self, link: ConversationLink, data: bytes, error: DecodeError) -> None:
         """Tell the requester that its request cannot be read, if it can be found."""
-        try:
-            head = msgspec.json.decode(data, type=RequestHead)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return
-        if is_answerable(head.handle_id, head.reply_to):
+        head = read_head(data)
+        if head is not None and is_answerable(head.handle_id, head.reply_to):
             refused = Refused(head.handle_id, "undecodable", travelling_text(str(error)))
             link.channel.send(head.reply_to, refused)
 
@@ -273,3 +270,13 @@ def _is_request(envelope: Envelope) -> bool:
 def not_a_request(event_name: str) -> DecodeError:
     """Return the error for an event that has come as a request and is none."""
     return DecodeError(event_name, "the request has no id, or no address for the answer")
+
+
+def read_head(data: bytes) -> RequestHead | None:
+    """Return the head of a request that cannot be decoded, in JSON or MessagePack; None if none."""
+    for decode in (msgspec.json.decode, msgspec.msgpack.decode):
+        try:
+            return decode(data, type=RequestHead)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            continue
+    return None
