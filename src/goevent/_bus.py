@@ -799,7 +799,8 @@ class GoEvent:
                 otherwise at the timeout.
             RemoteError: The responder has failed.
             RequestLost: The request or its answer was lost, or the bus that had it has ended.
-            RequestRefused: The bus of the responder, or middleware, has refused the request.
+            RequestRefused: The bus of the responder has refused the request, or middleware around
+                the dispatch has vetoed it.
             RequestTimeout: The answer has not come in time. It is a `trio.TooSlowError`.
             RuntimeError: The bus is not open yet, or this is not a Trio task on its thread.
             TypeError: The object is not an event, or no answer can be of this type.

@@ -664,7 +664,11 @@ class RequestLost(RequestError):
 
 
 class RequestRefused(RequestError):
-    """A bus or its middleware did not take the request, so no responder has run with it."""
+    """The request was not taken, so no responder has run with it.
+
+    The bus of the responder has refused it, or middleware around the dispatch has vetoed it. A veto
+    of middleware on the bus of the responder is a `RemoteError` with the outcome `"dropped"`.
+    """
 
 
 class RemoteError(RequestError):
