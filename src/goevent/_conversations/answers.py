@@ -21,7 +21,8 @@ from .._wire.codec import MAX_MESSAGE_BYTES, excerpt_of
 MAX_CACHED_TYPES = 1000
 """The types of answers whose readers are kept."""
 
-Reader = Callable[[bytes], Any]
+AnswerReader = Callable[[bytes], Any]
+"""Returns the answer in some bytes; raises any error if they hold none."""
 
 
 class AnswerCheck:
@@ -61,10 +62,14 @@ class AnswerCheck:
 
 
 class AnswerCodec:
-    """The answers of one bus."""
+    """The codec for the answers of one bus; requests use the codec of the bus.
+
+    Attributes:
+        max_size: The size of the largest answer, in bytes. Requests have the same limit.
+    """
 
     def __init__(self) -> None:
-        self._readers: dict[Any, Reader] = {}
+        self._readers: dict[Any, AnswerReader] = {}
         self._write = msgspec.json.Encoder().encode
         self.max_size: int = MAX_MESSAGE_BYTES
 
@@ -115,7 +120,7 @@ class AnswerCodec:
             return value
         return self.decode(event_name, self.encode(event_name, value), answer)
 
-    def reader(self, answer: Any) -> Reader:
+    def reader(self, answer: Any) -> AnswerReader:
         """Return the function that reads answers of a type, made once.
 
         Raises:
@@ -145,11 +150,11 @@ def check_finite(value: object) -> None:
         to_json_values(msgspec.to_builtins(value))
 
 
-def _make_reader(answer: Any) -> Reader:
+def _make_reader(answer: Any) -> AnswerReader:
     if answer is Event or answer is AdHocEvent:
         raise TypeError("the answer to a request is of a class of its own, or a dict: not an Event")
     if isinstance(answer, type) and adapter_of(answer) is PYDANTIC:
-        reader: Reader = cast("Any", answer).model_validate_json
+        reader: AnswerReader = cast("Any", answer).model_validate_json
         return reader
     try:
         return msgspec.json.Decoder(answer).decode

@@ -25,7 +25,10 @@ MAX_REPORTED_MESSAGES = 10
 """The refused messages of a session that are reported; all are counted."""
 
 TakeMessage = Callable[[DirectMessage], None]
+"""Takes a message that has arrived."""
+
 TakeRequest = Callable[[str, bytes], None]
+"""Takes the event name and the bytes of a request that has arrived."""
 
 
 class DirectChannel:
