@@ -102,6 +102,8 @@ PYDANTIC = EventTypeAdapter(lambda cls: tuple(cls.model_fields), dict, _pydantic
 
 def adapter_of(cls: type[Any]) -> EventTypeAdapter | None:
     """Return the adapter for a class, or None if the class cannot be an event type."""
+    if not isinstance(cls, type):  # pyright: ignore[reportUnnecessaryIsInstance] - int | None
+        return None
     if issubclass(cls, msgspec.Struct):
         if not is_event_class(cls):
             return STRUCT

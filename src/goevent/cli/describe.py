@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_origin
 
 import click
 import msgspec
 
 from .. import EventRegistry, ListenerOptions, RegisteredListener, compile_pattern
+from .._foreign import describe_value
 from .failures import describe, one_line
 from .output import json_option, write_json, write_line, write_table
 from .targets import Target, TargetCommand, load_target, target_argument
@@ -127,7 +128,9 @@ def shown_value(value: Any) -> Any:
 
 
 def name_of(named: Any) -> str:
-    """Return the full name of a function or a class."""
+    """Return the full name of a function or a class; the text of a type such as `int | None`."""
+    if get_origin(named) is not None or not hasattr(named, "__qualname__"):
+        return describe_value(named)
     return f"{named.__module__}.{named.__qualname__}"
 
 
