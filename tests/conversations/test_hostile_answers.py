@@ -5,17 +5,20 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, TypedDict
+from dataclasses import dataclass, replace
+from typing import Any, Literal, TypedDict
 
+import msgspec
 import pytest
 import trio
 from tests.support.conversing_buses import ConversingBus, PriceAsked
+from tests.support.in_memory_brokers import GroupBroker, GroupDriver
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from goevent import (
     Config,
     DecodeError,
+    EncodeError,
     Event,
     EventRegistry,
     GoEvent,
@@ -27,6 +30,12 @@ from goevent import (
     RequestRefused,
     register_event_type,
 )
+from goevent._conversations.addresses import is_answerable
+from goevent._conversations.messages import decode_message
+from goevent._conversations.request_headers import CHAIN_HEADER, read_chain
+from goevent.asyncapi import document
+from goevent.cli.describe import description_of
+from goevent.cli.targets import Target
 
 
 class Offer(TypedDict):
@@ -287,3 +296,35 @@ async def test_a_traced_request_of_the_own_bus_has_not_arrived() -> None:
     [request] = bus.trace(handle).children
     assert request.event_name == "price.asked"
     assert not request.arrived
+
+
+@pytest.mark.parametrize("answer", [int | None, list[int], Literal["a"], Any, Offer])
+def test_tools_describe_a_responder_of_any_type(answer: Any) -> None:
+    bus = GoEvent()
+    bus.respond(returning(1), "price.asked", answer)
+    assert "price.asked" in str(document(bus))
+    assert description_of(Target(bus=bus, is_url=False, name="app:bus"))["listeners"][0]["answer"]
+
+
+@pytest.mark.parametrize("hostile", ["a\nb", "\0", "x" * 256, "\u202e"])
+def test_ids_of_strangers_are_printable(hostile: str) -> None:
+    assert read_chain({CHAIN_HEADER: f"first,{hostile},last"}) == ("first", "last")
+    assert not is_answerable(hostile, "f" * 32)
+
+
+@pytest.mark.parametrize("key", ["weight", "completed", "failed"])
+def test_a_report_has_no_negative_counts(key: str) -> None:
+    with pytest.raises(msgspec.ValidationError, match="Expected `int` >= 0"):
+        decode_message(f'{{"kind": "done", "id": "1", "address": "a", "{key}": -1}}'.encode())
+
+
+class SmallGroupDriver(GroupDriver):
+    capabilities = replace(GroupDriver.capabilities, max_size=1000)
+
+
+async def test_a_request_that_is_too_large_for_a_broker_has_its_own_name() -> None:
+    bus = GoEvent(SmallGroupDriver(GroupBroker(), "shop"))
+    async with bus:
+        with pytest.raises(EncodeError) as failed:
+            await bus.request(Event("price.asked", {"sku": "x" * 1000}), int)
+    assert failed.value.event_name == "price.asked"

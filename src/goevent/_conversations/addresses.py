@@ -10,6 +10,8 @@ from __future__ import annotations
 import re
 import secrets
 
+from .._cause import is_id
+
 SEARCH_PREFIX = "requests."
 """Precedes the event name in the address at which responders can be asked to come forward."""
 
@@ -20,13 +22,9 @@ ADDRESS_PATTERN = r"\A[A-Za-z0-9_-]{1,64}\Z"
 _ADDRESS = re.compile(ADDRESS_PATTERN)
 
 
-MAX_ANSWERED_ID_CHARS = 255
-"""The longest id of a request, or of a dispatch, that is answered."""
-
-
 def is_answerable(message_id: str, reply_to: str) -> bool:
     """Tell whether a message with this id can be answered. Both texts came from a stranger."""
-    return 0 < len(message_id) <= MAX_ANSWERED_ID_CHARS and is_address(reply_to)
+    return is_id(message_id) and is_address(reply_to)
 
 
 def is_address(text: str) -> bool:

@@ -31,6 +31,9 @@ UNTAKEN: Final = ("closing", "no_responder")
 MAX_REPORTED_FAILURES = 100
 """The failed listeners of one event that a report names; `Done.errors` says the number, too."""
 
+Count = Annotated[int, msgspec.Meta(ge=0)]
+"""A number of listeners or of receivers."""
+
 Address = Annotated[str, msgspec.Meta(pattern=ADDRESS_PATTERN)]
 """The address of a bus. It came from a stranger, so it is checked."""
 
@@ -211,7 +214,7 @@ class Received(msgspec.Struct, tag="received", tag_field="kind", omit_defaults=T
     id: str
     address: Address
     bus: str = ""
-    weight: int = 1
+    weight: Count = 1
 
 
 class ListenerFailure(msgspec.Struct, omit_defaults=True):
@@ -248,12 +251,12 @@ class Done(msgspec.Struct, tag="done", tag_field="kind", omit_defaults=True):
     id: str
     address: Address
     bus: str = ""
-    weight: int = 1
-    completed: int = 0
+    weight: Count = 1
+    completed: Count = 0
     errors: list[ListenerFailure] = []
-    failed: int = 0
-    dropped: int = 0
-    abandoned: int = 0
+    failed: Count = 0
+    dropped: Count = 0
+    abandoned: Count = 0
 
 
 DirectMessage = Union[  # noqa: UP007 - msgspec reads it at run time

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import trio
 
+from .._cause import is_id
+
 if TYPE_CHECKING:
     from .._cause import Cause
 
@@ -54,4 +56,9 @@ def read_budget(headers: Mapping[str, str]) -> float:
 def read_chain(headers: Mapping[str, str]) -> tuple[str, ...]:
     """Return the ids of the requests inside whose responders a request was made."""
     chain = headers.get(CHAIN_HEADER, "")
-    return tuple(chain.split(",")[: MAX_CHAINED_REQUESTS + 1]) if chain else ()
+    if not chain:
+        return ()
+    # The ids are sent on, and this text came from a stranger.
+    return tuple(filter(is_id, chain.split(",", MAX_CHAINED_REQUESTS + 1)))[
+        : MAX_CHAINED_REQUESTS + 1
+    ]

@@ -406,6 +406,9 @@ class Requests:
         first = errors[0]
         if isinstance(first, EventVetoed):
             pending.fail(vetoed(pending.event_name, first.listener, first.reason))
+        elif isinstance(first.error, EncodeError):
+            # The publisher knows the request by a reserved name.
+            pending.fail(EncodeError(pending.event_name, first.error.reason))
         else:
             pending.fail(first.error if isinstance(first.error, Exception) else first)
 
