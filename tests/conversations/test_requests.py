@@ -464,3 +464,71 @@ async def test_a_flood_of_offers_is_bounded() -> None:
         assert len(link.directory) <= MAX_OFFERS_PER_EVENT
         # Each forged address is forgotten when the hub says that nobody has it.
         assert await asking.request(PriceAsked("a"), int) == 1
+
+
+async def test_responders_that_ask_each_other_are_a_deadlock(buses: Buses) -> None:
+    """Each responder works on a request of somebody else, and asks the other one."""
+    began = {"price": trio.Event(), "cents": trio.Event()}
+
+    @buses.answering.responder(PriceAsked)
+    async def price(event: PriceAsked) -> int:
+        if event.sku == "inner":
+            return 1
+        began["price"].set()
+        await began["cents"].wait()
+        return await buses.answering.request(Event("cents.asked", {"sku": "inner"}), int)
+
+    @buses.asking.responder("cents.asked")
+    async def cents(event: Event) -> int:
+        if event.payload()["sku"] == "inner":
+            return 2
+        began["cents"].set()
+        await began["price"].wait()
+        return await buses.asking.request(PriceAsked("inner"), int)
+
+    results: list[object] = []
+
+    async def ask(event: Event) -> None:
+        try:
+            results.append(await buses.asking.request(event, int, timeout=None))
+        except RemoteError as error:
+            results.append(error.error_type)
+
+    async with buses.opened():
+        with trio.fail_after(5):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(ask, PriceAsked("outer"))
+                nursery.start_soon(ask, Event("cents.asked", {"sku": "outer"}))
+        assert await buses.asking.request(PriceAsked("inner"), int) == 1
+        assert await buses.asking.request(Event("cents.asked", {"sku": "inner"}), int) == 2
+    # One of them fails, and so the other one gets its answer.
+    assert sorted(map(str, results)) in (["1", "DeadlockError"], ["2", "DeadlockError"])
+
+
+async def test_a_queue_behind_a_responder_that_waits_is_no_deadlock(buses: Buses) -> None:
+    go = trio.Event()
+
+    @buses.answering.responder(PriceAsked)
+    async def price(event: PriceAsked) -> int:
+        return await buses.answering.request(Event("cents.asked"), int)
+
+    @buses.asking.responder("cents.asked")
+    async def cents(event: Event) -> int:
+        await go.wait()
+        return 2
+
+    @buses.asking.responder("total.asked")
+    async def total(event: Event) -> int:
+        return await buses.asking.request(PriceAsked("a"), int)
+
+    results: list[int] = []
+
+    async def ask(event: Event) -> None:
+        results.append(await buses.asking.request(event, int))
+
+    async with buses.opened(), trio.open_nursery() as nursery:
+        nursery.start_soon(ask, PriceAsked("a"))
+        nursery.start_soon(ask, Event("total.asked"))
+        await trio.testing.wait_all_tasks_blocked()
+        go.set()
+    assert results == [2, 2]

@@ -19,6 +19,7 @@ its own bus. It never knows a broker.
 - `asked_request`: one of these.
 - `tracking`: the reports of other buses about the events of this one.
 - `reports`: the reports of this bus about the events of others.
+- `deadlocks`: finds responders that wait for each other.
 - `conversations`: wires these parts for one bus.
 - `lazy`: makes the conversations with their first use.
 """

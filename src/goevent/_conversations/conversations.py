@@ -15,6 +15,7 @@ from .._wire.codec import MAX_MESSAGE_BYTES
 from ..drivers.direct import direct_sender
 from .answers import AnswerCodec
 from .channel import DirectChannel
+from .deadlocks import DeadlockSearch
 from .directory import OfferedBuses, ResponderDirectory
 from .link import AddressSubscriptions, ConversationLink
 from .messages import (
@@ -26,6 +27,7 @@ from .messages import (
     Leaving,
     Offer,
     Present,
+    Probe,
     Received,
     Refused,
     Reply,
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
     from .._ports.inbox import BusInbox
     from .._wire.envelope import Envelope
     from ..drivers.contract import Capabilities, Driver, Settle
+    from .request_run import RequestRun
 
 
 class Conversations:
@@ -73,6 +76,10 @@ class Conversations:
         self.requests: Requests = Requests(
             dispatcher, self._responders, self.answers, config, self._counts
         )
+        self._deadlocks = DeadlockSearch(
+            self._responders, self._find_run, self.requests.fail_deadlocked
+        )
+        self.requests.search_deadlock = self._service.search_deadlock = self._deadlocks.begin
         self._trackings = Trackings(dispatcher, driver)
         self._reports = ArrivalReports(dispatcher)
         self._link: ConversationLink | None = None
@@ -182,7 +189,7 @@ class Conversations:
 
     def _connect(self, link: ConversationLink | None) -> None:
         self._link = self.requests.link = link
-        self._trackings.link = self._reports.link = link
+        self._trackings.link = self._reports.link = self._deadlocks.link = link
 
     async def run(self) -> None:
         """Watch the other buses of conversations until cancelled."""
@@ -251,6 +258,8 @@ class Conversations:
                 self._reports.forget([message.id])
             case Alive():
                 self._take_sign(link, message)
+            case Probe():
+                self._deadlocks.follow(message)
             case Roll():
                 self._trackings.answer_roll(link, message)
             case Present():
@@ -263,6 +272,9 @@ class Conversations:
                 link.directory.forget(message.address)
                 self.requests.take_leaving(link, message)
                 link.peers.lose(message.address)
+
+    def _find_run(self, request_id: str) -> RequestRun | None:
+        return self._service.runs.get(request_id) or self.requests.run_here(request_id)
 
     def _answer_search(self, link: ConversationLink, message: Search) -> None:
         is_open = self._dispatcher.state == "open"

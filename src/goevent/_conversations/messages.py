@@ -177,6 +177,24 @@ class Leaving(msgspec.Struct, tag="leaving", tag_field="kind", omit_defaults=Tru
     is_whole: bool = True
 
 
+class Probe(msgspec.Struct, tag="probe", tag_field="kind", omit_defaults=True):
+    """Follows a request from one bus to the next, to find out whether it waits for itself.
+
+    Attributes:
+        id: The id of the request that a responder has just made.
+        reply_to: The address of the bus that made it.
+        chain: The ids of the requests inside whose responders it was made.
+        waits_for: The id of the request at which the probe has arrived.
+        hops: The number of requests that it has followed.
+    """
+
+    id: str
+    reply_to: Address
+    chain: list[str]
+    waits_for: str
+    hops: int = 0
+
+
 class Roll(msgspec.Struct, tag="roll", tag_field="kind", omit_defaults=True):
     """Asks all buses which of them listen to an event.
 
@@ -270,6 +288,7 @@ DirectMessage = Union[  # noqa: UP007 - msgspec reads it at run time
     Alive,
     Unknown,
     Leaving,
+    Probe,
     Roll,
     Present,
     Received,

@@ -55,6 +55,19 @@ class Requester(Protocol):
         ...
 
 
+class WaitingRequest(Protocol):
+    """A request of this bus that waits for its answer, as a search for deadlocks sees it."""
+
+    @property
+    def id(self) -> str: ...
+    @property
+    def address(self) -> str: ...
+    @property
+    def is_over(self) -> bool: ...
+    @property
+    def run(self) -> RequestRun | None: ...
+
+
 class RequestRun:
     """One request at the responder of this bus.
 
@@ -70,12 +83,14 @@ class RequestRun:
         is_refused: True once the request was refused.
         ended: Called once with the errors, when the responder is done.
         stop: Cancels the running responder; None while none can be cancelled.
+        asks: The requests of the responder for whose answers it waits.
     """
 
     __slots__ = (
         "_has_value",
         "_value",
         "address",
+        "asks",
         "chain",
         "deadline",
         "ended",
@@ -109,8 +124,21 @@ class RequestRun:
         self.is_refused: bool = False
         self.ended: Callable[[RequestRun, tuple[EventError, ...]], None] | None = None
         self.stop: Callable[[str], None] | None = None
+        self.asks: set[WaitingRequest] | tuple[()] = ()
         self._value: object = None
         self._has_value = False
+
+    def begin_to_wait(self, asked: WaitingRequest) -> None:
+        """Note a request that the responder makes."""
+        if isinstance(self.asks, set):
+            self.asks.add(asked)
+        else:
+            self.asks = {asked}
+
+    def end_wait(self, asked: WaitingRequest) -> None:
+        """Forget a request that the responder has made."""
+        if isinstance(self.asks, set):
+            self.asks.discard(asked)
 
     def cancel(self, reason: str) -> None:
         """Cancel the responder, which need not have begun. A second call has no effect."""

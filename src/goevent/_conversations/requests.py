@@ -69,7 +69,10 @@ class Requests:
     Attributes:
         counts: The requests and their ends.
         link: The way to the other buses; None while there is none.
+        search_deadlock: Looks whether a request at a responder of this bus waits for itself.
     """
+
+    search_deadlock: Callable[[RequestRun], None]
 
     def __init__(
         self,
@@ -123,6 +126,8 @@ class Requests:
         counts = self.counts
         counts.asked += 1
         self._pending[pending.id] = pending
+        if enclosing is not None:
+            enclosing.begin_to_wait(pending)
         try:
             end = inf if timeout is None else trio.current_time() + timeout
             if self._begin_at_once(pending, event, chain, cause, end):
@@ -147,6 +152,8 @@ class Requests:
             raise
         finally:
             del self._pending[pending.id]
+            if enclosing is not None:
+                enclosing.end_wait(pending)
             self._end(pending)
         counts.timed_out += 1
         raise self._timed_out(pending, inf if timeout is None else timeout)
@@ -296,6 +303,8 @@ class Requests:
         rest = self._responders.accept(run, event, headers, self._ended_here)
         if rest is not None:
             self._dispatcher.scheduler.spawn(rest)
+        if chain:
+            self.search_deadlock(run)
 
     def _ended_here(self, run: RequestRun, errors: tuple[EventError, ...]) -> None:
         self.counts.served_cancelled += run.is_cancelled
@@ -474,8 +483,26 @@ class Requests:
             and (pending.address or not link.is_direct)
         ):
             self._ask_another(link, pending, pending.address)
+        elif message.reason == "deadlock":
+            self.fail_deadlocked(message.id, message.text)
         else:
             pending.fail(refusal(pending.event_name, message.reason, message.text))
+
+    def fail_deadlocked(self, request_id: str, text: str) -> None:
+        """End a request that would wait for ever, and take it back from its responder."""
+        pending = self._pending.get(request_id)
+        if pending is None or pending.is_over:
+            return
+        pending.fail(refusal(pending.event_name, "deadlock", text))
+        if pending.run is not None:
+            pending.run.cancel(NOBODY_WAITS)
+        elif pending.address and self.link is not None:
+            self.link.channel.send(pending.address, Cancel(pending.id, NOBODY_WAITS))
+
+    def run_here(self, request_id: str) -> RequestRun | None:
+        """Return a request of this bus at a responder of this bus."""
+        pending = self._pending.get(request_id)
+        return None if pending is None else pending.run
 
     def take_unknown(self, ids: list[str]) -> None:
         """End the requests that the other bus does not work on: something was lost."""

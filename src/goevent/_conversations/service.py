@@ -33,6 +33,8 @@ from .request_headers import read_budget, read_chain
 from .request_run import RequestRun
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .._kernel.ledger import RequestCounts
     from .._wire.envelope import Envelope
     from ..drivers.contract import Settle
@@ -121,7 +123,10 @@ class RequestService:
 
     Attributes:
         runs: These requests, by their ids.
+        search_deadlock: Looks whether one of these requests waits for itself.
     """
+
+    search_deadlock: Callable[[RequestRun], None]
 
     def __init__(self, responders: Responders, counts: RequestCounts) -> None:
         self._responders = responders
@@ -150,6 +155,8 @@ class RequestService:
         )
         if rest is not None:
             link.spawn(rest)
+        if run.chain:
+            self.search_deadlock(run)
 
     async def deliver(
         self, link: ConversationLink, envelope: Envelope, settle: Settle | None, deliveries: int
@@ -173,6 +180,8 @@ class RequestService:
         rest = self._responders.accept(
             run, envelope.event, envelope.headers, ended, deliveries=deliveries
         )
+        if run.chain:
+            self.search_deadlock(run)
         if rest is not None:
             await rest()
 
