@@ -41,6 +41,7 @@ EXAMPLES: dict[str, tuple[DirectMessage, ...]] = {
         messages.Unknown(ANSWERING, [ID]),
         messages.Leaving(ANSWERING),
     ),
+    "deadlocks": (messages.Probe(ID, ASKING, ["fedcba9876543210"], "0f1e2d3c4b5a6978", 1),),
     "reports": (
         messages.Roll("price.changed", ASKING),
         messages.Present("price.changed", ANSWERING),
