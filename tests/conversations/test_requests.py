@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -22,6 +22,7 @@ from goevent import (
     DeadlockError,
     DecodeError,
     Delivery,
+    DriverError,
     EncodeError,
     Event,
     EventError,
@@ -38,7 +39,7 @@ from goevent import (
     current_delivery,
 )
 from goevent._conversations.directory import MAX_OFFERS_PER_EVENT
-from goevent.drivers import direct_sender
+from goevent.drivers import TakeDirect, direct_sender
 
 REGISTRY = EventRegistry()
 
@@ -532,3 +533,29 @@ async def test_a_queue_behind_a_responder_that_waits_is_no_deadlock(buses: Buses
         await trio.testing.wait_all_tasks_blocked()
         go.set()
     assert results == [2, 2]
+
+
+async def test_a_bus_opens_without_the_right_for_its_address() -> None:
+    class Forbidding(MemoryDriver):
+        @property
+        def capabilities(self) -> Capabilities:
+            # Then other buses ask who listens.
+            return replace(super().capabilities, counts_receivers=False)
+
+        async def open_addresses(self, addresses: Sequence[str], take: TakeDirect) -> None:
+            raise DriverError("no right for addresses")
+
+    hub = MemoryHub()
+    bus = GoEvent(Config(driver=Forbidding(hub), registry=REGISTRY))
+    async with bus:  # without listeners, nobody needs the address
+        assert bus.errors == ()
+    bus.subscribe(lambda event: None, PriceAsked)
+    other = GoEvent(Config(driver=MemoryDriver(hub), registry=REGISTRY))
+    async with bus, other:
+        await bus.ready()
+        handle = await other.dispatch(PriceAsked("a"))
+        await handle.wait()
+        assert handle.receivers == 1
+        with pytest.raises(DriverError, match="no right"):
+            await bus.request(Event("cents.asked"), int)
+    assert [error.event_name for error in bus.errors] == ["goevent.replies"]

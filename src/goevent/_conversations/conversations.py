@@ -140,7 +140,7 @@ class Conversations:
         direct messages, and may use a broker that is too old for them.
         """
         link = self._link
-        if link is not None and (link.channel.answers_rolls or self._responders.any):
+        if link is not None and self._responders.any:
             link.want()
 
     # -- the session

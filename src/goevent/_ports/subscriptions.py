@@ -26,6 +26,7 @@ import trio
 from trio.lowlevel import enable_ki_protection
 
 from .._errors import BusClosed, DriverConnectionError, GoEventError, UnsupportedError
+from .._events.names import REPLIES_NAME
 from .._options.retry import jittered_pause
 from ..drivers.error_mapping import driver_errors
 
@@ -41,6 +42,11 @@ RETRY_JITTER = 0.5
 
 class AddressBook(Protocol):
     """Opens addresses of direct messages in place of a subscription to events."""
+
+    @property
+    def answers_rolls(self) -> bool:
+        """True if other buses ask this one which events it listens to."""
+        ...
 
     def opens(self, name: str) -> bool:
         """Tell whether a name stands for addresses, and not for events."""
@@ -89,6 +95,9 @@ class Subscriptions:
             self._failed.pop(name, None)
             self._unsettled[name] = None
             self._changed.set()
+            if self._addresses is not None and self._addresses.answers_rolls:
+                # A bus without listeners has nothing to answer, and needs no right for it.
+                self.want(REPLIES_NAME)
 
     def forget(self, name: str) -> None:
         """Ask the driver soon to stop receiving the events of a name or pattern."""
@@ -101,7 +110,8 @@ class Subscriptions:
     async def ready(self, names: Iterable[str] | None = None) -> None:
         """Wait until the broker has confirmed these names, or all that are wanted now.
 
-        Always a checkpoint. A name that is forgotten meanwhile is not waited for.
+        Always a checkpoint. A name that is forgotten meanwhile is not waited for. The address of
+        the bus may be refused, unless it is asked for: listeners need it for reports only.
 
         Raises:
             DriverError: The broker has refused a name; the task tries again later.
@@ -111,6 +121,8 @@ class Subscriptions:
         await trio.lowlevel.checkpoint()
         while True:
             pending = [n for n in asked if n in self._wanted and n not in self._confirmed]
+            if names is None and REPLIES_NAME in self._failed and REPLIES_NAME in pending:
+                pending.remove(REPLIES_NAME)
             for name in pending:
                 if name in self._failed:
                     # Each caller gets the same error, which must not collect the frames of all.
