@@ -14,11 +14,10 @@ from typing import Protocol
 import msgspec
 
 from goevent import DecodeError, EncodeError, Envelope
-from goevent.drivers import Inbox, Message
+from goevent.drivers import RESERVED_PREFIX, Inbox, Message
 
 from .contract import Arrival
 from .properties import CONTENT_TYPE, CORRELATION_ID, JSON
-from .subscribed_names import RESERVED_NAMES_PREFIX
 
 NO_HEADERS: Mapping[str, str] = {}
 
@@ -114,7 +113,7 @@ class FastStreamFormat:
     def write(self, message: Message) -> tuple[bytes, Mapping[str, str]]:
         """Return the event alone as the body, and everything else as headers."""
         data = message.encode()
-        if message.event_name.startswith(RESERVED_NAMES_PREFIX):
+        if message.event_name.startswith(RESERVED_PREFIX):
             return data, NO_HEADERS
         try:
             written = self._written(data)
@@ -141,7 +140,7 @@ class FastStreamFormat:
     def read(self, arrival: Arrival, inbox: Inbox) -> Envelope:
         """Return an envelope around the event in the body."""
         name, body, headers = arrival.name, arrival.body, arrival.headers
-        if name.startswith(RESERVED_NAMES_PREFIX):
+        if name.startswith(RESERVED_PREFIX):
             return inbox.decode(name, body)
         content_type = headers.get(CONTENT_TYPE, "")
         # FastStream also tries to read a message without a content type as JSON.

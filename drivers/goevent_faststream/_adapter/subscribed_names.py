@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from goevent import compile_pattern
 from goevent.drivers import PatternTrie
 
-# The names of the bus's own events, such as durable requests. No pattern matches them.
-RESERVED_NAMES_PREFIX = "goevent."
 MAX_REMEMBERED_NAMES = 10_000  # whose matches are kept
 
 

@@ -23,6 +23,7 @@ from goevent.drivers import (
     ACK,
     READ_SILENCE_SECONDS,
     RELEASE,
+    RESERVED_PREFIX,
     Action,
     Backlog,
     Capabilities,
@@ -33,7 +34,7 @@ from goevent.drivers import (
 
 from .._adapter.backlogs import make_backlog
 from .._adapter.contract import MAX_IN_FLIGHT_EVENTS, AdapterHost, Arrival, Decision, Outgoing
-from .._adapter.subscribed_names import RESERVED_NAMES_PREFIX, SubscribedNames
+from .._adapter.subscribed_names import SubscribedNames
 from .._config import BrokerConfig
 from .connection import RabbitConnection
 from .direct import RabbitDirectMessages
@@ -437,11 +438,7 @@ class RabbitWorkQueuesAdapter:
     def _on_passed(self, arrival: Arrival) -> None:
         name, queue = arrival.name, arrival.raw.queue
         is_from_patterns = queue == self._topology.names.patterns
-        if (
-            is_from_patterns
-            and name.startswith(RESERVED_NAMES_PREFIX)
-            and name not in self._subscribed
-        ):
+        if is_from_patterns and name.startswith(RESERVED_PREFIX) and name not in self._subscribed:
             # No bus of the group had subscribed to the name itself when this came.
             self._connection.start(self._settler.settle_quietly(Decision(arrival, ACK)))
             return

@@ -16,6 +16,7 @@ mailboxes or the bus; those reach it as an `Inbox`.
 - `keyed_fifo`: a queue per key, for events that keep an order.
 - `read_watchdog`: notices a reader that gets no answer any more.
 - `memory`: the default driver, and the hub that joins the buses of one process.
+- `RESERVED_PREFIX`: the beginning of the names that buses use among themselves.
 - `PatternTrie`: finds those of many patterns that a name matches.
 - `url`: the parts of a URL, and the check of its options.
 - `tls`: the options of TLS in a URL, and the reasons for which it fails.
@@ -30,6 +31,7 @@ their names, so that a program without a broker does not wait for them.
 import importlib
 import typing
 
+from .._events.names import RESERVED_PREFIX as RESERVED_PREFIX
 from .._events.patterns import PatternTrie as PatternTrie
 from .._suggestions import did_you_mean as did_you_mean, suggest_options as suggest_options
 from .contract import (
@@ -129,6 +131,7 @@ __all__ = [
     "NO_TLS",
     "READ_SILENCE_SECONDS",
     "RELEASE",
+    "RESERVED_PREFIX",
     "TLS_OPTIONS",
     "Action",
     "Backlog",
