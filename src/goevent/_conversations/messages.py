@@ -10,7 +10,7 @@ from typing import Annotated, Final, Literal, Union
 
 import msgspec
 
-from .._errors import EventError
+from .._errors import EventError, RemoteError
 from .._foreign import plain, text_of, type_name
 from .addresses import ADDRESS_PATTERN
 
@@ -303,6 +303,18 @@ def failure_texts(error: EventError) -> tuple[str, str]:
     """
     cause = error.error
     return ("", error.reason) if cause is None else (type_name(cause), text_of(cause))
+
+
+def remote_error(event_name: str, failure: Failed | ListenerFailure, bus: str) -> RemoteError:
+    """Return the error for a failure of which another bus tells."""
+    return RemoteError(
+        event_name,
+        failure.listener,
+        failure.error_type,
+        failure.text,
+        outcome=failure.outcome,
+        bus=bus,
+    )
 
 
 def travelling_text(text: str) -> str:

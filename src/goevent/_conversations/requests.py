@@ -34,7 +34,6 @@ from .._errors import (
     EventVetoed,
     HookFailed,
     NoResponder,
-    RemoteError,
     RequestLost,
     RequestRefused,
     RequestTimeout,
@@ -46,7 +45,16 @@ from .._handle import new_handle
 from .._options.retry import check_seconds
 from .._wire.envelope import Envelope
 from .asked_request import AskedRequest, refusal
-from .messages import UNTAKEN, Cancel, Failed, Leaving, Refused, Reply, Started
+from .messages import (
+    UNTAKEN,
+    Cancel,
+    Failed,
+    Leaving,
+    Refused,
+    Reply,
+    Started,
+    remote_error,
+)
 from .request_headers import headers_of
 from .request_run import RequestRun, run_of
 
@@ -230,8 +238,7 @@ class Requests:
             while pending.unsent and not pending.is_over:
                 # A bus that closes has refused it, and the broker keeps no requests.
                 pending.unsent = False
-                link.peers.end(pending.address, pending.id)
-                pending.address = ""
+                self._leave(link, pending)
                 again = self._handle(link, pending, event, chain, cause)
                 await self._ask_by_broker(pending, again)
         elif self._has_hooks:
@@ -340,8 +347,7 @@ class Requests:
             EncodeError: The codec cannot encode the event, or the bytes are too many.
         """
         data = self._encode(link, pending, event, headers)
-        if pending.address:
-            link.peers.end(pending.address, pending.id)
+        self._leave(link, pending)
         pending.address, pending.unsent = address, False
         link.peers.ask(address, pending.id)
         sent = partial(self._sent, link, pending, address)
@@ -392,11 +398,16 @@ class Requests:
 
     def _ask_another(self, link: ConversationLink, pending: AskedRequest, address: str) -> None:
         link.directory.forget(address, pending.event_name)
+        self._leave(link, pending)
+        # Nobody works on it: if there is no other bus, nobody has responded.
+        pending.was_taken, pending.unsent = False, True
+        pending.wake()
+
+    def _leave(self, link: ConversationLink, pending: AskedRequest) -> None:
+        """Wait no more for the bus that had a request."""
         if pending.address:
             link.peers.end(pending.address, pending.id)
-        # Nobody works on it: if there is no other bus, nobody has responded.
-        pending.address, pending.was_taken, pending.unsent = "", False, True
-        pending.wake()
+            pending.address = ""
 
     async def _ask_by_broker(self, pending: AskedRequest, handle: DispatchHandle) -> None:
         """Have the broker take a request to one bus of the group."""
@@ -441,8 +452,7 @@ class Requests:
         if pending is None:
             link.channel.send(message.address, Cancel(message.id, NOBODY_WAITS))
             return
-        if pending.address:
-            link.peers.end(pending.address, pending.id)
+        self._leave(link, pending)
         pending.address, pending.was_taken = message.address, True
         link.peers.ask(message.address, pending.id)
 
@@ -457,16 +467,7 @@ class Requests:
     def take_failed(self, message: Failed) -> None:
         """End a request with the failure of its responder."""
         if (pending := self._find(message.id)) is not None:
-            pending.fail(
-                RemoteError(
-                    pending.event_name,
-                    message.listener,
-                    message.error_type,
-                    message.text,
-                    outcome=message.outcome,
-                    bus=message.bus,
-                )
-            )
+            pending.fail(remote_error(pending.event_name, message, message.bus))
 
     def take_refused(self, link: ConversationLink, message: Refused) -> None:
         """End a request that was refused, or ask another bus."""
@@ -475,8 +476,7 @@ class Requests:
         if message.reason == "released":
             # Another bus may have begun with it meanwhile.
             if pending.address == message.address:
-                link.peers.end(pending.address, pending.id)
-                pending.address = ""
+                self._leave(link, pending)
         elif (
             message.reason in UNTAKEN
             and not link.is_durable

@@ -22,10 +22,10 @@ from weakref import WeakValueDictionary
 
 import trio
 
-from .._errors import RemoteError, UnsupportedError
+from .._errors import UnsupportedError
 from .._remote_report import RemoteOutcome, RemoteReport
 from .addresses import ROLL_ADDRESS
-from .messages import Done, Present, Received, Roll
+from .messages import Done, Present, Received, Roll, remote_error
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -104,17 +104,7 @@ class RemoteTracking:
             return
         if len(self._reports) >= MAX_REPORTING_BUSES:
             return
-        errors = [
-            RemoteError(
-                self._event_name,
-                failure.listener,
-                failure.error_type,
-                failure.text,
-                outcome=failure.outcome,
-                bus=message.bus,
-            )
-            for failure in message.errors
-        ]
+        errors = [remote_error(self._event_name, each, message.bus) for each in message.errors]
         self._end(
             message.address,
             RemoteReport(
